@@ -1,5 +1,5 @@
 """Image classifiers: pure `apply(params, images) -> logits` functions with their own normalisation."""
 
-from cfx_jax.classifiers.base import Classifier, imagenet_class_names
+from cfx_jax.classifiers.base import Classifier
 
-__all__ = ["Classifier", "imagenet_class_names"]
+__all__ = ["Classifier"]

@@ -1,7 +1,5 @@
 """The `Classifier` value: what the engine needs to know about the model it explains."""
 
-import functools
-import importlib.resources
 from collections.abc import Callable
 from typing import Any
 
@@ -41,10 +39,3 @@ class Classifier:
     name: str = flax.struct.field(pytree_node=False, default="custom")
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     image_size: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
-
-
-@functools.cache
-def imagenet_class_names() -> tuple[str, ...]:
-    """Returns the 1000 ImageNet-1k class names (WordNet lemmas), in the order of the labels."""
-    text = importlib.resources.files("cfx_jax.classifiers").joinpath("imagenet_classes.txt")
-    return tuple(text.read_text(encoding="utf-8").splitlines())

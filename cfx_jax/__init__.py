@@ -1,0 +1,27 @@
+"""Explains image classifiers in JAX by learning which region decides.
+
+For every image a Bernoulli mask is learnt such that replacing the masked region by what a
+generative model finds plausible there changes the classifier's decision most (SDR) or preserves it
+with the least evidence (SSR).
+"""
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.explain import Explanation, Status, explain, explain_both, explain_one
+from cfx_jax.generators import Generator
+from cfx_jax.registry import load_classifier, load_generator
+from cfx_jax.settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "Explanation",
+    "Generator",
+    "Settings",
+    "Status",
+    "explain",
+    "explain_both",
+    "explain_one",
+    "load_classifier",
+    "load_generator",
+]

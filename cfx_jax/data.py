@@ -1,0 +1,201 @@
+"""Example sources -> images ready to explain: bundled photographs, an image folder, TFDS.
+
+Images are float32 `[H, W, 3]`, RGB in [0, 1], at the size the classifier wants. Example ids are
+text, unique, and belong to the data (a file name, a record of a TFDS split), never to a place in a
+batch or a run.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from cfx_jax.config import ConfigError, DataConfig
+
+UNKNOWN_LABEL = -1
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+# The published protocol resizes the short side to 256 before it crops 224.
+_CROP_MARGIN = 256 / 224
+_MAX_PIXELS = 100_000_000
+_BUNDLED = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}
+
+
+class UnreadableImageError(ValueError):
+    """One image that cannot be decoded: a status of that example, never the end of a run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A list of examples with stable ids, decoded on demand.
+
+    Attributes:
+        name: shown in reports.
+        ids: unique id of each example.
+        label: index -> class index, `UNKNOWN_LABEL` where the data have none.
+        open_image: index -> undecoded PIL image.
+    """
+
+    name: str
+    ids: Sequence[str]
+    label: Callable[[int], int]
+    open_image: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the ids: a run is only resumed on the examples it began with."""
+        return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
+
+    def load(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
+        """Decodes one example.
+
+        Args:
+            index: position in `ids`.
+            size: `(H, W)` to return.
+            resize: `crop` (short side to 256/224 of the size, centre crop) or `stretch`.
+
+        Returns:
+            float32 `[H, W, 3]` in [0, 1].
+
+        Raises:
+            UnreadableImageError: the bytes are not an image that can be decoded.
+        """
+        try:
+            with self.open_image(index) as image:
+                # Checked on the header, before the pixels are decoded into memory.
+                if image.width * image.height > _MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                return fit(image.convert("RGB"), size, resize)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(f"{self.ids[index]}: {error}") from error
+
+
+def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Resizes an RGB image bicubically to `size`, float32 `[H, W, 3]` in [0, 1].
+
+    `stretch` ignores the aspect ratio; `crop` keeps it: the image is scaled until it covers
+    256/224 of the size in both directions and the centre is cut out.
+    """
+    height, width = size
+    if resize == "crop":
+        scale = _CROP_MARGIN * max(height / image.height, width / image.width)
+        scaled = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(scaled, Image.Resampling.BICUBIC)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    else:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32) / 255.0
+
+
+def open_source(config: DataConfig) -> Source:
+    """Opens the examples a config names.
+
+    Args:
+        config: the `data` section.
+
+    Returns:
+        A `Source` with at least one example.
+
+    Raises:
+        ConfigError: the data are not there; the message says what is missing and how to get it.
+    """
+    source = {"bundled": _bundled, "folder": _folder, "tfds": _tfds}[config.source](config)
+    if config.max_examples is not None:
+        source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
+    if not len(source):
+        raise ConfigError(f"data: {source.name!r} holds no image")
+    return source
+
+
+def _bundled(config: DataConfig) -> Source:
+    from skimage import data_dir
+
+    paths = [pathlib.Path(data_dir) / name for name in _BUNDLED]
+    return Source(
+        name="scikit-image photographs",
+        ids=[path.stem for path in paths],
+        label=list(_BUNDLED.values()).__getitem__,
+        open_image=lambda index: Image.open(paths[index]),
+    )
+
+
+def _folder(config: DataConfig) -> Source:
+    root = pathlib.Path(config.path)
+    if not config.path or not root.is_dir():
+        raise ConfigError(
+            f"data.path: no image folder at {config.path!r}; give one with --config.data.path=DIR"
+        )
+    manifest = root / "manifest.csv"
+    if manifest.is_file():
+        names, labels = _read_manifest(manifest)
+    else:
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        names = [path.relative_to(root).as_posix() for path in files]
+        labels = [UNKNOWN_LABEL] * len(names)
+    return Source(
+        name=root.name,
+        ids=names,
+        label=labels.__getitem__,
+        open_image=lambda index: Image.open(root / names[index]),
+    )
+
+
+def _read_manifest(path: pathlib.Path) -> tuple[list[str], list[int]]:
+    """Reads the columns `file` and, where present, `label` of a folder's manifest.csv."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        names = [row["file"] for row in rows]
+        labels = [int(row.get("label") or UNKNOWN_LABEL) for row in rows]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: expected a column `file` and, if labels are known, a column `label` of whole "
+            f"numbers ({type(error).__name__}: {error})"
+        ) from error
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: a file is listed twice, but each example needs its own id")
+    return names, labels
+
+
+def _tfds(config: DataConfig) -> Source:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(config.name, data_dir=config.path or None)
+        # Undecoded, so that a broken image is one example's failure and decoding is ours.
+        records = builder.as_data_source(
+            split=config.split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+    except Exception as error:  # TFDS raises a different type for every way of being absent.
+        raise ConfigError(_TFDS_HELP.format(config=config, error=_first_line(error))) from error
+    version = f"{builder.info.name}/{builder.info.version}/{config.split}"
+    return Source(
+        name=version,
+        ids=[f"{version}/{index}" for index in range(len(records))],
+        label=lambda index: int(records[index].get("label", UNKNOWN_LABEL)),
+        open_image=lambda index: Image.open(io.BytesIO(records[index]["image"])),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+_TFDS_HELP = """\
+data: the TFDS dataset {config.name!r}, split {config.split!r}, is not prepared here.
+  looked in: {config.path!r} ('' is the TFDS default, ~/tensorflow_datasets)
+  TFDS said: {error}
+To prepare it once (ImageNet first needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from
+https://image-net.org/download in ~/tensorflow_datasets/downloads/manual):
+  pip install 'cfx_jax[tensorflow]'
+  python -c "import tensorflow_datasets as t; t.builder('{config.name}',
+      file_format='array_record').download_and_prepare()"
+Or explain a folder of images: --config.data.source=folder --config.data.path=DIR"""

@@ -1,0 +1,34 @@
+"""The `Generator` value: what the engine needs to know about the model that fills holes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class Generator:
+    """An in-filling model as a frozen value, a pytree whose leaves are its parameters.
+
+    Attributes:
+        params: parameters, any pytree; `()` for a heuristic.
+        apply: pure `apply(params, images, mask, key) -> infill`. `images` and `infill` are float32
+            `[N, H, W, C]` in [0, 1]; `mask` is float32 `[N, H, W, 1]` of exact zeros and ones,
+            1 = keep, 0 = fill; `key` is a JAX random key, ignored by deterministic generators.
+            The caller composes `mask * images + (1 - mask) * infill`, so kept pixels of `infill`
+            do not matter. Pass a function that lives as long as the program.
+        name: shown in records and reports.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def black(params, images, mask, key):
+        ...     return jnp.zeros_like(images)
+        >>> generator = Generator(params=(), apply=black, name="black")
+    """
+
+    params: Any
+    apply: Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array] = flax.struct.field(
+        pytree_node=False
+    )
+    name: str = flax.struct.field(pytree_node=False, default="custom")

@@ -1,0 +1,73 @@
+"""The batch over all local devices: padding, the leading device axis, the project's only `pmap`.
+
+Images are independent, so there is no axis name and no collective: each device runs the batch
+program on its own rows, and results do not depend on how many devices there are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def map_over_devices(
+    function: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    *,
+    num_mapped: int,
+    num_shared: int,
+) -> Callable[..., Any]:
+    """Compiles a per-image function for batches spread over devices.
+
+    Args:
+        function: pure function of ONE image; it is vmapped over the rows of a device and mapped
+            over the devices. Its positional arguments are first the mapped, then the shared ones.
+        devices: local devices to use.
+        num_mapped: how many leading arguments differ by image.
+        num_shared: how many trailing arguments are the same for all images (parameters).
+
+    Returns:
+        A function of the same arguments whose mapped arguments, and whose results, carry leading
+        axes `[num_devices, rows_per_device]`, as `shard` makes them. It compiles once per shape.
+    """
+    in_axes = (0,) * num_mapped + (None,) * num_shared
+    return jax.pmap(jax.vmap(function, in_axes=in_axes), in_axes=in_axes, devices=list(devices))
+
+
+def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:
+    """Pads a batch and gives it a leading device axis.
+
+    Padding repeats the last row: it is real data, so it can produce no NaN, and it is thrown away.
+
+    Args:
+        batch: pytree of arrays `[n, ...]`, `1 <= n <= num_devices * rows_per_device`.
+        num_devices: length of the first axis of the result.
+        rows_per_device: length of its second axis.
+
+    Returns:
+        The same tree with arrays `[num_devices, rows_per_device, ...]`.
+
+    Raises:
+        ValueError: the batch is empty or does not fit.
+    """
+    total = num_devices * rows_per_device
+
+    def split(array: Any) -> Any:
+        n = len(array)
+        if not 1 <= n <= total:
+            raise ValueError(f"a batch of {n} rows does not fit {num_devices} x {rows_per_device}")
+        index = np.minimum(np.arange(total), n - 1)
+        return array[index].reshape((num_devices, rows_per_device, *array.shape[1:]))
+
+    return jax.tree.map(split, batch)
+
+
+def unshard(batch: Any, num_rows: int) -> Any:
+    """Undoes `shard`: `[num_devices, rows_per_device, ...]` on devices -> numpy `[num_rows, ...]`."""
+
+    def join(array: jax.Array) -> np.ndarray:
+        rows = np.asarray(array)
+        return rows.reshape((-1, *rows.shape[2:]))[:num_rows]
+
+    return jax.tree.map(join, batch)

@@ -1,0 +1,108 @@
+"""The hyper-parameters of an explanation and the named modes."""
+
+import dataclasses
+import enum
+from typing import Any
+
+
+class Relaxation(enum.Enum):
+    """How masks are drawn from the keep probability p of a pixel.
+
+    CONCRETE: `sigmoid((logit p + logistic noise) / temperature)`, as published.
+    STRAIGHT_THROUGH: hard Bernoulli(p) masks whose derivative with respect to p is taken as one.
+    DETERMINISTIC: p itself, no noise; one mask, as in BBMP.
+    """
+
+    CONCRETE = "concrete"
+    STRAIGHT_THROUGH = "straight_through"
+    DETERMINISTIC = "deterministic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The hyper-parameters of one explanation.
+
+    Attributes:
+        num_steps: optimiser steps, T.
+        num_samples: masks drawn a step, S. The evaluations of an explanation are T x S.
+        learning_rate: of Adam; falls linearly to zero, `lr * (1 - t / T)`.
+        warmup_steps: the penalty is multiplied by `min(1, t / warmup_steps)`.
+        sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR).
+        tv_weight: tau, weight of the total variation.
+        relaxation: how masks are drawn, see `Relaxation`.
+        temperature: of the Concrete relaxation.
+        initial_keep: probability of keeping each cell before the first step.
+        mask_size: cells along each side of the mask, h = w.
+    """
+
+    num_steps: int
+    num_samples: int
+    learning_rate: float
+    warmup_steps: int
+    sparsity_weight: float
+    tv_weight: float = 0.0
+    relaxation: Relaxation = Relaxation.CONCRETE
+    temperature: float = 0.1
+    initial_keep: float = 0.5
+    mask_size: int = 56
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_samples", "warmup_steps", "mask_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+        for name in ("sparsity_weight", "tv_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+
+
+MODES = {
+    "fast": Settings(
+        num_steps=75,
+        num_samples=8,
+        learning_rate=0.3,
+        warmup_steps=8,
+        sparsity_weight=1e-3,
+        temperature=0.5,
+    ),
+    # Every row as published: 300 steps of 8 masks, p = 0.5 at the start, T = 0.1.
+    "paper": Settings(
+        num_steps=300, num_samples=8, learning_rate=0.05, warmup_steps=30, sparsity_weight=1e-3
+    ),
+    # Fong and Vedaldi, ICCV 2017, as the FIDO code runs it: one deterministic mask, all kept at
+    # the start, clamped to [0, 1] after each step.
+    "bbmp": Settings(
+        num_steps=300,
+        num_samples=1,
+        learning_rate=0.05,
+        warmup_steps=1,
+        sparsity_weight=5e-3,
+        relaxation=Relaxation.DETERMINISTIC,
+        initial_keep=1.0,
+    ),
+}
+
+
+def get_settings(mode: str, **overrides: Any) -> Settings:
+    """Returns the settings of a mode with some fields replaced.
+
+    Args:
+        mode: `"fast"`, `"paper"` or `"bbmp"`.
+        **overrides: fields of `Settings`.
+
+    Returns:
+        Validated `Settings`.
+
+    Raises:
+        ValueError: the mode or a field is unknown (the known ones are listed), or a value is out
+            of range.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; known are {', '.join(sorted(MODES))}")
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"unknown settings {unknown}; known are {', '.join(sorted(known))}")
+    return dataclasses.replace(MODES[mode], **overrides)

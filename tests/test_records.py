@@ -1,0 +1,406 @@
+"""Tests of records.py: what is written, what is read back, and what survives a kill."""
+
+import itertools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+from cfx_jax import records
+from cfx_jax.records import Field, ManifestMismatchError, RecordReader, RecordWriter
+
+FIELDS = (
+    Field("id", "uint8", (12,), ("id_byte",)),
+    Field("label", "int32"),
+    Field("valid", "bool"),
+    Field("image", "uint8", (4, 6, 3), ("y", "x", "channel")),
+    Field("ssr_mask_logits", "float16", (2, 3)),
+    Field("ssr_log_odds", "float32"),
+)
+MANIFEST = {
+    "config": {"explain": {"num_steps": 100, "sizes": (1, 2)}, "name": "vgg"},
+    "environment": {"jax": "1"},
+}
+NUM_EXAMPLES, UNIT_SIZE = 10, 4
+
+
+def open_writer(workdir, manifest=MANIFEST, fields=FIELDS, num_examples=NUM_EXAMPLES):
+    return RecordWriter(workdir, manifest, fields, num_examples, UNIT_SIZE)
+
+
+def make_values(start, stop):
+    """Content known from the example's index alone."""
+    rngs = [np.random.default_rng(index) for index in range(start, stop)]
+    images = [rng.integers(0, 256, (4, 6, 3), np.uint8) for rng in rngs]
+    return {
+        "id": records.encode_ids([f"ex é {index}" for index in range(start, stop)], 12),
+        "label": np.arange(start, stop, dtype=np.int32) - 5,
+        "valid": np.arange(start, stop) % 2 == 0,
+        "image": np.stack(images),
+        "ssr_mask_logits": np.stack([rng.normal(size=(2, 3)) for rng in rngs]).astype("float16"),
+        "ssr_log_odds": np.arange(start, stop, dtype=np.float32) / 2 - 1,
+    }
+
+
+def write_missing(writer, units=None):
+    for unit in writer.missing_units() if units is None else units:
+        writer.write_unit(unit, make_values(*writer.unit_range(unit)))
+
+
+def assert_complete_units_right(workdir):
+    """Each unit is complete, with the right content, or absent; returns the complete ones."""
+    reader, writer = RecordReader(workdir), open_writer(workdir)
+    missing = writer.missing_units()
+    units = [unit for unit in range(3) if unit not in missing]
+    for unit in range(3):
+        start, stop = writer.unit_range(unit)
+        assert reader.complete[start:stop].tolist() == [unit in units] * (stop - start)
+        if unit in units:
+            for name, value in make_values(start, stop).items():
+                np.testing.assert_array_equal(reader.read(name, start, stop), value)
+    return units
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_units_cover_the_examples_and_the_last_is_shorter(tmp_path):
+    writer = open_writer(tmp_path / "deep" / "run")
+    assert writer.missing_units() == [0, 1, 2]
+    assert [writer.unit_range(unit) for unit in range(3)] == [(0, 4), (4, 8), (8, 10)]
+    for unit in (-1, 3):
+        with pytest.raises(ValueError, match=re.escape(f"unit must be in [0, 3), got {unit}")):
+            writer.unit_range(unit)
+
+
+def test_round_trip_and_fill_values(tmp_path):
+    writer = open_writer(tmp_path)
+    write_missing(writer, [0, 2])
+    assert writer.missing_units() == [1]
+    reader = RecordReader(tmp_path)
+    assert reader.fields == FIELDS
+    assert reader.num_examples == NUM_EXAMPLES
+    assert reader.complete.dtype == bool
+    assert reader.complete.tolist() == [True] * 4 + [False] * 4 + [True] * 2
+    assert assert_complete_units_right(tmp_path) == [0, 2]
+    assert reader.ids() == [f"ex é {i}" if i < 4 or i > 7 else "" for i in range(10)]
+    assert np.isnan(reader.read("ssr_mask_logits", 4, 8)).all()
+    assert not reader.read("image", 4, 8).any()
+    assert not reader.read("valid", 4, 8).any()
+    assert reader.read("label", -2).tolist() == [3, 4]
+    assert reader.read("image", 7, 3).shape == (0, 4, 6, 3)
+    write_missing(writer)
+    assert reader.complete.all(), "a reader sees what is written after it was opened"
+    with pytest.raises(KeyError, match="no field 'lable'; it has id, label"):
+        reader.read("lable")
+
+
+def test_plain_zarr_and_xarray_read_the_store(tmp_path):
+    write_missing(open_writer(tmp_path))
+    store = tmp_path / "records.zarr"
+    group = zarr.open_group(store, mode="r")
+    dataset = xarray.open_zarr(store, chunks=None)
+    assert sorted(group.array_keys()) == sorted(dataset.data_vars)
+    assert set(dataset.data_vars) == {"complete"} | {field.name for field in FIELDS}
+    for name, value in make_values(0, 10).items():
+        np.testing.assert_array_equal(group[name][:], value)
+        np.testing.assert_array_equal(dataset[name].values, value)
+        assert group[name].dtype == dataset[name].dtype == value.dtype
+    assert dataset["image"].dims == ("example", "y", "x", "channel")
+    assert dataset["ssr_mask_logits"].dims == ("example", "ssr_mask_logits_0", "ssr_mask_logits_1")
+    assert dataset.sizes["example"] == NUM_EXAMPLES
+    assert group["image"].chunks == (UNIT_SIZE, 4, 6, 3)
+
+
+def test_resume_keeps_the_first_environment(tmp_path):
+    write_missing(open_writer(tmp_path), [1])
+    again = open_writer(tmp_path, MANIFEST | {"environment": {"jax": "2", "devices": 8}})
+    assert again.missing_units() == [0, 2]
+    write_missing(again)
+    reader = RecordReader(tmp_path)
+    assert reader.manifest == json.loads(json.dumps(MANIFEST))
+    assert reader.complete.all()
+
+
+def test_two_writers_share_a_folder(tmp_path):
+    first, second = open_writer(tmp_path), open_writer(tmp_path)
+    write_missing(first, [0])
+    write_missing(second, [2, 1])
+    assert first.missing_units() == []
+    assert assert_complete_units_right(tmp_path) == [0, 1, 2]
+
+
+def test_relative_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_missing(open_writer("run"))
+    assert RecordReader(pathlib.Path("run")).complete.all()
+
+
+def test_torn_unit_is_missing_and_is_recomputed(tmp_path):
+    writer = open_writer(tmp_path)
+    write_missing(writer, [0])
+    group = zarr.open_group(tmp_path / "records.zarr", mode="r+")
+    for name, value in make_values(4, 8).items():
+        group[name][4:8] = np.zeros_like(value)
+    assert writer.missing_units() == [1, 2]
+    assert RecordReader(tmp_path).complete.sum() == 4
+    write_missing(open_writer(tmp_path))
+    assert assert_complete_units_right(tmp_path) == [0, 1, 2]
+
+
+def test_commit_mark_is_written_last(tmp_path):
+    writer = open_writer(tmp_path)
+    store = tmp_path / "records.zarr"
+    (store / "label" / "c").write_text("in the way of the chunks of one field")
+    with pytest.raises(ValueError, match="label"):
+        write_missing(writer, [0])
+    assert (store / "image" / "c").exists()
+    assert not RecordReader(tmp_path).complete.any()
+
+
+def test_unit_is_written_once(tmp_path):
+    writer = open_writer(tmp_path)
+    write_missing(writer)
+    with pytest.raises(ValueError, match=r"unit 2 \(examples 8 to 9\) is complete already"):
+        write_missing(writer, [2])
+
+
+def test_run_killed_before_the_arrays_resumes(tmp_path):
+    write_missing(open_writer(tmp_path / "whole"))
+    (tmp_path / "run").mkdir()
+    manifest = (tmp_path / "whole" / "manifest.json").read_bytes()
+    (tmp_path / "run" / "manifest.json").write_bytes(manifest)
+    with pytest.raises(ValueError, match=r"array 'id' of records\.zarr is missing or damaged"):
+        RecordReader(tmp_path / "run")
+    write_missing(open_writer(tmp_path / "run"))
+    assert RecordReader(tmp_path / "run").complete.all()
+    assert xarray.open_zarr(tmp_path / "run" / "records.zarr", chunks=None)["complete"].all()
+
+
+def test_other_manifest_is_refused_with_a_diff(tmp_path):
+    write_missing(open_writer(tmp_path), [0])
+    before = snapshot(tmp_path)
+    other = {
+        "config": {"explain": {"num_steps": 300, "sizes": [1]}, "seed": 1, "name": "vgg"},
+        "note": "x" * 200,
+    }
+    with pytest.raises(ManifestMismatchError) as caught:
+        open_writer(tmp_path, other, FIELDS[1:], num_examples=11)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{tmp_path} holds a run with other settings; nothing in it was changed."
+    assert lines[1:4] == [
+        "  config.explain.num_steps: stored 100, now 300",
+        "  config.explain.sizes.1: removed (stored 2)",
+        "  config.seed: added (now 1)",
+    ]
+    assert "  records.num_examples: stored 10, now 11" in lines
+    assert any(line.startswith("  records.fields.id: removed (stored {") for line in lines)
+    assert any(line.startswith('  note: added (now "xxx') and len(line) < 110 for line in lines)
+    assert lines[-1] == "Choose another --workdir, or delete this one to start over."
+    assert "environment" not in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_long_diff_is_cut(tmp_path):
+    open_writer(tmp_path, {"class_names": [f"a{i}" for i in range(1000)]})
+    with pytest.raises(ManifestMismatchError, match=r"\.\.\. and 980 more\n") as caught:
+        open_writer(tmp_path, {"class_names": [f"b{i}" for i in range(1000)]})
+    assert str(caught.value).count("class_names.") == 20
+
+
+@pytest.mark.parametrize("content", ["", '{"config": {"na', "[1, 2]", '{"config": {}}', "\ufeff{"])
+def test_damaged_manifest(tmp_path, content):
+    write_missing(open_writer(tmp_path))
+    (tmp_path / "manifest.json").write_text(content)
+    before = snapshot(tmp_path)
+    for opened in (open_writer, RecordReader):
+        with pytest.raises(ValueError, match=r"manifest\.json is not "):
+            opened(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_damaged_layout(tmp_path):
+    open_writer(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"records": {"num_examples": 3}}')
+    with pytest.raises(ValueError, match='entry "records" is damaged'):
+        RecordReader(tmp_path)
+
+
+def test_store_without_manifest(tmp_path):
+    write_missing(open_writer(tmp_path))
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"holds records\.zarr but no manifest\.json"):
+        open_writer(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
+        RecordReader(tmp_path)
+
+
+def test_damaged_chunk_is_noticed(tmp_path):
+    write_missing(open_writer(tmp_path))
+    chunk = tmp_path / "records.zarr" / "image" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+    reader = RecordReader(tmp_path)
+    with pytest.raises(ValueError, match=r"image/c/0/0/0/0.*checksum"):
+        reader.read("image")
+    assert reader.read("image", 4).shape == (6, 4, 6, 3)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_unusable_workdir(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=f"cannot write into workdir {tmp_path / place}"):
+        open_writer(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_workdir_without_permission(tmp_path, monkeypatch):
+    # Asked of the system, not tried: file modes do not bind root, who runs many test machines.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match=f"workdir {tmp_path} .Permission denied"):
+        open_writer(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_remote_workdir():
+    for opened in (open_writer, RecordReader):
+        with pytest.raises(ValueError, match="a folder on a local disk, got gs://bucket/run"):
+            opened("gs://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({"loss": float("nan")}, "finite JSON values"),
+        ({"array": np.zeros(2)}, "finite JSON values"),
+        ({"records": {}}, 'key "records" is kept'),
+    ],
+)
+def test_unusable_manifest(tmp_path, manifest, message):
+    with pytest.raises(ValueError, match=message):
+        open_writer(tmp_path / "run", manifest)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": None}, "lack the fields label"),
+        ({"labels": np.zeros(4)}, "unknown fields labels"),
+        ({"complete": np.zeros(4, np.uint8)}, "unknown fields complete"),
+        ({"label": np.zeros(3, np.int32)}, r"'label' must be int32 \[4\], got int32 \[3\]"),
+        ({"label": np.zeros(4)}, r"'label' must be int32 \[4\], got float64 \[4\]"),
+        ({"image": np.zeros((4, 6, 4, 3), np.uint8)}, r"'image' must be uint8 \[4, 4, 6, 3\]"),
+    ],
+)
+def test_unusable_values_write_nothing(tmp_path, changes, message):
+    writer = open_writer(tmp_path)
+    before = snapshot(tmp_path)
+    values = {k: v for k, v in (make_values(0, 4) | changes).items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        writer.write_unit(0, values)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("No", "uint8"), "no identifier"),
+        (("../up", "uint8"), "no identifier"),
+        (("a", "float33"), "unknown dtype 'float33'"),
+        (("a", "complex64"), "must be bool, integer or float"),
+        (("a", "uint8", (2, 0)), ">= 1"),
+        (("a", "uint8", (2, 3), ("y",)), "each of the 2 axes"),
+        (("a", "uint8", (2, 3), ("y", "y")), "each of the 2 axes"),
+    ],
+)
+def test_unusable_field(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Field(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([], "names of their own"),
+        ([Field("a", "uint8"), Field("a", "int32")], "names of their own"),
+        ([Field("complete", "uint8")], "other than 'complete'"),
+        ([Field("a", "uint8", (2,), ("example",))], "axis name 'example' .size 2. is taken"),
+        ([Field("a", "uint8", (2,), ("a",))], "axis name 'a'"),
+        ([Field("a", "uint8", (2,), ("y",)), Field("b", "uint8", (3,), ("y",))], "field 'b'"),
+    ],
+)
+def test_unusable_layout(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        open_writer(tmp_path / "run", fields=fields)
+    with pytest.raises(ValueError, match="num_examples and unit_size must be >= 1, got 0 and 4"):
+        open_writer(tmp_path / "run", num_examples=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ids():
+    ids = ["a/b.png", "", "Füchse", "狐狸", "n" * 12]
+    encoded = records.encode_ids(ids, 12)
+    assert encoded.shape == (5, 12)
+    assert encoded.dtype == np.uint8
+    assert records.decode_ids(encoded) == ids
+    assert records.decode_ids(encoded[:, ::-1][:, ::-1]) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("狐狸", "takes 6 bytes, more than the width 5"), ("a\0", "NUL"), ("\udcff", "UTF-8")],
+)
+def test_unusable_ids(text, message):
+    with pytest.raises(ValueError, match=message):
+        records.encode_ids([text], 5)
+
+
+RUN = """
+import sys
+import numpy as np
+from cfx_jax.records import Field, RecordWriter
+fields = [Field("a", "float32", (64, 64)), Field("b", "int32")]
+writer = RecordWriter(sys.argv[1], {}, fields, num_examples=1200, unit_size=4)
+print("open", flush=True)
+for unit in writer.missing_units():
+    rows = np.arange(*writer.unit_range(unit), dtype=np.int32)
+    values = np.broadcast_to(rows[:, None, None], (4, 64, 64)).astype(np.float32)
+    writer.write_unit(unit, {"a": values, "b": rows})
+    print(unit, flush=True)
+"""
+
+
+def test_killed_process_leaves_whole_units(tmp_path, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(records.__file__).parents[1])
+    command = [sys.executable, "-c", RUN, str(tmp_path)]
+    written = []
+    for lines in (1, 3, 8):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            seen = list(itertools.islice(process.stdout, lines))
+            process.kill()  # SIGKILL, somewhere in a later unit
+            written += [int(line) for line in [*seen, *process.stdout] if line != "open\n"]
+        assert process.returncode == -9
+        reader = RecordReader(tmp_path)
+        units = reader.complete.reshape(-1, 4)
+        assert (units.all(axis=1) == units.any(axis=1)).all()
+        assert units[written].all(), "a unit once reported as written stays"
+        assert not units.all()
+        for start in 4 * np.flatnonzero(units[:, 0]):
+            rows = np.arange(start, start + 4)
+            np.testing.assert_array_equal(reader.read("b", start, start + 4), rows)
+            assert (reader.read("a", start, start + 4) == rows[:, None, None]).all()
+    rest = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[1:]
+    assert sorted(map(int, rest)) == np.flatnonzero(~units[:, 0]).tolist()
+    assert reader.complete.all()
+    rows = np.arange(1200)
+    np.testing.assert_array_equal(reader.read("b"), rows)
+    assert (reader.read("a") == rows[:, None, None]).all()
