@@ -5,15 +5,17 @@ text, unique, and belong to the data (a file name, a record of a TFDS split), ne
 batch or a run.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cfx_jax.config import ConfigError, DataConfig
 
@@ -68,13 +70,14 @@ class Source:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
         try:
-            with self.open_image(index) as image:
+            # Pillow warns of what it can read all the same: odd metadata, sizes within our limit.
+            with warnings.catch_warnings(action="ignore"), self.open_image(index) as image:
                 # Checked on the header, before the pixels are decoded into memory.
                 if image.width * image.height > _MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels are too many")
-                return fit(image.convert("RGB"), size, resize)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(f"{self.ids[index]}: {error}") from error
+                return fit(_to_rgb(image), size, resize)
+        except Exception as error:  # Decoders raise any type on broken bytes.
+            raise UnreadableImageError(f"{self.ids[index]}: {_first_line(error)}") from error
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
@@ -86,13 +89,27 @@ def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
     height, width = size
     if resize == "crop":
         scale = _CROP_MARGIN * max(height / image.height, width / image.width)
-        scaled = (round(image.width * scale), round(image.height * scale))
-        image = image.resize(scaled, Image.Resampling.BICUBIC)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+        columns, rows = round(image.width * scale), round(image.height * scale)
+        left, top = (columns - width) // 2, (rows - height) // 2
+        # The cut-out in source pixels: the rest of a very long image is never scaled up.
+        x, y = image.width / columns, image.height / rows
+        box = (left * x, top * y, (left + width) * x, (top + height) * y)
     else:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image, np.float32) / 255.0
+        box = None
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized, np.float32) / 255.0
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Decodes to 8-bit RGB, upright as EXIF says."""
+    image.load()
+    # Damaged metadata say nothing about the pixels, and those are sound.
+    with contextlib.suppress(Exception):
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit grey to 255.
+        image = Image.fromarray((np.asarray(image) / 257.0).round().astype(np.uint8))
+    return image.convert("RGB")
 
 
 def open_source(config: DataConfig) -> Source:
@@ -111,12 +128,15 @@ def open_source(config: DataConfig) -> Source:
     if config.max_examples is not None:
         source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
     if not len(source):
-        raise ConfigError(f"data: {source.name!r} holds no image")
+        raise ConfigError(
+            f"data: {source.name!r} holds no image; a folder needs files that end in "
+            f"{', '.join(sorted(_SUFFIXES))} or a manifest.csv that lists some"
+        )
     return source
 
 
 def _bundled(config: DataConfig) -> Source:
-    from skimage import data_dir
+    from skimage.data import data_dir
 
     paths = [pathlib.Path(data_dir) / name for name in _BUNDLED]
     return Source(
@@ -141,7 +161,7 @@ def _folder(config: DataConfig) -> Source:
         names = [path.relative_to(root).as_posix() for path in files]
         labels = [UNKNOWN_LABEL] * len(names)
     return Source(
-        name=root.name,
+        name=root.resolve().name,
         ids=names,
         label=labels.__getitem__,
         open_image=lambda index: Image.open(root / names[index]),
@@ -150,12 +170,15 @@ def _folder(config: DataConfig) -> Source:
 
 def _read_manifest(path: pathlib.Path) -> tuple[list[str], list[int]]:
     """Reads the columns `file` and, where present, `label` of a folder's manifest.csv."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
+        # Spreadsheets begin UTF-8 files with a byte order mark.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
         names = [row["file"] for row in rows]
         labels = [int(row.get("label") or UNKNOWN_LABEL) for row in rows]
-    except (KeyError, ValueError) as error:
+        if not all(names) or min(labels, default=0) < UNKNOWN_LABEL:
+            raise ValueError("a row has no file or a label below -1")
+    except (KeyError, ValueError, csv.Error) as error:
         raise ConfigError(
             f"{path}: expected a column `file` and, if labels are known, a column `label` of whole "
             f"numbers ({type(error).__name__}: {error})"
@@ -174,13 +197,27 @@ def _tfds(config: DataConfig) -> Source:
         records = builder.as_data_source(
             split=config.split, decoders={"image": tfds.decode.SkipDecoding()}
         )
+        parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(builder.info.splits)
     except Exception as error:  # TFDS raises a different type for every way of being absent.
-        raise ConfigError(_TFDS_HELP.format(config=config, error=_first_line(error))) from error
-    version = f"{builder.info.name}/{builder.info.version}/{config.split}"
+        raise ConfigError(_tfds_help(config, error)) from error
+    features = builder.info.features
+    if "image" not in features:
+        raise ConfigError(
+            f"data.name: the TFDS dataset {config.name!r} has no feature `image`; it has "
+            f"{', '.join(features)}"
+        )
+    version = builder.info.full_name
+    # Numbered in the whole split, so that a slice of it has the same ids.
+    ids = [
+        f"{version}/{part.splitname}/{index}"
+        for part in parts
+        for index in range(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
+    ]
+    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
     return Source(
-        name=version,
-        ids=[f"{version}/{index}" for index in range(len(records))],
-        label=lambda index: int(records[index].get("label", UNKNOWN_LABEL)),
+        name=f"{version}/{config.split}",
+        ids=ids,
+        label=lambda index: int(records[index]["label"]) if labelled else UNKNOWN_LABEL,
         open_image=lambda index: Image.open(io.BytesIO(records[index]["image"])),
     )
 
@@ -189,13 +226,18 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
-_TFDS_HELP = """\
-data: the TFDS dataset {config.name!r}, split {config.split!r}, is not prepared here.
-  looked in: {config.path!r} ('' is the TFDS default, ~/tensorflow_datasets)
-  TFDS said: {error}
-To prepare it once (ImageNet first needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from
-https://image-net.org/download in ~/tensorflow_datasets/downloads/manual):
+def _tfds_help(config: DataConfig, error: Exception) -> str:
+    where = f", data_dir='{config.path}'" if config.path else ""
+    return f"""\
+data: the TFDS dataset {config.name!r}, split {config.split!r}, cannot be opened.
+  looked in: {config.path or "~/tensorflow_datasets, the TFDS default; change it with data.path"}
+  TFDS said: {_first_line(error)}
+To prepare it once as array_record files (ImageNet first needs ILSVRC2012_img_train.tar and
+ILSVRC2012_img_val.tar from https://image-net.org/download in the folder downloads/manual there):
   pip install 'cfx_jax[tensorflow]'
-  python -c "import tensorflow_datasets as t; t.builder('{config.name}',
+  python -c "import tensorflow_datasets as t; t.builder('{config.name}'{where},
       file_format='array_record').download_and_prepare()"
+If it is there as tfrecord files, convert them:
+  python -m tensorflow_datasets.scripts.convert_format --dataset_dir=DIR \\
+      --out_file_format=array_record
 Or explain a folder of images: --config.data.source=folder --config.data.path=DIR"""

@@ -1,0 +1,1 @@
+"""Published weights: reads their files without running them and lays them out as our params."""
