@@ -102,7 +102,7 @@ def check_values(
             )
 
 
-def logits_shape(classifier: Classifier, images: jax.Array) -> tuple[int, ...]:
+def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tuple[int, ...]:
     """Returns the shape of the classifier's output without running it."""
     return tuple(jax.eval_shape(classifier.apply, classifier.params, images).shape)
 
@@ -111,7 +111,9 @@ def _check_logits(classifier: Classifier, images: jax.Array) -> None:
     shape = logits_shape(classifier, images)
     if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
         hint = (
-            "; for one logit z of a binary classifier return [0, z]" if shape[1:] in ((), (1,)) else ""
+            "; for one logit z of a binary classifier return [0, z]"
+            if shape[1:] in ((), (1,))
+            else ""
         )
         raise ValueError(
             f"classifier {classifier.name!r} returns shape {shape} for {len(images)} images; "

@@ -9,7 +9,7 @@ Arrays: images float32 `[N, H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fil
 
 import enum
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -41,10 +41,10 @@ NUM_HARD_MASKS = 32
 class Status(enum.IntEnum):
     """What became of one explanation.
 
-    OK: the most probable mask does what was asked of it.
+    OK: most hard masks drawn from the learnt distribution do what was asked of them.
     MISCLASSIFIED: the classifier does not predict the target on the original image.
-    NOT_FLIPPED: SDR, and the in-filled image is still classified as the target.
-    NOT_PRESERVED: SSR, and the in-filled image is not classified as the target.
+    NOT_FLIPPED: SDR, and most in-filled images are still classified as the target.
+    NOT_PRESERVED: SSR, and most in-filled images are not classified as the target.
     NON_FINITE: the image, a logit or a gradient was not finite; the results are NaN.
     UNREADABLE: the image could not be decoded; set by a dataset run, nothing was computed.
     """
@@ -82,16 +82,17 @@ class Explanation:
     Attributes:
         keep_prob: float32 `[h, w]`, probability of KEEPING each mask cell.
         saliency: float32 `[H, W]` in [0, 1], larger = more important, for SSR and for SDR.
-        infilled: float32 `[H, W, C]`, the image under the most probable hard mask, in-filled.
+        infilled: float32 `[H, W, C]`, the image under one hard mask drawn from the learnt
+            distribution, in-filled.
         status: int32, a `Status`.
         target: int32, the class explained.
         prediction: int32, the class predicted on the original image.
         log_odds_original: float32, of the target on the original image.
-        log_odds_infilled: float32, of the target on `infilled`.
-        kept_area: float32 in [0, 1], share of pixels the most probable hard mask keeps.
-        success_rate: float32 in [0, 1], share of hard masks drawn from the distribution that do
-            what was asked: keep the prediction at the target (SSR) or move it away (SDR).
-        objective: float32, the objective at full penalty, judged with those hard masks.
+        log_odds_infilled: float32, mean over 32 in-filled images, one for each hard mask drawn.
+        kept_area: float32 in [0, 1], expected share of pixels kept.
+        success_rate: float32 in [0, 1], share of those 32 that do what was asked: keep the
+            prediction at the target (SSR) or move it away (SDR).
+        objective: float32, `penalty - direction * log_odds_infilled`, at full penalty.
         trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty.
     """
 
@@ -185,31 +186,44 @@ def finish(
     Returns:
         The `Explanation` of one image, without a leading axis.
     """
-    size = problem.image.shape[:2]
+    height, width = problem.image.shape[:2]
+    size = (height, width)
     pixels = keep_map(state.cells, size, settings.relaxation)
     original = classifier.apply(classifier.params, problem.image[None])[0]
-    prediction = jnp.argmax(original).astype(jnp.int32)
 
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
-    fill_key, judge_key = jax.random.split(jax.random.fold_in(problem.key, settings.num_steps))
-    hard = (pixels.keep > 0.5).astype(jnp.float32)[None, ..., None]
-    infilled, logits = infill(problem, hard, hard, fill_key, classifier, generator)
-    evidence, success_rate = judge(judge_key, pixels, problem, classifier, generator)
+    judge_key = jax.random.fold_in(problem.key, settings.num_steps)
+    verdict = judge(judge_key, pixels, problem, classifier, generator)
     result = Explanation(
         keep_prob=_keep_prob(state.cells, settings.relaxation),
         saliency=saliency(state.cells, problem.direction, size, settings.relaxation),
-        infilled=infilled[0],
+        infilled=verdict.infilled,
         status=jnp.zeros((), jnp.int32),
         target=problem.target,
-        prediction=prediction,
+        prediction=jnp.argmax(original).astype(jnp.int32),
         log_odds_original=log_odds(original, problem.target),
-        log_odds_infilled=log_odds(logits[0], problem.target),
-        kept_area=jnp.mean(hard),
-        success_rate=success_rate,
-        objective=penalty(pixels, problem.direction, settings) - problem.direction * evidence,
+        log_odds_infilled=verdict.log_odds,
+        kept_area=jnp.mean(pixels.keep),
+        success_rate=verdict.success_rate,
+        objective=penalty(pixels, problem.direction, settings)
+        - problem.direction * verdict.log_odds,
         trace=state.trace,
     )
-    return _with_status(result, problem, jnp.argmax(logits[0]))
+    return _with_status(result, problem)
+
+
+class Verdict(NamedTuple):
+    """What hard masks drawn from a learnt distribution do.
+
+    Attributes:
+        log_odds: float32 scalar, mean log-odds of the target on the in-filled images.
+        success_rate: float32 scalar, share of masks that do what was asked.
+        infilled: float32 `[H, W, C]`, the image under the first of the masks.
+    """
+
+    log_odds: jax.Array
+    success_rate: jax.Array
+    infilled: jax.Array
 
 
 def judge(
@@ -218,30 +232,38 @@ def judge(
     problem: Problem,
     classifier: Classifier,
     generator: Generator,
-    num_masks: int = NUM_HARD_MASKS,
-) -> tuple[jax.Array, jax.Array]:
-    """Draws hard masks from a learnt distribution and sees what they do to the classifier.
+) -> Verdict:
+    """Draws `NUM_HARD_MASKS` hard masks and sees what they do to the classifier.
+
+    Masks are drawn rather than the probability cut at 1/2: a distribution whose samples preserve
+    the decision may keep no pixel with more than probability 1/2, and was not optimised to.
 
     Args:
         key: random key.
         pixels: the mask distribution at the pixels.
-        problem: the image and what was asked of it.
+        problem: the image and what is asked of it.
         classifier: the model explained.
         generator: fills the holes.
-        num_masks: masks to draw, one after the other, so that memory does not depend on it.
 
     Returns:
-        `(log_odds, success_rate)`: float32 scalars, means over the masks.
+        A `Verdict`.
     """
 
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         mask_key, fill_key = jax.random.split(key)
         mask = jax.random.bernoulli(mask_key, pixels.keep).astype(jnp.float32)[None, ..., None]
-        _, logits = infill(problem, mask, mask, fill_key, classifier, generator)
-        agrees = (jnp.argmax(logits[0]) == problem.target) == (problem.direction == SSR)
-        return log_odds(logits[0], problem.target), agrees.astype(jnp.float32)
+        infilled, logits = infill(problem, mask, mask, fill_key, classifier, generator)
+        return infilled[0], logits[0]
 
-    return jax.tree.map(jnp.mean, jax.lax.map(one, jax.random.split(key, num_masks)))
+    # One after the other, so that memory does not depend on how many there are.
+    keys = jax.random.split(key, NUM_HARD_MASKS)
+    logits = jax.lax.map(lambda key: one(key)[1], keys)
+    success = (jnp.argmax(logits, axis=-1) == problem.target) == (problem.direction == SSR)
+    return Verdict(
+        log_odds=jnp.mean(log_odds(logits, problem.target)),
+        success_rate=jnp.mean(success.astype(jnp.float32)),
+        infilled=one(keys[0])[0],
+    )
 
 
 def saliency(
@@ -262,7 +284,9 @@ def saliency(
         float32 `[H, W]`.
     """
     pixels = upsample(cells, size)
-    keep = jnp.clip(pixels, 0, 1) if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(pixels)
+    keep = (
+        jnp.clip(pixels, 0, 1) if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(pixels)
+    )
     return jnp.where(direction == SSR, keep, 1.0 - keep)
 
 
@@ -498,19 +522,17 @@ def _keep_prob(cells: jax.Array, relaxation: Relaxation) -> jax.Array:
     return cells if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(cells)
 
 
-def _with_status(
-    result: Explanation, problem: Problem, infilled_prediction: jax.Array
-) -> Explanation:
+def _with_status(result: Explanation, problem: Problem) -> Explanation:
     """Sets the status, and NaN everywhere when something was not finite."""
     numbers = (problem.image, result.log_odds_original, result.log_odds_infilled, result.trace)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in (*numbers, result.objective)]))
-    still_target = infilled_prediction == problem.target
+    succeeds = result.success_rate >= 0.5
     status = jnp.select(
         [
             ~finite,
             result.prediction != problem.target,
-            (problem.direction == SDR) & still_target,
-            (problem.direction == SSR) & ~still_target,
+            (problem.direction == SDR) & ~succeeds,
+            (problem.direction == SSR) & ~succeeds,
         ],
         [Status.NON_FINITE, Status.MISCLASSIFIED, Status.NOT_FLIPPED, Status.NOT_PRESERVED],
         Status.OK,

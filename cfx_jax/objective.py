@@ -109,15 +109,13 @@ def keep_map(cells: jax.Array, size: tuple[int, int], relaxation: Relaxation) ->
     return KeepMap(keep, drop, jnp.log(keep + _FLOOR) - jnp.log(drop + _FLOOR))
 
 
-def draw_masks(
-    key: jax.Array, pixels: KeepMap, settings: Settings
-) -> tuple[jax.Array, jax.Array]:
+def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """Draws the masks of one step.
 
     CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, independent for every
-    pixel; `round(z)` is an exact Bernoulli(keep) sample at any temperature. STRAIGHT_THROUGH: that
-    hard sample itself, with dz/dkeep = 1. DETERMINISTIC: z = keep, whatever it does not keep whole
-    is a hole.
+    pixel; `round(z)` is an exact Bernoulli(keep) sample at any temperature. STRAIGHT_THROUGH:
+    `round(z)` with the derivative of z (Jang et al., "Categorical Reparameterization with
+    Gumbel-Softmax", ICLR 2017). DETERMINISTIC: z = keep, whatever it does not keep whole is a hole.
 
     Args:
         key: random key.
@@ -135,10 +133,10 @@ def draw_masks(
     noise = jax.random.logistic(key, (settings.num_samples, *pixels.logit.shape))
     perturbed = (pixels.logit + noise)[..., None]
     holes = (perturbed > 0).astype(jnp.float32)
+    masks = jax.nn.sigmoid(perturbed / settings.temperature)
     if settings.relaxation is Relaxation.STRAIGHT_THROUGH:
-        slope = (pixels.keep - jax.lax.stop_gradient(pixels.keep))[..., None]
-        return holes + slope, holes
-    return jax.nn.sigmoid(perturbed / settings.temperature), holes
+        masks = holes + (masks - jax.lax.stop_gradient(masks))
+    return masks, holes
 
 
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
@@ -238,7 +236,8 @@ def relaxed_objective(
         and with the full penalty, which can be compared between steps.
     """
     mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
-    pixels = keep_map(cells, problem.image.shape[:2], settings.relaxation)
+    height, width = problem.image.shape[:2]
+    pixels = keep_map(cells, (height, width), settings.relaxation)
     masks, holes = draw_masks(mask_key, pixels, settings)
     _, logits = infill(problem, masks, holes, fill_key, classifier, generator)
     evidence = problem.direction * jnp.mean(log_odds(logits, problem.target))

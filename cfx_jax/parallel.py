@@ -64,7 +64,7 @@ def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:
 
 
 def unshard(batch: Any, num_rows: int) -> Any:
-    """Undoes `shard`: `[num_devices, rows_per_device, ...]` on devices -> numpy `[num_rows, ...]`."""
+    """Undoes `shard`: `[devices, rows_per_device, ...]` on devices -> numpy `[num_rows, ...]`."""
 
     def join(array: jax.Array) -> np.ndarray:
         rows = np.asarray(array)

@@ -23,10 +23,10 @@ OBJECTIVES = {
     "sdr": ("SDR", "smallest deletion region", "#d9730d"),
 }
 _MEANINGS = {
-    "ok": "the mask found does what was asked of it",
+    "ok": "most masks drawn do what was asked of them",
     "misclassified": "the classifier does not predict the target on the original image",
-    "not_flipped": "the in-filled image is still classified as the target",
-    "not_preserved": "the in-filled image is no longer classified as the target",
+    "not_flipped": "most in-filled images are still classified as the target",
+    "not_preserved": "most in-filled images are no longer classified as the target",
     "non_finite": "the computation gave NaN or infinite values",
     "unreadable": "the image could not be decoded",
 }
@@ -37,6 +37,11 @@ _FACTS = {
     "Steps": "settings.num_steps",
     "Masks a step": "settings.num_samples",
     "Seed": "config.seed",
+}
+_DETAILS = {
+    "config": "Config of the run",
+    "settings": "Settings of the mode",
+    "environment": "Versions and devices",
 }
 _COLUMNS = ("label", "target", "prediction")
 _OBJECTIVE_COLUMNS = (
@@ -86,8 +91,8 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> path
         objectives={name: OBJECTIVES[name] for name in run.objectives},
         facts=_facts(run.manifest),
         settings=[
-            (key, json.dumps(run.manifest[key], indent=2))
-            for key in ("config", "settings", "environment")
+            (title, json.dumps(run.manifest[key], indent=2))
+            for key, title in _DETAILS.items()
             if run.manifest.get(key)
         ],
         examples=examples,
@@ -120,7 +125,9 @@ def summary(workdir: str | os.PathLike[str]) -> str:
             cells = (result["before"], result["after"], result["kept_area"], result["status"])
             rows.append((example["id"][-24:], example["target"][:32], OBJECTIVES[name][0], *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     lines.append(f"{len(computed)} of {run.reader.num_examples} images; before, after: ")
     lines[-1] += "probability (log-odds) of the class"

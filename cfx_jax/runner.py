@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+import cfx_jax
 from cfx_jax import data, registry, report
 from cfx_jax.checks import check_problem, logits_shape
 from cfx_jax.classifiers import Classifier
@@ -28,7 +29,7 @@ from cfx_jax.records import Field, RecordWriter, encode_ids
 from cfx_jax.settings import Settings
 from cfx_jax.solver import Solver
 
-_DISTRIBUTIONS = ("cfx_jax", "jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
+_DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
 # float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
 _PROBABILITY_MARGIN = 1e-7
@@ -93,7 +94,7 @@ class _Examples:
 class _Bar:
     """The progress bar: images done, current objective, time left."""
 
-    def __init__(self, num_images: int, steps_per_image: int):
+    def __init__(self, num_images: int, steps_per_image: int) -> None:
         self._num_images = num_images
         self._steps_per_image = steps_per_image
         self._images_done = 0
@@ -173,7 +174,8 @@ def _manifest(
         "objectives": list(config.explain.objectives),
         "status_names": [status.name.lower() for status in Status],
         "environment": {
-            "versions": {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+            "versions": {"cfx_jax": cfx_jax.__version__}
+            | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
             "devices": [str(device) for device in jax.local_devices()],
             "per_device_batch_size": config.batch.per_device_batch_size,
         },
@@ -206,9 +208,7 @@ def _fields(
     return fields
 
 
-def _read(
-    config: Config, source: data.Source, indices: range, size: tuple[int, int]
-) -> _Examples:
+def _read(config: Config, source: data.Source, indices: range, size: tuple[int, int]) -> _Examples:
     images, readable = [], []
     for row, index in enumerate(indices):
         try:
@@ -257,7 +257,7 @@ def _solve(
     explanations = {}
     for objective in config.explain.objectives:
         problems = jax.vmap(functools.partial(make_problem, objective=objective))(
-            keys, examples.images, targets[examples.readable]
+            keys, jnp.asarray(examples.images), targets[examples.readable]
         )
         explanations[objective] = solver(problems, functools.partial(bar.update, objective.upper()))
     return explanations
@@ -299,5 +299,5 @@ def _blank(field: Field) -> float:
     return -1 if field.dtype.startswith("int") else 0
 
 
-def _to_uint8(images: np.ndarray) -> np.ndarray:
+def _to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
     return np.round(255.0 * np.nan_to_num(np.clip(images, 0.0, 1.0))).astype(np.uint8)

