@@ -142,7 +142,8 @@ def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
     """Blends `masks * image + (1 - masks) * infills`, `[S, H, W, C]`; infills are constants."""
     infills = jax.lax.stop_gradient(infills)
-    return masks * image + (1.0 - masks) * infills
+    # One product, not two: its derivative with respect to the mask is one sum over the channels.
+    return infills + masks * (image - infills)
 
 
 def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:

@@ -14,31 +14,21 @@ reached the disk, so a process killed at any moment leaves each unit complete or
 """
 
 import dataclasses
-import errno
 import json
 import math
 import os
 import pathlib
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
+from cfx_jax.manifest import RecordsError, claim_folder, read_manifest, write_atomically
+
 _COMPLETE = "complete"
-_INFORMATIVE = "environment"  # differs between a run and its resumption; never compared
-_MAX_DIFFERENCES = 20
 _CODECS = [{"name": "zstd", "configuration": {"level": 3, "checksum": True}}]
-
-
-class RecordsError(ValueError):
-    """A folder that cannot be used as the records of a run: foreign or damaged."""
-
-
-class ManifestMismatchError(RecordsError):
-    """The folder holds a run with other settings than the ones asked for now."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +106,6 @@ def decode_ids(encoded: np.ndarray) -> list[str]:
     return [row.tobytes().rstrip(b"\0").decode("utf-8") for row in rows]
 
 
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file that is, at any moment, what it was before or `data`, whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 class RecordWriter:
     """Writes a run's results unit by unit; opening the same folder again resumes the run.
 
@@ -164,8 +144,7 @@ class RecordWriter:
         """
         self._layout = _Layout(num_examples, unit_size, tuple(fields))
         root = _local_path(workdir)
-        content = _as_json(manifest) | {"records": self._layout.to_json()}
-        _open_folder(root, content)
+        claim_folder(root, manifest, self._layout.to_json())
         self._arrays = _open_arrays(root, self._layout, create=True)
         _write_group(root, self._layout)
 
@@ -225,13 +204,8 @@ class RecordReader:
             RecordsError: the manifest or an array is damaged.
         """
         root = _local_path(workdir)
-        if not (root / "manifest.json").exists():
-            raise FileNotFoundError(
-                f"{root} holds no manifest.json: not the folder of a run, or one whose manifest "
-                "was deleted"
-            )
-        self.manifest: dict[str, Any] = _read_manifest(root)
-        layout = _Layout.from_json(root, self.manifest.pop("records"))
+        self.manifest, layout_json = read_manifest(root)
+        layout = _Layout.from_json(root, layout_json)
         self.fields = layout.fields
         self.num_examples = layout.num_examples
         self._arrays = _open_arrays(root, layout, create=False)
@@ -350,92 +324,6 @@ def _local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     if "://" in os.fspath(workdir):
         raise RecordsError(f"workdir must be a folder on a local disk, got {workdir}")
     return pathlib.Path(workdir).absolute()
-
-
-def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the manifest as reading it back will give it: tuples become lists."""
-    if "records" in manifest:
-        raise ValueError('the manifest\'s key "records" is kept for the layout of the store')
-    try:
-        return json.loads(json.dumps(dict(manifest), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the manifest must hold finite JSON values only: {error}") from error
-
-
-def _open_folder(root: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes the manifest of a new run, or compares it with the one that is there."""
-    path, store = root / "manifest.json", root / "records.zarr"
-    try:
-        if root.exists() and not root.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder")
-        root.mkdir(parents=True, exist_ok=True)
-        if not os.access(root, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        # In this order: another process that starts now makes the manifest before the store.
-        has_store = store.exists()
-        if not path.exists():
-            if has_store:
-                raise RecordsError(
-                    f"{root} holds records.zarr but no manifest.json, so it is unknown what was "
-                    "run; restore the manifest, choose another --workdir, or delete this one"
-                )
-            write_atomically(path, json.dumps(content, indent=2).encode())
-    except OSError as error:
-        reason = f"cannot write into workdir {root} ({error.strerror}); choose another --workdir"
-        raise OSError(error.errno, reason) from error
-    # Also after writing it: of several processes that start at once, one has won.
-    _compare(root, _read_manifest(root), content)
-
-
-def _compare(root: pathlib.Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    stored, now = ({k: v for k, v in m.items() if k != _INFORMATIVE} for m in (stored, now))
-    found = list(_differences(stored, now))
-    if not found:
-        return
-    if len(found) > _MAX_DIFFERENCES:
-        found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
-    raise ManifestMismatchError(
-        f"{root} holds a run with other settings; nothing in it was changed.\n  "
-        + "\n  ".join(found)
-        + "\nChoose another --workdir, or delete this one to start over."
-    )
-
-
-def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
-    path = root / "manifest.json"
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise RecordsError(
-            f"{path} is not valid JSON ({error}): truncated or edited; restore it, choose another "
-            "--workdir, or delete this one"
-        ) from error
-    if not isinstance(content, dict) or "records" not in content:
-        raise RecordsError(f'{path} is not the manifest of a run: it has no entry "records"')
-    return content
-
-
-def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yields one line for each place where two JSON values differ."""
-    if isinstance(stored, list) and isinstance(now, list):
-        stored, now = dict(enumerate(stored)), dict(enumerate(now))
-    if not (isinstance(stored, dict) and isinstance(now, dict)):
-        if stored != now:
-            yield f"{path}: stored {_short(stored)}, now {_short(now)}"
-        return
-    for key in [*stored, *(key for key in now if key not in stored)]:
-        place = f"{path}.{key}" if path else str(key)
-        if key not in now:
-            yield f"{place}: removed (stored {_short(stored[key])})"
-        elif key not in stored:
-            yield f"{place}: added (now {_short(now[key])})"
-        else:
-            yield from _differences(stored[key], now[key], place)
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
 def _open_arrays(root: pathlib.Path, layout: _Layout, create: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The host loop of an optimisation: rows of problems on all local devices, with progress."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -48,7 +49,8 @@ class Solver:
         self._steps_per_call = _largest_divisor(settings.num_steps, _MAX_STEPS_PER_CALL)
         self._num_calls = settings.num_steps // self._steps_per_call
         mapped = functools.partial(parallel.map_over_devices, devices=self._devices)
-        self._init = mapped(lambda problem: init(settings), num_mapped=1, num_shared=0)
+        # Gives the problem back, so that its image crosses to its device once and stays there.
+        self._init = mapped(lambda problem: (problem, init(settings)), num_mapped=1, num_shared=0)
         self._advance = mapped(
             functools.partial(advance, settings=settings, num_steps=self._steps_per_call),
             num_mapped=2,
@@ -68,7 +70,8 @@ class Solver:
         Args:
             problems: `Problem` with a leading axis n >= 1 on every field.
             on_progress: told, now and then, how many steps were taken since it was last told,
-                summed over the rows, and the mean objective of these rows.
+                summed over the rows, and the mean objective of these rows, leaving out rows that
+                are not finite (NaN when none is).
 
         Returns:
             An `Explanation` of numpy arrays with a leading axis n.
@@ -83,11 +86,13 @@ class Solver:
     def _solve(self, problems: Problem, on_progress: Callable[[int, float], None]) -> Explanation:
         num_rows = len(problems.image)
         problems = parallel.shard(problems, len(self._devices), self._rows_per_device)
-        states = self._init(problems)
+        problems, states = self._init(problems)
         for call in range(1, self._num_calls + 1):
             states = self._advance(states, problems, *self._models)
             latest = parallel.unshard(states.trace, num_rows)[:, call * self._steps_per_call - 1]
-            on_progress(num_rows * self._steps_per_call, float(latest.mean()))
+            finite = latest[np.isfinite(latest)]
+            objective = float(finite.mean()) if finite.size else math.nan
+            on_progress(num_rows * self._steps_per_call, objective)
         return parallel.unshard(self._finish(states, problems, *self._models), num_rows)
 
 

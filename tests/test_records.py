@@ -13,7 +13,8 @@ import xarray
 import zarr
 
 from cfx_jax import records
-from cfx_jax.records import Field, ManifestMismatchError, RecordReader, RecordWriter
+from cfx_jax.manifest import ManifestMismatchError
+from cfx_jax.records import Field, RecordReader, RecordWriter
 
 FIELDS = (
     Field("id", "uint8", (12,), ("id_byte",)),
@@ -184,45 +185,15 @@ def test_run_killed_before_the_arrays_resumes(tmp_path):
     assert xarray.open_zarr(tmp_path / "run" / "records.zarr", chunks=None)["complete"].all()
 
 
-def test_other_manifest_is_refused_with_a_diff(tmp_path):
+def test_other_layout_is_refused_with_a_diff(tmp_path):
     write_missing(open_writer(tmp_path), [0])
     before = snapshot(tmp_path)
-    other = {
-        "config": {"explain": {"num_steps": 300, "sizes": [1]}, "seed": 1, "name": "vgg"},
-        "note": "x" * 200,
-    }
     with pytest.raises(ManifestMismatchError) as caught:
-        open_writer(tmp_path, other, FIELDS[1:], num_examples=11)
+        open_writer(tmp_path, MANIFEST, FIELDS[1:], num_examples=11)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{tmp_path} holds a run with other settings; nothing in it was changed."
-    assert lines[1:4] == [
-        "  config.explain.num_steps: stored 100, now 300",
-        "  config.explain.sizes.1: removed (stored 2)",
-        "  config.seed: added (now 1)",
-    ]
-    assert "  records.num_examples: stored 10, now 11" in lines
-    assert any(line.startswith("  records.fields.id: removed (stored {") for line in lines)
-    assert any(line.startswith('  note: added (now "xxx') and len(line) < 110 for line in lines)
-    assert lines[-1] == "Choose another --workdir, or delete this one to start over."
-    assert "environment" not in str(caught.value)
-    assert snapshot(tmp_path) == before
-
-
-def test_long_diff_is_cut(tmp_path):
-    open_writer(tmp_path, {"class_names": [f"a{i}" for i in range(1000)]})
-    with pytest.raises(ManifestMismatchError, match=r"\.\.\. and 980 more\n") as caught:
-        open_writer(tmp_path, {"class_names": [f"b{i}" for i in range(1000)]})
-    assert str(caught.value).count("class_names.") == 20
-
-
-@pytest.mark.parametrize("content", ["", '{"config": {"na', "[1, 2]", '{"config": {}}', "\ufeff{"])
-def test_damaged_manifest(tmp_path, content):
-    write_missing(open_writer(tmp_path))
-    (tmp_path / "manifest.json").write_text(content)
-    before = snapshot(tmp_path)
-    for opened in (open_writer, RecordReader):
-        with pytest.raises(ValueError, match=r"manifest\.json is not "):
-            opened(tmp_path)
+    assert lines[1] == "  records.num_examples: stored 10, now 11"
+    assert lines[2].startswith("  records.fields.id: removed (stored {")
+    assert len(lines) == 4
     assert snapshot(tmp_path) == before
 
 
@@ -254,40 +225,10 @@ def test_damaged_chunk_is_noticed(tmp_path):
     assert reader.read("image", 4).shape == (6, 4, 6, 3)
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
-def test_unusable_workdir(tmp_path, place):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=f"cannot write into workdir {tmp_path / place}"):
-        open_writer(tmp_path / place)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_workdir_without_permission(tmp_path, monkeypatch):
-    # Asked of the system, not tried: file modes do not bind root, who runs many test machines.
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match=f"workdir {tmp_path} .Permission denied"):
-        open_writer(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_remote_workdir():
     for opened in (open_writer, RecordReader):
         with pytest.raises(ValueError, match="a folder on a local disk, got gs://bucket/run"):
             opened("gs://bucket/run")
-
-
-@pytest.mark.parametrize(
-    ("manifest", "message"),
-    [
-        ({"loss": float("nan")}, "finite JSON values"),
-        ({"array": np.zeros(2)}, "finite JSON values"),
-        ({"records": {}}, 'key "records" is kept'),
-    ],
-)
-def test_unusable_manifest(tmp_path, manifest, message):
-    with pytest.raises(ValueError, match=message):
-        open_writer(tmp_path / "run", manifest)
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

