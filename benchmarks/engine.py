@@ -73,7 +73,7 @@ def compare_with_pytorch(_: argparse.Namespace) -> Iterator[str]:
 
 
 def compare_step(_: argparse.Namespace) -> Iterator[str]:
-    """`advance` / bare classifier forward + gradient + generator forward, the same batch 5 times."""
+    """`advance` / classifier forward + gradient + generator forward alone, 5 steps of 8 images."""
     classifier, generator = _models()
     image = jnp.asarray(_photographs(None, 0)[0][1])
     images = jnp.broadcast_to(image, (BATCH, *image.shape))

@@ -1,7 +1,7 @@
 """The typed configuration of a run, its defaults (the demo) and its validation.
 
 A config file defines `get_config() -> Config`, and every field can be overridden on the command
-line as `--config.section.field=value`. This module is itself the default config file.
+line as `--config.section.field=value`.
 """
 
 import dataclasses
@@ -153,9 +153,23 @@ class Config:
             raise ConfigError(f"explain: {error}") from error
 
 
-def get_config() -> Config:
-    """Returns the demo configuration."""
-    return Config()
+def check_field(path: str) -> None:
+    """Checks that a config has a field.
+
+    Args:
+        path: names joined by dots, for example `explain.num_steps`.
+
+    Raises:
+        ConfigError: it has none; the message lists those it has there.
+    """
+    section = Config()
+    for name in path.split("."):
+        fields = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
+        if name not in (known := [field.name for field in fields]):
+            raise ConfigError(
+                f"unknown config field config.{path}; known there: {', '.join(known) or 'none'}"
+            )
+        section = getattr(section, name)
 
 
 def _choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -162,7 +163,8 @@ def _folder(config: DataConfig) -> Source:
         labels = [UNKNOWN_LABEL] * len(names)
     return Source(
         name=root.resolve().name,
-        ids=names,
+        # File names may be any bytes, ids are text: a byte that is none becomes `\\xNN`.
+        ids=[os.fsencode(name).decode(errors="backslashreplace") for name in names],
         label=labels.__getitem__,
         open_image=lambda index: Image.open(root / names[index]),
     )

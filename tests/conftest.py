@@ -44,7 +44,7 @@ def fill_half():
     return cfx_jax.Generator(params=jnp.asarray(0.5), apply=constant_fill, name="half")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_classifier():
     """A smooth five-class network on 16 x 16 RGB images, fixed random weights."""
     keys = jax.random.split(jax.random.key(7), 2)

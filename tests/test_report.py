@@ -95,7 +95,7 @@ class Page(html.parser.HTMLParser):
         self.section, self.in_row = None, False
         self.feed(self.source)
 
-    def handle_starttag(self, tag, attrs):  # noqa: D102
+    def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.add(tag)
         self.links += [attrs[name] for name in ("src", "href") if name in attrs]
@@ -111,14 +111,14 @@ class Page(html.parser.HTMLParser):
         if tag in ("td", "th", "dt", "dd"):
             self.handle_data(" ")
 
-    def handle_endtag(self, tag):  # noqa: D102
+    def handle_endtag(self, tag):
         if tag == "section":
             self.section = None
         if tag == "tr":
             self.rows[-1] = " ".join(self.rows[-1].split())
             self.in_row = False
 
-    def handle_data(self, data):  # noqa: D102
+    def handle_data(self, data):
         self.texts[self.section] += data
         if self.in_row:
             self.rows[-1] += data
@@ -219,7 +219,9 @@ def test_failures_are_counted_and_come_first(tmp_path):
     page = Page(report.write_report(make_run(tmp_path, change)))
     rows = page.rows
     assert "✓ ok 2 2 most masks drawn do what was asked of them" in rows
-    assert "! not preserved 1 0 most in-filled images are no longer classified as the target" in rows
+    assert (
+        "! not preserved 1 0 most in-filled images are no longer classified as the target" in rows
+    )
     assert "! unreadable 1 1 the image could not be decoded" in rows
     assert "! unknown status 9 0 1" in rows
     listed = [row for row in rows if ".png" in row or ".jpg" in row]
