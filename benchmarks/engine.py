@@ -27,9 +27,9 @@ import numpy as np
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config, DataConfig
 from cfx_jax.data import open_source
-from cfx_jax.explain import DIRECTIONS, advance, init, make_problem
+from cfx_jax.explain import advance, init
 from cfx_jax.generators import Generator
-from cfx_jax.objective import log_odds
+from cfx_jax.objective import DIRECTIONS, log_odds, make_problem
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.settings import MODES, Settings
 from cfx_jax.solver import Solver

@@ -6,7 +6,8 @@ with the least evidence (SSR).
 """
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.explain import Explanation, Status, explain, explain_both, explain_one
+from cfx_jax.explain import explain, explain_both, explain_one
+from cfx_jax.explanation import Explanation, Status
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.settings import Settings

@@ -32,6 +32,7 @@ SSR = 1.0
 """Direction of the smallest supporting region: keep the decision with the least evidence."""
 SDR = -1.0
 """Direction of the smallest deletion region: change the decision by removing the least."""
+DIRECTIONS = {"ssr": SSR, "sdr": SDR}
 
 # Keeps the logarithm of a probability finite where float32 ends, and its slope, summed over the
 # pixels of a cell, too. Logits saturate at log(1e30) = 69.
@@ -52,6 +53,29 @@ class Problem(NamedTuple):
     target: jax.Array
     direction: jax.Array
     key: jax.Array
+
+
+def make_problem(
+    key: jax.Array, image: jax.Array, target: jax.Array | int, objective: str
+) -> Problem:
+    """Packs what is asked of one image; the objective is folded into the key of the example.
+
+    Args:
+        key: random key of this example.
+        image: float32 `[H, W, C]` in [0, 1].
+        target: class to explain.
+        objective: `"ssr"` or `"sdr"`.
+
+    Returns:
+        A `Problem`.
+    """
+    index = list(DIRECTIONS).index(objective)
+    return Problem(
+        image=image,
+        target=jnp.asarray(target, jnp.int32),
+        direction=jnp.asarray(DIRECTIONS[objective]),
+        key=jax.random.fold_in(key, index),
+    )
 
 
 class KeepMap(NamedTuple):

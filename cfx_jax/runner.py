@@ -23,8 +23,10 @@ from cfx_jax import data, registry, report
 from cfx_jax.checks import check_problem, logits_shape
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config, ConfigError
-from cfx_jax.explain import Explanation, Status, make_problem, predict
+from cfx_jax.explain import predict
+from cfx_jax.explanation import Explanation, Status
 from cfx_jax.generators import Generator
+from cfx_jax.objective import make_problem
 from cfx_jax.records import Field, RecordWriter, encode_ids
 from cfx_jax.settings import Settings
 from cfx_jax.solver import Solver

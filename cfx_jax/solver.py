@@ -9,7 +9,8 @@ import numpy as np
 
 from cfx_jax import parallel
 from cfx_jax.classifiers import Classifier
-from cfx_jax.explain import Explanation, advance, finish, init
+from cfx_jax.explain import advance, finish, init
+from cfx_jax.explanation import Explanation
 from cfx_jax.generators import Generator
 from cfx_jax.objective import Problem
 from cfx_jax.settings import Settings

@@ -9,7 +9,8 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Status
-from cfx_jax.explain import advance, finish, init, make_optimizer, make_problem
+from cfx_jax.explain import advance, finish, init, make_optimizer
+from cfx_jax.objective import make_problem
 from cfx_jax.settings import get_settings
 
 KEY = jax.random.key(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cfx_jax import objective
-from cfx_jax.explain import make_problem
+from cfx_jax.objective import make_problem
 from cfx_jax.settings import MODES, Relaxation, get_settings
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from cfx_jax.explain import advance, init, make_problem
+from cfx_jax.explain import advance, init
+from cfx_jax.objective import make_problem
 from cfx_jax.parallel import map_over_devices, shard, unshard
 from cfx_jax.settings import get_settings
 

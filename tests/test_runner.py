@@ -19,7 +19,7 @@ import cfx_jax
 from cfx_jax import registry, report, runner
 from cfx_jax.config import BatchConfig, Config, ConfigError, DataConfig, ExplainConfig
 from cfx_jax.config import ClassifierConfig as Named
-from cfx_jax.explain import Status
+from cfx_jax.explanation import Status
 from cfx_jax.manifest import ManifestMismatchError, RecordsError
 from cfx_jax.records import RecordReader, RecordWriter
 

@@ -9,7 +9,8 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Status
-from cfx_jax.explain import _image_keys, make_problem
+from cfx_jax.explain import _image_keys
+from cfx_jax.objective import make_problem
 from cfx_jax.settings import get_settings
 from cfx_jax.solver import Solver
 
