@@ -37,7 +37,9 @@ def check_problem(
         ValueError: says what was wrong, what was expected and what to do.
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
+        hint = "; explain_both gives both" if objective == "both" else ""
+        known = ", ".join(OBJECTIVES)
+        raise ValueError(f"unknown objective {objective!r}; known are {known}{hint}")
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
@@ -76,7 +78,8 @@ def check_values(
         ValueError: says what was wrong, what was expected and what to do.
     """
     if not isinstance(images, jax.core.Tracer):
-        low, high = float(jnp.nanmin(images)), float(jnp.nanmax(images))
+        finite = jnp.where(jnp.isfinite(images), images, jnp.nan)
+        low, high = float(jnp.nanmin(finite)), float(jnp.nanmax(finite))
         if low < 0.0 or high > 1.0:
             hint = "divide 8-bit images by 255" if high > 2.0 else "undo their normalisation"
             raise ValueError(

@@ -210,6 +210,11 @@ def explain_one(
         (5, 8, 8)
     """
     settings = get_settings(mode, **overrides)
+    if jnp.ndim(image) != 3:
+        raise ValueError(
+            f"image has shape {jnp.shape(image)}; expected [H, W, C]: vmap over a batch, or call "
+            "explain"
+        )
     image = checks.check_problem(classifier, generator, image[None], objective, settings)[0]
     if target is None:
         target = predict(classifier, image[None])[0]

@@ -50,7 +50,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_samples", "warmup_steps", "mask_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
         for name in ("learning_rate", "temperature"):
             if not getattr(self, name) > 0:
@@ -58,6 +58,13 @@ class Settings:
         for name in ("sparsity_weight", "tv_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+        # A logit is finite strictly between 0 and 1 only; a deterministic mask has no logit.
+        ends = self.relaxation is Relaxation.DETERMINISTIC
+        if not (0 < self.initial_keep < 1 or (ends and self.initial_keep in (0, 1))):
+            raise ValueError(
+                f"initial_keep is {self.initial_keep!r}; expected a probability between 0 and 1, "
+                "both excluded unless the relaxation is deterministic"
+            )
 
 
 MODES = {

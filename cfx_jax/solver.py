@@ -23,8 +23,16 @@ class Solver:
     """Solves rows of problems on all local devices, compiled once for the whole run.
 
     Example:
+        >>> import jax, jax.numpy as jnp, cfx_jax
+        >>> from cfx_jax.objective import make_problem
+        >>> from cfx_jax.settings import get_settings
+        >>> classifier = cfx_jax.Classifier(params=(), apply=lambda _, x: x.mean((1, 2)))
+        >>> generator = cfx_jax.load_generator("grey")
+        >>> settings = get_settings("fast", num_steps=2, mask_size=4)
         >>> solver = Solver(classifier, generator, settings, per_device_batch_size=4)
-        >>> explanation = solver(problems)       # Problem [n, ...] -> Explanation [n, ...]
+        >>> problem = make_problem(jax.random.key(0), jnp.ones((8, 8, 3)), 0, "ssr")
+        >>> solver(jax.tree.map(lambda x: x[None], problem)).saliency.shape
+        (1, 8, 8)
     """
 
     def __init__(

@@ -1,0 +1,104 @@
+"""The typed config of a run: what it accepts, and the config files that come with the package."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from cfx_jax.config import Config, ConfigError, check_field
+from cfx_jax.settings import MODES
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_files_are_valid_and_carry_their_command(path):
+    module = load(path)
+    config = module.get_config()
+    assert isinstance(config, Config)
+    config.validate()
+    assert f"python -m cfx_jax.main --config=configs/{path.name}" in module.__doc__
+    assert config is not module.get_config()
+
+
+def test_there_is_a_demo_and_imagenet():
+    assert {path.stem for path in CONFIGS} >= {"demo", "imagenet"}
+
+
+def test_a_default_config_is_valid():
+    Config().validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.source", "web", r"data\.source is 'web'; expected one of bundled, folder, tfds"),
+        ("data.resize", "pad", r"data\.resize is 'pad'; expected one of crop, stretch"),
+        ("data.max_examples", 0, r"data\.max_examples is 0; expected .* at least 1"),
+        (
+            "explain.objective",
+            "SSR",
+            r"explain\.objective is 'SSR'; .* ssr, sdr, both",
+        ),
+        ("explain.mode", "slow", r"explain: unknown mode 'slow'; known are bbmp, fast, paper"),
+        ("explain.num_steps", -1, r"explain: num_steps is -1; expected .* at least 1"),
+        ("explain.learning_rate", 0.0, r"explain: learning_rate is 0\.0"),
+        ("explain.sparsity_weight", -1.0, r"explain: sparsity_weight is -1\.0"),
+        ("batch.per_device_batch_size", 0, r"batch\.per_device_batch_size is 0"),
+        ("batch.unit_size", 0, r"batch\.unit_size is 0"),
+        ("report.max_images", -1, r"report\.max_images is -1; expected .* at least 0"),
+        ("seed", -1, r"seed is -1; expected .* at least 0"),
+    ],
+)
+def test_what_cannot_run_is_named(field, value, message):
+    config = Config()
+    section, _, name = field.rpartition(".")
+    setattr(getattr(config, section) if section else config, name, value)
+    with pytest.raises(ConfigError, match=message):
+        config.validate()
+
+
+def test_a_field_left_open_keeps_the_value_of_the_mode():
+    config = Config()
+    assert config.explain.settings() == MODES["fast"]
+    config.explain.mode = "paper"
+    config.explain.num_samples = 2
+    settings = config.explain.settings()
+    assert settings.num_samples == 2
+    assert settings.num_steps == MODES["paper"].num_steps
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [("both", ("ssr", "sdr")), ("ssr", ("ssr",)), ("sdr", ("sdr",))],
+)
+def test_objectives_in_order(objective, expected):
+    config = Config()
+    config.explain.objective = objective
+    assert config.explain.objectives == expected
+
+
+@pytest.mark.parametrize("path", ["seed", "data", "data.path", "explain.num_steps"])
+def test_fields_that_exist_pass(path):
+    check_field(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("steps", "seed, data, classifier"),
+        ("explain.steps", "objective, mode, num_steps"),
+        ("seed.value", "none"),
+    ],
+)
+def test_fields_that_do_not_exist_list_those_that_do(path, known):
+    with pytest.raises(ConfigError, match=re.escape(f"config.{path}; known there: {known}")):
+        check_field(path)

