@@ -81,7 +81,9 @@ def check_values(
         finite = jnp.where(jnp.isfinite(images), images, jnp.nan)
         low, high = float(jnp.nanmin(finite)), float(jnp.nanmax(finite))
         if low < 0.0 or high > 1.0:
-            hint = "divide 8-bit images by 255" if high > 2.0 else "undo their normalisation"
+            # Normalised images pass 2 as well (2.64 with the usual constants), but also 0.
+            is_8_bit = low >= 0.0 and high > 2.0
+            hint = "divide 8-bit images by 255" if is_8_bit else "undo their normalisation"
             raise ValueError(
                 f"images range over [{low:.4g}, {high:.4g}]; expected [0, 1]: {hint}, the "
                 "classifier normalises by itself"
@@ -107,7 +109,13 @@ def check_values(
 
 def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tuple[int, ...]:
     """Returns the shape of the classifier's output without running it."""
-    return tuple(jax.eval_shape(classifier.apply, classifier.params, images).shape)
+    logits = jax.eval_shape(classifier.apply, classifier.params, images)
+    if not isinstance(logits, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"classifier {classifier.name!r} returns a {type(logits).__name__}; expected one array "
+            "of logits [N, num_classes]"
+        )
+    return tuple(logits.shape)
 
 
 def _check_logits(classifier: Classifier, images: jax.Array) -> None:
@@ -128,6 +136,11 @@ def _check_infills(generator: Generator, images: jax.Array) -> None:
     mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     infill = jax.eval_shape(generator.apply, generator.params, images, mask, key)
+    if not isinstance(infill, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"generator {generator.name!r} returns a {type(infill).__name__}; expected one array "
+            f"of the shape of the images, {images.shape}"
+        )
     if infill.shape != images.shape:
         raise ValueError(
             f"generator {generator.name!r} returns shape {infill.shape} for images of shape "

@@ -11,6 +11,7 @@ from cfx_jax.settings import Settings, get_settings
 OBJECTIVES = ("ssr", "sdr", "both")
 SOURCES = ("bundled", "folder", "tfds")
 RESIZES = ("crop", "stretch")
+_MAX_SEED = 2**32 - 1
 
 
 class ConfigError(ValueError):
@@ -147,6 +148,9 @@ class Config:
         _at_least("batch.unit_size", self.batch.unit_size, 1)
         _at_least("report.max_images", self.report.max_images, 0)
         _at_least("seed", self.seed, 0)
+        # JAX reads 32 bits: a larger seed would draw the noise of a smaller one, or fail.
+        if self.seed > _MAX_SEED:
+            raise ConfigError(f"seed is {self.seed}; expected at most {_MAX_SEED}")
         try:
             self.explain.settings()
         except ValueError as error:
@@ -178,5 +182,5 @@ def _choice(field: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _at_least(field: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ConfigError(f"{field} is {value}; expected a whole number of at least {minimum}")
+    if type(value) is not int or value < minimum:
+        raise ConfigError(f"{field} is {value!r}; expected a whole number of at least {minimum}")

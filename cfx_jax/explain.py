@@ -218,6 +218,11 @@ def explain_one(
     image = checks.check_problem(classifier, generator, image[None], objective, settings)[0]
     if target is None:
         target = predict(classifier, image[None])[0]
+    target = jnp.asarray(target)
+    if target.ndim or not jnp.issubdtype(target.dtype, jnp.integer):
+        raise ValueError(
+            f"target has shape {target.shape} and type {target.dtype}; expected one whole number"
+        )
     problem = make_problem(key, image, target, objective)
     return solve(problem, classifier, generator, settings=settings)
 

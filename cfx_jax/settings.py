@@ -2,7 +2,10 @@
 
 import dataclasses
 import enum
+import math
 from typing import Any
+
+import numpy as np
 
 
 class Relaxation(enum.Enum):
@@ -53,18 +56,30 @@ class Settings:
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
         for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+            value = getattr(self, name)
+            if not _is_finite(value) or value <= 0:
+                raise ValueError(f"{name} is {value!r}; expected a positive number, finite")
         for name in ("sparsity_weight", "tv_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+            value = getattr(self, name)
+            if not _is_finite(value) or value < 0:
+                raise ValueError(f"{name} is {value!r}; expected 0 or more, finite")
+        if not isinstance(self.relaxation, Relaxation):
+            known = ", ".join(str(relaxation) for relaxation in Relaxation)
+            raise ValueError(f"relaxation is {self.relaxation!r}; expected one of {known}")
         # A logit is finite strictly between 0 and 1 only; a deterministic mask has no logit.
         ends = self.relaxation is Relaxation.DETERMINISTIC
-        if not (0 < self.initial_keep < 1 or (ends and self.initial_keep in (0, 1))):
+        keep = self.initial_keep
+        if not _is_finite(keep) or not (0 < keep < 1 or (ends and keep in (0, 1))):
             raise ValueError(
-                f"initial_keep is {self.initial_keep!r}; expected a probability between 0 and 1, "
+                f"initial_keep is {keep!r}; expected a probability between 0 and 1, "
                 "both excluded unless the relaxation is deterministic"
             )
+
+
+def _is_finite(value: Any) -> bool:
+    # True is a number to Python, and no amount of anything.
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    return is_number and not isinstance(value, bool) and math.isfinite(value)
 
 
 MODES = {

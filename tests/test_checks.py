@@ -40,6 +40,8 @@ def with_logits(function):
         ({"images": jnp.zeros((2, 8, 8, 3), jnp.uint8)}, r"uint8; expected float32.*divide.*255"),
         ({"images": 255 * IMAGES}, r"range over \[127\.5, 127\.5\].*divide 8-bit images by 255"),
         ({"images": IMAGES - 1}, r"range over \[-0\.5, -0\.5\].*undo their normalisation"),
+        ({"images": 5.2 * IMAGES.at[0].set(-0.4)}, r"\[-2\.08, 2\.6\].*undo their normalisation"),
+        ({"images": IMAGES.at[0, 0, 0, 0].set(jnp.inf) * 255}, "127.5.*divide 8-bit images by 255"),
         ({"mask_size": 9}, r"9 x 9 cells.*\(8 x 8\); pass mask_size=8 or less"),
         ({"targets": jnp.asarray([0, 2])}, r"targets \[2\] are out of range.*classes 0 to 1"),
         ({"targets": jnp.asarray([0, -1])}, r"targets \[-1\] are out of range"),
@@ -61,6 +63,14 @@ def with_logits(function):
             r"'odd' returns shape \(2, 8, 8, 3\) for 2 images; expected logits",
         ),
         (
+            {"classifier": with_logits(lambda images: (two_logits((), images), {}))},
+            "'odd' returns a tuple; expected one array of logits",
+        ),
+        (
+            {"generator": cfx_jax.Generator((), lambda p, x, m, k: (x, m), name="pair")},
+            r"'pair' returns a tuple; expected one array of the shape .* \(2, 8, 8, 3\)",
+        ),
+        (
             {"generator": cfx_jax.Generator((), lambda p, x, m, k: x[..., :1], name="flat")},
             r"'flat' returns shape \(2, 8, 8, 1\) for images of shape \(2, 8, 8, 3\)",
         ),
@@ -71,15 +81,30 @@ def test_bad_input_is_named(arguments, message):
         explain(**arguments)
 
 
-def test_explain_both_checks_alike():
-    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
-        cfx_jax.explain_both(KEY, TWO, GREY, 255 * IMAGES, **SMALL)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": 255 * IMAGES}, "divide 8-bit images by 255"),
+        ({"images": IMAGES[0]}, r"expected \[N, H, W, C\]"),
+        ({"targets": jnp.asarray([0, 2])}, r"targets \[2\] are out of range"),
+        ({"mask_size": 9}, "pass mask_size=8 or less"),
+        ({"mode": "slow"}, "unknown mode 'slow'"),
+        ({"steps": 3}, r"unknown settings \['steps'\]"),
+        ({"classifier": with_logits(lambda images: images.sum((1, 2, 3)))}, "two classes"),
+    ],
+)
+def test_explain_both_checks_alike(arguments, message):
+    inputs = {"classifier": TWO, "generator": GREY, "images": IMAGES}
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.explain_both(KEY, **(inputs | SMALL | arguments))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"image": IMAGES}, r"shape \(2, 8, 8, 3\); expected \[H, W, C\]"),
+        ({"image": IMAGES[0], "target": 1.5}, "type float32; expected one whole number"),
+        ({"image": IMAGES[0], "target": jnp.asarray([1])}, r"shape \(1,\) and type int32"),
         ({"image": IMAGES[0], "objective": "none"}, "unknown objective 'none'"),
         ({"image": jnp.zeros((8, 8, 3), int)}, "int32; expected float32"),
     ],

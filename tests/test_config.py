@@ -1,5 +1,6 @@
 """The typed config of a run: what it accepts, and the config files that come with the package."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -56,6 +57,15 @@ def test_a_default_config_is_valid():
         ("batch.unit_size", 0, r"batch\.unit_size is 0"),
         ("report.max_images", -1, r"report\.max_images is -1; expected .* at least 0"),
         ("seed", -1, r"seed is -1; expected .* at least 0"),
+        ("seed", 2**32, "seed is 4294967296; expected at most 4294967295"),
+        ("seed", float("nan"), "seed is nan; expected a whole number"),
+        ("data.max_examples", 2.5, r"data\.max_examples is 2\.5; expected a whole number"),
+        ("batch.unit_size", True, r"batch\.unit_size is True; expected a whole number"),
+        ("batch.per_device_batch_size", "8", r"batch\.per_device_batch_size is '8'"),
+        ("report.max_images", None, r"report\.max_images is None"),
+        ("explain.num_samples", 0, "explain: num_samples is 0"),
+        ("explain.tv_weight", float("nan"), "explain: tv_weight is nan; expected 0 or more"),
+        ("explain.mask_size", 7.0, r"explain: mask_size is 7\.0"),
     ],
 )
 def test_what_cannot_run_is_named(field, value, message):
@@ -74,6 +84,23 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
     settings = config.explain.settings()
     assert settings.num_samples == 2
     assert settings.num_steps == MODES["paper"].num_steps
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps", 3),
+        ("num_samples", 5),
+        ("learning_rate", 0.5),
+        ("sparsity_weight", 0.0),  # Given, though false.
+        ("tv_weight", 0.25),
+        ("mask_size", 14),
+    ],
+)
+def test_each_override_reaches_its_setting(field, value):
+    config = Config()
+    setattr(config.explain, field, value)
+    assert config.explain.settings() == dataclasses.replace(MODES["fast"], **{field: value})
 
 
 @pytest.mark.parametrize(

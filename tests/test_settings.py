@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from cfx_jax.settings import MODES, Relaxation, Settings, get_settings
@@ -43,6 +44,12 @@ def test_overrides_replace_their_field_alone():
     assert MODES["paper"].num_steps == 300
 
 
+def test_bounds_that_are_in_range_pass():
+    get_settings("fast", sparsity_weight=0, tv_weight=0, num_steps=1, mask_size=1, initial_keep=0.9)
+    assert get_settings("bbmp", initial_keep=1).initial_keep == 1
+    get_settings("paper", learning_rate=np.float32(0.1))
+
+
 @pytest.mark.parametrize(
     ("mode", "overrides", "message"),
     [
@@ -59,6 +66,17 @@ def test_overrides_replace_their_field_alone():
         ("fast", {"initial_keep": 1.0}, "initial_keep is 1.0"),
         ("bbmp", {"initial_keep": 1.5}, "initial_keep is 1.5"),
         ("paper", {"initial_keep": math.nan}, "initial_keep is nan"),
+        ("paper", {"initial_keep": 0.0}, r"initial_keep is 0\.0; expected a probability"),
+        ("bbmp", {"initial_keep": True}, "initial_keep is True"),
+        ("bbmp", {"initial_keep": "1"}, "initial_keep is '1'"),
+        ("bbmp", {"relaxation": Relaxation.CONCRETE}, r"initial_keep is 1\.0; .* deterministic"),
+        ("paper", {"relaxation": "deterministic"}, "relaxation is 'deterministic'.*DETERMINISTIC"),
+        ("paper", {"learning_rate": True}, "learning_rate is True; expected a positive number"),
+        ("paper", {"learning_rate": "0.1"}, r"learning_rate is '0\.1'"),
+        ("paper", {"temperature": math.inf}, "temperature is inf; expected a positive .* finite"),
+        ("paper", {"sparsity_weight": math.inf}, "sparsity_weight is inf; .* finite"),
+        ("paper", {"tv_weight": None}, "tv_weight is None; expected 0 or more"),
+        ("fast", {"num_steps": math.nan}, "num_steps is nan"),
     ],
 )
 def test_wrong_settings_are_named(mode, overrides, message):

@@ -1,0 +1,45 @@
+"""The README promises only what runs."""
+
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from cfx_jax.settings import MODES
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_example_runs(monkeypatch):
+    """With two steps instead of 150, which changes no shape."""
+    short = dataclasses.replace(MODES["fast"], num_steps=2, num_samples=1)
+    monkeypatch.setitem(MODES, "fast", short)
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    names = {}
+    exec(code, names)
+    explanation = names["e"]
+    assert explanation.keep_prob.shape == (1, 56, 56)
+    assert explanation.saliency.shape == (1, 224, 224)
+    assert explanation.target.tolist() == [285]
+
+
+def test_there_are_exactly_two_set_up_commands():
+    section = re.search(r"^## Set up\n(.*?)^## ", TEXT, re.DOTALL | re.MULTILINE)[1]
+    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert [len(command.splitlines()) for command in commands] == [1, 1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_resolve(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_options_named_are_options_there_are():
+    from cfx_jax.config import check_field
+
+    for path in re.findall(r"--config\.([\w.]+)=", TEXT):
+        check_field(path)
