@@ -9,6 +9,7 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.explain import explain, explain_both, explain_one
 from cfx_jax.explanation import Explanation, Status
 from cfx_jax.generators import Generator
+from cfx_jax.infilling import infill
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.settings import Settings
 
@@ -23,6 +24,7 @@ __all__ = [
     "explain",
     "explain_both",
     "explain_one",
+    "infill",
     "load_classifier",
     "load_generator",
 ]

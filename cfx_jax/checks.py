@@ -40,6 +40,27 @@ def check_problem(
         hint = "; explain_both gives both" if objective == "both" else ""
         known = ", ".join(OBJECTIVES)
         raise ValueError(f"unknown objective {objective!r}; known are {known}{hint}")
+    images = check_images(images)
+    height, width = images.shape[1:3]
+    if settings.mask_size > min(height, width):
+        raise ValueError(
+            f"the mask has {settings.mask_size} x {settings.mask_size} cells, more than the image "
+            f"has pixels ({height} x {width}); pass mask_size={min(height, width)} or less"
+        )
+    _check_logits(classifier, images)
+    check_infills(generator, images)
+    return images
+
+
+def check_images(images: jax.Array | np.ndarray) -> jax.Array:
+    """Checks the type and the rank of a batch of images.
+
+    Returns:
+        The images as a float32 JAX array.
+
+    Raises:
+        ValueError: they are not a non-empty floating `[N, H, W, C]`.
+    """
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
@@ -50,16 +71,51 @@ def check_problem(
             f"images have shape {images.shape}; expected [N, H, W, C], channels last, none of them "
             "0: give a single image a leading axis with images[None]"
         )
-    height, width = images.shape[1:3]
-    if settings.mask_size > min(height, width):
+    return images.astype(jnp.float32)
+
+
+def check_pixels(images: jax.Array) -> None:
+    """Checks the range of finite pixels; silent inside a trace.
+
+    Raises:
+        ValueError: it is not within [0, 1].
+    """
+    if isinstance(images, jax.core.Tracer):
+        return
+    finite = jnp.where(jnp.isfinite(images), images, jnp.nan)
+    low, high = float(jnp.nanmin(finite)), float(jnp.nanmax(finite))
+    if low < 0.0 or high > 1.0:
+        # Normalised images pass 2 as well (2.64 with the usual constants), but also 0.
+        is_8_bit = low >= 0.0 and high > 2.0
+        hint = "divide 8-bit images by 255" if is_8_bit else "undo their normalisation"
         raise ValueError(
-            f"the mask has {settings.mask_size} x {settings.mask_size} cells, more than the image "
-            f"has pixels ({height} x {width}); pass mask_size={min(height, width)} or less"
+            f"images range over [{low:.4g}, {high:.4g}]; expected [0, 1]: {hint}, the "
+            "classifier normalises by itself"
         )
-    images = images.astype(jnp.float32)
-    _check_logits(classifier, images)
-    _check_infills(generator, images)
-    return images
+
+
+def check_mask(mask: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
+    """Checks the shape of the masks of images, and their range outside a trace.
+
+    Returns:
+        The mask as a float32 JAX array.
+
+    Raises:
+        ValueError: it is not `[N, H, W, 1]` within [0, 1].
+    """
+    mask = jnp.asarray(mask, jnp.float32)
+    expected = (*images.shape[:3], 1)
+    if mask.shape != expected:
+        raise ValueError(
+            f"mask has shape {mask.shape}; expected {expected} for images of shape {images.shape}"
+        )
+    if not isinstance(mask, jax.core.Tracer):
+        low, high = float(mask.min()), float(mask.max())
+        if not (low >= 0.0 and high <= 1.0):
+            raise ValueError(
+                f"mask ranges over [{low:.4g}, {high:.4g}]; expected [0, 1], 1 = keep, 0 = fill"
+            )
+    return mask
 
 
 def check_values(
@@ -77,17 +133,7 @@ def check_values(
     Raises:
         ValueError: says what was wrong, what was expected and what to do.
     """
-    if not isinstance(images, jax.core.Tracer):
-        finite = jnp.where(jnp.isfinite(images), images, jnp.nan)
-        low, high = float(jnp.nanmin(finite)), float(jnp.nanmax(finite))
-        if low < 0.0 or high > 1.0:
-            # Normalised images pass 2 as well (2.64 with the usual constants), but also 0.
-            is_8_bit = low >= 0.0 and high > 2.0
-            hint = "divide 8-bit images by 255" if is_8_bit else "undo their normalisation"
-            raise ValueError(
-                f"images range over [{low:.4g}, {high:.4g}]; expected [0, 1]: {hint}, the "
-                "classifier normalises by itself"
-            )
+    check_pixels(images)
     if targets is None:
         return
     if jnp.shape(targets) != (len(images),) or not jnp.issubdtype(
@@ -132,7 +178,12 @@ def _check_logits(classifier: Classifier, images: jax.Array) -> None:
         )
 
 
-def _check_infills(generator: Generator, images: jax.Array) -> None:
+def check_infills(generator: Generator, images: jax.Array) -> None:
+    """Checks the shape of a generator's in-fills without running it.
+
+    Raises:
+        ValueError: it is not that of the images.
+    """
     mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     infill = jax.eval_shape(generator.apply, generator.params, images, mask, key)

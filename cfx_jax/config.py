@@ -5,12 +5,15 @@ line as `--config.section.field=value`.
 """
 
 import dataclasses
+from typing import Any
 
 from cfx_jax.settings import Settings, get_settings
+from cfx_jax.training import TrainSettings
 
 OBJECTIVES = ("ssr", "sdr", "both")
 SOURCES = ("bundled", "folder", "tfds")
 RESIZES = ("crop", "stretch")
+MODELS = ("gated_unet", "contextual_attention")
 _MAX_SEED = 2**32 - 1
 
 
@@ -26,7 +29,7 @@ class DataConfig:
         source: `bundled` (photographs that come with scikit-image), `folder` or `tfds`.
         path: the image folder, or the TFDS data directory ("" = the default of TFDS).
         name: name of the TFDS dataset.
-        split: split of the TFDS dataset.
+        split: split of the TFDS dataset; of a folder, the rows of manifest.csv with this `split`.
         resize: `crop` (short side to 256/224 of the size, centre crop) or `stretch`.
         max_examples: explain only the first so many.
     """
@@ -49,9 +52,10 @@ class ClassifierConfig:
 
 @dataclasses.dataclass
 class GeneratorConfig:
-    """The in-filling generator, by name."""
+    """The in-filling generator: its name and the path of its weights ("" = the packaged ones)."""
 
     name: str = "local_mean"
+    weights: str = ""
 
 
 @dataclasses.dataclass
@@ -139,34 +143,100 @@ class Config:
         Raises:
             ConfigError: names the field, what it was and what it accepts.
         """
-        _choice("data.source", self.data.source, SOURCES)
-        _choice("data.resize", self.data.resize, RESIZES)
+        _check_data("data", self.data)
         _choice("explain.objective", self.explain.objective, OBJECTIVES)
-        if self.data.max_examples is not None:
-            _at_least("data.max_examples", self.data.max_examples, 1)
         _at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
         _at_least("batch.unit_size", self.batch.unit_size, 1)
         _at_least("report.max_images", self.report.max_images, 0)
-        _at_least("seed", self.seed, 0)
-        # JAX reads 32 bits: a larger seed would draw the noise of a smaller one, or fail.
-        if self.seed > _MAX_SEED:
-            raise ConfigError(f"seed is {self.seed}; expected at most {_MAX_SEED}")
+        _check_seed(self.seed)
         try:
             self.explain.settings()
         except ValueError as error:
             raise ConfigError(f"explain: {error}") from error
 
 
-def check_field(path: str) -> None:
+@dataclasses.dataclass
+class TrainConfig:
+    """The training of an in-filling generator.
+
+    Attributes:
+        model: one of `MODELS`.
+        data: images to learn from, a folder or a TFDS dataset.
+        heldout: images to measure on, at the size of the model.
+        max_heldout: how many of those, spread over all of them.
+        crop_size: side of the square crops of a batch, in pixels.
+        batch_size: crops a step, over all devices.
+        num_steps: optimiser steps.
+        learning_rate: of Muon at its peak.
+        warmup_steps: steps of its rise; it falls along a cosine.
+        ema_decay: of the moving average of the parameters.
+        feature_weight: of the distance between features of EfficientNet-Lite0; 0 = without.
+        adversarial_weight: of the adversarial loss; 0 = without.
+        evaluate_every: steps between two measurements, each with its sheet of samples.
+        checkpoint_every: steps between two checkpoints; what a stop costs at most.
+        seed: of the initial parameters, the crops and the masks.
+    """
+
+    model: str = "gated_unet"
+    data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(source="folder", split="train")
+    )
+    heldout: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(source="folder", split="heldout")
+    )
+    max_heldout: int = 24
+    crop_size: int = 128
+    batch_size: int = 16
+    num_steps: int = 20_000
+    learning_rate: float = 0.01
+    warmup_steps: int = 100
+    ema_decay: float = 0.998
+    feature_weight: float = 0.0
+    adversarial_weight: float = 0.0
+    evaluate_every: int = 1000
+    checkpoint_every: int = 250
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Checks every field that can be checked without touching data.
+
+        Raises:
+            ConfigError: names the field, what it was and what it accepts.
+        """
+        _choice("model", self.model, MODELS)
+        _check_data("data", self.data)
+        _check_data("heldout", self.heldout)
+        for name in ("max_heldout", "batch_size", "num_steps", "evaluate_every"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("checkpoint_every", self.checkpoint_every, 1)
+        _at_least("crop_size", self.crop_size, 16)
+        _check_seed(self.seed)
+        try:
+            self.settings()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def settings(self) -> TrainSettings:
+        """The hyper-parameters of a step.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        names = [field.name for field in dataclasses.fields(TrainSettings)]
+        return TrainSettings(**{name: getattr(self, name) for name in names})
+
+
+def check_field(config: Any, path: str) -> None:
     """Checks that a config has a field.
 
     Args:
+        config: a dataclass of dataclasses.
         path: names joined by dots, for example `explain.num_steps`.
 
     Raises:
         ConfigError: it has none; the message lists those it has there.
     """
-    section = Config()
+    section = config
     for name in path.split("."):
         fields = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
         if name not in (known := [field.name for field in fields]):
@@ -174,6 +244,20 @@ def check_field(path: str) -> None:
                 f"unknown config field config.{path}; known there: {', '.join(known) or 'none'}"
             )
         section = getattr(section, name)
+
+
+def _check_data(section: str, config: DataConfig) -> None:
+    _choice(f"{section}.source", config.source, SOURCES)
+    _choice(f"{section}.resize", config.resize, RESIZES)
+    if config.max_examples is not None:
+        _at_least(f"{section}.max_examples", config.max_examples, 1)
+
+
+def _check_seed(seed: int) -> None:
+    _at_least("seed", seed, 0)
+    # JAX reads 32 bits: a larger seed would draw the noise of a smaller one, or fail.
+    if seed > _MAX_SEED:
+        raise ConfigError(f"seed is {seed}; expected at most {_MAX_SEED}")
 
 
 def _choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -70,13 +70,27 @@ class Source:
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
+        return fit(self.decode(index), size, resize)
+
+    def decode(self, index: int) -> Image.Image:
+        """Decodes one example to an upright RGB image of its own size.
+
+        Args:
+            index: position in `ids`.
+
+        Returns:
+            A PIL image of mode RGB.
+
+        Raises:
+            UnreadableImageError: the bytes are not an image that can be decoded.
+        """
         try:
             # Pillow warns of what it can read all the same: odd metadata, sizes within our limit.
             with warnings.catch_warnings(action="ignore"), self.open_image(index) as image:
                 # Checked on the header, before the pixels are decoded into memory.
                 if image.width * image.height > _MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels are too many")
-                return fit(_to_rgb(image), size, resize)
+                return _to_rgb(image)
         except Exception as error:  # Decoders raise any type on broken bytes.
             raise UnreadableImageError(f"{self.ids[index]}: {_first_line(error)}") from error
 
@@ -156,7 +170,7 @@ def _folder(config: DataConfig) -> Source:
         )
     manifest = root / "manifest.csv"
     if manifest.is_file():
-        names, labels = _read_manifest(manifest)
+        names, labels = _read_manifest(manifest, config.split)
     else:
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES)
         names = [path.relative_to(root).as_posix() for path in files]
@@ -170,20 +184,22 @@ def _folder(config: DataConfig) -> Source:
     )
 
 
-def _read_manifest(path: pathlib.Path) -> tuple[list[str], list[int]]:
-    """Reads the columns `file` and, where present, `label` of a folder's manifest.csv."""
+def _read_manifest(path: pathlib.Path, split: str) -> tuple[list[str], list[int]]:
+    """Reads the columns `file`, `label` and `split`, where present, of a folder's manifest.csv."""
     try:
         # Spreadsheets begin UTF-8 files with a byte order mark.
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
+        if split:
+            rows = [row for row in rows if row["split"] == split]
         names = [row["file"] for row in rows]
         labels = [int(row.get("label") or UNKNOWN_LABEL) for row in rows]
         if not all(names) or min(labels, default=0) < UNKNOWN_LABEL:
             raise ValueError("a row has no file or a label below -1")
     except (KeyError, ValueError, csv.Error) as error:
         raise ConfigError(
-            f"{path}: expected a column `file` and, if labels are known, a column `label` of whole "
-            f"numbers ({type(error).__name__}: {error})"
+            f"{path}: expected a column `file`, if labels are known a column `label` of whole "
+            f"numbers, and a column `split` if one is asked for ({type(error).__name__}: {error})"
         ) from error
     if len(set(names)) != len(names):
         raise ConfigError(f"{path}: a file is listed twice, but each example needs its own id")

@@ -6,7 +6,6 @@ and pepper, everywhere at first and where the mask is undecided later. Everythin
 function of its key, with static shapes: `jit` and `vmap` it over keys.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -25,6 +24,9 @@ KINDS = {
 }
 LEAST_KEEP, MOST_KEEP = 0.05, 0.95
 COARSEST_GRID, FINEST_GRID = 7, 56
+# What in-fills are measured on: an explanation's first masks, and larger and larger holes.
+HELDOUT_KINDS = ("noise_50", "noise_20", "blocks_50", "strokes_30", "square")
+SQUARE_SIDE = 96 / 224
 MAX_RECTANGLES = 3
 MAX_STROKES = 6
 STROKE_SEGMENTS = 8
@@ -38,7 +40,7 @@ def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
     - `noise`: every pixel by itself, one keep rate of 5 to 95 % a mask;
     - `blocks`: the same for the cells of a grid of 7 x 7 to 56 x 56;
     - `rectangles`: one to three holes, each of 10 to 60 % of either side;
-    - `strokes`: one to six holes along the path of a brush;
+    - `strokes`: two to six holes along the path of a brush;
     - `product`: kept where two masks of the kinds above both keep.
 
     Args:
@@ -59,7 +61,8 @@ def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of mask {kind!r}; known are {', '.join(KINDS)}")
-    return _SAMPLERS[kind](key, size)[..., None].astype(jnp.float32)
+    drawn = _draw_pair(key, size).all(axis=0) if kind == "product" else _SAMPLERS[kind](key, size)
+    return drawn[..., None].astype(jnp.float32)
 
 
 def sample_mixture(key: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -75,14 +78,63 @@ def sample_mixture(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
         float32 `[H, W, 1]` of zeros and ones, 1 = keep.
     """
-    return _draw_any(key, size, list(KINDS))[..., None].astype(jnp.float32)
+    share_key, key = jax.random.split(key)
+    first, second = _draw_pair(key, size)
+    alone = jax.random.bernoulli(share_key, 1.0 - KINDS["product"])
+    return (first & (second | alone))[..., None].astype(jnp.float32)
 
 
-def _draw_any(key: jax.Array, size: tuple[int, int], kinds: Sequence[str]) -> jax.Array:
-    choice_key, key = jax.random.split(key)
-    share = jnp.asarray([KINDS[kind] for kind in kinds])
-    index = jax.random.categorical(choice_key, jnp.log(share))
-    return jax.lax.switch(index, [partial(_SAMPLERS[kind], size=size) for kind in kinds], key)
+def sample_heldout(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
+    """Draws a mask of a kind that in-fills are measured on.
+
+    - `noise_50`, `noise_20`: every pixel by itself is kept with probability 0.5 or 0.2;
+    - `blocks_50`: the same, 0.5, for the cells of a 56 x 56 grid;
+    - `strokes_30`: strokes whose holes take 30 % of the image, as nearly as one of 32 draws does;
+    - `square`: a hole in the centre, 96 pixels wide in an image of 224.
+
+    Args:
+        key: JAX random key.
+        kind: one of `HELDOUT_KINDS`.
+        size: `(H, W)`.
+
+    Returns:
+        float32 `[H, W, 1]` of zeros and ones, 1 = keep.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    if kind in ("noise_50", "noise_20"):
+        kept = jax.random.bernoulli(key, int(kind[-2:]) / 100, size)
+    elif kind == "blocks_50":
+        cells = jax.random.bernoulli(key, 0.5, (FINEST_GRID, FINEST_GRID))
+        rows, columns = (jnp.arange(pixels) * FINEST_GRID // pixels for pixels in size)
+        kept = cells[rows[:, None], columns[None, :]]
+    elif kind == "strokes_30":
+        draws = jax.lax.map(lambda key: _strokes(key, size), jax.random.split(key, 32))
+        kept = draws[jnp.argmin(jnp.abs(draws.mean((1, 2)) - 0.7))]
+    elif kind == "square":
+        rows, columns = (
+            jnp.abs(jnp.arange(pixels) + 0.5 - pixels / 2) < SQUARE_SIDE * pixels / 2
+            for pixels in size
+        )
+        kept = ~(rows[:, None] & columns[None, :])
+    else:
+        raise ValueError(f"unknown kind of mask {kind!r}; known are {', '.join(HELDOUT_KINDS)}")
+    return kept[..., None].astype(jnp.float32)
+
+
+def _draw_pair(key: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Draws two masks `[2, H, W]` of random kinds other than a product."""
+    shares = jnp.asarray([KINDS[kind] for kind in _SAMPLERS])
+    samplers = [partial(sampler, size=size) for sampler in _SAMPLERS.values()]
+
+    def draw(key: jax.Array) -> jax.Array:
+        choice_key, key = jax.random.split(key)
+        choice = jax.random.categorical(choice_key, jnp.log(shares))
+        return jax.lax.switch(choice, samplers, key)
+
+    # A loop, because every kind is compiled once instead of twice.
+    return jax.lax.map(draw, jax.random.split(key))
 
 
 def _noise(key: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -105,7 +157,7 @@ def _blocks(key: jax.Array, size: tuple[int, int]) -> jax.Array:
 def _field(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Draws `Bernoulli(upsample(sigmoid(mean + scale * field)))`.
 
-    The scale goes from 0, one keep rate everywhere, to 8, regions that are decided with a seam of
+    The scale goes from 0, one keep rate everywhere, to 16, regions that are decided with a seam of
     undecided pixels: from the first step of an explanation to its last.
     """
     mean_key, scale_key, grid_key, field_key, key = jax.random.split(key, 5)
@@ -114,7 +166,7 @@ def _field(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     rows, columns = (_stretch(jnp.minimum(coarse, limit), limit) for limit in finest)
     field = rows @ jax.random.normal(field_key, finest) @ columns.T
     mean = 1.5 * jax.random.normal(mean_key)
-    scale = jax.random.uniform(scale_key, maxval=8.0)
+    scale = 16.0 * jnp.square(jax.random.uniform(scale_key))
     keep_prob = upsample(jax.nn.sigmoid(mean + scale * field), size)
     return jax.random.bernoulli(key, keep_prob)
 
@@ -146,8 +198,8 @@ def _strokes(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     steps = jax.random.uniform(step_key, path, minval=0.05, maxval=0.2)
     moves = steps[..., None] * jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     starts = start + jnp.cumsum(moves, axis=1) - moves
-    radius = jax.random.uniform(radius_key, (MAX_STROKES,), minval=0.02, maxval=0.07)
-    used = jnp.arange(MAX_STROKES) < jax.random.randint(count_key, (), 1, MAX_STROKES + 1)
+    radius = jax.random.uniform(radius_key, (MAX_STROKES,), minval=0.03, maxval=0.09)
+    used = jnp.arange(MAX_STROKES) < jax.random.randint(count_key, (), 2, MAX_STROKES + 1)
     reach = jnp.repeat(jnp.where(used, radius, -1.0), STROKE_SEGMENTS)
 
     y, x = jnp.meshgrid(*((jnp.arange(n) + 0.5) / min(size) for n in size), indexing="ij")
@@ -159,19 +211,12 @@ def _strokes(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     return (distance > reach).all(axis=-1)
 
 
-def _product(key: jax.Array, size: tuple[int, int]) -> jax.Array:
-    kinds = [kind for kind in KINDS if kind != "product"]
-    first, second = jax.random.split(key)
-    return _draw_any(first, size, kinds) & _draw_any(second, size, kinds)
-
-
 _SAMPLERS = {
     "field": _field,
     "noise": _noise,
     "blocks": _blocks,
     "rectangles": _rectangles,
     "strokes": _strokes,
-    "product": _product,
 }
 
 

@@ -1,7 +1,8 @@
 """The batch over all local devices: padding, the leading device axis, the project's only `pmap`.
 
-Images are independent, so there is no axis name and no collective: each device runs the batch
-program on its own rows, and results do not depend on how many devices there are.
+Images that are explained are independent, so there is no axis name and no collective: each device
+runs the batch program on its own rows, and results do not depend on how many devices there are.
+Training alone averages its gradients over the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +34,36 @@ def map_over_devices(
     """
     in_axes = (0,) * num_mapped + (None,) * num_shared
     return jax.pmap(jax.vmap(function, in_axes=in_axes), in_axes=in_axes, devices=list(devices))
+
+
+def train_over_devices(
+    step: Callable[..., Any], devices: Sequence[jax.Device], axis_name: str
+) -> Callable[..., Any]:
+    """Compiles a training step `(state, images, rows, *shared) -> (state, metrics)`.
+
+    Args:
+        step: pure function of the rows of ONE device that averages over `axis_name`.
+        devices: local devices to use.
+        axis_name: of the axis of devices.
+
+    Returns:
+        A function of the same arguments. State, images and rows carry a leading axis of devices,
+        as `replicate` and `shard` make them, the two shared arguments do not; so does what comes
+        back. The state passed in is given up.
+    """
+    return jax.pmap(
+        step, axis_name, in_axes=(0, 0, 0, None, None), devices=list(devices), donate_argnums=(0,)
+    )
+
+
+def replicate(tree: Any, num_devices: int) -> Any:
+    """Gives every leaf a leading axis of `num_devices` equal copies."""
+    return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * num_devices), tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """Takes the first device's copy of every leaf, as numpy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf[0]), tree)
 
 
 def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:

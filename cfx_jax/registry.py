@@ -4,17 +4,39 @@ import functools
 import hashlib
 import importlib.resources
 import os
-from collections.abc import Callable
-from typing import Any
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import flax.errors
 import jax
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, efficientnet_lite
-from cfx_jax.generators import Generator, heuristic
+from cfx_jax.generators import Generator, contextual_attention, gated_unet, heuristic
+from cfx_jax.training import Loss
+from cfx_jax.weights import contextual_attention as contextual_attention_weights
 from cfx_jax.weights import efficientnet_lite as efficientnet_lite_weights
+from cfx_jax.weights.params_file import read_arrays, read_params
 from cfx_jax.weights.torch_pickle import read_torch_arrays
+
+
+class Network(NamedTuple):
+    """A generator with parameters.
+
+    Attributes:
+        init: key -> initial parameters.
+        loss: what it is trained on, a `training.Loss`.
+        apply: of its `Generator`.
+        channels: of its images.
+        image_size: side of the images it is measured on.
+    """
+
+    init: Callable[[jax.Array], Any]
+    loss: Loss
+    apply: Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+    channels: int
+    image_size: int
 
 
 def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) -> Classifier:
@@ -42,24 +64,43 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     return _lookup("classifier", _CLASSIFIERS, name)(weights)
 
 
-def load_generator(name: str) -> Generator:
+def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
     """Loads an in-filling generator by name.
 
     Args:
-        name: `"grey"`, `"local_mean"`, `"blur"` or `"random_color"`.
+        name: a network, `"gated_unet"`, `"contextual_attention"`, `"contextual_attention_pytorch"`,
+            or a heuristic, `"grey"`, `"local_mean"`, `"blur"` or
+            `"random_color"`.
+        weights: path of the `weights.safetensors` of a training, or for the contextual attention of
+            a checkpoint in the published layout (.safetensors or .pth), trained with the original
+            or with its PyTorch port as the name says; None takes the packaged ones.
 
     Returns:
-        A `Generator`.
+        A `Generator` whose parameters are on the default device.
 
     Raises:
-        ValueError: the name is unknown; the known ones are listed.
+        ValueError: the name is unknown (the known ones are listed), the network has no packaged
+            weights, or the file holds something else than this network.
+        FileNotFoundError: there is no such weights file.
 
     Example:
         >>> import cfx_jax
         >>> cfx_jax.load_generator("local_mean").name
         'local_mean'
     """
-    return Generator(params=(), apply=_lookup("generator", _GENERATORS, name), name=name)
+    if name in _HEURISTICS:
+        if weights is not None:
+            raise ValueError(
+                f"generator {name!r} has no weights, but {os.fspath(weights)} is given"
+            )
+        return Generator(params=(), apply=_HEURISTICS[name], name=name)
+    network: Network = _lookup("generator", NETWORKS, name, _HEURISTICS)
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    digest = None
+    if weights is None:
+        weights, digest = _packaged(name)
+    params = _read_network(name, weights, template, digest)
+    return Generator(params=jax.device_put(params), apply=network.apply, name=name)
 
 
 def weights_digest(params: Any) -> str:
@@ -104,9 +145,34 @@ def _efficientnet_lite0(weights: str | os.PathLike[str] | None) -> Classifier:
     )
 
 
-def _lookup(kind: str, table: dict[str, Any], name: str) -> Any:
+def _packaged(name: str) -> tuple[pathlib.Path, str]:
+    """Returns the path of the weights that come with the package, and their SHA-256."""
+    if name not in _PACKAGED:
+        raise ValueError(
+            f"generator {name!r} has no packaged weights: train it with python -m cfx_jax.train, "
+            "or give a file (weights=PATH, on the command line --config.generator.weights=PATH)"
+        )
+    return pathlib.Path(__file__).parent / "weights" / f"{name}.safetensors", _PACKAGED[name]
+
+
+def _read_network(
+    name: str, path: str | os.PathLike[str], template: Any, digest: str | None
+) -> dict[str, Any]:
+    """Reads a file of ours, or of the published layout where a network has one."""
+    if not name.startswith("contextual_attention"):
+        return read_params(path, template, digest)
+    is_torch = pathlib.Path(path).suffix in (".pth", ".pt", ".bin")
+    arrays = read_torch_arrays(path) if is_torch else read_arrays(path)
+    # The published names have dots, ours have not.
+    if any("." in key for key in arrays):
+        return contextual_attention_weights.params_from_arrays(arrays)
+    return read_params(path, template)
+
+
+def _lookup(kind: str, table: Mapping[str, Any], name: str, more: Iterable[str] = ()) -> Any:
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; known are {', '.join(sorted(table))}")
+        known = ", ".join(sorted({*table, *more}))
+        raise ValueError(f"unknown {kind} {name!r}; known are {known}")
     return table[name]
 
 
@@ -114,9 +180,23 @@ _CLASSIFIERS: dict[str, Callable[[str | os.PathLike[str] | None], Classifier]] =
     "efficientnet_lite0": _efficientnet_lite0,
 }
 
-_GENERATORS: dict[str, Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]] = {
+_HEURISTICS: dict[str, Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "grey": heuristic.grey,
     "local_mean": heuristic.local_mean,
     "blur": heuristic.blur,
     "random_color": heuristic.random_color,
 }
+
+NETWORKS = {
+    "gated_unet": Network(gated_unet.init, gated_unet.loss, gated_unet.apply, 3, 224),
+    "contextual_attention": Network(
+        contextual_attention.init, contextual_attention.loss, contextual_attention.apply, 3, 224
+    ),
+}
+# The same layout of weights, computed as the PyTorch port does; see that module.
+NETWORKS["contextual_attention_pytorch"] = NETWORKS["contextual_attention"]._replace(
+    apply=functools.partial(contextual_attention.apply, port=True)
+)
+
+# SHA-256 of the files in weights/.
+_PACKAGED: dict[str, str] = {}

@@ -132,7 +132,7 @@ def _load_models(config: Config) -> tuple[Classifier, Generator]:
     try:
         return (
             registry.load_classifier(config.classifier.name, config.classifier.weights or None),
-            registry.load_generator(config.generator.name),
+            registry.load_generator(config.generator.name, config.generator.weights or None),
         )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from cfx_jax.config import Config, ConfigError, check_field
+from cfx_jax.config import MODELS, Config, ConfigError, TrainConfig, check_field
+from cfx_jax.registry import NETWORKS
 from cfx_jax.settings import MODES
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -24,9 +25,10 @@ def load(path):
 def test_config_files_are_valid_and_carry_their_command(path):
     module = load(path)
     config = module.get_config()
-    assert isinstance(config, Config)
+    command, kind = ("train", TrainConfig) if path.stem.startswith("train_") else ("main", Config)
+    assert isinstance(config, kind)
     config.validate()
-    assert f"python -m cfx_jax.main --config=configs/{path.name}" in module.__doc__
+    assert f"python -m cfx_jax.{command} --config=configs/{path.name}" in module.__doc__
     assert config is not module.get_config()
 
 
@@ -36,6 +38,36 @@ def test_there_is_a_demo_and_imagenet():
 
 def test_a_default_config_is_valid():
     Config().validate()
+    TrainConfig().validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("model", "lama", "model is 'lama'; expected one of gated_unet"),
+        ("batch_size", 0, "batch_size is 0; expected a whole number of at least 1"),
+        ("crop_size", 8, "crop_size is 8; expected a whole number of at least 16"),
+        ("seed", 2**32, "seed is 4294967296; expected at most"),
+        ("warmup_steps", 20_000, "expected 1 <= warmup_steps < num_steps"),
+        ("learning_rate", 0.0, "expected a positive rate"),
+        ("ema_decay", 1.0, "ema_decay 1.0; expected .* a decay of at least 0, below 1"),
+        ("feature_weight", -1.0, "feature_weight is -1.0 .* expected at least 0"),
+    ],
+)
+def test_a_training_that_cannot_run_is_refused(field, value, expected):
+    with pytest.raises(ConfigError, match=expected):
+        dataclasses.replace(TrainConfig(), **{field: value}).validate()
+
+
+def test_the_data_of_a_training_are_checked_too():
+    config = TrainConfig()
+    config.heldout.source = "web"
+    with pytest.raises(ConfigError, match=r"heldout.source is 'web'"):
+        config.validate()
+
+
+def test_every_model_can_be_trained():
+    assert set(MODELS) <= set(NETWORKS)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +147,7 @@ def test_objectives_in_order(objective, expected):
 
 @pytest.mark.parametrize("path", ["seed", "data", "data.path", "explain.num_steps"])
 def test_fields_that_exist_pass(path):
-    check_field(path)
+    check_field(Config(), path)
 
 
 @pytest.mark.parametrize(
@@ -128,4 +160,4 @@ def test_fields_that_exist_pass(path):
 )
 def test_fields_that_do_not_exist_list_those_that_do(path, known):
     with pytest.raises(ConfigError, match=re.escape(f"config.{path}; known there: {known}")):
-        check_field(path)
+        check_field(Config(), path)

@@ -183,6 +183,27 @@ def test_an_empty_folder_says_what_it_needs(tmp_path):
         open_folder(tmp_path)
 
 
+def test_a_split_takes_the_rows_of_the_manifest_that_have_it(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(encode(random_image()))
+    rows = [("a.png", 3, "train"), ("b.png", 4, "heldout"), ("c.png", "", "train")]
+    write_manifest(tmp_path, rows, header=("file", "label", "split"))
+    source = open_folder(tmp_path, split="train")
+    assert list(source.ids) == ["a.png", "c.png"]
+    assert [source.label(i) for i in range(2)] == [3, UNKNOWN_LABEL]
+    with pytest.raises(ConfigError, match="holds no image"):
+        open_folder(tmp_path, split="test")
+    write_manifest(tmp_path, [row[:2] for row in rows])
+    with pytest.raises(ConfigError, match=r"column `split`.*KeyError"):
+        open_folder(tmp_path, split="train")
+
+
+def test_decode_keeps_the_size_and_the_pixels(tmp_path):
+    image = random_image(size=(21, 34))
+    (tmp_path / "a.png").write_bytes(encode(image))
+    np.testing.assert_array_equal(open_folder(tmp_path).decode(0), image)
+
+
 def test_max_examples_takes_the_first_ones(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(encode(random_image()))

@@ -39,7 +39,7 @@ def test_links_to_files_resolve(page):
 
 
 def test_options_named_are_options_there_are():
-    from cfx_jax.config import check_field
+    from cfx_jax.config import Config, check_field
 
     for path in re.findall(r"--config\.([\w.]+)=", TEXT):
-        check_field(path)
+        check_field(Config(), path)

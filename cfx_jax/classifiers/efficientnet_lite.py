@@ -93,7 +93,7 @@ class EfficientNetLite0(nn.Module):
         )
         hidden = nn.relu6(hidden)
         index = 0
-        for stage in STAGES:
+        for number, stage in enumerate(STAGES):
             for repeat in range(stage.repeats):
                 hidden = MBConv(
                     stage.kernel,
@@ -103,8 +103,12 @@ class EfficientNetLite0(nn.Module):
                     name=f"block_{index}",
                 )(hidden)
                 index += 1
+            # Costs nothing unless somebody collects the intermediates.
+            self.sow("intermediates", f"stage_{number}", hidden)
         hidden = nn.relu6(nn.Dense(HEAD_FEATURES, name="head")(hidden))
-        return nn.Dense(NUM_CLASSES, name="classifier")(jnp.mean(hidden, axis=(1, 2)))
+        pooled = jnp.mean(hidden, axis=(1, 2))
+        self.sow("intermediates", "pooled", pooled)
+        return nn.Dense(NUM_CLASSES, name="classifier")(pooled)
 
 
 def apply(params: Any, images: jax.Array) -> jax.Array:
@@ -118,3 +122,19 @@ def apply(params: Any, images: jax.Array) -> jax.Array:
         float32 `[N, 1000]`.
     """
     return cast(jax.Array, EfficientNetLite0().apply({"params": params}, images))
+
+
+def features(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Computes what the network sees in images before it names them.
+
+    Args:
+        params: as for `apply`.
+        images: float32 `[N, H, W, 3]`, RGB in [0, 1], any size.
+
+    Returns:
+        `stage_0` to `stage_6`, float32 `[N, h, w, features]` after each stage, at 1/2, 1/4, 1/8,
+        1/16, 1/16, 1/32 and 1/32 of the resolution; `pooled`, float32 `[N, 1280]`, the mean over
+        the image of the last features.
+    """
+    _, collected = EfficientNetLite0().apply({"params": params}, images, mutable=["intermediates"])
+    return {name: value[0] for name, value in collected["intermediates"].items()}

@@ -1,0 +1,407 @@
+"""The network with contextual attention (DeepFill v1), the CA in-fill of the FIDO paper.
+
+Arrays are channels-last, images and in-fills `[N, H, W, 3]` RGB in [0, 1], masks `[N, H, W, 1]`
+with 1 = keep. A coarse network fills the holes; a fine one corrects it with two branches, dilated
+convolutions and an attention that copies patches of what is kept (Yu et al., "Generative Image
+Inpainting with Contextual Attention", CVPR 2018).
+
+Weights were published twice, for two arithmetics that differ although layers and shapes agree:
+
+    what                                    original (TensorFlow)   port=True (PyTorch port)
+    channels                                BGR                     RGB
+    zeros around a convolution of stride 2  after                   before and after
+    nearest neighbour                       corners aligned         upper left pixel
+    norm of a patch                         max(|p|, 1e-4)          sqrt(|p|^2 + 1e-4 numel)
+
+The FIDO paper used the original. Weights converted from it to the port's layout fit it, not
+`port=True`, where its users report misaligned fills and grey borders.
+
+Differs from both: every image of a batch has its own mask in the attention, where they take the
+first one's. Unverified, since the weights were not at hand: that the conversion kept the order of
+the channels, and that the port's weights were trained with the last of its three patch norms.
+"""
+
+from functools import partial
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The size that FIDO's pipeline and the training used.
+SIZE = (256, 256)
+SIZE_MULTIPLE = 8
+WIDTH = 32
+ATTENTION_RATE = 2
+PATCH_SIZE = 3
+SOFTMAX_SCALE = 10.0
+SMALLEST_NORM = 1e-4
+# Of the training loss, as in the configuration of the published training.
+DISCOUNT = 0.9
+COARSE_WEIGHT = 1.2
+# Half of the largest hole of that training, which is where its discount ends.
+LARGEST_DISTANCE = 64
+
+
+class ContextualAttentionNet(nn.Module):
+    """Predicts what is missing from a masked image, twice.
+
+    Parameters are float32: 3.6e6, and 2.6e10 multiply-adds for an image of 256 x 256. They are
+    named as in the published weights, `coarse_generator` and `fine_generator` with `conv1` and so
+    on, each with a `conv` of `kernel` and `bias`.
+
+    Attributes:
+        port: compute as the PyTorch port does, for weights trained with it.
+    """
+
+    port: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Predicts every pixel, without putting kept pixels back.
+
+        Args:
+            images: float32 `[N, H, W, 3]` RGB in [0, 1], H and W multiples of 8; pixels in holes
+                do not matter if finite.
+            mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
+
+        Returns:
+            `(coarse, refined)`, float32 `[N, H, W, 3]` RGB each, clipped to [0, 1] by the
+            published last layer.
+
+        Raises:
+            ValueError: if height or width are no multiples of 8.
+        """
+        if images.shape[1] % SIZE_MULTIPLE or images.shape[2] % SIZE_MULTIPLE:
+            raise ValueError(
+                f"images have shape {images.shape}; expected [N, H, W, 3] with H and W multiples "
+                f"of {SIZE_MULTIPLE}: resize or crop them"
+            )
+        channels = slice(None) if self.port else slice(None, None, -1)
+        known = mask * (2.0 * images[..., channels] - 1.0)
+        coarse = _Coarse(self.port, name="coarse_generator")(known, mask)
+        pasted = known + (1.0 - mask) * coarse
+        refined = _Fine(self.port, name="fine_generator")(pasted, mask)
+        return 0.5 * (coarse[..., channels] + 1.0), 0.5 * (refined[..., channels] + 1.0)
+
+
+class _Coarse(nn.Module):
+    """From the known pixels in [-1, 1] to all of them."""
+
+    port: bool
+
+    @nn.compact
+    def __call__(self, known: jax.Array, mask: jax.Array) -> jax.Array:
+        conv = partial(_Conv, port=self.port)
+        hidden = conv(WIDTH, 5, name="conv1")(_with_holes(known, mask))
+        hidden = conv(2 * WIDTH, stride=2, name="conv2_downsample")(hidden)
+        hidden = conv(2 * WIDTH, name="conv3")(hidden)
+        hidden = conv(4 * WIDTH, stride=2, name="conv4_downsample")(hidden)
+        return _decode(conv, "conv", _dilated(conv, hidden))
+
+
+class _Fine(nn.Module):
+    """From the pixels in [-1, 1] with the coarse fill to better ones."""
+
+    port: bool
+
+    @nn.compact
+    def __call__(self, pasted: jax.Array, mask: jax.Array) -> jax.Array:
+        conv = partial(_Conv, port=self.port)
+        inputs = _with_holes(pasted, mask)
+        hidden = conv(WIDTH, 5, name="conv1")(inputs)
+        hidden = conv(WIDTH, stride=2, name="conv2_downsample")(hidden)
+        hidden = conv(2 * WIDTH, name="conv3")(hidden)
+        hidden = conv(2 * WIDTH, stride=2, name="conv4_downsample")(hidden)
+        imagined = _dilated(conv, hidden)
+
+        hidden = conv(WIDTH, 5, name="pmconv1")(inputs)
+        hidden = conv(WIDTH, stride=2, name="pmconv2_downsample")(hidden)
+        hidden = conv(2 * WIDTH, name="pmconv3")(hidden)
+        hidden = conv(4 * WIDTH, stride=2, name="pmconv4_downsample")(hidden)
+        hidden = conv(4 * WIDTH, name="pmconv5")(hidden)
+        hidden = conv(4 * WIDTH, activation=nn.relu, name="pmconv6")(hidden)
+        cells = _nearest(mask, 4, self.port)
+        hidden = contextual_attention(hidden, hidden, cells, port=self.port)
+        hidden = conv(4 * WIDTH, name="pmconv9")(hidden)
+        copied = conv(4 * WIDTH, name="pmconv10")(hidden)
+        return _decode(conv, "allconv", jnp.concatenate([imagined, copied], axis=-1))
+
+
+class _Conv(nn.Module):
+    """A convolution that keeps the size, or halves it with a stride of 2, and its activation."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    activation: Any = nn.elu
+    port: bool = False
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        around = self.dilation * (self.size // 2)
+        # TensorFlow's SAME needs one row of zeros less when it halves an even size.
+        before = around if self.port else around - (self.stride - 1)
+        convolution = nn.Conv(
+            self.features,
+            (self.size, self.size),
+            strides=self.stride,
+            kernel_dilation=self.dilation,
+            padding=((before, around), (before, around)),
+            kernel_init=nn.initializers.glorot_uniform(),
+            name="conv",
+        )
+        return cast(jax.Array, self.activation(convolution(hidden)))
+
+
+def _with_holes(pixels: jax.Array, mask: jax.Array) -> jax.Array:
+    # The ones tell the network where the image ends, since convolutions pad with zeros.
+    return jnp.concatenate([pixels, jnp.ones_like(mask), 1.0 - mask], axis=-1)
+
+
+def _dilated(conv: Any, hidden: jax.Array) -> jax.Array:
+    for layer in (5, 6):
+        hidden = conv(4 * WIDTH, name=f"conv{layer}")(hidden)
+    for layer, dilation in ((7, 2), (8, 4), (9, 8), (10, 16)):
+        hidden = conv(4 * WIDTH, dilation=dilation, name=f"conv{layer}_atrous")(hidden)
+    return hidden
+
+
+def _decode(conv: Any, prefix: str, hidden: jax.Array) -> jax.Array:
+    for layer in (11, 12):
+        hidden = conv(4 * WIDTH, name=f"{prefix}{layer}")(hidden)
+    for layer, wide, narrow in ((13, 2 * WIDTH, 2 * WIDTH), (15, WIDTH, WIDTH // 2)):
+        hidden = jnp.repeat(jnp.repeat(hidden, 2, axis=1), 2, axis=2)
+        hidden = conv(wide, name=f"{prefix}{layer}")(hidden)
+        hidden = conv(narrow, name=f"{prefix}{layer + 1}")(hidden)
+    pixels = conv(3, activation=partial(jnp.clip, min=-1.0, max=1.0), name=f"{prefix}17")(hidden)
+    return cast(jax.Array, pixels)
+
+
+def contextual_attention(
+    foreground: jax.Array, background: jax.Array, mask: jax.Array, *, port: bool = False
+) -> jax.Array:
+    """Rebuilds the foreground from those patches of the background that are kept whole.
+
+    With f, b and m halved by nearest neighbour, `p(f, i)` the 3 x 3 patch around cell i, and
+    a_j = 1 if no cell of `p(m, j)` is a hole (beyond the border is none), else 0:
+
+        s[i, j] = <p(f, i), p(b, j)> / |p(b, j)|
+        t[i, j] = s[i - 1, j - 1] + s[i, j] + s[i + 1, j + 1], once along rows, once along columns
+        w[i, j] = a_j softmax_j(10 a_j t[i, j])
+        result  = sum over i and j of w[i, j] times the 4 x 4 patch of b at j, pasted at i, / 4
+
+    The sum over neighbours makes coherent regions match. As published, it takes the end of a row
+    for a neighbour of the start of the next one, and patches with a hole take part in the softmax
+    with score 0. Where no patch is kept whole the result is 0, as it nearly always is for masks of
+    independent pixels that keep half of them.
+
+    Args:
+        foreground: float32 `[N, h, w, C]`, h and w even.
+        background: float32, the shape of `foreground`.
+        mask: float32 `[N, h, w, 1]` of zeros and ones, 1 = keep.
+        port: compute as the PyTorch port does.
+
+    Returns:
+        float32, the shape of `foreground`.
+
+    Raises:
+        ValueError: if the shapes differ, or h or w are odd.
+    """
+    height, width = foreground.shape[1:3]
+    if foreground.shape != background.shape or height % 2 or width % 2:
+        raise ValueError(
+            f"foreground and background have shapes {foreground.shape} and {background.shape}; "
+            "expected the same [N, h, w, C] with h and w even"
+        )
+    return jax.vmap(partial(_attend, port=port))(foreground, background, mask)
+
+
+def _attend(foreground: jax.Array, background: jax.Array, mask: jax.Array, port: bool) -> jax.Array:
+    small = [_nearest(x[None], ATTENTION_RATE, port)[0] for x in (foreground, background, mask)]
+    height, width, _ = small[0].shape
+    # One row a patch: both ends of the attention then are matrix products, for which no backend
+    # needs the kernels that differ from image to image.
+    queries, keys, kept = (
+        _patches(x, PATCH_SIZE, 1).reshape(height * width, -1)
+        for x in (small[0], small[1], small[2] - 1.0)
+    )
+    available = jnp.all(kept == 0.0, axis=1).astype(keys.dtype)
+    squares = jnp.sum(jnp.square(keys), axis=1, keepdims=True)
+    if port:
+        norm = jnp.sqrt(squares + SMALLEST_NORM * keys.shape[1])
+    else:
+        # The maximum inside of the root: outside, the gradient of an empty patch is not a number.
+        norm = jnp.sqrt(jnp.maximum(squares, SMALLEST_NORM**2))
+    scores = jnp.matmul(queries, (keys / norm).T, precision=jax.lax.Precision.HIGHEST)
+    scores = _fuse(_fuse(scores, (height, width)), (width, height))
+    weights = available * jax.nn.softmax(SOFTMAX_SCALE * available * scores, axis=1)
+
+    cut = partial(_patches, size=2 * ATTENTION_RATE, stride=ATTENTION_RATE)
+    patches = cut(background)
+    pasted = (weights @ patches.reshape(height * width, -1)).reshape(patches.shape)
+    # Pasting patches where they overlap is the transpose of cutting them out.
+    (result,) = jax.linear_transpose(cut, background)(pasted)
+    return result / 4.0
+
+
+def _fuse(scores: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Adds diagonal neighbours of `[cells, cells]`, then lists the cells in the other order."""
+    cells = len(scores)
+    padded = jnp.pad(scores, 1)
+    total = sum(padded[i : i + cells, i : i + cells] for i in range(3))
+    return jnp.reshape(total, (*shape, *shape)).transpose(1, 0, 3, 2).reshape(cells, cells)
+
+
+def _patches(image: jax.Array, size: int, stride: int) -> jax.Array:
+    """Cuts `[h, w, C]`, padded with zeros, into `[h / stride, w / stride, size * size, C]`."""
+    height, width, _ = image.shape
+    before = (size - stride) // 2
+    after = size - stride - before
+    padded = jnp.pad(image, ((before, after), (before, after), (0, 0)))
+    shifts = [(y, x) for y in range(size) for x in range(size)]
+    return jnp.stack(
+        [padded[y : y + height : stride, x : x + width : stride] for y, x in shifts], axis=2
+    )
+
+
+def _nearest(images: jax.Array, factor: int, port: bool) -> jax.Array:
+    """Picks one of every `factor` rows and columns of `[N, H, W, C]`."""
+    rows, columns = (_picked(n, n // factor, port) for n in images.shape[1:3])
+    return images[:, rows][:, :, columns]
+
+
+def _picked(size: int, count: int, port: bool) -> np.ndarray:
+    if port or count == 1:
+        return np.arange(count) * (size // count)
+    step = np.float32(size - 1) / np.float32(count - 1)
+    return np.floor(np.arange(count, dtype=np.float32) * step + np.float32(0.5)).astype(np.int32)
+
+
+def init(key: jax.Array) -> Any:
+    """Draws the parameters of an untrained network.
+
+    Args:
+        key: JAX random key.
+
+    Returns:
+        The `"params"` collection of `ContextualAttentionNet`.
+    """
+    images = jnp.zeros((1, SIZE_MULTIPLE, SIZE_MULTIPLE, 3))
+    return jax.jit(ContextualAttentionNet().init)(key, images, images[..., :1])["params"]
+
+
+def apply(
+    params: Any, images: jax.Array, mask: jax.Array, key: jax.Array, *, port: bool = False
+) -> jax.Array:
+    """Fills holes as the FIDO paper did; obeys the contract of `Generator.apply`.
+
+    Images are resized to 256 x 256 bilinearly with the corners aligned and rounded to integers of
+    0 to 255, masks resized likewise and rounded. The network's fill is cut off to integers, kept
+    pixels are put back, and the result is resized to the size of the images. Not differentiable.
+
+    Args:
+        params: of `init`, or published ones.
+        images: float32 `[N, H, W, 3]` RGB in [0, 1], any size.
+        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
+        key: ignored, the network is deterministic.
+        port: compute as the PyTorch port does, for weights trained with it.
+
+    Returns:
+        float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
+
+    Raises:
+        ValueError: if images do not have 3 channels.
+
+    Example:
+        >>> import jax
+        >>> images, mask = jax.numpy.zeros((1, 32, 32, 3)), jax.numpy.ones((1, 32, 32, 1))
+        >>> apply(init(jax.random.key(0)), images, mask, jax.random.key(1)).shape
+        (1, 32, 32, 3)
+    """
+    del key
+    if images.shape[-1] != 3:
+        raise ValueError(
+            f"images have shape {images.shape}; expected [N, H, W, 3]: convert them to RGB"
+        )
+    pixels = jnp.round(255.0 * _resize(images, SIZE))
+    keep = jnp.round(_resize(mask, SIZE))
+    _, refined = _predict(params, pixels / 255.0, keep, port)
+    # The published pipeline casts kept pixels too, and loses a level where they are not exact.
+    filled = jnp.where(keep > 0.5, pixels, jnp.floor(255.0 * refined))
+    infill = jnp.clip(_resize(filled, images.shape[1:3]) / 255.0, 0.0, 1.0)
+    return jnp.where(mask > 0.5, images, infill)
+
+
+def _predict(
+    params: Any, images: jax.Array, mask: jax.Array, port: bool
+) -> tuple[jax.Array, jax.Array]:
+    both = ContextualAttentionNet(port).apply({"params": params}, images, mask)
+    return cast(tuple[jax.Array, jax.Array], both)
+
+
+def _resize(images: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    rows, columns = (_bilinear(n, m) for n, m in zip(size, images.shape[1:3], strict=True))
+    # Full precision, because TPUs round matmul operands to bfloat16 by default.
+    return jnp.einsum(
+        "yh,nhwc,xw->nyxc", rows, images, columns, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _bilinear(size: int, source: int) -> np.ndarray:
+    """Weights `[size, source]`, corner pixels on corner pixels."""
+    position = np.linspace(0.0, source - 1.0, size)
+    distance = np.abs(position[:, None] - np.arange(source))
+    return np.maximum(0.0, 1.0 - distance).astype(np.float32)
+
+
+def loss(
+    params: Any, images: jax.Array, mask: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Computes the reconstruction loss of the paper, for holes of any shape, without its critics.
+
+    A stage's term is the mean absolute error inside the holes, weighted by `0.9**(d - 1)`, plus the
+    mean absolute error of the kept pixels; image by image, then averaged. d is the city-block
+    distance to the nearest kept pixel, at most 64: inside a rectangle that is the distance to the
+    nearest side, from which the published weights count. They are not normalised; these are, or a
+    large hole would weigh less than a small one.
+
+    Args:
+        params: of `init`.
+        images: float32 `[N, H, W, 3]` RGB in [0, 1], the truth, H and W multiples of 8.
+        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
+        key: ignored, nothing is drawn.
+
+    Returns:
+        `(loss, infills, terms)`: `1.2 * coarse + refined`, the refined prediction `[N, H, W, 3]`,
+        and the two terms, `{"coarse_l1", "refined_l1"}`.
+    """
+    del key
+    coarse, refined = _predict(params, images, mask, port=False)
+    discount = (1.0 - mask) * DISCOUNT ** (_distance_to_kept(mask) - 1.0)
+    weights = _normalised(discount) + _normalised(mask)
+
+    def term(predicted: jax.Array) -> jax.Array:
+        error = jnp.abs(predicted - images).mean(axis=-1, keepdims=True)
+        return (weights * error).sum(axis=(1, 2, 3)).mean()
+
+    terms = {"coarse_l1": term(coarse), "refined_l1": term(refined)}
+    return COARSE_WEIGHT * terms["coarse_l1"] + terms["refined_l1"], refined, terms
+
+
+def _normalised(weights: jax.Array) -> jax.Array:
+    total = weights.sum(axis=(1, 2, 3), keepdims=True)
+    return weights / jnp.where(total > 0.0, total, 1.0)
+
+
+def _distance_to_kept(mask: jax.Array) -> jax.Array:
+    """City-block distance of every pixel to the nearest kept one, at most `LARGEST_DISTANCE`."""
+    distance = LARGEST_DISTANCE * (1.0 - mask)
+    for axis in (1, 2):
+        position = jax.lax.broadcasted_iota(mask.dtype, mask.shape, axis)
+        before = jax.lax.cummin(distance - position, axis=axis) + position
+        after = jax.lax.cummin(distance + position, axis=axis, reverse=True) - position
+        distance = jnp.minimum(before, after)
+    return distance

@@ -1,0 +1,281 @@
+"""A small gated U-Net that corrects a closed-form multi-scale fill of the kept pixels.
+
+Arrays are channels-last, images and in-fills `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]` with
+1 = keep. The fill interpolates the kept pixels at every scale (`push_pull`), so the network learns
+only what interpolation cannot know, and an untrained one already interpolates. In the end a few
+learnt linear filters at full resolution run in turn, the kept pixels put back before each, as an
+iterative solver of a differential equation would: they tie the residual to the pixels beside it.
+
+Every 3 x 3 convolution of the U-Net is gated, `features * sigmoid(gate)`: the network learns where
+its input is to be trusted (Yu et al., "Free-Form Image Inpainting with Gated Convolution", ICCV
+2019). Differs from it: a residual on the fill, skips that are added, no normalisation.
+"""
+
+from functools import partial
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.generators.losses import hole_l1
+
+GREY = 0.5
+IMAGE_CHANNELS = 3
+# Features at 1/2, 1/4, 1/8 and 1/16 of the resolution. Nothing runs at full resolution: there a
+# convolution of 8 channels takes as long on CPU as one of 48 at half of it.
+WIDTHS = (24, 48, 88, 112)
+DILATIONS = (2, 4)
+SIZE_MULTIPLE = 2 ** len(WIDTHS)
+NUM_FILTERS = 4
+
+
+class GatedUNet(nn.Module):
+    """Predicts what is missing from the multi-scale fill of a masked image.
+
+    Parameters are float32: 1.4e6, and 1.2e9 multiply-adds for an image of 224 x 224.
+
+    Attributes:
+        stochastic: also see an image of noise, so that several in-fills of a hole can differ.
+        dtype: of the U-Net. The fill and the filters at full resolution stay in float32.
+    """
+
+    stochastic: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+        """Fills holes.
+
+        Args:
+            images: float32 `[N, H, W, 3]` in [0, 1], any size; pixels in holes do not matter.
+            mask: float32 `[N, H, W, 1]`, 1 = keep.
+            key: of the noise; ignored unless stochastic.
+
+        Returns:
+            float32 `[N, H, W, 3]`, [0, 1] up to rounding, kept pixels as they were; the fill itself
+            while untrained.
+        """
+        height, width = images.shape[1:3]
+        # What is beyond the border is a hole too, so the network sees nothing made up there.
+        border = ((0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE), (0, 0))
+        mask = jnp.pad(mask, border)
+        kept = mask * (jnp.pad(images, border) - GREY)
+        inputs = [push_pull(kept, mask), mask - 0.5]
+        if self.stochastic:
+            inputs.append(_noise(key, mask.shape))
+        folded = [_fold(array) for array in inputs]
+        fill = folded[0]
+        residual = UNet(self.dtype, name="unet")(jnp.concatenate(folded, axis=-1))
+        # From here on all is folded: four pixels by three colours are twelve channels.
+        hole = _fold(jnp.broadcast_to(1.0 - mask, kept.shape))
+        kept = _fold(kept)
+        filled = kept + hole * (fill + residual)
+        for index in range(NUM_FILTERS):
+            change = nn.Conv(
+                filled.shape[-1],
+                (3, 3),
+                use_bias=False,
+                kernel_init=nn.initializers.zeros,
+                name=f"filter_{index}",
+            )(filled)
+            # Within what pixels can be: a chain of linear filters may grow without bound.
+            filled = kept + hole * jnp.clip(filled + change, -GREY, 1.0 - GREY)
+        return _unfold(filled)[:, :height, :width] + GREY
+
+
+class UNet(nn.Module):
+    """Maps folded inputs to a folded residual, both at half the resolution of the image.
+
+    Attributes:
+        dtype: of the convolutions.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps `[N, H, W, C]`, H and W multiples of 8, to float32 `[N, H, W, 12]`."""
+        gated = partial(GatedConv, dtype=self.dtype)
+        hidden = gated(WIDTHS[0], name="stem")(inputs.astype(self.dtype))
+        skips = []
+        for level, features in enumerate(WIDTHS[:-1]):
+            hidden += gated(features, name=f"encode_{level}")(hidden)
+            skips.append(hidden)
+            hidden = gated(WIDTHS[level + 1], stride=2, name=f"down_{level}")(hidden)
+        for dilation in DILATIONS:
+            hidden += gated(WIDTHS[-1], dilation=dilation, name=f"middle_{dilation}")(hidden)
+        for level, features in reversed(list(enumerate(WIDTHS[:-1]))):
+            narrow = nn.Dense(features, dtype=self.dtype, name=f"up_{level}")(hidden)
+            hidden = skips[level] + _double(narrow)
+            hidden += gated(features, name=f"decode_{level}")(hidden)
+        residual = nn.Conv(
+            4 * IMAGE_CHANNELS,
+            (3, 3),
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="residual",
+        )(hidden)
+        return residual.astype(jnp.float32)
+
+
+class GatedConv(nn.Module):
+    """A 3 x 3 convolution to `2 * features` channels: one half times the sigmoid of the other."""
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H / stride, W / stride, features]`."""
+        both = nn.Conv(
+            2 * self.features,
+            (3, 3),
+            strides=self.stride,
+            kernel_dilation=self.dilation,
+            dtype=self.dtype,
+            name="conv",
+        )(hidden)
+        return both[..., : self.features] * nn.sigmoid(both[..., self.features :])
+
+
+def init(key: jax.Array, *, stochastic: bool = False) -> dict[str, Any]:
+    """Returns the parameters of a new network."""
+    images = jnp.zeros((1, SIZE_MULTIPLE, SIZE_MULTIPLE, IMAGE_CHANNELS))
+    variables = GatedUNet(stochastic).init(key, images, images[..., :1], key)
+    return cast(dict[str, Any], variables["params"])
+
+
+def loss(
+    params: Any, images: jax.Array, mask: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Computes the mean absolute error inside the holes.
+
+    Args:
+        params: of `init`.
+        images: float32 `[N, H, W, 3]` RGB in [0, 1], the truth.
+        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
+        key: of the noise of a stochastic network.
+
+    Returns:
+        `(loss, infills, terms)` as `cfx_jax.training.Loss` asks for; no terms but the loss.
+    """
+    network = _network(params, jnp.float32)
+    infills = cast(jax.Array, network.apply({"params": params}, images, mask, key))
+    return hole_l1(infills, images, mask), infills, {}
+
+
+def apply(
+    params: Any, images: jax.Array, mask: jax.Array, key: jax.Array, *, dtype: Any = jnp.float32
+) -> jax.Array:
+    """Fills holes with a trained network; obeys the contract of `Generator.apply`.
+
+    Args:
+        params: of `init`, trained.
+        images: float32 `[N, H, W, C]` in [0, 1], any size; C is 3, or 1 for grey images, which are
+            filled as grey RGB images.
+        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
+        key: of the noise of a stochastic network; ignored by others.
+        dtype: of the U-Net; `jnp.bfloat16` for accelerators.
+
+    Returns:
+        float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
+
+    Raises:
+        ValueError: if images have neither 1 nor 3 channels.
+
+    Example:
+        >>> import jax
+        >>> images, mask = jax.numpy.zeros((1, 32, 32, 3)), jax.numpy.ones((1, 32, 32, 1))
+        >>> apply(init(jax.random.key(0)), images, mask, jax.random.key(1)).shape
+        (1, 32, 32, 3)
+    """
+    channels = images.shape[-1]
+    if channels not in (1, IMAGE_CHANNELS):
+        raise ValueError(
+            f"images have shape {images.shape}; expected [N, H, W, 3], or [N, H, W, 1] for grey "
+            "images: convert them to RGB"
+        )
+    colour = jnp.broadcast_to(images, (*images.shape[:3], IMAGE_CHANNELS))
+    network = _network(params, dtype)
+    filled = cast(jax.Array, network.apply({"params": params}, colour, mask, key))
+    if channels == 1:
+        filled = filled.mean(axis=-1, keepdims=True)
+    return jnp.where(mask > 0.5, images, jnp.clip(filled, 0.0, 1.0))
+
+
+def push_pull(kept: jax.Array, mask: jax.Array) -> jax.Array:
+    """Fills holes from the finest scale at which a pixel is kept nearby.
+
+    Up the pyramid, a coarse pixel is the mean of those kept among its 2 x 2, and is kept if any of
+    them is; down, holes take the bilinearly upsampled level above, then the mean of their four
+    neighbours. Zero if nothing is kept.
+
+    Args:
+        kept: float `[N, H, W, C]`, any size, zero in the holes.
+        mask: `[N, H, W, 1]` of zeros and ones, 1 = keep.
+
+    Returns:
+        The filled images, equal to `kept` where the mask is 1.
+    """
+    height, width = mask.shape[1:3]
+    if height == width == 1:
+        return kept
+    both = jnp.concatenate([kept, mask], axis=-1)
+    both = jnp.pad(both, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    # Four strided slices fuse into one pass where a windowed sum would not.
+    total = both[:, ::2, ::2] + both[:, 1::2, ::2] + both[:, ::2, 1::2] + both[:, 1::2, 1::2]
+    mean = total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)
+    above = _double(push_pull(mean, jnp.minimum(total[..., -1:], 1.0)))
+    filled = kept + (1.0 - mask) * above[:, :height, :width]
+    return kept + (1.0 - mask) * _mean_of_neighbours(filled)
+
+
+def _network(params: Any, dtype: Any) -> GatedUNet:
+    """Returns the network that parameters are of: a stochastic one has a larger stem."""
+    inputs = params["unet"]["stem"]["conv"]["kernel"].shape[2]
+    return GatedUNet(stochastic=inputs > 4 * (IMAGE_CHANNELS + 1), dtype=dtype)
+
+
+def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws each row from a key of its own, so that it does not depend on the rows beside it."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(shape[0]))
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+
+
+def _mean_of_neighbours(images: jax.Array) -> jax.Array:
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
+    columns = padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return 0.25 * (rows + columns)
+
+
+def _double(images: jax.Array) -> jax.Array:
+    """Upsamples `[N, H, W, C]` to `[N, 2H, 2W, C]`: bilinear, half-pixel centres."""
+    return _double_axis(_double_axis(images, 1), 2)
+
+
+def _double_axis(images: jax.Array, axis: int) -> jax.Array:
+    edge = [(1, 1) if i == axis else (0, 0) for i in range(images.ndim)]
+    padded = jnp.pad(images, edge, mode="edge")
+    size = images.shape[axis]
+    before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+    after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+    pair = jnp.stack([0.75 * images + 0.25 * before, 0.75 * images + 0.25 * after], axis + 1)
+    return pair.reshape([2 * n if i == axis else n for i, n in enumerate(images.shape)])
+
+
+def _fold(images: jax.Array) -> jax.Array:
+    """Moves every 2 x 2 pixels into channels: `[N, H, W, C]` to `[N, H / 2, W / 2, 4 C]`."""
+    n, height, width, channels = images.shape
+    cells = images.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, 4 * channels)
+
+
+def _unfold(cells: jax.Array) -> jax.Array:
+    """Inverts `_fold`."""
+    n, height, width, channels = cells.shape
+    images = cells.reshape(n, height, width, 2, 2, channels // 4)
+    return images.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)

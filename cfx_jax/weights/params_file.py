@@ -1,0 +1,106 @@
+"""Parameters of our networks as safetensors files: arrays, what made them, and a digest."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+_SEPARATOR = "/"
+_CARD = "card"
+
+
+def encode_params(params: Any, card: Mapping[str, Any]) -> bytes:
+    """Returns the content of a file that holds a parameter tree in float16.
+
+    Args:
+        params: nested dict of arrays, below 65504 in magnitude.
+        card: JSON values that tell what made the parameters, kept in the file's header.
+
+    Raises:
+        ValueError: a value does not fit float16; the message names its array.
+    """
+    arrays = {}
+    for name, value in traverse_util.flatten_dict(params, sep=_SEPARATOR).items():
+        with np.errstate(over="ignore"):
+            # safetensors writes the memory of an array, whatever its order.
+            arrays[name] = np.ascontiguousarray(np.asarray(value, np.float32).astype(np.float16))
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds values that are not finite in float16")
+    # Sorted and under one name (safetensors shuffles names), so that equal parameters make equal
+    # files.
+    metadata = {_CARD: json.dumps(card, sort_keys=True)}
+    return bytes(save(dict(sorted(arrays.items())), metadata=metadata))
+
+
+def read_params(
+    path: str | os.PathLike[str], template: Any, digest: str | None = None
+) -> dict[str, Any]:
+    """Reads a file that `encode_params` made for a network.
+
+    Args:
+        path: the file.
+        template: tree of the network's parameters, of arrays or `jax.ShapeDtypeStruct`.
+        digest: SHA-256 the file must have; None takes any.
+
+    Returns:
+        Nested dict of float32 arrays with the names and shapes of the template.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, has another digest, or holds another network; the message
+            names the arrays that are missing, left over or of another shape.
+    """
+    path = pathlib.Path(path)
+    if digest is not None and (found := file_digest(path)) != digest:
+        raise ValueError(
+            f"{path} is truncated or was altered: its SHA-256 is {found}, expected {digest}; "
+            "install the package again"
+        )
+    arrays = read_arrays(path)
+    expected = traverse_util.flatten_dict(template, sep=_SEPARATOR)
+    wrong = [f"missing {name}" for name in sorted(expected.keys() - arrays.keys())]
+    wrong += [f"unknown {name}" for name in sorted(arrays.keys() - expected.keys())]
+    wrong += [
+        f"{name} is {arrays[name].shape}, expected {expected[name].shape}"
+        for name in sorted(expected.keys() & arrays.keys())
+        if arrays[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} holds the parameters of another network: {'; '.join(wrong)}")
+    floats = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    return traverse_util.unflatten_dict(floats, sep=_SEPARATOR)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads all arrays of a safetensors file by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a safetensors file, or a truncated one.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the card of a file that `encode_params` made."""
+    with safe_open(os.fspath(path), framework="numpy") as file:
+        card: dict[str, Any] = json.loads(file.metadata()[_CARD])
+    return card
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,49 @@
+"""Quality of in-fills: known answers, and masks that never change."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cfx_jax import infill_quality, masks
+from cfx_jax.generators import Generator
+from cfx_jax.infill_quality import fill, heldout_masks, measure
+
+
+def test_quality_of_a_constant_error_inside_the_hole():
+    images = np.full((2, 16, 16, 3), 0.5, np.float32)
+    mask = np.ones((2, 16, 16, 1), np.float32)
+    mask[0, :4] = 0.0
+    mask[1, :, :8] = 0.0
+    infilled = images + (1 - mask) * np.float32([0.1, 0.01])[:, None, None, None]
+    quality = measure(infilled, images, mask)
+    assert quality.psnr == pytest.approx((20 + 40) / 2, abs=1e-3)
+    assert quality.l1 == pytest.approx((0.1 + 0.01) / 2, abs=1e-6)
+    assert quality.ssim < 1
+
+
+def test_quality_of_the_truth():
+    images = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    mask = np.zeros((2, 16, 16, 1), np.float32)
+    quality = measure(images, images, mask)
+    assert quality == (pytest.approx(20 * math.log10(255)), 0.0, pytest.approx(1.0))
+
+
+def test_masks_are_the_same_every_time_and_differ_by_image():
+    first, second = heldout_masks(3, (28, 28)), heldout_masks(3, (28, 28))
+    assert tuple(first) == masks.HELDOUT_KINDS
+    for kind, drawn in first.items():
+        np.testing.assert_array_equal(drawn, second[kind])
+        assert kind == "square" or not np.array_equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("count", [1, 8, 11])
+def test_fill_keeps_the_order_of_many_images(count):
+    def apply(params, images, mask, key):
+        return images * params
+
+    images = np.random.default_rng(0).uniform(size=(count, 8, 8, 1)).astype(np.float32)
+    mask = np.zeros((count, 8, 8, 1), np.float32)
+    filled = fill(Generator(params=np.float32(0.5), apply=apply), images, mask)
+    np.testing.assert_allclose(filled, 0.5 * images, atol=1e-6)
+    assert infill_quality._ROWS == 8

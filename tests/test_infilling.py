@@ -1,0 +1,69 @@
+"""In-filling by itself: the composite, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfx_jax
+
+KEY = jax.random.key(0)
+
+
+def test_kept_pixels_stay_holes_are_filled_and_soft_ones_blend(fill_half, images):
+    mask = jnp.linspace(0.0, 1.0, 16)[None, :, None, None] * jnp.ones((5, 16, 16, 1))
+    infilled = cfx_jax.infill(KEY, fill_half, images, mask)
+    np.testing.assert_allclose(infilled, mask * images + (1 - mask) * 0.5, atol=1e-6)
+
+
+def test_the_generator_sees_the_rounded_mask_and_the_key(images):
+    def apply(params, images, mask, key):
+        return 0.5 * mask + 0.25 * jax.random.uniform(key) + 0.0 * images
+
+    generator = cfx_jax.Generator(params=(), apply=apply)
+    mask = jnp.full((5, 16, 16, 1), 0.75)
+    seen = (cfx_jax.infill(KEY, generator, images, mask) - 0.75 * images) / 0.25
+    np.testing.assert_allclose(seen, 0.5 + 0.25 * jax.random.uniform(KEY), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grey", "local_mean", "blur", "random_color"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_kept_is_the_image_and_all_filled_is_finite(name, channels, images):
+    generator = cfx_jax.load_generator(name)
+    images, whole = images[..., :channels], jnp.ones((5, 16, 16, 1))
+    np.testing.assert_array_equal(cfx_jax.infill(KEY, generator, images, whole), images)
+    assert np.isfinite(cfx_jax.infill(KEY, generator, images, 0.0 * whole)).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (np.full((5, 16, 16, 1), 1.5), r"mask ranges over \[1.5, 1.5\]; expected \[0, 1\]"),
+        (np.full((5, 16, 16, 1), -0.1), r"mask ranges over \[-0.1, -0.1\]"),
+        (np.full((5, 16, 16, 1), np.nan), r"mask ranges over \[nan, nan\]"),
+        (np.ones((5, 8, 16, 1)), r"mask has shape \(5, 8, 16, 1\); expected \(5, 16, 16, 1\)"),
+        (np.ones((5, 16, 16)), r"mask has shape \(5, 16, 16\); expected \(5, 16, 16, 1\)"),
+    ],
+)
+def test_masks_that_are_none_are_refused(fill_half, images, mask, expected):
+    with pytest.raises(ValueError, match=expected):
+        cfx_jax.infill(KEY, fill_half, images, mask)
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (lambda images: 255 * images, "divide 8-bit images by 255"),
+        (lambda images: images.astype(jnp.int32), "expected float32"),
+        (lambda images: images[0], r"expected \[N, H, W, C\]"),
+    ],
+)
+def test_images_that_are_none_are_refused(fill_half, images, bad, expected):
+    with pytest.raises(ValueError, match=expected):
+        cfx_jax.infill(KEY, fill_half, bad(images), jnp.ones((5, 16, 16, 1)))
+
+
+def test_under_somebody_elses_jit(fill_half, images):
+    mask = jnp.zeros((5, 16, 16, 1))
+    compiled = jax.jit(cfx_jax.infill)(KEY, fill_half, images, mask)
+    np.testing.assert_allclose(compiled, 0.5, atol=1e-6)
