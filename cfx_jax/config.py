@@ -13,7 +13,7 @@ from cfx_jax.training import TrainSettings
 OBJECTIVES = ("ssr", "sdr", "both")
 SOURCES = ("bundled", "folder", "tfds")
 RESIZES = ("crop", "stretch")
-MODELS = ("gated_unet", "contextual_attention")
+MODELS = ("gated_unet", "contextual_attention", "vae", "vae_digits")
 _MAX_SEED = 2**32 - 1
 
 

@@ -91,3 +91,28 @@ def measure(infilled: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Quali
     # A hole filled without any error would have no PSNR: count it as that of 8 bits.
     psnr = -10.0 * np.log10(np.maximum(squared, 255.0**-2))
     return Quality(float(psnr.mean()), float(absolute.mean()), float(np.mean(similarity)))
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Computes the Frechet distance of two sets of features, each taken for a Gaussian.
+
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))` with means m and covariances C (Heusel et al.,
+    "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017; differs from it by the network
+    that the features are of, so values are comparable among themselves only).
+
+    Args:
+        first: float `[N, D]`.
+        second: float `[M, D]`.
+
+    Returns:
+        At least 0; 0 for equal means and covariances.
+    """
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    covariances = [np.atleast_2d(np.cov(features, rowvar=False)) for features in (first, second)]
+    # The eigenvalues of C1 C2 are those of the symmetric C1^(1/2) C2 C1^(1/2).
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ covariances[1] @ root)
+    cross = np.sqrt(np.maximum(product, 0.0)).sum()
+    shift = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
+    return float(max(shift + np.trace(covariances[0] + covariances[1]) - 2.0 * cross, 0.0))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, efficientnet_lite
-from cfx_jax.generators import Generator, contextual_attention, gated_unet, heuristic
+from cfx_jax.generators import Generator, contextual_attention, gated_unet, heuristic, vae
 from cfx_jax.training import Loss
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
 from cfx_jax.weights import efficientnet_lite as efficientnet_lite_weights
@@ -69,7 +69,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
 
     Args:
         name: a network, `"gated_unet"`, `"contextual_attention"`, `"contextual_attention_pytorch"`,
-            or a heuristic, `"grey"`, `"local_mean"`, `"blur"` or
+            `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`, `"local_mean"`, `"blur"` or
             `"random_color"`.
         weights: path of the `weights.safetensors` of a training, or for the contextual attention of
             a checkpoint in the published layout (.safetensors or .pth), trained with the original
@@ -193,10 +193,25 @@ NETWORKS = {
         contextual_attention.init, contextual_attention.loss, contextual_attention.apply, 3, 224
     ),
 }
+NETWORKS |= {
+    name: Network(
+        functools.partial(vae.init, architecture=architecture),
+        functools.partial(vae.loss, architecture=architecture),
+        functools.partial(vae.apply, architecture=architecture),
+        architecture.channels,
+        image_size,
+    )
+    for name, architecture, image_size in (
+        ("vae", vae.PHOTOGRAPHS, 224),
+        ("vae_digits", vae.DIGITS, 28),
+    )
+}
 # The same layout of weights, computed as the PyTorch port does; see that module.
 NETWORKS["contextual_attention_pytorch"] = NETWORKS["contextual_attention"]._replace(
     apply=functools.partial(contextual_attention.apply, port=True)
 )
 
 # SHA-256 of the files in weights/.
-_PACKAGED: dict[str, str] = {}
+_PACKAGED = {
+    "vae_digits": "dfa0397855c35cc03a2d5703c517fe7821a6a2d245f7d7f7eb1e8ef085dadaad",
+}

@@ -62,11 +62,13 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
         with TrainLog(workdir, int(saved.step)) as log:
             for step, state, metrics in _take_steps(config, saved, crops):
                 log.add(metrics)
-                if _is_due(config, step, LOG_EVERY):
+                is_checkpoint = _is_due(config, step, config.checkpoint_every)
+                # A mean that reached over a checkpoint would be lost in part by a stop.
+                if is_checkpoint or _is_due(config, step, LOG_EVERY):
                     log.write_metrics(step)
                 if _is_due(config, step, config.evaluate_every):
                     log.write_heldout(step, *heldout.measure(parallel.unreplicate(state.ema)))
-                if _is_due(config, step, config.checkpoint_every):
+                if is_checkpoint:
                     saved = parallel.unreplicate(state)
                     _save(checkpoints, step, saved)
     for reason in crops.unreadable.values():
@@ -161,6 +163,8 @@ def _manifest(config: TrainConfig, source: data.Source) -> dict[str, Any]:
     asked = dataclasses.asdict(config)
     for name in ("heldout", "max_heldout", "evaluate_every", "checkpoint_every"):
         del asked[name]
+    # Where the images lie is the user's business; which they are, the fingerprint tells.
+    del asked["data"]["path"]
     return {
         "config": asked,
         "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},

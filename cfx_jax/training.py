@@ -197,7 +197,7 @@ def train_step(
     # Young averages forget faster, or the random start would linger in them.
     decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = optax.incremental_update(params, state.ema, 1.0 - decay)
-    terms["gradient_norm"] = optax.global_norm(gradient)
+    terms["gradient_norm"] = optax.tree.norm(gradient)
     new = dataclasses.replace(
         state, step=state.step + 1, params=params, ema=ema, optimizer=optimizer
     )

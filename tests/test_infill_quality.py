@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import linalg
 
 from cfx_jax import infill_quality, masks
 from cfx_jax.generators import Generator
-from cfx_jax.infill_quality import fill, heldout_masks, measure
+from cfx_jax.infill_quality import fill, frechet_distance, heldout_masks, measure
 
 
 def test_quality_of_a_constant_error_inside_the_hole():
@@ -47,3 +48,23 @@ def test_fill_keeps_the_order_of_many_images(count):
     filled = fill(Generator(params=np.float32(0.5), apply=apply), images, mask)
     np.testing.assert_allclose(filled, 0.5 * images, atol=1e-6)
     assert infill_quality._ROWS == 8
+
+
+def test_frechet_distance_of_independent_numbers_is_that_of_their_moments():
+    """`sum (m1 - m2)^2 + (s1 - s2)^2` where covariances are diagonal."""
+    corners = np.asarray([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])
+    first, second = corners * [1.0, 2.0] + [0.0, 5.0], corners * [3.0, 0.5] + [1.0, 4.0]
+    scale = 4 / 3  # The sample covariance divides by one less.
+    expected = (1 + 1) + scale * ((1 - 3) ** 2 + (2 - 0.5) ** 2)
+    assert frechet_distance(first, second) == pytest.approx(expected)
+    assert frechet_distance(first, first) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_frechet_distance_with_scipy_as_oracle():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(40, 6)), rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6))
+    product = np.cov(first, rowvar=False) @ np.cov(second, rowvar=False)
+    cross = np.trace(linalg.sqrtm(product).real)
+    expected = np.square(first.mean(0) - second.mean(0)).sum() - 2 * cross
+    expected += np.trace(np.cov(first, rowvar=False)) + np.trace(np.cov(second, rowvar=False))
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)

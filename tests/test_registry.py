@@ -19,7 +19,7 @@ from cfx_jax.weights.torch_pickle import read_torch_arrays
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="unknown classifier 'vgg'; known are efficientnet_lite0"):
         cfx_jax.load_classifier("vgg")
-    known = "blur, contextual_attention, contextual_attention_pytorch, gated_unet, grey, local_mean"
+    known = "blur, contextual_attention, contextual_attention_pytorch, gated_unet, grey"
     with pytest.raises(ValueError, match=f"unknown generator 'gan'; known are {known}"):
         cfx_jax.load_generator("gan")
 
@@ -157,6 +157,19 @@ def test_contextual_attention_reads_the_published_layout_with_both_arithmetics(t
     )
     assert weights_digest(original.params) == weights_digest(port.params)
     assert original.apply is not port.apply
+
+
+@pytest.mark.parametrize("name", list(registry._PACKAGED))
+def test_packaged_weights_fill_and_have_the_digest_that_is_checked(name, tmp_path, monkeypatch):
+    generator = cfx_jax.load_generator(name)
+    network = registry.NETWORKS[name]
+    images = jnp.full((1, 32, 32, network.channels), 0.7)
+    mask = jnp.ones((1, 32, 32, 1)).at[:, 8:24, 8:24].set(0.0)
+    infilled = cfx_jax.infill(jax.random.key(0), generator, images, mask)
+    assert np.isfinite(infilled).all()
+    monkeypatch.setitem(registry._PACKAGED, name, "0" * 64)
+    with pytest.raises(ValueError, match=rf"{name}.safetensors is truncated or was altered"):
+        cfx_jax.load_generator(name)
 
 
 def test_a_network_without_packaged_weights_says_how_to_get_some():

@@ -64,12 +64,12 @@ class GatedUNet(nn.Module):
         inputs = [push_pull(kept, mask), mask - 0.5]
         if self.stochastic:
             inputs.append(_noise(key, mask.shape))
-        folded = [_fold(array) for array in inputs]
+        folded = [fold(array) for array in inputs]
         fill = folded[0]
         residual = UNet(self.dtype, name="unet")(jnp.concatenate(folded, axis=-1))
         # From here on all is folded: four pixels by three colours are twelve channels.
-        hole = _fold(jnp.broadcast_to(1.0 - mask, kept.shape))
-        kept = _fold(kept)
+        hole = fold(jnp.broadcast_to(1.0 - mask, kept.shape))
+        kept = fold(kept)
         filled = kept + hole * (fill + residual)
         for index in range(NUM_FILTERS):
             change = nn.Conv(
@@ -81,7 +81,7 @@ class GatedUNet(nn.Module):
             )(filled)
             # Within what pixels can be: a chain of linear filters may grow without bound.
             filled = kept + hole * jnp.clip(filled + change, -GREY, 1.0 - GREY)
-        return _unfold(filled)[:, :height, :width] + GREY
+        return unfold(filled)[:, :height, :width] + GREY
 
 
 class UNet(nn.Module):
@@ -107,7 +107,7 @@ class UNet(nn.Module):
             hidden += gated(WIDTHS[-1], dilation=dilation, name=f"middle_{dilation}")(hidden)
         for level, features in reversed(list(enumerate(WIDTHS[:-1]))):
             narrow = nn.Dense(features, dtype=self.dtype, name=f"up_{level}")(hidden)
-            hidden = skips[level] + _double(narrow)
+            hidden = skips[level] + double(narrow)
             hidden += gated(features, name=f"decode_{level}")(hidden)
         residual = nn.Conv(
             4 * IMAGE_CHANNELS,
@@ -228,7 +228,7 @@ def push_pull(kept: jax.Array, mask: jax.Array) -> jax.Array:
     # Four strided slices fuse into one pass where a windowed sum would not.
     total = both[:, ::2, ::2] + both[:, 1::2, ::2] + both[:, ::2, 1::2] + both[:, 1::2, 1::2]
     mean = total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)
-    above = _double(push_pull(mean, jnp.minimum(total[..., -1:], 1.0)))
+    above = double(push_pull(mean, jnp.minimum(total[..., -1:], 1.0)))
     filled = kept + (1.0 - mask) * above[:, :height, :width]
     return kept + (1.0 - mask) * _mean_of_neighbours(filled)
 
@@ -252,7 +252,7 @@ def _mean_of_neighbours(images: jax.Array) -> jax.Array:
     return 0.25 * (rows + columns)
 
 
-def _double(images: jax.Array) -> jax.Array:
+def double(images: jax.Array) -> jax.Array:
     """Upsamples `[N, H, W, C]` to `[N, 2H, 2W, C]`: bilinear, half-pixel centres."""
     return _double_axis(_double_axis(images, 1), 2)
 
@@ -267,15 +267,15 @@ def _double_axis(images: jax.Array, axis: int) -> jax.Array:
     return pair.reshape([2 * n if i == axis else n for i, n in enumerate(images.shape)])
 
 
-def _fold(images: jax.Array) -> jax.Array:
+def fold(images: jax.Array) -> jax.Array:
     """Moves every 2 x 2 pixels into channels: `[N, H, W, C]` to `[N, H / 2, W / 2, 4 C]`."""
     n, height, width, channels = images.shape
     cells = images.reshape(n, height // 2, 2, width // 2, 2, channels)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, 4 * channels)
 
 
-def _unfold(cells: jax.Array) -> jax.Array:
-    """Inverts `_fold`."""
+def unfold(cells: jax.Array) -> jax.Array:
+    """Inverts `fold`."""
     n, height, width, channels = cells.shape
     images = cells.reshape(n, height, width, 2, 2, channels // 4)
     return images.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)

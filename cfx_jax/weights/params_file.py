@@ -31,7 +31,7 @@ def encode_params(params: Any, card: Mapping[str, Any]) -> bytes:
     for name, value in traverse_util.flatten_dict(params, sep=_SEPARATOR).items():
         with np.errstate(over="ignore"):
             # safetensors writes the memory of an array, whatever its order.
-            arrays[name] = np.ascontiguousarray(np.asarray(value, np.float32).astype(np.float16))
+            arrays[name] = np.asarray(value, np.float32).astype(np.float16, order="C")
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} holds values that are not finite in float16")
     # Sorted and under one name (safetensors shuffles names), so that equal parameters make equal

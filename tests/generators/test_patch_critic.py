@@ -1,0 +1,60 @@
+"""The adversary of a training: its norms and what it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.generators import patch_critic
+
+KEY = jax.random.key(0)
+
+
+def test_scores_are_one_for_each_patch():
+    variables = patch_critic.init(KEY, 3)
+    images = jax.random.uniform(KEY, (2, 64, 48, 3))
+    scores, unchanged = patch_critic.score(variables, images, images[..., :1])
+    assert scores.shape == (2, 4, 3, 1)
+    jax.tree.map(np.testing.assert_array_equal, unchanged, variables)
+
+
+def test_power_iteration_bounds_the_largest_singular_value():
+    """Scaling a kernel does not change the scores once the norm has been estimated."""
+    images = jax.random.uniform(KEY, (1, 32, 32, 1))
+    variables = patch_critic.init(KEY, 1)
+    scaled = variables | {
+        "params": jax.tree.map(lambda p: 5.0 * p if p.ndim > 1 else p, variables["params"])
+    }
+
+    @jax.jit
+    def settle(variables):
+        def step(variables, _):
+            scores, variables = patch_critic.score(variables, images, images, update=True)
+            return variables, scores
+
+        return jax.lax.scan(step, variables, None, length=50)[1][-1]
+
+    np.testing.assert_allclose(settle(scaled), settle(variables), rtol=1e-2, atol=1e-4)
+
+
+def test_it_learns_to_tell_noise_from_grey():
+    noise = jax.random.uniform(KEY, (4, 32, 32, 1))
+    grey, mask = jnp.full_like(noise, 0.5), jnp.zeros_like(noise)
+
+    @jax.jit
+    def train(variables):
+        def step(variables, _):
+            def loss(params):
+                real, new = patch_critic.score(
+                    variables | {"params": params}, noise, mask, update=True
+                )
+                false, _ = patch_critic.score(variables | {"params": params}, grey, mask)
+                return jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + false)), new
+
+            (value, new), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+            stepped = jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], gradient)
+            return new | {"params": stepped}, value
+
+        return jax.lax.scan(step, variables, None, length=60)[1]
+
+    losses = train(patch_critic.init(KEY, 1))
+    assert losses[-1] < 0.5 * losses[0]
