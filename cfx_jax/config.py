@@ -187,7 +187,7 @@ class TrainConfig:
     max_heldout: int = 24
     crop_size: int = 128
     batch_size: int = 16
-    num_steps: int = 20_000
+    num_steps: int = 8500
     learning_rate: float = 0.01
     warmup_steps: int = 100
     ema_decay: float = 0.998

@@ -213,5 +213,6 @@ NETWORKS["contextual_attention_pytorch"] = NETWORKS["contextual_attention"]._rep
 
 # SHA-256 of the files in weights/.
 _PACKAGED = {
+    "gated_unet": "1a03e1a9e6b0792d6d50f90fe37bd0c2dcf268751f5bbfe36750fb9c3b966258",
     "vae_digits": "dfa0397855c35cc03a2d5703c517fe7821a6a2d245f7d7f7eb1e8ef085dadaad",
 }

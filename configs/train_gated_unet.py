@@ -1,4 +1,4 @@
-"""Trains the default in-filling generator, `gated_unet`, on photographs.
+"""Trains the in-filling generator `gated_unet` on photographs.
 
     python -m cfx_jax.train --config=configs/train_gated_unet.py --workdir=DIR \
         --config.data.path=PHOTOS --config.heldout.path=PHOTOS

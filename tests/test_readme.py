@@ -39,7 +39,9 @@ def test_links_to_files_resolve(page):
 
 
 def test_options_named_are_options_there_are():
-    from cfx_jax.config import Config, check_field
+    from cfx_jax.config import Config, TrainConfig, check_field
 
-    for path in re.findall(r"--config\.([\w.]+)=", TEXT):
-        check_field(Config(), path)
+    for line in TEXT.splitlines():
+        config = TrainConfig() if "cfx_jax.train" in line else Config()
+        for path in re.findall(r"--config\.([\w.]+)=", line):
+            check_field(config, path)

@@ -17,7 +17,14 @@ from PIL import Image
 
 import cfx_jax
 from cfx_jax import registry, report, runner
-from cfx_jax.config import BatchConfig, Config, ConfigError, DataConfig, ExplainConfig
+from cfx_jax.config import (
+    BatchConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+)
 from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.explanation import Status
 from cfx_jax.manifest import ManifestMismatchError, RecordsError
@@ -67,6 +74,7 @@ def config(folder, *, objective="both", batch_size=2, num_steps=3, **data):
         data=DataConfig(source="folder", path=str(folder), resize="stretch", **data),
         classifier=Named(name="tiny"),
         explain=ExplainConfig(objective=objective, num_steps=num_steps, num_samples=2, mask_size=6),
+        generator=GeneratorConfig(name="grey"),
         batch=BatchConfig(per_device_batch_size=batch_size, unit_size=2),
     )
 
@@ -74,7 +82,7 @@ def config(folder, *, objective="both", batch_size=2, num_steps=3, **data):
 def test_records_hold_what_the_api_gives(done, tiny):
     reader = RecordReader(done)
     assert reader.ids() == NAMES
-    generator = cfx_jax.load_generator("local_mean")
+    generator = cfx_jax.load_generator("grey")
     image = np.asarray(
         Image.open(done.parent / "photographs/b.png").resize((16, 16), Image.Resampling.BICUBIC)
     )
@@ -152,7 +160,7 @@ def test_a_stopped_run_goes_on_where_it_was(done, tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda c: setattr(c.explain, "num_steps", 4), r"num_steps.*3.*4"),
-        (lambda c: setattr(c.generator, "name", "grey"), r"generator.*local_mean.*grey"),
+        (lambda c: setattr(c.generator, "name", "blur"), r"generator.*grey.*blur"),
         (lambda c: setattr(c, "seed", 1), r"seed.*0.*1"),
         (lambda c: setattr(c.data, "max_examples", 2), r"num_examples.*5.*2"),
     ],
@@ -244,7 +252,7 @@ def test_a_label_the_classifier_does_not_have_is_named(folder, tmp_path):
     ("change", "message"),
     [
         (lambda c: setattr(c.classifier, "name", "resnet"), "resnet.*efficientnet_lite0, tiny"),
-        (lambda c: setattr(c.generator, "name", "magic"), "magic.*blur, grey, local_mean"),
+        (lambda c: setattr(c.generator, "name", "magic"), "magic.*blur, .*grey, local_mean"),
         (lambda c: setattr(c.explain, "mask_size", 17), "17 x 17 cells.*16 x 16.*mask_size=16"),
         (lambda c: setattr(c.explain, "num_steps", 0), "num_steps is 0"),
         (lambda c: setattr(c.data, "path", "/no/such/folder"), "/no/such/folder"),
