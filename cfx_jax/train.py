@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
 import cfx_jax
@@ -144,13 +145,17 @@ def _restore(checkpoints: ocp.CheckpointManager, config: TrainConfig) -> TrainSt
     step = checkpoints.latest_step()
     if step is None:
         return state
-    restored: TrainState = checkpoints.restore(step, args=ocp.args.StandardRestore(state))
+    numbers, unravel = ravel_pytree(state)
+    restored: TrainState = unravel(checkpoints.restore(step, args=ocp.args.ArrayRestore(numbers)))
     return restored
 
 
 def _save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState) -> None:
+    # One array of all numbers: of many arrays written at once, those that fail after the first one
+    # has failed print a traceback each.
+    numbers, _ = ravel_pytree(state)
     try:
-        checkpoints.save(step, args=ocp.args.StandardSave(state))
+        checkpoints.save(step, args=ocp.args.ArraySave(numbers))
     except Exception as error:  # Of the last save too, which ended in the background.
         raise OSError(
             f"cannot save a checkpoint into {checkpoints.directory} ({error}); the last whole one "

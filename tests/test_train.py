@@ -4,7 +4,6 @@ import csv
 import functools
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -33,10 +32,10 @@ def start(tmp_path_factory):
     return functools.partial(start_with, environment)
 
 
-def start_with(environment, data, workdir, *arguments, **options):
+def start_with(environment, data, workdir, *arguments, before=()):
     return subprocess.Popen(
         [
-            sys.executable, "-m", "cfx_jax.train", "--config=configs/train_vae_mnist.py",
+            *before, sys.executable, "-m", "cfx_jax.train", "--config=configs/train_vae_mnist.py",
             f"--workdir={workdir}", f"--config.data.path={data}", f"--config.heldout.path={data}",
             "--config.data.source=folder", "--config.data.split=",
             "--config.heldout.source=folder", "--config.heldout.split=",
@@ -45,7 +44,6 @@ def start_with(environment, data, workdir, *arguments, **options):
             "--config.checkpoint_every=2", *arguments,
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
-        **options,
     )  # fmt: skip
 
 
@@ -110,11 +108,9 @@ def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
     assert kept
     assert kept[-1] < STEPS
 
-    def fill_disk():
-        # No file may grow beyond this: the CSV files fit, a checkpoint does not.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    code, _, err = finish(start(data, tmp_path, preexec_fn=fill_disk))
+    # No file may grow beyond 96 KiB: the CSV files fit, a checkpoint does not.
+    full_disk = ["bash", "-c", 'ulimit -f 96; exec "$@"', "bash"]
+    code, _, err = finish(start(data, tmp_path, before=full_disk))
     assert code == 2, err
     assert "cannot save a checkpoint" in err
     assert "the same command goes on from it" in err
