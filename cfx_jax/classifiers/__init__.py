@@ -1,5 +1,5 @@
 """Image classifiers: pure `apply(params, images) -> logits`, normalisation included."""
 
-from cfx_jax.classifiers.base import Classifier
+from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, module_apply
 
-__all__ = ["Classifier"]
+__all__ = ["NORMALIZATIONS", "Classifier", "Normalization", "module_apply"]

@@ -1,10 +1,14 @@
 """The `Classifier` value: what the engine needs to know about the model it explains."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 
 @flax.struct.dataclass
@@ -39,3 +43,41 @@ class Classifier:
     name: str = flax.struct.field(pytree_node=False, default="custom")
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     image_size: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """What a network was trained to see: `(images - mean) / std`, one number a channel.
+
+    A tuple of one number serves any number of channels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps images `[N, H, W, C]` in [0, 1] to what the network expects."""
+        return (images - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(self.std, images.dtype)
+
+
+NORMALIZATIONS = {
+    "imagenet": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "symmetric": Normalization(mean=(0.5,), std=(0.5,)),  # To [-1, 1].
+    "mnist": Normalization(mean=(0.1307,), std=(0.3081,)),
+    "none": Normalization(mean=(0.0,), std=(1.0,)),
+}
+
+
+@functools.cache
+def module_apply(
+    module: nn.Module, normalization: Normalization
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns `apply(params, images) -> logits` of a Flax module after its normalisation.
+
+    The same function for the same arguments, always: compiled programs are cached by its identity.
+    """
+
+    def apply(params: Any, images: jax.Array) -> jax.Array:
+        return cast(jax.Array, module.apply({"params": params}, normalization(images)))
+
+    return apply

@@ -1,24 +1,22 @@
-"""EfficientNet-Lite0 for inference: MBConv blocks with ReLU6, no squeeze-and-excitation.
+"""EfficientNet-Lite0 to Lite2 for inference: MBConv blocks with ReLU6, no squeeze-and-excitation.
 
-Batch normalisation is folded into the convolutions when weights are read, so every layer here is a
-kernel and a bias and the forward pass has no train mode to forget.
-
-Source: Tan and Le, EfficientNet, ICML 2019; the Lite variant replaces swish by ReLU6 and drops
-squeeze-and-excitation, and keeps stem and head unscaled.
+Source: Tan and Le, EfficientNet, ICML 2019; the Lite variants replace swish by ReLU6 and drop
+squeeze-and-excitation, and keep stem, head and the depth of the first and last stage unscaled.
 """
 
-import dataclasses
-from typing import Any, cast
+import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfx_jax.classifiers.base import NORMALIZATIONS
 from cfx_jax.classifiers.depthwise import depthwise_conv
+from cfx_jax.classifiers.layers import Conv
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """A run of MBConv blocks: only the first one strides and changes the width."""
 
     repeats: int
@@ -28,7 +26,7 @@ class Stage:
     features: int
 
 
-STAGES = (
+_STAGES = (
     Stage(repeats=1, kernel=3, stride=1, expand=1, features=16),
     Stage(repeats=2, kernel=3, stride=2, expand=6, features=24),
     Stage(repeats=2, kernel=5, stride=2, expand=6, features=40),
@@ -39,8 +37,8 @@ STAGES = (
 )
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280
-NUM_CLASSES = 1000
-IMAGE_SIZE = (224, 224)
+NORMALIZATION = NORMALIZATIONS["symmetric"]
+"""Measured on Lite0: 81.5 % top-1 against 74.0 % with the mean and deviation of ImageNet."""
 
 
 class Depthwise(nn.Module):
@@ -73,27 +71,43 @@ class MBConv(nn.Module):
         """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features]`."""
         hidden = images
         if self.expand != 1:
-            # A 1x1 convolution as a matmul: same arithmetic, faster on CPU, equal elsewhere.
-            hidden = nn.Dense(images.shape[-1] * self.expand, name="expand")(hidden)
-            hidden = nn.relu6(hidden)
+            hidden = nn.relu6(Conv(images.shape[-1] * self.expand, name="expand")(hidden))
         hidden = nn.relu6(Depthwise(self.kernel, self.stride, name="depthwise")(hidden))
-        hidden = nn.Dense(self.features, name="project")(hidden)
+        hidden = Conv(self.features, name="project")(hidden)
         return hidden + images if hidden.shape == images.shape else hidden
 
 
-class EfficientNetLite0(nn.Module):
-    """Maps RGB images `[N, H, W, 3]` in [0, 1] to ImageNet-1k logits `[N, 1000]`."""
+class EfficientNetLite(nn.Module):
+    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+
+    Attributes:
+        num_classes: length of the logits.
+        width: multiplies the channels, rounded to eights.
+        depth: multiplies the blocks of all stages but the first and the last, rounded up.
+    """
+
+    num_classes: int = 1000
+    width: float = 1.0
+    depth: float = 1.0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of this variant."""
+        ends = (0, len(_STAGES) - 1)
+        return tuple(
+            stage._replace(
+                repeats=stage.repeats if i in ends else math.ceil(self.depth * stage.repeats),
+                features=_round_to_eights(self.width * stage.features),
+            )
+            for i, stage in enumerate(_STAGES)
+        )
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits before softmax, float32 `[N, 1000]`."""
-        # Trained on pixels in [-1, 1] (measured: 81.5 % top-1 against 74.0 % with mean and std).
-        hidden = nn.Conv(STEM_FEATURES, (3, 3), strides=2, padding="SAME", name="stem")(
-            2.0 * images - 1.0
-        )
-        hidden = nn.relu6(hidden)
+        """Returns logits before softmax, float32 `[N, num_classes]`."""
+        hidden = nn.relu6(Conv(STEM_FEATURES, 3, 2, None, name="stem")(images))
         index = 0
-        for number, stage in enumerate(STAGES):
+        for number, stage in enumerate(self.stages):
             for repeat in range(stage.repeats):
                 hidden = MBConv(
                     stage.kernel,
@@ -105,30 +119,17 @@ class EfficientNetLite0(nn.Module):
                 index += 1
             # Costs nothing unless somebody collects the intermediates.
             self.sow("intermediates", f"stage_{number}", hidden)
-        hidden = nn.relu6(nn.Dense(HEAD_FEATURES, name="head")(hidden))
+        hidden = nn.relu6(Conv(HEAD_FEATURES, name="head")(hidden))
         pooled = jnp.mean(hidden, axis=(1, 2))
         self.sow("intermediates", "pooled", pooled)
-        return nn.Dense(NUM_CLASSES, name="classifier")(pooled)
-
-
-def apply(params: Any, images: jax.Array) -> jax.Array:
-    """Computes ImageNet-1k logits.
-
-    Args:
-        params: the tree that `cfx_jax.weights.efficientnet_lite.params_from_arrays` returns.
-        images: float32 `[N, H, W, 3]`, RGB in [0, 1]; the weights were trained at 224 x 224.
-
-    Returns:
-        float32 `[N, 1000]`.
-    """
-    return cast(jax.Array, EfficientNetLite0().apply({"params": params}, images))
+        return nn.Dense(self.num_classes, name="classifier")(pooled)
 
 
 def features(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """Computes what the network sees in images before it names them.
+    """Computes what EfficientNet-Lite0 sees in images before it names them.
 
     Args:
-        params: as for `apply`.
+        params: of a `Classifier` loaded as `"efficientnet_lite0"`.
         images: float32 `[N, H, W, 3]`, RGB in [0, 1], any size.
 
     Returns:
@@ -136,5 +137,13 @@ def features(params: Any, images: jax.Array) -> dict[str, jax.Array]:
         1/16, 1/16, 1/32 and 1/32 of the resolution; `pooled`, float32 `[N, 1280]`, the mean over
         the image of the last features.
     """
-    _, collected = EfficientNetLite0().apply({"params": params}, images, mutable=["intermediates"])
+    _, collected = EfficientNetLite().apply(
+        {"params": params}, NORMALIZATION(images), mutable=["intermediates"]
+    )
     return {name: value[0] for name, value in collected["intermediates"].items()}
+
+
+def _round_to_eights(channels: float) -> int:
+    """Rounds to a multiple of 8 that loses less than a tenth."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -1,0 +1,54 @@
+"""Convolution and pooling of the classifiers, channels last, with the explicit padding of PyTorch.
+
+Batch normalisation is folded into the convolutions when weights are read, so a layer is a kernel
+and a bias and no network here has a train mode to forget.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Conv(nn.Module):
+    """Convolution and bias; parameters `kernel [k, k, C, features]`, `bias [features]`.
+
+    Attributes:
+        features: channels of the result.
+        kernel: side of the kernel in pixels.
+        stride: step of the output grid in both directions.
+        padding: zeros on each side, or None for SAME as TensorFlow defines it.
+    """
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int | None = 0
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Convolves `[N, H, W, C]`, adds the bias."""
+        shape = (self.kernel, self.kernel, images.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return conv(images, kernel, self.stride, self.padding) + bias
+
+
+def conv(
+    images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = 0
+) -> jax.Array:
+    """Convolves `[N, H, W, C]` with `[k, k, C, features]`; see the attributes of `Conv`."""
+    if kernel.shape[0] == 1 and not padding:
+        # A matmul: same arithmetic, faster on CPU, equal elsewhere.
+        return images[:, ::stride, ::stride] @ kernel[0, 0]
+    pads = "SAME" if padding is None else [(padding, padding)] * 2
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def max_pool(images: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Takes the maximum of each window of `size x size` pixels; padding never wins."""
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, window, strides, pads)

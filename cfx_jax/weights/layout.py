@@ -1,0 +1,189 @@
+"""Published layouts of weights: which array of a file becomes which parameter of our networks.
+
+A layout is a list of `Layer`s. From it and the shapes of our parameters follow the names and shapes
+a file must have, so that every array is used or named, in both directions.
+
+    layers = [conv("conv1", "conv1", norm="bn1"), dense("classifier", "fc")]
+    params = params_from_arrays(arrays, layers, template)
+"""
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+_Shape = tuple[int, ...]
+_NORM = ("weight", "bias", "running_mean", "running_var")
+# Counts batches seen in training: nothing that an inference network could use.
+_IGNORED = "num_batches_tracked"
+# Where training scripts put a network within what they save, for example {"state_dict": ...}.
+_WRAPPERS = ("", "state_dict.", "model.", "module.", "model_state_dict.", "params.")
+
+
+class Layer(NamedTuple):
+    """One layer of our network and where its arrays are published.
+
+    Attributes:
+        path: of the layer in our parameters, for example `block_0/conv1`.
+        sources: parameter of ours -> name of its array.
+        to_ours: brings a published array to the axes of our parameter.
+        shape: shape of our parameter -> shape of the published array.
+        norm: name of the batch normalisation to fold into the layer, or "".
+        epsilon: of that normalisation.
+    """
+
+    path: str
+    sources: Mapping[str, str]
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    shape: Callable[[_Shape], _Shape]
+    norm: str = ""
+    epsilon: float = 0.0
+
+
+def conv(path: str, name: str, norm: str = "", epsilon: float = 1e-5, bias: bool = False) -> Layer:
+    """A convolution `[out, in, k, k]`, published without bias where a normalisation follows."""
+    sources = {"kernel": f"{name}.weight"}
+    if bias or not norm:
+        sources["bias"] = f"{name}.bias"
+    return Layer(path, sources, _conv_axes, _conv_shape, norm, epsilon)
+
+
+def dense(path: str, name: str) -> Layer:
+    """A dense layer `[out, in]` with bias."""
+    sources = {"kernel": f"{name}.weight", "bias": f"{name}.bias"}
+    return Layer(path, sources, np.transpose, lambda shape: shape[::-1])
+
+
+def layer_norm(path: str, name: str) -> Layer:
+    """A layer normalisation with scale and bias."""
+    return arrays_as_they_are(path, {"scale": f"{name}.weight", "bias": f"{name}.bias"})
+
+
+def arrays_as_they_are(path: str, sources: Mapping[str, str]) -> Layer:
+    """Arrays with the axes of ours."""
+    return Layer(path, sources, lambda array: array, lambda shape: shape)
+
+
+def published_shapes(layers: Sequence[Layer], template: Any) -> dict[str, _Shape]:
+    """Computes the arrays a file of this layout holds.
+
+    Args:
+        layers: the layout.
+        template: tree of our parameters, of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        Published name -> shape.
+    """
+    ours = traverse_util.flatten_dict(template, sep="/")
+    shapes: dict[str, _Shape] = {}
+    for layer in layers:
+        for parameter, name in layer.sources.items():
+            shapes[name] = layer.shape(ours[_join(layer.path, parameter)].shape)
+        if layer.norm:
+            features = ours[f"{layer.path}/bias"].shape
+            shapes |= {f"{layer.norm}.{part}": features for part in _NORM}
+    return shapes
+
+
+def unwrap(
+    arrays: Mapping[str, np.ndarray], names: collections.abc.Container[str]
+) -> dict[str, np.ndarray]:
+    """Takes the network out of what a training script saved around it.
+
+    Args:
+        arrays: of the file.
+        names: expected ones.
+
+    Returns:
+        The arrays below the wrapper, of the usual ones, that gives most of the expected names;
+        all arrays where none gives any.
+    """
+    wrappers = [outer + inner for outer in _WRAPPERS for inner in _WRAPPERS]
+
+    def below(wrapper: str) -> dict[str, np.ndarray]:
+        return {n.removeprefix(wrapper): a for n, a in arrays.items() if n.startswith(wrapper)}
+
+    return max(
+        (below(wrapper) for wrapper in dict.fromkeys(wrappers)),
+        key=lambda inner: sum(name in names for name in inner),
+    )
+
+
+def params_from_arrays(
+    arrays: Mapping[str, np.ndarray], layers: Sequence[Layer], template: Any
+) -> dict[str, Any]:
+    """Lays published arrays out as our network expects them.
+
+    Args:
+        arrays: name -> array, without wrapper.
+        layers: their layout.
+        template: tree of our parameters, of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        Nested dict of float32 arrays with the names and shapes of the template.
+
+    Raises:
+        ValueError: arrays are missing, left over or of another shape; the message names them.
+    """
+    check_arrays(arrays, published_shapes(layers, template))
+    params: dict[str, np.ndarray] = {}
+    for layer in layers:
+        found = {ours: _floats(arrays[name]) for ours, name in layer.sources.items()}
+        if layer.norm:
+            found = _fold(
+                found,
+                {part: _floats(arrays[f"{layer.norm}.{part}"]) for part in _NORM},
+                layer.epsilon,
+            )
+        for parameter, array in found.items():
+            value = np.ascontiguousarray(layer.to_ours(array), np.float32)
+            params[_join(layer.path, parameter)] = value
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape]) -> None:
+    """Compares the arrays of a file with those expected.
+
+    Raises:
+        ValueError: arrays are missing, left over or of another shape; the message names them.
+    """
+    named = {name for name in arrays if not name.endswith(_IGNORED)}
+    missing, extra = sorted(shapes.keys() - named), sorted(named - shapes.keys())
+    wrong = [
+        f"{name} {arrays[name].shape} instead of {shape}"
+        for name, shape in sorted(shapes.items())
+        if name in named and arrays[name].shape != shape
+    ]
+    if missing or extra or wrong:
+        raise ValueError(
+            f"missing arrays {missing}, unexpected arrays {extra}, wrong shapes {wrong}"
+        )
+
+
+def _fold(
+    layer: dict[str, np.ndarray], norm: dict[str, np.ndarray], epsilon: float
+) -> dict[str, np.ndarray]:
+    """`kernel' = kernel s`, `bias' = beta + (bias - mean) s` with `s = gamma / sqrt(var + eps)`."""
+    scale = norm["weight"] / np.sqrt(norm["running_var"] + epsilon)
+    return {
+        "kernel": layer["kernel"] * scale.reshape(-1, 1, 1, 1),
+        "bias": norm["bias"] + (layer.get("bias", 0.0) - norm["running_mean"]) * scale,
+    }
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64)
+
+
+def _conv_axes(array: np.ndarray) -> np.ndarray:
+    return np.transpose(array, (2, 3, 1, 0)) if array.ndim == 4 else array
+
+
+def _conv_shape(shape: _Shape) -> _Shape:
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+
+
+def _join(path: str, parameter: str) -> str:
+    return f"{path}/{parameter}" if path else parameter
