@@ -29,14 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax.generators.attention import attend, nearest
+
 # The size that FIDO's pipeline and the training used.
 SIZE = (256, 256)
 SIZE_MULTIPLE = 8
 WIDTH = 32
-ATTENTION_RATE = 2
-PATCH_SIZE = 3
-SOFTMAX_SCALE = 10.0
-SMALLEST_NORM = 1e-4
 # Of the training loss, as in the configuration of the published training.
 DISCOUNT = 0.9
 COARSE_WEIGHT = 1.2
@@ -122,8 +120,8 @@ class _Fine(nn.Module):
         hidden = conv(4 * WIDTH, stride=2, name="pmconv4_downsample")(hidden)
         hidden = conv(4 * WIDTH, name="pmconv5")(hidden)
         hidden = conv(4 * WIDTH, activation=nn.relu, name="pmconv6")(hidden)
-        cells = _nearest(mask, 4, self.port)
-        hidden = contextual_attention(hidden, hidden, cells, port=self.port)
+        cells = nearest(mask, 4, self.port)
+        hidden = attend(hidden, hidden, cells, port=self.port)
         hidden = conv(4 * WIDTH, name="pmconv9")(hidden)
         copied = conv(4 * WIDTH, name="pmconv10")(hidden)
         return _decode(conv, "allconv", jnp.concatenate([imagined, copied], axis=-1))
@@ -178,106 +176,6 @@ def _decode(conv: Any, prefix: str, hidden: jax.Array) -> jax.Array:
         hidden = conv(narrow, name=f"{prefix}{layer + 1}")(hidden)
     pixels = conv(3, activation=partial(jnp.clip, min=-1.0, max=1.0), name=f"{prefix}17")(hidden)
     return cast(jax.Array, pixels)
-
-
-def contextual_attention(
-    foreground: jax.Array, background: jax.Array, mask: jax.Array, *, port: bool = False
-) -> jax.Array:
-    """Rebuilds the foreground from those patches of the background that are kept whole.
-
-    With f, b and m halved by nearest neighbour, `p(f, i)` the 3 x 3 patch around cell i, and
-    a_j = 1 if no cell of `p(m, j)` is a hole (beyond the border is none), else 0:
-
-        s[i, j] = <p(f, i), p(b, j)> / |p(b, j)|
-        t[i, j] = s[i - 1, j - 1] + s[i, j] + s[i + 1, j + 1], once along rows, once along columns
-        w[i, j] = a_j softmax_j(10 a_j t[i, j])
-        result  = sum over i and j of w[i, j] times the 4 x 4 patch of b at j, pasted at i, / 4
-
-    The sum over neighbours makes coherent regions match. As published, it takes the end of a row
-    for a neighbour of the start of the next one, and patches with a hole take part in the softmax
-    with score 0. Where no patch is kept whole the result is 0, as it nearly always is for masks of
-    independent pixels that keep half of them.
-
-    Args:
-        foreground: float32 `[N, h, w, C]`, h and w even.
-        background: float32, the shape of `foreground`.
-        mask: float32 `[N, h, w, 1]` of zeros and ones, 1 = keep.
-        port: compute as the PyTorch port does.
-
-    Returns:
-        float32, the shape of `foreground`.
-
-    Raises:
-        ValueError: if the shapes differ, or h or w are odd.
-    """
-    height, width = foreground.shape[1:3]
-    if foreground.shape != background.shape or height % 2 or width % 2:
-        raise ValueError(
-            f"foreground and background have shapes {foreground.shape} and {background.shape}; "
-            "expected the same [N, h, w, C] with h and w even"
-        )
-    return jax.vmap(partial(_attend, port=port))(foreground, background, mask)
-
-
-def _attend(foreground: jax.Array, background: jax.Array, mask: jax.Array, port: bool) -> jax.Array:
-    small = [_nearest(x[None], ATTENTION_RATE, port)[0] for x in (foreground, background, mask)]
-    height, width, _ = small[0].shape
-    # One row a patch: both ends of the attention then are matrix products, for which no backend
-    # needs the kernels that differ from image to image.
-    queries, keys, kept = (
-        _patches(x, PATCH_SIZE, 1).reshape(height * width, -1)
-        for x in (small[0], small[1], small[2] - 1.0)
-    )
-    available = jnp.all(kept == 0.0, axis=1).astype(keys.dtype)
-    squares = jnp.sum(jnp.square(keys), axis=1, keepdims=True)
-    if port:
-        norm = jnp.sqrt(squares + SMALLEST_NORM * keys.shape[1])
-    else:
-        # The maximum inside of the root: outside, the gradient of an empty patch is not a number.
-        norm = jnp.sqrt(jnp.maximum(squares, SMALLEST_NORM**2))
-    scores = jnp.matmul(queries, (keys / norm).T, precision=jax.lax.Precision.HIGHEST)
-    scores = _fuse(_fuse(scores, (height, width)), (width, height))
-    weights = available * jax.nn.softmax(SOFTMAX_SCALE * available * scores, axis=1)
-
-    cut = partial(_patches, size=2 * ATTENTION_RATE, stride=ATTENTION_RATE)
-    patches = cut(background)
-    pasted = (weights @ patches.reshape(height * width, -1)).reshape(patches.shape)
-    # Pasting patches where they overlap is the transpose of cutting them out.
-    (result,) = jax.linear_transpose(cut, background)(pasted)
-    return result / 4.0
-
-
-def _fuse(scores: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Adds diagonal neighbours of `[cells, cells]`, then lists the cells in the other order."""
-    cells = len(scores)
-    padded = jnp.pad(scores, 1)
-    total = sum(padded[i : i + cells, i : i + cells] for i in range(3))
-    return jnp.reshape(total, (*shape, *shape)).transpose(1, 0, 3, 2).reshape(cells, cells)
-
-
-def _patches(image: jax.Array, size: int, stride: int) -> jax.Array:
-    """Cuts `[h, w, C]`, padded with zeros, into `[h / stride, w / stride, size * size, C]`."""
-    height, width, _ = image.shape
-    before = (size - stride) // 2
-    after = size - stride - before
-    padded = jnp.pad(image, ((before, after), (before, after), (0, 0)))
-    shifts = [(y, x) for y in range(size) for x in range(size)]
-    return jnp.stack(
-        [padded[y : y + height : stride, x : x + width : stride] for y, x in shifts], axis=2
-    )
-
-
-def _nearest(images: jax.Array, factor: int, port: bool) -> jax.Array:
-    """Picks one of every `factor` rows and columns of `[N, H, W, C]`."""
-    rows, columns = (_picked(n, n // factor, port) for n in images.shape[1:3])
-    return images[:, rows][:, :, columns]
-
-
-def _picked(size: int, count: int, port: bool) -> np.ndarray:
-    if port or count == 1:
-        return np.arange(count) * (size // count)
-    step = np.float32(size - 1) / np.float32(count - 1)
-    return np.floor(np.arange(count, dtype=np.float32) * step + np.float32(0.5)).astype(np.int32)
 
 
 def init(key: jax.Array) -> Any:

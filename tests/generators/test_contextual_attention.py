@@ -1,4 +1,4 @@
-"""The contextual attention network against plain NumPy, its laws, and the pipeline around it."""
+"""The contextual attention network and its layer against plain NumPy, and the pipeline around it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from cfx_jax.generators import contextual_attention as ca
+from cfx_jax.generators.attention import attend, nearest
 from cfx_jax.generators.contextual_attention import ContextualAttentionNet, apply, loss
 
 KEY = jax.random.key(0)
 # A quarter of it is still wider than the largest dilation.
 SIZE = (32, 96)
-attention = jax.jit(ca.contextual_attention, static_argnames="port")
+attention = jax.jit(attend, static_argnames="port")
 network = jax.jit(
     lambda params, images, mask, port: ContextualAttentionNet(port).apply(
         {"params": params}, images, mask
@@ -197,7 +198,7 @@ def test_attention_is_that_of_the_formula(size, keep, port):
 )
 def test_cells_picked_when_64_become_32(port, expected):
     rows = jnp.arange(64.0)[None, :, None, None] * jnp.ones((1, 64, 64, 1))
-    cells = ca._nearest(rows, 2, port)[0, :, 0, 0]
+    cells = nearest(rows, 2, port)[0, :, 0, 0]
     np.testing.assert_array_equal(cells[np.asarray([0, 1, 15, 16, 30, 31])], expected)
 
 
@@ -229,7 +230,7 @@ def test_gradient_of_the_attention_is_finite_for_empty_features():
     mask[0], mask[2] = 1, 0
 
     def total(features):
-        return jnp.square(ca.contextual_attention(features, features, mask)).sum()
+        return jnp.square(attend(features, features, mask)).sum()
 
     assert np.isfinite(jax.jit(jax.grad(total))(features)).all()
 
@@ -237,7 +238,7 @@ def test_gradient_of_the_attention_is_finite_for_empty_features():
 @pytest.mark.parametrize("shape", [(1, 6, 7, 3), (1, 8, 6, 3)])
 def test_attention_refuses_shapes_it_cannot_halve_or_compare(shape):
     with pytest.raises(ValueError, match=r"the same \[N, h, w, C\] with h and w even"):
-        ca.contextual_attention(jnp.zeros(shape), jnp.zeros((1, 6, 7, 3)), jnp.ones((1, 6, 7, 1)))
+        attend(jnp.zeros(shape), jnp.zeros((1, 6, 7, 3)), jnp.ones((1, 6, 7, 1)))
 
 
 # The network.
