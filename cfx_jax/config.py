@@ -54,7 +54,7 @@ class ClassifierConfig:
 class GeneratorConfig:
     """The in-filling generator: its name and the path of its weights ("" = the packaged ones)."""
 
-    name: str = "local_mean"
+    name: str = "gated_unet"
     weights: str = ""
 
 
@@ -70,6 +70,7 @@ class ExplainConfig:
         learning_rate: of Adam.
         sparsity_weight: lambda, cost of one pixel.
         tv_weight: tau, cost of the total variation.
+        initial_keep: probability of keeping each cell at the start.
         mask_size: cells along each side of the mask.
     """
 
@@ -80,6 +81,7 @@ class ExplainConfig:
     learning_rate: float | None = None
     sparsity_weight: float | None = None
     tv_weight: float | None = None
+    initial_keep: float | None = None
     mask_size: int | None = None
 
     @property

@@ -83,15 +83,19 @@ def _is_finite(value: Any) -> bool:
 
 
 MODES = {
-    # The objective of `paper` in a quarter of its evaluations. Differs from it in these rows only.
+    # Better objectives than `paper` in a quarter of its evaluations. Differs from it in these rows.
     "fast": Settings(
         num_steps=150,  # Many steps of few masks: Adam averages over steps what it saves in masks.
         num_samples=4,
         learning_rate=0.2,  # Logits must travel as far in fewer steps.
         warmup_steps=15,  # The same share of the steps.
-        sparsity_weight=1e-3,
+        # At 1e-3 a whole image costs 50, more than any evidence of most classifiers is worth: where
+        # a good in-fill restores much, changing nothing is the optimum of SDR.
+        sparsity_weight=2e-4,
         relaxation=Relaxation.STRAIGHT_THROUGH,  # Fits the hard masks that are judged.
         temperature=0.7,  # Smoother slopes, which cost nothing while the masks stay hard.
+        # Half of the pixels tell a good in-fill everything, and nothing that is dropped counts.
+        initial_keep=0.1,
     ),
     # Every row as published: 300 steps of 8 masks, p = 0.5 at the start, T = 0.1.
     "paper": Settings(

@@ -126,6 +126,7 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
         ("learning_rate", 0.5),
         ("sparsity_weight", 0.0),  # Given, though false.
         ("tv_weight", 0.25),
+        ("initial_keep", 0.5),
         ("mask_size", 14),
     ],
 )

@@ -257,3 +257,27 @@ def test_gradient_equals_numerical_differences(name, mode, random_classifier, fi
             direction = jnp.asarray(rng.normal(size=(6, 6)))
             numeric = (loss(cells + 1e-6 * direction) - loss(cells - 1e-6 * direction)) / 2e-6
             np.testing.assert_allclose(jnp.vdot(gradient, direction), numeric, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ssr", "sdr"])
+@pytest.mark.parametrize("keep", [0.01, 0.5, 0.99])
+def test_straight_through_pulls_on_a_pixel_as_it_is_worth(name, keep, linear_classifier, fill_half):
+    """Nothing where worth and cost are equal, whatever the noise and the probability of keeping."""
+    cost, surplus = 0.05, 0.01
+    worth = np.full((8, 8, 1), cost)
+    worth[:4] += surplus
+    worth[:2] -= 2 * surplus
+    classifier = linear_classifier(2.0 * worth)  # A white image, holes of 0.5.
+    problem = make_problem(jax.random.key(0), jnp.ones((8, 8, 1)), 1, name)
+    settings = get_settings("fast", sparsity_weight=cost, num_samples=512)
+    cells = jnp.full((8, 8), jax.scipy.special.logit(keep))
+
+    def loss(cells):
+        models = classifier, fill_half
+        return objective.relaxed_objective(cells, jnp.asarray(40), problem, *models, settings)[0]
+
+    # SSR keeps what is worth more than it costs, and SDR drops it.
+    descent = -np.asarray(jax.grad(loss)(cells)) * (1 if name == "ssr" else -1)
+    assert (descent[:2] < 0).all()
+    assert (descent[2:4] > 0).all()
+    np.testing.assert_allclose(descent[4:], 0.0, atol=1e-5 * np.abs(descent).max())

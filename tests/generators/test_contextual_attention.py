@@ -1,4 +1,4 @@
-"""The contextual attention network and its layer against plain NumPy, and the pipeline around it."""
+"""The contextual attention network and its layer against plain NumPy, and its pipeline."""
 
 import jax
 import jax.numpy as jnp
