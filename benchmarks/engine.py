@@ -99,11 +99,11 @@ def compare_quality(arguments: argparse.Namespace) -> Iterator[str]:
     """Final objective of `fast` against `paper` at equal lambda, 32 hard masks; less is better."""
     photographs = _photographs(arguments.photos, arguments.max_photos)
     fast, paper = MODES["fast"], MODES["paper"]
-    published = {"sparsity_weight": paper.sparsity_weight, "initial_keep": paper.initial_keep}
-    cases = {
-        "gated_unet": (dataclasses.replace(paper, sparsity_weight=fast.sparsity_weight), fast),
-        "local_mean": (paper, dataclasses.replace(fast, **published)),
-    }
+    cheap = dataclasses.replace(paper, sparsity_weight=fast.sparsity_weight)
+    dear = dataclasses.replace(
+        fast, sparsity_weight=paper.sparsity_weight, initial_keep=paper.initial_keep
+    )
+    cases = {"gated_unet": (cheap, fast), "local_mean": (paper, dear)}
     for generator, modes in cases.items():
         yield f"{generator}, lambda {modes[0].sparsity_weight}"
         found = []

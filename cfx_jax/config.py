@@ -7,6 +7,7 @@ line as `--config.section.field=value`.
 import dataclasses
 from typing import Any
 
+from cfx_jax.classifiers import NORMALIZATIONS
 from cfx_jax.settings import Settings, get_settings
 from cfx_jax.training import TrainSettings
 
@@ -44,10 +45,19 @@ class DataConfig:
 
 @dataclasses.dataclass
 class ClassifierConfig:
-    """The classifier to explain: its name and the path of its weights ("" = the packaged ones)."""
+    """The classifier to explain.
+
+    Attributes:
+        name: of its architecture.
+        weights: path of its weights ("" = the packaged ones).
+        class_names: path of a text file with one class name a line ("" = the published ones).
+        normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
+    """
 
     name: str = "efficientnet_lite0"
     weights: str = ""
+    class_names: str = ""
+    normalization: str = ""
 
 
 @dataclasses.dataclass
@@ -146,6 +156,9 @@ class Config:
             ConfigError: names the field, what it was and what it accepts.
         """
         _check_data("data", self.data)
+        if self.classifier.normalization:
+            known = tuple(NORMALIZATIONS)
+            _choice("classifier.normalization", self.classifier.normalization, known)
         _choice("explain.objective", self.explain.objective, OBJECTIVES)
         _at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
         _at_least("batch.unit_size", self.batch.unit_size, 1)

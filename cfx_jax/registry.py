@@ -21,7 +21,7 @@ from cfx_jax.weights.architectures import (
     lay_out,
     packaged_weights,
 )
-from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.files import local_path, read_weights
 from cfx_jax.weights.params_file import read_params
 
 
@@ -54,8 +54,9 @@ def load_classifier(
 
     Args:
         name: of an architecture, `"efficientnet_lite0"` to `"efficientnet_lite2"`.
-        weights: path of a file in a published layout; its head decides the number of classes. None
-            takes the weights of an installed package, where there is one.
+        weights: path of a file or Orbax folder in a published layout, or `hf://owner/name[/file]`;
+            its head decides the number of classes. None takes the weights of an installed package,
+            where there is one.
         class_names: one for each class; None takes those of the data set the published weights were
             trained on, if the number of classes is the same.
         normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"` or `"none"`; None takes
@@ -108,9 +109,10 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         name: a network, `"gated_unet"`, `"contextual_attention"`, `"contextual_attention_pytorch"`,
             `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`, `"local_mean"`, `"blur"` or
             `"random_color"`.
-        weights: path of the `weights.safetensors` of a training, or for the contextual attention of
-            a checkpoint in the published layout (.safetensors or .pth), trained with the original
-            or with its PyTorch port as the name says; None takes the packaged ones.
+        weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
+            the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
+            trained with the original or with its PyTorch port as the name says; None takes the
+            packaged ones.
 
     Returns:
         A `Generator` whose parameters are on the default device.
@@ -136,6 +138,8 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     digest = None
     if weights is None:
         weights, digest = _packaged(name)
+    else:
+        weights = local_path(weights)
     params = _read_network(name, weights, template, digest)
     return Generator(params=jax.device_put(params), apply=network.apply, name=name)
 

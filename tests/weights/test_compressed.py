@@ -1,0 +1,270 @@
+"""NumPy's and Orbax's files: what is saved is read, what lies about its size is not."""
+
+import io
+import json
+import struct
+import tracemalloc
+import zipfile
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from cfx_jax.weights import compressed
+from cfx_jax.weights.compressed import read_npz_arrays, read_orbax_arrays
+
+ARRAYS = {
+    "Transformer/encoderblock_0/kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "half": np.ones(3, np.float16),
+    "big_endian": np.arange(3, dtype=">i4"),
+    "flags": np.array([True, False]),
+    "complex": np.array([1 + 2j]),
+    "count": np.int64(7),
+    "empty": np.zeros((0, 3), np.uint8),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.npz"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_numpy_are_read_under_their_names(path, save):
+    save(path, **ARRAYS)
+    arrays = read_npz_arrays(path)
+    assert list(arrays) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype
+        assert arrays[name].shape == array.shape
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_two_bytes_without_a_type_are_bfloat16(path):
+    values = np.array([1.0, -2.5, 3e38], ml_dtypes.bfloat16)
+    np.savez(path, x=values)
+    array = read_npz_arrays(path)["x"]
+    assert array.dtype == values.dtype
+    np.testing.assert_array_equal(array, values)
+
+
+def npy(header, data, version=b"\1\0"):
+    """A file as NumPy writes it, or another program with its own idea of spaces."""
+    length = struct.pack("<H" if version == b"\1\0" else "<I", len(header))
+    return b"\x93NUMPY" + version + length + header + data
+
+
+def write_zip(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("version", [b"\1\0", b"\2\0", b"\3\0"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }   \n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L,), }\n",
+        b"{'descr':'<f4','fortran_order':False,'shape':(2)}",
+    ],
+)
+def test_headers_of_other_writers_are_read(path, header, version):
+    values = np.array([3, 4], np.float32)
+    write_zip(path, {"x.npy": npy(header, values.tobytes(), version), "about.txt": b"a network"})
+    arrays = read_npz_arrays(path)
+    assert list(arrays) == ["x"]
+    np.testing.assert_array_equal(arrays["x"], values)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([{}, None]), "array 'x' holds pickled Python objects, which are never loaded"),
+        (np.array(["a", "b"]), "array 'x' is of type '<U1', expected numbers"),
+        (np.zeros(2, [("a", "f4")]), "array 'x' has no header of a plain array"),
+        (np.zeros(2, "V3"), "array 'x' is of type '|V3'"),
+    ],
+)
+def test_what_is_not_of_numbers_is_refused_by_name(path, array, message):
+    np.savez(path, y=np.ones(1), x=array)
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")) as caught:
+        read_npz_arrays(path)
+    assert "net.npz" in str(caught.value)
+
+
+HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': %s, }\n"
+LIES = {
+    "shape beyond": HEADER % ("<f4", "(4000000000, 4000000000)"),
+    "no axis": HEADER % ("<f4", "()"),
+    "empty and huge": HEADER % ("<f4", f"(0, {2**70})"),
+    "digits without end": HEADER % ("<f4", f"({'9' * 5000},)"),
+    "too many axes": HEADER % ("<f4", f"({'1, ' * 64}2)"),
+    "unknown type": HEADER % ("<f3", "(2,)"),
+    "expression": HEADER % ("<f4", "(1 + 1,)"),
+    "call": HEADER % ("<f4", "(len('ab'),)"),
+    "two types": HEADER % ("<f4,<f4", "(1,)"),
+    "none": "",
+    "too long": HEADER % ("<f4", "(2,)") + " " * 10_000,
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_headers_that_lie_are_refused(path, case):
+    write_zip(path, {"x.npy": npy(LIES[case].encode(), bytes(8))})
+    with pytest.raises(ValueError, match=r"net\.npz: not a whole \.npz file of numbers"):
+        read_npz_arrays(path)
+
+
+def test_members_that_do_not_fit_the_file_are_refused(path):
+    file = io.BytesIO()
+    np.savez(file, x=np.zeros(1000, np.float32))
+    size, forged = struct.pack("<II", 4128, 4128), struct.pack("<II", 2**31, 2**31)
+    path.write_bytes(file.getvalue().replace(size, forged))
+    with pytest.raises(ValueError, match="members are announced larger than the file"):
+        read_npz_arrays(path)
+
+
+def test_arrays_that_expand_beyond_what_weights_do_are_refused(path, monkeypatch):
+    np.savez_compressed(path, x=np.zeros(200_000, np.uint8))
+    assert read_npz_arrays(path)["x"].shape == (200_000,)
+    monkeypatch.setattr(compressed, "_ALWAYS_FITS", 1000)
+    with pytest.raises(ValueError, match=r"200128 bytes are announced in \d+ stored ones"):
+        read_npz_arrays(path)
+
+
+def test_a_stream_of_more_than_it_announces_is_not_inflated(path):
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.zeros(2**24, np.uint8))
+    size = struct.pack("<I", 2**24 + 128)
+    assert size in file.getvalue()
+    path.write_bytes(file.getvalue().replace(size, struct.pack("<I", 1000)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="net"):
+        read_npz_arrays(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_other_compression_is_refused(path):
+    write_zip(path, {"x.npy": npy(b"", b"")}, zipfile.ZIP_LZMA)
+    with pytest.raises(ValueError, match="array 'x' has compression method 14"):
+        read_npz_arrays(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_arrays_of_one_name_are_refused(path):
+    content = npy((HEADER % ("|u1", "(1,)")).encode(), b"\0")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", content)
+        archive.writestr("x.npy", content)
+    with pytest.raises(ValueError, match="two arrays are named 'x'"):
+        read_npz_arrays(path)
+
+
+def test_other_and_missing_files_are_named(path):
+    with pytest.raises(FileNotFoundError, match=r"net\.npz"):
+        read_npz_arrays(path)
+    path.write_bytes(b"no zip")
+    with pytest.raises(ValueError, match=r"net\.npz: .*File is not a zip file"):
+        read_npz_arrays(path)
+
+
+# Orbax.
+
+TREE = {
+    "params": {
+        "conv": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": np.ones(3, np.float16)},
+        "mlp/~/linear_0": {"w": jnp.ones((4, 1))},
+    },
+    "scales": [jnp.ones(2, jnp.bfloat16), {"x": jnp.zeros(())}],
+    "step": 3,
+    "name": "net",
+    "nothing": {},
+}
+
+
+def save_tree(folder, tree, **options):
+    with ocp.PyTreeCheckpointer(**options) as checkpointer:
+        checkpointer.save(folder, tree)
+    return folder
+
+
+@pytest.mark.parametrize("use_zarr3", [False, True])
+@pytest.mark.parametrize("use_ocdbt", [False, True])
+def test_a_tree_of_orbax_is_read_without_its_structure(tmp_path, use_ocdbt, use_zarr3):
+    save_tree(tmp_path / "net", TREE, use_ocdbt=use_ocdbt, use_zarr3=use_zarr3)
+    arrays = read_orbax_arrays(tmp_path / "net")
+    assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
+        "params.conv.bias": ((3,), "float16"),
+        "params.conv.kernel": ((2, 3), "float32"),
+        "params.mlp/~/linear_0.w": ((4, 1), "float32"),
+        "scales.0": ((2,), "bfloat16"),
+        "scales.1.x": ((), "float32"),
+        "step": ((), "int64"),
+    }
+    assert all(type(array) is np.ndarray for array in arrays.values())
+    kernel = TREE["params"]["conv"]["kernel"]
+    np.testing.assert_array_equal(arrays["params.conv.kernel"], kernel)
+    assert arrays["step"] == 3
+
+
+def test_the_step_of_a_manager_is_read(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(7, args=ocp.args.StandardSave({"x": jnp.ones(2)}))
+        manager.wait_until_finished()
+        np.testing.assert_array_equal(read_orbax_arrays(tmp_path)["x"], np.ones(2))
+        manager.save(8, args=ocp.args.StandardSave({"x": jnp.zeros(2)}))
+        manager.wait_until_finished()
+    with pytest.raises(ValueError, match=r"holds 2 checkpoints; give one of them: .*/7/default"):
+        read_orbax_arrays(tmp_path)
+    np.testing.assert_array_equal(read_orbax_arrays(tmp_path / "8")["x"], np.zeros(2))
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}: this folder holds no Orbax checkpoint"):
+        read_orbax_arrays(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("_METADATA", b"{"),
+        ("_METADATA", b"{}"),
+        ("_METADATA", b'{"tree_metadata": [1]}'),
+        ("manifest.ocdbt", b"damaged"),
+        ("d/*", b""),
+        ("step/.zarray", b"{}"),
+        ("step/0", b"damaged"),
+        ("params.conv.kernel/0.0", None),
+    ],
+)
+def test_damage_is_said_in_one_line(tmp_path, capfd, file, content):
+    save_tree(tmp_path / "net", TREE, use_ocdbt=file.startswith(("m", "d")))
+    for path in (tmp_path / "net").glob(file):
+        path.unlink() if content is None else path.write_bytes(content)
+    capfd.readouterr()
+    with pytest.raises(ValueError, match="net: not a whole Orbax checkpoint: ") as caught:
+        read_orbax_arrays(tmp_path / "net")
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("field", ["shape", "chunks"])
+def test_trees_that_expand_beyond_what_weights_do_are_refused(tmp_path, field):
+    save_tree(tmp_path / "net", {"x": np.zeros((4, 4), np.float32)}, use_ocdbt=False)
+    path = tmp_path / "net" / "x" / ".zarray"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: [4000, 5000]}))
+    with pytest.raises(ValueError, match=r"80000000 bytes are announced in \d+ stored ones"):
+        read_orbax_arrays(tmp_path / "net")
+
+
+@pytest.mark.parametrize("tree", [{"a.b": 1, "a": {"b": 2}}, {"../a": {"b": 1}}])
+def test_places_that_share_a_name_or_leave_the_folder_are_refused(tmp_path, tree):
+    with pytest.raises(ValueError, match="names two arrays, or one outside of the folder"):
+        read_orbax_arrays(save_tree(tmp_path / "net", tree))

