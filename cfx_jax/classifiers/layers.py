@@ -7,6 +7,7 @@ and a bias and no network here has a train mode to forget.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -52,3 +53,27 @@ def max_pool(images: jax.Array, size: int, stride: int, padding: int = 0) -> jax
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
     return lax.reduce_window(images, -jnp.inf, lax.max, window, strides, pads)
+
+
+def adaptive_mean_pool(images: jax.Array, size: int) -> jax.Array:
+    """Averages `[N, H, W, C]` over a grid of `size x size` windows that cover the image.
+
+    Window i of n covers the rows floor(i H / n) to ceil((i + 1) H / n), as in PyTorch.
+    """
+    if images.shape[1:3] == (size, size):
+        return images
+    rows, columns = (_window_weights(n, size) for n in images.shape[1:3])
+    return jnp.einsum("yh,nhwc,xw->nyxc", rows, images, columns, precision=lax.Precision.HIGHEST)
+
+
+def flatten(images: jax.Array) -> jax.Array:
+    """Flattens `[N, H, W, C]` to `[N, C H W]`, in the order of PyTorch's channels-first images."""
+    return jnp.moveaxis(images, -1, 1).reshape(len(images), -1)
+
+
+def _window_weights(length: int, count: int) -> np.ndarray:
+    weights = np.zeros((count, length), np.float32)
+    for i in range(count):
+        window = slice(i * length // count, -(-(i + 1) * length // count))
+        weights[i, window] = 1.0 / (window.stop - window.start)
+    return weights

@@ -10,9 +10,13 @@ import numpy as np
 from absl import logging
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
+from cfx_jax.classifiers.alexnet import AlexNet
 from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
+from cfx_jax.classifiers.mnist_cnn import MnistCNN
+from cfx_jax.classifiers.resnet import ResNet
+from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
 from cfx_jax.classifiers.vit import ViT
-from cfx_jax.weights import efficientnet_lite, vit
+from cfx_jax.weights import efficientnet_lite, torchvision, vit
 from cfx_jax.weights.layout import Layer, params_from_arrays, published_names, unwrap
 
 Module = Any  # A Flax module with the field `num_classes`.
@@ -171,3 +175,36 @@ ARCHITECTURES |= {
     for size, dim, depth, heads in (("s", 384, 12, 6), ("b", 768, 12, 12), ("l", 1024, 24, 16))
     for patch in (16, 32)
 }
+
+_RESNET = (Layout("torchvision", torchvision.resnet, NORMALIZATIONS["imagenet"]),)
+
+ARCHITECTURES |= {
+    f"resnet{depth}": Architecture(ResNet(sizes, bottleneck), 224, _RESNET)
+    for depth, sizes, bottleneck in (
+        (18, (2, 2, 2, 2), False),
+        (34, (3, 4, 6, 3), False),
+        (50, (3, 4, 6, 3), True),
+        (101, (3, 4, 23, 3), True),
+        (152, (3, 8, 36, 3), True),
+    )
+}
+
+ARCHITECTURES |= {
+    f"{name}{suffix}": Architecture(
+        VGG(stages), 224, (Layout("torchvision", layers, NORMALIZATIONS["imagenet"]),)
+    )
+    for name, stages in (("vgg16", VGG16), ("vgg19", VGG19))
+    for suffix, layers in (("", torchvision.vgg), ("_bn", torchvision.vgg_bn))
+}
+
+ARCHITECTURES["alexnet"] = Architecture(
+    AlexNet(), 224, (Layout("torchvision", torchvision.alexnet, NORMALIZATIONS["imagenet"]),)
+)
+
+ARCHITECTURES["mnist_cnn"] = Architecture(
+    MnistCNN(),
+    28,
+    (Layout("the PyTorch examples", torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
+    channels=1,
+    class_names="mnist_classes.txt",
+)

@@ -1,0 +1,21 @@
+"""The convolutional network of the PyTorch MNIST example, for inference."""
+
+import flax.linen as nn
+import jax
+
+from cfx_jax.classifiers.layers import Conv, flatten, max_pool
+
+
+class MnistCNN(nn.Module):
+    """Maps normalised grey images `[N, 28, 28, 1]` to logits `[N, num_classes]`."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits before softmax, float32 `[N, num_classes]`."""
+        hidden = nn.relu(Conv(32, 3, name="conv1")(images))
+        hidden = nn.relu(Conv(64, 3, name="conv2")(hidden))
+        hidden = flatten(max_pool(hidden, 2, 2))
+        hidden = nn.relu(nn.Dense(128, name="dense")(hidden))
+        return nn.Dense(self.num_classes, name="classifier")(hidden)

@@ -1,0 +1,42 @@
+"""VGG for inference. Batch normalisation is folded away, so with and without it are one network.
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+Recognition", ICLR 2015.
+"""
+
+import flax.linen as nn
+import jax
+
+from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten, max_pool
+
+POOLED_SIZE = 7
+VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+VGG19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+
+
+class VGG(nn.Module):
+    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+
+    Attributes:
+        stages: channels of the 3x3 convolutions of each stage, which ends with a 2x2 maximum.
+        hidden_features: width of the two dense layers before the last.
+        num_classes: length of the logits.
+    """
+
+    stages: tuple[tuple[int, ...], ...]
+    hidden_features: int = 4096
+    num_classes: int = 1000
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits before softmax, float32 `[N, num_classes]`."""
+        hidden = images
+        for index, stage in enumerate(self.stages):
+            for layer, features in enumerate(stage):
+                conv = Conv(features, 3, 1, 1, name=f"stage_{index}_conv_{layer}")
+                hidden = nn.relu(conv(hidden))
+            hidden = max_pool(hidden, 2, 2)
+        hidden = flatten(adaptive_mean_pool(hidden, POOLED_SIZE))
+        hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_0")(hidden))
+        hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_1")(hidden))
+        return nn.Dense(self.num_classes, name="classifier")(hidden)

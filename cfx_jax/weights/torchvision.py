@@ -1,0 +1,74 @@
+"""Layouts of the convolutional networks as torchvision and the PyTorch examples publish them."""
+
+from collections.abc import Iterator
+
+from cfx_jax.classifiers.alexnet import LAYERS, AlexNet
+from cfx_jax.classifiers.mnist_cnn import MnistCNN
+from cfx_jax.classifiers.resnet import ResNet
+from cfx_jax.classifiers.vgg import VGG
+from cfx_jax.weights.layout import Layer, conv, dense
+
+
+def resnet(network: ResNet) -> list[Layer]:
+    """Returns the layout of a ResNet, as timm's, too."""
+    layers = [conv("conv1", "conv1", "bn1")]
+    for stage, size in enumerate(network.stage_sizes):
+        for block in range(size):
+            ours, theirs = f"stage_{stage}_block_{block}", f"layer{stage + 1}.{block}"
+            layers += [
+                conv(f"{ours}/conv{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+                for i in range(1, 4 if network.bottleneck else 3)
+            ]
+            # The first stage of basic blocks changes neither size nor channels.
+            if block == 0 and (stage > 0 or network.bottleneck):
+                name = f"{theirs}.downsample"
+                layers.append(conv(f"{ours}/downsample", f"{name}.0", f"{name}.1"))
+    return [*layers, dense("classifier", "fc")]
+
+
+def vgg(network: VGG) -> list[Layer]:
+    """Returns the layout of a VGG without batch normalisation."""
+    convs = [conv(path, f"features.{i}") for i, path in _vgg_convs(network, 2)]
+    return [*convs, *_vgg_head((0, 3, 6))]
+
+
+def vgg_bn(network: VGG) -> list[Layer]:
+    """Returns the layout of a VGG with batch normalisation."""
+    convs = [
+        conv(path, f"features.{i}", f"features.{i + 1}", bias=True)
+        for i, path in _vgg_convs(network, 3)
+    ]
+    return [*convs, *_vgg_head((0, 3, 6))]
+
+
+def alexnet(network: AlexNet) -> list[Layer]:
+    """Returns the layout of an AlexNet."""
+    del network
+    indices, index = [], 0
+    for layer in LAYERS:
+        indices.append(index)
+        index += 3 if layer.pool else 2
+    convs = [conv(f"conv_{i}", f"features.{index}") for i, index in enumerate(indices)]
+    return [*convs, *_vgg_head((1, 4, 6))]
+
+
+def mnist_cnn(network: MnistCNN) -> list[Layer]:
+    """Returns the layout of the PyTorch MNIST example."""
+    del network
+    convs = [conv(name, name) for name in ("conv1", "conv2")]
+    return [*convs, dense("dense", "fc1"), dense("classifier", "fc2")]
+
+
+def _vgg_convs(network: VGG, modules: int) -> Iterator[tuple[int, str]]:
+    """Yields place among `features` and path of each convolution, `modules` from the next one."""
+    index = 0
+    for stage, widths in enumerate(network.stages):
+        for layer in range(len(widths)):
+            yield index, f"stage_{stage}_conv_{layer}"
+            index += modules
+        index += 1  # The maximum.
+
+
+def _vgg_head(indices: tuple[int, int, int]) -> list[Layer]:
+    paths = ("dense_0", "dense_1", "classifier")
+    return [dense(path, f"classifier.{i}") for path, i in zip(paths, indices, strict=True)]

@@ -1,0 +1,181 @@
+"""ResNet, VGG, AlexNet and the MNIST network against their PyTorch originals."""
+
+import functools
+import gzip
+import json
+import pathlib
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import cfx_jax
+from cfx_jax.classifiers import NORMALIZATIONS
+from cfx_jax.classifiers.alexnet import AlexNet
+from cfx_jax.classifiers.layers import adaptive_mean_pool, conv, flatten, max_pool
+from cfx_jax.classifiers.mnist_cnn import MnistCNN
+from cfx_jax.classifiers.resnet import ResNet
+from cfx_jax.classifiers.vgg import VGG
+from cfx_jax.weights.architectures import ARCHITECTURES, lay_out
+from cfx_jax.weights.layout import published_shapes
+
+GOLDEN = pathlib.Path(__file__).with_name("torchvision_golden.npz")
+SHAPES = pathlib.Path(__file__).with_name("torchvision_shapes.json.gz")
+CLASSES, HIDDEN, TARGET, STRIDE = 7, 24, 4, 3
+STAGES = ((8,), (12, 16))
+# Small network, like which architecture it is published, side and channels of its images.
+SMALL = {
+    "basic": (ResNet((1, 1, 1, 1), bottleneck=False), "resnet18", 56, 3),
+    "bottleneck": (ResNet((1, 2, 1, 1), bottleneck=True), "resnet50", 56, 3),
+    "vgg": (VGG(STAGES, HIDDEN), "vgg16", 40, 3),
+    "vgg_bn": (VGG(STAGES, HIDDEN), "vgg16_bn", 40, 3),
+    "alexnet": (AlexNet(HIDDEN), "alexnet", 96, 3),
+    "mnist_cnn": (MnistCNN(), "mnist_cnn", 28, 1),
+}
+PUBLISHED = [name for name in ARCHITECTURES if re.match("resnet|vgg|alexnet", name)]
+
+
+def draw_arrays(shapes):
+    """Draws the arrays of a network by name and shape, so that no layer dies or saturates."""
+    arrays = {}
+    for name, shape in shapes.items():
+        values = np.random.default_rng([0, zlib.crc32(name.encode())]).normal(size=shape)
+        if len(shape) in (2, 4):
+            values *= np.sqrt(2.0 / np.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            values = np.exp(0.3 * values)
+        else:
+            values = 0.1 * values + (1.0 if name.endswith("weight") else 0.0)
+        arrays[name] = values.astype(np.float32)
+    return arrays
+
+
+def draw_images(size, channels):
+    return np.random.default_rng(1).normal(size=(2, size, size, channels)).astype(np.float32)
+
+
+def relative_error(value, expected):
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+def small_arrays(name):
+    """The name under which the architecture is known, and arrays for fewer classes."""
+    module, like, size, channels = SMALL[name]
+    module = module.clone(num_classes=CLASSES)
+    images = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
+    template = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    (layout,) = ARCHITECTURES[like].layouts
+    return draw_arrays(published_shapes(layout.layers(module), template))
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Makes a small network loadable by name."""
+
+    def add(name):
+        module, like, size, _ = SMALL[name]
+        known = ARCHITECTURES[like]._replace(module=module, image_size=size)
+        monkeypatch.setitem(ARCHITECTURES, f"small_{name}", known)
+        return f"small_{name}"
+
+    return add
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_and_input_gradient_equal_those_of_the_original(name, register):
+    golden = np.load(GOLDEN)
+    module, params, normalization = lay_out(register(name), small_arrays(name))
+    assert normalization == NORMALIZATIONS["mnist" if name == "mnist_cnn" else "imagenet"]
+
+    @jax.jit
+    def evaluate(params, images):
+        def target(images):
+            logits = module.apply({"params": params}, images)
+            return logits[0, TARGET], logits
+
+        return jax.grad(target, has_aux=True)(images)
+
+    gradient, logits = evaluate(params, draw_images(*SMALL[name][2:]))
+    assert logits.dtype == jnp.float32
+    assert relative_error(logits, golden[f"{name}_logits"]) < 1e-5
+    sample = np.asarray(gradient[0, ::STRIDE, ::STRIDE])
+    assert relative_error(sample, golden[f"{name}_gradient"]) < 1e-3
+    norm = float(np.linalg.norm(gradient[0]))
+    assert norm == pytest.approx(float(golden[f"{name}_gradient_norm"]), rel=1e-3)
+    assert not np.any(gradient[1])
+
+
+@functools.cache
+def published():
+    return json.loads(gzip.decompress(SHAPES.read_bytes()))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_names_and_shapes_are_those_that_torchvision_publishes(name):
+    architecture = ARCHITECTURES[name]
+    (layout,) = architecture.layouts
+    template = architecture.template(architecture.module)
+    ours = published_shapes(layout.layers(architecture.module), template)
+    assert {n: list(shape) for n, shape in ours.items()} == published()[name]
+
+
+def test_a_file_is_loaded_with_its_number_of_classes_or_its_faults_are_named(tmp_path):
+    arrays = small_arrays("mnist_cnn")
+    save_file(arrays, tmp_path / "digits.safetensors")
+    classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path / "digits.safetensors")
+    assert classifier.class_names == ()
+    images = jnp.full((3, 28, 28, 1), 0.5)
+    assert classifier.apply(classifier.params, images).shape == (3, CLASSES)
+    names = list("abcdefg")
+    named = cfx_jax.load_classifier(
+        "mnist_cnn", tmp_path / "digits.safetensors", class_names=names, normalization="none"
+    )
+    assert named.class_names == tuple(names)
+    assert named.apply is not classifier.apply
+    with pytest.raises(ValueError, match=r"10 class names are given, but .* has 7 classes"):
+        cfx_jax.load_classifier("mnist_cnn", tmp_path / "digits.safetensors", class_names="x" * 10)
+
+    arrays["fc3.bias"] = arrays.pop("fc1.bias")
+    arrays["conv1.weight"] = arrays["conv1.weight"][:, :, :2]
+    save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, tmp_path / "bad.safetensors")
+    with pytest.raises(
+        ValueError, match=r"bad\.safetensors: not the weights of mnist_cnn"
+    ) as error:
+        cfx_jax.load_classifier("mnist_cnn", tmp_path / "bad.safetensors")
+    for fault in ("missing arrays ['fc1.bias']", "unexpected arrays ['fc3.bias']",
+                  "conv1.weight (32, 1, 2, 3) instead of (32, 1, 3, 3)"):  # fmt: skip
+        assert fault in str(error.value)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_strided_1x1_convolution_picks_pixels(stride):
+    images = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 4)).astype(np.float32)
+    expected = np.einsum("nyxi,io->nyxo", images[:, ::stride, ::stride], kernel[0, 0])
+    np.testing.assert_allclose(conv(images, kernel, stride), expected, atol=1e-6)
+
+
+def test_padding_never_wins_a_maximum():
+    images = -1.0 - np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    pooled = max_pool(jnp.asarray(images), 3, 2, 1)[0, :, :, 0]
+    np.testing.assert_array_equal(pooled, [[-1.0, -2.0], [-5.0, -6.0]])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (10, 5), (3, 7), (2, 2)])
+def test_adaptive_windows_cover_the_image_as_in_pytorch(size):
+    images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    pooled = adaptive_mean_pool(jnp.asarray(images), 4)
+    for y, x in np.ndindex(4, 4):
+        rows = slice(y * size[0] // 4, -(-(y + 1) * size[0] // 4))
+        columns = slice(x * size[1] // 4, -(-(x + 1) * size[1] // 4))
+        expected = images[:, rows, columns].mean((1, 2))
+        np.testing.assert_allclose(pooled[:, y, x], expected, atol=1e-6)
+
+
+def test_flattening_lists_channel_after_channel():
+    images = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    np.testing.assert_array_equal(flatten(images)[0], [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11])
