@@ -11,9 +11,8 @@ With S masks z_s drawn from the mask distribution, generator g, classifier f and
     SSR = -o + w(t) * (lambda * sum KEEP + tau * TV)
     SDR = +o + w(t) * (lambda * sum DROP + tau * TV)
 
-where KEEP and DROP are the probabilities at the pixels of the image, or, for straight-through
-masks, the shares of the masks drawn. The soft mask goes to the classifier, the rounded one to the
-generator, and no gradient passes through the in-fill.
+where KEEP and DROP are the probabilities at the pixels of the image. The soft mask goes to the
+classifier, the rounded one to the generator, and no gradient passes through the in-fill.
 
 Source: Chang, Creager, Goldenberg, Duvenaud, "Explaining Image Classifiers by Counterfactual
 Generation", ICLR 2019 (arXiv 1807.08024), and the code published with it.
@@ -138,9 +137,8 @@ def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax
     """Draws the masks of one step.
 
     CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, independent for every
-    pixel; `round(z)` is an exact Bernoulli(keep) sample at any temperature. STRAIGHT_THROUGH:
-    `round(z)` with the derivative of z (Jang et al., "Categorical Reparameterization with
-    Gumbel-Softmax", ICLR 2017). DETERMINISTIC: z = keep, whatever it does not keep whole is a hole.
+    pixel; `round(z)` is an exact Bernoulli(keep) sample at any temperature.
+    DETERMINISTIC: z = keep, and whatever it does not keep whole is a hole.
 
     Args:
         key: random key.
@@ -158,10 +156,7 @@ def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax
     noise = jax.random.logistic(key, (settings.num_samples, *pixels.logit.shape))
     perturbed = (pixels.logit + noise)[..., None]
     holes = (perturbed > 0).astype(jnp.float32)
-    masks = jax.nn.sigmoid(perturbed / settings.temperature)
-    if settings.relaxation is Relaxation.STRAIGHT_THROUGH:
-        masks = holes + (masks - jax.lax.stop_gradient(masks))
-    return masks, holes
+    return jax.nn.sigmoid(perturbed / settings.temperature), holes
 
 
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
@@ -222,9 +217,7 @@ def total_variation(probabilities: jax.Array) -> jax.Array:
     return jnp.sum(down) + jnp.sum(across)
 
 
-def penalty(
-    pixels: KeepMap, direction: jax.Array, settings: Settings, drawn: jax.Array | None = None
-) -> jax.Array:
+def penalty(pixels: KeepMap, direction: jax.Array, settings: Settings) -> jax.Array:
     """Computes `lambda * sum(KEEP or DROP) + tau * TV(DROP)` over the pixels of the image.
 
     A sum, not a mean: at 224 x 224 and lambda = 1e-3 a full mask costs about 50.
@@ -233,14 +226,11 @@ def penalty(
         pixels: the mask distribution at the pixels.
         direction: `SSR` charges what is kept, `SDR` what is dropped.
         settings: lambda and tau.
-        drawn: float32 `[H, W]`, the mean of masks drawn, whose area is charged; None charges the
-            area that the distribution keeps, its expectation.
 
     Returns:
         float32 scalar.
     """
-    keep, drop = (pixels.keep, pixels.drop) if drawn is None else (drawn, 1.0 - drawn)
-    area = jnp.where(direction == SSR, jnp.sum(keep), jnp.sum(drop))
+    area = jnp.where(direction == SSR, jnp.sum(pixels.keep), jnp.sum(pixels.drop))
     return settings.sparsity_weight * area + settings.tv_weight * total_variation(pixels.drop)
 
 
@@ -272,11 +262,7 @@ def relaxed_objective(
     masks, holes = draw_masks(mask_key, pixels, settings)
     _, logits = infill(problem, masks, holes, fill_key, classifier, generator)
     evidence = problem.direction * jnp.mean(log_odds(logits, problem.target))
-    # A straight-through mask has another slope than its probability. With the cost on the masks,
-    # too, both sides of the bargain have the same one and balance where they are worth the same.
-    on_masks = settings.relaxation is Relaxation.STRAIGHT_THROUGH
-    drawn = jnp.mean(masks[..., 0], axis=0) if on_masks else None
-    cost = penalty(pixels, problem.direction, settings, drawn)
+    cost = penalty(pixels, problem.direction, settings)
     warmup = jnp.minimum(1.0, step / settings.warmup_steps)
     return warmup * cost - evidence, cost - evidence
 

@@ -4,8 +4,12 @@ import dataclasses
 import pathlib
 import re
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
+import cfx_jax
 from cfx_jax.settings import MODES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -13,17 +17,37 @@ TEXT = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
 def test_the_example_runs(monkeypatch):
     """With two steps instead of 150, which changes no shape."""
     short = dataclasses.replace(MODES["fast"], num_steps=2, num_samples=1)
     monkeypatch.setitem(MODES, "fast", short)
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     names = {}
-    exec(code, names)
+    exec(python_blocks()[0], names)
     explanation = names["e"]
     assert explanation.keep_prob.shape == (1, 56, 56)
     assert explanation.saliency.shape == (1, 224, 224)
     assert explanation.target.tolist() == [285]
+
+
+def test_adapters_are_called_as_shown():
+    images = jnp.linspace(0.0, 1.0, 2 * 5 * 5 * 3).reshape(2, 5, 5, 3)
+    module = nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(4)])
+    names = {
+        "module": module,
+        "variables": module.init(jax.random.key(0), images),
+        "apply": lambda params, images: images.reshape(len(images), -1) @ params,
+        "params": jnp.ones((75, 2)),
+        "images": images,
+    }
+    (code,) = python_blocks()[1:]
+    exec(code, names)
+    assert isinstance(names["classifier"], cfx_jax.Classifier)
+    for name in re.findall(r"from_\w+", code):
+        assert callable(getattr(names["adapters"], name))
 
 
 def test_there_are_exactly_two_set_up_commands():
