@@ -53,7 +53,8 @@ def load_classifier(
     """Loads a classifier with its weights by name.
 
     Args:
-        name: of an architecture, `"efficientnet_lite0"` to `"efficientnet_lite2"`.
+        name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
+            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_s16"` to `"vit_l32"`, `"mnist_cnn"`.
         weights: path of a file or Orbax folder in a published layout, or `hf://owner/name[/file]`;
             its head decides the number of classes. None takes the weights of an installed package,
             where there is one.

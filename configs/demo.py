@@ -2,7 +2,7 @@
 
     python -m cfx_jax.main --config=configs/demo.py [--workdir=runs/demo]
 
-Takes about two minutes on a 2-core CPU and needs no download. It learns the smallest region that
+Takes about three minutes on a 2-core CPU and needs no download. It learns the smallest region that
 supports the label (SSR) and the smallest whose in-filling destroys it (SDR), and ends with a table
 and a page to open in a browser.
 """

@@ -51,10 +51,9 @@ class Depthwise(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Convolves `[N, H, W, C]`, adds the bias."""
         channels = images.shape[-1]
-        kernel = self.param(
-            "kernel", nn.initializers.he_normal(), (self.kernel, self.kernel, 1, channels)
-        )
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        shape = (self.kernel, self.kernel, 1, channels)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         return depthwise_conv(images, kernel, self.stride) + bias
 
 

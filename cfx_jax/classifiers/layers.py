@@ -30,8 +30,9 @@ class Conv(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Convolves `[N, H, W, C]`, adds the bias."""
         shape = (self.kernel, self.kernel, images.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        # float32 even where a program enables float64, as the published weights.
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return conv(images, kernel, self.stride, self.padding) + bias
 
 
@@ -59,7 +60,15 @@ def adaptive_mean_pool(images: jax.Array, size: int) -> jax.Array:
     """Averages `[N, H, W, C]` over a grid of `size x size` windows that cover the image.
 
     Window i of n covers the rows floor(i H / n) to ceil((i + 1) H / n), as in PyTorch.
+
+    Raises:
+        ValueError: the layers before have left nothing of the images.
     """
+    if 0 in images.shape[1:3]:
+        raise ValueError(
+            "the images are too small for this network: its strides leave nothing to average; "
+            "resize them, best to the image_size of the classifier"
+        )
     if images.shape[1:3] == (size, size):
         return images
     rows, columns = (_window_weights(n, size) for n in images.shape[1:3])

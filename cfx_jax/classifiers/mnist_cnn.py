@@ -5,6 +5,8 @@ import jax
 
 from cfx_jax.classifiers.layers import Conv, flatten, max_pool
 
+IMAGE_SIZE = 28
+
 
 class MnistCNN(nn.Module):
     """Maps normalised grey images `[N, 28, 28, 1]` to logits `[N, num_classes]`."""
@@ -13,7 +15,17 @@ class MnistCNN(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits before softmax, float32 `[N, num_classes]`."""
+        """Returns logits before softmax, float32 `[N, num_classes]`.
+
+        Raises:
+            ValueError: the images have another size.
+        """
+        if images.shape[1:3] != (IMAGE_SIZE, IMAGE_SIZE):
+            height, width = images.shape[1:3]
+            raise ValueError(
+                f"images are {height} x {width} pixels, but the MNIST network is for "
+                f"{IMAGE_SIZE} x {IMAGE_SIZE}: resize them"
+            )
         hidden = nn.relu(Conv(32, 3, name="conv1")(images))
         hidden = nn.relu(Conv(64, 3, name="conv2")(hidden))
         hidden = flatten(max_pool(hidden, 2, 2))

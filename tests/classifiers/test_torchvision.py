@@ -20,6 +20,7 @@ from cfx_jax.classifiers.layers import adaptive_mean_pool, conv, flatten, max_po
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG
+from cfx_jax.registry import read_class_names
 from cfx_jax.weights.architectures import ARCHITECTURES, lay_out
 from cfx_jax.weights.layout import published_shapes
 
@@ -121,6 +122,39 @@ def test_names_and_shapes_are_those_that_torchvision_publishes(name):
     template = architecture.template(architecture.module)
     ours = published_shapes(layout.layers(architecture.module), template)
     assert {n: list(shape) for n, shape in ours.items()} == published()[name]
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "mnist_cnn"])
+def test_networks_have_the_images_and_classes_of_their_data_set(name):
+    architecture = ARCHITECTURES[name]
+    size, channels, classes = (28, 1, 10) if name == "mnist_cnn" else (224, 3, 1000)
+    assert (architecture.image_size, architecture.channels) == (size, channels)
+    assert architecture.module.num_classes == classes
+    class_names = read_class_names(architecture.class_names)
+    assert len(class_names) == classes
+    assert name != "mnist_cnn" or class_names == tuple("0123456789")
+
+
+def test_parameters_are_float32_where_a_program_enables_float64():
+    with jax.enable_x64(True):
+        for name in ("resnet18", "efficientnet_lite0"):
+            template = ARCHITECTURES[name].template(ARCHITECTURES[name].module)
+            assert {leaf.dtype for leaf in jax.tree.leaves(template)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("vgg16", 31, "the images are too small for this network"),
+        ("alexnet", 62, "the images are too small for this network"),
+        ("mnist_cnn", 32, "images are 32 x 32 pixels, but the MNIST network is for 28 x 28"),
+    ],
+)
+def test_images_of_a_size_that_will_not_do_are_an_error(name, size, message):
+    module, channels = ARCHITECTURES[name].module, ARCHITECTURES[name].channels
+    images = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), images)
 
 
 def test_a_file_is_loaded_with_its_number_of_classes_or_its_faults_are_named(tmp_path):
