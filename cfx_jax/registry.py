@@ -100,6 +100,7 @@ def load_classifier(
         name=name,
         class_names=tuple(class_names),
         image_size=(architecture.image_size, architecture.image_size),
+        channels=architecture.channels,
     )
 
 

@@ -59,8 +59,8 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> pathlib.Path:
     source = data.open_source(config.data)
     classifier, generator = _load_models(config)
     settings = config.explain.settings()
-    size = _image_size(classifier, generator, settings)
-    fields = _fields(config, source, settings, size)
+    shape = _image_shape(classifier, generator, settings)
+    fields = _fields(config, source, settings, shape[:2])
     writer = RecordWriter(
         workdir,
         _manifest(config, settings, source, classifier, generator),
@@ -74,7 +74,7 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> pathlib.Path:
     is_checked = False
     with _Bar(sum(len(indices) for _, indices in units), steps_per_image) as bar:
         for unit, indices in units:
-            examples = _read(config, source, indices, size)
+            examples = _read(config, source, indices, shape)
             if examples.readable.size and not is_checked:
                 _check(classifier, examples.images)
                 is_checked = True
@@ -90,7 +90,7 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> pathlib.Path:
 class _Examples:
     """The examples of a unit.
 
-    `images` float32 `[m, H, W, 3]` holds the readable ones only, `readable` int `[m]` their rows.
+    `images` float32 `[m, H, W, C]` holds the readable ones only, `readable` int `[m]` their rows.
     """
 
     ids: list[str]
@@ -173,18 +173,18 @@ def _check(classifier: Classifier, images: np.ndarray) -> None:
         tqdm.write(line, file=sys.stderr)
 
 
-def _image_size(
+def _image_shape(
     classifier: Classifier, generator: Generator, settings: Settings
-) -> tuple[int, int]:
-    """Returns the size images are brought to, after checking that the models agree on it."""
+) -> tuple[int, int, int]:
+    """Returns `(H, W, C)` images are brought to, after checking that the models agree on it."""
     if classifier.image_size is None:
         raise ConfigError(f"classifier {classifier.name!r} has no image size to bring images to")
+    shape = (*classifier.image_size, classifier.channels)
     try:
-        probe = jnp.zeros((1, *classifier.image_size, 3))
-        check_problem(classifier, generator, probe, "ssr", settings)
+        check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return classifier.image_size
+    return shape
 
 
 def _manifest(
@@ -245,18 +245,21 @@ def _fields(
     return fields
 
 
-def _read(config: Config, source: data.Source, indices: range, size: tuple[int, int]) -> _Examples:
+def _read(
+    config: Config, source: data.Source, indices: range, shape: tuple[int, int, int]
+) -> _Examples:
     images, readable = [], []
     for row, index in enumerate(indices):
         try:
-            images.append(source.load(index, size, config.data.resize))
+            image = source.load(index, shape[:2], config.data.resize)
+            images.append(image if shape[2] == 3 else image.mean(axis=-1, keepdims=True))
             readable.append(row)
         except data.UnreadableImageError as error:
             tqdm.write(f"unreadable image, recorded as such: {error}")
     return _Examples(
         ids=[source.ids[index] for index in indices],
         labels=np.asarray([source.label(index) for index in indices], np.int32),
-        images=np.stack(images) if images else np.zeros((0, *size, 3), np.float32),
+        images=np.stack(images) if images else np.zeros((0, *shape), np.float32),
         readable=np.asarray(readable, int),
     )
 
@@ -314,6 +317,7 @@ def _values(
     values["target"] = targets
     rows = examples.readable
     if "image" in values:
+        # A grey picture is kept as RGB, which is what is shown.
         values["image"][rows] = _to_uint8(examples.images)
     for objective, result in explanations.items():
         values["prediction"][rows] = result.prediction

@@ -14,6 +14,7 @@ import pytest
 import xarray
 import zarr
 from PIL import Image
+from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax import registry, report, runner
@@ -104,6 +105,26 @@ def test_records_hold_what_the_api_gives(done, tiny):
             np.testing.assert_allclose(found, getattr(expected, name), atol=1e-4, err_msg=name)
         assert reader.read(f"{objective}_status")[1] == expected.status
     np.testing.assert_array_equal(reader.read("image")[1], image)
+
+
+def test_a_grey_classifier_by_name_gets_grey_images_and_shows_them(folder, tmp_path):
+    shapes = {"conv1": (32, 1, 3, 3), "conv2": (64, 32, 3, 3), "fc1": (128, 9216), "fc2": (10, 128)}
+    rng = np.random.default_rng(0)
+    arrays = {f"{name}.bias": np.zeros(shape[0], np.float32) for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        weight = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+        arrays[f"{name}.weight"] = weight.astype(np.float32)
+    save_file(arrays, tmp_path / "digits.safetensors")
+    asked = config(folder, objective="ssr")
+    asked.classifier = Named(name="mnist_cnn", weights=str(tmp_path / "digits.safetensors"))
+    asked.generator = GeneratorConfig(name="vae_digits")
+    runner.run(asked, tmp_path / "run")
+    reader = RecordReader(tmp_path / "run")
+    assert np.isfinite(np.delete(reader.read("ssr_objective"), 2)).all()
+    image = reader.read("image")[0]
+    assert image.shape == (28, 28, 3)
+    assert image.min() < image.max()
+    np.testing.assert_array_equal(image, image[..., :1].repeat(3, axis=-1))
 
 
 def test_an_unreadable_image_is_a_status_and_stops_nothing(done):

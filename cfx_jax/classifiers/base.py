@@ -31,6 +31,7 @@ class Classifier:
         name: shown in records and reports.
         class_names: one name per class, or empty.
         image_size: the `(H, W)` it was trained for, or None when any size will do.
+        channels: C of its images, 3 for RGB or 1 for grey.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,6 +47,7 @@ class Classifier:
     name: str = flax.struct.field(pytree_node=False, default="custom")
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     image_size: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+    channels: int = flax.struct.field(pytree_node=False, default=3)
 
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
         """Finds out what is wrong with the classifier, from four calls on one or two images.
