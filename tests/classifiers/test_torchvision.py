@@ -199,6 +199,22 @@ def test_padding_never_wins_a_maximum():
     np.testing.assert_array_equal(pooled, [[-1.0, -2.0], [-5.0, -6.0]])
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_windows_side_by_side_give_the_maxima_and_gradient_of_windows(size):
+    images = jax.random.normal(jax.random.key(0), (2, 7, 10, 3))
+    window = (1, size, size, 1)
+
+    def reference(images):
+        return jax.lax.reduce_window(images, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+    gradients = [
+        jax.grad(lambda images, pool=pool: jnp.sum(jnp.sin(pool(images))))(images)
+        for pool in (reference, lambda images: max_pool(images, size, size))
+    ]
+    np.testing.assert_array_equal(max_pool(images, size, size), reference(images))
+    np.testing.assert_allclose(gradients[1], gradients[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(4, 4), (10, 5), (3, 7), (2, 2)])
 def test_adaptive_windows_cover_the_image_as_in_pytorch(size):
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
