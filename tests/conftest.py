@@ -2,8 +2,11 @@
 
 import os
 
-# Before JAX starts: several CPU devices on one machine, as a pod would have.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Before JAX starts: several CPU devices on one machine, as a pod would have, and programs compiled
+# for a short life, since nearly all of the time of the tests is compilation.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 
 import jax
 import jax.numpy as jnp

@@ -41,20 +41,18 @@ def test_it_learns_to_tell_noise_from_grey():
     grey, mask = jnp.full_like(noise, 0.5), jnp.zeros_like(noise)
 
     @jax.jit
-    def train(variables):
-        def step(variables, _):
-            def loss(params):
-                real, new = patch_critic.score(
-                    variables | {"params": params}, noise, mask, update=True
-                )
-                false, _ = patch_critic.score(variables | {"params": params}, grey, mask)
-                return jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + false)), new
+    def step(variables):
+        def loss(params):
+            real, new = patch_critic.score(variables | {"params": params}, noise, mask, update=True)
+            false, _ = patch_critic.score(variables | {"params": params}, grey, mask)
+            return jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + false)), new
 
-            (value, new), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-            stepped = jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], gradient)
-            return new | {"params": stepped}, value
+        (value, new), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        stepped = jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], gradient)
+        return new | {"params": stepped}, value
 
-        return jax.lax.scan(step, variables, None, length=60)[1]
-
-    losses = train(patch_critic.init(KEY, 1))
+    variables, losses = patch_critic.init(KEY, 1), []
+    for _ in range(60):
+        variables, value = step(variables)
+        losses.append(float(value))
     assert losses[-1] < 0.5 * losses[0]
