@@ -14,7 +14,7 @@ from cfx_jax.training import TrainSettings
 OBJECTIVES = ("ssr", "sdr", "both")
 SOURCES = ("bundled", "folder", "tfds")
 RESIZES = ("crop", "stretch")
-MODELS = ("gated_unet", "contextual_attention", "vae", "vae_digits")
+MODELS = ("gated_unet", "gated_unet_stochastic", "contextual_attention", "vae", "vae_digits")
 _MAX_SEED = 2**32 - 1
 
 

@@ -108,9 +108,9 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     """Loads an in-filling generator by name.
 
     Args:
-        name: a network, `"gated_unet"`, `"contextual_attention"`, `"contextual_attention_pytorch"`,
-            `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`, `"local_mean"`, `"blur"` or
-            `"random_color"`.
+        name: a network, `"gated_unet"`, `"gated_unet_stochastic"`, `"contextual_attention"`,
+            `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`,
+            `"local_mean"`, `"blur"` or `"random_color"`.
         weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
             the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
             trained with the original or with its PyTorch port as the name says; None takes the
@@ -205,6 +205,13 @@ _HEURISTICS: dict[str, Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Arra
 
 NETWORKS = {
     "gated_unet": Network(gated_unet.init, gated_unet.loss, gated_unet.apply, 3, 224),
+    "gated_unet_stochastic": Network(
+        functools.partial(gated_unet.init, stochastic=True),
+        gated_unet.loss,
+        gated_unet.apply,
+        3,
+        224,
+    ),
     "contextual_attention": Network(
         contextual_attention.init, contextual_attention.loss, contextual_attention.apply, 3, 224
     ),

@@ -23,7 +23,7 @@ def test_unknown_names_list_the_known_ones():
         ValueError, match=r"unknown classifier 'vgg'; known are .*efficientnet_lite0"
     ):
         cfx_jax.load_classifier("vgg")
-    known = "blur, contextual_attention, contextual_attention_pytorch, gated_unet, grey"
+    known = "blur, contextual_attention, contextual_attention_pytorch, gated_unet, gated_"
     with pytest.raises(ValueError, match=f"unknown generator 'gan'; known are {known}"):
         cfx_jax.load_generator("gan")
 
@@ -156,6 +156,19 @@ def test_weights_of_a_network_are_read(gated_unet_file):
         generator.params,
         params,
     )
+
+
+def test_a_stochastic_network_is_another_one(gated_unet_file, tmp_path):
+    params = gated_unet.init(jax.random.key(5), stochastic=True)
+    (tmp_path / "noisy.safetensors").write_bytes(encode_params(params, {}))
+    noisy = cfx_jax.load_generator("gated_unet_stochastic", tmp_path / "noisy.safetensors")
+    assert noisy.name == "gated_unet_stochastic"
+    for name, path in (
+        ("gated_unet", tmp_path / "noisy.safetensors"),
+        ("gated_unet_stochastic", gated_unet_file[0]),
+    ):
+        with pytest.raises(ValueError, match=r"stem/conv/kernel is .*, expected"):
+            cfx_jax.load_generator(name, path)
 
 
 def test_weights_of_another_network_are_refused_by_name(gated_unet_file):
