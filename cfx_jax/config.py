@@ -12,8 +12,9 @@ from cfx_jax.settings import Settings, get_settings
 from cfx_jax.training import TrainSettings
 
 OBJECTIVES = ("ssr", "sdr", "both")
-SOURCES = ("bundled", "folder", "tfds")
-RESIZES = ("crop", "stretch")
+SOURCES = ("bundled", "folder", "npz", "tfds")
+RESIZES = ("crop", "cover", "stretch")
+PRECISIONS = ("float32", "bfloat16")
 MODELS = ("gated_unet", "gated_unet_stochastic", "contextual_attention", "vae", "vae_digits")
 _MAX_SEED = 2**32 - 1
 
@@ -27,11 +28,18 @@ class DataConfig:
     """Where the images come from.
 
     Attributes:
-        source: `bundled` (photographs that come with scikit-image), `folder` or `tfds`.
-        path: the image folder, or the TFDS data directory ("" = the default of TFDS).
+        source: `bundled` (photographs that come with scikit-image), `folder`, `npz` or `tfds`.
+        path: the image folder, the .npz file, or the TFDS data directory ("" = the default of
+            TFDS). A folder may have a manifest.csv with the columns `file`, `label`, `boxes` and
+            `split`. An .npz file has uint8 `images` `[N, H, W]`, `[N, H, W, 1]` or `[N, H, W, 3]`
+            and may have `labels` and `ids`; `x` and `y` are understood, too.
         name: name of the TFDS dataset.
-        split: split of the TFDS dataset; of a folder, the rows of manifest.csv with this `split`.
-        resize: `crop` (short side to 256/224 of the size, centre crop) or `stretch`.
+        split: split of the TFDS dataset; of a folder, the rows of manifest.csv with this `split`;
+            of an .npz file, the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
+        resize: `crop` (short side to 256/224 of the size, centre crop), `cover` (short side to the
+            size, centre crop) or `stretch`.
+        class_folders: the sub-folders of the image folder are the classes, numbered in the order
+            of their names, as ImageNet has them.
         max_examples: explain only the first so many.
     """
 
@@ -40,6 +48,7 @@ class DataConfig:
     name: str = ""
     split: str = ""
     resize: str = "crop"
+    class_folders: bool = False
     max_examples: int | None = None
 
 
@@ -116,11 +125,13 @@ class BatchConfig:
     """How the work is cut.
 
     Attributes:
-        per_device_batch_size: images optimised together on one device.
-        unit_size: images written together; what a stop in the middle costs at most.
+        per_device_batch_size: images optimised together on one device; None plans it from the
+            memory of the device and what the compiled programs need.
+        unit_size: images written together; what a stop in the middle costs at most. A multiple of
+            the devices of a host keeps all of them busy.
     """
 
-    per_device_batch_size: int = 1
+    per_device_batch_size: int | None = None
     unit_size: int = 1
 
 
@@ -139,9 +150,13 @@ class ReportConfig:
 
 @dataclasses.dataclass
 class Config:
-    """A whole run. The defaults are the demo: three photographs, both objectives."""
+    """A whole run. The defaults are the demo: three photographs, both objectives.
+
+    `precision` is that of the networks: `float32`, or `bfloat16` for speed on accelerators.
+    """
 
     seed: int = 0
+    precision: str = "float32"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
@@ -159,8 +174,10 @@ class Config:
         if self.classifier.normalization:
             known = tuple(NORMALIZATIONS)
             _choice("classifier.normalization", self.classifier.normalization, known)
+        _choice("precision", self.precision, PRECISIONS)
         _choice("explain.objective", self.explain.objective, OBJECTIVES)
-        _at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
+        if self.batch.per_device_batch_size is not None:
+            _at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
         _at_least("batch.unit_size", self.batch.unit_size, 1)
         _at_least("report.max_images", self.report.max_images, 0)
         _check_seed(self.seed)
@@ -264,6 +281,10 @@ def check_field(config: Any, path: str) -> None:
 def _check_data(section: str, config: DataConfig) -> None:
     _choice(f"{section}.source", config.source, SOURCES)
     _choice(f"{section}.resize", config.resize, RESIZES)
+    if config.class_folders and config.source != "folder":
+        raise ConfigError(
+            f"{section}.class_folders is for {section}.source=folder; got {config.source}"
+        )
     if config.max_examples is not None:
         _at_least(f"{section}.max_examples", config.max_examples, 1)
 

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from cfx_jax.config import ConfigError
-from cfx_jax.data import Source, UnreadableImageError
+from cfx_jax.data import Source
+from cfx_jax.images import UnreadableImageError
 
 _BATCHES_AHEAD = 4
 

@@ -1,35 +1,31 @@
-"""Example sources -> images ready to explain: bundled photographs, an image folder, TFDS.
+"""Example sources: bundled photographs, an image folder, arrays in an .npz file, TFDS.
 
 Images are float32 `[H, W, 3]`, RGB in [0, 1], at the size the classifier wants. Example ids are
 text, unique, and belong to the data (a file name, a record of a TFDS split), never to a place in a
 batch or a run.
 """
 
-import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import os
 import pathlib
-import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from cfx_jax import images
 from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.tfrecord import Shard, TFRecordError, TFRecords
 
 UNKNOWN_LABEL = -1
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-# The published protocol resizes the short side to 256 before it crops 224.
-_CROP_MARGIN = 256 / 224
-_MAX_PIXELS = 100_000_000
 _BUNDLED = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}
-
-
-class UnreadableImageError(ValueError):
-    """One image that cannot be decoded: a status of that example, never the end of a run."""
+# The arrays of an .npz file: ours, and as MNIST calls them.
+_NPZ_NAMES = (("images", "x"), ("labels", "y"), ("ids",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +36,16 @@ class Source:
         name: shown in reports.
         ids: unique id of each example.
         label: index -> class index, `UNKNOWN_LABEL` where the data have none.
+        boxes: index -> boxes around what it shows, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels of the
+            image that `decode` returns; k = 0 where the data have none. Raises
+            `UnreadableImageError` where the size of the image has to be known and cannot be read.
         open_image: index -> undecoded PIL image.
     """
 
     name: str
     ids: Sequence[str]
     label: Callable[[int], int]
+    boxes: Callable[[int], np.ndarray]
     open_image: Callable[[int], Image.Image]
 
     def __len__(self) -> int:
@@ -57,12 +57,12 @@ class Source:
         return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
 
     def load(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
-        """Decodes one example.
+        """Decodes one example and brings it to a size.
 
         Args:
             index: position in `ids`.
             size: `(H, W)` to return.
-            resize: `crop` (short side to 256/224 of the size, centre crop) or `stretch`.
+            resize: `crop`, `cover` or `stretch`, see `cfx_jax.images.fit`.
 
         Returns:
             float32 `[H, W, 3]` in [0, 1].
@@ -70,7 +70,7 @@ class Source:
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
-        return fit(self.decode(index), size, resize)
+        return images.fit(self.decode(index), size, resize)
 
     def decode(self, index: int) -> Image.Image:
         """Decodes one example to an upright RGB image of its own size.
@@ -84,47 +84,8 @@ class Source:
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
-        try:
-            # Pillow warns of what it can read all the same: odd metadata, sizes within our limit.
-            with warnings.catch_warnings(action="ignore"), self.open_image(index) as image:
-                # Checked on the header, before the pixels are decoded into memory.
-                if image.width * image.height > _MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
-                return _to_rgb(image)
-        except Exception as error:  # Decoders raise any type on broken bytes.
-            raise UnreadableImageError(f"{self.ids[index]}: {_first_line(error)}") from error
-
-
-def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
-    """Resizes an RGB image bicubically to `size`, float32 `[H, W, 3]` in [0, 1].
-
-    `stretch` ignores the aspect ratio; `crop` keeps it: the image is scaled until it covers
-    256/224 of the size in both directions and the centre is cut out.
-    """
-    height, width = size
-    if resize == "crop":
-        scale = _CROP_MARGIN * max(height / image.height, width / image.width)
-        columns, rows = round(image.width * scale), round(image.height * scale)
-        left, top = (columns - width) // 2, (rows - height) // 2
-        # The cut-out in source pixels: the rest of a very long image is never scaled up.
-        x, y = image.width / columns, image.height / rows
-        box = (left * x, top * y, (left + width) * x, (top + height) * y)
-    else:
-        box = None
-    resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized, np.float32) / 255.0
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes to 8-bit RGB, upright as EXIF says."""
-    image.load()
-    # Damaged metadata say nothing about the pixels, and those are sound.
-    with contextlib.suppress(Exception):
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey to 255.
-        image = Image.fromarray((np.asarray(image) / 257.0).round().astype(np.uint8))
-    return image.convert("RGB")
+        with images.reading(self.ids[index]), self.open_image(index) as image:
+            return images.to_rgb(image)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -139,7 +100,8 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         ConfigError: the data are not there; the message says what is missing and how to get it.
     """
-    source = {"bundled": _bundled, "folder": _folder, "tfds": _tfds}[config.source](config)
+    openers = {"bundled": _bundled, "folder": _folder, "npz": _npz, "tfds": _tfds}
+    source = openers[config.source](config)
     if config.max_examples is not None:
         source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
     if not len(source):
@@ -158,8 +120,13 @@ def _bundled(config: DataConfig) -> Source:
         name="scikit-image photographs",
         ids=[path.stem for path in paths],
         label=list(_BUNDLED.values()).__getitem__,
-        open_image=lambda index: Image.open(paths[index]),
+        boxes=_no_boxes,
+        open_image=lambda index: images.open_file(paths[index]),
     )
+
+
+def _no_boxes(index: int) -> np.ndarray:
+    return np.zeros((0, 4), np.float32)
 
 
 def _folder(config: DataConfig) -> Source:
@@ -169,23 +136,59 @@ def _folder(config: DataConfig) -> Source:
             f"data.path: no image folder at {config.path!r}; give one with --config.data.path=DIR"
         )
     manifest = root / "manifest.csv"
-    if manifest.is_file():
-        names, labels = _read_manifest(manifest, config.split)
+    boxes: Sequence[np.ndarray] = ()
+    if config.class_folders:
+        names, labels = _list_class_folders(root)
+    elif manifest.is_file():
+        names, labels, boxes = _read_manifest(manifest, config.split)
     else:
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES)
-        names = [path.relative_to(root).as_posix() for path in files]
+        names = _list_images(root)
         labels = [UNKNOWN_LABEL] * len(names)
     return Source(
         name=root.resolve().name,
         # File names may be any bytes, ids are text: a byte that is none becomes `\\xNN`.
         ids=[os.fsencode(name).decode(errors="backslashreplace") for name in names],
         label=labels.__getitem__,
-        open_image=lambda index: Image.open(root / names[index]),
+        boxes=boxes.__getitem__ if boxes else _no_boxes,
+        open_image=lambda index: images.open_file(root / names[index]),
     )
 
 
-def _read_manifest(path: pathlib.Path, split: str) -> tuple[list[str], list[int]]:
-    """Reads the columns `file`, `label` and `split`, where present, of a folder's manifest.csv."""
+def _list_images(root: pathlib.Path) -> list[str]:
+    found: list[pathlib.PurePath] = []
+    # Tells files from folders without asking the disk for each, as `rglob` would have to.
+    for folder, _, names in os.walk(root):
+        inside = pathlib.PurePath(folder).relative_to(root)
+        found += [inside / name for name in names if _is_image(pathlib.PurePath(name))]
+    return [path.as_posix() for path in sorted(found)]
+
+
+def _is_image(path: pathlib.PurePath) -> bool:
+    return path.suffix.lower() in _SUFFIXES
+
+
+def _list_class_folders(root: pathlib.Path) -> tuple[list[str], list[int]]:
+    """Lists the images of all sub-folders; the class of one is the number of its sub-folder."""
+    if (root / "manifest.csv").exists():
+        raise ConfigError(
+            f"data.class_folders: {root} has a manifest.csv, which gives the classes too; remove "
+            f"it or --config.data.class_folders"
+        )
+    beside = [path.name for path in root.iterdir() if _is_image(path) and not path.is_dir()]
+    if beside:
+        raise ConfigError(
+            f"data.class_folders: {root} has images beside its sub-folders, such as "
+            f"{min(beside)!r}; expected each image in the sub-folder of its class"
+        )
+    # Hidden ones are made by programs, such as .ipynb_checkpoints, and would shift the numbers.
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+    lists = [[f"{folder}/{name}" for name in _list_images(root / folder)] for folder in folders]
+    labels = [label for label, names in enumerate(lists) for _ in names]
+    return [name for names in lists for name in names], labels
+
+
+def _read_manifest(path: pathlib.Path, split: str) -> tuple[list[str], list[int], list[np.ndarray]]:
+    """Reads the columns `file`, `label`, `boxes` and `split`, where present, of a manifest.csv."""
     try:
         # Spreadsheets begin UTF-8 files with a byte order mark.
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -196,14 +199,84 @@ def _read_manifest(path: pathlib.Path, split: str) -> tuple[list[str], list[int]
         labels = [int(row.get("label") or UNKNOWN_LABEL) for row in rows]
         if not all(names) or min(labels, default=0) < UNKNOWN_LABEL:
             raise ValueError("a row has no file or a label below -1")
+        boxes = [_parse_boxes(row.get("boxes") or "") for row in rows]
     except (KeyError, ValueError, csv.Error) as error:
         raise ConfigError(
             f"{path}: expected a column `file`, if labels are known a column `label` of whole "
-            f"numbers, and a column `split` if one is asked for ({type(error).__name__}: {error})"
+            f"numbers, if boxes are known a column `boxes` such as `4 0 96 64.5; 8 8 20 20` "
+            f"(x0 y0 x1 y1 in pixels), and a column `split` if one is asked for "
+            f"({type(error).__name__}: {error})"
         ) from error
     if len(set(names)) != len(names):
         raise ConfigError(f"{path}: a file is listed twice, but each example needs its own id")
-    return names, labels
+    return names, labels, boxes
+
+
+def _parse_boxes(text: str) -> np.ndarray:
+    boxes = [[float(number) for number in box.split()] for box in text.split(";") if box.strip()]
+    for box in boxes:
+        if len(box) != 4 or not np.isfinite(box).all() or box[0] > box[2] or box[1] > box[3]:
+            raise ValueError(f"boxes {text!r} are not of four numbers with x0 <= x1 and y0 <= y1")
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def _npz(config: DataConfig) -> Source:
+    pixels, labels, ids = _read_npz(config)
+    if pixels.shape[3:] == (1,):
+        pixels = pixels[..., 0]
+    is_image = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)
+    if pixels.dtype != np.uint8 or not is_image or 0 in pixels.shape[1:]:
+        expected = "uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
+        raise _unexpected(config, "images", expected, pixels)
+    num_images = len(pixels)
+    if labels is None:
+        labels = np.full(num_images, UNKNOWN_LABEL)
+    if ids is None:
+        width = len(str(num_images))
+        ids = np.array([str(index).zfill(width) for index in range(num_images)], str)
+    is_integer = labels.dtype.kind in "iu" and labels.shape == (num_images,)
+    if not is_integer or labels.min(initial=0) < UNKNOWN_LABEL:
+        raise _unexpected(config, "labels", f"integers of at least -1, [{num_images}]", labels)
+    is_text = ids.dtype.kind == "U" and ids.shape == (num_images,)
+    if not is_text or len(set(ids.tolist())) != num_images:
+        raise _unexpected(config, "ids", f"text, [{num_images}], each its own", ids)
+    return Source(
+        name=pathlib.Path(config.path).stem + (f"/{config.split}" if config.split else ""),
+        ids=ids.tolist(),
+        label=lambda index: int(labels[index]),
+        boxes=_no_boxes,
+        open_image=lambda index: Image.fromarray(pixels[index]),
+    )
+
+
+def _read_npz(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Returns images and, where present, labels and ids, as they are."""
+    ending = f"_{config.split}" if config.split else ""
+    try:
+        # A pickle could execute code. NumPy does not close the files that it fails to read.
+        with open(config.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            known = list(archive)
+            pixels, labels, ids = (
+                next((archive[name + ending] for name in names if name + ending in known), None)
+                for names in _NPZ_NAMES
+            )
+    except Exception as error:  # A damaged archive raises any type.
+        raise ConfigError(
+            f"data.path: {config.path!r} cannot be read as an .npz file "
+            f"({images.first_line(error)}); give one with --config.data.path=FILE"
+        ) from error
+    if pixels is None:
+        raise ConfigError(
+            f"{config.path}: expected an array `images{ending}` or `x{ending}`; it has "
+            f"{', '.join(known) or 'none'}. data.split=train stands for x_train and y_train"
+        )
+    return pixels, labels, ids
+
+
+def _unexpected(config: DataConfig, what: str, expected: str, array: np.ndarray) -> ConfigError:
+    return ConfigError(
+        f"{config.path}: {what}: expected {expected}; got {array.dtype} {list(array.shape)}"
+    )
 
 
 def _tfds(config: DataConfig) -> Source:
@@ -211,18 +284,16 @@ def _tfds(config: DataConfig) -> Source:
 
     try:
         builder = tfds.builder(config.name, data_dir=config.path or None)
-        # Undecoded, so that a broken image is one example's failure and decoding is ours.
-        records = builder.as_data_source(
-            split=config.split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
+        records = _tfds_records(builder, config.split)
         parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(builder.info.splits)
+    except TFRecordError as error:
+        raise ConfigError(f"data: {error}; prepare the TFDS dataset anew") from error
     except Exception as error:  # TFDS raises a different type for every way of being absent.
         raise ConfigError(_tfds_help(config, error)) from error
-    features = builder.info.features
-    if "image" not in features:
+    if "image" not in builder.info.features:
         raise ConfigError(
             f"data.name: the TFDS dataset {config.name!r} has no feature `image`; it has "
-            f"{', '.join(features)}"
+            f"{', '.join(builder.info.features)}"
         )
     version = builder.info.full_name
     # Numbered in the whole split, so that a slice of it has the same ids.
@@ -231,17 +302,67 @@ def _tfds(config: DataConfig) -> Source:
         for part in parts
         for index in range(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
     ]
-    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    features = _tfds_features(builder.info.features)
+    # The image undecoded: a broken one is one example's failure, and decoding is ours.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+
+    def read(index: int) -> dict[str, Any]:
+        example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
+        return example
+
+    def label(index: int) -> int:
+        try:
+            return int(read(index)["label"]) if "label" in features else UNKNOWN_LABEL
+        except Exception:  # Of a damaged record; `decode` tells of it.
+            return UNKNOWN_LABEL
+
+    def boxes(index: int) -> np.ndarray:
+        if "objects" not in features:
+            return _no_boxes(index)
+        with images.reading(ids[index]):
+            example = read(index)
+            fractions = np.asarray(example["objects"]["bbox"], np.float32).reshape(-1, 4)
+            with Image.open(io.BytesIO(example["image"])) as image:
+                return images.upright_boxes(fractions[:, [1, 0, 3, 2]], image)
+
     return Source(
         name=f"{version}/{config.split}",
         ids=ids,
-        label=lambda index: int(records[index]["label"]) if labelled else UNKNOWN_LABEL,
-        open_image=lambda index: Image.open(io.BytesIO(records[index]["image"])),
+        label=label,
+        boxes=boxes,
+        open_image=lambda index: Image.open(io.BytesIO(read(index)["image"])),
     )
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+def _tfds_records(builder: Any, split: str) -> Sequence[bytes] | TFRecords:
+    """Opens the serialized examples of a split of a TFDS builder, in the order of their ids."""
+    import tensorflow_datasets as tfds
+
+    tfrecord = tfds.core.FileFormat.TFRECORD
+    if builder.info.available_file_formats() == {tfrecord}:
+        # TFDS itself needs TensorFlow for those, and reads them from the beginning only.
+        files = builder.info.splits[split].file_instructions
+        return TFRecords([Shard(f.filename, f.examples_in_shard, f.skip, f.take) for f in files])
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    records: Sequence[bytes] = builder.as_data_source(split=split, deserialize_method=raw)
+    return records
+
+
+def _tfds_features(features: Any) -> Any:
+    """Returns those features of a TFDS dataset that are read; decoding the others takes time."""
+    import tensorflow_datasets as tfds
+
+    read = {"image": features["image"]}
+    if "label" in features and isinstance(features["label"], tfds.features.ClassLabel):
+        read["label"] = features["label"]
+    objects = getattr(dict(features.items()).get("objects"), "feature", None)
+    if isinstance(objects, tfds.features.FeaturesDict):
+        bbox = dict(objects.items()).get("bbox")
+        # Fractions y0 x0 y1 x1; data from before there was a choice do not name their format.
+        formats = (tfds.features.BBoxFeature().bbox_format, None)
+        if isinstance(bbox, tfds.features.BBoxFeature) and bbox.bbox_format in formats:
+            read["objects"] = tfds.features.Sequence({"bbox": bbox})
+    return tfds.features.FeaturesDict(read)
 
 
 def _tfds_help(config: DataConfig, error: Exception) -> str:
@@ -249,13 +370,10 @@ def _tfds_help(config: DataConfig, error: Exception) -> str:
     return f"""\
 data: the TFDS dataset {config.name!r}, split {config.split!r}, cannot be opened.
   looked in: {config.path or "~/tensorflow_datasets, the TFDS default; change it with data.path"}
-  TFDS said: {_first_line(error)}
-To prepare it once as array_record files (ImageNet first needs ILSVRC2012_img_train.tar and
+  TFDS said: {images.first_line(error)}
+To prepare it once (ImageNet first needs ILSVRC2012_img_train.tar and
 ILSVRC2012_img_val.tar from https://image-net.org/download in the folder downloads/manual there):
   pip install 'cfx_jax[tensorflow]'
   python -c "import tensorflow_datasets as t; t.builder('{config.name}'{where},
       file_format='array_record').download_and_prepare()"
-If it is there as tfrecord files, convert them:
-  python -m tensorflow_datasets.scripts.convert_format --dataset_dir=DIR \\
-      --out_file_format=array_record
 Or explain a folder of images: --config.data.source=folder --config.data.path=DIR"""

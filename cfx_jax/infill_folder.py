@@ -17,8 +17,8 @@ from PIL import Image
 import cfx_jax
 from cfx_jax import cli, data, registry
 from cfx_jax.config import ConfigError, DataConfig
-from cfx_jax.data import UnreadableImageError
 from cfx_jax.generators import Generator
+from cfx_jax.images import UnreadableImageError
 from cfx_jax.sheets import draw_image, draw_sheet
 
 IMAGES = flags.DEFINE_string("images", None, "Folder of images.", required=True)

@@ -86,8 +86,13 @@ def test_every_model_can_be_trained():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("data.source", "web", r"data\.source is 'web'; expected one of bundled, folder, tfds"),
-        ("data.resize", "pad", r"data\.resize is 'pad'; expected one of crop, stretch"),
+        (
+            "data.source",
+            "web",
+            r"data\.source is 'web'; expected one of bundled, folder, npz, tfds",
+        ),
+        ("data.resize", "pad", r"data\.resize is 'pad'; expected one of crop, cover, stretch"),
+        ("data.class_folders", True, r"class_folders is for data\.source=folder; got bundled"),
         ("data.max_examples", 0, r"data\.max_examples is 0; expected .* at least 1"),
         (
             "explain.objective",

@@ -1,0 +1,229 @@
+"""One picture: decoding it to upright 8-bit RGB, and bringing it and its boxes to a size.
+
+Boxes are float32 `[k, 4]`, `x0 y0 x1 y1`, in pixels from the top left corner of the upright image:
+`0 0 W H` is the whole of it.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+_MAX_PIXELS = 100_000_000
+# By how much a scaled image covers the size before its centre is cut out. The published protocol
+# resizes the short side to 256 before it crops 224.
+_MARGINS = {"crop": 256 / 224, "cover": 1.0}
+# Value of the EXIF tag: whether x and y change places, and which of them then runs backwards.
+_TURNS = {
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+
+
+class UnreadableImageError(ValueError):
+    """One image that cannot be decoded: a status of that example, never the end of a run."""
+
+
+class _Silence:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    `warnings.catch_warnings` by itself is not for threads: the filters that one of them puts back
+    on leaving may be those that another has set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._filters = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_inside:
+                self._filters.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if not self._num_inside:
+                self._filters.close()
+
+
+_silence = _Silence()
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Makes whatever goes wrong with an image inside an `UnreadableImageError` that names it.
+
+    Args:
+        name: of the image.
+
+    Raises:
+        UnreadableImageError: anything was raised inside.
+    """
+    try:
+        # Pillow warns of what it can read all the same: odd metadata, sizes within our limit.
+        with _silence:
+            yield
+    except Exception as error:  # Decoders raise any type on broken bytes.
+        raise UnreadableImageError(f"{name}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Describes an error of another library in one line."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def open_file(path: str | os.PathLike[str]) -> Image.Image:
+    """Opens an image file without decoding it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no file.
+    """
+    # Opening a pipe would wait for ever.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("is not a file")
+    return Image.open(path)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decodes an opened image to 8-bit RGB, upright as EXIF says.
+
+    Transparent parts show white behind them; of an animation the first frame is taken.
+
+    Args:
+        image: of any mode; changed in place where that saves memory.
+
+    Returns:
+        An image of mode RGB.
+
+    Raises:
+        ValueError: there are too many pixels; checked on the header, before they are decoded.
+        Exception: of any type, where the pixels are damaged. Use it inside `reading`.
+    """
+    if image.width * image.height > _MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are too many")
+    image.load()
+    # Damaged metadata say nothing about the pixels, and those are sound.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit grey to 255.
+        pixels = (np.asarray(image, np.uint32) + 128) // 257
+        image = Image.fromarray(pixels.astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Resizes an RGB image bicubically.
+
+    `crop` and `cover` keep the aspect ratio: the image is scaled until it covers 256/224 of the
+    size, or just the size, in both directions, and the centre is cut out. `stretch` shows all of
+    it, whatever its aspect ratio.
+
+    Args:
+        image: mode RGB.
+        size: `(H, W)` to return.
+        resize: `crop`, `cover` or `stretch`.
+
+    Returns:
+        float32 `[H, W, 3]` in [0, 1].
+
+    Raises:
+        ValueError: `resize` is unknown.
+    """
+    # The window in source pixels: what lies outside of it is never scaled up.
+    window = _window((image.height, image.width), size, resize)
+    resized = image.resize(size[::-1], Image.Resampling.BICUBIC, box=window)
+    return np.asarray(resized, np.float32) / 255.0
+
+
+def fit_boxes(
+    boxes: np.ndarray, image_size: tuple[int, int], size: tuple[int, int], resize: str
+) -> np.ndarray:
+    """Moves boxes of an image to where `fit` shows what is in them.
+
+    They are not clamped: what `fit` cuts off lies outside of `0 0 W H`. Clamp where you need it.
+
+    Args:
+        boxes: `[k, 4]`, `x0 y0 x1 y1` in pixels of the upright image.
+        image_size: `(H, W)` of that image.
+        size: `(H, W)` of the fitted one.
+        resize: `crop`, `cover` or `stretch`.
+
+    Returns:
+        float32 `[k, 4]` in pixels of the fitted image.
+
+    Raises:
+        ValueError: the boxes have another shape, or `resize` is unknown.
+
+    Example:
+        >>> fit_boxes(np.array([[100, 0, 200, 50]]), (100, 300), (50, 50), "cover")
+        array([[ 0.,  0., 50., 25.]], dtype=float32)
+    """
+    if np.ndim(boxes) != 2 or np.shape(boxes)[1] != 4:
+        raise ValueError(f"boxes have shape {np.shape(boxes)}; expected [k, 4]")
+    left, top, right, bottom = _window(image_size, size, resize)
+    scale = np.array([size[1] / (right - left), size[0] / (bottom - top)])
+    return ((boxes - np.array([left, top] * 2)) * np.tile(scale, 2)).astype(np.float32)
+
+
+def upright_boxes(fractions: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Places boxes that are relative to the pixels of an image as they are stored.
+
+    Args:
+        fractions: `[k, 4]`, `x0 y0 x1 y1` in fractions of width and height, before EXIF turns it.
+        image: opened, need not be decoded.
+
+    Returns:
+        float32 `[k, 4]` in pixels of the upright image.
+    """
+    orientation = 1
+    with contextlib.suppress(Exception):  # As `to_rgb` does with damaged metadata.
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    is_swapped, is_x_reversed, is_y_reversed = _TURNS.get(orientation, (False, False, False))
+    (x, width), (y, height) = (fractions[:, ::2], image.width), (fractions[:, 1::2], image.height)
+    if is_swapped:
+        x, width, y, height = y, height, x, width
+    if is_x_reversed:
+        x = 1.0 - x[:, ::-1]
+    if is_y_reversed:
+        y = 1.0 - y[:, ::-1]
+    return np.stack([x * width, y * height], axis=-1).reshape(-1, 4).astype(np.float32)
+
+
+def _window(
+    image_size: tuple[int, int], size: tuple[int, int], resize: str
+) -> tuple[float, float, float, float]:
+    """Returns the part of an image that is shown, `x0 y0 x1 y1` in its pixels."""
+    (image_height, image_width), (height, width) = image_size, size
+    if resize == "stretch":
+        return 0.0, 0.0, image_width, image_height
+    if resize not in _MARGINS:
+        raise ValueError(f"resize is {resize!r}; expected {', '.join(_MARGINS)} or stretch")
+    scale = _MARGINS[resize] * max(height / image_height, width / image_width)
+    columns, rows = round(image_width * scale), round(image_height * scale)
+    left, top = (columns - width) // 2, (rows - height) // 2
+    return (
+        left * image_width / columns,
+        top * image_height / rows,
+        (left + width) * image_width / columns,
+        (top + height) * image_height / rows,
+    )

@@ -1,0 +1,112 @@
+"""Random access to TFRecord files, without TensorFlow.
+
+A file is a sequence of records, each its length (uint64, little-endian), a checksum of that
+(uint32, masked CRC-32C), its bytes, and a checksum of those.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from tensorboardX.record_writer import masked_crc32c
+
+_HEADER = struct.Struct("<QI")
+_CHECKSUM_BYTES = 4
+
+
+class TFRecordError(ValueError):
+    """A file that is cut off, damaged, or not of the records it should hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file and which of its records to take: `take` of them after the first `skip`.
+
+    Attributes:
+        path: of the file, on a local disk.
+        num_records: it should hold.
+        skip: at least 0.
+        take: at most `num_records - skip`.
+    """
+
+    path: str
+    num_records: int
+    skip: int
+    take: int
+
+
+class TFRecords:
+    """The records of several files by number, from any thread."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        """Finds where each record lies; reads no more than their headers.
+
+        Args:
+            shards: in the order in which to number their records.
+
+        Raises:
+            TFRecordError: names the file and the place in it.
+            OSError: a file cannot be read.
+        """
+        # One read a record: on a network disk it is the waiting for them that takes long.
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            spans = list(pool.map(_find_records, shards))
+        self._paths = [shard.path for shard in shards]
+        self._path_of = np.repeat(np.arange(len(shards)), [len(span) for span in spans])
+        self._spans = np.concatenate([np.zeros((0, 2), np.int64), *spans])
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: int) -> bytes:
+        """Reads a record.
+
+        The checksum of its bytes is not verified: in Python that takes longer than decoding the
+        image in them, and the decoder notices damage, too.
+
+        Raises:
+            TFRecordError: the file has become shorter.
+            OSError: it cannot be read.
+        """
+        offset, length = map(int, self._spans[index])
+        path = self._paths[self._path_of[index]]
+        # Opened each time: threads share no position, and a dataset may have more files than a
+        # process may keep open.
+        with open(path, "rb") as file:
+            file.seek(offset)
+            record = file.read(length)
+        if len(record) != length:
+            raise TFRecordError(f"{path}: cut off at byte {offset + len(record)} since it was read")
+        return record
+
+
+def _find_records(shard: Shard) -> np.ndarray:
+    """Returns offset and length of the bytes of each record taken, int64 `[take, 2]`."""
+    spans, offset = [], 0
+    with open(shard.path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while offset < size:
+            file.seek(offset)
+            header = file.read(_HEADER.size)
+            end = size + 1
+            if len(header) == _HEADER.size:
+                length, checksum = _HEADER.unpack(header)
+                if checksum != masked_crc32c(header[:8]):
+                    raise TFRecordError(f"{shard.path}: no record begins at byte {offset}")
+                end = offset + _HEADER.size + length + _CHECKSUM_BYTES
+            if end > size:
+                raise TFRecordError(
+                    f"{shard.path}: the record that begins at byte {offset} is cut off by the end "
+                    f"of the file at byte {size}"
+                )
+            spans.append((offset + _HEADER.size, length))
+            offset = end
+    if len(spans) != shard.num_records:
+        raise TFRecordError(
+            f"{shard.path}: holds {len(spans)} records up to its end at byte {size}; expected "
+            f"{shard.num_records}"
+        )
+    return np.array(spans, np.int64).reshape(-1, 2)[shard.skip : shard.skip + shard.take]
