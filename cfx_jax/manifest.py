@@ -7,11 +7,12 @@ store beside it. It is written before the store, once, and never changed.
 import errno
 import json
 import os
-import pathlib
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cfx_jax.storage import Storage
+
+_NAME = "manifest.json"
 _INFORMATIVE = "environment"  # differs between a run and its resumption; never compared
 _MAX_DIFFERENCES = 20
 
@@ -24,11 +25,11 @@ class ManifestMismatchError(RecordsError):
     """The folder holds a run with other settings than the ones asked for now."""
 
 
-def claim_folder(root: pathlib.Path, manifest: Mapping[str, Any], layout: dict[str, Any]) -> None:
+def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str, Any]) -> None:
     """Writes the manifest of a new run, or makes sure that the one in the folder is of this run.
 
     Args:
-        root: the run's folder, made when missing.
+        storage: the run's folder, made when missing.
         manifest: JSON values that tell what is run. Its key "environment" is informative: not
             compared, and kept as the first run wrote it.
         layout: JSON values that describe the store; compared like the rest.
@@ -42,19 +43,20 @@ def claim_folder(root: pathlib.Path, manifest: Mapping[str, Any], layout: dict[s
     """
     content = _as_json(manifest) | {"records": layout}
     try:
-        _write_new(root, content)
+        _check_writable(storage)
+        _create(storage, content)
     except OSError as error:
-        reason = f"cannot write into workdir {root} ({error.strerror}); choose another --workdir"
+        reason = f"cannot write into workdir {storage} ({_reason(error)}); choose another --workdir"
         raise OSError(error.errno, reason) from error
     # Also after writing it: of several processes that start at once, one has won.
-    _compare(root, _read(root), content)
+    _compare(storage, _read(storage), content)
 
 
-def read_manifest(root: pathlib.Path) -> tuple[dict[str, Any], Any]:
+def read_manifest(storage: Storage) -> tuple[dict[str, Any], Any]:
     """Reads what `claim_folder` wrote.
 
     Args:
-        root: the run's folder.
+        storage: the run's folder.
 
     Returns:
         `(manifest, layout)`; tuples have become lists.
@@ -63,24 +65,9 @@ def read_manifest(root: pathlib.Path) -> tuple[dict[str, Any], Any]:
         FileNotFoundError: there is no run in the folder.
         RecordsError: the manifest is damaged.
     """
-    if not (root / "manifest.json").exists():
-        raise FileNotFoundError(
-            f"{root} holds no manifest.json: not the folder of a run, or one whose manifest "
-            "was deleted"
-        )
-    content = _read(root)
+    content = _read(storage)
     layout = content.pop("records")
     return content, layout
-
-
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file that is, at any moment, what it was before or `data`, whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,26 +80,36 @@ def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the manifest must hold finite JSON values only: {error}") from error
 
 
-def _write_new(root: pathlib.Path, content: dict[str, Any]) -> None:
+def _check_writable(storage: Storage) -> None:
+    """Makes the folder; finds out before a file is written what would keep it from being."""
+    root = storage.root
+    if root is None:
+        return
     if root.exists() and not root.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder")
     root.mkdir(parents=True, exist_ok=True)
     if not os.access(root, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _create(storage: Storage, content: dict[str, Any]) -> None:
     # In this order: another process that starts now makes the manifest before the store.
-    has_store = (root / "records.zarr").exists()
-    path = root / "manifest.json"
-    if path.exists():
+    has_store = storage.read("records.zarr/zarr.json") is not None
+    if storage.read(_NAME) is not None:
         return
     if has_store:
         raise RecordsError(
-            f"{root} holds records.zarr but no manifest.json, so it is unknown what was "
+            f"{storage} holds records.zarr but no {_NAME}, so it is unknown what was "
             "run; restore the manifest, choose another --workdir, or delete this one"
         )
-    write_atomically(path, json.dumps(content, indent=2).encode())
+    storage.create(_NAME, json.dumps(content, indent=2).encode())
 
 
-def _compare(root: pathlib.Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _compare(storage: Storage, stored: dict[str, Any], now: dict[str, Any]) -> None:
     stored, now = ({k: v for k, v in m.items() if k != _INFORMATIVE} for m in (stored, now))
     found = list(_differences(stored, now))
     if not found:
@@ -120,23 +117,28 @@ def _compare(root: pathlib.Path, stored: dict[str, Any], now: dict[str, Any]) ->
     if len(found) > _MAX_DIFFERENCES:
         found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
     raise ManifestMismatchError(
-        f"{root} holds a run with other settings; nothing in it was changed.\n  "
+        f"{storage} holds a run with other settings; nothing in it was changed.\n  "
         + "\n  ".join(found)
         + "\nChoose another --workdir, or delete this one to start over."
     )
 
 
-def _read(root: pathlib.Path) -> dict[str, Any]:
-    path = root / "manifest.json"
+def _read(storage: Storage) -> dict[str, Any]:
+    place, found = storage.place(_NAME), storage.read(_NAME)
+    if found is None:
+        raise FileNotFoundError(
+            f"{storage} holds no {_NAME}: not the folder of a run, or one whose manifest "
+            "was deleted"
+        )
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(found)
     except ValueError as error:
         raise RecordsError(
-            f"{path} is not valid JSON ({error}): truncated or edited; restore it, choose another "
+            f"{place} is not valid JSON ({error}): truncated or edited; restore it, choose another "
             "--workdir, or delete this one"
         ) from error
     if not isinstance(content, dict) or "records" not in content:
-        raise RecordsError(f'{path} is not the manifest of a run: it has no entry "records"')
+        raise RecordsError(f'{place} is not the manifest of a run: it has no entry "records"')
     return content
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.records import RecordReader, write_atomically
+from cfx_jax.records import RecordReader
+from cfx_jax.storage import Storage
 
 OBJECTIVES = {
     "ssr": ("SSR", "smallest supporting region", "#2f81f7"),
@@ -52,6 +53,8 @@ _OBJECTIVE_COLUMNS = (
     "success_rate",
     "objective",
 )
+_PAGE = "report/index.html"
+_IMAGES = "report/images"
 _NONE = "n/a"
 _MAX_SUMMARY_ROWS = 40
 _COLORMAP = "inferno"
@@ -59,7 +62,7 @@ _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
 _SMALLEST_PICTURE = 224
 
 
-def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
     """Writes the page of a run, of all it has computed so far.
 
     Args:
@@ -67,7 +70,7 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> path
         max_images: show pictures of the first so many computed examples; the table has all.
 
     Returns:
-        Path of `report/index.html` in `workdir`.
+        Place of `report/index.html` in `workdir`.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
@@ -77,15 +80,13 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> path
     if max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")
     run = _Run(RecordReader(workdir))
-    page = pathlib.Path(workdir) / "report" / "index.html"
-    images = page.parent / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    storage = Storage(workdir)
 
     computed = np.flatnonzero(run.complete).tolist()
     shown = computed[:max_images]
     examples = {index: run.example(index) for index in computed}
-    pictures = {index: _write_pictures(images, run, examples[index]) for index in shown}
-    write_atomically(images / "scale.png", _png(_scale("image" in run.field_names)))
+    pictures = {index: _write_pictures(storage, run, examples[index]) for index in shown}
+    storage.write(f"{_IMAGES}/scale.png", _png(_scale("image" in run.field_names)))
     html = _template().render(
         dataset=run.manifest.get("dataset") or {},
         objectives={name: OBJECTIVES[name] for name in run.objectives},
@@ -103,8 +104,8 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> path
         counts=_counts(run, examples),
     )
     # Last, so that a page never links to pictures that are not there.
-    write_atomically(page, html.encode("utf-8", "replace"))
-    return page
+    storage.write(_PAGE, html.encode("utf-8", "replace"))
+    return storage.place(_PAGE)
 
 
 def summary(workdir: str | os.PathLike[str]) -> str:
@@ -196,7 +197,7 @@ class _Run:
 
 
 def _write_pictures(
-    folder: pathlib.Path, run: _Run, example: Mapping[str, Any]
+    storage: Storage, run: _Run, example: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Writes an example's pictures; returns what the page needs to show them, in order."""
     pictures: list[dict[str, Any]] = []
@@ -206,7 +207,7 @@ def _write_pictures(
 
     def add(kind: str, data: bytes, size: tuple[int, ...], caption: str, alt: str) -> None:
         name = f"{index:06d}-{kind}.png"
-        write_atomically(folder / name, data)
+        storage.write(f"{_IMAGES}/{name}", data)
         height, width = size[:2]
         picture = {"kind": kind, "src": f"images/{name}", "width": width, "height": height}
         pictures.append(picture | {"caption": caption, "alt": f"{alt}, example {index}"})

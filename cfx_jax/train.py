@@ -21,7 +21,8 @@ import cfx_jax
 from cfx_jax import cli, data, parallel, registry, training
 from cfx_jax.config import ConfigError, TrainConfig
 from cfx_jax.crops import Crops
-from cfx_jax.manifest import claim_folder, write_atomically
+from cfx_jax.manifest import claim_folder
+from cfx_jax.storage import Storage
 from cfx_jax.train_log import Heldout, TrainLog
 from cfx_jax.training import TrainState
 from cfx_jax.weights.params_file import encode_params
@@ -29,9 +30,9 @@ from cfx_jax.weights.params_file import encode_params
 LOG_EVERY = 50
 
 
-def main(config: TrainConfig, workdir: pathlib.Path) -> None:
+def main(config: TrainConfig, workdir: str) -> None:
     """Trains, or goes on training, and prints where the weights are."""
-    print(f"weights: {train(config, workdir)}")
+    print(f"weights: {train(config, pathlib.Path(workdir))}")
 
 
 def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
@@ -56,7 +57,8 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     source = data.open_source(config.data)
     heldout = Heldout(config)
     manifest = _manifest(config, source)
-    claim_folder(workdir, manifest, {})
+    storage = Storage(workdir)
+    claim_folder(storage, manifest, {})
     crops = Crops(source, config.crop_size, registry.NETWORKS[config.model].channels, config.seed)
     with _checkpoints(workdir) as checkpoints:
         saved = _restore(checkpoints, config)
@@ -74,9 +76,8 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
                     _save(checkpoints, step, saved)
     for reason in crops.unreadable.values():
         print(f"unreadable image, skipped: {reason}")
-    path = workdir / "weights.safetensors"
-    write_atomically(path, encode_params(saved.ema, manifest))
-    return path
+    storage.write("weights.safetensors", encode_params(saved.ema, manifest))
+    return workdir / "weights.safetensors"
 
 
 def _take_steps(
@@ -113,7 +114,7 @@ def _take_steps(
     places = shard(np.arange(rows, dtype=np.int32))
     key = jax.random.key(config.seed)
     first, last = int(state.step), config.num_steps
-    state = parallel.replicate(state, len(devices))
+    state = parallel.replicate(state, devices)
     with tqdm(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
         for step, batch in enumerate(crops.batches(first, last, rows), first + 1):
             state, metrics = train_step(state, shard(batch), places, key, classifier_params)

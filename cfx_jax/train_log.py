@@ -13,8 +13,8 @@ from cfx_jax import data, infill_quality, registry
 from cfx_jax.config import TrainConfig
 from cfx_jax.generators import Generator
 from cfx_jax.infill_quality import Quality
-from cfx_jax.manifest import write_atomically
 from cfx_jax.sheets import draw_sheet
+from cfx_jax.storage import Storage
 
 _SHEET_IMAGES = 2  # of each kind of mask
 
@@ -64,7 +64,6 @@ class TrainLog:
     def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
         """Opens the files of a training that stands at `first_step`."""
         self._workdir = workdir
-        (workdir / "samples").mkdir(exist_ok=True)
         for name in ("metrics.csv", "heldout.csv"):
             _truncate(workdir / name, first_step)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
@@ -97,7 +96,7 @@ class TrainLog:
         for row in rows:
             for name in Quality._fields:
                 self._board.add_scalar(f"heldout/{row['mask']}/{name}", row[name], step)
-        write_atomically(self._workdir / "samples" / f"step_{step:08d}.png", sheet)
+        Storage(self._workdir).write(f"samples/step_{step:08d}.png", sheet)
 
     def _write(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         path = self._workdir / name
@@ -125,4 +124,4 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
         return
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *kept])
-    write_atomically(path, text.getvalue().encode())
+    Storage(path.parent).write(path.name, text.getvalue().encode())

@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 
 from cfx_jax import manifest
-from cfx_jax.manifest import (
-    ManifestMismatchError,
-    claim_folder,
-    read_manifest,
-    write_atomically,
-)
+from cfx_jax.manifest import ManifestMismatchError
+from cfx_jax.storage import Storage
 
 MANIFEST = {
     "config": {"explain": {"num_steps": 100, "sizes": (1, 2)}, "name": "vgg"},
     "environment": {"jax": "1"},
 }
 LAYOUT = {"num_examples": 10}
+
+
+def claim_folder(root, *arguments):
+    manifest.claim_folder(Storage(root), *arguments)
+
+
+def read_manifest(root):
+    return manifest.read_manifest(Storage(root))
 
 
 def snapshot(folder):
@@ -67,10 +71,13 @@ def test_long_diff_is_cut(tmp_path):
 
 
 def test_the_loser_of_two_runs_that_start_at_once_is_refused(tmp_path, monkeypatch):
-    def overtaken(path, data):
-        write_atomically(path, data.replace(b"vgg", b"resnet"))
+    create = Storage.create
 
-    monkeypatch.setattr(manifest, "write_atomically", overtaken)
+    def overtaken(self, name, data):
+        assert create(self, name, data.replace(b"vgg", b"resnet"))
+        return create(self, name, data)
+
+    monkeypatch.setattr(Storage, "create", overtaken)
     with pytest.raises(ManifestMismatchError, match='name: stored "resnet", now "vgg"'):
         claim_folder(tmp_path, MANIFEST, LAYOUT)
 
@@ -115,16 +122,3 @@ def test_unusable_manifest(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         claim_folder(tmp_path / "run", content, LAYOUT)
     assert not (tmp_path / "run").exists()
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "page.html"
-    write_atomically(path, b"old")
-
-    def full(descriptor):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new and longer")
-    assert path.read_bytes() == b"old"

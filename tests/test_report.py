@@ -89,7 +89,8 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.path, self.source = path, path.read_text("utf-8")
+        self.path = pathlib.Path(path)
+        self.source = self.path.read_text("utf-8")
         self.tags, self.links, self.images, self.anchors, self.rows = set(), [], [], [], []
         self.texts = {None: ""}  # text of each <section>, and of the page outside them
         self.section, self.in_row = None, False

@@ -1,4 +1,4 @@
-"""Tests of records.py: what is written, what is read back, and what survives a kill."""
+"""What is written, what is read back, and what survives a kill or a damage."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ import xarray
 import zarr
 
 from cfx_jax import records
-from cfx_jax.manifest import ManifestMismatchError
+from cfx_jax.manifest import ManifestMismatchError, RecordsError
 from cfx_jax.records import Field, RecordReader, RecordWriter
 
 FIELDS = (
@@ -31,8 +31,20 @@ MANIFEST = {
 NUM_EXAMPLES, UNIT_SIZE = 10, 4
 
 
-def open_writer(workdir, manifest=MANIFEST, fields=FIELDS, num_examples=NUM_EXAMPLES):
-    return RecordWriter(workdir, manifest, fields, num_examples, UNIT_SIZE)
+writers = []  # of the run that is open now
+
+
+def open_writer(workdir, manifest=MANIFEST, fields=FIELDS, num_examples=NUM_EXAMPLES, **host):
+    """Opens a folder as a run does that is started again: the one before it has ended."""
+    if not host:
+        end_run()
+    writers.append(RecordWriter(workdir, manifest, fields, num_examples, UNIT_SIZE, **host))
+    return writers[-1]
+
+
+def end_run():
+    while writers:
+        writers.pop().close()
 
 
 def make_values(start, stop):
@@ -130,12 +142,37 @@ def test_resume_keeps_the_first_environment(tmp_path):
     assert reader.complete.all()
 
 
-def test_two_writers_share_a_folder(tmp_path):
-    first, second = open_writer(tmp_path), open_writer(tmp_path)
-    write_missing(first, [0])
-    write_missing(second, [2, 1])
-    assert first.missing_units() == []
+def test_the_hosts_of_a_run_own_every_other_unit(tmp_path):
+    end_run()
+    first, second = (open_writer(tmp_path, host=host, num_hosts=2) for host in range(2))
+    assert (first.missing_units(), second.missing_units()) == ([0, 2], [1])
+    with pytest.raises(ValueError, match="unit 1 belongs to host 1 of 2, this is host 0"):
+        write_missing(first, [1])
+    write_missing(first)
+    assert (first.missing_units(), second.missing_units()) == ([], [1])
+    write_missing(second)
     assert assert_complete_units_right(tmp_path) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("host", "num_hosts"), [(-1, 1), (1, 1), (2, 2)])
+def test_a_host_there_is_not(tmp_path, host, num_hosts):
+    with pytest.raises(ValueError, match=rf"host must be in \[0, {num_hosts}\), got {host}"):
+        open_writer(tmp_path / "run", host=host, num_hosts=num_hosts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("running", "starting"),
+    [((0, 1), (0, 1)), ((1, 2), (1, 2)), ((0, 1), (1, 2)), ((1, 2), (0, 1)), ((2, 3), (0, 2))],
+)
+def test_the_second_of_two_runs_is_refused_while_the_first_lives(tmp_path, running, starting):
+    end_run()
+    first = open_writer(tmp_path, host=running[0], num_hosts=running[1])
+    with pytest.raises(RecordsError, match=f"{tmp_path}: another run is writing to it"):
+        open_writer(tmp_path, host=starting[0], num_hosts=starting[1])
+    write_missing(first)
+    end_run()
+    write_missing(open_writer(tmp_path, host=starting[0], num_hosts=starting[1]))
 
 
 def test_relative_workdir(tmp_path, monkeypatch):
@@ -160,7 +197,7 @@ def test_commit_mark_is_written_last(tmp_path):
     writer = open_writer(tmp_path)
     store = tmp_path / "records.zarr"
     (store / "label" / "c").write_text("in the way of the chunks of one field")
-    with pytest.raises(ValueError, match="label"):
+    with pytest.raises(OSError, match=r"cannot write unit 0 into .* \(Not a directory\)"):
         write_missing(writer, [0])
     assert (store / "image" / "c").exists()
     assert not RecordReader(tmp_path).complete.any()
@@ -225,10 +262,87 @@ def test_damaged_chunk_is_noticed(tmp_path):
     assert reader.read("image", 4).shape == (6, 4, 6, 3)
 
 
-def test_remote_workdir():
+DAMAGES = {
+    "flipped": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "other": lambda data: b"not a chunk at all",
+}
+
+
+@pytest.mark.parametrize("name", ["image/c/1/0/0/0", "label/c/1", "complete/c/1"])
+@pytest.mark.parametrize("damage", [*DAMAGES, "deleted"])
+def test_a_damaged_unit_is_computed_again(tmp_path, name, damage, caplog):
+    write_missing(open_writer(tmp_path))
+    before = snapshot(tmp_path)
+    chunk = tmp_path / "records.zarr" / name
+    if damage == "deleted":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(DAMAGES[damage](chunk.read_bytes()))
+    again = open_writer(tmp_path)
+    assert again.missing_units() == [1]
+    if not name.startswith("complete"):
+        assert f"unit 1 is damaged, and computed again: {{'{name.split('/')[0]}'" in caplog.text
+    assert RecordReader(tmp_path).complete.tolist() == [True] * 4 + [False] * 4 + [True] * 2
+    write_missing(again)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_chunk_of_nothing_but_blanks_can_be_told_from_a_lost_one(tmp_path):
+    writer = open_writer(tmp_path)
+    blank = {name: np.zeros_like(value) for name, value in make_values(0, 4).items()}
+    blank["ssr_log_odds"][:] = np.nan
+    writer.write_unit(0, blank)
+    assert list(RecordReader(tmp_path).damage()) == [(0, {})]
+    (tmp_path / "records.zarr/ssr_log_odds/c/0").unlink()
+    [(unit, problems)] = RecordReader(tmp_path).damage()
+    assert (unit, list(problems)) == (0, ["ssr_log_odds"])
+
+
+FULL_DISK = """
+import os, subprocess, sys
+import numpy as np
+from cfx_jax.records import Field, RecordReader, RecordWriter
+folder = sys.argv[1]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", folder], check=True)
+values = np.random.default_rng(0).integers(0, 256, (1, 30_000), np.uint8)
+with RecordWriter(f"{folder}/run", {}, [Field("a", "uint8", (30_000,))], 20, 1) as writer:
+    try:
+        for unit in writer.missing_units():
+            writer.write_unit(unit, {"a": values})
+    except OSError as error:
+        print(error.errno, error)
+    print(RecordReader(f"{folder}/run").complete.sum(), writer.missing_units()[0])
+    subprocess.run(["mount", "-o", "remount,size=2m", folder], check=True)
+    for unit in writer.missing_units():
+        writer.write_unit(unit, {"a": values})
+    reader = RecordReader(f"{folder}/run")
+    print(reader.complete.all(), (reader.read("a") == values).all())
+"""
+
+
+def test_a_full_disk_costs_one_unit(tmp_path):
+    """A small file system, mounted where no other process sees it."""
+    process = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    failure, kept, recovered = process.stdout.splitlines()
+    written, missing = map(int, kept.split())
+    assert 3 <= written == missing <= 6
+    assert failure == (
+        f"28 [Errno 28] cannot write unit {missing} into {tmp_path}/run, all before it are safe "
+        "(No space left on device); free some space and resume with the same command"
+    )
+    assert recovered == "True True"
+
+
+def test_an_address_of_another_kind_is_refused():
     for opened in (open_writer, RecordReader):
-        with pytest.raises(ValueError, match="a folder on a local disk, got gs://bucket/run"):
-            opened("gs://bucket/run")
+        with pytest.raises(RecordsError, match=r"workdir s3://bucket/run: expected a folder"):
+            opened("s3://bucket/run")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""The folder of a run: files by name, on a local disk or in a bucket (`gs://bucket/path`)."""
+
+import os
+import pathlib
+import re
+from typing import Any
+
+import tensorstore as ts
+
+
+class Storage:
+    """Reads and writes whole files; a file is, at any moment, what it was before or the new one.
+
+    Attributes:
+        location: the folder, as it was given.
+        root: its path on a local disk; None in a bucket.
+
+    Example:
+        >>> import tempfile
+        >>> storage = Storage(tempfile.mkdtemp())
+        >>> storage.create("a.txt", b"first"), storage.create("a.txt", b"second")
+        (True, False)
+        >>> storage.read("a.txt"), storage.read("b.txt")
+        (b'first', None)
+    """
+
+    def __init__(self, location: str | os.PathLike[str]) -> None:
+        """Opens a folder; nothing is read or made yet.
+
+        Raises:
+            ValueError: the address is of a kind that is not known.
+        """
+        self.location = os.fspath(location)
+        self.root: pathlib.Path | None = None
+        if self.location.startswith("gs://"):
+            bucket, _, path = self.location.removeprefix("gs://").partition("/")
+            if not bucket:
+                raise ValueError(f"{self.location}: expected gs://bucket/path")
+            prefix = f"{path.strip('/')}/" if path.strip("/") else ""
+            self._spec: dict[str, Any] = {"driver": "gcs", "bucket": bucket, "path": prefix}
+        elif "://" in self.location:
+            raise ValueError(f"{self.location}: expected a folder on a local disk or gs://...")
+        else:
+            self.root = pathlib.Path(self.location).absolute()
+            self._spec = {"driver": "file", "path": f"{self.root}/"}
+        self._files = ts.KvStore.open(self._spec).result()
+
+    def __str__(self) -> str:
+        return self.location
+
+    def place(self, name: str) -> str:
+        """Where a file is, to be shown."""
+        return f"{self.location.rstrip('/')}/{name}"
+
+    def kvstore(self, name: str) -> dict[str, Any]:
+        """The TensorStore specification of a sub-folder."""
+        return self._spec | {"path": f"{self._spec['path']}{name}/"}
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a file, None if there is none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        found = self._result(self._files.read(name), "read", name)
+        return bytes(found.value) if found.state == "value" else None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, and the folders it lies in; returns when it is durably there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._result(self._files.write(name, data), "write", name)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file only if there is none; of several that try at once, one does.
+
+        Returns:
+            Whether this call has written it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        found = self._result(self._files.read(name), "read", name)
+        if found.state == "value":
+            return False
+        stamp = self._files.write(name, data, if_equal=found.stamp.generation)
+        return bool(self._result(stamp, "write", name).generation)
+
+    def names(self, prefix: str) -> list[str]:
+        """Returns the names of all files that begin with a prefix, sorted.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        begin = prefix.encode()
+        listed = self._files.list(ts.KvStore.KeyRange(begin, begin + b"\xff"))
+        return sorted(name.decode() for name in self._result(listed, "read", prefix))
+
+    def _result(self, future: Any, verb: str, name: str) -> Any:
+        try:
+            return future.result()
+        except ValueError as error:
+            raise os_error(error, f"cannot {verb} {self.place(name)}") from error
+
+
+def os_error(error: ValueError, what: str) -> OSError:
+    """Returns the error of the operating system behind one of TensorStore, which has none.
+
+    Args:
+        error: as TensorStore raised it.
+        what: could not be done.
+    """
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is None:
+        return OSError(f"{what}: {str(error).splitlines()[0]}")
+    number = int(code[1])
+    return OSError(number, f"{what} ({os.strerror(number)})")
