@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Explains on a TPU slice, by a queued resource: asks for it and waits, installs the last commit of
+# this checkout on all of its hosts, runs `python -m cfx_jax.main --distributed` with the arguments
+# given on all of them at once, and deletes it. A slice that is pre-empted is asked for again, and
+# the run goes on where it was. After a failure of the run the slice is left as it is, for you to
+# look at, and the command that deletes it is printed.
+#
+#   PROJECT=my-project ZONE=us-east5-b ACCELERATOR_TYPE=v6e-64 SPOT=1 launch/tpu_slice.sh \
+#     --config=configs/imagenet.py --workdir=gs://my-bucket/imagenet
+#
+# With --dry_run as the first argument it prints the commands of a run that nothing disturbs, and
+# runs none of them. This script has to stay alive: start it in tmux. Started again it takes the
+# slice over. Several hosts need your key in the agent: ssh-add ~/.ssh/google_compute_engine
+#
+# PROJECT           Google Cloud project
+# ZONE              zone that has TPUs of this type
+# ACCELERATOR_TYPE  type and size of the slice, such as v6e-64; those after v6e only exist on GKE:
+#                   see gke_xpk.sh
+# NAME              name of the queued resource and of its node; default: cfx-jax
+# RUNTIME_VERSION   software of the TPU VMs; default: the one for the type
+# SPOT              1 asks for a slice that is cheaper and may be pre-empted
+# POLL_SECONDS      time between two looks at the state; default: 30
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "$0")/common.sh"
+
+dry_run=
+if [[ ${1-} == --dry_run ]]; then
+  dry_run=1
+  shift
+fi
+: "${PROJECT:?is not set; expected the name of your Google Cloud project}"
+: "${ZONE:?is not set; expected a zone that has TPUs, such as us-east5-b}"
+: "${ACCELERATOR_TYPE:?is not set; expected type and size of the slice, such as v6e-64}"
+NAME=${NAME:-cfx-jax}
+RUNTIME_VERSION=${RUNTIME_VERSION:-$(runtime_version "$ACCELERATOR_TYPE")}
+POLL_SECONDS=${POLL_SECONDS:-30}
+require_bucket "$@"
+
+tpu_commands --distributed "$@"
+place=("--project=$PROJECT" "--zone=$ZONE")
+describe=(gcloud compute tpus queued-resources describe "$NAME" "${place[@]}"
+  '--format=value(state.state)')
+create=(gcloud compute tpus queued-resources create "$NAME" "--node-id=$NAME" "${place[@]}"
+  "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION")
+if [[ ${SPOT-} == 1 ]]; then create+=(--spot); fi
+delete=(gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force --quiet)
+
+if [[ $dry_run ]]; then
+  quoted "${changes[@]}"
+  quoted "${pack[@]}"
+  quoted "${describe[@]}"
+  quoted "${create[@]}"
+  quoted "${describe[@]}"
+  quoted "${copy[@]}"
+  quoted "${install[@]}"
+  quoted "${run[@]}"
+  quoted "${delete[@]}"
+  exit
+fi
+
+say() { echo "$NAME: $*" >&2; }
+
+# Sets $state to that of the queued resource: ABSENT where there is none, UNKNOWN where that cannot
+# be told for a moment. The first look has to succeed: it shows that project and zone are right.
+failed_looks=19
+shown=''
+look() {
+  local error
+  error=$(mktemp)
+  if state=$("${describe[@]}" 2>"$error"); then
+    failed_looks=0
+  elif grep -q NOT_FOUND "$error"; then
+    state=ABSENT
+    failed_looks=0
+  elif ((++failed_looks < 20)); then
+    state=UNKNOWN
+  else
+    cat "$error" >&2
+    exit 1
+  fi
+  rm "$error"
+  if [[ $state != "$shown" ]]; then say "$state"; fi
+  shown=$state
+}
+
+# Whether the slice goes away, which may show in its state only minutes after the run has ended.
+goes_away() {
+  local looks
+  for ((looks = 0; looks < 6; looks++)); do
+    sleep "$POLL_SECONDS"
+    look
+    if [[ $state != ACTIVE ]]; then return 0; fi
+  done
+  return 1
+}
+
+pack_checkout
+look
+trap 'tell_of_remains $? "${delete[@]}"' EXIT
+asked='' # For a slice, without having had one since.
+had_one=''
+while true; do
+  case $state in
+    ABSENT)
+      "${create[@]}"
+      asked=1
+      ;;
+    ACTIVE)
+      asked=''
+      had_one=1
+      status=0
+      { "${copy[@]}" && "${install[@]}" && to_the_end "${run[@]}"; } || status=$?
+      if ((status == 0)); then break; fi
+      # 2 is an error in the command line or the config.
+      if ((status == 2)) || ! goes_away; then exit "$status"; fi
+      say "the run ended with $status, but so did the slice; the run will go on with another one"
+      ;;
+    FAILED | SUSPENDED)
+      if [[ $state == FAILED && $asked && ! $had_one ]]; then
+        say 'cannot be had; "describe" in place of "delete" tells why'
+        exit 1
+      fi
+      sleep "$POLL_SECONDS"
+      "${delete[@]}"
+      ;;
+    *) sleep "$POLL_SECONDS" ;;
+  esac
+  look
+done
+"${delete[@]}"
