@@ -33,7 +33,7 @@ from cfx_jax.generators import Generator
 from cfx_jax.objective import DIRECTIONS, log_odds, make_problem
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.settings import MODES, Settings
-from cfx_jax.solver import Solver
+from cfx_jax.solver import Images, Solver
 
 SIZE = (224, 224)
 BATCH = 8
@@ -190,15 +190,18 @@ def _objectives(
     settings: Settings, generator: str, photographs: list[tuple[str, np.ndarray, int]]
 ) -> dict[tuple[str, str], float]:
     classifier = load_classifier("efficientnet_lite0")
-    solver = Solver(classifier, load_generator(generator), settings, per_device_batch_size=1)
-    found = {}
-    for index, (name, image, label) in enumerate(photographs):
-        for objective in DIRECTIONS:
-            key = jax.random.fold_in(jax.random.key(0), index)
-            problem = make_problem(key, jnp.asarray(image), label, objective)
-            result = solver(jax.tree.map(lambda x: x[None], problem))
-            found[name, objective] = float(result.objective[0])
-    return found
+    models = (classifier, load_generator(generator))
+    solver = Solver(jax.random.key(0), *models, settings, list(DIRECTIONS), (*SIZE, 3))
+    solver.compile(per_device_batch_size=1)
+    jobs = (
+        (name, Images(image[None], np.asarray([label]), np.asarray([index])))
+        for index, (name, image, label) in enumerate(photographs)
+    )
+    return {
+        (name, objective): float(result.objective[0])
+        for name, results in solver.stream(jobs)
+        for objective, result in results.items()
+    }
 
 
 if __name__ == "__main__":

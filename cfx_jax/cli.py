@@ -11,14 +11,17 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from cfx_jax import cluster
 from cfx_jax.config import ConfigError, check_field
+from cfx_jax.preemption import StoppedError
 from cfx_jax.records import RecordsError
 
 USER_ERROR = 2
+INTERRUPTED = 130  # As shells say it: 128 and the number of SIGINT.
 
 
 def run_command(
-    command: Callable[[Any, pathlib.Path], None], config_type: type, default_config: str | None
+    command: Callable[[Any, str], None], config_type: type, default_config: str | None
 ) -> None:
     """Parses the command line, runs a command and exits: 0, or 2 after one message to stderr.
 
@@ -37,7 +40,7 @@ def run_command(
 
     def main() -> None:
         name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-        command(config.value, pathlib.Path(workdir.value or f"runs/{name}"))
+        command(config.value, workdir.value or f"runs/{name}")
 
     run_main(main, parse)
 
@@ -78,7 +81,13 @@ def run_main(
         app.run(quiet_main, flags_parser=flags_parser)
     except (ConfigError, RecordsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        cluster.leave(USER_ERROR)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        cluster.leave(0, stopped.deadline)
+    except KeyboardInterrupt:
+        print("interrupted; resume with the same command", file=sys.stderr)
+        cluster.leave(INTERRUPTED)
 
 
 def _parse(

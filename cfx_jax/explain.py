@@ -323,7 +323,7 @@ def _explain_objectives(
     checks.check_values(classifier, images, targets)
     if targets is None:
         targets = predict(classifier, images)
-    keys = _image_keys(key, images)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
     problems = [
         jax.vmap(functools.partial(make_problem, objective=o))(keys, images, jnp.asarray(targets))
         for o in objectives
@@ -352,13 +352,12 @@ def predict(classifier: Classifier, images: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _image_keys(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Folds a checksum of each image's pixels into the key: the identity of an array is itself."""
+def image_checksums(images: jax.Array) -> jax.Array:
+    """Returns uint32 `[N]` of the pixels of each image: the identity of an array is itself."""
     bits = jax.lax.bitcast_convert_type(images, jnp.uint32).reshape(len(images), -1)
     # Sums of uint32 wrap around exactly, so the order of the reduction does not matter.
     weights = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1
-    checksums = jnp.sum(bits * weights, axis=1, dtype=jnp.uint32)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, checksums)
+    return jnp.sum(bits * weights, axis=1, dtype=jnp.uint32)
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:

@@ -18,7 +18,7 @@ def map_over_devices(
     *,
     num_mapped: int,
     num_shared: int,
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """Compiles a per-image function for batches spread over devices.
 
     Args:
@@ -29,11 +29,13 @@ def map_over_devices(
         num_shared: how many trailing arguments are the same for all images (parameters).
 
     Returns:
-        A function of the same arguments whose mapped arguments, and whose results, carry leading
-        axes `[num_devices, rows_per_device]`, as `shard` makes them. It compiles once per shape.
+        A function of the same arguments. The mapped ones, and its results, carry leading axes
+        `[num_devices, rows_per_device]`, as `shard` makes them, the shared ones a leading axis of
+        devices, as `replicate` makes it: they lie on their devices already, and no call moves them.
+        It compiles once per shape; `lower(*arguments).compile()` compiles ahead of the first call.
     """
-    in_axes = (0,) * num_mapped + (None,) * num_shared
-    return jax.pmap(jax.vmap(function, in_axes=in_axes), in_axes=in_axes, devices=list(devices))
+    rows = jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared)
+    return jax.pmap(rows, devices=list(devices))
 
 
 def train_over_devices(
@@ -56,9 +58,10 @@ def train_over_devices(
     )
 
 
-def replicate(tree: Any, num_devices: int) -> Any:
-    """Gives every leaf a leading axis of `num_devices` equal copies."""
-    return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * num_devices), tree)
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Copies every leaf to every device; the result has a leading axis of devices."""
+    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=list(devices))
+    return copy(np.arange(len(devices)), tree)
 
 
 def unreplicate(tree: Any) -> Any:

@@ -1,137 +1,201 @@
 """A run: config -> data -> models -> explain on all local devices -> records -> page.
 
-The only module that reads a whole config. `run` is what `python -m cfx_jax.main` does.
+The only module that reads a whole config. `run` is what `python -m cfx_jax.main` does. The way of
+the data: `load_units` decodes a unit of examples, `Solver` explains it, `make_values` lays it out
+and `RecordWriter` writes it; all of them at once, each with a unit of its own.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import functools
 import importlib.metadata
 import math
 import os
 import pathlib
-import sys
-import zlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 import cfx_jax
 from cfx_jax import data, registry, report
+from cfx_jax.batch_size import compile_to_fit, is_out_of_memory
 from cfx_jax.checks import check_problem, logits_shape
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import Config, ConfigError
-from cfx_jax.explain import predict
+from cfx_jax.config import BatchConfig, Config, ConfigError
 from cfx_jax.explanation import Explanation, Status
+from cfx_jax.fields import make_fields, make_values
 from cfx_jax.generators import Generator
-from cfx_jax.objective import make_problem
-from cfx_jax.records import Field, RecordWriter, encode_ids
+from cfx_jax.loader import Examples, load_units
+from cfx_jax.precision import in_bfloat16
+from cfx_jax.preemption import StopRequest
+from cfx_jax.progress import ProgressBar, say
+from cfx_jax.records import Field, RecordReader, RecordWriter
 from cfx_jax.settings import Settings
-from cfx_jax.solver import Solver
+from cfx_jax.solver import Images, Solver
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
-_SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
-# float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
-_PROBABILITY_MARGIN = 1e-7
+_UNITS_IN_WRITING = 2
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def run(config: Config, workdir: str | os.PathLike[str]) -> pathlib.Path:
+def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | None = None) -> str:
     """Explains every example of a dataset and writes records and a report.
+
+    Where several processes run it at once (`jax.process_count()`), each explains units of its own,
+    and the first one writes the report when all are done.
 
     Args:
         config: the whole run.
-        workdir: folder of the run. One that holds an interrupted run of the same config is resumed;
-            a finished one only gets its page written anew.
+        workdir: folder of the run, on a local disk or `gs://bucket/path`. One that holds an
+            interrupted run of the same config is resumed; a finished one only gets its page
+            written anew.
+        stop: looked at all the time; None never stops.
 
     Returns:
-        Path of the report, `workdir/report/index.html`.
+        Place of the report, `workdir/report/index.html`.
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: `workdir` holds a run of another config, or something else.
+        RecordsError: `workdir` holds a run of another config, or something else, or another run
+            is writing to it.
         OSError: `workdir` cannot be written.
+        StoppedError: the run was asked to stop; what is written is whole.
     """
     config.validate()
+    stop = stop or StopRequest()
     source = data.open_source(config.data)
     classifier, generator = _load_models(config)
-    settings = config.explain.settings()
+    settings, objectives = config.explain.settings(), config.explain.objectives
     shape = _image_shape(classifier, generator, settings)
-    fields = _fields(config, source, settings, shape[:2])
-    writer = RecordWriter(
+    fields = make_fields(config, source.ids, settings, shape[:2])
+    with RecordWriter(
         workdir,
         _manifest(config, settings, source, classifier, generator),
         fields,
         num_examples=len(source),
         unit_size=config.batch.unit_size,
-    )
-    solver = Solver(classifier, generator, settings, config.batch.per_device_batch_size)
-    units = [(unit, range(*writer.unit_range(unit))) for unit in writer.missing_units()]
-    steps_per_image = len(config.explain.objectives) * settings.num_steps
-    is_checked = False
-    with _Bar(sum(len(indices) for _, indices in units), steps_per_image) as bar:
-        for unit, indices in units:
-            examples = _read(config, source, indices, shape)
-            if examples.readable.size and not is_checked:
-                _check(classifier, examples.images)
-                is_checked = True
-            targets = _targets(examples, classifier)
-            explanations = _solve(config, examples, targets, solver, bar)
-            values = _values(fields, examples, targets, explanations)
-            writer.write_unit(unit, values)
-            bar.finish_images(len(indices))
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    ) as writer:
+        units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
+        steps = len(objectives) * settings.num_steps
+        with (
+            ProgressBar(sum(map(len, units.values())), steps, shown=_is_first()) as bar,
+            _Writing(writer, fields, bar) as write,
+        ):
+            if units:
+                key = jax.random.key(config.seed)
+                solver = Solver(key, classifier, generator, settings, objectives, shape)
+                _compile(solver, config.batch)
+                load = functools.partial(load_units, source, shape=shape, resize=config.data.resize)
+
+                def on_progress(objective: str, steps: int, value: float) -> None:
+                    stop.check()
+                    bar.update(objective, steps, value)
+
+                _explain(units, load, solver, classifier, write, on_progress)
+        while not RecordReader(workdir).complete.all():  # Other processes are at work.
+            stop.check()
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if not _is_first():
+        return f"{workdir}/report/index.html"
     return report.write_report(workdir, config.report.max_images)
 
 
-@dataclasses.dataclass
-class _Examples:
-    """The examples of a unit.
-
-    `images` float32 `[m, H, W, C]` holds the readable ones only, `readable` int `[m]` their rows.
-    """
-
-    ids: list[str]
-    labels: np.ndarray
-    images: np.ndarray
-    readable: np.ndarray
+def _is_first() -> bool:
+    return jax.process_index() == 0
 
 
-class _Bar:
-    """The progress bar: images done, current objective, time left."""
+def _compile(solver: Solver, config: BatchConfig) -> None:
+    most = math.ceil(config.unit_size / solver.num_devices)
+    if config.per_device_batch_size is not None:
+        solver.compile(min(config.per_device_batch_size, most))
+        return
+    needed = compile_to_fit(solver, most)
+    if _is_first():
+        size = solver.per_device_batch_size
+        say(f"batch size planned: {size} a device, which take {needed / 2**30:.1f} GiB")
 
-    def __init__(self, num_images: int, steps_per_image: int) -> None:
-        self._num_images = num_images
-        self._steps_per_image = steps_per_image
-        self._images_done = 0
-        self._bar = tqdm(
-            total=num_images * steps_per_image,
-            disable=not num_images,
-            bar_format="{percentage:3.0f}% |{bar:24}| {desc} [{elapsed}, {remaining} left]",
-        )
 
-    def __enter__(self) -> "_Bar":
-        self._describe("compiling")
+def _explain(
+    units: dict[int, range],
+    load: Callable[[Iterable[tuple[int, range]]], Iterator[Examples]],
+    solver: Solver,
+    classifier: Classifier,
+    write: "_Writing",
+    on_progress: Callable[[str, int, float], None],
+) -> None:
+    """Explains units and takes them out of `units`; in smaller batches where memory runs out."""
+    while units:
+        jobs = _jobs(load(list(units.items())), classifier)
+        try:
+            for examples, explanations in solver.stream(jobs, on_progress):
+                write(examples, explanations)
+                del units[examples.unit]
+        except jax.errors.JaxRuntimeError as error:
+            size = solver.per_device_batch_size
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            say(f"out of memory with {size} images a device; going on with {math.ceil(size / 2)}")
+            solver.compile(math.ceil(size / 2))
+    say(f"devices idle for at most {solver.idle_share:.1%} of the time")
+
+
+def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[Examples, Images]]:
+    """Names the targets of examples: their labels, or the predicted class where there is none."""
+    num_classes = 0
+    for examples in loaded:
+        for problem in examples.problems:
+            say(f"unreadable image, recorded as such: {problem}")
+        if examples.readable.size and not num_classes:
+            _check(classifier, examples.images)
+            num_classes = logits_shape(classifier, examples.images[:1])[-1]
+        outside = examples.labels[examples.readable] >= num_classes
+        if outside.any():
+            row = examples.readable[np.argmax(outside)]
+            raise ConfigError(
+                f"example {examples.ids[row]!r} has label {examples.labels[row]}, but classifier "
+                f"{classifier.name!r} has classes 0 to {num_classes - 1}"
+            )
+        targets = examples.labels[examples.readable]
+        yield examples, Images(examples.images, targets, examples.identities)
+
+
+class _Writing:
+    """Writes units in a thread of its own, so that no device waits for a disk."""
+
+    def __init__(self, writer: RecordWriter, fields: Sequence[Field], bar: ProgressBar) -> None:
+        self._writer = writer
+        self._fields = fields
+        self._bar = bar
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._pending: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+
+    def __enter__(self) -> "_Writing":
         return self
 
+    def __call__(self, examples: Examples, explanations: Mapping[str, Explanation]) -> None:
+        """Takes a unit over; waits, and fails, if an earlier one cannot be written."""
+        self._pending.append(self._pool.submit(self._write, examples, explanations))
+        while len(self._pending) > _UNITS_IN_WRITING:
+            self._pending.popleft().result()
+
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        # Also on the way out of an error: what is explained is not lost.
+        self._pool.shutdown()
+        for future in self._pending:
+            future.result()
 
-    def update(self, objective_name: str, steps: int, objective: float) -> None:
-        """Moves on by `steps` optimiser steps of single images."""
-        self._bar.update(steps)
-        self._describe(f"{objective_name} objective {objective:.2f}")
-
-    def finish_images(self, num_images: int) -> None:
-        """Counts images as done, those without a step (unreadable ones) too."""
-        self._images_done += num_images
-        self._bar.update(self._images_done * self._steps_per_image - self._bar.n)
-        self._describe("written")
-
-    def _describe(self, text: str) -> None:
-        self._bar.set_description_str(f"{self._images_done}/{self._num_images} images, {text}")
+    def _write(self, examples: Examples, explanations: Mapping[str, Explanation]) -> None:
+        values = make_values(self._fields, examples, explanations)
+        self._writer.write_unit(examples.unit, values)
+        self._bar.finish_images(len(examples.ids))
 
 
 def _load_models(config: Config) -> tuple[Classifier, Generator]:
@@ -147,6 +211,8 @@ def _load_models(config: Config) -> tuple[Classifier, Generator]:
         generator = registry.load_generator(config.generator.name, config.generator.weights or None)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    if config.precision == "bfloat16":
+        return in_bfloat16(classifier), in_bfloat16(generator)
     return classifier, generator
 
 
@@ -170,7 +236,7 @@ def _check(classifier: Classifier, images: np.ndarray) -> None:
     line = f"classifier checked: {'; '.join(map(str, findings))}"
     logging.warning("%s", line)
     if not logging.level_warning():  # As on the command line, which switches absl off.
-        tqdm.write(line, file=sys.stderr)
+        say(line)
 
 
 def _image_shape(
@@ -221,124 +287,3 @@ def _manifest(
 
 def _identity(model: Classifier | Generator) -> dict[str, str]:
     return {"name": model.name, "weights_digest": registry.weights_digest(model.params)}
-
-
-def _fields(
-    config: Config, source: data.Source, settings: Settings, size: tuple[int, int]
-) -> list[Field]:
-    id_width = max(len(text.encode()) for text in source.ids)
-    picture = ((*size, 3), ("y", "x", "channel"))
-    cells = ((settings.mask_size, settings.mask_size), ("cell_y", "cell_x"))
-    fields = [Field("id", "uint8", (id_width,), ("id_byte",))]
-    fields += [Field(name, "int32") for name in ("label", "target", "prediction")]
-    if config.report.save_images:
-        fields.append(Field("image", "uint8", *picture))
-    for objective in config.explain.objectives:
-        fields += [
-            Field(f"{objective}_status", "int8"),
-            Field(f"{objective}_mask_logits", "float16", *cells),
-            Field(f"{objective}_trace", "float32", (settings.num_steps,), ("step",)),
-            *(Field(f"{objective}_{name}", "float32") for name in _SCALARS),
-        ]
-        if config.report.save_images:
-            fields.append(Field(f"{objective}_infilled", "uint8", *picture))
-    return fields
-
-
-def _read(
-    config: Config, source: data.Source, indices: range, shape: tuple[int, int, int]
-) -> _Examples:
-    images, readable = [], []
-    for row, index in enumerate(indices):
-        try:
-            image = source.load(index, shape[:2], config.data.resize)
-            images.append(image if shape[2] == 3 else image.mean(axis=-1, keepdims=True))
-            readable.append(row)
-        except data.UnreadableImageError as error:
-            tqdm.write(f"unreadable image, recorded as such: {error}")
-    return _Examples(
-        ids=[source.ids[index] for index in indices],
-        labels=np.asarray([source.label(index) for index in indices], np.int32),
-        images=np.stack(images) if images else np.zeros((0, *shape), np.float32),
-        readable=np.asarray(readable, int),
-    )
-
-
-def _targets(examples: _Examples, classifier: Classifier) -> np.ndarray:
-    """The labels, and the predicted class where an example has none; int32 `[n]`."""
-    if not examples.readable.size:
-        return examples.labels
-    num_classes = logits_shape(classifier, examples.images)[-1]
-    outside = examples.labels >= num_classes
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ConfigError(
-            f"example {examples.ids[row]!r} has label {examples.labels[row]}, but classifier "
-            f"{classifier.name!r} has classes 0 to {num_classes - 1}"
-        )
-    targets = examples.labels.copy()
-    for row, image in zip(examples.readable, examples.images, strict=True):
-        if targets[row] == data.UNKNOWN_LABEL:
-            targets[row] = int(predict(classifier, image[None])[0])
-    return targets
-
-
-def _solve(
-    config: Config, examples: _Examples, targets: np.ndarray, solver: Solver, bar: _Bar
-) -> dict[str, Explanation]:
-    """Explains the readable examples, one objective after the other."""
-    if not examples.readable.size:
-        return {}
-    # The identity of an example is its id: neither its place nor its decoded bits.
-    checksums = [zlib.crc32(examples.ids[row].encode()) for row in examples.readable]
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        jax.random.key(config.seed), np.asarray(checksums, np.uint32)
-    )
-    explanations = {}
-    for objective in config.explain.objectives:
-        problems = jax.vmap(functools.partial(make_problem, objective=objective))(
-            keys, jnp.asarray(examples.images), targets[examples.readable]
-        )
-        explanations[objective] = solver(problems, functools.partial(bar.update, objective.upper()))
-    return explanations
-
-
-def _values(
-    fields: Sequence[Field],
-    examples: _Examples,
-    targets: np.ndarray,
-    explanations: dict[str, Explanation],
-) -> dict[str, np.ndarray]:
-    """Lays a unit out as record fields; an unreadable example has its status and no more."""
-    n = len(examples.ids)
-    values = {f.name: np.full((n, *f.shape), _blank(f), f.dtype) for f in fields}
-    values["id"] = encode_ids(examples.ids, values["id"].shape[1])
-    values["label"] = examples.labels
-    values["target"] = targets
-    rows = examples.readable
-    if "image" in values:
-        # A grey picture is kept as RGB, which is what is shown.
-        values["image"][rows] = _to_uint8(examples.images)
-    for objective, result in explanations.items():
-        values["prediction"][rows] = result.prediction
-        values[f"{objective}_status"][rows] = result.status
-        values[f"{objective}_trace"][rows] = result.trace
-        keep = np.clip(result.keep_prob, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-        values[f"{objective}_mask_logits"][rows] = np.log(keep) - np.log1p(-keep)
-        for name in _SCALARS:
-            values[f"{objective}_{name}"][rows] = getattr(result, name)
-        if f"{objective}_infilled" in values:
-            values[f"{objective}_infilled"][rows] = _to_uint8(result.infilled)
-    return values
-
-
-def _blank(field: Field) -> float:
-    if field.name.endswith("_status"):
-        return Status.UNREADABLE
-    if field.dtype.startswith("float"):
-        return math.nan
-    return -1 if field.dtype.startswith("int") else 0
-
-
-def _to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
-    return np.round(255.0 * np.nan_to_num(np.clip(images, 0.0, 1.0))).astype(np.uint8)

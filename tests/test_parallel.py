@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cfx_jax.explain import advance, init
 from cfx_jax.objective import make_problem
-from cfx_jax.parallel import map_over_devices, shard, unshard
+from cfx_jax.parallel import map_over_devices, replicate, shard, unshard
 from cfx_jax.settings import get_settings
 
 SETTINGS = get_settings("paper", mask_size=8, num_steps=40, learning_rate=0.2)
@@ -44,9 +44,13 @@ def models(random_classifier, fill_half):
 def run(problems, models, num_devices):
     """Optimises problems on some devices; returns keep_prob `[n, 8, 8]`."""
     batch = shard(problems, num_devices, ROWS_PER_DEVICE[num_devices])
-    result = program(num_devices)(batch, *models)
+    result = program(num_devices)(batch, *on_devices(models, num_devices))
     assert len(result.sharding.device_set) == num_devices
     return unshard(result, len(problems.image))
+
+
+def on_devices(models, num_devices):
+    return replicate(models, jax.local_devices()[:num_devices])
 
 
 def rows(problems, index):
@@ -98,7 +102,7 @@ def test_no_bit_of_a_row_depends_on_other_rows_or_padding(value, problems, model
     unchanged = np.asarray([True, False, True, True, True, False])  # the last one is padding
     batch = shard(problems, 2, 3)
     image = jnp.where(unchanged.reshape(2, 3, 1, 1, 1), batch.image, value)
-    found = unshard(program(2)(batch._replace(image=image), *models), 6)
+    found = unshard(program(2)(batch._replace(image=image), *on_devices(models, 2)), 6)
     np.testing.assert_array_equal(found[unchanged], expected[unchanged[:5]])
     assert np.abs(found[1] - expected[1]).max() > 0.1
 
@@ -115,13 +119,12 @@ def test_other_parameters_and_batches_take_the_same_program(problems, models):
 
 def map_by_shard_map(function, devices, *, num_mapped, num_shared):
     """`map_over_devices` without pmap: what to write there when pmap goes."""
-    function = jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared)
-    function = jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared)
-    rows, shared = PartitionSpec("device"), PartitionSpec()
+    function = jax.vmap(jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared))
+    rows = PartitionSpec("device")
     mapped = jax.shard_map(
         function,
         mesh=Mesh(np.asarray(devices), ("device",)),
-        in_specs=(rows,) * num_mapped + (shared,) * num_shared,
+        in_specs=(rows,) * (num_mapped + num_shared),
         out_specs=rows,
         check_vma=False,  # The first state of a scan does not depend on the image, the next do.
     )
@@ -130,5 +133,6 @@ def map_by_shard_map(function, devices, *, num_mapped, num_shared):
 
 def test_shard_map_gives_what_pmap_gives(problems, models):
     batch = shard(problems, 2, 3)
+    models = on_devices(models, 2)
     found = program(2, map_by_shard_map)(batch, *models)
     np.testing.assert_allclose(found, program(2)(batch, *models), atol=1e-5)

@@ -4,6 +4,7 @@ import csv
 import html.parser
 import json
 import os
+import pathlib
 import shutil
 import zlib
 
@@ -29,7 +30,9 @@ from cfx_jax.config import (
 from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.explanation import Status
 from cfx_jax.manifest import ManifestMismatchError, RecordsError
+from cfx_jax.preemption import StoppedError, StopRequest
 from cfx_jax.records import RecordReader, RecordWriter
+from cfx_jax.solver import Solver
 
 NAMES = ["a.png", "b.png", "broken.jpg", "sub/c.png", "d.png"]
 LABELS = [0, 1, 2, 3, -1]
@@ -214,7 +217,7 @@ def test_the_batch_size_and_the_length_of_the_page_may_change(done, tmp_path):
     shutil.copytree(done, tmp_path / "run")
     other = config(done.parent / "photographs", batch_size=1)
     other.report.max_images = 1
-    page = runner.run(other, tmp_path / "run").read_text()
+    page = pathlib.Path(runner.run(other, tmp_path / "run")).read_text()
     assert page.count('<section class="example') == 1
 
 
@@ -370,5 +373,66 @@ def test_a_run_of_unreadable_images_alone_ends_with_a_page(tmp_path):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.png").write_bytes(b"")
     page = runner.run(config(tmp_path / "photographs"), tmp_path / "run")
-    assert "could not be decoded" in page.read_text()
+    assert "could not be decoded" in pathlib.Path(page).read_text()
     assert "unreadable" in report.summary(tmp_path / "run")
+
+
+def test_with_too_little_memory_it_goes_on_in_smaller_batches(done, tmp_path, monkeypatch, capsys):
+    """A device that runs out of memory with more than one image, in the middle of the run."""
+    start, calls = Solver._start, []
+
+    def start_with_little_memory(self, objective, images):
+        calls.append(self.per_device_batch_size)
+        if len(calls) > 2 and self.per_device_batch_size > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return start(self, objective, images)
+
+    monkeypatch.setattr(Solver, "_start", start_with_little_memory)
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    runner.run(config(done.parent / "photographs"), tmp_path / "run")
+    assert calls[:4] == [2, 2, 2, 1]
+    assert "out of memory with 2 images a device; going on with 1" in capsys.readouterr().err
+    found, expected = RecordReader(tmp_path / "run"), RecordReader(done)
+    assert found.complete.all()
+    keep = found.read("ssr_mask_logits").astype(float)
+    np.testing.assert_allclose(keep, expected.read("ssr_mask_logits").astype(float), atol=1e-3)
+
+
+def test_an_error_that_smaller_batches_do_not_help_ends_the_run(folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    monkeypatch.setattr(Solver, "_start", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
+        runner.run(config(folder), tmp_path / "run")
+
+
+def test_a_request_to_stop_is_heard_between_programs(done, tmp_path):
+    asked = []
+
+    class StopAfter(StopRequest):
+        def check(self):
+            asked.append(1)
+            if len(asked) == 5:
+                self.deadline = 0.0
+            super().check()
+
+    stop = StopAfter()
+    with pytest.raises(StoppedError, match="resume with the same command"):
+        runner.run(config(done.parent / "photographs"), tmp_path / "run", stop)
+    kept = RecordReader(tmp_path / "run").complete
+    assert 0 < kept.sum() < 5, "what was explained before is written"
+    runner.run(config(done.parent / "photographs"), tmp_path / "run")
+    assert RecordReader(tmp_path / "run").complete.all()
+
+
+def test_bfloat16_stays_near_and_is_another_run(done, folder, tmp_path):
+    half = config(folder)
+    half.precision = "bfloat16"
+    runner.run(half, tmp_path / "run")
+    for name, tolerance in (("ssr_log_odds_original", 0.2), ("ssr_kept_area", 0.02)):
+        found = RecordReader(tmp_path / "run").read(name)
+        np.testing.assert_allclose(found, RecordReader(done).read(name), atol=tolerance)
+    with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
+        runner.run(config(folder), tmp_path / "run")

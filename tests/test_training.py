@@ -35,7 +35,7 @@ def run(num_devices, num_steps, settings=SETTINGS, classifier_params=None, size=
         training.DEVICE_AXIS,
     )
     shape = (num_devices, 8 // num_devices)
-    state = parallel.replicate(init_state(KEY, PARAMS, 3, settings), num_devices)
+    state = parallel.replicate(init_state(KEY, PARAMS, 3, settings), devices)
     metrics = []
     for _ in range(num_steps):
         rows = np.arange(8, dtype=np.int32)

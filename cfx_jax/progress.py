@@ -1,0 +1,54 @@
+"""The progress bar of a run: images done, current objective, time left."""
+
+import sys
+
+from tqdm import tqdm
+
+
+class ProgressBar:
+    """Counts optimiser steps of single images, and images done."""
+
+    def __init__(self, num_images: int, steps_per_image: int, shown: bool) -> None:
+        """Starts the clock.
+
+        Args:
+            num_images: images to do.
+            steps_per_image: optimiser steps of one, over all objectives.
+            shown: False keeps it silent, as on all processes of a pod but one.
+        """
+        self._num_images = num_images
+        self._steps_per_image = steps_per_image
+        self._images_done = 0
+        self._bar = tqdm(
+            total=num_images * steps_per_image,
+            disable=not (num_images and shown),
+            bar_format="{percentage:3.0f}% |{bar:24}| {desc} [{elapsed}, {remaining} left]",
+        )
+
+    def __enter__(self) -> "ProgressBar":
+        self._describe("compiling")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, objective_name: str, steps: int, objective: float) -> None:
+        """Moves on by `steps` optimiser steps of single images."""
+        self._bar.update(steps)
+        self._describe(f"{objective_name.upper()} objective {objective:.2f}")
+
+    def finish_images(self, num_images: int) -> None:
+        """Counts images as done, those without a step (unreadable ones) too."""
+        self._images_done += num_images
+        missing = self._images_done * self._steps_per_image - self._bar.n
+        # Of the next images some steps are taken already, but never more than are left.
+        self._bar.update(max(0, missing))
+        self._describe("written")
+
+    def _describe(self, text: str) -> None:
+        self._bar.set_description_str(f"{self._images_done}/{self._num_images} images, {text}")
+
+
+def say(line: str) -> None:
+    """Writes a line to the standard error, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,151 @@
+"""What happens to runs: stopped, out of disk, read-only, two at once, damaged, bad images."""
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from cfx_jax.records import RecordReader
+
+
+@pytest.fixture(scope="module")
+def alone(commands, tmp_path_factory):
+    """The finished run of one process, to be read only."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    commands.run(workdir)
+    return workdir
+
+
+@contextlib.contextmanager
+def mounted(path, options):
+    """A file system in memory, as small or as stubborn as the options say."""
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_sigterm_ends_a_run_that_goes_on_where_it_was(commands, alone, files, tmp_path):
+    run = commands.start(tmp_path / "run")
+    run.wait_for_units(2)
+    run.process.send_signal(signal.SIGTERM)
+    output = run.finish(timeout=10)
+    assert output.splitlines()[-1] == "stopped by SIGTERM; resume with the same command"
+    kept = run.num_complete()
+    assert 2 <= kept < 16
+    output = commands.run(tmp_path / "run")
+    assert f"/{64 - 4 * kept} images, written" in output, "only the rest is computed"
+    assert files(tmp_path / "run") == files(alone)
+
+
+def test_a_full_disk_costs_the_unit_in_hand(commands, alone, files, tmp_path):
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=400k"):
+        run = commands.start(disk / "run")
+        output = run.finish(2)
+        assert "Traceback" not in output
+        assert "error: " in output
+        assert "resume with the same command" in output
+        assert 1 <= run.num_complete() < 16
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        commands.run(disk / "run")
+        assert files(disk / "run") == files(alone)
+
+
+def test_a_read_only_workdir_is_named_before_anything_is_computed(commands, tmp_path):
+    disk = tmp_path / "disk"
+    with mounted(disk, "ro"):
+        output = commands.run(disk / "run", code=2)
+    assert "Traceback" not in output
+    assert f"{disk}/run" in output
+    assert "choose another --workdir" in output
+    assert "compiling" not in output
+
+
+def test_the_second_of_two_runs_at_once_is_refused(commands, tmp_path):
+    first = commands.start(tmp_path / "run", num_steps=1000)
+    first.wait_for_units(1)
+    for pod in (None, (2, 1)):
+        output = commands.run(tmp_path / "run", code=2, pod=pod, num_steps=1000)
+        assert "Traceback" not in output
+        assert "another run is writing to it" in output
+    first.wait_for_units(first.num_complete() + 1)
+    first.process.send_signal(signal.SIGTERM)
+    first.finish(timeout=10)
+    assert [problems for _, problems in RecordReader(tmp_path / "run").damage() if problems] == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_chunk_is_found_and_computed_again(commands, alone, files, tmp_path, damage):
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", alone, run], check=True)
+    chunk = run / "records.zarr/sdr_mask_logits/c/5/0/0"
+    content = bytearray(chunk.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        chunk.write_bytes(content)
+    elif damage == "truncate":
+        chunk.write_bytes(content[: len(content) // 2])
+    else:
+        chunk.unlink()
+
+    def verify():
+        return subprocess.run(
+            [sys.executable, "-m", "cfx_jax.records", "verify", run],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    found = verify()
+    assert found.returncode == 1, found.stderr
+    assert "sdr_mask_logits" in found.stdout
+    output = commands.run(run)
+    assert "/4 images, written" in output, "one unit is computed"
+    assert verify().returncode == 0
+    assert files(run) == files(alone)
+
+
+def make_bad_folder(folder):
+    """Every kind of file that a folder of images may hold; returns the names of the sound ones."""
+    folder.mkdir()
+    photograph = Image.effect_noise((60, 50), 80).convert("RGB")
+    photograph.save(folder / "sound.jpg")
+    content = (folder / "sound.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(content[: len(content) // 3])
+    (folder / "zero_byte.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    photograph.convert("CMYK").save(folder / "cmyk.jpg")
+    deep = np.linspace(0, 65535, 3000).reshape(50, 60).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "sixteen_bit.png")
+    photograph.convert("L").save(folder / "grey.png")
+    photograph.convert("RGBA").save(folder / "alpha.png")
+    photograph.save(folder / "animated.webp", save_all=True, append_images=[photograph])
+    photograph.resize((1, 1)).save(folder / "one_pixel.png")
+    Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
+    bad = {"truncated.jpg", "zero_byte.jpg", "text.jpg", "huge.png"}
+    return {path.name for path in folder.iterdir()} - bad, bad
+
+
+def test_a_folder_of_bad_files_is_explained_as_far_as_it_can_be(commands, tmp_path):
+    sound, bad = make_bad_folder(tmp_path / "images")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    output = commands.run(tmp_path / "run", f"--config.data.path={tmp_path}/images")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    for name in bad:
+        assert f"unreadable image, recorded as such: {name}" in output
+    group = zarr.open_group(tmp_path / "run/records.zarr", mode="r")
+    ids = [row.tobytes().rstrip(b"\0").decode() for row in group["id"][:]]
+    status = dict(zip(ids, group["ssr_status"][:].tolist(), strict=True))
+    assert {name for name, code in status.items() if code == 5} == bad
+    assert set(status) == sound | bad
+    finite = dict(zip(ids, np.isfinite(group["ssr_objective"][:]).tolist(), strict=True))
+    assert {name for name, value in finite.items() if value} == sound
+    # As much as 400 million pixels would take alone, decoded; in fact they never are.
+    assert peak < max(before, 1_200_000), "kilobytes"
