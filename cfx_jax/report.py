@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cfx_jax import pictures
 from cfx_jax.records import RecordReader
 from cfx_jax.storage import Storage
 
@@ -57,9 +58,6 @@ _PAGE = "report/index.html"
 _IMAGES = "report/images"
 _NONE = "n/a"
 _MAX_SUMMARY_ROWS = 40
-_COLORMAP = "inferno"
-_COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
-_SMALLEST_PICTURE = 224
 
 
 def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
@@ -85,8 +83,10 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
     computed = np.flatnonzero(run.complete).tolist()
     shown = computed[:max_images]
     examples = {index: run.example(index) for index in computed}
-    pictures = {index: _write_pictures(storage, run, examples[index]) for index in shown}
-    storage.write(f"{_IMAGES}/scale.png", _png(_scale("image" in run.field_names)))
+    written = {index: _write_pictures(storage, run, examples[index]) for index in shown}
+    storage.write(
+        f"{_IMAGES}/scale.png", pictures.png(pictures.color_scale("image" in run.field_names))
+    )
     html = _template().render(
         dataset=run.manifest.get("dataset") or {},
         objectives={name: OBJECTIVES[name] for name in run.objectives},
@@ -99,7 +99,7 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
         examples=examples,
         # Failures first; sorting is stable, so either kind stays in the order of the data.
         listed=sorted(computed, key=lambda index: not examples[index]["failed"]),
-        pictures=pictures,
+        pictures=written,
         num_examples=run.reader.num_examples,
         counts=_counts(run, examples),
     )
@@ -200,21 +200,21 @@ def _write_pictures(
     storage: Storage, run: _Run, example: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Writes an example's pictures; returns what the page needs to show them, in order."""
-    pictures: list[dict[str, Any]] = []
+    written: list[dict[str, Any]] = []
     index = example["index"]
     if example["unreadable"]:
-        return pictures
+        return written
 
     def add(kind: str, data: bytes, size: tuple[int, ...], caption: str, alt: str) -> None:
         name = f"{index:06d}-{kind}.png"
         storage.write(f"{_IMAGES}/{name}", data)
         height, width = size[:2]
         picture = {"kind": kind, "src": f"images/{name}", "width": width, "height": height}
-        pictures.append(picture | {"caption": caption, "alt": f"{alt}, example {index}"})
+        written.append(picture | {"caption": caption, "alt": f"{alt}, example {index}"})
 
-    photo = _rgb(run.value("image", index)) if "image" in run.field_names else None
+    photo = pictures.rgb(run.value("image", index)) if "image" in run.field_names else None
     if photo is not None:
-        add("original", _png(photo), photo.shape, "Original", "Original image")
+        add("original", pictures.png(photo), photo.shape, "Original", "Original image")
     traces = {}
     for objective in run.objectives:
         label = OBJECTIVES[objective][0]
@@ -222,71 +222,18 @@ def _write_pictures(
         logits = run.value(f"{objective}_mask_logits", index)
         if np.isnan(logits).any():
             continue
-        overlay = _overlay(_saliency(logits, objective, photo), photo)
+        drawn = pictures.draw_saliency(logits, objective, photo)
         caption = f"{label} saliency"
-        add(f"{objective}-saliency", _png(overlay), overlay.shape, caption, f"{caption} map")
+        add(f"{objective}-saliency", pictures.png(drawn), drawn.shape, caption, f"{caption} map")
         if f"{objective}_infilled" in run.field_names:
-            infilled = _rgb(run.value(f"{objective}_infilled", index))
+            infilled = pictures.rgb(run.value(f"{objective}_infilled", index))
             caption = f"{label} in-filled"
             alt = f"Image in-filled outside the {label} mask"
-            add(f"{objective}-infilled", _png(infilled), infilled.shape, caption, alt)
+            add(f"{objective}-infilled", pictures.png(infilled), infilled.shape, caption, alt)
     if any(np.isfinite(trace).any() for trace in traces.values()):
         data, size = _trace_png(traces)
         add("trace", data, size, "Objective at each step", "Line plot of the objective per step")
-    return pictures
-
-
-def _saliency(logits: np.ndarray, objective: str, photo: np.ndarray | None) -> np.ndarray:
-    """Upsamples mask logits `[h, w]` to the picture, then maps them to importance in [0, 1]."""
-    if photo is None:
-        factor = max(1, -(-_SMALLEST_PICTURE // max(logits.shape)))
-        size = (factor * logits.shape[0], factor * logits.shape[1])
-    else:
-        size = (photo.shape[0], photo.shape[1])
-    # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
-    keep = 1.0 / (1.0 + np.exp(-_upsample(np.clip(logits.astype(np.float32), -30, 30), size)))
-    return 1.0 - keep if objective == "sdr" else keep
-
-
-def _upsample(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Enlarges `[h, w]` to `size` bilinearly; corner cells lie on corner pixels."""
-    for axis, length in enumerate(size):
-        places = np.linspace(0, cells.shape[axis] - 1, length)
-        low = places.astype(int)
-        high = np.minimum(low + 1, cells.shape[axis] - 1)
-        weight = np.expand_dims(places - low, 1 - axis)
-        cells = cells.take(low, axis) * (1 - weight) + cells.take(high, axis) * weight
-    return cells
-
-
-def _overlay(saliency: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
-    """Colours a saliency map on the fixed scale [0, 1], over the grey photo if there is one."""
-    import matplotlib
-
-    colors = matplotlib.colormaps[_COLORMAP](saliency)[..., :3]
-    if photo is not None:
-        grey = photo.astype(np.float64) @ [0.299, 0.587, 0.114] / 255
-        colors = _COLOR_SHARE * colors + (1 - _COLOR_SHARE) * grey[..., None]
-    return np.rint(255 * colors).astype(np.uint8)
-
-
-def _scale(over_photo: bool) -> np.ndarray:
-    """Returns the colour bar: importance 0 to 1 from left to right, grey photo dark to light."""
-    saliency = np.tile(np.linspace(0, 1, 256), (24, 1))
-    ramp = np.linspace(255, 0, 24)[:, None, None] * np.ones((1, 256, 3))
-    return _overlay(saliency, ramp if over_photo else None)
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-
-
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return written
 
 
 def _trace_png(traces: Mapping[str, np.ndarray]) -> tuple[bytes, tuple[int, int]]:

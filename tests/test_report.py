@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfx_jax import report
+from cfx_jax import pictures, report
 from cfx_jax.records import Field, RecordWriter, encode_ids
 
 STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
@@ -235,7 +235,7 @@ def test_saliency_is_bright_where_it_matters(page):
     for objective, (left, right) in {"ssr": (1.0, 0.0), "sdr": (0.0, 1.0)}.items():
         with Image.open(page.path.parent / "images" / f"000000-{objective}-saliency.png") as image:
             pixels = np.asarray(image)
-        share = report._COLOR_SHARE
+        share = pictures._COLOR_SHARE
         for column, value in ((0, left), (-1, right)):
             color = 255 * share * np.array(colormap(value)[:3]) + 100 * (1 - share)
             assert np.abs(pixels[:, column] - color).max() <= 1
@@ -244,9 +244,9 @@ def test_saliency_is_bright_where_it_matters(page):
 def test_upsampling_aligns_corners_and_infinities_pass():
     logits = np.array([[0.0, 3.0], [6.0, 9.0]])
     expected = np.add.outer([0, 2, 4, 6], [0, 1, 2, 3])
-    np.testing.assert_allclose(report._upsample(logits, (4, 4)), expected, rtol=1e-12)
+    np.testing.assert_allclose(pictures.upsample(logits, (4, 4)), expected, rtol=1e-12)
     photo = np.zeros((3, 3, 3), np.uint8)
-    keep = report._saliency(np.array([[np.inf, -np.inf]], np.float16), "ssr", photo)
+    keep = pictures.saliency(np.array([[np.inf, -np.inf]], np.float16), "ssr", photo)
     np.testing.assert_allclose(keep, np.tile([1, 0.5, 0], (3, 1)), atol=1e-9)
 
 
@@ -300,7 +300,7 @@ def test_absent_names(tmp_path):
 
 def test_one_channel_pictures():
     grey = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
-    np.testing.assert_array_equal(report._rgb(grey), np.stack([grey[..., 0]] * 3, axis=-1))
+    np.testing.assert_array_equal(pictures.rgb(grey), np.stack([grey[..., 0]] * 3, axis=-1))
 
 
 def test_unusable_input(tmp_path):

@@ -201,9 +201,19 @@ class RecordReader:
     def complete(self) -> np.ndarray:
         """Which examples are computed by now, bool `[num_examples]`."""
         done = np.zeros(self.num_examples, bool)
-        for unit in _complete_units(self._arrays, self._layout):
+        for unit in self.complete_units:
             done[slice(*self._layout.unit_range(unit))] = True
         return done
+
+    @property
+    def complete_units(self) -> list[int]:
+        """The units computed by now, in order."""
+        return sorted(_complete_units(self._arrays, self._layout))
+
+    @property
+    def num_units(self) -> int:
+        """Units of work, computed or not."""
+        return self._layout.num_units
 
     def damage(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Reads every chunk of every complete unit.
@@ -211,8 +221,7 @@ class RecordReader:
         Yields:
             Each complete unit, and by field what is wrong with its chunk; nothing if it is sound.
         """
-        units = sorted(_complete_units(self._arrays, self._layout))
-        return find_damage(self._storage, self._layout, units)
+        return find_damage(self._storage, self._layout, self.complete_units)
 
     def unit_range(self, unit: int) -> tuple[int, int]:
         """Returns the examples `[start, stop)` of a unit."""
@@ -239,9 +248,9 @@ class RecordReader:
         begin, end, _ = slice(start, stop).indices(self.num_examples)
         return self._arrays[name][begin : max(begin, end)].read().result()
 
-    def ids(self) -> list[str]:
-        """Returns the id of every example, '' where it is not computed; needs the field `id`."""
-        return decode_ids(self.read("id"))
+    def ids(self, start: int | None = None, stop: int | None = None) -> list[str]:
+        """Returns the ids of the examples `[start:stop]`, '' where one is not computed."""
+        return decode_ids(self.read("id", start, stop))
 
 
 def find_damage(

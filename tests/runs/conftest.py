@@ -83,7 +83,7 @@ class Commands:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
 
-    def start(self, workdir, *more, pod=None, num_steps=4):
+    def start(self, workdir, *more, pod=None, num_steps=4, environment=None):
         """Starts a run; `pod = (num_processes, devices_per_process)` makes it a pod."""
         launcher = [sys.executable, "-m", "cfx_jax.main"]
         if pod:
@@ -101,7 +101,8 @@ class Commands:
             "--config.batch.unit_size=4", *more,
         ]  # fmt: skip
         self._started += 1
-        return Run(command, workdir, self.folder / f"{self._started}.log", self.environment)
+        log = self.folder / f"{self._started}.log"
+        return Run(command, workdir, log, self.environment | (environment or {}))
 
     def run(self, workdir, *more, code=0, **options):
         """Runs to the end; returns what it printed."""

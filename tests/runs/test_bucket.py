@@ -1,0 +1,150 @@
+"""A run whose folder is a bucket: the same records as on a disk, by way of the API of the store."""
+
+import http.server
+import itertools
+import json
+import threading
+import urllib.parse
+
+import pytest
+
+RUN = "gs://bucket/some/run"
+
+
+class Bucket(http.server.ThreadingHTTPServer):
+    """Keeps objects in memory and speaks as much of the Cloud Storage JSON API as a run needs."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("localhost", 0), Request)
+        self.objects = {}  # name -> (generation, content)
+        self.generations = itertools.count(1)
+        self.lock = threading.Lock()
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    """`/storage/v1/b/BUCKET/o[/NAME]` and `/upload/storage/v1/b/BUCKET/o?name=NAME`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, code, content=b"", **headers):
+        self.send_response(code)
+        for name, value in ({"Content-Length": len(content)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def parse(self):
+        url = urllib.parse.urlparse(self.path)
+        options = dict(urllib.parse.parse_qsl(url.query, errors="surrogateescape"))
+        _, _, name = url.path.partition("/b/bucket/o")
+        return urllib.parse.unquote(name.lstrip("/")), options
+
+    def fails(self, name, options):
+        """The conditions of a request: that the object has, or has not, a generation."""
+        generation = self.server.objects.get(name, (0,))[0]
+        return (
+            int(options.get("ifGenerationMatch", generation)) != generation
+            or int(options.get("ifGenerationNotMatch", -1)) == generation
+        )
+
+    def do_GET(self):
+        name, options = self.parse()
+        with self.server.lock:
+            if not name:
+                begin, end = options.get("startOffset", ""), options.get("endOffset", "\U0010ffff")
+                names = [n for n in sorted(self.server.objects) if begin <= n < end]
+                content = {"kind": "storage#objects", "items": [self.about(n) for n in names]}
+                self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
+            elif name not in self.server.objects:
+                self.answer(404)
+            elif self.fails(name, options):
+                self.answer(304)
+            else:
+                generation, content = self.server.objects[name]
+                self.answer(200, content, X_Goog_Generation=generation)
+
+    def do_POST(self):
+        _, options = self.parse()
+        name = options["name"]
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            if self.fails(name, options):
+                self.answer(412)
+                return
+            self.server.objects[name] = next(self.server.generations), content
+            self.answer(200, json.dumps(self.about(name)).encode(), Content_Type="application/json")
+
+    def do_DELETE(self):
+        name, options = self.parse()
+        with self.server.lock:
+            if name not in self.server.objects:
+                self.answer(404)
+            elif self.fails(name, options):
+                self.answer(412)
+            else:
+                del self.server.objects[name]
+                self.answer(204)
+
+    def about(self, name):
+        generation, content = self.server.objects[name]
+        return {
+            "kind": "storage#object", "name": name, "bucket": "bucket",
+            "generation": str(generation), "size": str(len(content)),
+            "updated": "2024-01-01T00:00:00.000Z", "timeCreated": "2024-01-01T00:00:00.000Z",
+        }  # fmt: skip
+
+
+@pytest.fixture
+def bucket():
+    with Bucket() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def environment(bucket):
+    return {
+        "TENSORSTORE_GCS_HTTP_URL": f"http://localhost:{bucket.server_port}",
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
+    }
+
+
+def store(bucket):
+    prefix = "some/run/records.zarr/"
+    return {
+        name.removeprefix(prefix): content
+        for name, (_, content) in bucket.objects.items()
+        if name.startswith(prefix)
+    }
+
+
+def test_a_bucket_holds_what_a_disk_holds_and_is_resumed(
+    commands, undisturbed, files, bucket, environment
+):
+    output = commands.run(RUN, pod=(2, 2), environment=environment)
+    assert f"report:  {RUN}/report/index.html" in output
+    expected = files(undisturbed)
+    assert store(bucket) == expected
+    assert b"63.png" in bucket.objects["some/run/report/index.html"][1]
+    pictures = [name for name in bucket.objects if name.startswith("some/run/report/images/")]
+    assert len(pictures) > 64
+
+    # A lost and a damaged chunk; one unit is absent.
+    del bucket.objects["some/run/records.zarr/ssr_trace/c/3/0"]
+    generation, content = bucket.objects["some/run/records.zarr/sdr_status/c/6"]
+    bucket.objects["some/run/records.zarr/sdr_status/c/6"] = generation, content[:-1]
+    del bucket.objects["some/run/records.zarr/complete/c/8"]
+    commands.run(RUN, pod=(2, 2), environment=environment)
+    assert store(bucket) == expected
+
+    output = commands.run(RUN, "--config.seed=1", pod=(1, 1), code=2, environment=environment)
+    assert "seed: stored 0, now 1" in output
+    assert store(bucket) == expected
