@@ -33,6 +33,57 @@ def test_a_pod_gives_what_one_process_with_one_device_gives(commands, undisturbe
     assert (undisturbed / "report/index.html").is_file()
 
 
+def prepare_tfds(folder, photographs):
+    """The photographs as a TFDS dataset of array_record files, with the features of ImageNet."""
+    import tensorflow_datasets as tfds
+
+    class PodPhotographs(tfds.core.GeneratorBasedBuilder):
+        """Image, label and file name, as `imagenet2012` has them."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="png"),
+                "label": tfds.features.ClassLabel(num_classes=10),
+                "file_name": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"validation": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number, path in enumerate(photographs):
+                row = {"image": str(path), "label": number % 10, "file_name": path.name}
+                yield path.name, row
+
+    PodPhotographs(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def test_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tmp_path):
+    photographs = sorted(commands.photographs.iterdir())[:21]
+    prepare_tfds(tmp_path / "tfds", photographs)
+    commands.run(
+        tmp_path / "run", "--config.data.source=tfds", f"--config.data.path={tmp_path}/tfds",
+        "--config.data.name=pod_photographs", "--config.data.split=validation",
+        "--config.explain.objective=ssr", pod=(2, 1),
+    )  # fmt: skip
+    found, known = read(tmp_path / "run"), read(undisturbed)
+    assert found["complete"].all()
+    ids = [row.tobytes().rstrip(b"\0").decode() for row in found["id"]]
+    assert ids == [f"pod_photographs/1.0.0/validation/{index}" for index in range(21)]
+    # TFDS shuffles what it prepares: each record is one of the photographs, with its label.
+    pixels = known["image"][:21].reshape(21, -1).astype(int)
+    places = [int(np.abs(pixels - image.reshape(-1)).sum(1).argmin()) for image in found["image"]]
+    assert sorted(places) == list(range(21))
+    assert found["label"].tolist() == [place % 10 for place in places]
+    np.testing.assert_array_equal(found["image"], known["image"][places])
+    np.testing.assert_array_equal(found["prediction"], known["prediction"][places])
+
+
 def members(pod):
     """The processes that a pod has started."""
     try:
