@@ -177,7 +177,7 @@ def test_fields_that_exist_pass(path):
 @pytest.mark.parametrize(
     ("path", "known"),
     [
-        ("steps", "seed, data, classifier"),
+        ("steps", "seed, precision, data, classifier"),
         ("explain.steps", "objective, mode, num_steps"),
         ("seed.value", "none"),
     ],
