@@ -64,7 +64,8 @@ def watch() -> Iterator[StopRequest]:
             return
         request.deadline = time.monotonic() + GRACE_SECONDS
         if not done.wait(GRACE_SECONDS):
-            print(StoppedError(request.deadline), file=sys.stderr, flush=True)
+            # On a line of its own, below whatever a progress bar has left.
+            print(f"\n{StoppedError(request.deadline)}", file=sys.stderr, flush=True)
             os._exit(0)
 
     listener = threading.Thread(target=listen, daemon=True)

@@ -41,7 +41,7 @@ from cfx_jax.solver import Images, Solver
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _UNITS_IN_WRITING = 2
-_SECONDS_BETWEEN_LOOKS = 1.0
+_MOST_SECONDS_BETWEEN_LOOKS = 16.0
 
 
 def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | None = None) -> str:
@@ -100,9 +100,7 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
                     bar.update(objective, steps, value)
 
                 _explain(units, load, solver, classifier, write, on_progress)
-        while not RecordReader(workdir).complete.all():  # Other processes are at work.
-            stop.check()
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        _wait_for_other_hosts(RecordReader(workdir), stop)
     if not _is_first():
         return f"{workdir}/report/index.html"
     return report.write_report(workdir, config.report.max_images)
@@ -110,6 +108,16 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
 
 def _is_first() -> bool:
     return jax.process_index() == 0
+
+
+def _wait_for_other_hosts(reader: RecordReader, stop: StopRequest) -> None:
+    """Waits until every unit is on disk: the records are all that hosts share."""
+    pause = 0.25
+    while not reader.complete.all():
+        stop.check()
+        time.sleep(pause)
+        # A look reads a mark a unit: it may take a while, and a fee, where those lie in a bucket.
+        pause = min(2 * pause, _MOST_SECONDS_BETWEEN_LOOKS)
 
 
 def _compile(solver: Solver, config: BatchConfig) -> None:
@@ -120,7 +128,7 @@ def _compile(solver: Solver, config: BatchConfig) -> None:
     needed = compile_to_fit(solver, most)
     if _is_first():
         size = solver.per_device_batch_size
-        say(f"batch size planned: {size} a device, which take {needed / 2**30:.1f} GiB")
+        say(f"batch size planned: {size} on a device, in {needed / 2**30:.1f} GiB of its memory")
 
 
 def _explain(

@@ -36,7 +36,7 @@ def run_child(body):
 
 
 def test_a_process_that_does_not_come_back_to_python_is_ended():
-    assert run_child(DEAF) == (0, "", "stopped by SIGTERM; resume with the same command\n")
+    assert run_child(DEAF) == (0, "", "\nstopped by SIGTERM; resume with the same command\n")
 
 
 def test_a_process_that_is_too_slow_to_stop_is_ended():
@@ -45,7 +45,7 @@ def test_a_process_that_is_too_slow_to_stop_is_ended():
     )
     code, _, errors = run_child(body)
     assert code == 0
-    assert errors.startswith("stopped by SIGTERM")
+    assert errors.startswith("\nstopped by SIGTERM")
 
 
 def test_a_request_is_raised_where_the_run_looks():
