@@ -23,6 +23,7 @@ PURE = {
     "checks": ("classifiers", "generators", "settings"),
     "infilling": ("checks", "generators"),
     "precision": ("classifiers", "generators"),
+    "metrics": ("classifiers", "generators", "objective"),
     "explain": ("checks", "classifiers", "explanation", "generators", "objective", "settings"),
 }
 ROOMS = PURE | {
@@ -61,7 +62,7 @@ ROOMS = PURE | {
               "registry", "storage", "train_log", "weights"),
     "cfx_jax": ("P", "registry"),
 }  # fmt: skip
-PURE_LIBRARIES = {"jax", "flax", "optax", "numpy", "collections", "dataclasses", "enum",
+PURE_LIBRARIES = {"jax", "flax", "optax", "numpy", "scipy", "collections", "dataclasses", "enum",
                   "functools", "math", "typing"}  # fmt: skip
 OUTSIDE = {"open", "print", "input", "exec", "eval", "breakpoint", "__import__"}
 

@@ -1,0 +1,245 @@
+"""Does the map lie on the object: boxes drawn from maps, against boxes drawn by people.
+
+Maps are float `[N, H, W]`, larger = more important. Boxes are float `x0 y0 x1 y1` in pixels of the
+map, edges, so that the first pixel is `0 0 1 1`; an image has one or more true boxes `[k, 4]`.
+Published numbers differ in their protocol, so compare methods with these functions, not with
+numbers from elsewhere.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+HIT = 0.5
+"""The overlap beyond which a box is taken as found."""
+
+
+def above_mean(maps: np.ndarray) -> np.ndarray:
+    """Cuts each map at its own mean, bool `[N, H, W]`.
+
+    Source: Dabkowski and Gal, NeurIPS 2017, for maps without a threshold of their own.
+
+    Args:
+        maps: float `[N, H, W]`.
+
+    Returns:
+        True where a map is above its mean; nowhere for a flat map.
+    """
+    # The mean of equal numbers may be rounded to less than they are.
+    is_flat = np.ptp(maps, axis=(1, 2), keepdims=True) == 0
+    return (maps > maps.mean(axis=(1, 2), keepdims=True)) & ~is_flat
+
+
+def above_share(maps: np.ndarray, share: float) -> np.ndarray:
+    """Cuts each map at a share of its range, bool `[N, H, W]`.
+
+    Args:
+        maps: float `[N, H, W]`.
+        share: in [0, 1); 0 is the lowest value of a map, 1 the highest.
+
+    Returns:
+        True where a map is above `low + share * (high - low)`; nowhere for a flat map.
+    """
+    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+    return maps > low + share * (high - low)
+
+
+def tight_boxes(regions: np.ndarray) -> np.ndarray:
+    """Draws the tight box around the largest connected part of each region.
+
+    Pixels that share an edge are connected. Of parts of equal size the first one is taken.
+
+    Args:
+        regions: bool `[N, H, W]`.
+
+    Returns:
+        float `[N, 4]`; `0 0 0 0` for an empty region.
+
+    Example:
+        >>> region = np.zeros((1, 5, 5), bool)
+        >>> region[0, 1:3, 1:5] = region[0, 4, 0] = True
+        >>> tight_boxes(region).tolist()
+        [[1.0, 1.0, 5.0, 3.0]]
+    """
+    boxes = np.zeros((len(regions), 4))
+    for box, region in zip(boxes, regions, strict=True):
+        parts, count = ndimage.label(region)
+        if count:
+            largest = np.argmax(np.bincount(parts.ravel())[1:])
+            rows, columns = ndimage.find_objects(parts)[largest]
+            box[:] = columns.start, rows.start, columns.stop, rows.stop
+    return boxes
+
+
+def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """Measures intersection over union with the true box that fits best.
+
+    True boxes are not clamped to the picture: what a crop has cut off them counts in their area.
+
+    Args:
+        boxes: float `[N, 4]`, one an image.
+        truths: of each image, float `[k, 4]`, k >= 1.
+
+    Returns:
+        float `[N]` in [0, 1], higher is better.
+
+    Raises:
+        ValueError: an image has no true box.
+    """
+    overlaps = np.zeros(len(boxes))
+    for index, (box, true) in enumerate(zip(boxes, _checked(truths), strict=True)):
+        sides = np.minimum(box[2:], true[:, 2:]) - np.maximum(box[:2], true[:, :2])
+        shared = np.prod(np.clip(sides, 0, None), axis=1)
+        union = _area(box[None])[0] + _area(true) - shared
+        overlaps[index] = np.max(shared / union)
+    return overlaps
+
+
+def localisation_errors(regions: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """LE: 1 where the tight box of a region overlaps no true box by more than half.
+
+    Source: weakly supervised localisation, ILSVRC; its mean is in [0, 1], lower is better.
+
+    Args:
+        regions: bool `[N, H, W]`, as `above_mean` or `above_share` cut them.
+        truths: of each image, float `[k, 4]`, k >= 1.
+
+    Returns:
+        float `[N]` of zeros and ones.
+
+    Raises:
+        ValueError: an image has no true box.
+    """
+    return (best_overlap(tight_boxes(regions), truths) <= HIT).astype(float)
+
+
+def official_errors(
+    regions: np.ndarray, truths: Sequence[np.ndarray], is_top_1: np.ndarray
+) -> np.ndarray:
+    """OM: 1 where the box is not found or the classifier is wrong; lower is better.
+
+    Args:
+        regions: as in `localisation_errors`.
+        truths: as in `localisation_errors`.
+        is_top_1: bool `[N]`, whether the label is predicted.
+
+    Returns:
+        float `[N]` of zeros and ones.
+
+    Raises:
+        ValueError: an image has no true box.
+    """
+    return np.maximum(localisation_errors(regions, truths), 1.0 - is_top_1)
+
+
+def max_box_accuracy(
+    maps: np.ndarray, truths: Sequence[np.ndarray], shares: Sequence[float]
+) -> tuple[float, np.ndarray]:
+    """MaxBoxAcc: found boxes at the threshold that suits the method best.
+
+    Source: Choe et al., CVPR 2020; a method is not judged by a threshold chosen for another one.
+    Differs from it in that the box is that of the largest part that is connected by edges.
+
+    Args:
+        maps: float `[N, H, W]`.
+        truths: of each image, float `[k, 4]`, k >= 1.
+        shares: thresholds to try, as of `above_share`.
+
+    Returns:
+        The best share, and of it `[N]` ones where a box is found; the higher its mean, the better.
+
+    Raises:
+        ValueError: an image has no true box, or there is no threshold.
+    """
+    if not len(shares):
+        raise ValueError("shares is empty; expected thresholds in [0, 1)")
+    found = [1.0 - localisation_errors(above_share(maps, share), truths) for share in shares]
+    best = int(np.argmax([hits.mean() for hits in found]))
+    return shares[best], found[best]
+
+
+def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """Pointing game: 1 where the highest pixel of a map lies in a true box; higher is better.
+
+    Source: Zhang et al., ECCV 2016. Differs from it in that the box has no margin around it. Of
+    pixels of equal height the middle one counts, so that a flat map points at the centre.
+
+    Args:
+        maps: float `[N, H, W]`.
+        truths: of each image, float `[k, 4]`, k >= 1.
+
+    Returns:
+        float `[N]` of zeros and ones.
+
+    Raises:
+        ValueError: an image has no true box.
+    """
+    hits = np.zeros(len(maps))
+    for index, (heights, true) in enumerate(zip(maps, _checked(truths), strict=True)):
+        rows, columns = np.nonzero(heights == heights.max())
+        x, y = columns.mean() + 0.5, rows.mean() + 0.5
+        inside = (true[:, 0] <= x) & (x <= true[:, 2]) & (true[:, 1] <= y) & (y <= true[:, 3])
+        hits[index] = inside.any()
+    return hits
+
+
+def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """F1 of a map as it is, uncut, with the true box that fits best; higher is better.
+
+    Formula: with the box as a map b of zeros and ones, precision `sum(m b) / sum(m)`, recall
+    `sum(m b) / sum(b)`, and twice their product over their sum.
+
+    Args:
+        maps: float `[N, H, W]` in [0, 1].
+        truths: of each image, float `[k, 4]`, k >= 1.
+
+    Returns:
+        float `[N]` in [0, 1]; 0 for a map of zeros.
+
+    Raises:
+        ValueError: an image has no true box.
+    """
+    scores = np.zeros(len(maps))
+    for index, (weights, true) in enumerate(zip(maps, _checked(truths), strict=True)):
+        for box in true:
+            inside = _draw(box, weights.shape)
+            shared, total = (weights * inside).sum(), weights.sum() + inside.sum()
+            scores[index] = max(scores[index], 2 * shared / total if total else 0.0)
+    return scores
+
+
+def whole_boxes(number: int, size: tuple[int, int]) -> np.ndarray:
+    """A control: the whole picture as the box of each image, float `[number, 4]`."""
+    height, width = size
+    return np.tile([0.0, 0.0, width, height], (number, 1))
+
+
+def centre_boxes(number: int, size: tuple[int, int], border: float) -> np.ndarray:
+    """A control: the picture without a border of so many pixels, float `[number, 4]`."""
+    height, width = size
+    return np.tile([border, border, width - border, height - border], (number, 1))
+
+
+def _draw(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much of each pixel a box covers, float `[H, W]` in [0, 1]."""
+    x, y = (
+        np.clip(np.minimum(np.arange(length) + 1, high) - np.maximum(np.arange(length), low), 0, 1)
+        for length, low, high in ((size[1], box[0], box[2]), (size[0], box[1], box[3]))
+    )
+    return y[:, None] * x[None, :]
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    areas: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
+
+
+def _checked(truths: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    for index, true in enumerate(truths):
+        if np.ndim(true) != 2 or np.shape(true)[1] != 4 or not len(true):
+            raise ValueError(
+                f"truths[{index}] has shape {np.shape(true)}; expected one or more boxes [k, 4]: "
+                "leave images without a box out"
+            )
+    return truths

@@ -1,0 +1,128 @@
+"""Boxes drawn from maps: hand-made maps with known answers, and naive loops as an oracle."""
+
+import numpy as np
+import pytest
+
+from cfx_jax.metrics import localisation as loc
+
+SIZE = (20, 30)
+BOX = np.asarray([[5.0, 4.0, 17.0, 14.0]])
+
+
+def drawn(box, size=SIZE, value=1.0):
+    """A map that is `value` in a box of whole pixels and 0 elsewhere, `[1, H, W]`."""
+    maps = np.zeros((1, *size))
+    x0, y0, x1, y1 = np.asarray(box).astype(int)
+    maps[0, y0:y1, x0:x1] = value
+    return maps
+
+
+def test_a_perfect_map_has_no_error_and_an_inverted_one_has():
+    perfect = drawn(BOX[0])
+    assert loc.tight_boxes(loc.above_mean(perfect)).tolist() == BOX.tolist()
+    assert loc.localisation_errors(loc.above_mean(perfect), [BOX]).tolist() == [0.0]
+    assert loc.localisation_errors(loc.above_mean(1 - perfect), [BOX]).tolist() == [1.0]
+    assert loc.f1_scores(perfect, [BOX]).tolist() == [1.0]
+    assert loc.f1_scores(1 - perfect, [BOX]).tolist() == [0.0]
+    assert loc.pointing_hits(perfect, [BOX]).tolist() == [1.0]
+    assert loc.pointing_hits(drawn([0, 0, 2, 2]), [BOX]).tolist() == [0.0]
+
+
+def test_a_flat_map_is_empty_and_points_at_the_centre():
+    flat = np.full((1, *SIZE), 0.3)
+    for region in (loc.above_mean(flat), loc.above_share(flat, 0.2)):
+        assert not region.any()
+        assert loc.tight_boxes(region).tolist() == [[0, 0, 0, 0]]
+        assert loc.localisation_errors(region, [BOX]).tolist() == [1.0]
+    centre = np.asarray([[14.0, 9.0, 16.0, 11.0]])
+    assert loc.pointing_hits(flat, [centre]).tolist() == [1.0]
+    assert loc.f1_scores(0 * flat, [BOX]).tolist() == [0.0]
+
+
+def test_the_largest_part_connected_by_edges_is_boxed():
+    region = np.zeros((2, 6, 8), bool)
+    region[0, 1:3, 1:3] = region[0, 3:6, 3:6] = True  # They touch at a corner only.
+    region[0, 0, 7] = True
+    region[1, 2, 0:7] = region[1, 4:6, 0:3] = True
+    assert loc.tight_boxes(region).tolist() == [[3, 3, 6, 6], [0, 2, 7, 3]]
+
+
+@pytest.mark.parametrize(
+    ("box", "truths", "expected"),
+    [
+        ([0, 0, 10, 10], [[0, 0, 10, 10]], 1.0),
+        ([0, 0, 10, 10], [[5, 0, 15, 10]], 1 / 3),
+        ([0, 0, 10, 10], [[10, 0, 20, 10]], 0.0),
+        ([0, 0, 10, 10], [[20, 20, 30, 30], [0, 0, 10, 5]], 0.5),
+        # Cut off by the picture: what lies outside counts in the area of the true box.
+        ([0, 0, 10, 10], [[-10, 0, 10, 10]], 0.5),
+        ([0, 0, 0, 0], [[0, 0, 10, 10]], 0.0),
+    ],
+)
+def test_overlap(box, truths, expected):
+    found = loc.best_overlap(np.asarray([box], float), [np.asarray(truths, float)])
+    np.testing.assert_allclose(found, [expected])
+
+
+def test_half_of_a_box_is_not_found():
+    """More than half is asked for, as ILSVRC does."""
+    half = drawn([0, 0, 10, 5])
+    truth = np.asarray([[0.0, 0.0, 10.0, 10.0]])
+    assert loc.localisation_errors(loc.above_mean(half), [truth]).tolist() == [1.0]
+    more = drawn([0, 0, 10, 6])
+    assert loc.localisation_errors(loc.above_mean(more), [truth]).tolist() == [0.0]
+
+
+def test_a_found_box_of_a_wrong_class_is_an_official_error():
+    regions = np.concatenate([loc.above_mean(drawn(BOX[0]))] * 2)
+    errors = loc.official_errors(regions, [BOX, BOX], np.asarray([True, False]))
+    assert errors.tolist() == [0.0, 1.0]
+    missed = loc.above_mean(drawn([0, 0, 2, 2]))
+    assert loc.official_errors(missed, [BOX], np.asarray([True])).tolist() == [1.0]
+
+
+def test_the_threshold_that_suits_the_method_is_found():
+    """A hill on a wide foot: only above the foot does it fit the box."""
+    maps = np.concatenate([drawn([1, 1, 29, 19], value=0.4) + drawn(BOX[0], value=0.6)] * 3)
+    share, found = loc.max_box_accuracy(maps, [BOX] * 3, [0.1, 0.3, 0.5, 0.7])
+    assert (share, found.tolist()) == (0.5, [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="shares is empty"):
+        loc.max_box_accuracy(maps, [BOX] * 3, [])
+
+
+@pytest.mark.parametrize("box", [[2.5, 1.0, 7.25, 3.75], [-4.0, -1.0, 3.5, 40.0]])
+def test_f1_against_sums_over_fine_pixels(box):
+    """Fractions of pixels: the same numbers on a grid sixteen times as fine."""
+    rng = np.random.default_rng(0)
+    maps = rng.uniform(size=(1, 8, 10))
+    fine = np.kron(maps[0], np.ones((16, 16)))
+    y, x = (np.indices(fine.shape) + 0.5) / 16
+    inside = (box[0] < x) & (x < box[2]) & (box[1] < y) & (y < box[3])
+    precision = (fine * inside).sum() / fine.sum()
+    recall = (fine * inside).sum() / inside.sum()
+    expected = 2 * precision * recall / (precision + recall)
+    found = loc.f1_scores(maps, [np.asarray([box])])
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def test_f1_takes_the_box_that_fits_best():
+    other = np.asarray([[20.0, 15.0, 30.0, 20.0]])
+    maps = drawn(BOX[0])
+    both = np.concatenate([other, BOX])
+    assert loc.f1_scores(maps, [both]).tolist() == [1.0]
+    assert loc.f1_scores(maps, [other]).tolist() == [0.0]
+
+
+def test_controls():
+    whole = loc.whole_boxes(2, (224, 227))
+    assert whole.tolist() == [[0, 0, 227, 224]] * 2
+    centre = loc.centre_boxes(1, (227, 227), 33)
+    assert centre.tolist() == [[33, 33, 194, 194]]
+    truth = np.asarray([[0.0, 0.0, 227.0, 112.0]])
+    assert loc.best_overlap(loc.whole_boxes(1, (227, 227)), [truth])[0] == pytest.approx(112 / 227)
+
+
+@pytest.mark.parametrize("truth", [np.zeros((0, 4)), np.zeros(4), np.zeros((2, 3))])
+def test_an_image_without_a_box_is_named(truth):
+    with pytest.raises(ValueError, match=r"truths\[1\] has shape"):
+        loc.best_overlap(np.zeros((2, 4)), [BOX, truth])

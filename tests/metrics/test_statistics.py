@@ -1,0 +1,49 @@
+"""Intervals: known answers, coverage, and errors."""
+
+import numpy as np
+import pytest
+
+from cfx_jax.metrics.statistics import bootstrap, paired_difference
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_limit():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 2000)
+    found = bootstrap(values)
+    assert found.mean == pytest.approx(values.mean())
+    margin = 1.96 * values.std() / np.sqrt(2000)
+    assert found.low == pytest.approx(values.mean() - margin, abs=0.1 * margin)
+    assert found.high == pytest.approx(values.mean() + margin, abs=0.1 * margin)
+
+
+def test_nineteen_of_twenty_intervals_hold_the_truth():
+    rng = np.random.default_rng(1)
+    intervals = [bootstrap(rng.uniform(size=60), 300, seed) for seed in range(300)]
+    held = np.mean([low <= 0.5 <= high for _, low, high in intervals])
+    assert 0.91 <= held <= 0.98
+
+
+def test_the_same_seed_draws_the_same_images():
+    values = np.random.default_rng(0).normal(size=50)
+    assert bootstrap(values) == bootstrap(values)
+    assert bootstrap(values) != bootstrap(values, seed=1)
+
+
+def test_what_is_hard_for_both_drops_out_of_a_paired_difference():
+    rng = np.random.default_rng(2)
+    hard = rng.normal(0.0, 10.0, 100)
+    theirs = hard + rng.normal(0.0, 0.1, 100)
+    found = paired_difference(hard + 1.0, theirs)
+    assert 0.9 < found.low < 1.0 < found.high < 1.1
+    apart = bootstrap(hard + 1.0)
+    assert apart.high - apart.low > 20 * (found.high - found.low)
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, np.nan], [np.inf]])
+def test_what_is_no_list_of_finite_numbers_is_refused(values):
+    with pytest.raises(ValueError, match="expected one finite number an image"):
+        bootstrap(np.asarray(values))
+
+
+def test_methods_on_other_images_cannot_be_paired():
+    with pytest.raises(ValueError, match="expected the same images"):
+        paired_difference(np.zeros(3), np.zeros(4))
