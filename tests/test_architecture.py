@@ -25,6 +25,7 @@ PURE = {
     "precision": ("classifiers", "generators"),
     "metrics": ("classifiers", "generators", "objective"),
     "explain": ("checks", "classifiers", "explanation", "generators", "objective", "settings"),
+    "baselines": ("checks", "classifiers", "explain", "generators", "objective"),
 }
 ROOMS = PURE | {
     "parallel": (),

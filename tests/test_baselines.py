@@ -1,0 +1,140 @@
+"""Other methods on models with analytic answers, and what all of them share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax.baselines import METHODS, attribute
+
+KEY = jax.random.key(0)
+SIZE = 14
+WEIGHTS = np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)).astype(np.float32)
+CONTROLS = {"random", "centre", "uniform"}
+
+
+@pytest.fixture
+def images():
+    return jax.random.uniform(KEY, (2, SIZE, SIZE, 3))
+
+
+@pytest.fixture
+def black():
+    def fill(params, images, mask, key):
+        return jnp.zeros_like(images)
+
+    return cfx_jax.Generator(params=(), apply=fill, name="black")
+
+
+def squares(params, images):
+    """Two logits: 0 and the weighted sum of the squared pixels."""
+    score = (params * jnp.square(images)).sum((1, 2, 3))
+    return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+
+@pytest.fixture
+def quadratic():
+    return cfx_jax.Classifier(params=jnp.asarray(WEIGHTS), apply=squares)
+
+
+def run(method, classifier, generator, images, targets=(1, 1)):
+    return attribute(method, KEY, classifier, generator, images, np.asarray(targets))
+
+
+def test_gradients_of_a_linear_model(linear_classifier, black, images):
+    model = linear_classifier(WEIGHTS)
+    expected = {
+        "gradient": np.abs(WEIGHTS).max(-1)[None].repeat(2, 0),
+        "smooth_grad": np.abs(WEIGHTS).max(-1)[None].repeat(2, 0),
+        "gradient_x_input": (WEIGHTS * np.asarray(images)).sum(-1),
+        "integrated_gradients": (WEIGHTS * np.asarray(images)).sum(-1),
+    }
+    for method, maps in expected.items():
+        found = run(method, model, black, images)
+        np.testing.assert_allclose(found, maps, atol=1e-4, err_msg=method)
+
+
+def test_gradients_of_a_quadratic_model(quadratic, black, images):
+    pixels = np.asarray(images)
+    slope = 2 * WEIGHTS * pixels
+    found = {m: run(m, quadratic, black, images) for m in METHODS if "grad" in m}
+    np.testing.assert_allclose(found["gradient"], np.abs(slope).max(-1), atol=1e-4)
+    np.testing.assert_allclose(found["gradient_x_input"], (slope * pixels).sum(-1), atol=1e-4)
+    # Half of that: the slope grows from zero along the way. It adds up to the logit.
+    integrated = found["integrated_gradients"]
+    np.testing.assert_allclose(integrated, (slope * pixels).sum(-1) / 2, atol=1e-4)
+    logits = quadratic.apply(quadratic.params, images)[:, 1]
+    np.testing.assert_allclose(integrated.sum((1, 2)), logits, rtol=1e-4)
+    # The noise has mean zero, and this slope is linear in the pixels.
+    assert np.abs(found["smooth_grad"] - found["gradient"]).max() < 0.6
+    assert np.corrcoef(np.ravel(found["smooth_grad"]), np.ravel(found["gradient"]))[0, 1] > 0.9
+
+
+def test_occlusion_of_a_linear_model_is_what_its_windows_hold(linear_classifier, black, images):
+    """By loops over all windows; at 14 pixels a window is 2 wide and starts at each of 13."""
+    found = run("occlusion", linear_classifier(WEIGHTS), black, images)
+    values = (WEIGHTS * np.asarray(images)).sum(-1)
+    sums, counts = np.zeros((2, SIZE, SIZE)), np.zeros((SIZE, SIZE))
+    for top in range(SIZE - 1):
+        for left in range(SIZE - 1):
+            window = np.s_[..., top : top + 2, left : left + 2]
+            sums[window] += values[window].sum((1, 2), keepdims=True)
+            counts[window] += 1
+    np.testing.assert_allclose(found, sums / counts, atol=1e-4)
+
+
+def test_rise_finds_the_pixels_that_matter(linear_classifier, black):
+    weights = np.zeros((SIZE, SIZE, 1), np.float32)
+    weights[2:6, 8:12] = 0.2
+    maps = run("rise", linear_classifier(weights), black, jnp.ones((1, SIZE, SIZE, 1)), [1])[0]
+    assert maps[2:6, 8:12].mean() > maps[8:, :6].max()
+    assert float(maps[3:5, 9:11].mean()) == pytest.approx(float(maps.max()), abs=0.01)
+    # Each pixel is kept half of the time: far from the object that is the mean probability.
+    assert 0.5 < maps.mean() < 1.0
+
+
+def test_controls(quadratic, black, images):
+    centre = run("centre", quadratic, black, images)[0]
+    assert np.unravel_index(np.argmax(centre[:7, :7]), (7, 7)) == (6, 6)
+    np.testing.assert_allclose([centre[0, 0], centre[-1, 0]], 0.0, atol=1e-6)
+    np.testing.assert_allclose(centre, centre[::-1, ::-1], atol=1e-6)
+    assert np.ptp(run("uniform", quadratic, black, images)) == 0
+    noise = run("random", quadratic, black, images)
+    assert np.abs(np.corrcoef(noise.reshape(2, -1))[0, 1]) < 0.3
+    assert 0.4 < noise.mean() < 0.6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_gives_the_same_map_alone_and_in_any_batch(method, random_classifier, fill_half):
+    images = jax.random.uniform(KEY, (3, 16, 16, 3))
+    together = attribute(method, KEY, random_classifier, fill_half, images)
+    assert together.shape == (3, 16, 16)
+    assert np.isfinite(together).all()
+    alone = attribute(method, KEY, random_classifier, fill_half, images[2:])
+    np.testing.assert_allclose(alone[0], together[2], atol=1e-5)
+    if method not in CONTROLS:
+        params = random_classifier.params | {
+            "readout": random_classifier.params["readout"][:, ::-1]
+        }
+        other = random_classifier.replace(params=params)
+        targets = np.asarray([0, 1, 2])
+        maps = [attribute(method, KEY, c, fill_half, images, targets)
+                for c in (random_classifier, other)]  # fmt: skip
+        assert np.abs(maps[0] - maps[1]).max() > 1e-4, "the map is of the classifier"
+
+
+def test_the_predicted_class_is_taken_without_a_target(random_classifier, fill_half, images):
+    predicted = np.argmax(random_classifier.apply(random_classifier.params, images), axis=-1)
+    found = attribute("gradient", KEY, random_classifier, fill_half, images)
+    expected = attribute("gradient", KEY, random_classifier, fill_half, images, predicted)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_wrong_is_named(random_classifier, fill_half, images):
+    with pytest.raises(ValueError, match="unknown method 'lime'; known are gradient, "):
+        attribute("lime", KEY, random_classifier, fill_half, images)
+    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+        attribute("gradient", KEY, random_classifier, fill_half, np.zeros((1, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="targets"):
+        attribute("gradient", KEY, random_classifier, fill_half, images, np.asarray([0, 9]))
