@@ -89,7 +89,9 @@ def test_rise_finds_the_pixels_that_matter(linear_classifier, black):
     weights[2:6, 8:12] = 0.2
     maps = run("rise", linear_classifier(weights), black, jnp.ones((1, SIZE, SIZE, 1)), [1])[0]
     assert maps[2:6, 8:12].mean() > maps[8:, :6].max()
-    assert float(maps[3:5, 9:11].mean()) == pytest.approx(float(maps.max()), abs=0.01)
+    row, column = np.unravel_index(np.argmax(maps), maps.shape)
+    assert 0 <= row < 8, "the peak lies on the object, give or take a cell of the masks"
+    assert 6 <= column < 14
     # Each pixel is kept half of the time: far from the object that is the mean probability.
     assert 0.5 < maps.mean() < 1.0
 
