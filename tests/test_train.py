@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cfx_jax.manifest import read_manifest
+from cfx_jax.storage import Storage
 from cfx_jax.weights.params_file import read_arrays, read_card
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -92,7 +93,7 @@ def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
         ("8", "noise_50"),
     ]
     Image.open(workdir / "samples" / "step_00000008.png").load()
-    manifest, _ = read_manifest(workdir)
+    manifest, _ = read_manifest(Storage(workdir))
     assert read_card(workdir / "weights.safetensors") == manifest
 
 
