@@ -10,7 +10,9 @@ Arrays: images float32 `[N, H, W, C]` in [0, 1].
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -146,6 +148,42 @@ def integrated_gradients(
     return jnp.sum(image * slopes.mean(axis=0), axis=-1)
 
 
+def grad_cam(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    image: jax.Array,
+    target: jax.Array,
+) -> jax.Array:
+    """What the last feature maps say for the class, enlarged (Selvaraju et al., ICCV 2017).
+
+    Formula: `relu(sum_k a_k A_k)`, A_k the last maps `[h, w]` that a Flax module of the classifier
+    returns before they are pooled, a_k the mean slope of the logit over them. For convolutional
+    networks in Flax Linen; a transformer has no such maps but its patches.
+
+    Raises:
+        ValueError: no module of the classifier returns maps.
+    """
+    del key, generator
+    place, shape = _last_maps(classifier, image)
+
+    def logit(change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        seen: list[jax.Array] = []
+
+        def add(maps: jax.Array) -> jax.Array:
+            seen.append(maps)
+            return maps + change if len(seen) == place + 1 else maps
+
+        with nn.intercept_methods(_on_maps(add)):
+            logits = classifier.apply(classifier.params, image[None])
+        return logits[0, target], seen[place]
+
+    slopes, maps = jax.grad(logit, has_aux=True)(jnp.zeros(shape))
+    weights = slopes.mean(axis=(1, 2), keepdims=True)
+    coarse = jax.nn.relu(jnp.sum(weights * maps, axis=-1))[0]
+    return jax.image.resize(coarse, image.shape[:2], "linear")
+
+
 def occlusion(
     key: jax.Array,
     classifier: Classifier,
@@ -261,6 +299,7 @@ METHODS: dict[str, Method] = {
     "gradient_x_input": gradient_x_input,
     "smooth_grad": smooth_grad,
     "integrated_gradients": integrated_gradients,
+    "grad_cam": grad_cam,
     "occlusion": occlusion,
     "rise": rise,
     "random": random,
@@ -275,3 +314,32 @@ def _slope(classifier: Classifier, image: jax.Array, target: jax.Array) -> jax.A
         return classifier.apply(classifier.params, image[None])[0, target]
 
     return jax.grad(logit)(image)
+
+
+def _on_maps(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
+    """Applies a function to whatever a Flax module returns that has rows and columns."""
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        result = call(*args, **kwargs)
+        is_maps = context.method_name == "__call__" and jnp.ndim(result) == 4
+        return function(result) if is_maps and min(result.shape[1:3]) > 1 else result
+
+    return intercept
+
+
+def _last_maps(classifier: Classifier, image: jax.Array) -> tuple[int, tuple[int, ...]]:
+    """Returns how many maps come before the last ones, and their shape; runs nothing."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(maps: jax.Array) -> jax.Array:
+        shapes.append(maps.shape)
+        return maps
+
+    with nn.intercept_methods(_on_maps(note)):
+        jax.eval_shape(classifier.apply, classifier.params, image[None])
+    if not shapes:
+        raise ValueError(
+            f"classifier {classifier.name!r} has no feature maps that a module of Flax Linen "
+            "returns, so there is no Grad-CAM of it"
+        )
+    return len(shapes) - 1, shapes[-1]

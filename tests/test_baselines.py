@@ -1,5 +1,6 @@
 """Other methods on models with analytic answers, and what all of them share."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ KEY = jax.random.key(0)
 SIZE = 14
 WEIGHTS = np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)).astype(np.float32)
 CONTROLS = {"random", "centre", "uniform"}
+FOR_ANY_MODEL = [method for method in METHODS if method != "grad_cam"]
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_gradients_of_a_linear_model(linear_classifier, black, images):
 def test_gradients_of_a_quadratic_model(quadratic, black, images):
     pixels = np.asarray(images)
     slope = 2 * WEIGHTS * pixels
-    found = {m: run(m, quadratic, black, images) for m in METHODS if "grad" in m}
+    found = {m: run(m, quadratic, black, images) for m in FOR_ANY_MODEL if "grad" in m}
     np.testing.assert_allclose(found["gradient"], np.abs(slope).max(-1), atol=1e-4)
     np.testing.assert_allclose(found["gradient_x_input"], (slope * pixels).sum(-1), atol=1e-4)
     # Half of that: the slope grows from zero along the way. It adds up to the logit.
@@ -69,6 +71,43 @@ def test_gradients_of_a_quadratic_model(quadratic, black, images):
     # The noise has mean zero, and this slope is linear in the pixels.
     assert np.abs(found["smooth_grad"] - found["gradient"]).max() < 0.6
     assert np.corrcoef(np.ravel(found["smooth_grad"]), np.ravel(found["gradient"]))[0, 1] > 0.9
+
+
+class Network(nn.Module):
+    """Two convolutions, the mean over all pixels, a linear readout: Grad-CAM in closed form."""
+
+    @nn.compact
+    def __call__(self, images):
+        hidden = nn.relu(nn.Conv(6, (3, 3), name="first")(images))
+        maps = nn.Conv(4, (3, 3), strides=2, name="second")(hidden)
+        return nn.Dense(3, name="head")(nn.relu(maps).mean((1, 2)))
+
+
+def test_grad_cam_of_a_pooled_network(black, images):
+    """The slope of the mean of a rectified map: its share of positive pixels, times the readout."""
+    network = Network()
+    params = network.init(KEY, images)
+    classifier = cfx_jax.Classifier(params=params, apply=network.apply)
+    found = run("grad_cam", classifier, black, images, [0, 2])
+    convolve = {
+        name: nn.Conv(n, (3, 3), strides=s).apply
+        for name, n, s in (("first", 6, 1), ("second", 4, 2))
+    }
+    weights = params["params"]
+    hidden = nn.relu(convolve["first"]({"params": weights["first"]}, images))
+    maps = np.asarray(convolve["second"]({"params": weights["second"]}, hidden))
+    for index, target in enumerate([0, 2]):
+        share = (maps[index] > 0).mean((0, 1)) / np.prod(maps.shape[1:3])
+        slope = share * np.asarray(weights["head"]["kernel"])[:, target]
+        coarse = np.maximum((maps[index] * slope).sum(-1), 0)
+        expected = jax.image.resize(coarse, (SIZE, SIZE), "linear")
+        np.testing.assert_allclose(found[index], expected, atol=1e-6)
+    assert np.ptp(found) > 0
+
+
+def test_grad_cam_needs_feature_maps(linear_classifier, black, images):
+    with pytest.raises(ValueError, match="no feature maps that a module of Flax Linen returns"):
+        run("grad_cam", linear_classifier(WEIGHTS), black, images)
 
 
 def test_occlusion_of_a_linear_model_is_what_its_windows_hold(linear_classifier, black, images):
@@ -107,7 +146,7 @@ def test_controls(quadratic, black, images):
     assert 0.4 < noise.mean() < 0.6
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FOR_ANY_MODEL)
 def test_an_image_gives_the_same_map_alone_and_in_any_batch(method, random_classifier, fill_half):
     images = jax.random.uniform(KEY, (3, 16, 16, 3))
     together = attribute(method, KEY, random_classifier, fill_half, images)
