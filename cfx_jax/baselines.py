@@ -159,7 +159,7 @@ def grad_cam(
 
     Formula: `relu(sum_k a_k A_k)`, A_k the last maps `[h, w]` that a Flax module of the classifier
     returns before they are pooled, a_k the mean slope of the logit over them. For convolutional
-    networks in Flax Linen; a transformer has no such maps but its patches.
+    networks in Flax Linen; a transformer has no such maps.
 
     Raises:
         ValueError: no module of the classifier returns maps.
