@@ -179,3 +179,16 @@ def test_what_is_wrong_is_named(random_classifier, fill_half, images):
         attribute("gradient", KEY, random_classifier, fill_half, np.zeros((1, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="targets"):
         attribute("gradient", KEY, random_classifier, fill_half, images, np.asarray([0, 9]))
+
+
+@pytest.mark.parametrize("method", ["bbmp_ssr", "bbmp_sdr", "extremal"])
+def test_learnt_masks_find_where_the_evidence_is(method, linear_classifier, black):
+    """All of it lies in the top left quarter."""
+    weights = np.zeros((SIZE, SIZE, 3), np.float32)
+    weights[:7, :7] = 0.1
+    white = jnp.ones((1, SIZE, SIZE, 3))
+    found = run(method, linear_classifier(weights), black, white, [1])[0]
+    inside = found[:7, :7].mean()
+    outside = np.concatenate([found[7:].ravel(), found[:7, 7:].ravel()])
+    assert inside > np.quantile(outside, 0.95)
+    assert inside > outside.mean() + 0.3

@@ -1,0 +1,109 @@
+"""Other saliency methods, to compare with: maps of a classifier's decision, one call for all.
+
+Each method is a pure function of ONE image, `(key, classifier, generator, image, target)` -> map
+`[H, W]`, larger = more important; `attribute` maps one over a batch in a single compiled program.
+Methods that replace pixels do so with the generator, like `explain`; with `grey` they do what their
+papers do.
+
+Arrays: images float32 `[N, H, W, C]` in [0, 1].
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax import checks
+from cfx_jax.baselines.controls import centre, random, uniform
+from cfx_jax.baselines.gradients import (
+    grad_cam,
+    gradient,
+    gradient_x_input,
+    integrated_gradients,
+    smooth_grad,
+)
+from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
+from cfx_jax.baselines.removal import occlusion, rise
+from cfx_jax.classifiers import Classifier
+from cfx_jax.explain import image_checksums, predict
+from cfx_jax.generators import Generator
+
+Method = Callable[[jax.Array, Classifier, Generator, jax.Array, jax.Array], jax.Array]
+
+METHODS: dict[str, Method] = {
+    "gradient": gradient,
+    "gradient_x_input": gradient_x_input,
+    "smooth_grad": smooth_grad,
+    "integrated_gradients": integrated_gradients,
+    "grad_cam": grad_cam,
+    "occlusion": occlusion,
+    "rise": rise,
+    "bbmp_ssr": bbmp_ssr,
+    "bbmp_sdr": bbmp_sdr,
+    "extremal": extremal,
+    "random": random,
+    "centre": centre,
+    "uniform": uniform,
+}
+"""By name; the last three do not look at the classifier and are controls."""
+
+
+def attribute(
+    method: str,
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    images: jax.Array,
+    targets: jax.Array | None = None,
+) -> jax.Array:
+    """Explains a batch of images by another method.
+
+    Args:
+        method: a name of `METHODS`.
+        key: random key of the run; each image folds a checksum of its pixels in, as in `explain`.
+        classifier: the model to explain.
+        generator: what replaces pixels, where the method replaces any.
+        images: float32 `[N, H, W, C]` in [0, 1].
+        targets: int `[N]`; None takes the predicted classes.
+
+    Returns:
+        float32 `[N, H, W]`, larger = more important, on the scale of the method.
+
+    Raises:
+        ValueError: the method is unknown (the known ones are listed), or an argument has the wrong
+            shape, type or range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, cfx_jax
+        >>> classifier = cfx_jax.Classifier(params=(), apply=lambda _, x: x.mean((1, 2)))
+        >>> images = jnp.ones((2, 8, 8, 3))
+        >>> grey = cfx_jax.load_generator("grey")
+        >>> attribute("gradient", jax.random.key(0), classifier, grey, images).shape
+        (2, 8, 8)
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    images = checks.check_images(images)
+    checks.check_infills(generator, images)
+    checks.check_values(classifier, images, targets)
+    if targets is None:
+        targets = predict(classifier, images)
+    return _attribute(key, classifier, generator, images, jnp.asarray(targets), method=method)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _attribute(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    images: jax.Array,
+    targets: jax.Array,
+    method: str,
+) -> jax.Array:
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
+    one = METHODS[method]
+    # One image after the other: a method may look at an image a thousand times.
+    return jax.lax.map(
+        lambda row: one(row[0], classifier, generator, row[1], row[2]), (keys, images, targets)
+    )

@@ -1,0 +1,44 @@
+"""Maps that do not look at the classifier: what any method has to beat."""
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.generators import Generator
+
+
+def random(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    image: jax.Array,
+    target: jax.Array,
+) -> jax.Array:
+    """A control: noise, every order of the pixels as likely."""
+    del classifier, generator, target
+    return jax.random.uniform(key, image.shape[:2])
+
+
+def centre(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    image: jax.Array,
+    target: jax.Array,
+) -> jax.Array:
+    """A control: the nearer the centre the more important, 1 there and 0 in the corners."""
+    del key, classifier, generator, target
+    y, x = (jnp.linspace(-1.0, 1.0, length) for length in image.shape[:2])
+    return 1.0 - jnp.sqrt((jnp.square(y)[:, None] + jnp.square(x)[None, :]) / 2)
+
+
+def uniform(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    image: jax.Array,
+    target: jax.Array,
+) -> jax.Array:
+    """A control: every pixel as important."""
+    del key, classifier, generator, target
+    return jnp.ones(image.shape[:2])

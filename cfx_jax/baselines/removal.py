@@ -1,0 +1,81 @@
+"""Maps from what the classifier makes of an image that lacks parts; of ONE image `[H, W, C]`."""
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.generators import Generator
+from cfx_jax.objective import infill, log_odds, make_problem
+
+
+def occlusion(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    image: jax.Array,
+    target: jax.Array,
+    num_windows: int = 14,
+) -> jax.Array:
+    """p_b: how far the log-odds fall when a window is in-filled, averaged over windows on a pixel.
+
+    Source: prediction difference analysis (Zintgraf et al., 2017) in the form of the FIDO code.
+    Windows are a seventh of the image wide and overlap by half.
+    """
+    height, width = image.shape[:2]
+    tall, wide = max(1, 2 * height // num_windows), max(1, 2 * width // num_windows)
+    problem = make_problem(key, image, target, "sdr")
+    before = log_odds(classifier.apply(classifier.params, image[None])[0], target)
+    tops, lefts = (
+        jnp.round(jnp.linspace(0, length - side, min(num_windows, length - side + 1)))
+        for length, side in ((height, tall), (width, wide))
+    )
+    rows, columns = jnp.arange(height), jnp.arange(width)
+
+    def fall(corner: jax.Array) -> tuple[jax.Array, jax.Array]:
+        down = (rows >= corner[0]) & (rows < corner[0] + tall)
+        across = (columns >= corner[1]) & (columns < corner[1] + wide)
+        window = (down[:, None] & across[None, :]).astype(jnp.float32)
+        keep = 1.0 - window[None, ..., None]
+        _, logits = infill(problem, keep, keep, problem.key, classifier, generator)
+        return (before - log_odds(logits[0], target)) * window, window
+
+    def add(sums: tuple[jax.Array, jax.Array], corner: jax.Array) -> tuple[tuple, None]:
+        return jax.tree.map(jnp.add, sums, fall(corner)), None
+
+    corners = jnp.stack(jnp.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
+    blank = jnp.zeros((height, width))
+    (falls, covered), _ = jax.lax.scan(add, (blank, blank), corners)
+    return falls / covered
+
+
+def rise(
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    image: jax.Array,
+    target: jax.Array,
+    num_masks: int = 1000,
+    cells: int = 7,
+) -> jax.Array:
+    """Random smooth masks, weighted with the probability they leave (Petsiuk et al., BMVC 2018).
+
+    Masks of 7 x 7 cells, each kept with probability 1/2, enlarged and shifted at random. Differs
+    from the paper in that masked pixels are in-filled: a soft mask blends the image with what the
+    generator puts where less than half is kept.
+    """
+    height, width = image.shape[:2]
+    side = -(-max(height, width) // cells)
+    large = (cells + 1) * side
+
+    def look(sums: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        cell_key, shift_key, fill_key = jax.random.split(key, 3)
+        kept = jax.random.bernoulli(cell_key, 0.5, (cells + 1, cells + 1)).astype(jnp.float32)
+        smooth = jax.image.resize(kept, (large, large), "linear")
+        start = jax.random.randint(shift_key, (2,), 0, side)
+        mask = jax.lax.dynamic_slice(smooth, tuple(start), (height, width))[None, ..., None]
+        problem = make_problem(fill_key, image, target, "ssr")
+        _, logits = infill(problem, mask, jnp.round(mask), fill_key, classifier, generator)
+        return sums + jax.nn.softmax(logits[0])[target] * mask[0, ..., 0], None
+
+    sums, _ = jax.lax.scan(look, jnp.zeros((height, width)), jax.random.split(key, num_masks))
+    return sums / (0.5 * num_masks)
