@@ -97,6 +97,13 @@ def insertion_curve(
     return _curve(key, classifier, generator, image, target, importance, kept)
 
 
+def rank_pixels(importance: jax.Array) -> jax.Array:
+    """Returns int32 `[H, W]`: 0 for the most important pixel; equal ones go row by row."""
+    order = jnp.argsort(-importance.ravel(), stable=True)
+    rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.size))
+    return rank.reshape(importance.shape)
+
+
 def best_drop(deletion: Curve) -> jax.Array:
     """MNIST protocol, flip: the largest fall of the log-odds along a deletion; higher is better.
 
@@ -159,12 +166,10 @@ def _curve(
 ) -> Curve:
     """Looks at the image with the most important pixels kept, a share of them at each point."""
     problem = make_problem(key, image, target, "ssr")
-    size = importance.size
-    order = jnp.argsort(-importance.ravel(), stable=True)
-    rank = jnp.zeros(size, jnp.int32).at[order].set(jnp.arange(size)).reshape(importance.shape)
+    rank = rank_pixels(importance)
 
     def look(share: jax.Array) -> jax.Array:
-        mask = (rank < jnp.round(share * size)).astype(jnp.float32)[None, ..., None]
+        mask = (rank < jnp.round(share * rank.size)).astype(jnp.float32)[None, ..., None]
         _, logits = infill(problem, mask, mask, problem.key, classifier, generator)
         return logits[0]
 

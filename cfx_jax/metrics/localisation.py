@@ -91,7 +91,7 @@ def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
     for index, (box, true) in enumerate(zip(boxes, _checked(truths), strict=True)):
         sides = np.minimum(box[2:], true[:, 2:]) - np.maximum(box[:2], true[:, :2])
         shared = np.prod(np.clip(sides, 0, None), axis=1)
-        union = _area(box[None])[0] + _area(true) - shared
+        union = areas(box[None])[0] + areas(true) - shared
         overlaps[index] = np.max(shared / union)
     return overlaps
 
@@ -221,6 +221,12 @@ def centre_boxes(number: int, size: tuple[int, int], border: float) -> np.ndarra
     return np.tile([border, border, width - border, height - border], (number, 1))
 
 
+def areas(boxes: np.ndarray) -> np.ndarray:
+    """Returns the areas of boxes `[k, 4]` in square pixels, unclamped, float `[k]`."""
+    found: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return found
+
+
 def _draw(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """How much of each pixel a box covers, float `[H, W]` in [0, 1]."""
     x, y = (
@@ -228,11 +234,6 @@ def _draw(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         for length, low, high in ((size[1], box[0], box[2]), (size[0], box[1], box[3]))
     )
     return y[:, None] * x[None, :]
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    areas: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return areas
 
 
 def _checked(truths: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
