@@ -17,7 +17,13 @@ from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
 from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights import efficientnet_lite, torchvision, vit
-from cfx_jax.weights.layout import Layer, params_from_arrays, published_names, unwrap
+from cfx_jax.weights.layout import (
+    Layer,
+    arrays_as_they_are,
+    params_from_arrays,
+    published_names,
+    unwrap,
+)
 
 Module = Any  # A Flax module with the field `num_classes`.
 
@@ -201,10 +207,24 @@ ARCHITECTURES["alexnet"] = Architecture(
     AlexNet(), 224, (Layout("torchvision", torchvision.alexnet, NORMALIZATIONS["imagenet"]),)
 )
 
+
+def _ours(network: MnistCNN) -> list[Layer]:
+    """Returns the layout of our own training: paths as they are."""
+    del network
+    paths = ("conv1", "conv2", "dense", "classifier")
+    return [
+        arrays_as_they_are(path, {part: f"{path}/{part}" for part in ("kernel", "bias")})
+        for path in paths
+    ]
+
+
 ARCHITECTURES["mnist_cnn"] = Architecture(
     MnistCNN(),
     28,
-    (Layout("the PyTorch examples", torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
+    (
+        Layout("the PyTorch examples", torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),
+        Layout("cfx_jax.train_classifier", _ours, NORMALIZATIONS["mnist"]),
+    ),
     channels=1,
     class_names="mnist_classes.txt",
 )

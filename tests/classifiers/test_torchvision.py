@@ -69,7 +69,7 @@ def small_arrays(name):
     module = module.clone(num_classes=CLASSES)
     images = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     template = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
-    (layout,) = ARCHITECTURES[like].layouts
+    layout = ARCHITECTURES[like].layouts[0]
     return draw_arrays(published_shapes(layout.layers(module), template))
 
 
@@ -118,7 +118,7 @@ def published():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_names_and_shapes_are_those_that_torchvision_publishes(name):
     architecture = ARCHITECTURES[name]
-    (layout,) = architecture.layouts
+    layout = architecture.layouts[0]
     template = architecture.template(architecture.module)
     ours = published_shapes(layout.layers(architecture.module), template)
     assert {n: list(shape) for n, shape in ours.items()} == published()[name]

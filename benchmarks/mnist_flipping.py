@@ -1,0 +1,177 @@
+"""Flips and keeps eights with every method and prints the medians: the MNIST protocol of FIDO.
+
+    python benchmarks/mnist_flipping.py --data=mnist.npz --weights=FILE [--num_digits=100]
+
+FILE is the result of `python -m cfx_jax.train_classifier --config=configs/train_mnist_cnn.py`. The
+digits are the first eights of the test split that the classifier gets right; asked is "8 or 3",
+score `logit of 8 - logit of 3`. Flip: pixels are in-filled in the order of the map, and the largest
+fall of the score counts. Keep: the least important pixels go first, and the largest rise counts.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.baselines import attribute
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import DataConfig
+from cfx_jax.data import open_source
+from cfx_jax.explain import explain_both
+from cfx_jax.generators import Generator
+from cfx_jax.metrics.curves import best_drop, best_rise, deletion_curve, insertion_curve
+from cfx_jax.metrics.statistics import bootstrap, paired_difference
+from cfx_jax.registry import load_classifier, load_generator
+
+EIGHT, THREE = 8, 3
+SIZE = 28
+AT_ONCE = 10
+KEY = jax.random.key(0)
+Maps = dict[str, jax.Array]
+
+
+def main() -> None:
+    """Learns the maps, draws the curves, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="file of MNIST with x_test and y_test")
+    parser.add_argument("--weights", required=True, help="of mnist_cnn")
+    parser.add_argument("--generator", default="background", help="that, or one of ours")
+    parser.add_argument("--num_digits", type=int, default=100)
+    parser.add_argument("--num_steps", type=int, default=300)
+    parser.add_argument("--num_samples", type=int, default=64, help="masks a step")
+    parser.add_argument("--learning_rate", type=float, default=0.01)
+    parser.add_argument("--out", type=pathlib.Path, help="file for the numbers of each digit")
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    classifier = two_classes(load_classifier("mnist_cnn", arguments.weights))
+    generator = Generator(params=(), apply=background, name="background")
+    if arguments.generator != "background":
+        generator = load_generator(arguments.generator)
+    digits = eights(arguments.data, classifier, arguments.num_digits)
+    methods = make_methods(arguments.num_steps, arguments.num_samples, arguments.learning_rate)
+    scores: dict[str, list[np.ndarray]] = {}
+    start = time.perf_counter()
+    for first in range(0, len(digits), AT_ONCE):
+        batch = digits[first : first + AT_ONCE]
+        for name, maps in all_maps(methods, classifier, generator, batch):
+            drop, rise = map_over(classifier, generator, batch, maps)
+            scores.setdefault(name, []).append(np.stack([drop, rise]))
+        done = min(first + AT_ONCE, len(digits))
+        print(f"{done} digits, {time.perf_counter() - start:.0f} s", flush=True)
+        if arguments.out:
+            numbers = {name: np.concatenate(s, axis=1).tolist() for name, s in scores.items()}
+            arguments.out.write_text(json.dumps(numbers))
+    print_table({name: np.concatenate(parts, axis=1) for name, parts in scores.items()})
+
+
+def two_classes(classifier: Classifier) -> Classifier:
+    """The classifier that knows eights and threes only: log-odds = difference of their logits."""
+
+    def apply(params: Any, images: jax.Array) -> jax.Array:
+        return classifier.apply(params, images)[:, jnp.asarray([EIGHT, THREE])]
+
+    return Classifier(classifier.params, apply, "8 or 3", ("8", "3"), (SIZE, SIZE), channels=1)
+
+
+def eights(path: str, classifier: Classifier, number: int) -> jax.Array:
+    """The first eights that are no threes to the classifier, float32 `[number, 28, 28, 1]`."""
+    source = open_source(DataConfig(source="npz", path=path, split="test", resize="stretch"))
+    labelled = [index for index in range(len(source)) if source.label(index) == EIGHT]
+    images = np.stack([source.load(index, (SIZE, SIZE), "stretch") for index in labelled])
+    grey = jnp.asarray(images[..., :1])
+    logits = classifier.apply(classifier.params, grey)
+    return grey[np.flatnonzero(logits[:, 0] > logits[:, 1])[:number]]
+
+
+def background(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+    """Holes are black, as what surrounds a digit."""
+    del params, mask, key
+    return jnp.zeros_like(images)
+
+
+def make_methods(
+    num_steps: int, num_samples: int, learning_rate: float
+) -> dict[str, Callable[..., Maps]]:
+    """Functions of (classifier, generator, images, targets) that return maps by name."""
+
+    def fido(*models_and_images: Any, sparsity_weight: float) -> Maps:
+        found = explain_both(
+            KEY, *models_and_images, mode="paper", mask_size=SIZE, num_samples=num_samples,
+            num_steps=num_steps, learning_rate=learning_rate, warmup_steps=50,
+            sparsity_weight=sparsity_weight,
+        )  # fmt: skip
+        return {objective: found[objective].saliency for objective in found}
+
+    def bbmp(*models_and_images: Any, sparsity_weight: float) -> Maps:
+        found = explain_both(
+            KEY, *models_and_images, mode="bbmp", mask_size=SIZE, num_steps=num_steps,
+            learning_rate=learning_rate, sparsity_weight=sparsity_weight,
+        )  # fmt: skip
+        return {objective: found[objective].saliency for objective in found}
+
+    def other(*models_and_images: Any, method: str) -> Maps:
+        return {"": attribute(method, KEY, *models_and_images)}
+
+    return {
+        "FIDO, lambda 0": functools.partial(fido, sparsity_weight=0.0),
+        "FIDO, lambda 1e-3": functools.partial(fido, sparsity_weight=1e-3),
+        "BBMP, lambda 0": functools.partial(bbmp, sparsity_weight=0.0),
+        "BBMP, lambda 0.1": functools.partial(bbmp, sparsity_weight=0.1),
+        "prediction difference": functools.partial(other, method="occlusion"),
+        "integrated gradients": functools.partial(other, method="integrated_gradients"),
+        "random": functools.partial(other, method="random"),
+    }
+
+
+def all_maps(
+    methods: dict[str, Callable[..., Maps]],
+    classifier: Classifier,
+    generator: Generator,
+    images: jax.Array,
+) -> Iterator[tuple[str, jax.Array]]:
+    """Yields name and maps `[N, 28, 28]`, larger = speaks more for an eight."""
+    targets = np.zeros(len(images), int)
+    for name, find in methods.items():
+        for objective, maps in find(classifier, generator, images, targets).items():
+            yield f"{name} {objective}".strip(), maps
+
+
+@jax.jit
+def map_over(
+    classifier: Classifier, generator: Generator, images: jax.Array, maps: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Best fall and best rise of each digit, float32 `[N]` each, a point for every pixel."""
+
+    def one(image: jax.Array, importance: jax.Array) -> tuple[jax.Array, jax.Array]:
+        arguments = (KEY, classifier, generator, image, 0, importance, SIZE**2)
+        return best_drop(deletion_curve(*arguments)), best_rise(insertion_curve(*arguments))
+
+    return jax.vmap(one)(images, maps)
+
+
+def print_table(scores: dict[str, np.ndarray]) -> None:
+    """Prints medians, and the paired differences to prediction difference."""
+    reference = scores["prediction difference"]
+    print("\n| | flip: median [quartiles] | flip - PDA | keep: median [quartiles] | keep - PDA |")
+    print("|---|---|---|---|---|")
+    for name, rows in scores.items():
+        cells = []
+        for row, theirs in zip(rows, reference, strict=True):
+            low, middle, high = np.quantile(row, [0.25, 0.5, 0.75])
+            cells.append(f"{middle:.1f} [{low:.1f}, {high:.1f}]")
+            cells.append(str(paired_difference(row, theirs)))
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"\n{len(reference[0])} digits; differences are means [95 % interval], "
+          f"PDA itself {bootstrap(reference[0])} and {bootstrap(reference[1])}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
