@@ -18,6 +18,16 @@ import cfx_jax
 jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees the compiled programs of a module of tests.
+
+    Each takes several memory maps, and a process that has more than 65,530 of them crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 def linear_apply(params, images):
     """Logits `[N, K]` of a linear classifier over all pixels and channels."""
     return images.reshape(len(images), -1) @ params
