@@ -16,6 +16,8 @@ SOURCES = ("bundled", "folder", "npz", "tfds")
 RESIZES = ("crop", "cover", "stretch")
 PRECISIONS = ("float32", "bfloat16")
 MODELS = ("gated_unet", "gated_unet_stochastic", "contextual_attention", "vae", "vae_digits")
+# Those whose layers for inference are all there is to train: no batch normalisation, no dropout.
+TRAINED_CLASSIFIERS = ("mnist_cnn",)
 _MAX_SEED = 2**32 - 1
 
 
@@ -256,6 +258,48 @@ class TrainConfig:
         """
         names = [field.name for field in dataclasses.fields(TrainSettings)]
         return TrainSettings(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass
+class TrainClassifierConfig:
+    """The training of a small classifier.
+
+    Attributes:
+        name: one of `TRAINED_CLASSIFIERS`.
+        data: labelled images to learn from.
+        heldout: labelled images to measure the accuracy on.
+        batch_size: images a step.
+        num_steps: optimiser steps.
+        learning_rate: of Adam at its beginning; falls along a cosine to zero.
+        seed: of the initial parameters and of the order of the images.
+    """
+
+    name: str = "mnist_cnn"
+    data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(source="tfds", name="mnist", split="train")
+    )
+    heldout: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(source="tfds", name="mnist", split="test")
+    )
+    batch_size: int = 128
+    num_steps: int = 3000
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Checks every field that can be checked without touching data.
+
+        Raises:
+            ConfigError: names the field, what it was and what it accepts.
+        """
+        _choice("name", self.name, TRAINED_CLASSIFIERS)
+        _check_data("data", self.data)
+        _check_data("heldout", self.heldout)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("num_steps", self.num_steps, 1)
+        _check_seed(self.seed)
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate!r}; expected more than 0")
 
 
 def check_field(config: Any, path: str) -> None:

@@ -93,8 +93,9 @@ def judge(
     problem: Problem,
     classifier: Classifier,
     generator: Generator,
+    num_masks: int = NUM_HARD_MASKS,
 ) -> Verdict:
-    """Draws `NUM_HARD_MASKS` hard masks and sees what they do to the classifier.
+    """Draws hard masks and sees what they do to the classifier.
 
     Masks are drawn rather than the probability cut at 1/2: a distribution whose samples preserve
     the decision may keep no pixel with more than probability 1/2, and was not optimised to.
@@ -105,6 +106,7 @@ def judge(
         problem: the image and what is asked of it.
         classifier: the model explained.
         generator: fills the holes.
+        num_masks: how many are drawn.
 
     Returns:
         A `Verdict`.
@@ -117,7 +119,7 @@ def judge(
         return infilled[0], logits[0]
 
     # One after the other, so that memory does not depend on how many there are.
-    keys = jax.random.split(key, NUM_HARD_MASKS)
+    keys = jax.random.split(key, num_masks)
     logits = jax.lax.map(lambda key: one(key)[1], keys)
     success = (jnp.argmax(logits, axis=-1) == problem.target) == (problem.direction == SSR)
     return Verdict(

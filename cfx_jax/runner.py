@@ -70,9 +70,9 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
     config.validate()
     stop = stop or StopRequest()
     source = data.open_source(config.data)
-    classifier, generator = _load_models(config)
+    classifier, generator = load_models(config)
     settings, objectives = config.explain.settings(), config.explain.objectives
-    shape = _image_shape(classifier, generator, settings)
+    shape = image_shape(classifier, generator, settings)
     fields = make_fields(config, source.ids, settings, shape[:2])
     with RecordWriter(
         workdir,
@@ -86,7 +86,7 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
         units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
         steps = len(objectives) * settings.num_steps
         with (
-            ProgressBar(sum(map(len, units.values())), steps, shown=_is_first()) as bar,
+            ProgressBar(sum(map(len, units.values())), steps, shown=is_first()) as bar,
             _Writing(writer, fields, bar) as write,
         ):
             if units:
@@ -100,20 +100,26 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
                     bar.update(objective, steps, value)
 
                 _explain(units, load, solver, classifier, write, on_progress)
-        _wait_for_other_hosts(RecordReader(workdir), stop)
-    if not _is_first():
+        reader = RecordReader(workdir)
+        wait_for_units(reader, range(reader.num_units), stop)
+    if not is_first():
         return f"{workdir}/report/index.html"
     return report.write_report(workdir, config.report.max_images)
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
+    """Whether this process is the one of its pod that talks."""
     return jax.process_index() == 0
 
 
-def _wait_for_other_hosts(reader: RecordReader, stop: StopRequest) -> None:
-    """Waits until every unit is on disk: the records are all that hosts share."""
-    pause = 0.25
-    while not reader.complete.all():
+def wait_for_units(reader: RecordReader, units: Iterable[int], stop: StopRequest) -> None:
+    """Waits until units are on disk: the records are all that hosts share.
+
+    Raises:
+        StoppedError: the run was asked to stop.
+    """
+    missing, pause = set(units), 0.25
+    while missing := missing - set(reader.complete_units):
         stop.check()
         time.sleep(pause)
         # A look reads a mark a unit: it may take a while, and a fee, where those lie in a bucket.
@@ -126,7 +132,7 @@ def _compile(solver: Solver, config: BatchConfig) -> None:
         solver.compile(min(config.per_device_batch_size, most))
         return
     needed = compile_to_fit(solver, most)
-    if _is_first():
+    if is_first():
         size = solver.per_device_batch_size
         say(f"batch size planned: {size} on a device, in {needed / 2**30:.1f} GiB of its memory")
 
@@ -206,7 +212,12 @@ class _Writing:
         self._bar.finish_images(len(examples.ids))
 
 
-def _load_models(config: Config) -> tuple[Classifier, Generator]:
+def load_models(config: Config) -> tuple[Classifier, Generator]:
+    """Loads what a config names.
+
+    Raises:
+        ConfigError: a name is unknown, or weights cannot be read.
+    """
     asked = config.classifier
     class_names = _read_class_names(asked.class_names) if asked.class_names else None
     try:
@@ -247,7 +258,7 @@ def _check(classifier: Classifier, images: np.ndarray) -> None:
         say(line)
 
 
-def _image_shape(
+def image_shape(
     classifier: Classifier, generator: Generator, settings: Settings
 ) -> tuple[int, int, int]:
     """Returns `(H, W, C)` images are brought to, after checking that the models agree on it."""
@@ -279,19 +290,25 @@ def _manifest(
             "num_examples": len(source),
             "fingerprint": source.fingerprint,
         },
-        "classifier": _identity(classifier),
-        "generator": _identity(generator),
+        "classifier": identity(classifier),
+        "generator": identity(generator),
         "class_names": list(classifier.class_names) or None,
         "objectives": list(config.explain.objectives),
         "status_names": [status.name.lower() for status in Status],
-        "environment": {
-            "versions": {"cfx_jax": cfx_jax.__version__}
-            | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
-            "devices": [str(device) for device in jax.local_devices()],
-            "per_device_batch_size": config.batch.per_device_batch_size,
-        },
+        "environment": environment(config.batch),
     }
 
 
-def _identity(model: Classifier | Generator) -> dict[str, str]:
+def environment(config: BatchConfig) -> dict[str, Any]:
+    """What a manifest keeps of where it ran; it may differ when a run is resumed."""
+    return {
+        "versions": {"cfx_jax": cfx_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+        "devices": [str(device) for device in jax.local_devices()],
+        "per_device_batch_size": config.per_device_batch_size,
+    }
+
+
+def identity(model: Classifier | Generator) -> dict[str, str]:
+    """What a manifest keeps of a model: its name and the digest of its weights."""
     return {"name": model.name, "weights_digest": registry.weights_digest(model.params)}

@@ -13,9 +13,11 @@ from cfx_jax.config import (
     ClassifierConfig,
     Config,
     ConfigError,
+    TrainClassifierConfig,
     TrainConfig,
     check_field,
 )
+from cfx_jax.evaluate_config import EvaluateConfig
 from cfx_jax.registry import NETWORKS
 from cfx_jax.settings import MODES
 
@@ -33,8 +35,8 @@ def load(path):
 def test_config_files_are_valid_and_carry_their_command(path):
     module = load(path)
     config = module.get_config()
-    command, kind = ("train", TrainConfig) if path.stem.startswith("train_") else ("main", Config)
-    assert isinstance(config, kind)
+    command = {TrainConfig: "train", TrainClassifierConfig: "train_classifier",
+               EvaluateConfig: "evaluate", Config: "main"}[type(config)]  # fmt: skip
     config.validate()
     assert f"python -m cfx_jax.{command} --config=configs/{path.name}" in module.__doc__
     assert config is not module.get_config()

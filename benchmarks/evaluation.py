@@ -1,0 +1,102 @@
+"""Measures what an evaluation costs beside the network evaluations it cannot do without.
+
+    python benchmarks/evaluation.py --images=DIR [--num_images=50] [--curve_steps=5]
+
+DIR is a folder of photographs with a manifest.csv (columns file, label, boxes). One side is the
+whole command on them, from files to tables, for maps that cost nothing (`centre`): decoding, boxes,
+all metrics, records. The other are the bare networks on as many pictures: both forms of both curves
+and the crops. Compilation is in both, once.
+"""
+
+import argparse
+import functools
+import os
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import BatchConfig, DataConfig
+from cfx_jax.evaluate import evaluate
+from cfx_jax.evaluate_config import EvaluateConfig
+from cfx_jax.generators import Generator
+from cfx_jax.registry import load_classifier, load_generator
+
+SIZE = (224, 224)
+# Of the image itself, its three control boxes, and the box of the map.
+LOOKS = 5
+
+
+def main() -> None:
+    """Times both sides in one run and prints their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--num_images", type=int, default=50)
+    parser.add_argument("--curve_steps", type=int, default=5)
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    config = EvaluateConfig(
+        data=DataConfig("folder", arguments.images, resize="stretch",
+                        max_examples=arguments.num_images),
+        infills=(),
+        baselines=("centre",),
+        curve_steps=arguments.curve_steps,
+        batch=BatchConfig(unit_size=10),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        whole = seconds(lambda: evaluate(config, folder))
+    classifier = load_classifier("efficientnet_lite0")
+    judges = (load_generator("grey"), load_generator("gated_unet"))
+    pictures = 2 * (arguments.curve_steps + 1)
+
+    def networks() -> None:
+        for number in range(arguments.num_images):
+            image = jnp.full((*SIZE, 3), number / arguments.num_images)
+            jax.block_until_ready(look(classifier, judges, image, pictures=pictures))
+
+    bare = seconds(networks)
+    print(f"{arguments.num_images} images: {whole:.1f} s, networks alone {bare:.1f} s, "
+          f"ratio {whole / bare:.2f}")  # fmt: skip
+
+
+def seconds(call: Any) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def fill_and_classify(
+    classifier: Classifier, generator: Generator, image: jax.Array, step: Any
+) -> jax.Array:
+    """Logits of an image whose first rows are filled."""
+    mask = (jnp.arange(SIZE[0])[:, None] > step) * jnp.ones(SIZE)
+    holes = mask[None, ..., None]
+    filled = generator.apply(generator.params, image[None], holes, jax.random.key(0))
+    return classifier.apply(classifier.params, holes * image + (1 - holes) * filled)[0]
+
+
+@functools.partial(jax.jit, static_argnames="pictures")
+def look(
+    classifier: Classifier, judges: tuple[Generator, ...], image: jax.Array, pictures: int
+) -> jax.Array:
+    """Fills and classifies as many pictures of an image as an evaluation of one map does."""
+    total = jnp.zeros(())
+    for judge in judges:
+        curves = jax.lax.map(
+            lambda step, judge=judge: fill_and_classify(classifier, judge, image, step),
+            jnp.arange(pictures),
+        )
+        total += curves.sum()
+    crops = jax.lax.map(
+        lambda step: classifier.apply(classifier.params, image[None] * (1 - 0.01 * step))[0],
+        jnp.arange(LOOKS),
+    )
+    return total + crops.sum()
+
+
+if __name__ == "__main__":
+    main()
