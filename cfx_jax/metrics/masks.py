@@ -62,7 +62,9 @@ def rank_agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"the maps have shapes {np.shape(ours)} and {np.shape(theirs)}; expected the same"
         )
-    ranks = [stats.rankdata(np.reshape(maps, (len(maps), -1)), axis=1) for maps in (ours, theirs)]
+    # Ranks keep the type of the maps from SciPy 1.18 on: in half precision their squares overflow.
+    flat = [np.asarray(maps, float).reshape(len(maps), -1) for maps in (ours, theirs)]
+    ranks = [stats.rankdata(maps, axis=1) for maps in flat]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     lengths = [np.sqrt(np.square(rank).sum(axis=1)) for rank in centred]
     with np.errstate(invalid="ignore"):

@@ -33,6 +33,13 @@ def test_agreement_is_that_of_scipy():
     np.testing.assert_allclose(masks.rank_agreement(ours, theirs), expected)
 
 
+def test_agreement_in_half_precision_is_that_of_the_same_values_in_double():
+    rng = np.random.default_rng(0)
+    maps = rng.uniform(size=(2, 2, 60, 60)).astype(np.float16)
+    expected = masks.rank_agreement(*maps.astype(float))
+    np.testing.assert_array_equal(masks.rank_agreement(*maps), expected)
+
+
 def test_agreement_does_not_ask_for_the_scale():
     maps = np.random.default_rng(0).uniform(size=(2, 5, 5))
     np.testing.assert_allclose(masks.rank_agreement(maps, np.exp(9 * maps)), 1.0)
