@@ -32,7 +32,7 @@ class Run:
 
     def wait_for_units(self, number):
         """Waits until so many units are on disk, or the run has ended."""
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 600
         while self.num_complete() < number and self.process.poll() is None:
             assert time.monotonic() < give_up, self._log.read_text()
             time.sleep(0.005)
