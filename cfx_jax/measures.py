@@ -266,7 +266,9 @@ def _map_fields(scorer: Scorer) -> list[Field]:
         Field("map", "float16", (_MAP_SIZE, _MAP_SIZE), ("map_y", "map_x")),
         Field("box", "float32", (4,), ("corner",)),
         *(Field(name, "float32") for name in numbers),
+        Field("smooth_error", "float32"),
         Field("found", "float32", (len(SHARES),), ("share",)),
+        Field("smooth_found", "float32", (len(SHARES),), ("share",)),
         Field("deletion", "float32", *curve),
         Field("insertion", "float32", *curve),
     ]
@@ -280,12 +282,9 @@ def _measure_maps(maps: np.ndarray, unit: Unit, scorer: Scorer) -> dict[str, np.
     boxes = localisation.tight_boxes(localisation.above_mean(maps))
     scores = scorer.score(unit.image, maps, boxes)
     errors = _errors(boxes, unit.boxes)
+    smoothed = localisation.smooth(maps)
     boxed = np.flatnonzero(~np.isnan(errors)).tolist()
     truths = [unit.boxes[row] for row in boxed]
-    found = np.full((len(maps), len(SHARES)), np.nan)
-    for column, share in enumerate(SHARES):
-        regions = localisation.above_share(maps[boxed], share)
-        found[boxed, column] = 1.0 - localisation.localisation_errors(regions, truths)
     pointing, f1 = np.full((2, len(maps)), np.nan)
     pointing[boxed] = localisation.pointing_hits(maps[boxed], truths)
     f1[boxed] = localisation.f1_scores(maps[boxed], truths)
@@ -297,7 +296,11 @@ def _measure_maps(maps: np.ndarray, unit: Unit, scorer: Scorer) -> dict[str, np.
         "f1": f1,
         "crop": np.asarray(scores.crop),
         "variation": masks.total_variation(maps),
-        "found": found,
+        "found": _found(maps, unit.boxes),
+        "smooth_error": _errors(
+            localisation.tight_boxes(localisation.above_mean(smoothed)), unit.boxes
+        ),
+        "smooth_found": _found(smoothed, unit.boxes),
         "deletion": np.asarray(scores.deletion),
         "insertion": np.asarray(scores.insertion),
     }
@@ -311,6 +314,12 @@ def _errors(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
             overlap = localisation.best_overlap(boxes[row : row + 1], [true])[0]
             errors[row] = float(overlap <= localisation.HIT)
     return errors
+
+
+def _found(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether boxes of maps `[m, H, W]` are found at each of `SHARES`, `[m, shares]`; or NaN."""
+    boxes = [localisation.tight_boxes(localisation.above_share(maps, share)) for share in SHARES]
+    return np.stack([1.0 - _errors(row, truths) for row in boxes], axis=1)
 
 
 def _largest(boxes: np.ndarray) -> np.ndarray:

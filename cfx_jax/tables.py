@@ -11,53 +11,21 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from cfx_jax import plots
 from cfx_jax.measures import Learnt
 from cfx_jax.metrics import masks
-from cfx_jax.metrics.localisation import HIT
-from cfx_jax.metrics.statistics import Interval, bootstrap, paired_difference
+from cfx_jax.metrics.statistics import bootstrap, paired_difference
 from cfx_jax.records import RecordReader
 from cfx_jax.storage import Storage
+from cfx_jax.table_text import LEARNT_METRICS, to_markdown
 
 _IMAGES = "images"
 _BLOCK = 64  # images whose maps are compared at once
 _IMAGES_SHOWN = 8
-
-
-class Metric(NamedTuple):
-    """A column of a table: its title, what is better, and what it says."""
-
-    title: str
-    better: str
-    meaning: str
-
-
-MAP_METRICS = {
-    "error": Metric("LE", "lower", f"box of the map overlaps no true box by more than {HIT}"),
-    "official_error": Metric("OM", "lower", "LE, or the target is not predicted"),
-    "found": Metric("MaxBoxAcc", "higher", "boxes found at the threshold that suits the method"),
-    "pointing": Metric("pointing", "higher", "the highest pixel lies in a true box"),
-    "f1": Metric("F1", "higher", "overlap of the map itself with the true box"),
-    "crop": Metric("SM", "lower", "log area - log probability of the crop to the box"),
-    "variation": Metric("TV", "lower", "raggedness of the map"),
-}
-LEARNT_METRICS = {
-    "changed_area": Metric("area", "lower", "share that is kept (SSR) or in-filled (SDR)"),
-    "success_rate": Metric("success", "higher", "hard masks that do what was asked"),
-    "log_odds_infilled": Metric("log-odds", "", "of the target, in-filled"),
-    "soft_hard_gap": Metric(
-        "soft-hard", "near 0", "objective of hard masks less that of soft ones"
-    ),
-    "entropy": Metric("entropy", "lower", "bits a mask cell"),
-    "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
-    "regenerated": Metric(
-        "regenerated", "lower", "SDR: most in-fills bring the object back where grey does not"
-    ),
-}
 BOXES = ("whole", "centre", "truth")
 
 
@@ -98,7 +66,7 @@ def write_tables(
         "agreement": _agreement(readers, rows, learnt),
         "restart_variance": _restarts(rows, learnt),
     }
-    text = _to_markdown(summary, judges)
+    text = to_markdown(summary, judges)
     storage = Storage(workdir)
     storage.write("table.json", json.dumps(summary, indent=2, allow_nan=False).encode())
     storage.write("table.csv", _to_csv(summary))
@@ -145,15 +113,14 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """One number an image for each metric, float `[N]`, NaN where there is none."""
     is_wrong = (photos["prediction"] != photos["label"]).astype(float)
-    best = 0
-    if not np.isnan(values["found"]).all():
-        best = int(np.nanmean(values["found"], axis=0).argmax())
     columns = {
         "error": values["error"],
         "official_error": np.where(
             np.isnan(values["error"]), np.nan, np.maximum(values["error"], is_wrong)
         ),
-        "found": values["found"][:, best],
+        "found": _at_best_share(values["found"]),
+        "smooth_error": values["smooth_error"],
+        "smooth_found": _at_best_share(values["smooth_found"]),
         **{name: values[name] for name in ("pointing", "f1", "crop", "variation")},
     }
     for index, judge in enumerate(judges):
@@ -163,6 +130,14 @@ def _columns(
         if "judged_success_rate" in values:
             columns[f"success_{judge}"] = values["judged_success_rate"][:, index]
     return columns | {name: values[name] for name in LEARNT_METRICS if name in values}
+
+
+def _at_best_share(found: np.ndarray) -> np.ndarray:
+    """Boxes found `[N]` of `[N, shares]`, at the threshold that finds most."""
+    is_known = ~np.isnan(found).all()
+    best = int(np.nanmean(found, axis=0).argmax()) if is_known else 0
+    chosen: np.ndarray = found[:, best]
+    return chosen
 
 
 def _summarise(
@@ -305,55 +280,3 @@ def _images_csv(
             texts = ["" if np.isnan(number) else f"{number:.6g}" for number in numbers]
             writer.writerow([ids[row], *(photos[a][place] for a in about), name, *texts])
     return file.getvalue().encode()
-
-
-def _to_markdown(summary: Mapping[str, Any], judges: Sequence[str]) -> str:
-    curves = {
-        f"{curve}_{judge}": Metric(f"{curve} {judge}", better, f"{curve}, {judge} in the holes")
-        for judge in judges
-        for curve, better in (("deletion", "lower"), ("insertion", "higher"))
-    }
-    judged = {
-        f"success_{judge}": Metric(f"success {judge}", "higher", f"hard masks judged with {judge}")
-        for judge in judges
-    }
-    lines = [
-        f"{summary['num_images']} images, top-1 accuracy {summary['top_1']:.1%}. "
-        "Mean [95 % interval] over images."
-    ]
-    for subset, methods in summary["methods"].items():
-        lines += _markdown_table(f"Maps, {subset}", methods, MAP_METRICS | curves)
-    learnt = {name: m for name, m in summary["methods"]["all"].items() if "entropy" in m}
-    lines += _markdown_table("Learnt masks", learnt, LEARNT_METRICS | judged)
-    pairs = {f"{pair['ours']}, {pair['theirs']}": {"rank": pair} for pair in summary["agreement"]}
-    title = Metric("rank agreement", "higher", "Spearman correlation of two maps of an image")
-    lines += _markdown_table("Agreement between runs", pairs, {"rank": title})
-    restarts = {", ".join(row["runs"]): {"var": row} for row in summary["restart_variance"]}
-    title = Metric("restart variance", "lower", "variance of a mask cell over seeds")
-    lines += _markdown_table("Restarts", restarts, {"var": title})
-    differences: dict[str, dict[str, Any]] = {}
-    for row in summary["differences"]:
-        if row["subset"] == "all":
-            name = f"{row['ours']} - {row['theirs']}"
-            differences.setdefault(name, {})[row["metric"]] = row
-    lines += _markdown_table("Differences on the same images", differences, MAP_METRICS | curves)
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(
-    title: str, rows: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Metric]
-) -> list[str]:
-    if not rows:
-        return []
-    shown = {key: m for key, m in metrics.items() if any(key in row for row in rows.values())}
-    lines = ["", f"### {title}", ""]
-    heads = [m.title + (f" ({m.better})" if m.better else "") for m in shown.values()]
-    lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, row in rows.items():
-        cells = [_cell(row[key]) if key in row else "" for key in shown]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return [*lines, "", "; ".join(f"{m.title}: {m.meaning}" for m in shown.values()) + "."]
-
-
-def _cell(numbers: Mapping[str, Any]) -> str:
-    return str(Interval(numbers["mean"], numbers["low"], numbers["high"]))

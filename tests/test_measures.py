@@ -53,6 +53,10 @@ def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
     found = Baseline("known", "black").measure(unit, scorer)
     assert set(found) == {field.name for field in Baseline("known", "black").fields(scorer)}
     np.testing.assert_array_equal(found["error"], [error, np.nan])
+    # A blurred edge is at half of its height where it was; the mean of a small box is lower.
+    half = SHARES.index(0.5)
+    np.testing.assert_array_equal(found["smooth_found"][:, half], [1 - error, np.nan])
+    np.testing.assert_array_equal(found["smooth_error"], [1.0, np.nan])
     np.testing.assert_array_equal(found["pointing"], [1 - error, np.nan])
     np.testing.assert_allclose(found["f1"][0], 1.0 if sign > 0 else 0.0, atol=1e-6)
     if sign > 0:

@@ -13,6 +13,8 @@ from scipy import ndimage
 
 HIT = 0.5
 """The overlap beyond which a box is taken as found."""
+SMOOTHING = 0.1
+"""Standard deviation of the Gaussian of `smooth`, as a share of the shorter side of a map."""
 
 
 def above_mean(maps: np.ndarray) -> np.ndarray:
@@ -43,6 +45,26 @@ def above_share(maps: np.ndarray, share: float) -> np.ndarray:
     """
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
     return maps > low + share * (high - low)
+
+
+def smooth(maps: np.ndarray) -> np.ndarray:
+    """Blurs each map, so that scattered pixels of one object become one part of a region.
+
+    Masks with a cell every few pixels, and slopes, are important in grains: their largest connected
+    part is one grain. Differs from the published protocols, which take maps as they are, so it is
+    measured beside them, for all methods alike. Cut at its mean a blurred map draws small objects
+    too large.
+
+    Args:
+        maps: float `[N, H, W]`.
+
+    Returns:
+        float `[N, H, W]`, each map after a Gaussian of `SMOOTHING` of its shorter side; what lies
+        outside mirrors what lies inside.
+    """
+    sigma = SMOOTHING * min(maps.shape[1:])
+    blurred: np.ndarray = ndimage.gaussian_filter(maps, (0.0, sigma, sigma))
+    return blurred
 
 
 def tight_boxes(regions: np.ndarray) -> np.ndarray:

@@ -28,6 +28,26 @@ def test_a_perfect_map_has_no_error_and_an_inverted_one_has():
     assert loc.pointing_hits(drawn([0, 0, 2, 2]), [BOX]).tolist() == [0.0]
 
 
+def test_smoothing_joins_the_grains_of_an_object():
+    box = np.asarray([[20.0, 10.0, 60.0, 50.0]])
+    grains = np.zeros((1, 80, 80))
+    grains[0, 10:50:4, 20:60:4] = 1.0  # No two of them touch.
+    assert loc.localisation_errors(loc.above_mean(grains), [box]).tolist() == [1.0]
+    smoothed = loc.smooth(grains)
+    assert loc.localisation_errors(loc.above_share(smoothed, 0.5), [box]).tolist() == [0.0]
+    np.testing.assert_allclose(smoothed.sum(), grains.sum(), rtol=1e-6)
+
+
+def test_smoothing_blurs_each_map_alone_with_the_stated_gaussian():
+    maps = np.zeros((2, 41, 61))
+    maps[0, 20, 30] = 1.0
+    smoothed = loc.smooth(maps)
+    assert not smoothed[1].any()
+    y, x = np.mgrid[-20:21, -30:31]
+    expected = np.exp(-(x**2 + y**2) / (2 * (loc.SMOOTHING * 41) ** 2))
+    np.testing.assert_allclose(smoothed[0], expected / expected.sum(), atol=1e-5)
+
+
 def test_a_flat_map_is_empty_and_points_at_the_centre():
     flat = np.full((1, *SIZE), 0.3)
     for region in (loc.above_mean(flat), loc.above_share(flat, 0.2)):

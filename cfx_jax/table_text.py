@@ -1,0 +1,104 @@
+"""What people read of an evaluation: its columns, and its tables in Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cfx_jax.metrics.localisation import HIT, SMOOTHING
+from cfx_jax.metrics.statistics import Interval
+
+
+class Metric(NamedTuple):
+    """A column of a table: its title, what is better, and what it says."""
+
+    title: str
+    better: str
+    meaning: str
+
+
+_GAUSSIAN = f"a Gaussian of {SMOOTHING:.0%} of its side"
+
+MAP_METRICS = {
+    "error": Metric("LE", "lower", f"box of the map overlaps no true box by more than {HIT}"),
+    "official_error": Metric("OM", "lower", "LE, or the target is not predicted"),
+    "found": Metric("MaxBoxAcc", "higher", "boxes found at the threshold that suits the method"),
+    "smooth_error": Metric("LE smooth", "lower", f"LE of the map after {_GAUSSIAN}"),
+    "smooth_found": Metric("MaxBoxAcc smooth", "higher", f"MaxBoxAcc after {_GAUSSIAN}"),
+    "pointing": Metric("pointing", "higher", "the highest pixel lies in a true box"),
+    "f1": Metric("F1", "higher", "overlap of the map itself with the true box"),
+    "crop": Metric("SM", "lower", "log area - log probability of the crop to the box"),
+    "variation": Metric("TV", "lower", "raggedness of the map"),
+}
+LEARNT_METRICS = {
+    "changed_area": Metric("area", "lower", "share that is kept (SSR) or in-filled (SDR)"),
+    "success_rate": Metric("success", "higher", "hard masks that do what was asked"),
+    "log_odds_infilled": Metric("log-odds", "", "of the target, in-filled"),
+    "soft_hard_gap": Metric(
+        "soft-hard", "near 0", "objective of hard masks less that of soft ones"
+    ),
+    "entropy": Metric("entropy", "lower", "bits a mask cell"),
+    "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
+    "regenerated": Metric(
+        "regenerated", "lower", "SDR: most in-fills bring the object back where grey does not"
+    ),
+}
+
+
+def to_markdown(summary: Mapping[str, Any], judges: Sequence[str]) -> str:
+    """Writes what people read of an evaluation.
+
+    Args:
+        summary: all of it, as `table.json` holds it.
+        judges: names of the generators of the curves.
+
+    Returns:
+        The tables as Markdown, each with what its columns say.
+    """
+    curves = {
+        f"{curve}_{judge}": Metric(f"{curve} {judge}", better, f"{curve}, {judge} in the holes")
+        for judge in judges
+        for curve, better in (("deletion", "lower"), ("insertion", "higher"))
+    }
+    judged = {
+        f"success_{judge}": Metric(f"success {judge}", "higher", f"hard masks judged with {judge}")
+        for judge in judges
+    }
+    lines = [
+        f"{summary['num_images']} images, top-1 accuracy {summary['top_1']:.1%}. "
+        "Mean [95 % interval] over images."
+    ]
+    for subset, methods in summary["methods"].items():
+        lines += _markdown_table(f"Maps, {subset}", methods, MAP_METRICS | curves)
+    learnt = {name: m for name, m in summary["methods"]["all"].items() if "entropy" in m}
+    lines += _markdown_table("Learnt masks", learnt, LEARNT_METRICS | judged)
+    pairs = {f"{pair['ours']}, {pair['theirs']}": {"rank": pair} for pair in summary["agreement"]}
+    title = Metric("rank agreement", "higher", "Spearman correlation of two maps of an image")
+    lines += _markdown_table("Agreement between runs", pairs, {"rank": title})
+    restarts = {", ".join(row["runs"]): {"var": row} for row in summary["restart_variance"]}
+    title = Metric("restart variance", "lower", "variance of a mask cell over seeds")
+    lines += _markdown_table("Restarts", restarts, {"var": title})
+    differences: dict[str, dict[str, Any]] = {}
+    for row in summary["differences"]:
+        if row["subset"] == "all":
+            name = f"{row['ours']} - {row['theirs']}"
+            differences.setdefault(name, {})[row["metric"]] = row
+    lines += _markdown_table("Differences on the same images", differences, MAP_METRICS | curves)
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(
+    title: str, rows: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Metric]
+) -> list[str]:
+    if not rows:
+        return []
+    shown = {key: m for key, m in metrics.items() if any(key in row for row in rows.values())}
+    lines = ["", f"### {title}", ""]
+    heads = [m.title + (f" ({m.better})" if m.better else "") for m in shown.values()]
+    lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [_cell(row[key]) if key in row else "" for key in shown]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, "", "; ".join(f"{m.title}: {m.meaning}" for m in shown.values()) + "."]
+
+
+def _cell(numbers: Mapping[str, Any]) -> str:
+    return str(Interval(numbers["mean"], numbers["low"], numbers["high"]))
