@@ -238,9 +238,12 @@ def test_penalty_sums_over_the_pixels_of_the_image(name, charged):
 def test_gradient_equals_numerical_differences(name, mode, random_classifier, fill_half, images):
     """In float64, so that differences resolve the gradient; hard holes do not move the constant."""
     with jax.enable_x64(True):
-        to64 = lambda tree: jax.tree.map(  # noqa: E731
-            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
-        )
+
+        def to64(tree):
+            return jax.tree.map(
+                lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
+            )
+
         problem = to64(make_problem(jax.random.key(0), images[1], 2, name))
         models = to64(random_classifier), to64(fill_half)
         settings = get_settings(mode, tv_weight=0.1)
