@@ -6,6 +6,7 @@ classifier. Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2
 `explain` is any method: `(classifier, images [N, H, W, C], targets [N]) -> maps [N, H, W]`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -180,7 +181,7 @@ def shuffle_layers(key: jax.Array, classifier: Classifier, layers: Sequence[str]
         for place, (name, leaf) in enumerate(leaves)
     ]
     treedef = jax.tree.structure(classifier.params)
-    return classifier.replace(params=jax.tree.unflatten(treedef, shuffled))  # type: ignore[attr-defined]
+    return dataclasses.replace(classifier, params=jax.tree.unflatten(treedef, shuffled))
 
 
 def _named_leaves(params: Any) -> list[tuple[str, Any]]:

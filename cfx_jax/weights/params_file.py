@@ -94,7 +94,8 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise IsADirectoryError(f"{os.fspath(path)} is a folder; expected a safetensors file")
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
     # NumPy raises the others for a type, such as one of 8-bit floats, or a shape it cannot hold.
     except (SafetensorError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
