@@ -28,7 +28,7 @@ def check_problem(
         generator: its in-fills must have the shape of the images.
         images: a non-empty floating `[N, H, W, C]`, at least as large as the mask.
         objective: `"ssr"` or `"sdr"`.
-        settings: for the size of the mask.
+        settings: for the size of the mask and of its blocks.
 
     Returns:
         The images as a float32 JAX array.
@@ -46,6 +46,11 @@ def check_problem(
         raise ValueError(
             f"the mask has {settings.mask_size} x {settings.mask_size} cells, more than the image "
             f"has pixels ({height} x {width}); pass mask_size={min(height, width)} or less"
+        )
+    if settings.block_size > min(height, width):
+        raise ValueError(
+            f"blocks are {settings.block_size} pixels wide, more than the image ({height} x "
+            f"{width}); pass block_size={min(height, width)} or less"
         )
     _check_logits(classifier, images)
     check_infills(generator, images)

@@ -93,6 +93,7 @@ class ExplainConfig:
         tv_weight: tau, cost of the total variation.
         initial_keep: probability of keeping each cell at the start.
         mask_size: cells along each side of the mask.
+        block_size: side of the squares that are kept or dropped together, in pixels.
     """
 
     objective: str = "both"
@@ -104,6 +105,7 @@ class ExplainConfig:
     tv_weight: float | None = None
     initial_keep: float | None = None
     mask_size: int | None = None
+    block_size: int | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:

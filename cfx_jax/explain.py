@@ -132,7 +132,9 @@ def finish(
 
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
     judge_key = jax.random.fold_in(problem.key, settings.num_steps)
-    verdict = judge(judge_key, pixels, problem, classifier, generator)
+    verdict = judge(
+        judge_key, pixels, problem, classifier, generator, block_size=settings.block_size
+    )
     result = Explanation(
         keep_prob=_keep_prob(state.cells, settings.relaxation),
         saliency=saliency(state.cells, problem.direction, size, settings.relaxation),

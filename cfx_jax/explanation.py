@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.generators import Generator
-from cfx_jax.objective import SDR, SSR, KeepMap, Problem, infill, log_odds, upsample
+from cfx_jax.objective import SDR, SSR, KeepMap, Problem, draw_blocks, infill, log_odds, upsample
 from cfx_jax.settings import Relaxation
 
 NUM_HARD_MASKS = 32
@@ -93,6 +93,8 @@ def judge(
     problem: Problem,
     classifier: Classifier,
     generator: Generator,
+    *,
+    block_size: int,
     num_masks: int = NUM_HARD_MASKS,
 ) -> Verdict:
     """Draws hard masks and sees what they do to the classifier.
@@ -106,6 +108,7 @@ def judge(
         problem: the image and what is asked of it.
         classifier: the model explained.
         generator: fills the holes.
+        block_size: of the masks that were optimised, see `Settings`.
         num_masks: how many are drawn.
 
     Returns:
@@ -114,7 +117,8 @@ def judge(
 
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         mask_key, fill_key = jax.random.split(key)
-        mask = jax.random.bernoulli(mask_key, pixels.keep).astype(jnp.float32)[None, ..., None]
+        shares = draw_blocks(jax.random.uniform, mask_key, (1, *pixels.keep.shape), block_size)
+        mask = (shares < pixels.keep).astype(jnp.float32)[..., None]
         infilled, logits = infill(problem, mask, mask, fill_key, classifier, generator)
         return infilled[0], logits[0]
 

@@ -149,7 +149,10 @@ class Learnt:
         self.run = run
         self.objective = objective
         self._reader = reader
-        self._relaxation = Relaxation(reader.manifest["settings"]["relaxation"])
+        settings = reader.manifest["settings"]
+        self._relaxation = Relaxation(settings["relaxation"])
+        # Records from before there were blocks do not name them: each pixel was one.
+        self._block_size = settings.get("block_size", 1)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -188,7 +191,7 @@ class Learnt:
         height, width = unit.image.pixels.shape[1:3]
         maps = scorer.saliency(cells, self.objective, self._relaxation, (height, width))
         log_odds, success_rate = scorer.transfer(
-            unit.image, cells, self.objective, self._relaxation
+            unit.image, cells, self.objective, self._relaxation, self._block_size
         )
         kept = self._read("kept_area", unit)
         values = _measure_maps(maps, unit, scorer) | {

@@ -18,6 +18,7 @@ Source: Chang, Creager, Goldenberg, Duvenaud, "Explaining Image Classifiers by C
 Generation", ICLR 2019 (arXiv 1807.08024), and the code published with it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -136,14 +137,14 @@ def keep_map(cells: jax.Array, size: tuple[int, int], relaxation: Relaxation) ->
 def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """Draws the masks of one step.
 
-    CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, independent for every
-    pixel; `round(z)` is an exact Bernoulli(keep) sample at any temperature.
+    CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, see `draw_blocks`;
+    `round(z)` is, pixel by pixel, an exact Bernoulli(keep) sample at any temperature.
     DETERMINISTIC: z = keep, and whatever it does not keep whole is a hole.
 
     Args:
         key: random key.
         pixels: the mask distribution at the pixels.
-        settings: relaxation, temperature and number of samples S.
+        settings: relaxation, temperature, size of the blocks and number of samples S.
 
     Returns:
         `(masks, holes)`, float32 `[S, H, W, 1]`: blend weights, and the zeros and ones that the
@@ -153,10 +154,44 @@ def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax
         masks = jnp.broadcast_to(pixels.keep, (settings.num_samples, *pixels.keep.shape))
         # The interpolation weights of a pixel add up to one only within rounding.
         return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
-    noise = jax.random.logistic(key, (settings.num_samples, *pixels.logit.shape))
+    shape = (settings.num_samples, *pixels.logit.shape)
+    noise = draw_blocks(jax.random.logistic, key, shape, settings.block_size)
     perturbed = (pixels.logit + noise)[..., None]
     holes = (perturbed > 0).astype(jnp.float32)
     return jax.nn.sigmoid(perturbed / settings.temperature), holes
+
+
+def draw_blocks(
+    sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, int, int],
+    block_size: int,
+) -> jax.Array:
+    """Draws noise that the pixels of a block share; every pixel by itself has the law of `sample`.
+
+    Differs from the published code for blocks of more than one pixel.
+
+    Args:
+        sample: of a key and a shape, such as `jax.random.logistic`.
+        key: random key.
+        shape: `(S, H, W)`.
+        block_size: side of the blocks, in pixels.
+
+    Returns:
+        `[S, H, W]`.
+    """
+    if block_size == 1:
+        return sample(key, shape)
+    block_key, corner_key = jax.random.split(key)
+    count, height, width = shape
+    # One more than fits, because the first is cut off by a random corner: without it, the seams
+    # would lie at the same pixels in every mask.
+    grid = (-(-height // block_size) + 1, -(-width // block_size) + 1)
+    blocks = sample(block_key, (count, *grid))
+    corners = jax.random.randint(corner_key, (count, 2, 1), 0, block_size)
+    rows = (jnp.arange(height) + corners[:, 0]) // block_size
+    columns = (jnp.arange(width) + corners[:, 1]) // block_size
+    return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:

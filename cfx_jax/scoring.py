@@ -121,14 +121,19 @@ class Scorer:
         return scores
 
     def transfer(
-        self, images: Image, cells: np.ndarray, objective: str, relaxation: Relaxation
+        self,
+        images: Image,
+        cells: np.ndarray,
+        objective: str,
+        relaxation: Relaxation,
+        block_size: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Judges learnt masks `[n, h, w]` with each of G judges.
 
         Returns:
             Log-odds of the target and success rate, float32 `[n, G]` each.
         """
-        options = {"objective": objective, "relaxation": relaxation}
+        options = {"objective": objective, "relaxation": relaxation, "block_size": block_size}
         log_odds, success_rate = self._run(_transfer, options, images, cells)
         return log_odds, success_rate
 
@@ -216,7 +221,13 @@ def _score(
 
 
 def _transfer(
-    image: Image, cells: jax.Array, models: _Models, *, objective: str, relaxation: Relaxation
+    image: Image,
+    cells: jax.Array,
+    models: _Models,
+    *,
+    objective: str,
+    relaxation: Relaxation,
+    block_size: int,
 ) -> tuple[jax.Array, jax.Array]:
     verdict = transfer_mask(
         _key(image, models),
@@ -227,6 +238,7 @@ def _transfer(
         cells,
         objective=objective,
         relaxation=relaxation,
+        block_size=block_size,
     )
     # Without the pictures.
     return verdict.log_odds, verdict.success_rate

@@ -32,6 +32,9 @@ class Settings:
         tv_weight: tau, weight of the total variation.
         relaxation: how masks are drawn, see `Relaxation`.
         temperature: of the noise, T.
+        block_size: side of the squares whose pixels share one draw of the noise, in pixels; 1 as
+            published. A good in-fill guesses a picture from scattered pixels; from whole blocks it
+            cannot, so larger blocks learn regions. Without noise it has no effect.
         initial_keep: probability of keeping each cell before the first step.
         mask_size: cells along each side of the mask, h = w.
     """
@@ -44,11 +47,12 @@ class Settings:
     tv_weight: float = 0.0
     relaxation: Relaxation = Relaxation.CONCRETE
     temperature: float = 0.1
+    block_size: int = 1
     initial_keep: float = 0.5
     mask_size: int = 56
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_samples", "warmup_steps", "mask_size"):
+        for name in ("num_steps", "num_samples", "warmup_steps", "mask_size", "block_size"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")

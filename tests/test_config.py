@@ -153,6 +153,7 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
         ("tv_weight", 0.25),
         ("initial_keep", 0.5),
         ("mask_size", 14),
+        ("block_size", 32),
     ],
 )
 def test_each_override_reaches_its_setting(field, value):

@@ -24,15 +24,17 @@ def linear_case(linear_classifier):
     return linear_classifier(weights), jnp.asarray(image), (weights * (image - 0.5))[..., 0]
 
 
-@pytest.mark.parametrize("mode", ["fast", "paper"])
+@pytest.mark.parametrize(("mode", "block_size"), [("fast", 1), ("paper", 1), ("fast", 3)])
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_linear_classifier_has_the_known_answer(mode, objective, linear_classifier, fill_half):
+def test_linear_classifier_has_the_known_answer(
+    mode, block_size, objective, linear_classifier, fill_half
+):
     """SSR keeps pixel i exactly where w_i (x_i - infill_i) > lambda; SDR drops it there."""
     classifier, image, gain = linear_case(linear_classifier)
     lam = 0.05
     e = cfx_jax.explain(
         KEY, classifier, fill_half, image[None], jnp.asarray([1]), objective=objective, mode=mode,
-        mask_size=8, sparsity_weight=lam, num_steps=300, learning_rate=0.2,
+        mask_size=8, sparsity_weight=lam, num_steps=300, learning_rate=0.2, block_size=block_size,
     )  # fmt: skip
     clear = np.abs(gain - lam) > 0.02
     assert clear.sum() > 50
@@ -55,6 +57,19 @@ def test_bbmp_has_the_known_answer_and_stays_in_the_box(objective, linear_classi
     np.testing.assert_array_equal((e.keep_prob[0] > 0.5)[clear], kept[clear])
     assert float(e.keep_prob.min()) >= 0.0
     assert float(e.keep_prob.max()) <= 1.0
+
+
+@pytest.mark.parametrize(("block_size", "succeeds"), [(1, False), (8, True)])
+def test_hard_masks_have_the_blocks_of_the_mask_learnt(block_size, succeeds, fill_half):
+    """An image all of whose pixels are needed: coins for single pixels never keep them together."""
+    classifier = cfx_jax.Classifier(
+        params=(), apply=lambda _, x: jnp.stack([0 * x.mean((1, 2, 3)), x.min((1, 2, 3)) - 0.9], 1)
+    )
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half, jnp.ones((1, 8, 8, 1)), jnp.asarray([1]), mask_size=2,
+        num_steps=1, num_samples=1, learning_rate=1e-6, initial_keep=0.5, block_size=block_size,
+    )  # fmt: skip
+    assert (e.success_rate[0] > 0) == succeeds
 
 
 def test_fields_have_the_documented_shapes_types_and_ranges(random_classifier, fill_half, images):

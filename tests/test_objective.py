@@ -131,6 +131,40 @@ def test_noise_is_independent_for_every_pixel_and_sample():
     assert abs(np.mean(masks[1:] * masks[:-1])) < 4 * 0.25 / math.sqrt(masks[1:].size)
 
 
+def test_pixels_of_a_block_share_their_noise_and_others_do_not():
+    noise = objective.draw_blocks(jax.random.normal, jax.random.key(3), (6, 20, 31), 8)
+    assert noise.shape == (6, 20, 31)
+    seams = [
+        (np.flatnonzero((np.diff(mask, axis=0) != 0).any(1)) + 1).tolist()
+        for image in np.asarray(noise)
+        for mask in (image, image.T)
+    ]
+    for mask_seams in seams:
+        # Whole blocks between the seams, which may start anywhere.
+        assert set(np.diff(mask_seams)) == {8}
+        assert 1 <= mask_seams[0] <= 8
+    assert len({mask_seams[0] for mask_seams in seams}) > 3
+    cuts = [len(np.unique(mask)) for mask in noise]
+    rows, columns = (np.array([len(s) + 1 for s in seams[i::2]]) for i in (0, 1))
+    np.testing.assert_array_equal(cuts, rows * columns)
+
+
+@pytest.mark.parametrize("block_size", [2, 7, 16])
+def test_blocks_leave_every_pixel_its_probability(block_size):
+    settings = get_settings("fast", num_samples=4000, block_size=block_size)
+    cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
+    pixels = objective.keep_map(cells, (16, 16), settings.relaxation)
+    masks, holes = objective.draw_masks(jax.random.key(4), pixels, settings)
+    np.testing.assert_array_equal(np.round(masks), holes)
+    # Five standard errors, for the largest of 256 pixels.
+    np.testing.assert_allclose(holes[..., 0].mean(0), pixels.keep, atol=5 * 0.5 / math.sqrt(4000))
+
+
+def test_blocks_of_one_pixel_are_the_published_noise():
+    drawn = objective.draw_blocks(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
+    np.testing.assert_array_equal(drawn, jax.random.logistic(jax.random.key(5), (3, 8, 8)))
+
+
 def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():
     settings = MODES["bbmp"]
     cells = jnp.ones((4, 4)).at[0, 0].set(0.25)

@@ -21,6 +21,7 @@ def test_paper_is_the_published_procedure():
         temperature=0.1,
         initial_keep=0.5,
         mask_size=56,
+        block_size=1,
     )
 
 
@@ -59,6 +60,7 @@ def test_bounds_that_are_in_range_pass():
         ("fast", {"num_steps": 0}, "num_steps is 0; expected a whole number of at least 1"),
         ("fast", {"num_samples": 2.0}, r"num_samples is 2\.0"),
         ("fast", {"mask_size": True}, "mask_size is True"),
+        ("fast", {"block_size": 0}, "block_size is 0; expected a whole number of at least 1"),
         ("fast", {"warmup_steps": "9"}, "warmup_steps is '9'"),
         ("fast", {"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
         ("fast", {"temperature": math.nan}, "temperature is nan"),

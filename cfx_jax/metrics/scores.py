@@ -73,6 +73,7 @@ def transfer_mask(
     *,
     objective: str,
     relaxation: Relaxation,
+    block_size: int = 1,
     num_masks: int = 8,
 ) -> Verdict:
     """Judges a mask with in-fills it was not learnt with: evidence, or a trick of one generator?
@@ -86,6 +87,7 @@ def transfer_mask(
         cells: float32 `[h, w]`, the learnt mask, see `keep_map`.
         objective: `"ssr"` or `"sdr"`, what it was learnt for.
         relaxation: says what `cells` are.
+        block_size: of the masks it was learnt with, see `cfx_jax.settings.Settings`.
         num_masks: hard masks drawn for each judge.
 
     Returns:
@@ -95,7 +97,15 @@ def transfer_mask(
     height, width = image.shape[:2]
     pixels = keep_map(cells, (height, width), relaxation)
     verdicts = [
-        judge(problem.key, pixels, problem, classifier, generator, num_masks)
+        judge(
+            problem.key,
+            pixels,
+            problem,
+            classifier,
+            generator,
+            block_size=block_size,
+            num_masks=num_masks,
+        )
         for generator in generators
     ]
     return jax.tree.map(lambda *rows: jnp.stack(rows), *verdicts)
