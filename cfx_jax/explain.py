@@ -137,7 +137,9 @@ def finish(
     )
     result = Explanation(
         keep_prob=_keep_prob(state.cells, settings.relaxation),
-        saliency=saliency(state.cells, problem.direction, size, settings.relaxation),
+        saliency=saliency(
+            state.cells, problem.direction, size, settings.relaxation, settings.block_size
+        ),
         infilled=verdict.infilled,
         status=jnp.zeros((), jnp.int32),
         target=problem.target,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.generators import Generator
@@ -134,18 +135,25 @@ def judge(
 
 
 def saliency(
-    cells: jax.Array, direction: jax.Array, size: tuple[int, int], relaxation: Relaxation
+    cells: jax.Array,
+    direction: jax.Array,
+    size: tuple[int, int],
+    relaxation: Relaxation,
+    block_size: int,
 ) -> jax.Array:
     """Maps a learnt mask to importance at the pixels, in [0, 1], larger = more important.
 
     The LOGIT is upsampled here, not the probability, as in the published code, which then subtracts
-    1/2. What SSR keeps is important and what SDR drops.
+    1/2. What SSR keeps is important and what SDR drops. A mask learnt in blocks tells blocks apart,
+    not the pixels in them, so there a pixel is as important as the blocks that may hold it, on
+    average over `draw_blocks`.
 
     Args:
         cells: float32 `[h, w]`, see `State`.
         direction: float32 scalar, `SSR` or `SDR`.
         size: `(H, W)` of the image.
         relaxation: says what `cells` are.
+        block_size: of the masks that were optimised, see `Settings`.
 
     Returns:
         float32 `[H, W]`.
@@ -154,6 +162,12 @@ def saliency(
     keep = (
         jnp.clip(pixels, 0, 1) if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(pixels)
     )
+    if block_size > 1:
+        rows, columns = (_average_blocks(length, block_size) for length in size)
+        # Full precision, because TPUs round matmul operands to bfloat16 by default.
+        keep = jnp.einsum("yh,hw,xw->yx", rows, keep, columns, precision=jax.lax.Precision.HIGHEST)
+        # Weights add up to one only within rounding.
+        keep = jnp.clip(keep, 0.0, 1.0)
     return jnp.where(direction == SSR, keep, 1.0 - keep)
 
 
@@ -185,3 +199,11 @@ def assign_status(result: Explanation, problem: Problem) -> Explanation:
         return jnp.where(finite, leaf, jnp.nan) if leaf.dtype == jnp.float32 else leaf
 
     return jax.tree.map(blank, result).replace(status=status.astype(jnp.int32))
+
+
+def _average_blocks(length: int, block_size: int) -> np.ndarray:
+    """Weights `[length, length]` of the mean of a block, over all cuts of an axis into blocks."""
+    corners = np.arange(block_size)[:, None]
+    block = (np.arange(length) + corners) // block_size
+    together = (block[:, :, None] == block[:, None, :]).astype(np.float32)
+    return np.asarray((together / together.sum(axis=2, keepdims=True)).mean(axis=0))

@@ -152,7 +152,7 @@ class Learnt:
         settings = reader.manifest["settings"]
         self._relaxation = Relaxation(settings["relaxation"])
         # Records from before there were blocks do not name them: each pixel was one.
-        self._block_size = settings.get("block_size", 1)
+        self.block_size = settings.get("block_size", 1)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -189,10 +189,9 @@ class Learnt:
         if self._relaxation is Relaxation.DETERMINISTIC:
             cells = probability.astype(np.float32)
         height, width = unit.image.pixels.shape[1:3]
-        maps = scorer.saliency(cells, self.objective, self._relaxation, (height, width))
-        log_odds, success_rate = scorer.transfer(
-            unit.image, cells, self.objective, self._relaxation, self._block_size
-        )
+        mask = (self._relaxation, self.block_size)
+        maps = scorer.saliency(cells, self.objective, (height, width), *mask)
+        log_odds, success_rate = scorer.transfer(unit.image, cells, self.objective, *mask)
         kept = self._read("kept_area", unit)
         values = _measure_maps(maps, unit, scorer) | {
             # What costs: what SSR keeps and SDR drops.
@@ -255,7 +254,8 @@ class Joint:
         cells[~is_explained] = 0.0
         size = (unit.image.pixels.shape[1], unit.image.pixels.shape[2])
         # The cells are the mask itself, not its logits.
-        maps = scorer.saliency(cells, "ssr", Relaxation.DETERMINISTIC, size)
+        block_size = self._ssr.block_size
+        maps = scorer.saliency(cells, "ssr", size, Relaxation.DETERMINISTIC, block_size)
         values = _measure_maps(maps, unit, scorer)
         for value in values.values():
             value[~is_explained] = np.nan

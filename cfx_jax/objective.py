@@ -164,7 +164,7 @@ def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax
 def draw_blocks(
     sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
     key: jax.Array,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     block_size: int,
 ) -> jax.Array:
     """Draws noise that the pixels of a block share; every pixel by itself has the law of `sample`.

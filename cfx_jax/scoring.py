@@ -107,10 +107,20 @@ class Scorer:
         return maps
 
     def saliency(
-        self, cells: np.ndarray, objective: str, relaxation: Relaxation, size: tuple[int, int]
+        self,
+        cells: np.ndarray,
+        objective: str,
+        size: tuple[int, int],
+        relaxation: Relaxation,
+        block_size: int,
     ) -> np.ndarray:
         """Enlarges learnt masks `[n, h, w]` to maps `[n, H, W]`."""
-        options = {"objective": objective, "relaxation": relaxation, "size": size}
+        options = {
+            "objective": objective,
+            "size": size,
+            "relaxation": relaxation,
+            "block_size": block_size,
+        }
         maps: np.ndarray = self._run(_saliency, options, cells)
         return maps
 
@@ -198,11 +208,12 @@ def _saliency(
     models: _Models,
     *,
     objective: str,
-    relaxation: Relaxation,
     size: tuple[int, int],
+    relaxation: Relaxation,
+    block_size: int,
 ) -> jax.Array:
     del models
-    return saliency(cells, jnp.asarray(DIRECTIONS[objective]), size, relaxation)
+    return saliency(cells, jnp.asarray(DIRECTIONS[objective]), size, relaxation, block_size)
 
 
 def _score(

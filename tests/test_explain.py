@@ -10,8 +10,9 @@ import pytest
 import cfx_jax
 from cfx_jax import Status
 from cfx_jax.explain import advance, finish, init, make_optimizer
-from cfx_jax.objective import make_problem
-from cfx_jax.settings import get_settings
+from cfx_jax.explanation import saliency
+from cfx_jax.objective import SDR, SSR, make_problem
+from cfx_jax.settings import Relaxation, get_settings
 
 KEY = jax.random.key(0)
 
@@ -38,11 +39,11 @@ def test_linear_classifier_has_the_known_answer(
     )  # fmt: skip
     clear = np.abs(gain - lam) > 0.02
     assert clear.sum() > 50
-    important = e.saliency[0] > 0.5
+    kept = e.keep_prob[0] > 0.5
+    important = kept if objective == "ssr" else ~kept
     np.testing.assert_array_equal(important[clear], (gain > lam)[clear])
-    np.testing.assert_allclose(
-        e.keep_prob[0] > 0.5, important if objective == "ssr" else ~important
-    )
+    if block_size == 1:
+        np.testing.assert_array_equal(e.saliency[0] > 0.5, important)
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
@@ -70,6 +71,22 @@ def test_hard_masks_have_the_blocks_of_the_mask_learnt(block_size, succeeds, fil
         num_steps=1, num_samples=1, learning_rate=1e-6, initial_keep=0.5, block_size=block_size,
     )  # fmt: skip
     assert (e.success_rate[0] > 0) == succeeds
+
+
+@pytest.mark.parametrize("direction", [SSR, SDR])
+def test_saliency_is_the_mean_of_the_blocks_that_may_hold_a_pixel(direction):
+    cells = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
+    keep = 1 / (1 + np.exp(-cells.astype(np.float64)))
+    expected = np.zeros_like(keep)
+    for top, left in np.ndindex(3, 3):
+        for y, x in np.ndindex(5, 7):
+            in_block = np.ix_(
+                (np.arange(5) + top) // 3 == (y + top) // 3,
+                (np.arange(7) + left) // 3 == (x + left) // 3,
+            )
+            expected[y, x] += keep[in_block].mean() / 9
+    found = saliency(jnp.asarray(cells), direction, (5, 7), Relaxation.CONCRETE, block_size=3)
+    np.testing.assert_allclose(found, expected if direction == SSR else 1 - expected, atol=1e-6)
 
 
 def test_fields_have_the_documented_shapes_types_and_ranges(random_classifier, fill_half, images):
