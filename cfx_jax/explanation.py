@@ -9,11 +9,20 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.generators import Generator
-from cfx_jax.objective import SDR, SSR, KeepMap, Problem, draw_blocks, infill, log_odds, upsample
+from cfx_jax.objective import (
+    SDR,
+    SSR,
+    KeepMap,
+    Problem,
+    average_blocks,
+    draw_blocks,
+    infill,
+    log_odds,
+    upsample,
+)
 from cfx_jax.settings import Relaxation
 
 NUM_HARD_MASKS = 32
@@ -163,7 +172,7 @@ def saliency(
         jnp.clip(pixels, 0, 1) if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(pixels)
     )
     if block_size > 1:
-        rows, columns = (_average_blocks(length, block_size) for length in size)
+        rows, columns = (average_blocks(length, block_size) for length in size)
         # Full precision, because TPUs round matmul operands to bfloat16 by default.
         keep = jnp.einsum("yh,hw,xw->yx", rows, keep, columns, precision=jax.lax.Precision.HIGHEST)
         # Weights add up to one only within rounding.
@@ -199,11 +208,3 @@ def assign_status(result: Explanation, problem: Problem) -> Explanation:
         return jnp.where(finite, leaf, jnp.nan) if leaf.dtype == jnp.float32 else leaf
 
     return jax.tree.map(blank, result).replace(status=status.astype(jnp.int32))
-
-
-def _average_blocks(length: int, block_size: int) -> np.ndarray:
-    """Weights `[length, length]` of the mean of a block, over all cuts of an axis into blocks."""
-    corners = np.arange(block_size)[:, None]
-    block = (np.arange(length) + corners) // block_size
-    together = (block[:, :, None] == block[:, None, :]).astype(np.float32)
-    return np.asarray((together / together.sum(axis=2, keepdims=True)).mean(axis=0))

@@ -12,6 +12,7 @@ import numpy as np
 
 from cfx_jax.explanation import Status
 from cfx_jax.loader import Examples
+from cfx_jax.manifest import read_block_size
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field, RecordReader
 from cfx_jax.scoring import Image, Looks, Scorer
@@ -149,10 +150,8 @@ class Learnt:
         self.run = run
         self.objective = objective
         self._reader = reader
-        settings = reader.manifest["settings"]
-        self._relaxation = Relaxation(settings["relaxation"])
-        # Records from before there were blocks do not name them: each pixel was one.
-        self.block_size = settings.get("block_size", 1)
+        self.block_size = read_block_size(reader.manifest)
+        self._relaxation = Relaxation(reader.manifest["settings"]["relaxation"])
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -194,6 +194,21 @@ def draw_blocks(
     return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+def average_blocks(length: int, block_size: int) -> np.ndarray:
+    """Weights of the mean over the block that holds a pixel, averaged over all cuts of an axis.
+
+    Args:
+        length: pixels of the axis.
+        block_size: pixels of a block; those at the ends are cut off as in `draw_blocks`.
+
+    Returns:
+        float32 `[length, length]`; rows add up to one.
+    """
+    blocks = (np.arange(length) + np.arange(block_size)[:, None]) // block_size
+    together = (blocks[:, :, None] == blocks[:, None, :]).astype(np.float32)
+    return np.asarray((together / together.sum(axis=2, keepdims=True)).mean(axis=0))
+
+
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
     """Blends `masks * image + (1 - masks) * infills`, `[S, H, W, C]`; infills are constants."""
     infills = jax.lax.stop_gradient(infills)

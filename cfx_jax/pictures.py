@@ -8,27 +8,39 @@ import io
 
 import numpy as np
 
+from cfx_jax.objective import average_blocks
+
 _COLORMAP = "inferno"
 _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
 _SMALLEST_PICTURE = 224
 
 
-def draw_saliency(logits: np.ndarray, objective: str, photo: np.ndarray | None) -> np.ndarray:
+def draw_saliency(
+    logits: np.ndarray, objective: str, photo: np.ndarray | None, block_size: int
+) -> np.ndarray:
     """Draws a learnt mask.
 
     Args:
         logits: `[h, w]`, of keeping a cell.
         objective: `"ssr"` or `"sdr"`.
         photo: `[H, W, 1]` or `[H, W, 3]` uint8, or None for the map alone.
+        block_size: of the masks it was learnt with, in pixels of the photograph.
 
     Returns:
         uint8 `[H, W, 3]` of the size of the photograph; without one at least 224 pixels wide.
     """
-    return overlay(saliency(logits, objective, photo), None if photo is None else rgb(photo))
+    importance = saliency(logits, objective, photo, block_size)
+    return overlay(importance, None if photo is None else rgb(photo))
 
 
-def saliency(logits: np.ndarray, objective: str, photo: np.ndarray | None) -> np.ndarray:
-    """Upsamples mask logits `[h, w]` to the picture, then maps them to importance in [0, 1]."""
+def saliency(
+    logits: np.ndarray, objective: str, photo: np.ndarray | None, block_size: int
+) -> np.ndarray:
+    """Upsamples mask logits `[h, w]` to the picture, then maps them to importance in [0, 1].
+
+    Averaged over blocks as `Explanation.saliency` is; without a photograph it is the mask as it
+    was learnt, since nothing says how large a block is beside a cell.
+    """
     if photo is None:
         factor = max(1, -(-_SMALLEST_PICTURE // max(logits.shape)))
         size = (factor * logits.shape[0], factor * logits.shape[1])
@@ -36,6 +48,9 @@ def saliency(logits: np.ndarray, objective: str, photo: np.ndarray | None) -> np
         size = (photo.shape[0], photo.shape[1])
     # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
     keep = 1.0 / (1.0 + np.exp(-upsample(np.clip(logits.astype(np.float32), -30, 30), size)))
+    if photo is not None and block_size > 1:
+        rows, columns = (average_blocks(length, block_size) for length in size)
+        keep = rows @ keep @ columns.T
     return 1.0 - keep if objective == "sdr" else keep
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cfx_jax import pictures
+from cfx_jax.manifest import read_block_size
 from cfx_jax.records import RecordReader
 from cfx_jax.storage import Storage
 
@@ -216,13 +217,14 @@ def _write_pictures(
     if photo is not None:
         add("original", pictures.png(photo), photo.shape, "Original", "Original image")
     traces = {}
+    block_size = read_block_size(run.manifest)
     for objective in run.objectives:
         label = OBJECTIVES[objective][0]
         traces[objective] = run.value(f"{objective}_trace", index)
         logits = run.value(f"{objective}_mask_logits", index)
         if np.isnan(logits).any():
             continue
-        drawn = pictures.draw_saliency(logits, objective, photo)
+        drawn = pictures.draw_saliency(logits, objective, photo, block_size)
         caption = f"{label} saliency"
         add(f"{objective}-saliency", pictures.png(drawn), drawn.shape, caption, f"{caption} map")
         if f"{objective}_infilled" in run.field_names:

@@ -4,13 +4,17 @@ import html.parser
 import pathlib
 import re
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from cfx_jax import pictures, report
+from cfx_jax.explanation import saliency
+from cfx_jax.objective import DIRECTIONS
 from cfx_jax.records import Field, RecordWriter, encode_ids
+from cfx_jax.settings import Relaxation
 
 STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
 HOSTILE = "<script>alert('1')</script>\"&<b>"
@@ -246,8 +250,31 @@ def test_upsampling_aligns_corners_and_infinities_pass():
     expected = np.add.outer([0, 2, 4, 6], [0, 1, 2, 3])
     np.testing.assert_allclose(pictures.upsample(logits, (4, 4)), expected, rtol=1e-12)
     photo = np.zeros((3, 3, 3), np.uint8)
-    keep = pictures.saliency(np.array([[np.inf, -np.inf]], np.float16), "ssr", photo)
+    keep = pictures.saliency(np.array([[np.inf, -np.inf]], np.float16), "ssr", photo, 1)
     np.testing.assert_allclose(keep, np.tile([1, 0.5, 0], (3, 1)), atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_pictures_of_masks_learnt_in_blocks_show_their_saliency(objective):
+    cells = np.random.default_rng(2).normal(size=(4, 4)).astype(np.float32)
+    photo = np.zeros((12, 10, 3), np.uint8)
+    expected = saliency(
+        jnp.asarray(cells), DIRECTIONS[objective], (12, 10), Relaxation.CONCRETE, block_size=5
+    )
+    drawn = pictures.saliency(cells, objective, photo, 5)
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+    assert np.abs(drawn - pictures.saliency(cells, objective, photo, 1)).max() > 0.1
+
+
+def test_the_page_takes_the_blocks_from_the_manifest(tmp_path):
+    def picture(name, **settings):
+        page = report.write_report(make_run(tmp_path / name, computed=[0], settings=settings))
+        with Image.open(pathlib.Path(page).parent / "images" / "000000-ssr-saliency.png") as image:
+            return np.asarray(image).astype(int)
+
+    pixels, blocks, unnamed = picture("1", block_size=1), picture("3", block_size=3), picture("0")
+    np.testing.assert_array_equal(pixels, unnamed)
+    assert np.abs(pixels - blocks).max() > 10
 
 
 def test_run_without_pictures_shows_the_saliency_alone(tmp_path):

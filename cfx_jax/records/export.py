@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cfx_jax import pictures
+from cfx_jax.manifest import read_block_size
 from cfx_jax.records.layout import decode_ids
 from cfx_jax.records.store import RecordReader
 
@@ -71,6 +72,7 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
     """
     reader, folder = RecordReader(workdir), pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    block_size = read_block_size(reader.manifest)
     has_photos = "image" in {field.name for field in reader.fields}
     written = 0
     for start, stop in _parts(reader):
@@ -81,7 +83,7 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
             for row, logits in enumerate(masks):
                 if np.isnan(logits).any():
                     continue
-                drawn = pictures.draw_saliency(logits, objective, photos[row])
+                drawn = pictures.draw_saliency(logits, objective, photos[row], block_size)
                 name = f"{start + row:06d}-{_safe(ids[row])}-{objective}.png"
                 (folder / name).write_bytes(pictures.png(drawn))
                 written += 1
