@@ -7,7 +7,8 @@ import pytest
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.loader import Examples
-from cfx_jax.measures import SHARES, Baseline, Photographs, Unit
+from cfx_jax.measures import SHARES, Baseline, Learnt, Photographs, Unit
+from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
 from cfx_jax.scoring import Image, Scorer
 
 SIZE, STEPS = 32, 4
@@ -79,3 +80,25 @@ def test_the_images_have_control_boxes_of_their_own(scorer, unit):
     assert np.isfinite(found["truth_crop"][0])
     assert np.isnan(found["truth_crop"][1])
     assert set(found) <= {field.name for field in Photographs().fields(scorer)}
+
+
+@pytest.mark.parametrize("block_size", [1, SIZE])
+def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_path, scorer, unit):
+    logits = np.zeros((2, 4, 4), np.float16)
+    logits[:, 3, 0] = 8.0
+    values = {
+        "id": encode_ids(unit.examples.ids, 1),
+        "ssr_mask_logits": logits,
+        "ssr_trace": np.zeros((2, 1), np.float32),
+        "ssr_status": np.zeros(2, np.int8),
+    }
+    for name in ("kept_area", "success_rate", "log_odds_infilled", "objective"):
+        values[f"ssr_{name}"] = np.full(2, 0.5, np.float32)
+    fields = [Field(name, value.dtype.name, value.shape[1:]) for name, value in values.items()]
+    manifest = {"settings": {"relaxation": "concrete", "block_size": block_size}}
+    RecordWriter(tmp_path, manifest, fields, 2, unit_size=2).write_unit(0, values)
+    found = Learnt("run", RecordReader(tmp_path), "ssr").measure(unit, scorer)
+    # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
+    assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
+    steepest = np.abs(np.diff(found["map"], axis=1)).max()
+    assert (steepest > 0.1) == (block_size == 1)
