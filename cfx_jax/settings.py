@@ -34,7 +34,7 @@ class Settings:
         temperature: of the noise, T.
         block_size: side of the squares whose pixels share one draw of the noise, in pixels; 1 as
             published. A good in-fill guesses a picture from scattered pixels; from whole blocks it
-            cannot, so larger blocks learn regions. Without noise it has no effect.
+            cannot, so larger blocks learn regions. A deterministic mask has no noise to share.
         initial_keep: probability of keeping each cell before the first step.
         mask_size: cells along each side of the mask, h = w.
     """
@@ -67,6 +67,11 @@ class Settings:
         if not isinstance(self.relaxation, Relaxation):
             known = ", ".join(str(relaxation) for relaxation in Relaxation)
             raise ValueError(f"relaxation is {self.relaxation!r}; expected one of {known}")
+        if self.block_size > 1 and self.relaxation is Relaxation.DETERMINISTIC:
+            raise ValueError(
+                f"block_size is {self.block_size}; the pixels of a block share their noise, and a "
+                "deterministic mask has none: leave block_size at 1"
+            )
         # A logit is finite strictly between 0 and 1 only; a deterministic mask has no logit.
         ends = self.relaxation is Relaxation.DETERMINISTIC
         keep = self.initial_keep

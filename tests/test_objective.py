@@ -163,6 +163,9 @@ def test_blocks_leave_every_pixel_its_probability(block_size):
 def test_blocks_of_one_pixel_are_the_published_noise():
     drawn = objective.draw_blocks(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
     np.testing.assert_array_equal(drawn, jax.random.logistic(jax.random.key(5), (3, 8, 8)))
+    shares = objective.draw_blocks(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
+    coins = jax.random.bernoulli(jax.random.key(5), 0.3, (8, 8))
+    np.testing.assert_array_equal(shares[0] < 0.3, coins)
 
 
 def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():

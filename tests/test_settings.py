@@ -70,6 +70,7 @@ def test_bounds_that_are_in_range_pass():
         ("bbmp", {"initial_keep": 1.5}, "initial_keep is 1.5"),
         ("paper", {"initial_keep": math.nan}, "initial_keep is nan"),
         ("paper", {"initial_keep": 0.0}, r"initial_keep is 0\.0; expected a probability"),
+        ("bbmp", {"block_size": 2}, "block_size is 2; .* deterministic mask has none"),
         ("bbmp", {"initial_keep": True}, "initial_keep is True"),
         ("bbmp", {"initial_keep": "1"}, "initial_keep is '1'"),
         ("bbmp", {"relaxation": Relaxation.CONCRETE}, r"initial_keep is 1\.0; .* deterministic"),

@@ -73,7 +73,7 @@ def transfer_mask(
     *,
     objective: str,
     relaxation: Relaxation,
-    block_size: int = 1,
+    block_size: int,
     num_masks: int = 8,
 ) -> Verdict:
     """Judges a mask with in-fills it was not learnt with: evidence, or a trick of one generator?
