@@ -28,12 +28,12 @@ from timing import ratio
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
-from cfx_jax.explain import advance, init
+from cfx_jax.fido.explain import advance, init
+from cfx_jax.fido.objective import DIRECTIONS, log_odds, make_problem
+from cfx_jax.fido.settings import MODES, Settings
 from cfx_jax.generators import Generator
-from cfx_jax.objective import DIRECTIONS, log_odds, make_problem
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.settings import MODES, Settings
-from cfx_jax.solver import Images, Solver
+from cfx_jax.runs.solver import Images, Solver
 
 SIZE = (224, 224)
 BATCH = 8

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import BatchConfig, DataConfig
-from cfx_jax.evaluate import evaluate
-from cfx_jax.evaluate_config import EvaluateConfig
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
 

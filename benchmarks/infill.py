@@ -24,9 +24,9 @@ from timing import ratio
 from cfx_jax.classifiers import Classifier, efficientnet_lite
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
-from cfx_jax.infill_quality import fill, frechet_distance, heldout_masks, measure
-from cfx_jax.objective import log_odds
+from cfx_jax.fido.objective import log_odds
 from cfx_jax.registry import load_classifier, load_generator
+from cfx_jax.train.quality import fill, frechet_distance, heldout_masks, measure
 
 SIZE = (224, 224)
 BATCH = 8

@@ -25,7 +25,7 @@ from cfx_jax.baselines import attribute
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
-from cfx_jax.explain import explain_both
+from cfx_jax.fido.explain import explain_both
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import best_drop, best_rise, deletion_curve, insertion_curve
 from cfx_jax.metrics.statistics import bootstrap, paired_difference

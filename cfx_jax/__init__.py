@@ -6,12 +6,11 @@ with the least evidence (SSR).
 """
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.explain import explain, explain_both, explain_one
-from cfx_jax.explanation import Explanation, Status
-from cfx_jax.generators import Generator
-from cfx_jax.infilling import infill
+from cfx_jax.fido.explain import explain, explain_both, explain_one
+from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.fido.settings import Settings
+from cfx_jax.generators import Generator, infill
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.settings import Settings
 
 __version__ = "0.1.0"
 

@@ -8,16 +8,12 @@ import dataclasses
 from typing import Any
 
 from cfx_jax.classifiers import NORMALIZATIONS
-from cfx_jax.settings import Settings, get_settings
-from cfx_jax.training import TrainSettings
+from cfx_jax.fido.settings import Settings, get_settings
 
 OBJECTIVES = ("ssr", "sdr", "both")
 SOURCES = ("bundled", "folder", "npz", "tfds")
 RESIZES = ("crop", "cover", "stretch")
 PRECISIONS = ("float32", "bfloat16")
-MODELS = ("gated_unet", "gated_unet_stochastic", "contextual_attention", "vae", "vae_digits")
-# Those whose layers for inference are all there is to train: no batch normalisation, no dropout.
-TRAINED_CLASSIFIERS = ("mnist_cnn",)
 _MAX_SEED = 2**32 - 1
 
 
@@ -174,134 +170,21 @@ class Config:
         Raises:
             ConfigError: names the field, what it was and what it accepts.
         """
-        _check_data("data", self.data)
+        check_data("data", self.data)
         if self.classifier.normalization:
             known = tuple(NORMALIZATIONS)
-            _choice("classifier.normalization", self.classifier.normalization, known)
-        _choice("precision", self.precision, PRECISIONS)
-        _choice("explain.objective", self.explain.objective, OBJECTIVES)
+            check_choice("classifier.normalization", self.classifier.normalization, known)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("explain.objective", self.explain.objective, OBJECTIVES)
         if self.batch.per_device_batch_size is not None:
-            _at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
-        _at_least("batch.unit_size", self.batch.unit_size, 1)
-        _at_least("report.max_images", self.report.max_images, 0)
-        _check_seed(self.seed)
+            check_at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
+        check_at_least("batch.unit_size", self.batch.unit_size, 1)
+        check_at_least("report.max_images", self.report.max_images, 0)
+        check_seed(self.seed)
         try:
             self.explain.settings()
         except ValueError as error:
             raise ConfigError(f"explain: {error}") from error
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """The training of an in-filling generator.
-
-    Attributes:
-        model: one of `MODELS`.
-        data: images to learn from, a folder or a TFDS dataset.
-        heldout: images to measure on, at the size of the model.
-        max_heldout: how many of those, spread over all of them.
-        crop_size: side of the square crops of a batch, in pixels.
-        batch_size: crops a step, over all devices.
-        num_steps: optimiser steps.
-        learning_rate: of Muon at its peak.
-        warmup_steps: steps of its rise; it falls along a cosine.
-        ema_decay: of the moving average of the parameters.
-        feature_weight: of the distance between features of EfficientNet-Lite0; 0 = without.
-        adversarial_weight: of the adversarial loss; 0 = without.
-        evaluate_every: steps between two measurements, each with its sheet of samples.
-        checkpoint_every: steps between two checkpoints; what a stop costs at most.
-        seed: of the initial parameters, the crops and the masks.
-    """
-
-    model: str = "gated_unet"
-    data: DataConfig = dataclasses.field(
-        default_factory=lambda: DataConfig(source="folder", split="train")
-    )
-    heldout: DataConfig = dataclasses.field(
-        default_factory=lambda: DataConfig(source="folder", split="heldout")
-    )
-    max_heldout: int = 24
-    crop_size: int = 128
-    batch_size: int = 16
-    num_steps: int = 8500
-    learning_rate: float = 0.01
-    warmup_steps: int = 100
-    ema_decay: float = 0.998
-    feature_weight: float = 0.0
-    adversarial_weight: float = 0.0
-    evaluate_every: int = 1000
-    checkpoint_every: int = 250
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Checks every field that can be checked without touching data.
-
-        Raises:
-            ConfigError: names the field, what it was and what it accepts.
-        """
-        _choice("model", self.model, MODELS)
-        _check_data("data", self.data)
-        _check_data("heldout", self.heldout)
-        for name in ("max_heldout", "batch_size", "num_steps", "evaluate_every"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("checkpoint_every", self.checkpoint_every, 1)
-        _at_least("crop_size", self.crop_size, 16)
-        _check_seed(self.seed)
-        try:
-            self.settings()
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-
-    def settings(self) -> TrainSettings:
-        """The hyper-parameters of a step.
-
-        Raises:
-            ValueError: a value is out of range.
-        """
-        names = [field.name for field in dataclasses.fields(TrainSettings)]
-        return TrainSettings(**{name: getattr(self, name) for name in names})
-
-
-@dataclasses.dataclass
-class TrainClassifierConfig:
-    """The training of a small classifier.
-
-    Attributes:
-        name: one of `TRAINED_CLASSIFIERS`.
-        data: labelled images to learn from.
-        heldout: labelled images to measure the accuracy on.
-        batch_size: images a step.
-        num_steps: optimiser steps.
-        learning_rate: of Adam at its beginning; falls along a cosine to zero.
-        seed: of the initial parameters and of the order of the images.
-    """
-
-    name: str = "mnist_cnn"
-    data: DataConfig = dataclasses.field(
-        default_factory=lambda: DataConfig(source="tfds", name="mnist", split="train")
-    )
-    heldout: DataConfig = dataclasses.field(
-        default_factory=lambda: DataConfig(source="tfds", name="mnist", split="test")
-    )
-    batch_size: int = 128
-    num_steps: int = 3000
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Checks every field that can be checked without touching data.
-
-        Raises:
-            ConfigError: names the field, what it was and what it accepts.
-        """
-        _choice("name", self.name, TRAINED_CLASSIFIERS)
-        _check_data("data", self.data)
-        _check_data("heldout", self.heldout)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("num_steps", self.num_steps, 1)
-        _check_seed(self.seed)
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate!r}; expected more than 0")
 
 
 def check_field(config: Any, path: str) -> None:
@@ -324,29 +207,33 @@ def check_field(config: Any, path: str) -> None:
         section = getattr(section, name)
 
 
-def _check_data(section: str, config: DataConfig) -> None:
-    _choice(f"{section}.source", config.source, SOURCES)
-    _choice(f"{section}.resize", config.resize, RESIZES)
+def check_data(section: str, config: DataConfig) -> None:
+    """Raises `ConfigError` for a section of data that no source can open."""
+    check_choice(f"{section}.source", config.source, SOURCES)
+    check_choice(f"{section}.resize", config.resize, RESIZES)
     if config.class_folders and config.source != "folder":
         raise ConfigError(
             f"{section}.class_folders is for {section}.source=folder; got {config.source}"
         )
     if config.max_examples is not None:
-        _at_least(f"{section}.max_examples", config.max_examples, 1)
+        check_at_least(f"{section}.max_examples", config.max_examples, 1)
 
 
-def _check_seed(seed: int) -> None:
-    _at_least("seed", seed, 0)
+def check_seed(seed: int) -> None:
+    """Raises `ConfigError` for a seed that JAX would not take as it is."""
+    check_at_least("seed", seed, 0)
     # JAX reads 32 bits: a larger seed would draw the noise of a smaller one, or fail.
     if seed > _MAX_SEED:
         raise ConfigError(f"seed is {seed}; expected at most {_MAX_SEED}")
 
 
-def _choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `ConfigError` for a value that is not one of the choices."""
     if value not in choices:
         raise ConfigError(f"{field} is {value!r}; expected one of {', '.join(choices)}")
 
 
-def _at_least(field: str, value: int, minimum: int) -> None:
+def check_at_least(field: str, value: int, minimum: int) -> None:
+    """Raises `ConfigError` for a value that is no whole number of at least the minimum."""
     if type(value) is not int or value < minimum:
         raise ConfigError(f"{field} is {value!r}; expected a whole number of at least {minimum}")

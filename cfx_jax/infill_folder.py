@@ -15,11 +15,12 @@ from absl import flags
 from PIL import Image
 
 import cfx_jax
-from cfx_jax import cli, data, registry
+from cfx_jax import data, registry
 from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data import UnreadableImageError
 from cfx_jax.generators import Generator
-from cfx_jax.images import UnreadableImageError
-from cfx_jax.sheets import draw_image, draw_sheet
+from cfx_jax.report.sheets import draw_image, draw_sheet
+from cfx_jax.runs import cli
 
 IMAGES = flags.DEFINE_string("images", None, "Folder of images.", required=True)
 MASKS = flags.DEFINE_string("masks", None, "Folder of masks, PNG, white = keep.", required=True)

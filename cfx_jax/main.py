@@ -3,21 +3,22 @@
 Several processes share a run with `--distributed`, or `--coordinator_address` and its companions.
 """
 
-import jax
-
-from cfx_jax import cli, cluster, demo, preemption, report, runner
 from cfx_jax.config import Config
+from cfx_jax.report import page
+from cfx_jax.runs import cli, cluster, preemption, runner
 
 
 def main(config: Config, workdir: str) -> None:
-    """Runs the config, then prints its table and the path of the report."""
+    """Runs the config, writes the page, then prints the table of the run and where things are."""
     cluster.join()
     with preemption.watch() as stop:
-        page = runner.run(config, workdir, stop)
-    if jax.process_index() == 0:
-        print(f"{report.summary(workdir)}\nrecords: {workdir}/records.zarr\nreport:  {page}")
+        runner.run(config, workdir, stop)
+        if not cluster.is_first():
+            return
+        place = page.write_report(workdir, config.report.max_images)
+    print(f"{page.summary(workdir)}\nrecords: {workdir}/records.zarr\nreport:  {place}")
 
 
 if __name__ == "__main__":
     cluster.define_flags()
-    cli.run_command(main, Config, demo.__file__)
+    cli.run_command(main, Config, "demo")

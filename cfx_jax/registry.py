@@ -9,18 +9,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import NORMALIZATIONS, Classifier, module_apply
-from cfx_jax.generators import Generator, contextual_attention, gated_unet, heuristic, vae
-from cfx_jax.training import Loss
-from cfx_jax.weights import contextual_attention as contextual_attention_weights
-from cfx_jax.weights.architectures import (
-    ARCHITECTURES,
-    Architecture,
-    lay_out,
-    packaged_weights,
+from cfx_jax.config import Config, ConfigError
+from cfx_jax.fido.checks import check_problem
+from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.fido.settings import Settings
+from cfx_jax.generators import (
+    Generator,
+    Loss,
+    contextual_attention,
+    gated_unet,
+    heuristic,
+    vae,
 )
+from cfx_jax.weights import contextual_attention as contextual_attention_weights
+from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, lay_out, packaged_weights
 from cfx_jax.weights.files import local_path, read_weights
 from cfx_jax.weights.params_file import read_params
 
@@ -30,7 +36,7 @@ class Network(NamedTuple):
 
     Attributes:
         init: key -> initial parameters.
-        loss: what it is trained on, a `training.Loss`.
+        loss: what it is trained on, a `cfx_jax.generators.Loss`.
         apply: of its `Generator`.
         channels: of its images.
         image_size: side of the images it is measured on.
@@ -144,6 +150,59 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         weights = local_path(weights)
     params = _read_network(name, weights, template, digest)
     return Generator(params=jax.device_put(params), apply=network.apply, name=name)
+
+
+def load_models(config: Config) -> tuple[Classifier, Generator]:
+    """Loads what a config names.
+
+    Raises:
+        ConfigError: a name is unknown, or weights cannot be read.
+    """
+    asked = config.classifier
+    class_names = _read_class_names(asked.class_names) if asked.class_names else None
+    try:
+        classifier = load_classifier(
+            asked.name,
+            asked.weights or None,
+            class_names=class_names,
+            normalization=asked.normalization or None,
+        )
+        generator = load_generator(config.generator.name, config.generator.weights or None)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    if config.precision == "bfloat16":
+        return in_bfloat16(classifier), in_bfloat16(generator)
+    return classifier, generator
+
+
+def _read_class_names(path: str) -> list[str]:
+    try:
+        # Editors may begin UTF-8 files with a byte order mark and end them with empty lines.
+        return pathlib.Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"classifier.class_names: {path} cannot be read as a text file with one class name a "
+            f"line ({error})"
+        ) from error
+
+
+def image_shape(
+    classifier: Classifier, generator: Generator, settings: Settings
+) -> tuple[int, int, int]:
+    """Returns `(H, W, C)` images are brought to, after checking that the models agree on it."""
+    if classifier.image_size is None:
+        raise ConfigError(f"classifier {classifier.name!r} has no image size to bring images to")
+    shape = (*classifier.image_size, classifier.channels)
+    try:
+        check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return shape
+
+
+def identity(model: Classifier | Generator) -> dict[str, str]:
+    """What a manifest keeps of a model: its name and the digest of its weights."""
+    return {"name": model.name, "weights_digest": weights_digest(model.params)}
 
 
 def weights_digest(params: Any) -> str:

@@ -7,6 +7,9 @@ supports the label (SSR) and the smallest whose in-filling destroys it (SDR), an
 and a page to open in a browser.
 """
 
-from cfx_jax.demo import get_config
+from cfx_jax.config import Config
 
-__all__ = ["get_config"]
+
+def get_config() -> Config:
+    """Returns the defaults, which are the demo."""
+    return Config()

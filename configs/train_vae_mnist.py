@@ -6,7 +6,8 @@ Needs the TFDS dataset `mnist`, prepared as array_record files; without it the c
 and says how to prepare it. These are the settings of the shipped weights.
 """
 
-from cfx_jax.config import DataConfig, TrainConfig
+from cfx_jax.config import DataConfig
+from cfx_jax.train.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -9,17 +9,15 @@ import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS
 from cfx_jax.config import (
-    MODELS,
     ClassifierConfig,
     Config,
     ConfigError,
-    TrainClassifierConfig,
-    TrainConfig,
     check_field,
 )
-from cfx_jax.evaluate_config import EvaluateConfig
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import NETWORKS
-from cfx_jax.settings import MODES
+from cfx_jax.train.config import MODELS, TrainClassifierConfig, TrainConfig
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import cfx_jax
-from cfx_jax.settings import MODES
+from cfx_jax.fido.settings import MODES
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

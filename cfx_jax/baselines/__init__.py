@@ -14,7 +14,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cfx_jax import checks
 from cfx_jax.baselines.controls import centre, random, uniform
 from cfx_jax.baselines.gradients import (
     grad_cam,
@@ -26,8 +25,9 @@ from cfx_jax.baselines.gradients import (
 from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
 from cfx_jax.baselines.removal import occlusion, rise
 from cfx_jax.classifiers import Classifier
-from cfx_jax.explain import image_checksums, predict
-from cfx_jax.generators import Generator
+from cfx_jax.fido import checks
+from cfx_jax.fido.explain import image_checksums, predict
+from cfx_jax.generators import Generator, check_images, check_infills
 
 Method = Callable[[jax.Array, Classifier, Generator, jax.Array, jax.Array], jax.Array]
 
@@ -84,8 +84,8 @@ def attribute(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    images = checks.check_images(images)
-    checks.check_infills(generator, images)
+    images = check_images(images)
+    check_infills(generator, images)
     checks.check_values(classifier, images, targets)
     if targets is None:
         targets = predict(classifier, images)

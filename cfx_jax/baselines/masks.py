@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.areas import AREAS, solve_areas
 from cfx_jax.classifiers import Classifier
-from cfx_jax.explain import solve
+from cfx_jax.fido.areas import AREAS, solve_areas
+from cfx_jax.fido.explain import solve
+from cfx_jax.fido.objective import Problem, make_problem
+from cfx_jax.fido.settings import MODES, get_settings
 from cfx_jax.generators import Generator
-from cfx_jax.objective import Problem, make_problem
-from cfx_jax.settings import MODES, get_settings
 
 
 def bbmp_ssr(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.objective import infill, log_odds, make_problem
 from cfx_jax.generators import Generator
-from cfx_jax.objective import infill, log_odds, make_problem
 
 
 def occlusion(

@@ -1,5 +1,8 @@
-"""In-filling generators: pure `apply(params, images, mask, key) -> infill` functions."""
+"""In-filling models: pure `apply(params, images, mask, key) -> infill`, and their losses."""
 
 from cfx_jax.generators.base import Generator
+from cfx_jax.generators.checks import check_images, check_infills
+from cfx_jax.generators.infilling import infill
+from cfx_jax.generators.losses import Loss
 
-__all__ = ["Generator"]
+__all__ = ["Generator", "Loss", "check_images", "check_infills", "infill"]

@@ -1,7 +1,16 @@
 """What generators are trained on: the error inside the holes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+# `loss(params, images, mask, key) -> (loss, infills, terms)`: a scalar, the unclipped in-fills
+# `[N, H, W, C]` and scalars worth logging.
+Loss = Callable[
+    [Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, dict[str, jax.Array]]
+]
 
 
 def hole_l1(infills: jax.Array, images: jax.Array, mask: jax.Array) -> jax.Array:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.masks import rank_pixels
+from cfx_jax.fido.objective import infill, log_odds, make_problem
 from cfx_jax.generators import Generator
-from cfx_jax.objective import infill, log_odds, make_problem
 
 
 class Curve(NamedTuple):
@@ -95,13 +96,6 @@ def insertion_curve(
     """
     kept = jnp.linspace(0.0, 1.0, num_steps + 1)
     return _curve(key, classifier, generator, image, target, importance, kept)
-
-
-def rank_pixels(importance: jax.Array) -> jax.Array:
-    """Returns int32 `[H, W]`: 0 for the most important pixel; equal ones go row by row."""
-    order = jnp.argsort(-importance.ravel(), stable=True)
-    rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.size))
-    return rank.reshape(importance.shape)
 
 
 def best_drop(deletion: Curve) -> jax.Array:

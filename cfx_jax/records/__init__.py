@@ -1,7 +1,11 @@
-"""A run's results on disk, on a local disk or in a bucket; see `store`."""
+"""A store of arrays in units: atomic, resumable, locked, on a local disk or in a bucket.
 
-from cfx_jax.manifest import ManifestMismatchError, RecordsError
+It knows fields and units, and nothing of what they mean; see `store`.
+"""
+
 from cfx_jax.records.layout import Field, decode_ids, encode_ids
+from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
+from cfx_jax.records.storage import Storage
 from cfx_jax.records.store import RecordReader, RecordWriter
 
 __all__ = [
@@ -10,6 +14,8 @@ __all__ = [
     "RecordReader",
     "RecordWriter",
     "RecordsError",
+    "Storage",
+    "claim_folder",
     "decode_ids",
     "encode_ids",
 ]

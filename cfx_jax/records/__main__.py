@@ -3,9 +3,9 @@
 import argparse
 import os
 
-from cfx_jax.manifest import RecordsError
-from cfx_jax.records.checking import describe, find_problems
-from cfx_jax.records.export import FORMATS, export_pictures, export_table
+from cfx_jax.records.manifest import RecordsError
+from cfx_jax.report.export import FORMATS, export_pictures, export_table
+from cfx_jax.runs.checking import describe, find_problems
 
 _NOT_SOUND = 1
 _USER_ERROR = 2  # as argparse exits where the command line is wrong

@@ -4,8 +4,8 @@ import errno
 import fcntl
 import os
 
-from cfx_jax.manifest import RecordsError
-from cfx_jax.storage import Storage
+from cfx_jax.records.manifest import RecordsError
+from cfx_jax.records.storage import Storage
 
 _FOLDER = ".locks"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}

@@ -25,10 +25,10 @@ import numpy as np
 import tensorstore as ts
 from absl import logging
 
-from cfx_jax.manifest import RecordsError, claim_folder, read_manifest
 from cfx_jax.records.layout import COMPLETE, Field, Layout, decode_ids
 from cfx_jax.records.lock import RunLock
-from cfx_jax.storage import Storage, os_error
+from cfx_jax.records.manifest import RecordsError, claim_folder, read_manifest
+from cfx_jax.records.storage import Storage, os_error
 
 STORE = "records.zarr"
 # Units whose chunks are read at once to be checked.

@@ -5,6 +5,7 @@ python tests/fido/make_explain_golden.py
 Only a change that is meant to change masks calls for a new file; its commit says which and why.
 """
 
+import hashlib
 import os
 import pathlib
 import platform
@@ -28,9 +29,11 @@ CASES = {
 
 def machine():
     """Names what decides the last bits of a result: the compiler and the processor."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc") else []
-    processor = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return " ".join([jax.__version__, platform.machine(), *processor[:1]])
+    about = pathlib.Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    processor = sorted({line for line in lines if line.startswith(("model name", "flags"))})
+    digest = hashlib.sha256("".join(processor).encode()).hexdigest()[:16]
+    return " ".join([jax.__version__, platform.machine(), digest])
 
 
 def apply(params, images):

@@ -1,4 +1,4 @@
-"""Masks stay what they were: a change of the code that is not meant to change them changes no bit."""
+"""Masks stay as they were: a change not meant to change them changes no bit of them."""
 
 import importlib.util
 import pathlib

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from cfx_jax.preemption import StoppedError
+from cfx_jax.runs.preemption import StoppedError
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))

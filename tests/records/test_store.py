@@ -13,8 +13,8 @@ import xarray
 import zarr
 
 from cfx_jax import records
-from cfx_jax.manifest import ManifestMismatchError, RecordsError
 from cfx_jax.records import Field, RecordReader, RecordWriter
+from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
 
 FIELDS = (
     Field("id", "uint8", (12,), ("id_byte",)),

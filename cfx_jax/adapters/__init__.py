@@ -1,0 +1,30 @@
+"""Trained classifiers of other libraries, or plain functions, as a `Classifier`.
+
+The libraries are optional: none is imported before its function is called.
+
+    from cfx_jax import adapters
+    from cfx_jax.classifiers import NORMALIZATIONS
+
+    classifier = adapters.from_linen(module, variables, normalization=NORMALIZATIONS["imagenet"])
+    print(classifier.check(images))  # What is wrong with it.
+    explanation = cfx_jax.explain(key, classifier, generator, images)
+
+Keep the `Classifier`: every call of an adapter makes a new `apply`, and programs are compiled for
+each.
+"""
+
+from cfx_jax.adapters.equinox import from_equinox
+from cfx_jax.adapters.function import from_function
+from cfx_jax.adapters.keras import from_keras
+from cfx_jax.adapters.linen import from_linen
+from cfx_jax.adapters.nnx import from_nnx
+from cfx_jax.adapters.torch import from_torch
+
+__all__ = [
+    "from_equinox",
+    "from_function",
+    "from_keras",
+    "from_linen",
+    "from_nnx",
+    "from_torch",
+]

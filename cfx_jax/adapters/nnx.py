@@ -1,0 +1,45 @@
+"""A module of Flax NNX as a `Classifier`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from cfx_jax.adapters._common import adapt
+from cfx_jax.classifiers import Classifier, Normalization
+
+
+def from_nnx(
+    model: Any,
+    *,
+    name: str = "",
+    class_names: Sequence[str] = (),
+    image_size: tuple[int, int] | None = None,
+    normalization: Normalization | None = None,
+    **kwargs: Any,
+) -> Classifier:
+    """Adapts a `flax.nnx` module, a copy of which is put into evaluation mode.
+
+    Args:
+        model: gives logits, before softmax; it is left as it is.
+        name: shown in records and reports; that of the class if empty.
+        class_names: as in `from_function`.
+        image_size: as in `from_function`.
+        normalization: as in `from_function`.
+        **kwargs: passed to every call of the model.
+
+    Returns:
+        A `Classifier` whose parameters are the state of the model.
+    """
+    from flax import nnx
+
+    model = nnx.clone(model)
+    model.eval()
+    graph, state = nnx.split(model)
+
+    def apply(state: Any, images: jax.Array) -> Any:
+        # A model of its own in every trace: whatever a call changes in it is forgotten.
+        return nnx.merge(graph, state)(images, **kwargs)
+
+    name = name or type(model).__name__
+    return adapt(apply, state, name, class_names, image_size, normalization)

@@ -1,0 +1,131 @@
+"""A PyTorch module, called back on the host, as a `Classifier`."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.adapters._common import Apply, adapt
+from cfx_jax.classifiers import Classifier, Normalization
+
+
+def from_torch(
+    module: Any,
+    num_classes: int,
+    *,
+    name: str = "",
+    class_names: Sequence[str] = (),
+    image_size: tuple[int, int] | None = None,
+    normalization: Normalization | None = None,
+    channels_first: bool = True,
+) -> Classifier:
+    """Adapts a PyTorch module that cannot be ported: JAX calls it back on the host.
+
+    Slower than a port: images and gradients go through the host, and the backward pass repeats the
+    forward pass. PyTorch computes where the module is. The weights stay in the module and are not
+    parameters of the `Classifier`: programs see them change. Calls are made one at a time, from
+    threads of JAX; do not train the module meanwhile, nor put it back into training mode. With
+    several simulated CPU devices, use one: a program on all of them (`pmap`) may wait forever.
+
+    Args:
+        module: gives float32 logits `[N, num_classes]`, before softmax; it is put into evaluation
+            mode.
+        num_classes: K, at least 2.
+        name: shown in records and reports; that of the class if empty.
+        class_names: as in `from_function`.
+        image_size: as in `from_function`.
+        normalization: as in `from_function`.
+        channels_first: whether the module takes `[N, C, H, W]`.
+
+    Returns:
+        A `Classifier` without parameters.
+    """
+    import torch
+
+    module.eval()
+    weights = next(module.parameters(), torch.zeros(()))
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.tensor(images, device=weights.device)).float().cpu().numpy()
+
+    def backward(images: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
+        leaves = torch.tensor(images, device=weights.device, requires_grad=True)
+        # Gradients may be switched off around the call.
+        with torch.enable_grad():
+            logits = module(leaves)
+        given = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
+        gradient = torch.autograd.grad(logits, leaves, given, materialize_grads=True)[0]
+        return gradient.cpu().numpy()
+
+    return adapt(
+        _host_classifier(forward, backward, num_classes),
+        (),
+        name or type(module).__name__,
+        class_names,
+        image_size,
+        normalization,
+        channels_first,
+    )
+
+
+def _host_classifier(
+    forward: Callable[[np.ndarray], np.ndarray],
+    backward: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    num_classes: int,
+) -> Apply:
+    """Makes NumPy functions on the host differentiable and mappable in JAX.
+
+    Args:
+        forward: images float32 `[N, a, b, c]` -> logits `[N, K]`.
+        backward: images and cotangents of the logits float32 `[N, K]` -> gradients of the images.
+        num_classes: K.
+
+    Returns:
+        `apply(params, images) -> logits` that ignores its parameters. `vmap` adds to the batch: the
+        host is called once, whatever the number of axes.
+    """
+    lock = threading.Lock()
+
+    def call(
+        function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: Any
+    ) -> np.ndarray:
+        lead = arrays[0].shape[:-3]
+        # NumPy before the lock: no other thread may wait for JAX while it is held.
+        folded = [np.asarray(array) for array in arrays]
+        folded = [array.reshape(-1, *array.shape[len(lead) :]) for array in folded]
+        with lock:
+            result = np.asarray(function(*folded), np.float32)
+        expected = (len(folded[0]), *tail)
+        if result.shape != expected:
+            raise ValueError(
+                f"the module on the host returns shape {result.shape}; expected {expected}"
+            )
+        return result.reshape(*lead, *tail)
+
+    def on_host(
+        function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: jax.Array
+    ) -> jax.Array:
+        result = jax.ShapeDtypeStruct((len(arrays[0]), *tail), jnp.float32)
+        return jax.pure_callback(
+            lambda *arrays: call(function, tail, *arrays),
+            result,
+            *arrays,
+            vmap_method="broadcast_all",
+        )
+
+    @jax.custom_vjp
+    def logits(images: jax.Array) -> jax.Array:
+        return on_host(forward, (num_classes,), images)
+
+    def logits_forward(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return logits(images), images
+
+    def logits_backward(images: jax.Array, cotangents: jax.Array) -> tuple[jax.Array]:
+        return (on_host(backward, images.shape[1:], images, cotangents),)
+
+    logits.defvjp(logits_forward, logits_backward)
+    return lambda params, images: logits(images)

@@ -1,0 +1,15 @@
+"""Example sources and this host's batches of them, decoded ahead of the devices."""
+
+from cfx_jax.data.images import UnreadableImageError
+from cfx_jax.data.loader import Examples, load_units
+from cfx_jax.data.source import UNKNOWN_LABEL, Source
+from cfx_jax.data.sources import open_source
+
+__all__ = [
+    "UNKNOWN_LABEL",
+    "Examples",
+    "Source",
+    "UnreadableImageError",
+    "load_units",
+    "open_source",
+]

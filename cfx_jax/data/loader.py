@@ -1,0 +1,103 @@
+"""The examples of a run, decoded by threads ahead of the devices, unit by unit."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import zlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from cfx_jax.data.images import UnreadableImageError
+from cfx_jax.data.source import Source
+
+# One is being solved, one waits for it, one is being decoded.
+_UNITS_AHEAD = 2
+# A label, and an image or what was wrong with it.
+_Loaded = tuple[int, np.ndarray | str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The n examples of a unit of work, m of them readable.
+
+    Attributes:
+        unit: index of the unit.
+        ids: n texts.
+        labels: int32 `[n]`, `UNKNOWN_LABEL` where there is none.
+        images: float32 `[m, H, W, C]` in [0, 1], of the readable ones only.
+        readable: int `[m]`, their rows.
+        problems: what was wrong with each of the others.
+    """
+
+    unit: int
+    ids: list[str]
+    labels: np.ndarray
+    images: np.ndarray
+    readable: np.ndarray
+    problems: list[str]
+
+    @property
+    def identities(self) -> np.ndarray:
+        """uint32 `[m]` of the readable ones: of the id, neither its place nor its decoded bits."""
+        checksums = [zlib.crc32(self.ids[row].encode()) for row in self.readable]
+        return np.asarray(checksums, np.uint32)
+
+
+def load_units(
+    source: Source, units: Iterable[tuple[int, range]], shape: tuple[int, int, int], resize: str
+) -> Iterator[Examples]:
+    """Decodes units in their order, some units ahead of the one that is asked for.
+
+    Pillow decodes and resizes without holding Python's lock, so threads keep all cores busy.
+
+    Args:
+        source: the examples.
+        units: index of a unit and the examples that belong to it.
+        shape: `(H, W, C)` of the images, C = 3 for RGB or 1 for their mean.
+        resize: rule of `data.resize`.
+
+    Yields:
+        `Examples` of each unit.
+    """
+    with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+        ahead: collections.deque[tuple[int, range, list[concurrent.futures.Future[_Loaded]]]]
+        ahead = collections.deque()
+        try:
+            for unit, indices in units:
+                futures = [pool.submit(_load, source, i, shape, resize) for i in indices]
+                ahead.append((unit, indices, futures))
+                if len(ahead) > _UNITS_AHEAD:
+                    yield _gather(source, shape, *ahead.popleft())
+            while ahead:
+                yield _gather(source, shape, *ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _load(source: Source, index: int, shape: tuple[int, int, int], resize: str) -> _Loaded:
+    label = source.label(index)
+    try:
+        image = source.load(index, shape[:2], resize)
+    except UnreadableImageError as error:
+        return label, str(error)
+    return label, image if shape[2] == 3 else image.mean(axis=-1, keepdims=True)
+
+
+def _gather(
+    source: Source,
+    shape: tuple[int, int, int],
+    unit: int,
+    indices: range,
+    futures: list[concurrent.futures.Future[_Loaded]],
+) -> Examples:
+    labels, contents = zip(*(future.result() for future in futures), strict=True)
+    readable = [row for row, image in enumerate(contents) if not isinstance(image, str)]
+    return Examples(
+        unit=unit,
+        ids=[source.ids[index] for index in indices],
+        labels=np.asarray(labels, np.int32),
+        images=np.stack([np.zeros(shape, np.float32), *(contents[row] for row in readable)])[1:],
+        readable=np.asarray(readable, int),
+        problems=[problem for problem in contents if isinstance(problem, str)],
+    )

@@ -1,0 +1,78 @@
+"""The `Source` value: a list of examples with stable ids, decoded on demand."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from cfx_jax.data import images
+
+UNKNOWN_LABEL = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A list of examples with stable ids, decoded on demand.
+
+    Attributes:
+        name: shown in reports.
+        ids: unique id of each example.
+        label: index -> class index, `UNKNOWN_LABEL` where the data have none.
+        boxes: index -> boxes around what it shows, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels of the
+            image that `decode` returns; k = 0 where the data have none. Raises
+            `UnreadableImageError` where the size of the image has to be known and cannot be read.
+        open_image: index -> undecoded PIL image.
+    """
+
+    name: str
+    ids: Sequence[str]
+    label: Callable[[int], int]
+    boxes: Callable[[int], np.ndarray]
+    open_image: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the ids: a run is only resumed on the examples it began with."""
+        return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
+
+    def load(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
+        """Decodes one example and brings it to a size.
+
+        Args:
+            index: position in `ids`.
+            size: `(H, W)` to return.
+            resize: `crop`, `cover` or `stretch`, see `cfx_jax.images.fit`.
+
+        Returns:
+            float32 `[H, W, 3]` in [0, 1].
+
+        Raises:
+            UnreadableImageError: the bytes are not an image that can be decoded.
+        """
+        return images.fit(self.decode(index), size, resize)
+
+    def decode(self, index: int) -> Image.Image:
+        """Decodes one example to an upright RGB image of its own size.
+
+        Args:
+            index: position in `ids`.
+
+        Returns:
+            A PIL image of mode RGB.
+
+        Raises:
+            UnreadableImageError: the bytes are not an image that can be decoded.
+        """
+        with images.reading(self.ids[index]), self.open_image(index) as image:
+            return images.to_rgb(image)
+
+
+def no_boxes(index: int) -> np.ndarray:
+    """The boxes of an image without any, float32 `[0, 4]`."""
+    del index
+    return np.zeros((0, 4), np.float32)

@@ -1,0 +1,124 @@
+"""A TFDS dataset, array_record or tfrecord, as a source of examples."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data import images
+from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
+from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
+
+
+def open_tfds(config: DataConfig) -> Source:
+    """Opens a split of a prepared TFDS dataset, without TensorFlow.
+
+    Args:
+        config: the `data` section; `name`, `split` and, if it is not the default, `path` are read.
+
+    Returns:
+        A `Source`; its ids name the dataset, its version, the split and the number in the split.
+
+    Raises:
+        ConfigError: the dataset is not there, or is damaged; the message says how to prepare it.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(config.name, data_dir=config.path or None)
+        records = _open_records(builder, config.split)
+        parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(builder.info.splits)
+    except TFRecordError as error:
+        raise ConfigError(f"data: {error}; prepare the TFDS dataset anew") from error
+    except Exception as error:  # TFDS raises a different type for every way of being absent.
+        raise ConfigError(_help(config, error)) from error
+    if "image" not in builder.info.features:
+        raise ConfigError(
+            f"data.name: the TFDS dataset {config.name!r} has no feature `image`; it has "
+            f"{', '.join(builder.info.features)}"
+        )
+    version = builder.info.full_name
+    # Numbered in the whole split, so that a slice of it has the same ids.
+    ids = [
+        f"{version}/{part.splitname}/{index}"
+        for part in parts
+        for index in range(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
+    ]
+    features = _read_features(builder.info.features)
+    # The image undecoded: a broken one is one example's failure, and decoding is ours.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+
+    def read(index: int) -> dict[str, Any]:
+        example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
+        return example
+
+    def label(index: int) -> int:
+        try:
+            return int(read(index)["label"]) if "label" in features else UNKNOWN_LABEL
+        except Exception:  # Of a damaged record; `decode` tells of it.
+            return UNKNOWN_LABEL
+
+    def boxes(index: int) -> np.ndarray:
+        if "objects" not in features:
+            return no_boxes(index)
+        with images.reading(ids[index]):
+            example = read(index)
+            fractions = np.asarray(example["objects"]["bbox"], np.float32).reshape(-1, 4)
+            with Image.open(io.BytesIO(example["image"])) as image:
+                return images.upright_boxes(fractions[:, [1, 0, 3, 2]], image)
+
+    return Source(
+        name=f"{version}/{config.split}",
+        ids=ids,
+        label=label,
+        boxes=boxes,
+        open_image=lambda index: Image.open(io.BytesIO(read(index)["image"])),
+    )
+
+
+def _open_records(builder: Any, split: str) -> Sequence[bytes] | TFRecords:
+    """Opens the serialized examples of a split of a TFDS builder, in the order of their ids."""
+    import tensorflow_datasets as tfds
+
+    tfrecord = tfds.core.FileFormat.TFRECORD
+    if builder.info.available_file_formats() == {tfrecord}:
+        # TFDS itself needs TensorFlow for those, and reads them from the beginning only.
+        files = builder.info.splits[split].file_instructions
+        return TFRecords([Shard(f.filename, f.examples_in_shard, f.skip, f.take) for f in files])
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    records: Sequence[bytes] = builder.as_data_source(split=split, deserialize_method=raw)
+    return records
+
+
+def _read_features(features: Any) -> Any:
+    """Returns those features of a TFDS dataset that are read; decoding the others takes time."""
+    import tensorflow_datasets as tfds
+
+    read = {"image": features["image"]}
+    if "label" in features and isinstance(features["label"], tfds.features.ClassLabel):
+        read["label"] = features["label"]
+    objects = getattr(dict(features.items()).get("objects"), "feature", None)
+    if isinstance(objects, tfds.features.FeaturesDict):
+        bbox = dict(objects.items()).get("bbox")
+        # Fractions y0 x0 y1 x1; data from before there was a choice do not name their format.
+        formats = (tfds.features.BBoxFeature().bbox_format, None)
+        if isinstance(bbox, tfds.features.BBoxFeature) and bbox.bbox_format in formats:
+            read["objects"] = tfds.features.Sequence({"bbox": bbox})
+    return tfds.features.FeaturesDict(read)
+
+
+def _help(config: DataConfig, error: Exception) -> str:
+    where = f", data_dir='{config.path}'" if config.path else ""
+    return f"""\
+data: the TFDS dataset {config.name!r}, split {config.split!r}, cannot be opened.
+  looked in: {config.path or "~/tensorflow_datasets, the TFDS default; change it with data.path"}
+  TFDS said: {images.first_line(error)}
+To prepare it once (ImageNet first needs ILSVRC2012_img_train.tar and
+ILSVRC2012_img_val.tar from https://image-net.org/download in the folder downloads/manual there):
+  pip install 'cfx_jax[tensorflow]'
+  python -c "import tensorflow_datasets as t; t.builder('{config.name}'{where},
+      file_format='array_record').download_and_prepare()"
+Or explain a folder of images: --config.data.source=folder --config.data.path=DIR"""

@@ -1,0 +1,1 @@
+"""How good explanations are: records of runs -> numbers of every image -> tables."""

@@ -1,0 +1,118 @@
+"""Checks of what a user passes in, made once at the public entry.
+
+Shapes and types are checked always; values only where they are known, that is outside a trace.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.settings import Settings
+from cfx_jax.generators import Generator
+from cfx_jax.generators.checks import check_images, check_infills, check_pixels
+
+OBJECTIVES = ("ssr", "sdr")
+
+
+def check_problem(
+    classifier: Classifier,
+    generator: Generator,
+    images: jax.Array,
+    objective: str,
+    settings: Settings,
+) -> jax.Array:
+    """Checks names, shapes and types, without running a network.
+
+    Args:
+        classifier: its logits must be `[N, K]` with K >= 2.
+        generator: its in-fills must have the shape of the images.
+        images: a non-empty floating `[N, H, W, C]`, at least as large as the mask.
+        objective: `"ssr"` or `"sdr"`.
+        settings: for the size of the mask and of its blocks.
+
+    Returns:
+        The images as a float32 JAX array.
+
+    Raises:
+        ValueError: says what was wrong, what was expected and what to do.
+    """
+    if objective not in OBJECTIVES:
+        hint = "; explain_both gives both" if objective == "both" else ""
+        known = ", ".join(OBJECTIVES)
+        raise ValueError(f"unknown objective {objective!r}; known are {known}{hint}")
+    images = check_images(images)
+    height, width = images.shape[1:3]
+    if settings.mask_size > min(height, width):
+        raise ValueError(
+            f"the mask has {settings.mask_size} x {settings.mask_size} cells, more than the image "
+            f"has pixels ({height} x {width}); pass mask_size={min(height, width)} or less"
+        )
+    if settings.block_size > min(height, width):
+        raise ValueError(
+            f"blocks are {settings.block_size} pixels wide, more than the image ({height} x "
+            f"{width}); pass block_size={min(height, width)} or less"
+        )
+    _check_logits(classifier, images)
+    check_infills(generator, images)
+    return images
+
+
+def check_values(
+    classifier: Classifier, images: jax.Array, targets: jax.Array | np.ndarray | None
+) -> None:
+    """Checks the range of the pixels and of the targets; silent inside a trace.
+
+    Pixels that are not finite pass: they are the failure of one image, which gets a status.
+
+    Args:
+        classifier: for the number of classes.
+        images: float32 `[N, H, W, C]`, already checked by `check_problem`.
+        targets: int `[N]` or None.
+
+    Raises:
+        ValueError: says what was wrong, what was expected and what to do.
+    """
+    check_pixels(images)
+    if targets is None:
+        return
+    if jnp.shape(targets) != (len(images),) or not jnp.issubdtype(
+        jnp.asarray(targets).dtype, jnp.integer
+    ):
+        raise ValueError(
+            f"targets have shape {jnp.shape(targets)} and type {jnp.asarray(targets).dtype}; "
+            f"expected one whole number for each of the {len(images)} images, or None"
+        )
+    if not isinstance(targets, jax.core.Tracer):
+        num_classes = logits_shape(classifier, images)[-1]
+        wrong = [int(t) for t in np.asarray(targets) if not 0 <= t < num_classes]
+        if wrong:
+            raise ValueError(
+                f"targets {wrong} are out of range; the classifier has classes 0 to "
+                f"{num_classes - 1}"
+            )
+
+
+def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tuple[int, ...]:
+    """Returns the shape of the classifier's output without running it."""
+    logits = jax.eval_shape(classifier.apply, classifier.params, images)
+    if not isinstance(logits, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"classifier {classifier.name!r} returns a {type(logits).__name__}; expected one array "
+            "of logits [N, num_classes]"
+        )
+    return tuple(logits.shape)
+
+
+def _check_logits(classifier: Classifier, images: jax.Array) -> None:
+    shape = logits_shape(classifier, images)
+    if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
+        hint = (
+            "; for one logit z of a binary classifier return [0, z]"
+            if shape[1:] in ((), (1,))
+            else ""
+        )
+        raise ValueError(
+            f"classifier {classifier.name!r} returns shape {shape} for {len(images)} images; "
+            f"expected logits [N, num_classes] with at least two classes{hint}"
+        )

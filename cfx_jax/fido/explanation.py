@@ -1,0 +1,201 @@
+"""What comes out: the `Explanation` of an image, its status, and the judgement by hard masks.
+
+Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
+"""
+
+import enum
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.masks import KeepMap, average_blocks, draw_blocks, upsample
+from cfx_jax.fido.objective import SDR, SSR, Problem, infill, log_odds
+from cfx_jax.fido.settings import Relaxation
+from cfx_jax.generators import Generator
+
+NUM_HARD_MASKS = 32
+"""Hard masks drawn by `finish` to judge the learnt distribution."""
+
+
+class Status(enum.IntEnum):
+    """What became of one explanation.
+
+    OK: most hard masks drawn from the learnt distribution do what was asked of them.
+    MISCLASSIFIED: the classifier does not predict the target on the original image.
+    NOT_FLIPPED: SDR, and most in-filled images are still classified as the target.
+    NOT_PRESERVED: SSR, and most in-filled images are not classified as the target.
+    NON_FINITE: the image, a logit or a gradient was not finite; the results are NaN.
+    UNREADABLE: the image could not be decoded; set by a dataset run, nothing was computed.
+    """
+
+    OK = 0
+    MISCLASSIFIED = 1
+    NOT_FLIPPED = 2
+    NOT_PRESERVED = 3
+    NON_FINITE = 4
+    UNREADABLE = 5
+
+
+@flax.struct.dataclass
+class Explanation:
+    """What was learnt; `explain` returns each field with a leading axis N.
+
+    Attributes:
+        keep_prob: float32 `[h, w]`, probability of KEEPING each mask cell.
+        saliency: float32 `[H, W]` in [0, 1], larger = more important, for SSR and for SDR.
+        infilled: float32 `[H, W, C]`, the image under one hard mask drawn from the learnt
+            distribution, in-filled.
+        status: int32, a `Status`.
+        target: int32, the class explained.
+        prediction: int32, the class predicted on the original image.
+        log_odds_original: float32, of the target on the original image.
+        log_odds_infilled: float32, mean over 32 in-filled images, one for each hard mask drawn.
+        kept_area: float32 in [0, 1], expected share of pixels kept.
+        success_rate: float32 in [0, 1], share of those 32 that do what was asked: keep the
+            prediction at the target (SSR) or move it away (SDR).
+        objective: float32, `penalty - direction * log_odds_infilled`, at full penalty.
+        trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty.
+    """
+
+    keep_prob: jax.Array
+    saliency: jax.Array
+    infilled: jax.Array
+    status: jax.Array
+    target: jax.Array
+    prediction: jax.Array
+    log_odds_original: jax.Array
+    log_odds_infilled: jax.Array
+    kept_area: jax.Array
+    success_rate: jax.Array
+    objective: jax.Array
+    trace: jax.Array
+
+
+class Verdict(NamedTuple):
+    """What hard masks drawn from a learnt distribution do.
+
+    Attributes:
+        log_odds: float32 scalar, mean log-odds of the target on the in-filled images.
+        success_rate: float32 scalar, share of masks that do what was asked.
+        infilled: float32 `[H, W, C]`, the image under the first of the masks.
+    """
+
+    log_odds: jax.Array
+    success_rate: jax.Array
+    infilled: jax.Array
+
+
+def judge(
+    key: jax.Array,
+    pixels: KeepMap,
+    problem: Problem,
+    classifier: Classifier,
+    generator: Generator,
+    *,
+    block_size: int,
+    num_masks: int = NUM_HARD_MASKS,
+) -> Verdict:
+    """Draws hard masks and sees what they do to the classifier.
+
+    Masks are drawn rather than the probability cut at 1/2: a distribution whose samples preserve
+    the decision may keep no pixel with more than probability 1/2, and was not optimised to.
+
+    Args:
+        key: random key.
+        pixels: the mask distribution at the pixels.
+        problem: the image and what is asked of it.
+        classifier: the model explained.
+        generator: fills the holes.
+        block_size: of the masks that were optimised, see `Settings`.
+        num_masks: how many are drawn.
+
+    Returns:
+        A `Verdict`.
+    """
+
+    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mask_key, fill_key = jax.random.split(key)
+        shares = draw_blocks(jax.random.uniform, mask_key, (1, *pixels.keep.shape), block_size)
+        mask = (shares < pixels.keep).astype(jnp.float32)[..., None]
+        infilled, logits = infill(problem, mask, mask, fill_key, classifier, generator)
+        return infilled[0], logits[0]
+
+    # One after the other, so that memory does not depend on how many there are.
+    keys = jax.random.split(key, num_masks)
+    logits = jax.lax.map(lambda key: one(key)[1], keys)
+    success = (jnp.argmax(logits, axis=-1) == problem.target) == (problem.direction == SSR)
+    return Verdict(
+        log_odds=jnp.mean(log_odds(logits, problem.target)),
+        success_rate=jnp.mean(success.astype(jnp.float32)),
+        infilled=one(keys[0])[0],
+    )
+
+
+def saliency(
+    cells: jax.Array,
+    direction: jax.Array,
+    size: tuple[int, int],
+    relaxation: Relaxation,
+    block_size: int,
+) -> jax.Array:
+    """Maps a learnt mask to importance at the pixels, in [0, 1], larger = more important.
+
+    The LOGIT is upsampled here, not the probability, as in the published code, which then subtracts
+    1/2. What SSR keeps is important and what SDR drops. A mask learnt in blocks tells blocks apart,
+    not the pixels in them, so there a pixel is as important as the blocks that may hold it, on
+    average over `draw_blocks`.
+
+    Args:
+        cells: float32 `[h, w]`, see `State`.
+        direction: float32 scalar, `SSR` or `SDR`.
+        size: `(H, W)` of the image.
+        relaxation: says what `cells` are.
+        block_size: of the masks that were optimised, see `Settings`.
+
+    Returns:
+        float32 `[H, W]`.
+    """
+    pixels = upsample(cells, size)
+    keep = (
+        jnp.clip(pixels, 0, 1) if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(pixels)
+    )
+    if block_size > 1:
+        rows, columns = (average_blocks(length, block_size) for length in size)
+        # Full precision, because TPUs round matmul operands to bfloat16 by default.
+        keep = jnp.einsum("yh,hw,xw->yx", rows, keep, columns, precision=jax.lax.Precision.HIGHEST)
+        # Weights add up to one only within rounding.
+        keep = jnp.clip(keep, 0.0, 1.0)
+    return jnp.where(direction == SSR, keep, 1.0 - keep)
+
+
+def assign_status(result: Explanation, problem: Problem) -> Explanation:
+    """Returns the explanation with its status, NaN everywhere when something was not finite.
+
+    Args:
+        result: of one image, whatever its status.
+        problem: the image and what was asked of it.
+
+    Returns:
+        An `Explanation`.
+    """
+    numbers = (problem.image, result.log_odds_original, result.log_odds_infilled, result.trace)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in (*numbers, result.objective)]))
+    succeeds = result.success_rate >= 0.5
+    status = jnp.select(
+        [
+            ~finite,
+            result.prediction != problem.target,
+            (problem.direction == SDR) & ~succeeds,
+            (problem.direction == SSR) & ~succeeds,
+        ],
+        [Status.NON_FINITE, Status.MISCLASSIFIED, Status.NOT_FLIPPED, Status.NOT_PRESERVED],
+        Status.OK,
+    )
+
+    def blank(leaf: jax.Array) -> jax.Array:
+        return jnp.where(finite, leaf, jnp.nan) if leaf.dtype == jnp.float32 else leaf
+
+    return jax.tree.map(blank, result).replace(status=status.astype(jnp.int32))

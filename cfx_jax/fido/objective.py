@@ -1,0 +1,182 @@
+"""The FIDO objective for ONE image: mask distribution, upsampling, composite, losses, penalties.
+
+Arrays: image `[H, W, C]` in [0, 1]; masks `[S, H, W, 1]`, 1 = KEEP the pixel, 0 = in-fill it. The
+learnt parameter is `mask_logits [h, w]`, the logit of the probability of KEEPING a mask cell (the
+published code optimises the logit of dropping it, which is the same up to the sign).
+
+With S masks z_s drawn from the mask distribution, generator g, classifier f and target class c:
+
+    x_s = z_s * x + (1 - z_s) * g(x, round(z_s))
+    o   = mean_s [ log p_f(c | x_s) - log sum_{k != c} p_f(k | x_s) ]            (log-odds)
+    SSR = -o + w(t) * (lambda * sum KEEP + tau * TV)
+    SDR = +o + w(t) * (lambda * sum DROP + tau * TV)
+
+where KEEP and DROP are the probabilities at the pixels of the image. The soft mask goes to the
+classifier, the rounded one to the generator, and no gradient passes through the in-fill.
+
+Source: Chang, Creager, Goldenberg, Duvenaud, "Explaining Image Classifiers by Counterfactual
+Generation", ICLR 2019 (arXiv 1807.08024), and the code published with it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.masks import KeepMap, draw_masks, keep_map
+from cfx_jax.fido.settings import Settings
+from cfx_jax.generators import Generator
+
+SSR = 1.0
+"""Direction of the smallest supporting region: keep the decision with the least evidence."""
+SDR = -1.0
+"""Direction of the smallest deletion region: change the decision by removing the least."""
+DIRECTIONS = {"ssr": SSR, "sdr": SDR}
+
+
+class Problem(NamedTuple):
+    """What is asked of one image.
+
+    Attributes:
+        image: float32 `[H, W, C]` in [0, 1].
+        target: int32 scalar, the class to explain.
+        direction: float32 scalar, `SSR` or `SDR`.
+        key: random key of this example and objective.
+    """
+
+    image: jax.Array
+    target: jax.Array
+    direction: jax.Array
+    key: jax.Array
+
+
+def make_problem(
+    key: jax.Array, image: jax.Array, target: jax.Array | int, objective: str
+) -> Problem:
+    """Packs what is asked of one image; the objective is folded into the key of the example.
+
+    Args:
+        key: random key of this example.
+        image: float32 `[H, W, C]` in [0, 1].
+        target: class to explain.
+        objective: `"ssr"` or `"sdr"`.
+
+    Returns:
+        A `Problem`.
+    """
+    index = list(DIRECTIONS).index(objective)
+    return Problem(
+        image=image,
+        target=jnp.asarray(target, jnp.int32),
+        direction=jnp.asarray(DIRECTIONS[objective]),
+        key=jax.random.fold_in(key, index),
+    )
+
+
+def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
+    """Blends `masks * image + (1 - masks) * infills`, `[S, H, W, C]`; infills are constants."""
+    infills = jax.lax.stop_gradient(infills)
+    # One product, not two: its derivative with respect to the mask is one sum over the channels.
+    return infills + masks * (image - infills)
+
+
+def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Computes `log p(c) - log sum_{k != c} p(k)` from logits, finite however sure the classifier.
+
+    Equals `logits[c] - logsumexp(logits[k != c])`; the normaliser of the softmax cancels.
+
+    Args:
+        logits: float32 `[..., K]`, K >= 2.
+        target: int32 scalar, c.
+
+    Returns:
+        float32 `[...]`.
+    """
+    is_target = jnp.arange(logits.shape[-1]) == target
+    others = jnp.where(is_target, -jnp.inf, logits)
+    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - jax.nn.logsumexp(others, axis=-1)
+
+
+def infill(
+    problem: Problem,
+    masks: jax.Array,
+    holes: jax.Array,
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+) -> tuple[jax.Array, jax.Array]:
+    """Composes the image with its in-fill under each mask and classifies the result.
+
+    Args:
+        problem: the image and what is asked of it.
+        masks: float32 `[S, H, W, 1]`, weights of the blend.
+        holes: float32 `[S, H, W, 1]` of exact zeros (fill) and ones (keep), for the generator.
+        key: random key of the generator.
+        classifier: judges the composites.
+        generator: fills the holes; no gradient passes through it.
+
+    Returns:
+        `(composites [S, H, W, C], logits [S, K])`, float32.
+    """
+    images = jnp.broadcast_to(problem.image, (len(masks), *problem.image.shape))
+    infills = generator.apply(generator.params, images, jax.lax.stop_gradient(holes), key)
+    composites = composite(problem.image, masks, infills)
+    return composites, classifier.apply(classifier.params, composites)
+
+
+def total_variation(probabilities: jax.Array) -> jax.Array:
+    """Sums the squared differences of neighbouring pixels of `[H, W]`."""
+    down = jnp.square(probabilities[1:, :] - probabilities[:-1, :])
+    across = jnp.square(probabilities[:, 1:] - probabilities[:, :-1])
+    return jnp.sum(down) + jnp.sum(across)
+
+
+def penalty(pixels: KeepMap, direction: jax.Array, settings: Settings) -> jax.Array:
+    """Computes `lambda * sum(KEEP or DROP) + tau * TV(DROP)` over the pixels of the image.
+
+    A sum, not a mean: at 224 x 224 and lambda = 1e-3 a full mask costs about 50.
+
+    Args:
+        pixels: the mask distribution at the pixels.
+        direction: `SSR` charges what is kept, `SDR` what is dropped.
+        settings: lambda and tau.
+
+    Returns:
+        float32 scalar.
+    """
+    area = jnp.where(direction == SSR, jnp.sum(pixels.keep), jnp.sum(pixels.drop))
+    return settings.sparsity_weight * area + settings.tv_weight * total_variation(pixels.drop)
+
+
+def relaxed_objective(
+    cells: jax.Array,
+    step: jax.Array,
+    problem: Problem,
+    classifier: Classifier,
+    generator: Generator,
+    settings: Settings,
+) -> tuple[jax.Array, jax.Array]:
+    """Estimates the objective of one step from S masks.
+
+    Args:
+        cells: float32 `[h, w]`, the learnt mask.
+        step: int32 scalar t; decides the noise and the warm-up `w(t) = min(1, t / warmup_steps)`.
+        problem: the image and what is asked of it.
+        classifier: the model to explain.
+        generator: fills the holes.
+        settings: everything else.
+
+    Returns:
+        `(loss, objective)`, scalars: with the penalty times w(t), which is what a step descends,
+        and with the full penalty, which can be compared between steps.
+    """
+    mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
+    height, width = problem.image.shape[:2]
+    pixels = keep_map(cells, (height, width), settings.relaxation)
+    masks, holes = draw_masks(mask_key, pixels, settings)
+    _, logits = infill(problem, masks, holes, fill_key, classifier, generator)
+    evidence = problem.direction * jnp.mean(log_odds(logits, problem.target))
+    cost = penalty(pixels, problem.direction, settings)
+    warmup = jnp.minimum(1.0, step / settings.warmup_steps)
+    return warmup * cost - evidence, cost - evidence

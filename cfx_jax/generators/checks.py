@@ -1,0 +1,97 @@
+"""Checks of images, masks and in-fills that a user passes in.
+
+Shapes and types are checked always; values only where they are known, that is outside a trace.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.generators.base import Generator
+
+
+def check_images(images: jax.Array | np.ndarray) -> jax.Array:
+    """Checks the type and the rank of a batch of images.
+
+    Returns:
+        The images as a float32 JAX array.
+
+    Raises:
+        ValueError: they are not a non-empty floating `[N, H, W, C]`.
+    """
+    images = jnp.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit images by 255"
+        )
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"images have shape {images.shape}; expected [N, H, W, C], channels last, none of them "
+            "0: give a single image a leading axis with images[None]"
+        )
+    return images.astype(jnp.float32)
+
+
+def check_pixels(images: jax.Array) -> None:
+    """Checks the range of finite pixels; silent inside a trace.
+
+    Raises:
+        ValueError: it is not within [0, 1].
+    """
+    if isinstance(images, jax.core.Tracer):
+        return
+    finite = jnp.where(jnp.isfinite(images), images, jnp.nan)
+    low, high = float(jnp.nanmin(finite)), float(jnp.nanmax(finite))
+    if low < 0.0 or high > 1.0:
+        # Normalised images pass 2 as well (2.64 with the usual constants), but also 0.
+        is_8_bit = low >= 0.0 and high > 2.0
+        hint = "divide 8-bit images by 255" if is_8_bit else "undo their normalisation"
+        raise ValueError(
+            f"images range over [{low:.4g}, {high:.4g}]; expected [0, 1]: {hint}, the "
+            "classifier normalises by itself"
+        )
+
+
+def check_mask(mask: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
+    """Checks the shape of the masks of images, and their range outside a trace.
+
+    Returns:
+        The mask as a float32 JAX array.
+
+    Raises:
+        ValueError: it is not `[N, H, W, 1]` within [0, 1].
+    """
+    mask = jnp.asarray(mask, jnp.float32)
+    expected = (*images.shape[:3], 1)
+    if mask.shape != expected:
+        raise ValueError(
+            f"mask has shape {mask.shape}; expected {expected} for images of shape {images.shape}"
+        )
+    if not isinstance(mask, jax.core.Tracer):
+        low, high = float(mask.min()), float(mask.max())
+        if not (low >= 0.0 and high <= 1.0):
+            raise ValueError(
+                f"mask ranges over [{low:.4g}, {high:.4g}]; expected [0, 1], 1 = keep, 0 = fill"
+            )
+    return mask
+
+
+def check_infills(generator: Generator, images: jax.Array) -> None:
+    """Checks the shape of a generator's in-fills without running it.
+
+    Raises:
+        ValueError: it is not that of the images.
+    """
+    mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    infill = jax.eval_shape(generator.apply, generator.params, images, mask, key)
+    if not isinstance(infill, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"generator {generator.name!r} returns a {type(infill).__name__}; expected one array "
+            f"of the shape of the images, {images.shape}"
+        )
+    if infill.shape != images.shape:
+        raise ValueError(
+            f"generator {generator.name!r} returns shape {infill.shape} for images of shape "
+            f"{images.shape}; expected the shape of the images"
+        )

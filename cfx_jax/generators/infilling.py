@@ -1,0 +1,52 @@
+"""In-filling by itself: what a generator makes of the holes of images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.generators.base import Generator
+from cfx_jax.generators.checks import check_images, check_infills, check_mask, check_pixels
+
+
+def infill(
+    key: jax.Array,
+    generator: Generator,
+    images: jax.Array | np.ndarray,
+    mask: jax.Array | np.ndarray,
+) -> jax.Array:
+    """Fills the holes of images with what a generator finds plausible there.
+
+    `mask * images + (1 - mask) * generator(images, round(mask))`, as while a mask is learnt.
+
+    Args:
+        key: JAX random key, for generators that draw.
+        generator: of `cfx_jax.load_generator`, or your own.
+        images: float32 `[N, H, W, C]` in [0, 1].
+        mask: float32 `[N, H, W, 1]` in [0, 1], 1 = keep, 0 = fill.
+
+    Returns:
+        float32 `[N, H, W, C]`. Where everything is kept, the image; where nothing is, whatever the
+        generator makes of that.
+
+    Raises:
+        ValueError: says what was wrong, what was expected and what to do.
+
+    Example:
+        >>> import cfx_jax, jax, jax.numpy as jnp
+        >>> generator = cfx_jax.load_generator("local_mean")
+        >>> images, mask = jnp.full((1, 64, 64, 3), 0.3), jnp.ones((1, 64, 64, 1))
+        >>> mask = mask.at[:, 20:30, 20:30].set(0.0)
+        >>> infilled = cfx_jax.infill(jax.random.key(0), generator, images, mask)
+        >>> bool(abs(infilled - 0.3).max() < 1e-6)
+        True
+    """
+    checked = check_images(images)
+    check_pixels(checked)
+    check_infills(generator, checked)
+    return _infill(key, generator, checked, check_mask(mask, checked))
+
+
+@jax.jit
+def _infill(key: jax.Array, generator: Generator, images: jax.Array, mask: jax.Array) -> jax.Array:
+    infills = generator.apply(generator.params, images, jnp.round(mask), key)
+    return mask * images + (1.0 - mask) * infills

@@ -1,0 +1,171 @@
+"""`manifest.json`: says what a run's folder holds, and keeps two runs out of one folder.
+
+The file holds the manifest handed to `claim_folder` and, under the key "records", the layout of the
+store beside it. It is written before the store, once, and never changed.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cfx_jax.records.storage import Storage
+
+_NAME = "manifest.json"
+_INFORMATIVE = "environment"  # differs between a run and its resumption; never compared
+_MAX_DIFFERENCES = 20
+
+
+class RecordsError(ValueError):
+    """A folder that cannot be used as the records of a run: foreign or damaged."""
+
+
+class ManifestMismatchError(RecordsError):
+    """The folder holds a run with other settings than the ones asked for now."""
+
+
+def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str, Any]) -> None:
+    """Writes the manifest of a new run, or makes sure that the one in the folder is of this run.
+
+    Args:
+        storage: the run's folder, made when missing.
+        manifest: JSON values that tell what is run. Its key "environment" is informative: not
+            compared, and kept as the first run wrote it.
+        layout: JSON values that describe the store; compared like the rest.
+
+    Raises:
+        ManifestMismatchError: the folder holds a run with another manifest or layout; the message
+            lists the differences.
+        RecordsError: the folder holds something else than a run.
+        ValueError: the manifest is not of JSON values, or has a key "records".
+        OSError: the folder cannot be made or written.
+    """
+    content = _as_json(manifest) | {"records": layout}
+    try:
+        _check_writable(storage)
+        _create(storage, content)
+    except OSError as error:
+        reason = f"cannot write into workdir {storage} ({_reason(error)}); choose another --workdir"
+        raise OSError(error.errno, reason) from error
+    # Also after writing it: of several processes that start at once, one has won.
+    _compare(storage, _read(storage), content)
+
+
+def read_block_size(manifest: Mapping[str, Any]) -> int:
+    """Returns the size of the blocks of a run's masks, 1 where its manifest does not name it."""
+    # Runs from before there were blocks have one of a pixel.
+    return int((manifest.get("settings") or {}).get("block_size", 1))
+
+
+def read_manifest(storage: Storage) -> tuple[dict[str, Any], Any]:
+    """Reads what `claim_folder` wrote.
+
+    Args:
+        storage: the run's folder.
+
+    Returns:
+        `(manifest, layout)`; tuples have become lists.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        RecordsError: the manifest is damaged.
+    """
+    content = _read(storage)
+    layout = content.pop("records")
+    return content, layout
+
+
+def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the manifest as reading it back will give it: tuples become lists."""
+    if "records" in manifest:
+        raise ValueError('the manifest\'s key "records" is kept for the layout of the store')
+    try:
+        return json.loads(json.dumps(dict(manifest), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the manifest must hold finite JSON values only: {error}") from error
+
+
+def _check_writable(storage: Storage) -> None:
+    """Makes the folder; finds out before a file is written what would keep it from being."""
+    root = storage.root
+    if root is None:
+        return
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder")
+    root.mkdir(parents=True, exist_ok=True)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _create(storage: Storage, content: dict[str, Any]) -> None:
+    # In this order: another process that starts now makes the manifest before the store.
+    has_store = storage.read("records.zarr/zarr.json") is not None
+    if storage.read(_NAME) is not None:
+        return
+    if has_store:
+        raise RecordsError(
+            f"{storage} holds records.zarr but no {_NAME}, so it is unknown what was "
+            "run; restore the manifest, choose another --workdir, or delete this one"
+        )
+    storage.create(_NAME, json.dumps(content, indent=2).encode())
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _compare(storage: Storage, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    stored, now = ({k: v for k, v in m.items() if k != _INFORMATIVE} for m in (stored, now))
+    found = list(_differences(stored, now))
+    if not found:
+        return
+    if len(found) > _MAX_DIFFERENCES:
+        found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
+    raise ManifestMismatchError(
+        f"{storage} holds a run with other settings; nothing in it was changed.\n  "
+        + "\n  ".join(found)
+        + "\nChoose another --workdir, or delete this one to start over."
+    )
+
+
+def _read(storage: Storage) -> dict[str, Any]:
+    place, found = storage.place(_NAME), storage.read(_NAME)
+    if found is None:
+        raise FileNotFoundError(
+            f"{storage} holds no {_NAME}: not the folder of a run, or one whose manifest "
+            "was deleted"
+        )
+    try:
+        content = json.loads(found)
+    except ValueError as error:
+        raise RecordsError(
+            f"{place} is not valid JSON ({error}): truncated or edited; restore it, choose another "
+            "--workdir, or delete this one"
+        ) from error
+    if not isinstance(content, dict) or "records" not in content:
+        raise RecordsError(f'{place} is not the manifest of a run: it has no entry "records"')
+    return content
+
+
+def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yields one line for each place where two JSON values differ."""
+    if isinstance(stored, list) and isinstance(now, list):
+        stored, now = dict(enumerate(stored)), dict(enumerate(now))
+    if not (isinstance(stored, dict) and isinstance(now, dict)):
+        if stored != now:
+            yield f"{path}: stored {_short(stored)}, now {_short(now)}"
+        return
+    for key in [*stored, *(key for key in now if key not in stored)]:
+        place = f"{path}.{key}" if path else str(key)
+        if key not in now:
+            yield f"{place}: removed (stored {_short(stored[key])})"
+        elif key not in stored:
+            yield f"{place}: added (now {_short(now[key])})"
+        else:
+            yield from _differences(stored[key], now[key], place)
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[: limit - 4] + " ..."

@@ -1,0 +1,1 @@
+"""What people look at: pictures, plots, the page and the tables of a run; no accelerator needed."""

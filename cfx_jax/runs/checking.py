@@ -1,0 +1,109 @@
+"""How far a run is, and whether what it has written is sound."""
+
+import collections
+import json
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from cfx_jax.records.layout import COMPLETE
+from cfx_jax.records.lock import is_locked
+from cfx_jax.records.storage import Storage
+from cfx_jax.records.store import STORE, RecordReader
+
+# The statuses of examples of which nothing was learnt.
+_FAILURES = ("unreadable", "non_finite")
+_MOST_NAMED = 20
+
+
+def describe(workdir: str | os.PathLike[str]) -> str:
+    """Tells how far a run is: examples done, statuses, failures.
+
+    Args:
+        workdir: the run's folder.
+
+    Returns:
+        A few lines of text.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        RecordsError: the manifest or an array is damaged.
+    """
+    reader = RecordReader(workdir)
+    done = reader.complete
+    running = is_locked(Storage(workdir))
+    lines = [
+        f"{done.sum():,} of {len(done):,} examples done ({done.mean():.1%}), "
+        f"{len(reader.complete_units):,} of {reader.num_units:,} units"
+        + ("; a run is writing to it now" if running else "")
+    ]
+    names = reader.manifest["status_names"]
+    failed = np.zeros(len(done), bool)
+    for objective in reader.manifest["objectives"]:
+        codes = reader.read(f"{objective}_status")
+        counts = collections.Counter(codes[done].tolist())
+        listed = ", ".join(f"{counts[code]:,} {_name(names, code)}" for code in sorted(counts))
+        lines.append(f"{objective.upper()}: {listed or 'nothing yet'}")
+        failed |= done & np.isin(codes, [names.index(name) for name in _FAILURES])
+    if failed.any():
+        lines.append(f"{failed.sum():,} failed:")
+        ids = reader.ids()
+        lines += [f"  {ids[index]}" for index in np.flatnonzero(failed)[:_MOST_NAMED]]
+        if failed.sum() > _MOST_NAMED:
+            lines.append(f"  ... and {failed.sum() - _MOST_NAMED:,} more")
+    return "\n".join(lines)
+
+
+def find_problems(workdir: str | os.PathLike[str]) -> Iterator[str]:
+    """Reads all that a run has written, and checks it.
+
+    Args:
+        workdir: the run's folder.
+
+    Yields:
+        One line for each problem: a chunk that is lost or damaged, an id that is empty or there
+        twice, a status that is not known, metadata that other libraries could not read.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        RecordsError: the manifest or an array's metadata are damaged.
+    """
+    reader = RecordReader(workdir)
+    yield from _metadata_problems(Storage(workdir), [field.name for field in reader.fields])
+    seen: dict[str, int] = {}
+    for unit, problems in reader.damage():
+        start, stop = reader.unit_range(unit)
+        where = f"unit {unit} (examples {start} to {stop - 1})"
+        yield from (f"{where}: {field}: {problem}" for field, problem in problems.items())
+        if "id" not in problems:
+            for index, text in enumerate(reader.ids(start, stop), start):
+                if not text:
+                    yield f"{where}: example {index} has no id"
+                elif seen.setdefault(text, index) != index:
+                    yield f"{where}: example {index} has the id of example {seen[text]}, {text!r}"
+        for objective in reader.manifest["objectives"]:
+            field = f"{objective}_status"
+            if field in problems:
+                continue
+            codes = set(reader.read(field, start, stop).tolist())
+            known = set(range(len(reader.manifest["status_names"])))
+            yield from (f"{where}: {field}: unknown status {code}" for code in codes - known)
+
+
+def _metadata_problems(storage: Storage, fields: list[str]) -> Iterator[str]:
+    content = storage.read(f"{STORE}/zarr.json")
+    try:
+        group = json.loads(content or b"")
+        if group["zarr_format"] != 3 or group["node_type"] != "group":
+            raise ValueError("not the metadata of a Zarr v3 group")
+        listed = group["consolidated_metadata"]["metadata"]
+        if sorted(listed) != sorted([*fields, COMPLETE]):
+            raise ValueError("it lists other arrays than there are")
+    except (KeyError, TypeError, ValueError) as error:
+        place = f"{storage.place(STORE)}/zarr.json"
+        yield f"{place}: damaged ({error}); delete it, the run makes it anew"
+
+
+def _name(names: list[str], code: int) -> str:
+    return names[code] if 0 <= code < len(names) else f"of unknown status {code}"

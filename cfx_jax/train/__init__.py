@@ -1,0 +1,1 @@
+"""Training of in-filling generators and of small classifiers."""

@@ -1,0 +1,161 @@
+"""Trains a small classifier on one device.
+
+For data sets whose classifiers nobody publishes, such as digits. The folder then holds
+`weights.safetensors`, which `load_classifier` and `--config.classifier.weights` take. On one
+device, in minutes, so there are no checkpoints: stopped, it begins anew.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import cfx_jax
+from cfx_jax import data
+from cfx_jax.classifiers import module_apply
+from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data.images import fit
+from cfx_jax.records import Storage, claim_folder
+from cfx_jax.train.config import TrainClassifierConfig
+from cfx_jax.weights.architectures import ARCHITECTURES, Architecture
+from cfx_jax.weights.params_file import encode_params
+
+_EVALUATED_AT_ONCE = 500
+
+
+class Labelled(NamedTuple):
+    """Images uint8 `[N, H, W, C]` and their classes, int32 `[N]`."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def train_classifier(
+    config: TrainClassifierConfig, workdir: pathlib.Path
+) -> tuple[pathlib.Path, float]:
+    """Trains a classifier on cross-entropy with Adam, from its first step to its last.
+
+    Args:
+        config: the training.
+        workdir: folder of the training.
+
+    Returns:
+        Path of the weights, and the share of the held-out images that are classified right.
+
+    Raises:
+        ConfigError: the config or the data cannot be used.
+        RecordsError: the folder holds a training of another config.
+        OSError: the folder cannot be written.
+    """
+    config.validate()
+    architecture = ARCHITECTURES[config.name]
+    num_classes = architecture.module.num_classes
+    training, heldout = (
+        _read(name, section, architecture, num_classes)
+        for name, section in (("data", config.data), ("heldout", config.heldout))
+    )
+    storage = Storage(workdir)
+    manifest = {
+        "config": dataclasses.asdict(config),
+        "num_examples": len(training.labels),
+        "environment": {"versions": {"cfx_jax": cfx_jax.__version__, "jax": jax.__version__}},
+    }
+    claim_folder(storage, manifest, {})
+    apply = module_apply(architecture.module, architecture.layouts[0].normalization)
+    blank = jnp.zeros((1, *training.images.shape[1:]))
+    params = architecture.module.init(jax.random.key(config.seed), blank)["params"]
+    params = _fit(params, apply, training, config)
+    right = [
+        np.argmax(_predict(params, _floats(images), apply=apply), axis=-1) == labels
+        for images, labels in _slices(heldout, _EVALUATED_AT_ONCE)
+    ]
+    storage.write("weights.safetensors", encode_params(params, manifest))
+    return workdir / "weights.safetensors", float(np.mean(np.concatenate(right)))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean of `-log p(label)` over logits `[N, K]`, labels int `[N]`."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.mean(losses)
+
+
+def _fit(
+    params: Any,
+    apply: Callable[[Any, jax.Array], jax.Array],
+    training: Labelled,
+    config: TrainClassifierConfig,
+) -> Any:
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    optimizer = optax.adam(schedule)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+        loss, gradient = jax.value_and_grad(
+            lambda params: cross_entropy(apply(params, images), labels)
+        )(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    state = optimizer.init(params)
+    with tqdm(total=config.num_steps, unit="step") as bar:
+        for index, rows in enumerate(_batches(len(training.labels), config), 1):
+            images = _floats(training.images[rows])
+            params, state, loss = step(params, state, images, training.labels[rows])
+            if index % 50 == 0:
+                bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
+            bar.update()
+    return params
+
+
+def _batches(num_examples: int, config: TrainClassifierConfig) -> Iterator[np.ndarray]:
+    """Yields the rows of each step: every image once an epoch, in an order of its own."""
+    rows: np.ndarray = np.zeros(0, int)
+    epoch = 0
+    for _ in range(config.num_steps):
+        while len(rows) < config.batch_size:
+            order = np.random.default_rng((config.seed, epoch)).permutation(num_examples)
+            rows, epoch = np.concatenate([rows, order]), epoch + 1
+        yield rows[: config.batch_size]
+        rows = rows[config.batch_size :]
+
+
+def _read(
+    section: str, config: DataConfig, architecture: Architecture, num_classes: int
+) -> Labelled:
+    """Decodes all of a small data set."""
+    source = data.open_source(config)
+    number = len(source)
+    labels = np.asarray([source.label(index) for index in range(number)], np.int32)
+    if not number or labels.min() < 0 or labels.max() >= num_classes:
+        raise ConfigError(
+            f"{section}: labels of {source.name!r} expected in 0 to {num_classes - 1}, for one "
+            f"image or more; found {sorted(set(labels.tolist()))[:20]}"
+        )
+    size = (architecture.image_size, architecture.image_size)
+    images = np.stack([fit(source.decode(index), size, config.resize) for index in range(number)])
+    images = np.round(255 * images[..., : architecture.channels]).astype(np.uint8)
+    return Labelled(images, labels)
+
+
+def _slices(examples: Labelled, length: int) -> Iterator[Labelled]:
+    for start in range(0, len(examples.labels), length):
+        yield Labelled(*(array[start : start + length] for array in examples))
+
+
+def _floats(images: np.ndarray) -> np.ndarray:
+    floats: np.ndarray = images.astype(np.float32) / 255.0
+    return floats
+
+
+@functools.partial(jax.jit, static_argnames="apply")
+def _predict(
+    params: Any, images: jax.Array, apply: Callable[[Any, jax.Array], jax.Array]
+) -> jax.Array:
+    return apply(params, images)

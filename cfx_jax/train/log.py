@@ -1,0 +1,128 @@
+"""What a training tells: metrics and held-out figures as CSV and for TensorBoard, sample sheets."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from cfx_jax import data, registry
+from cfx_jax.generators import Generator
+from cfx_jax.records import Storage
+from cfx_jax.report.sheets import draw_sheet
+from cfx_jax.train import quality as infill_quality
+from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.quality import Quality
+
+_SHEET_IMAGES = 2  # of each kind of mask
+
+
+class Heldout:
+    """Images a training never sees, to measure in-fills on."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Reads the images, spread over all there are, and draws their masks.
+
+        Raises:
+            ConfigError: there is none.
+            UnreadableImageError: one cannot be decoded.
+        """
+        model = registry.NETWORKS[config.model]
+        source = data.open_source(config.heldout)
+        count = min(config.max_heldout, len(source))
+        size = (model.image_size, model.image_size)
+        images = [source.load(i * len(source) // count, size, "crop") for i in range(count)]
+        self._images = np.stack(images)[..., : model.channels]
+        self._masks = infill_quality.heldout_masks(count, size)
+        self._apply = model.apply
+
+    def measure(self, params: Any) -> tuple[dict[str, Quality], bytes]:
+        """Fills all holes.
+
+        Args:
+            params: of the generator.
+
+        Returns:
+            Quality by kind of mask, and a sheet of image, masked image and filled image (PNG).
+        """
+        generator = Generator(params=params, apply=self._apply)
+        quality, rows = {}, []
+        for kind, mask in self._masks.items():
+            infilled = infill_quality.fill(generator, self._images, mask)
+            quality[kind] = infill_quality.measure(infilled, self._images, mask)
+            for image, m, filled in zip(self._images, mask, infilled, strict=True):
+                rows.append((image, m * image + (1 - m) * 0.5, filled))
+        step = max(len(self._images) // _SHEET_IMAGES, 1)
+        return quality, draw_sheet(rows[::step])
+
+
+class TrainLog:
+    """The files of a training; on resumption, what lies behind the last checkpoint is forgotten."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
+        """Opens the files of a training that stands at `first_step`."""
+        self._workdir = workdir
+        for name in ("metrics.csv", "heldout.csv"):
+            _truncate(workdir / name, first_step)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._waiting: list[Mapping[str, np.ndarray]] = []
+
+    def __enter__(self) -> "TrainLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._board.close()
+
+    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Takes the metrics of a step."""
+        self._waiting.append(metrics)
+
+    def write_metrics(self, step: int) -> None:
+        """Writes the means of the metrics added since the last time."""
+        means = {
+            name: float(np.mean([m[name] for m in self._waiting])) for name in self._waiting[0]
+        }
+        self._waiting = []
+        self._write("metrics.csv", [{"step": step} | means])
+        for name, value in means.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+
+    def write_heldout(self, step: int, quality: Mapping[str, Quality], sheet: bytes) -> None:
+        """Writes what `Heldout.measure` returned."""
+        rows = [{"step": step, "mask": kind} | q._asdict() for kind, q in quality.items()]
+        self._write("heldout.csv", rows)
+        for row in rows:
+            for name in Quality._fields:
+                self._board.add_scalar(f"heldout/{row['mask']}/{name}", row[name], step)
+        Storage(self._workdir).write(f"samples/step_{step:08d}.png", sheet)
+
+    def _write(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        path = self._workdir / name
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            for row in rows:
+                writer = csv.DictWriter(file, list(row))
+                if new:
+                    writer.writeheader()
+                    new = False
+                writer.writerow(
+                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                )
+
+
+def _truncate(path: pathlib.Path, last_step: int) -> None:
+    """Drops the rows of a CSV file that are of later steps, and a row that was cut off."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= last_step]
+    if not kept:
+        path.unlink()
+        return
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *kept])
+    Storage(path.parent).write(path.name, text.getvalue().encode())

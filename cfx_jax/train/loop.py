@@ -1,0 +1,179 @@
+"""The loop of a training: crops -> steps on all local devices -> checkpoints, log, weights.
+
+The folder then holds `checkpoints/`, from which the same command resumes, `metrics.csv` and
+`heldout.csv`, the same for TensorBoard, `samples/`, and in the end `weights.safetensors`: the
+moving average of the parameters.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.flatten_util import ravel_pytree
+from tqdm import tqdm
+
+import cfx_jax
+from cfx_jax import data, registry
+from cfx_jax.config import ConfigError
+from cfx_jax.records import Storage, claim_folder
+from cfx_jax.runs import parallel
+from cfx_jax.train import step as training
+from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.crops import Crops
+from cfx_jax.train.log import Heldout, TrainLog
+from cfx_jax.train.step import TrainState
+from cfx_jax.weights.params_file import encode_params
+
+LOG_EVERY = 50
+
+
+def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
+    """Trains a generator from its first, or its last saved, to its last step.
+
+    Stopped at any moment and called again, it ends with the weights of an undisturbed training on
+    the same devices.
+
+    Args:
+        config: the training.
+        workdir: folder of the training; one that holds a training of the same config is resumed.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        ConfigError: the config or the data cannot be used.
+        RecordsError: the folder holds a training of another config.
+        OSError: the folder cannot be written; the last checkpoint is whole.
+    """
+    config.validate()
+    source = data.open_source(config.data)
+    heldout = Heldout(config)
+    manifest = _manifest(config, source)
+    storage = Storage(workdir)
+    claim_folder(storage, manifest, {})
+    crops = Crops(source, config.crop_size, registry.NETWORKS[config.model].channels, config.seed)
+    with _checkpoints(workdir) as checkpoints:
+        saved = _restore(checkpoints, config)
+        with TrainLog(workdir, int(saved.step)) as log:
+            for step, state, metrics in _take_steps(config, saved, crops):
+                log.add(metrics)
+                is_checkpoint = _is_due(config, step, config.checkpoint_every)
+                # A mean that reached over a checkpoint would be lost in part by a stop.
+                if is_checkpoint or _is_due(config, step, LOG_EVERY):
+                    log.write_metrics(step)
+                if _is_due(config, step, config.evaluate_every):
+                    log.write_heldout(step, *heldout.measure(parallel.unreplicate(state.ema)))
+                if is_checkpoint:
+                    saved = parallel.unreplicate(state)
+                    _save(checkpoints, step, saved)
+    for reason in crops.unreadable.values():
+        print(f"unreadable image, skipped: {reason}")
+    storage.write("weights.safetensors", encode_params(saved.ema, manifest))
+    return workdir / "weights.safetensors"
+
+
+def _take_steps(
+    config: TrainConfig, state: TrainState, crops: Crops
+) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]:
+    """Takes the steps that are left.
+
+    Args:
+        config: the training.
+        state: on the host.
+        crops: what to train on.
+
+    Yields:
+        Steps taken, the state with a leading axis of devices, the metrics on the host.
+    """
+    devices = jax.local_devices()
+    if config.batch_size % len(devices):
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; expected a multiple of the {len(devices)} devices"
+        )
+    settings, model = config.settings(), registry.NETWORKS[config.model]
+    train_step = parallel.train_over_devices(
+        functools.partial(training.train_step, loss=model.loss, settings=settings),
+        devices,
+        training.DEVICE_AXIS,
+    )
+    classifier_params = None
+    if settings.feature_weight:
+        classifier_params = registry.load_classifier("efficientnet_lite0").params
+    rows = config.batch_size
+    shard = functools.partial(
+        parallel.shard, num_devices=len(devices), rows_per_device=rows // len(devices)
+    )
+    places = shard(np.arange(rows, dtype=np.int32))
+    key = jax.random.key(config.seed)
+    first, last = int(state.step), config.num_steps
+    state = parallel.replicate(state, devices)
+    with tqdm(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
+        for step, batch in enumerate(crops.batches(first, last, rows), first + 1):
+            state, metrics = train_step(state, shard(batch), places, key, classifier_params)
+            metrics = parallel.unreplicate(metrics)
+            bar.set_postfix_str(f"step {step}, loss {metrics['loss']:.4f}", refresh=False)
+            bar.update(rows)
+            yield step, state, metrics
+
+
+def _is_due(config: TrainConfig, step: int, every: int) -> bool:
+    return step % every == 0 or step == config.num_steps
+
+
+def _checkpoints(workdir: pathlib.Path) -> ocp.CheckpointManager:
+    # Saved in the background; an older one is deleted only when a newer one is whole.
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+    return ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
+
+
+def _restore(checkpoints: ocp.CheckpointManager, config: TrainConfig) -> TrainState:
+    """Returns the state of the last checkpoint, or that before the first step."""
+    model = registry.NETWORKS[config.model]
+    init_key, critic_key = jax.random.split(jax.random.key(config.seed))
+    state = jax.jit(
+        lambda: training.init_state(
+            critic_key, model.init(init_key), model.channels, config.settings()
+        )
+    )()
+    step = checkpoints.latest_step()
+    if step is None:
+        return state
+    numbers, unravel = ravel_pytree(state)
+    restored: TrainState = unravel(checkpoints.restore(step, args=ocp.args.ArrayRestore(numbers)))
+    return restored
+
+
+def _save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState) -> None:
+    # One array of all numbers: of many arrays written at once, those that fail after the first one
+    # has failed print a traceback each.
+    numbers, _ = ravel_pytree(state)
+    try:
+        checkpoints.save(step, args=ocp.args.ArraySave(numbers))
+    except Exception as error:  # Of the last save too, which ended in the background.
+        raise OSError(
+            f"cannot save a checkpoint into {checkpoints.directory} ({error}); the last whole one "
+            "is kept, and the same command goes on from it"
+        ) from error
+
+
+def _manifest(config: TrainConfig, source: data.Source) -> dict[str, Any]:
+    """What makes this training this training; only `environment` may differ when it is resumed."""
+    asked = dataclasses.asdict(config)
+    for name in ("heldout", "max_heldout", "evaluate_every", "checkpoint_every"):
+        del asked[name]
+    # Where the images lie is the user's business; which they are, the fingerprint tells.
+    del asked["data"]["path"]
+    return {
+        "config": asked,
+        "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
+        "num_devices": len(jax.local_devices()),
+        "environment": {
+            "versions": {"cfx_jax": cfx_jax.__version__, "jax": jax.__version__},
+            "devices": [str(device.device_kind) for device in jax.local_devices()],
+        },
+    }

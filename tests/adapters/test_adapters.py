@@ -1,0 +1,363 @@
+"""The same small network in every library: equal logits, gradients and masks."""
+
+import importlib
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import cfx_jax
+from cfx_jax import adapters
+from cfx_jax.adapters._common import adapt
+from cfx_jax.adapters.torch import _host_classifier
+from cfx_jax.classifiers import Normalization
+
+SEEN = Normalization(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+LIBRARIES = ("function", "linen", "nnx", "keras", "equinox")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Convolution 3 -> 6, batch normalisation, tanh, mean, dense 6 -> 4."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (3, 3, 3, 6), "scale": (6,), "shift": (6,), "mean": (6,), "dense": (6, 4)}
+    arrays = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    arrays["var"] = rng.uniform(0.5, 2.0, 6)
+    arrays["bias"] = rng.normal(size=4)
+    return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory):
+    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield importlib.import_module("keras")
+
+
+def function(params, images):
+    hidden = jax.lax.conv_general_dilated(
+        images, params["kernel"], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    hidden = (hidden - params["mean"]) / jnp.sqrt(params["var"] + 1e-5)
+    hidden = jnp.tanh(hidden * params["scale"] + params["shift"]).mean((1, 2))
+    return 5.0 * hidden @ params["dense"] + params["bias"]
+
+
+class Linen(nn.Module):
+    """The network in Flax linen."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        hidden = nn.Conv(6, (3, 3), 2, padding="VALID", use_bias=False)(images)
+        hidden = nn.tanh(nn.BatchNorm(use_running_average=not train)(hidden)).mean((1, 2))
+        return nn.Dense(4)(nn.Dropout(0.5, deterministic=not train)(5.0 * hidden))
+
+
+def linen_variables(w):
+    norm = {"scale": w["scale"], "bias": w["shift"]}
+    return {
+        "params": {
+            "Conv_0": {"kernel": w["kernel"]},
+            "BatchNorm_0": norm,
+            "Dense_0": {"kernel": w["dense"], "bias": w["bias"]},
+        },
+        "batch_stats": {"BatchNorm_0": {"mean": w["mean"], "var": w["var"]}},
+    }
+
+
+class Nnx(nnx.Module):
+    """The network in Flax nnx, in training mode."""
+
+    def __init__(self, w):
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(
+            3, 6, (3, 3), strides=2, padding="VALID", use_bias=False, rngs=rngs
+        )  # fmt: skip
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.dense = nnx.Linear(6, 4, rngs=rngs)
+        self.conv.kernel[...] = w["kernel"]
+        self.norm.scale[...], self.norm.bias[...] = w["scale"], w["shift"]
+        self.norm.mean[...], self.norm.var[...] = w["mean"], w["var"]
+        self.dense.kernel[...], self.dense.bias[...] = w["dense"], w["bias"]
+
+    def __call__(self, images):
+        hidden = nnx.tanh(self.norm(self.conv(images))).mean((1, 2))
+        return self.dense(self.dropout(5.0 * hidden))
+
+
+class Equinox(eqx.Module):
+    """The network in Equinox, for one image, channels first, in training mode."""
+
+    conv: eqx.nn.Conv2d
+    norm: eqx.nn.BatchNorm
+    dropout: eqx.nn.Dropout
+    dense: eqx.nn.Linear
+
+    def __init__(self, w):
+        key = jax.random.key(0)
+        conv = eqx.nn.Conv2d(3, 6, 3, 2, use_bias=False, key=key)
+        # Arrays of NumPy, as a user who reads a file may leave them.
+        kernel = np.asarray(w["kernel"]).transpose(3, 2, 0, 1)
+        self.conv = eqx.tree_at(lambda layer: layer.weight, conv, kernel)
+        norm = eqx.nn.BatchNorm(6, "batch", mode="batch")
+        self.norm = eqx.tree_at(lambda n: (n.weight, n.bias), norm, (w["scale"], w["shift"]))
+        self.dropout = eqx.nn.Dropout(0.5)
+        dense = eqx.nn.Linear(6, 4, key=key)
+        self.dense = eqx.tree_at(lambda d: (d.weight, d.bias), dense, (w["dense"].T, w["bias"]))
+
+    def __call__(self, image, state):
+        hidden, state = self.norm(self.conv(image), state)
+        hidden = self.dropout(5.0 * jnp.tanh(hidden).mean((1, 2)), key=None)
+        return self.dense(hidden), state
+
+
+def make_keras(keras, w):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((16, 16, 3)),
+            layers.Conv2D(6, 3, 2, use_bias=False),
+            layers.BatchNormalization(epsilon=1e-5),
+            layers.Activation("tanh"),
+            layers.GlobalAveragePooling2D(),
+            layers.Rescaling(5.0),
+            layers.Dropout(0.5),
+            layers.Dense(4),
+        ],
+        name="small",
+    )
+    names = ("kernel", "scale", "shift", "mean", "var", "dense", "bias")
+    model.set_weights([np.asarray(w[name]) for name in names])
+    return model
+
+
+@pytest.fixture(scope="module")
+def classifiers(weights, keras):
+    """The network as a `Classifier`, by library."""
+    model, state = eqx.nn.make_with_state(Equinox)(weights)
+    state = state.set(model.norm.batch_state_index, (weights["mean"], weights["var"]))
+    return {
+        "function": adapters.from_function(function, weights, normalization=SEEN),
+        "linen": adapters.from_linen(
+            Linen(), linen_variables(weights), train=False, normalization=SEEN
+        ),
+        "nnx": adapters.from_nnx(Nnx(weights), normalization=SEEN),
+        "keras": adapters.from_keras(make_keras(keras, weights), normalization=SEEN),
+        "equinox": adapters.from_equinox(model, state, normalization=SEEN),
+    }
+
+
+@jax.jit
+def logits_and_gradient(classifier, images):
+    """Of the sum of the squared logits of each image."""
+
+    def total(images):
+        logits = classifier.apply(classifier.params, images)
+        return jnp.sum(jnp.square(logits)), logits
+
+    gradient, logits = jax.grad(total, has_aux=True)(images)
+    return logits, gradient
+
+
+def explain(classifier, images):
+    """Masks of the mode that is compiled fastest."""
+    generator = cfx_jax.load_generator("grey")
+    return cfx_jax.explain(
+        jax.random.key(0), classifier, generator, images, jnp.asarray([1, 2]),
+        mode="bbmp", num_steps=5, mask_size=3,
+    ).keep_prob  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(weights):
+    """What JAX alone gives for two images: `(images, logits, gradient)`."""
+
+    def apply(params, images):
+        return function(params, (images - jnp.asarray(SEEN.mean)) / jnp.asarray(SEEN.std))
+
+    classifier = cfx_jax.Classifier(params=weights, apply=apply)
+    images = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
+    return images, *logits_and_gradient(classifier, images)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_logits_and_gradients_are_those_of_the_network(classifiers, expected, library):
+    images, logits, gradient = expected
+    found = logits_and_gradient(classifiers[library], images)
+    np.testing.assert_allclose(found[0], logits, atol=1e-5)
+    np.testing.assert_allclose(found[1], gradient, atol=1e-5 * np.abs(gradient).max())
+
+
+def test_masks_do_not_depend_on_the_library(classifiers, expected):
+    masks = {library: explain(classifiers[library], expected[0]) for library in LIBRARIES}
+    assert float(jnp.ptp(masks["function"])) > 0.05
+    for library, keep_prob in masks.items():
+        np.testing.assert_allclose(keep_prob, masks["function"], atol=1e-4, err_msg=library)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_parameters_are_arguments_of_one_program(classifiers, expected, library):
+    classifier, images = classifiers[library], expected[0]
+    constants = jax.make_jaxpr(classifier.apply)(classifier.params, images).consts
+    assert sum(np.size(constant) for constant in constants) <= 2 * 3  # Of the normalisation.
+    traces = []
+
+    @jax.jit
+    def logits(classifier, images):
+        traces.append(None)
+        return classifier.apply(classifier.params, images)
+
+    def is_number(leaf):
+        return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    doubled = jax.tree.map(lambda x: 2 * x if is_number(x) else x, classifier.params)
+    before = logits(classifier, images)
+    after = logits(classifier.replace(params=doubled), images)
+    assert len(traces) == 1
+    assert float(jnp.abs(after - before).max()) > 0.1
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_nothing_is_wrong_with_the_network(classifiers, expected, library):
+    assert classifiers[library].check(expected[0]) == ()
+
+
+def test_a_function_of_images_alone(weights, expected):
+    images, logits, _ = expected
+    classifier = adapters.from_function(
+        lambda images: function(weights, SEEN(images)),
+        name="mine", class_names=list("abcd"), image_size=(16, 16),
+    )  # fmt: skip
+    assert classifier.params == ()
+    np.testing.assert_allclose(classifier.apply((), images), logits, atol=1e-5)
+    assert (classifier.name, classifier.image_size) == ("mine", (16, 16))
+    assert classifier.class_names == ("a", "b", "c", "d")
+
+
+def test_names_are_those_of_the_models(classifiers):
+    names = [classifiers[library].name for library in LIBRARIES]
+    assert names == ["custom", "Linen", "Nnx", "small", "Equinox"]
+
+
+def test_linen_parameters_without_their_collection_are_refused(weights):
+    params = linen_variables(weights)["params"]
+    with pytest.raises(ValueError, match=r"\['BatchNorm_0', .*expected `params`"):
+        adapters.from_linen(Linen(), params, train=False)
+
+
+def test_an_nnx_model_is_left_as_it_is(weights, expected):
+    model = Nnx(weights)
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    classifier = adapters.from_nnx(model)
+    jax.jit(classifier.apply)(classifier.params, expected[0])
+    assert not model.dropout.deterministic
+    assert not model.norm.use_running_average
+    after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_keras_on_another_backend_is_refused(keras, weights, monkeypatch):
+    model = make_keras(keras, weights)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match=r"keras runs on 'torch'.*KERAS_BACKEND=jax"):
+        adapters.from_keras(model)
+
+
+def test_a_keras_model_without_variables_is_refused(keras):
+    with pytest.raises(ValueError, match="'late' is not built"):
+        adapters.from_keras(keras.Sequential([keras.layers.Dense(2)], name="late"))
+
+
+def test_a_keras_model_that_knows_nothing_of_training(keras):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dropout, self.dense = keras.layers.Dropout(0.5), keras.layers.Dense(2)
+
+        def call(self, images):
+            return self.dense(self.dropout(keras.ops.mean(images, (2, 3))))
+
+    model, images = Model(), jax.random.uniform(jax.random.key(0), (3, 4, 4, 3))
+    expected = model(images.transpose(0, 3, 1, 2))
+    classifier = adapters.from_keras(model, channels_first=True)
+    np.testing.assert_allclose(classifier.apply(classifier.params, images), expected, atol=1e-6)
+
+
+def test_an_equinox_model_without_state_and_with_channels_last():
+    def model(image, *, scale):
+        assert image.shape == (4, 5, 3)
+        return scale * image.mean((0, 1))
+
+    classifier = adapters.from_equinox(model, channels_first=False, scale=2.0)
+    logits = classifier.apply(classifier.params, jnp.full((7, 4, 5, 3), 0.5))
+    np.testing.assert_allclose(logits, np.ones((7, 3)))
+
+
+# A network on the host, as PyTorch's is: tanh(pixels @ WEIGHTS), images channels first.
+
+WEIGHTS = np.random.default_rng(0).normal(size=(2 * 4 * 4, 3)).astype(np.float32)
+
+
+def host_logits(images):
+    return np.tanh(images.reshape(len(images), -1) @ WEIGHTS)
+
+
+def host_gradient(images, cotangents):
+    slopes = cotangents * (1.0 - host_logits(images) ** 2)
+    return (slopes @ WEIGHTS.T).reshape(images.shape)
+
+
+@pytest.fixture
+def host():
+    """`(classifier, the same network in JAX, list of the batch sizes the host has seen)`."""
+    sizes = []
+
+    def forward(images):
+        sizes.append(len(images))
+        return host_logits(images)
+
+    apply = _host_classifier(forward, host_gradient, 3)
+    classifier = adapt(apply, (), "host", (), None, None, channels_first=True)
+
+    def in_jax(params, images):
+        return jnp.tanh(images.transpose(0, 3, 1, 2).reshape(len(images), -1) @ params)
+
+    return classifier, cfx_jax.Classifier(params=jnp.asarray(WEIGHTS), apply=in_jax), sizes
+
+
+def test_a_network_on_the_host_has_gradients_and_maps(host):
+    classifier, same, sizes = host
+    images = jax.random.uniform(jax.random.key(2), (2, 3, 5, 4, 4, 2))
+    mapped = jax.vmap(jax.vmap(logits_and_gradient, (None, 0)), (None, 0))
+    expected = mapped(same, images)
+    found = mapped(classifier, images)
+    assert sizes == [2 * 3 * 5]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    # A cotangent that is the same for all images.
+    _, pull = jax.vjp(lambda x: classifier.apply((), x), images[0, 0])
+    _, pull_same = jax.vjp(lambda x: same.apply(same.params, x), images[0, 0])
+    rows = jax.random.normal(jax.random.key(3), (6, 5, 3))
+    np.testing.assert_allclose(jax.vmap(pull)(rows)[0], jax.vmap(pull_same)(rows)[0], atol=1e-5)
+
+
+def test_a_network_on_the_host_is_explained_like_any(host):
+    classifier, same, _ = host
+    images = jax.random.uniform(jax.random.key(4), (2, 4, 4, 2))
+    keep_prob = explain(same, images)
+    assert float(jnp.ptp(keep_prob)) > 0.05
+    np.testing.assert_allclose(explain(classifier, images), keep_prob, atol=1e-4)
+
+
+def test_a_network_on_the_host_with_another_number_of_classes_is_named(host):
+    apply = _host_classifier(host_logits, host_gradient, 4)
+    classifier = cfx_jax.Classifier(params=(), apply=apply)
+    (finding,) = classifier.check(np.full((2, 2, 4, 4), 0.5, np.float32))
+    assert "returns shape (4, 3); expected (4, 4)" in finding.problem

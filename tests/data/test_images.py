@@ -1,0 +1,376 @@
+"""One picture: every kind of file decodes or is refused, and boxes move with the pixels."""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.config import RESIZES
+from cfx_jax.data import images
+from cfx_jax.data.images import UnreadableImageError, fit, fit_boxes
+
+SIZES = [(224, 224), (64, 96), (300, 200)]
+SHAPES = [(300, 451), (451, 300), (200, 200), (37, 37)]
+
+
+def random_image(seed=0, size=(40, 30)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decode(content):
+    with images.reading("it"), Image.open(io.BytesIO(content)) as image:
+        return images.to_rgb(image)
+
+
+def png(header, rows):
+    """A PNG of an IHDR chunk and filtered rows: Pillow writes neither each kind nor a wrong one."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *header)), (b"IDAT", zlib.compress(rows))]
+    chunks = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in [*parts, (b"IEND", b"")]
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def with_orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def test_crop_covers_the_size_with_a_margin_and_cuts_the_centre():
+    """A horizontal ramp of value = column: the cut-out is the centre, 7/8 of the short side."""
+    ramp = Image.fromarray(np.tile(np.arange(240, dtype=np.uint8), (96, 1))).convert("RGB")
+    result = 255 * fit(ramp, (84, 84), "crop")
+    assert result.shape == (84, 84, 3)
+    # 96 rows: scale 1, so pixels are copied, columns (240 - 84) / 2 = 78 to 161.
+    np.testing.assert_allclose(result[..., 0], np.tile(np.arange(78, 162), (84, 1)), atol=1e-4)
+    tall = fit(ramp.transpose(Image.Transpose.TRANSPOSE), (84, 84), "crop")
+    np.testing.assert_allclose(255 * tall.transpose(1, 0, 2), result, atol=1e-4)
+
+
+def test_cover_cuts_the_centre_without_a_margin():
+    image = random_image(size=(96, 240))
+    expected = np.asarray(image)[:, 72:168] / 255
+    np.testing.assert_allclose(fit(image, (96, 96), "cover"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", [(300, 451), (451, 300), (37, 37)])
+@pytest.mark.parametrize(("resize", "margin"), [("crop", 256 / 224), ("cover", 1.0)])
+def test_cutting_equals_resizing_the_short_side_and_cutting_the_centre(shape, size, resize, margin):
+    # Pillow rounds and clips between its two passes, and which comes first depends on the sizes:
+    # grey enough that overshoot is not clipped, equal up to two roundings.
+    image = random_image(size=shape).point(lambda value: 64 + value // 2)
+    scale = margin * max(size[0] / shape[0], size[1] / shape[1])
+    big = image.resize((round(shape[1] * scale), round(shape[0] * scale)), Image.Resampling.BICUBIC)
+    left, top = (big.width - size[1]) // 2, (big.height - size[0]) // 2
+    expected = np.asarray(big, np.float32)[top : top + size[0], left : left + size[1]]
+    np.testing.assert_allclose(255 * fit(image, size, resize), expected, atol=2.001)
+    assert np.abs(255 * fit(image, size, resize) - expected).mean() < 0.5
+
+
+def test_stretch_shows_the_whole_image():
+    ramp = Image.fromarray(np.tile(np.arange(0, 240, dtype=np.uint8), (96, 1))).convert("RGB")
+    result = 255 * fit(ramp, (32, 24), "stretch")
+    assert result.shape == (32, 24, 3)
+    np.testing.assert_allclose(
+        result[:, 1:-1, 0], np.tile(np.arange(14.5, 230, 10), (32, 1)), atol=1
+    )
+    assert result[:, 0].max() < 10
+    assert result[:, -1].min() > 230
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5000, 1), (40, 30), (223, 4999)])
+def test_every_shape_of_image_fits(shape, resize):
+    values = fit(random_image(size=shape), (16, 24), resize)
+    assert values.shape == (16, 24, 3)
+    assert values.dtype == np.float32
+    assert 0.0 <= values.min() <= values.max() <= 1.0
+
+
+def test_white_and_black_stay_white_and_black():
+    for value in (0, 255):
+        image = Image.new("RGB", (50, 70), (value,) * 3)
+        np.testing.assert_array_equal(fit(image, (32, 32), "crop"), value / 255)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size", "resize", "expected"),
+    [
+        # Half the size, 50 columns cut off on the left.
+        ((100, 300), (50, 50), "cover", [-40, 10, 10, 45]),
+        ((100, 300), (50, 50), "stretch", [10 / 3, 10, 20, 45]),
+        # 98 * 256 / 224 = 112: the size it has, 63 columns and 7 rows cut off.
+        ((112, 224), (98, 98), "crop", [20 - 63, 20 - 7, 120 - 63, 90 - 7]),
+        ((112, 112), (196, 196), "crop", [40 - 14, 40 - 14, 240 - 14, 180 - 14]),
+        ((100, 100), (300, 200), "stretch", [40, 60, 240, 270]),
+        ((100, 100), (300, 200), "cover", [60 - 50, 60, 360 - 50, 270]),
+    ],
+)
+def test_boxes_move_as_computed_by_hand(image_size, size, resize, expected):
+    result = fit_boxes(np.array([[20, 20, 120, 90]]), image_size, size, resize)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, [expected], rtol=1e-6)
+
+
+def extent(image):
+    """The box of a rectangle of 1 on 0, by centre of mass and mass: finer than a pixel."""
+    y, x = ((image * (place + 0.5)).sum() / image.sum() for place in np.indices(image.shape))
+    width, height = image[int(y)].sum(), image[:, int(x)].sum()
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_painted_rectangle_is_found_in_its_box(shape, size, resize):
+    height, width = shape
+    box = [int(0.4 * width), int(0.4 * height), int(0.65 * width), int(0.6 * height)]
+    image = Image.new("RGB", (width, height), (64,) * 3)
+    image.paste((192,) * 3, box)
+    boxes = fit_boxes(np.array([box, box]), shape, size, resize)
+    assert boxes.shape == (2, 4)
+    # Not black and white, where what the filter overshoots would be clipped.
+    found = extent((255 * fit(image, size, resize)[..., 0] - 64) / 128)
+    np.testing.assert_allclose(boxes, [found] * 2, atol=0.15)
+
+
+def test_no_boxes_stay_none_and_another_shape_is_refused():
+    assert fit_boxes(np.zeros((0, 4)), (30, 40), (8, 8), "crop").shape == (0, 4)
+    for shape in [(4,), (2, 5), (1, 1, 4)]:
+        with pytest.raises(ValueError, match=r"boxes have shape .*expected \[k, 4\]"):
+            fit_boxes(np.zeros(shape), (30, 40), (8, 8), "crop")
+
+
+def test_an_unknown_way_to_resize_is_refused():
+    with pytest.raises(ValueError, match="resize is 'pad'; expected crop, cover or stretch"):
+        fit(random_image(), (8, 8), "pad")
+
+
+UNREADABLE = {
+    "truncated jpeg": encode(random_image(), "JPEG")[:-200],
+    "truncated rotated jpeg": encode(random_image(), "JPEG", exif=with_orientation(6))[:-200],
+    "truncated png": encode(random_image())[:-200],
+    "truncated webp": encode(random_image(), "WEBP")[:-200],
+    "flipped bits": encode(random_image())[:60] + bytes(100) + encode(random_image())[160:],
+    "empty": b"",
+    "zeros": bytes(1000),
+    "text": b"<html>404 not found</html>",
+    "header only": png((20, 20, 8, 2, 0, 0, 0), b"")[:41],
+    "no pixels": png((0, 20, 8, 2, 0, 0, 0), b"\0"),
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_is_no_image_is_unreadable(content):
+    with pytest.raises(UnreadableImageError, match=r"^it: \w+: \S+"):
+        decode(content)
+
+
+@pytest.mark.parametrize("side", [12_000, 20_000])
+def test_a_huge_image_is_refused_by_its_header(side):
+    """Decoding would fail for the missing pixels, with another message."""
+    with pytest.raises(UnreadableImageError, match=r"it: .*(are too many|exceeds limit)"):
+        decode(png((side, side, 8, 2, 0, 0, 0), b""))
+
+
+def test_pixels_are_not_copied_where_they_are_right():
+    """A second copy of the largest image that is allowed takes 400 MB."""
+    with images.reading("it"), Image.open(io.BytesIO(encode(random_image(), "JPEG"))) as image:
+        assert images.to_rgb(image) is image
+
+
+def test_sizes_that_pillow_warns_of_but_we_allow_are_read_in_silence(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert decode(encode(random_image())).size == (30, 40)
+
+
+def test_silence_ends_with_the_last_thread_that_reads():
+    """Two that overlap, in the order that puts back the wrong filters when each keeps its own."""
+    palette = Image.open(io.BytesIO(encode(random_image().quantize(4), transparency=bytes(4))))
+    palette.load()
+    before = list(warnings.filters)
+    first, second = images.reading("first"), images.reading("second")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    palette.convert("RGB")  # Pillow warns, and here warnings are errors.
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
+    with pytest.warns(UserWarning, match="Transparency"):
+        palette.convert("RGB")
+
+
+KINDS = {
+    "grey": lambda image: encode(image.convert("L")),
+    "grey with alpha": lambda image: encode(image.convert("LA")),
+    "alpha": lambda image: encode(image.convert("RGBA")),
+    "palette": lambda image: encode(image.quantize(64)),
+    "bilevel": lambda image: encode(image.convert("1", dither=Image.Dither.NONE)),
+    "bmp": lambda image: encode(image, "BMP"),
+    "cmyk jpeg": lambda image: encode(image.convert("CMYK"), "JPEG", quality=100),
+    "grey jpeg": lambda image: encode(image.convert("L"), "JPEG", quality=100),
+    "progressive jpeg": lambda image: encode(image, "JPEG", quality=100, progressive=True),
+    "two pictures in a jpeg": lambda image: encode(image, "MPO", quality=100, **then_white(image)),
+    "lossless webp": lambda image: encode(image, "WEBP", lossless=True),
+    "animated webp": lambda image: encode(image, "WEBP", lossless=True, **then_white(image)),
+    "animated png": lambda image: encode(image, **then_white(image)),
+    "animated gif": lambda image: encode(image, "GIF", **then_white(image)),
+}
+
+
+def then_white(image):
+    """Options that make an animation whose second frame is white."""
+    return {"save_all": True, "append_images": [Image.new("RGB", image.size, "white")]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_image_decodes_to_rgb(kind):
+    """Four flat quarters: black, white, and two greys that only the bilevel image cannot hold."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16, 16:], pixels[16:, :16], pixels[16:, 16:] = 255, 64, 192
+    result = decode(KINDS[kind](Image.fromarray(pixels)))
+    assert result.mode == "RGB"
+    expected = (pixels > 127) * 255.0 if kind == "bilevel" else pixels
+    np.testing.assert_allclose(np.asarray(result), expected, atol=3)
+    assert fit(result, (8, 8), "stretch").shape == (8, 8, 3)
+
+
+def test_colours_are_rgb_not_bgr():
+    result = decode(encode(Image.new("RGB", (9, 9), (255, 128, 0))))
+    assert result.getpixel((4, 4)) == (255, 128, 0)
+
+
+def test_16_bit_grey_keeps_its_scale():
+    values = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    result = np.asarray(decode(encode(Image.fromarray(values))))
+    np.testing.assert_array_equal(result, np.round(values / 257)[..., None].repeat(3, -1))
+
+
+def test_16_bit_colours_keep_their_scale():
+    values = np.random.default_rng(0).integers(0, 65536, (7, 5, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    result = np.asarray(decode(png((5, 7, 16, 2, 0, 0, 0), rows)))
+    np.testing.assert_allclose(result, values / 257.0, atol=1)
+
+
+def palette_with_alpha():
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 0, 100])
+    image.putdata([0, 1])
+    return encode(image, transparency=bytes([255, 51]))
+
+
+def colour_key():
+    image = Image.new("RGB", (2, 1), (200, 0, 0))
+    image.putpixel((1, 0), (0, 0, 100))
+    return encode(image, transparency=(0, 0, 100))
+
+
+def rgba(mode):
+    image = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 100, 51))
+    return encode(image.convert(mode))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        # A fifth of the colour over four fifths of white.
+        (rgba("RGBA"), [(200, 0, 0), (204, 204, 224)]),
+        (palette_with_alpha(), [(200, 0, 0), (204, 204, 224)]),
+        (colour_key(), [(200, 0, 0), (255, 255, 255)]),
+        # Luminance of these colours: 60 and 11.
+        (rgba("LA"), [(60, 60, 60), (206, 206, 206)]),
+    ],
+    ids=["alpha", "palette", "colour key", "grey"],
+)
+def test_transparent_parts_show_white(content, expected):
+    np.testing.assert_allclose(np.asarray(decode(content))[0], expected, atol=1)
+
+
+TURNS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_exif_orientation_is_respected(orientation):
+    image = random_image()
+    result = decode(encode(image, exif=with_orientation(orientation)))
+    np.testing.assert_array_equal(result, TURNS[orientation](np.asarray(image)))
+
+
+@pytest.mark.parametrize("orientation", [*TURNS, 0, 9])
+def test_boxes_of_stored_pixels_turn_with_the_image(orientation):
+    """A rectangle of its own is painted for each box; it is found where the box has moved."""
+    stored = Image.new("RGB", (40, 25))
+    boxes = np.array([[4, 5, 20, 10], [30, 15, 40, 25]])
+    for box, colour in zip(boxes, [(255, 0, 0), (0, 255, 0)], strict=True):
+        stored.paste(colour, box.tolist())
+    content = encode(stored, exif=with_orientation(orientation))
+    with Image.open(io.BytesIO(content)) as image:
+        moved = images.upright_boxes(boxes / [40, 25, 40, 25], image)
+    upright = decode(content)
+    found = [upright.getchannel(channel).getbbox() for channel in "RG"]
+    np.testing.assert_allclose(moved, found, atol=1e-4)
+    assert moved.dtype == np.float32
+
+
+def test_damaged_exif_leaves_the_pixels_readable():
+    exif = bytearray(with_orientation(6).tobytes())
+    image = random_image()
+    for metadata in (bytes(exif[:-6]), b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(exif[12:])):
+        content = encode(image, "PNG", exif=metadata)
+        assert np.asarray(decode(content)).size == np.asarray(image).size
+        with images.reading("it"), Image.open(io.BytesIO(content)) as opened:
+            assert images.upright_boxes(np.ones((1, 4)), opened).shape == (1, 4)
+
+
+def make_link(path):
+    path.symlink_to("nowhere.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "ValueError: is not a file"),
+        (os.mkdir, "ValueError: is not a file"),
+        (make_link, "FileNotFoundError"),
+        (lambda path: path.write_bytes(b""), "UnidentifiedImageError"),
+    ],
+    ids=["pipe", "folder", "broken link", "empty file"],
+)
+def test_what_is_no_file_is_unreadable(tmp_path, make, reason):
+    path = tmp_path / "x.jpg"
+    make(path)
+    with pytest.raises(UnreadableImageError, match=rf"^x\.jpg: {reason}"), images.reading("x.jpg"):
+        images.open_file(path)
+
+
+def test_a_link_to_an_image_is_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(random_image()))
+    (tmp_path / "b.png").symlink_to("a.png")
+    with images.open_file(tmp_path / "b.png") as image:
+        np.testing.assert_array_equal(images.to_rgb(image), random_image())

@@ -1,0 +1,112 @@
+"""Units of examples, decoded ahead: their order, what cannot be read, how far ahead."""
+
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.config import DataConfig
+from cfx_jax.data import UNKNOWN_LABEL, open_source
+from cfx_jax.data.loader import load_units
+
+SHAPE = (8, 8, 3)
+UNITS = [(0, range(3)), (2, range(6, 9)), (1, range(3, 6)), (3, range(9, 10))]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Ten images of one colour each, their label in a manifest; the fifth is none."""
+    rows = ["file,label"]
+    for index in range(10):
+        name = f"{index}.png"
+        Image.new("RGB", (9, 7), (20 * index, 10, 0)).save(tmp_path / name)
+        rows.append(f"{name},{index if index != 7 else ''}")
+    (tmp_path / "4.png").write_bytes(b"no image")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    return open_source(DataConfig(source="folder", path=str(tmp_path)))
+
+
+def test_units_come_in_their_order_with_their_examples(source):
+    loaded = list(load_units(source, UNITS, SHAPE, "stretch"))
+    assert [examples.unit for examples in loaded] == [0, 2, 1, 3]
+    assert [examples.ids for examples in loaded[:2]] == [
+        ["0.png", "1.png", "2.png"],
+        ["6.png", "7.png", "8.png"],
+    ]
+    assert loaded[1].labels.tolist() == [6, UNKNOWN_LABEL, 8]
+    assert loaded[1].images.dtype == np.float32
+    np.testing.assert_allclose(loaded[1].images[:, 3, 3, 0], np.asarray([120, 140, 160]) / 255)
+    assert loaded[1].identities.tolist() == [zlib.crc32(name) for name in
+                                             (b"6.png", b"7.png", b"8.png")]  # fmt: skip
+
+
+def test_an_unreadable_example_has_a_row_but_no_image(source):
+    [examples] = load_units(source, [(1, range(3, 6))], SHAPE, "crop")
+    assert examples.ids == ["3.png", "4.png", "5.png"]
+    assert examples.labels.tolist() == [3, 4, 5]
+    assert examples.readable.tolist() == [0, 2]
+    assert examples.images.shape == (2, *SHAPE)
+    np.testing.assert_allclose(examples.images[:, 0, 0, 0], np.asarray([60, 100]) / 255)
+    assert len(examples.identities) == 2
+    [problem] = examples.problems
+    assert problem.startswith("4.png: ")
+
+
+def test_a_unit_of_unreadable_examples_alone(source):
+    [examples] = load_units(source, [(0, range(4, 5))], SHAPE, "crop")
+    assert examples.images.shape == (0, *SHAPE)
+    assert examples.readable.size == examples.identities.size == 0
+    assert examples.ids == ["4.png"]
+
+
+def test_a_grey_classifier_gets_the_mean_of_the_colours(source):
+    [examples] = load_units(source, [(0, range(2))], (8, 8, 1), "stretch")
+    assert examples.images.shape == (2, 8, 8, 1)
+    np.testing.assert_allclose(examples.images[1], (20 + 10 + 0) / 3 / 255, rtol=1e-5)
+
+
+class Counted:
+    """A source of blank images that remembers which were loaded."""
+
+    def __init__(self, error_at=None):
+        self.ids = [str(index) for index in range(100)]
+        self.loaded = set()
+        self.error_at = error_at
+        self.lock = threading.Lock()
+
+    def label(self, index):
+        return index
+
+    def load(self, index, size, resize):
+        with self.lock:
+            self.loaded.add(index)
+        if index == self.error_at:
+            raise MemoryError("in a thread")
+        return np.zeros((*size, 3), np.float32)
+
+
+def test_decoding_stays_a_bounded_way_ahead():
+    source = Counted()
+    units = load_units(source, [(i, range(5 * i, 5 * i + 5)) for i in range(20)], SHAPE, "crop")
+    for taken in range(1, 6):
+        next(units)
+        expected = 5 * (taken + 2)
+        for _ in range(1000):  # Threads decode what may be decoded by now ...
+            if len(source.loaded) == expected:
+                break
+            time.sleep(0.005)
+        time.sleep(0.02)
+        assert source.loaded == set(range(expected)), "... and no more"
+    units.close()
+    assert len(source.loaded) == 5 * 7
+
+
+def test_an_error_that_is_none_of_the_image_ends_the_run():
+    units = load_units(Counted(error_at=7), [(i, range(5 * i, 5 * i + 5)) for i in range(4)],
+                       SHAPE, "crop")  # fmt: skip
+    assert next(units).unit == 0
+    with pytest.raises(MemoryError, match="in a thread"):
+        next(units)

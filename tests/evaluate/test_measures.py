@@ -1,0 +1,104 @@
+"""What is kept of an image: maps whose numbers are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfx_jax.baselines import METHODS
+from cfx_jax.data.loader import Examples
+from cfx_jax.evaluate.measures import SHARES, Baseline, Learnt, Photographs, Unit
+from cfx_jax.evaluate.scoring import Image, Scorer
+from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
+
+SIZE, STEPS = 32, 4
+BOX = np.array([[8.0, 4.0, 24.0, 16.0]])
+
+
+def box_map(sign):
+    """A method whose map is the true box, or all but the true box."""
+    inside = np.zeros((SIZE, SIZE), np.float32)
+    inside[4:16, 8:24] = sign
+
+    def method(key, classifier, generator, image, target):
+        del key, classifier, generator, image, target
+        return jnp.asarray(inside)
+
+    return method
+
+
+@pytest.fixture
+def scorer(linear_classifier, fill_half):
+    """All evidence lies in the box, and a hole there takes it away."""
+    weights = np.zeros((SIZE, SIZE, 3), np.float32)
+    weights[4:16, 8:24] = 0.01
+    black = fill_half.replace(params=jnp.asarray(0.0))
+    return Scorer(jax.random.key(0), linear_classifier(weights), (black,), black, STEPS, 1)
+
+
+@pytest.fixture
+def unit(scorer):
+    """Two white images; only the first has a box."""
+    pixels = jnp.ones((2, SIZE, SIZE, 3))
+    image = Image(pixels, jnp.ones(2, jnp.int32), jnp.arange(2, dtype=jnp.uint32))
+    examples = Examples(
+        unit=0, ids=["a", "b"], labels=np.ones(2, int), readable=np.arange(2),
+        images=np.asarray(pixels), problems=[],
+    )  # fmt: skip
+    return Unit(examples, (0, 2), image, scorer.look(image), [BOX, np.zeros((0, 4))])
+
+
+@pytest.mark.parametrize(("sign", "error"), [(1.0, 0.0), (-1.0, 1.0)])
+def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
+    monkeypatch.setitem(METHODS, "known", box_map(sign))
+    found = Baseline("known", "black").measure(unit, scorer)
+    assert set(found) == {field.name for field in Baseline("known", "black").fields(scorer)}
+    np.testing.assert_array_equal(found["error"], [error, np.nan])
+    # A blurred edge is at half of its height where it was; the mean of a small box is lower.
+    half = SHARES.index(0.5)
+    np.testing.assert_array_equal(found["smooth_found"][:, half], [1 - error, np.nan])
+    np.testing.assert_array_equal(found["smooth_error"], [1.0, np.nan])
+    np.testing.assert_array_equal(found["pointing"], [1 - error, np.nan])
+    np.testing.assert_allclose(found["f1"][0], 1.0 if sign > 0 else 0.0, atol=1e-6)
+    if sign > 0:
+        np.testing.assert_array_equal(found["box"][0], BOX[0])
+        np.testing.assert_array_equal(found["found"][0], np.ones(len(SHARES)))
+    # A quarter of the pixels holds all evidence: the first step of a deletion takes it away.
+    deletion, insertion = (found[name][0, 0] for name in ("deletion", "insertion"))
+    whole, none = jax.nn.sigmoid(0.01 * 12 * 16 * 3), 0.5
+    expected = [whole] + [none] * STEPS if sign > 0 else [*[whole] * STEPS, none]
+    np.testing.assert_allclose(deletion, expected, atol=1e-4)
+    expected = [none] + [whole] * STEPS if sign > 0 else [*[none] * STEPS, whole]
+    np.testing.assert_allclose(insertion, expected, atol=1e-4)
+
+
+def test_the_images_have_control_boxes_of_their_own(scorer, unit):
+    found = Photographs().measure(unit, scorer)
+    np.testing.assert_array_equal(found["whole_error"], [1.0, np.nan])
+    np.testing.assert_array_equal(found["num_boxes"], [1, 0])
+    np.testing.assert_array_equal(found["is_small"], [True, False])
+    assert np.isfinite(found["truth_crop"][0])
+    assert np.isnan(found["truth_crop"][1])
+    assert set(found) <= {field.name for field in Photographs().fields(scorer)}
+
+
+@pytest.mark.parametrize("block_size", [1, SIZE])
+def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_path, scorer, unit):
+    logits = np.zeros((2, 4, 4), np.float16)
+    logits[:, 3, 0] = 8.0
+    values = {
+        "id": encode_ids(unit.examples.ids, 1),
+        "ssr_mask_logits": logits,
+        "ssr_trace": np.zeros((2, 1), np.float32),
+        "ssr_status": np.zeros(2, np.int8),
+    }
+    for name in ("kept_area", "success_rate", "log_odds_infilled", "objective"):
+        values[f"ssr_{name}"] = np.full(2, 0.5, np.float32)
+    fields = [Field(name, value.dtype.name, value.shape[1:]) for name, value in values.items()]
+    manifest = {"settings": {"relaxation": "concrete", "block_size": block_size}}
+    RecordWriter(tmp_path, manifest, fields, 2, unit_size=2).write_unit(0, values)
+    found = Learnt("run", RecordReader(tmp_path), "ssr").measure(unit, scorer)
+    # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
+    assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
+    steepest = np.abs(np.diff(found["map"], axis=1)).max()
+    assert (steepest > 0.1) == (block_size == 1)

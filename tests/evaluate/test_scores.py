@@ -1,0 +1,57 @@
+"""A mask judged with in-fills it was not learnt with: rates that can be computed by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfx_jax.evaluate.scores import transfer_mask
+from cfx_jax.fido.settings import Relaxation
+
+SIZE = 8
+
+
+def judge_half_kept(linear_classifier, generators, objective, block_size):
+    """White image, class 1 while nine pixels in ten are white, a coin for each pixel or block."""
+    weights = np.full((SIZE, SIZE, 1), 1.0, np.float32)
+    classifier = linear_classifier(weights)
+    inner = classifier.apply
+    classifier = classifier.replace(
+        apply=lambda params, x: inner(params, x) - jnp.asarray([0.0, 0.9 * SIZE**2])
+    )
+    return transfer_mask(
+        jax.random.key(0), classifier, generators, jnp.ones((SIZE, SIZE, 1)), 1,
+        jnp.zeros((2, 2)), objective=objective, relaxation=Relaxation.CONCRETE,
+        block_size=block_size, num_masks=400,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_each_judge_fills_the_holes_in_its_own_way(objective, linear_classifier, fill_half):
+    judges = (
+        fill_half.replace(params=jnp.asarray(0.0)),
+        fill_half.replace(params=jnp.asarray(1.0)),
+    )
+    verdict = judge_half_kept(linear_classifier, judges, objective, block_size=1)
+    keeps = np.asarray([0.0, 1.0])
+    np.testing.assert_array_equal(verdict.success_rate, keeps if objective == "ssr" else 1 - keeps)
+    # Half of the pixels are white, four standard errors; or all.
+    mean = SIZE**2 * np.asarray([0.5 - 0.9, 0.1])
+    np.testing.assert_allclose(verdict.log_odds, mean, atol=4 * SIZE / 2 / np.sqrt(400))
+
+
+def test_a_mask_learnt_in_blocks_is_judged_in_blocks(linear_classifier, fill_half):
+    """Blocks as large as the image meet in it as four, two or one, at any of 8 x 8 places."""
+    black = (fill_half.replace(params=jnp.asarray(0.0)),)
+    verdict = judge_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
+    # What is dropped may be a tenth of the pixels; all ways to keep four blocks are as likely.
+    rates = []
+    for top in range(1, SIZE + 1):
+        for left in range(1, SIZE + 1):
+            areas = np.outer([top, SIZE - top], [left, SIZE - left]).ravel()
+            kept = (np.arange(16)[:, None] >> np.arange(4)) & 1
+            rates.append((kept @ areas > 0.9 * SIZE**2).mean())
+    expected = np.mean(rates)
+    error = 4 * np.sqrt(expected * (1 - expected) / 400)
+    np.testing.assert_allclose(verdict.success_rate, [expected], atol=error)
+    assert expected > 2 * error

@@ -1,0 +1,339 @@
+"""Explanations: known answers, keys from identity, statuses, errors, transformations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax import Status
+from cfx_jax.fido.explain import advance, finish, init, make_optimizer
+from cfx_jax.fido.explanation import saliency
+from cfx_jax.fido.objective import SDR, SSR, make_problem
+from cfx_jax.fido.settings import Relaxation, get_settings
+
+KEY = jax.random.key(0)
+
+
+def linear_case(linear_classifier):
+    """Random weights and image, 8 x 8; gain[i] = sum_c w_i (x_i - 1/2), the worth of pixel i."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(8, 8, 1)).astype(np.float32)
+    image = rng.uniform(size=(8, 8, 1)).astype(np.float32)
+    return linear_classifier(weights), jnp.asarray(image), (weights * (image - 0.5))[..., 0]
+
+
+@pytest.mark.parametrize(("mode", "block_size"), [("fast", 1), ("paper", 1), ("fast", 3)])
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_linear_classifier_has_the_known_answer(
+    mode, block_size, objective, linear_classifier, fill_half
+):
+    """SSR keeps pixel i exactly where w_i (x_i - infill_i) > lambda; SDR drops it there."""
+    classifier, image, gain = linear_case(linear_classifier)
+    lam = 0.05
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half, image[None], jnp.asarray([1]), objective=objective, mode=mode,
+        mask_size=8, sparsity_weight=lam, num_steps=300, learning_rate=0.2, block_size=block_size,
+    )  # fmt: skip
+    clear = np.abs(gain - lam) > 0.02
+    assert clear.sum() > 50
+    kept = e.keep_prob[0] > 0.5
+    important = kept if objective == "ssr" else ~kept
+    np.testing.assert_array_equal(important[clear], (gain > lam)[clear])
+    if block_size == 1:
+        np.testing.assert_array_equal(e.saliency[0] > 0.5, important)
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_bbmp_has_the_known_answer_and_stays_in_the_box(objective, linear_classifier, fill_half):
+    classifier, image, gain = linear_case(linear_classifier)
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half, image[None], jnp.asarray([1]),
+        objective=objective, mode="bbmp", mask_size=8, sparsity_weight=0.05,
+    )  # fmt: skip
+    clear = np.abs(gain - 0.05) > 0.01
+    kept = gain > 0.05 if objective == "ssr" else gain < 0.05
+    np.testing.assert_array_equal((e.keep_prob[0] > 0.5)[clear], kept[clear])
+    assert float(e.keep_prob.min()) >= 0.0
+    assert float(e.keep_prob.max()) <= 1.0
+
+
+@pytest.mark.parametrize(("block_size", "succeeds"), [(1, False), (8, True)])
+def test_hard_masks_have_the_blocks_of_the_mask_learnt(block_size, succeeds, fill_half):
+    """An image all of whose pixels are needed: coins for single pixels never keep them together."""
+    classifier = cfx_jax.Classifier(
+        params=(), apply=lambda _, x: jnp.stack([0 * x.mean((1, 2, 3)), x.min((1, 2, 3)) - 0.9], 1)
+    )
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half, jnp.ones((1, 8, 8, 1)), jnp.asarray([1]), mask_size=2,
+        num_steps=1, num_samples=1, learning_rate=1e-6, initial_keep=0.5, block_size=block_size,
+    )  # fmt: skip
+    assert (e.success_rate[0] > 0) == succeeds
+
+
+@pytest.mark.parametrize("direction", [SSR, SDR])
+def test_saliency_is_the_mean_of_the_blocks_that_may_hold_a_pixel(direction):
+    cells = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
+    keep = 1 / (1 + np.exp(-cells.astype(np.float64)))
+    expected = np.zeros_like(keep)
+    for top, left in np.ndindex(3, 3):
+        for y, x in np.ndindex(5, 7):
+            in_block = np.ix_(
+                (np.arange(5) + top) // 3 == (y + top) // 3,
+                (np.arange(7) + left) // 3 == (x + left) // 3,
+            )
+            expected[y, x] += keep[in_block].mean() / 9
+    found = saliency(jnp.asarray(cells), direction, (5, 7), Relaxation.CONCRETE, block_size=3)
+    np.testing.assert_allclose(found, expected if direction == SSR else 1 - expected, atol=1e-6)
+
+
+def test_fields_have_the_documented_shapes_types_and_ranges(random_classifier, fill_half, images):
+    settings = get_settings("fast")
+    e = cfx_jax.explain(KEY, random_classifier, fill_half, images, mask_size=8, objective="sdr")
+    assert e.keep_prob.shape == (5, 8, 8)
+    assert e.saliency.shape == (5, 16, 16)
+    assert e.infilled.shape == images.shape
+    assert e.trace.shape == (5, settings.num_steps)
+    for name in (
+        "log_odds_original",
+        "log_odds_infilled",
+        "kept_area",
+        "success_rate",
+        "objective",
+    ):
+        assert getattr(e, name).shape == (5,), name
+        assert getattr(e, name).dtype == jnp.float32, name
+    for values in (e.keep_prob, e.saliency, e.kept_area, e.success_rate, e.infilled):
+        assert float(values.min()) >= 0.0
+        assert float(values.max()) <= 1.0
+    np.testing.assert_array_equal(e.target, e.prediction)
+    logits = random_classifier.apply(random_classifier.params, images)
+    np.testing.assert_array_equal(e.prediction, np.argmax(logits, -1))
+
+
+def test_saliency_is_large_where_the_evidence_is_for_both_objectives(linear_classifier, fill_half):
+    weights = np.zeros((16, 16, 3), np.float32)
+    weights[4:8, 8:12] = 1.0
+    classifier = linear_classifier(weights)
+    # A corner speaks for the other class: 30 against 48 on the image, against 24 once in-filled.
+    classifier = classifier.replace(params=classifier.params.at[:3, 0].set(10.0))
+    images = jnp.ones((1, 16, 16, 3))
+    both = cfx_jax.explain_both(KEY, classifier, fill_half, images, jnp.asarray([1]), mask_size=16)
+    for e in both.values():
+        inside = np.asarray(e.saliency[0])[4:8, 8:12]
+        assert inside.min() > 0.9
+        assert (e.saliency[0] > 0.5).sum() == inside.size
+        assert int(e.status[0]) == Status.OK
+
+
+def test_explain_both_equals_two_calls(random_classifier, fill_half, images):
+    arguments = (KEY, random_classifier, fill_half, images)
+    both = cfx_jax.explain_both(*arguments, mask_size=8, num_steps=10)
+    for objective, e in both.items():
+        alone = cfx_jax.explain(*arguments, objective=objective, mask_size=8, num_steps=10)
+        np.testing.assert_allclose(e.keep_prob, alone.keep_prob, atol=1e-5)
+
+
+def test_an_image_is_explained_alike_alone_in_a_batch_and_in_any_order(
+    random_classifier, fill_half, images
+):
+    run = functools.partial(
+        cfx_jax.explain, KEY, random_classifier, fill_half, mask_size=8, objective="sdr"
+    )
+    batch = run(images).keep_prob
+    order = np.asarray([3, 0, 4, 2, 1])
+    np.testing.assert_allclose(run(images[order]).keep_prob, batch[order], atol=1e-4)
+    np.testing.assert_allclose(run(images[2:3]).keep_prob, batch[2:3], atol=1e-4)
+    assert float(jnp.abs(batch[0] - batch[1]).max()) > 0.01
+
+
+def test_another_key_draws_other_masks(random_classifier, fill_half, images):
+    run = functools.partial(
+        cfx_jax.explain,
+        classifier=random_classifier,
+        generator=fill_half,
+        images=images,
+        mask_size=8,
+        num_steps=5,
+    )
+    first, again, other = (run(jax.random.key(seed)).keep_prob for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - other).max()) > 1e-3
+
+
+def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, images):
+    settings = get_settings("fast", mask_size=8, num_steps=12)
+    problem = make_problem(KEY, images[0], 1, "ssr")
+    models = random_classifier, fill_half
+    whole = advance(init(settings), problem, *models, settings=settings, num_steps=12)
+    pieces = init(settings)
+    for num_steps in (4, 4, 4):
+        pieces = advance(pieces, problem, *models, settings=settings, num_steps=num_steps)
+    np.testing.assert_allclose(pieces.cells, whole.cells, atol=1e-5)
+    np.testing.assert_allclose(pieces.trace, whole.trace, atol=1e-4)
+    assert int(whole.step) == 12
+    e = finish(whole, problem, *models, settings=settings)
+    assert e.keep_prob.shape == (8, 8)
+
+
+def test_learning_rate_falls_linearly_to_zero():
+    """For a constant gradient Adam's step is exactly its learning rate, here lr (1 - t / T)."""
+    optimizer = make_optimizer(get_settings("paper"))
+    cells = jnp.zeros((2, 2))
+    state = optimizer.init(cells)
+    for t in range(300):
+        updates, state = optimizer.update(jnp.full((2, 2), 3.0), state, cells)
+        np.testing.assert_allclose(updates, -0.05 * (1 - t / 300), rtol=1e-4, atol=1e-8)
+
+
+def test_status_tells_what_became_of_each_image(linear_classifier, fill_half):
+    weights = np.zeros((8, 8, 1), np.float32)
+    weights[2:4, 2:4] = 1.0
+    classifier = linear_classifier(weights)
+    white, black = jnp.ones((8, 8, 1)), jnp.zeros((8, 8, 1))
+    broken = white.at[0, 0, 0].set(jnp.nan)
+    images = jnp.stack([white, black, broken])
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
+    )
+    assert [Status(s) for s in e.status] == [Status.OK, Status.MISCLASSIFIED, Status.NON_FINITE]
+    assert np.isnan(e.saliency[2]).all()
+    assert np.isfinite(e.saliency[:2]).all()
+    alone = cfx_jax.explain(KEY, classifier, fill_half, images[:1], jnp.asarray([1]), mask_size=8)
+    np.testing.assert_allclose(alone.saliency[0], e.saliency[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "status"), [("ssr", Status.NOT_PRESERVED), ("sdr", Status.NOT_FLIPPED)]
+)
+def test_status_tells_when_no_mask_reaches_the_goal(objective, status, fill_half):
+    """A pixel dearer than any evidence: SSR keeps nothing, SDR drops nothing."""
+
+    def apply(threshold, images):
+        total = images.sum((1, 2, 3))
+        return jnp.stack([jnp.full_like(total, threshold), total], axis=-1)
+
+    # 32.64 on the image, 32 once all is in-filled.
+    classifier = cfx_jax.Classifier(params=32.3, apply=apply)
+    images = jnp.full((1, 8, 8, 1), 0.51)
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half, images, jnp.asarray([1]),
+        objective=objective, mask_size=8, sparsity_weight=1e3,
+    )  # fmt: skip
+    assert Status(int(e.status[0])) == status
+    np.testing.assert_allclose(e.kept_area[0], 0.0 if objective == "ssr" else 1.0, atol=0.02)
+
+
+def test_targets_none_explains_the_predicted_class(random_classifier, fill_half, images):
+    run = functools.partial(
+        cfx_jax.explain, KEY, random_classifier, fill_half, images, mask_size=8, num_steps=5
+    )
+    predicted = np.argmax(random_classifier.apply(random_classifier.params, images), -1)
+    np.testing.assert_array_equal(run().keep_prob, run(jnp.asarray(predicted)).keep_prob)
+
+
+def test_explain_one_works_under_vmap_and_jit(random_classifier, fill_half, images):
+    keys = jax.random.split(KEY, 5)
+    one = functools.partial(cfx_jax.explain_one, mask_size=8, num_steps=6, objective="sdr")
+    eager = one(keys[1], random_classifier, fill_half, images[1])
+    jitted = jax.jit(one)(keys[1], random_classifier, fill_half, images[1])
+    batch = jax.jit(jax.vmap(one, (0, None, None, 0)))(keys, random_classifier, fill_half, images)
+    np.testing.assert_allclose(jitted.keep_prob, eager.keep_prob, atol=1e-5)
+    np.testing.assert_allclose(batch.keep_prob[1], eager.keep_prob, atol=1e-5)
+
+
+def test_explain_works_under_jit(random_classifier, fill_half, images):
+    run = functools.partial(cfx_jax.explain, mask_size=8, num_steps=6)
+    arguments = (KEY, random_classifier, fill_half, images)
+    np.testing.assert_allclose(
+        jax.jit(run)(*arguments).keep_prob, run(*arguments).keep_prob, atol=1e-5
+    )
+
+
+def test_nothing_retraces_between_batches(linear_classifier, fill_half):
+    traces = []
+
+    def counted(params, images):
+        traces.append(images.shape)
+        return images.reshape(len(images), -1) @ params
+
+    rng = np.random.default_rng(0)
+
+    def run(seed):
+        classifier = cfx_jax.Classifier(
+            params=jnp.asarray(rng.normal(size=(192, 3)), jnp.float32), apply=counted
+        )
+        images = jnp.asarray(rng.uniform(size=(2, 8, 8, 3)), jnp.float32)
+        return cfx_jax.explain(jax.random.key(seed), classifier, fill_half, images, mask_size=4)
+
+    run(0)
+    traced = len(traces)
+    assert traced > 0
+    for seed in range(1, 4):
+        run(seed)
+    assert len(traces) == traced
+
+
+IMAGES = np.zeros((2, 8, 8, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES[0], "expected \\[N, H, W, C\\]"),
+        (IMAGES[:0], "none of them 0"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "divide 8-bit images by 255"),
+        (np.full((2, 8, 8, 3), 255.0, np.float32), "divide 8-bit images by 255"),
+        (np.full((2, 8, 8, 3), -1.0, np.float32), "undo their normalisation"),
+    ],
+)
+def test_wrong_images_are_refused(images, message, linear_classifier, fill_half):
+    classifier = linear_classifier(np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.explain(KEY, classifier, fill_half, images, mask_size=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": np.asarray([0, 2])}, "targets \\[2\\] are out of range"),
+        ({"targets": np.asarray([-1, 0])}, "targets \\[-1\\] are out of range"),
+        ({"targets": np.asarray([0])}, "one whole number for each of the 2 images"),
+        ({"targets": np.asarray([0.0, 1.0])}, "one whole number for each of the 2 images"),
+        ({"objective": "both"}, "unknown objective 'both'; known are ssr, sdr"),
+        ({"mode": "slow"}, "unknown mode 'slow'; known are bbmp, fast, paper"),
+        ({"num_masks": 3}, "unknown settings \\['num_masks'\\]; known are .*num_samples"),
+        ({"mask_size": 9}, "more than the image has pixels \\(8 x 8\\); pass mask_size=8 or less"),
+        ({"num_steps": 0}, "num_steps is 0; expected a whole number of at least 1"),
+        ({"temperature": 0.0}, "temperature is 0.0; expected a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; expected a positive number"),
+        ({"sparsity_weight": -1.0}, "sparsity_weight is -1.0; expected 0 or more"),
+    ],
+)
+def test_wrong_arguments_are_refused(changes, message, linear_classifier, fill_half):
+    classifier = linear_classifier(np.zeros((8, 8, 3)))
+    arguments = {"mask_size": 4, **changes}
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.explain(KEY, classifier, fill_half, IMAGES, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda _, x: x.mean((1, 2))[:, :1], "return \\[0, z\\]"),
+        (lambda _, x: x.mean((1, 2, 3)), "return \\[0, z\\]"),
+        (lambda _, x: x, "expected logits \\[N, num_classes\\]"),
+    ],
+)
+def test_a_classifier_of_the_wrong_shape_is_refused(apply, message, fill_half):
+    classifier = cfx_jax.Classifier(params=(), apply=apply)
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.explain(KEY, classifier, fill_half, IMAGES, mask_size=4)
+
+
+def test_a_generator_of_the_wrong_shape_is_refused(linear_classifier):
+    generator = cfx_jax.Generator(params=(), apply=lambda p, x, m, k: x[..., :1])
+    with pytest.raises(ValueError, match="expected the shape of the images"):
+        cfx_jax.explain(KEY, linear_classifier(np.zeros((8, 8, 3))), generator, IMAGES, mask_size=4)

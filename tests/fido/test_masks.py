@@ -1,0 +1,146 @@
+"""The mask law: upsampling, noise, holes, each against an independent answer."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from cfx_jax.fido.masks import draw_blocks, draw_masks, keep_map, upsample
+from cfx_jax.fido.settings import MODES, Relaxation, get_settings
+
+
+def align_corners(cells, size):
+    """Independent bilinear interpolation."""
+    places = [np.linspace(0, n - 1, out) for n, out in zip(np.shape(cells), size, strict=True)]
+    grid = np.meshgrid(*places, indexing="ij")
+    return ndimage.map_coordinates(np.asarray(cells, float), grid, order=1)
+
+
+@pytest.mark.parametrize(
+    ("cells", "size"), [((3, 3), (7, 7)), ((4, 2), (9, 5)), ((5, 5), (5, 5)), ((1, 1), (3, 4))]
+)
+def test_upsample_aligns_corners(cells, size):
+    values = np.random.default_rng(0).normal(size=cells).astype(np.float32)
+    result = upsample(jnp.asarray(values), size)
+    np.testing.assert_allclose(result, align_corners(values, size), atol=1e-6)
+    np.testing.assert_allclose(result[0, 0], values[0, 0], atol=1e-7)
+    np.testing.assert_allclose(result[-1, -1], values[-1, -1], atol=1e-6)
+
+
+def test_upsample_differs_from_half_pixel_resizing():
+    cells = jnp.asarray([[0.0, 1.0], [0.0, 1.0]])
+    half_pixel = jax.image.resize(cells, (4, 4), "linear")
+    np.testing.assert_allclose(upsample(cells, (4, 4))[0], [0, 1 / 3, 2 / 3, 1], atol=1e-6)
+    assert abs(float(half_pixel[0, 1]) - 1 / 3) > 0.05
+
+
+def test_keep_map_upsamples_the_probability_not_the_logit():
+    cells = jnp.asarray([[-4.0, 4.0]] * 2)
+    pixels = keep_map(cells, (3, 3), Relaxation.CONCRETE)
+    np.testing.assert_allclose(pixels.keep[:, 1], 0.5, atol=1e-6)
+    cells = jnp.asarray([[0.0, 4.0]] * 2)
+    pixels = keep_map(cells, (3, 3), Relaxation.CONCRETE)
+    mean = (0.5 + 1 / (1 + math.exp(-4))) / 2
+    np.testing.assert_allclose(pixels.keep[:, 1], mean, atol=1e-6)
+    np.testing.assert_allclose(pixels.logit[:, 1], math.log(mean / (1 - mean)), atol=1e-5)
+
+
+@pytest.mark.parametrize("logit", [0.0, 20.0, -20.0, 60.0, -60.0, 1e4, -1e4])
+def test_keep_map_and_its_gradient_stay_finite(logit):
+    cells = jnp.full((3, 3), logit)
+
+    def total(cells):
+        return jnp.sum(keep_map(cells, (6, 6), Relaxation.CONCRETE).logit)
+
+    value, gradient = jax.value_and_grad(total)(cells)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    if abs(logit) <= 60:
+        np.testing.assert_allclose(value / 36, logit, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.8])
+def test_concrete_samples_have_the_closed_form_mean_and_gradient(keep):
+    """At T = 0.1, against the expectation integrated numerically over logistic noise."""
+    settings = get_settings("paper", num_samples=64)
+    u = (np.arange(200_000) + 0.5) / 200_000
+    noise = np.log(u) - np.log1p(-u)
+    logit = math.log(keep / (1 - keep))
+    soft = 1 / (1 + np.exp(-np.clip((logit + noise) / 0.1, -700, 700)))
+    slope = (soft * (1 - soft) / 0.1).mean()
+
+    def mean(cell):
+        pixels = keep_map(jnp.full((64, 64), cell), (64, 64), settings.relaxation)
+        return draw_masks(jax.random.key(0), pixels, settings)[0].mean()
+
+    value, gradient = jax.value_and_grad(mean)(logit)
+    # 262,144 samples: four standard errors.
+    np.testing.assert_allclose(value, soft.mean(), atol=4 * soft.std() / 512)
+    np.testing.assert_allclose(gradient, slope, atol=4 * (soft * (1 - soft) / 0.1).std() / 512)
+
+
+@pytest.mark.parametrize("mode", ["fast", "paper"])
+def test_holes_are_the_rounded_masks_and_exact_bernoulli_samples(mode):
+    settings = get_settings(mode, num_samples=50)
+    pixels = keep_map(jnp.full((64, 64), math.log(3)), (64, 64), settings.relaxation)
+    masks, holes = draw_masks(jax.random.key(1), pixels, settings)
+    assert set(np.unique(holes)) == {0.0, 1.0}
+    np.testing.assert_array_equal(np.round(masks), holes)
+    np.testing.assert_allclose(holes.mean(), 0.75, atol=4 * math.sqrt(0.75 * 0.25 / holes.size))
+
+
+def test_noise_is_independent_for_every_pixel_and_sample():
+    settings = get_settings("paper", num_samples=4)
+    pixels = keep_map(jnp.zeros((2, 2)), (64, 64), settings.relaxation)
+    masks = np.asarray(draw_masks(jax.random.key(2), pixels, settings)[1])[..., 0] - 0.5
+    assert abs(np.mean(masks[:, 1:] * masks[:, :-1])) < 4 * 0.25 / math.sqrt(masks[:, 1:].size)
+    assert abs(np.mean(masks[1:] * masks[:-1])) < 4 * 0.25 / math.sqrt(masks[1:].size)
+
+
+def test_pixels_of_a_block_share_their_noise_and_others_do_not():
+    noise = draw_blocks(jax.random.normal, jax.random.key(3), (6, 20, 31), 8)
+    assert noise.shape == (6, 20, 31)
+    seams = [
+        (np.flatnonzero((np.diff(mask, axis=0) != 0).any(1)) + 1).tolist()
+        for image in np.asarray(noise)
+        for mask in (image, image.T)
+    ]
+    for mask_seams in seams:
+        # Whole blocks between the seams, which may start anywhere.
+        assert set(np.diff(mask_seams)) == {8}
+        assert 1 <= mask_seams[0] <= 8
+    assert len({mask_seams[0] for mask_seams in seams}) > 3
+    cuts = [len(np.unique(mask)) for mask in noise]
+    rows, columns = (np.array([len(s) + 1 for s in seams[i::2]]) for i in (0, 1))
+    np.testing.assert_array_equal(cuts, rows * columns)
+
+
+@pytest.mark.parametrize("block_size", [2, 7, 16])
+def test_blocks_leave_every_pixel_its_probability(block_size):
+    settings = get_settings("fast", num_samples=4000, block_size=block_size)
+    cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
+    pixels = keep_map(cells, (16, 16), settings.relaxation)
+    masks, holes = draw_masks(jax.random.key(4), pixels, settings)
+    np.testing.assert_array_equal(np.round(masks), holes)
+    # Five standard errors, for the largest of 256 pixels.
+    np.testing.assert_allclose(holes[..., 0].mean(0), pixels.keep, atol=5 * 0.5 / math.sqrt(4000))
+
+
+def test_blocks_of_one_pixel_are_the_published_noise():
+    drawn = draw_blocks(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
+    np.testing.assert_array_equal(drawn, jax.random.logistic(jax.random.key(5), (3, 8, 8)))
+    shares = draw_blocks(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
+    coins = jax.random.bernoulli(jax.random.key(5), 0.3, (8, 8))
+    np.testing.assert_array_equal(shares[0] < 0.3, coins)
+
+
+def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():
+    settings = MODES["bbmp"]
+    cells = jnp.ones((4, 4)).at[0, 0].set(0.25)
+    pixels = keep_map(cells, (8, 8), settings.relaxation)
+    masks, holes = draw_masks(jax.random.key(0), pixels, settings)
+    np.testing.assert_allclose(masks[0, ..., 0], align_corners(cells, (8, 8)), atol=1e-6)
+    np.testing.assert_array_equal(holes[0, ..., 0], align_corners(cells, (8, 8)) >= 1)

@@ -1,0 +1,157 @@
+"""Must-match checklist of the published objective, each item against an independent answer."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.special import expit
+
+from cfx_jax.fido import objective
+from cfx_jax.fido.masks import draw_masks, keep_map
+from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.settings import MODES, Relaxation, get_settings
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_log_odds_equals_log_p_over_not_p(num_classes):
+    logits = np.random.default_rng(1).normal(size=(4, num_classes))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = np.log(p[:, 1] / (1 - p[:, 1]))
+    np.testing.assert_allclose(objective.log_odds(jnp.asarray(logits), 1), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("logits", [[200.0, -200.0], [-3e4, 3e4, 0.0], [90.0, 0.0, 0.0]])
+@pytest.mark.parametrize("target", [0, 1])
+def test_log_odds_is_finite_when_the_classifier_is_sure(logits, target):
+    value, gradient = jax.value_and_grad(objective.log_odds)(jnp.asarray(logits), target)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    others = [x for k, x in enumerate(logits) if k != target]
+    expected = logits[target] - max(others) - math.log(sum(x == max(others) for x in others))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_no_gradient_passes_through_the_infill(linear_classifier, images):
+    """A generator that copies its parameter: the gradient of that parameter must be zero."""
+    from cfx_jax import Generator
+
+    def fill(params, images, mask, key):
+        return jnp.full_like(images, params) + images * mask
+
+    problem = make_problem(jax.random.key(0), images[0], 1, "ssr")
+    classifier = linear_classifier(np.ones((16, 16, 3)))
+
+    def loss(params, image):
+        generator = Generator(params=params, apply=fill)
+        return objective.relaxed_objective(
+            jnp.zeros((8, 8)),
+            jnp.asarray(1),
+            problem._replace(image=image),
+            classifier,
+            generator,
+            MODES["paper"],
+        )[0]
+
+    by_params, by_image = jax.grad(loss, argnums=(0, 1))(0.5, images[0])
+    assert float(by_params) == 0.0
+    # What remains is the path through the kept part of the composite alone: z, never z + (1 - z) z.
+    pixels = keep_map(jnp.zeros((8, 8)), (16, 16), Relaxation.CONCRETE)
+    mask_key = jax.random.split(jax.random.fold_in(problem.key, 1))[0]
+    masks = draw_masks(mask_key, pixels, MODES["paper"])[0]
+    np.testing.assert_allclose(by_image[..., 0], -masks.mean(0)[..., 0], atol=1e-6)
+
+
+def test_generator_sees_the_hard_mask_and_classifier_the_soft_one(images):
+    seen = {}
+
+    def fill(params, images, mask, key):
+        jax.debug.callback(lambda m: seen.update(holes=np.asarray(m)), mask)
+        return jnp.zeros_like(images)
+
+    def classify(params, images):
+        jax.debug.callback(lambda x: seen.update(composites=np.asarray(x)), images)
+        return images.mean((1, 2))
+
+    from cfx_jax import Classifier, Generator
+
+    problem = make_problem(jax.random.key(0), jnp.ones((16, 16, 3)), 1, "sdr")
+    objective.relaxed_objective(
+        jnp.zeros((8, 8)),
+        jnp.asarray(0),
+        problem,
+        Classifier(params=(), apply=classify),
+        Generator(params=(), apply=fill),
+        MODES["paper"],
+    )
+    jax.effects_barrier()
+    assert set(np.unique(seen["holes"])) == {0.0, 1.0}
+    soft = seen["composites"][..., :1]  # white image, black in-fill: the composite is the mask
+    assert ((soft > 0.01) & (soft < 0.99)).any()
+    np.testing.assert_array_equal(np.round(soft), seen["holes"])
+
+
+@pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (15, 0.5), (30, 1.0), (31, 1.0)])
+@pytest.mark.parametrize("name", ["ssr", "sdr"])
+def test_penalty_warms_up_linearly(step, weight, name, linear_classifier, fill_half, images):
+    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    settings = get_settings("paper", tv_weight=0.5)
+    cells = jax.random.normal(jax.random.key(5), (8, 8))
+    loss, full = objective.relaxed_objective(
+        cells,
+        jnp.asarray(step),
+        problem,
+        linear_classifier(np.zeros((16, 16, 3))),
+        fill_half,
+        settings,
+    )
+    pixels = keep_map(cells, (16, 16), settings.relaxation)
+    cost = objective.penalty(pixels, problem.direction, settings)
+    np.testing.assert_allclose(loss, weight * cost, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(full, cost, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "charged"), [("ssr", "keep"), ("sdr", "drop")])
+def test_penalty_sums_over_the_pixels_of_the_image(name, charged):
+    cells = jax.random.normal(jax.random.key(5), (7, 7))
+    settings = get_settings("paper", tv_weight=0.25)
+    pixels = keep_map(cells, (21, 28), settings.relaxation)
+    places = np.meshgrid(np.linspace(0, 6, 21), np.linspace(0, 6, 28), indexing="ij")
+    keep = ndimage.map_coordinates(expit(np.asarray(cells, float)), places, order=1)
+    area = {"keep": keep, "drop": 1 - keep}[charged].sum()
+    tv = np.square(np.diff(keep, axis=0)).sum() + np.square(np.diff(keep, axis=1)).sum()
+    problem = make_problem(jax.random.key(0), jnp.zeros((21, 28, 3)), 0, name)
+    np.testing.assert_allclose(
+        objective.penalty(pixels, problem.direction, settings), 1e-3 * area + 0.25 * tv, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["ssr", "sdr"])
+@pytest.mark.parametrize("mode", ["paper", "bbmp"])
+def test_gradient_equals_numerical_differences(name, mode, random_classifier, fill_half, images):
+    """In float64, so that differences resolve the gradient; hard holes do not move the constant."""
+    with jax.enable_x64(True):
+
+        def to64(tree):
+            return jax.tree.map(
+                lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
+            )
+
+        problem = to64(make_problem(jax.random.key(0), images[1], 2, name))
+        models = to64(random_classifier), to64(fill_half)
+        settings = get_settings(mode, tv_weight=0.1)
+        cells = 0.3 + 0.4 * jax.random.uniform(jax.random.key(1), (6, 6), jnp.float64)
+
+        def loss(cells):
+            return objective.relaxed_objective(cells, jnp.asarray(40), problem, *models, settings)[
+                0
+            ]
+
+        gradient = jax.grad(loss)(cells)
+        rng = np.random.default_rng(0)
+        for _ in range(5):
+            direction = jnp.asarray(rng.normal(size=(6, 6)))
+            numeric = (loss(cells + 1e-6 * direction) - loss(cells - 1e-6 * direction)) / 2e-6
+            np.testing.assert_allclose(jnp.vdot(gradient, direction), numeric, rtol=1e-4)

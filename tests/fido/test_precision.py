@@ -1,0 +1,61 @@
+"""bfloat16: what is cast, what is not, and how near the results stay."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax.fido.precision import in_bfloat16
+
+KEY = jax.random.key(0)
+
+
+def test_the_classifier_sees_bfloat16_and_gives_float32(images):
+    seen = []
+
+    def apply(params, images):
+        seen.extend([params["a"].dtype, params["count"].dtype, images.dtype])
+        return images.mean((1, 2)) * params["a"]
+
+    params = {"a": jnp.ones(3), "count": jnp.arange(3)}
+    model = in_bfloat16(cfx_jax.Classifier(params=params, apply=apply, name="mine"))
+    assert model.apply(model.params, images).dtype == jnp.float32
+    assert seen == [jnp.bfloat16, jnp.int32, jnp.bfloat16]
+    assert model.name == "mine"
+    gradient = jax.grad(lambda x: model.apply(model.params, x).sum())(images)
+    assert gradient.dtype == jnp.float32
+
+
+def test_the_same_model_is_cast_to_the_same_function(random_classifier):
+    """Compiled programs are cached by the identity of `apply`."""
+    assert in_bfloat16(random_classifier).apply is in_bfloat16(random_classifier).apply
+
+
+def test_logits_stay_near(random_classifier, images):
+    expected = random_classifier.apply(random_classifier.params, images)
+    half = in_bfloat16(random_classifier)
+    found = half.apply(half.params, images)
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["grey", "local_mean", "gated_unet"])
+def test_generators_keep_their_key_and_stay_near(name):
+    generator = cfx_jax.load_generator(name)
+    half = in_bfloat16(generator)
+    images = jax.random.uniform(KEY, (2, 8, 8, 3))
+    images = jax.image.resize(images, (2, 32, 32, 3), "linear")
+    mask = jax.random.bernoulli(KEY, 0.5, (2, 32, 32, 1)).astype(jnp.float32)
+    expected = generator.apply(generator.params, images, mask, KEY)
+    found = half.apply(half.params, images, mask, KEY)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_an_explanation_stays_near(random_classifier, fill_half, images):
+    options = {"targets": np.arange(5), "objective": "ssr", "mask_size": 8, "num_steps": 40}
+    expected = cfx_jax.explain(KEY, random_classifier, fill_half, images, **options)
+    half = in_bfloat16(random_classifier), in_bfloat16(fill_half)
+    found = cfx_jax.explain(KEY, *half, images, **options)
+    assert np.ptp(expected.keep_prob) > 0.5
+    assert np.abs(found.keep_prob - expected.keep_prob).mean() < 0.03

@@ -1,0 +1,88 @@
+"""The named modes and what their fields accept."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from cfx_jax.fido.settings import MODES, Relaxation, Settings, get_settings
+
+
+def test_paper_is_the_published_procedure():
+    assert MODES["paper"] == Settings(
+        num_steps=300,
+        num_samples=8,
+        learning_rate=0.05,
+        warmup_steps=30,
+        sparsity_weight=1e-3,
+        tv_weight=0.0,
+        relaxation=Relaxation.CONCRETE,
+        temperature=0.1,
+        initial_keep=0.5,
+        mask_size=56,
+        block_size=1,
+    )
+
+
+def test_bbmp_is_one_deterministic_mask_that_keeps_all_at_first():
+    bbmp = MODES["bbmp"]
+    assert bbmp.relaxation is Relaxation.DETERMINISTIC
+    assert (bbmp.num_samples, bbmp.warmup_steps, bbmp.initial_keep) == (1, 1, 1.0)
+    assert bbmp.sparsity_weight == 5e-3
+
+
+def test_fast_spends_a_quarter_of_the_evaluations_of_paper():
+    fast, paper = MODES["fast"], MODES["paper"]
+    assert 4 * fast.num_steps * fast.num_samples <= paper.num_steps * paper.num_samples
+    # The published price of a pixel, for in-fills that hide all; a good one restores much.
+    assert (paper.sparsity_weight, fast.sparsity_weight) == (1e-3, 2e-4)
+    assert fast.mask_size == paper.mask_size
+
+
+def test_overrides_replace_their_field_alone():
+    changed = get_settings("paper", num_steps=7)
+    assert changed == dataclasses.replace(MODES["paper"], num_steps=7)
+    assert MODES["paper"].num_steps == 300
+
+
+def test_bounds_that_are_in_range_pass():
+    get_settings("fast", sparsity_weight=0, tv_weight=0, num_steps=1, mask_size=1, initial_keep=0.9)
+    assert get_settings("bbmp", initial_keep=1).initial_keep == 1
+    get_settings("paper", learning_rate=np.float32(0.1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "overrides", "message"),
+    [
+        ("quick", {}, r"unknown mode 'quick'; known are bbmp, fast, paper"),
+        ("fast", {"steps": 3}, r"unknown settings \['steps'\]; known are .*num_samples.*num_steps"),
+        ("fast", {"num_steps": 0}, "num_steps is 0; expected a whole number of at least 1"),
+        ("fast", {"num_samples": 2.0}, r"num_samples is 2\.0"),
+        ("fast", {"mask_size": True}, "mask_size is True"),
+        ("fast", {"block_size": 0}, "block_size is 0; expected a whole number of at least 1"),
+        ("fast", {"warmup_steps": "9"}, "warmup_steps is '9'"),
+        ("fast", {"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
+        ("fast", {"temperature": math.nan}, "temperature is nan"),
+        ("fast", {"sparsity_weight": -1e-3}, "sparsity_weight is -0.001; expected 0 or more"),
+        ("fast", {"tv_weight": math.nan}, "tv_weight is nan"),
+        ("fast", {"initial_keep": 1.0}, "initial_keep is 1.0"),
+        ("bbmp", {"initial_keep": 1.5}, "initial_keep is 1.5"),
+        ("paper", {"initial_keep": math.nan}, "initial_keep is nan"),
+        ("paper", {"initial_keep": 0.0}, r"initial_keep is 0\.0; expected a probability"),
+        ("bbmp", {"block_size": 2}, "block_size is 2; .* deterministic mask has none"),
+        ("bbmp", {"initial_keep": True}, "initial_keep is True"),
+        ("bbmp", {"initial_keep": "1"}, "initial_keep is '1'"),
+        ("bbmp", {"relaxation": Relaxation.CONCRETE}, r"initial_keep is 1\.0; .* deterministic"),
+        ("paper", {"relaxation": "deterministic"}, "relaxation is 'deterministic'.*DETERMINISTIC"),
+        ("paper", {"learning_rate": True}, "learning_rate is True; expected a positive number"),
+        ("paper", {"learning_rate": "0.1"}, r"learning_rate is '0\.1'"),
+        ("paper", {"temperature": math.inf}, "temperature is inf; expected a positive .* finite"),
+        ("paper", {"sparsity_weight": math.inf}, "sparsity_weight is inf; .* finite"),
+        ("paper", {"tv_weight": None}, "tv_weight is None; expected 0 or more"),
+        ("fast", {"num_steps": math.nan}, "num_steps is nan"),
+    ],
+)
+def test_wrong_settings_are_named(mode, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        get_settings(mode, **overrides)

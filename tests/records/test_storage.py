@@ -1,0 +1,79 @@
+"""Files by name: whole or not there, and errors that say what the disk said."""
+
+import errno
+import threading
+
+import pytest
+
+from cfx_jax.records.storage import Storage, os_error
+
+
+def test_round_trip_makes_folders_and_replaces(tmp_path):
+    storage = Storage(tmp_path / "new" / "run")
+    assert storage.read("a/b.txt") is None
+    storage.write("a/b.txt", b"old")
+    storage.write("a/b.txt", b"")
+    assert storage.read("a/b.txt") == b""
+    assert (tmp_path / "new/run/a/b.txt").read_bytes() == b""
+    storage.write("c.txt", b"c")
+    assert storage.names("") == ["a/b.txt", "c.txt"]
+    assert storage.names("a/") == ["a/b.txt"]
+    assert storage.place("c.txt") == f"{tmp_path}/new/run/c.txt"
+
+
+def test_of_several_that_create_one_does(tmp_path):
+    """Each from a thread of its own, all at once."""
+    barrier, won = threading.Barrier(8), []
+
+    def create(content):
+        storage = Storage(tmp_path)
+        barrier.wait()
+        if storage.create("file", content):
+            won.append(content)
+
+    threads = [threading.Thread(target=create, args=(bytes([i]),)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [Storage(tmp_path).read("file")] == won
+    assert Storage(tmp_path).create("file", b"late") is False
+
+
+def test_errors_are_those_of_the_system(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    storage = Storage(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match=r"cannot write .*file/a.txt .Not a directory"):
+        storage.write("a.txt", b"")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("X: no space [os_error_code='28']", errno.ENOSPC), ("UNAVAILABLE: try again\nmore", None)],
+)
+def test_an_error_without_a_code_keeps_its_first_line(text, code):
+    error = os_error(ValueError(text), "cannot write a")
+    assert error.errno == code
+    assert str(error) == (
+        "[Errno 28] cannot write a (No space left on device)"
+        if code
+        else "cannot write a: UNAVAILABLE: try again"
+    )
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://", "gs:///run", "http://x/y"])
+def test_addresses_of_other_kinds_are_refused(address):
+    with pytest.raises(ValueError, match="expected"):
+        Storage(address)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket", "gs://bucket/", "gs://bucket/a/b/"])
+def test_a_bucket_is_named_as_it_was_given(address):
+    storage = Storage(address)
+    assert storage.root is None
+    assert str(storage) == address
+    assert storage.place("a.txt") == f"{address.rstrip('/')}/a.txt"
+    kvstore = storage.kvstore("records.zarr/x")
+    prefix = address.removeprefix("gs://bucket").strip("/")
+    assert kvstore["path"] == f"{prefix}/records.zarr/x/".lstrip("/")

@@ -1,0 +1,135 @@
+"""How far a run is, and what is wrong with its records."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
+from cfx_jax.runs.checking import describe, find_problems
+
+
+def test_a_finished_run(make_run):
+    assert describe(make_run()).splitlines() == [
+        "5 of 5 examples done (100.0%), 3 of 3 units",
+        "SSR: 2 ok, 1 misclassified, 1 non_finite, 1 unreadable",
+        "SDR: 2 ok, 1 not_flipped, 1 not_preserved, 1 unreadable",
+        "2 failed:",
+        "  café ☕.png",
+        "  =1+1",
+    ]
+
+
+def test_a_run_that_is_being_written(make_run):
+    run = make_run(units=[2])
+    manifest = json.loads((run / "manifest.json").read_text())
+    layout = manifest.pop("records")
+    fields = [Field(n, f["dtype"], tuple(f["shape"])) for n, f in layout["fields"].items()]
+    with RecordWriter(run, manifest, fields, 5, 2):
+        lines = describe(run).splitlines()
+    assert lines == [
+        "1 of 5 examples done (20.0%), 1 of 3 units; a run is writing to it now",
+        "SSR: 1 ok",
+        "SDR: 1 not_preserved",
+    ]
+    assert "writing" not in describe(run)
+
+
+def test_a_run_that_has_not_begun(make_run):
+    lines = describe(make_run(units=[])).splitlines()
+    assert lines == ["0 of 5 examples done (0.0%), 0 of 3 units", "SSR: nothing yet",
+                     "SDR: nothing yet"]  # fmt: skip
+
+
+def test_many_failures_are_counted(tmp_path):
+    """Of 50,000 examples."""
+    number, manifest = 50_000, {"objectives": ["ssr"], "status_names": ["ok", "unreadable",
+                                                                       "non_finite"]}  # fmt: skip
+    fields = [Field("id", "uint8", (6,)), Field("ssr_status", "int8")]
+    with RecordWriter(tmp_path, manifest, fields, number, unit_size=5000) as writer:
+        for unit in writer.missing_units():
+            index = range(*writer.unit_range(unit))
+            ids = encode_ids([f"{i}" for i in index], 6)
+            writer.write_unit(unit, {"id": ids, "ssr_status": (np.asarray(index) % 2).astype("i1")})
+    lines = describe(tmp_path).splitlines()
+    assert lines[:3] == ["50,000 of 50,000 examples done (100.0%), 10 of 10 units",
+                         "SSR: 25,000 ok, 25,000 unreadable", "25,000 failed:"]  # fmt: skip
+    assert lines[3:] == [*(f"  {2 * i + 1}" for i in range(20)), "  ... and 24,980 more"]
+
+
+def test_sound_records_have_no_problems(make_run):
+    assert list(find_problems(make_run())) == []
+    assert list(find_problems(make_run(units=[]))) == []
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        (lambda store: damage(store / "ssr_mask_logits/c/1/0/0"),
+         r"unit 1 \(examples 2 to 3\): ssr_mask_logits: .*checksum"),
+        (lambda store: (store / "id/c/2/0").unlink(), r"unit 2 \(examples 4 to 4\): id: NOT_FOUND"),
+        (lambda store: (store / "sdr_status/c/0").write_bytes(b""), "unit 0 .*: sdr_status: "),
+        (lambda store: (store / "zarr.json").unlink(), r"zarr\.json: damaged"),
+        (lambda store: (store / "zarr.json").write_text("{"), r"zarr\.json: damaged"),
+        (lambda store: (store / "zarr.json").write_text("[]"), r"zarr\.json: damaged"),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_is_named(make_run, break_it, expected):
+    run = make_run()
+    break_it(run / "records.zarr")
+    [problem] = find_problems(run)
+    assert re.search(expected, problem), problem
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"ids": ["a", "b", "c", "b", "e"]},
+         "unit 1 (examples 2 to 3): example 3 has the id of example 1, 'b'"),
+        ({"ids": ["a", "b", "", "d", "e"]}, "unit 1 (examples 2 to 3): example 2 has no id"),
+        ({"statuses": {"ssr": [0] * 5, "sdr": [0, 0, 0, 0, 9]}},
+         "unit 2 (examples 4 to 4): sdr_status: unknown status 9"),
+    ],
+)  # fmt: skip
+def test_content_that_cannot_be_is_named(make_run, options, expected):
+    assert list(find_problems(make_run(**options))) == [expected]
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cfx_jax.records", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_tells_by_its_exit_status(make_run, tmp_path):
+    run = make_run()
+    assert call("status", run).stdout.startswith("5 of 5 examples done")
+    sound = call("verify", run)
+    assert (sound.returncode, sound.stdout) == (
+        0, "sound: every chunk of every complete unit can be read\n",
+    )  # fmt: skip
+    damage(run / "records.zarr/ssr_status/c/1")
+    found = call("verify", run)
+    assert found.returncode == 1
+    assert found.stdout.splitlines()[-1].startswith("1 problems; run the same command again")
+    nothing = call("verify", tmp_path / "nothing")
+    assert nothing.returncode == 2
+    assert nothing.stderr.startswith(f"error: {tmp_path}/nothing holds no manifest.json")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
+        describe(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(RecordsError, match="not valid JSON"):
+        list(find_problems(tmp_path))

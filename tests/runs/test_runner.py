@@ -1,0 +1,442 @@
+"""Whole runs in this process: a small network, real files, records and pages read back."""
+
+import csv
+import html.parser
+import json
+import os
+import pathlib
+import shutil
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+import zarr
+from PIL import Image
+from safetensors.numpy import save_file
+
+import cfx_jax
+from cfx_jax import registry
+from cfx_jax.config import (
+    BatchConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+)
+from cfx_jax.config import ClassifierConfig as Named
+from cfx_jax.fido.explanation import Status
+from cfx_jax.records import RecordReader, RecordWriter
+from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
+from cfx_jax.report import page as report
+from cfx_jax.runs import runner
+from cfx_jax.runs.preemption import StoppedError, StopRequest
+from cfx_jax.runs.solver import Solver
+
+NAMES = ["a.png", "b.png", "broken.jpg", "sub/c.png", "d.png"]
+LABELS = [0, 1, 2, 3, -1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(random_classifier):
+    """A loadable five-class network on 16 x 16 images."""
+    model = random_classifier.replace(image_size=(16, 16), name="tiny")
+    published = registry.load_classifier
+
+    def load(name, *arguments, **options):
+        return model if name == "tiny" else published(name, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load_classifier", load)
+        yield model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run, to be read only; `photographs` lies beside it."""
+    root = tmp_path_factory.mktemp("done")
+    runner.run(config(make_folder(root)), root / "run")
+    report.write_report(root / "run")
+    return root / "run"
+
+
+def make_folder(parent):
+    """Four images and one that is none, with their labels."""
+    root = parent / "photographs"
+    (root / "sub").mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).resize((20, 24)).save(root / name)
+    (root / "broken.jpg").write_bytes(b"no image")
+    with (root / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *zip(NAMES, LABELS, strict=True)])
+    return root
+
+
+def config(folder, *, objective="both", batch_size=2, num_steps=3, **data):
+    return Config(
+        data=DataConfig(source="folder", path=str(folder), resize="stretch", **data),
+        classifier=Named(name="tiny"),
+        explain=ExplainConfig(objective=objective, num_steps=num_steps, num_samples=2, mask_size=6),
+        generator=GeneratorConfig(name="grey"),
+        batch=BatchConfig(per_device_batch_size=batch_size, unit_size=2),
+    )
+
+
+def test_records_hold_what_the_api_gives(done, tiny):
+    reader = RecordReader(done)
+    assert reader.ids() == NAMES
+    generator = cfx_jax.load_generator("grey")
+    image = np.asarray(
+        Image.open(done.parent / "photographs/b.png").resize((16, 16), Image.Resampling.BICUBIC)
+    )
+    key = jax.random.fold_in(jax.random.key(0), zlib.crc32(b"b.png"))
+    for objective in ("ssr", "sdr"):
+        expected = cfx_jax.explain_one(
+            key, tiny, generator, jnp.asarray(image, jnp.float32) / 255, 1,
+            objective=objective, num_steps=3, num_samples=2, mask_size=6,
+        )  # fmt: skip
+        keep = 1 / (1 + np.exp(-reader.read(f"{objective}_mask_logits")[1].astype(np.float32)))
+        np.testing.assert_allclose(keep, expected.keep_prob, atol=1e-3)
+        for name in ("log_odds_original", "log_odds_infilled", "kept_area", "objective", "trace"):
+            found = reader.read(f"{objective}_{name}")[1]
+            np.testing.assert_allclose(found, getattr(expected, name), atol=1e-4, err_msg=name)
+        assert reader.read(f"{objective}_status")[1] == expected.status
+    np.testing.assert_array_equal(reader.read("image")[1], image)
+
+
+def test_a_grey_classifier_by_name_gets_grey_images_and_shows_them(folder, tmp_path):
+    shapes = {"conv1": (32, 1, 3, 3), "conv2": (64, 32, 3, 3), "fc1": (128, 9216), "fc2": (10, 128)}
+    rng = np.random.default_rng(0)
+    arrays = {f"{name}.bias": np.zeros(shape[0], np.float32) for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        weight = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+        arrays[f"{name}.weight"] = weight.astype(np.float32)
+    save_file(arrays, tmp_path / "digits.safetensors")
+    asked = config(folder, objective="ssr")
+    asked.classifier = Named(name="mnist_cnn", weights=str(tmp_path / "digits.safetensors"))
+    asked.generator = GeneratorConfig(name="vae_digits")
+    runner.run(asked, tmp_path / "run")
+    reader = RecordReader(tmp_path / "run")
+    assert np.isfinite(np.delete(reader.read("ssr_objective"), 2)).all()
+    image = reader.read("image")[0]
+    assert image.shape == (28, 28, 3)
+    assert image.min() < image.max()
+    np.testing.assert_array_equal(image, image[..., :1].repeat(3, axis=-1))
+
+
+def test_an_unreadable_image_is_a_status_and_stops_nothing(done):
+    reader = RecordReader(done)
+    assert reader.complete.all()
+    statuses = reader.read("ssr_status")
+    assert statuses[2] == Status.UNREADABLE
+    assert (np.delete(statuses, 2) != Status.UNREADABLE).all()
+    assert np.isnan(reader.read("ssr_log_odds_original")[2])
+    assert np.isfinite(np.delete(reader.read("ssr_log_odds_original"), 2)).all()
+    assert reader.read("label").tolist() == LABELS
+
+
+def test_an_example_without_label_explains_its_prediction(done):
+    reader = RecordReader(done)
+    target, prediction = reader.read("target"), reader.read("prediction")
+    assert target[:4].tolist() == LABELS[:4]
+    assert target[4] == prediction[4] >= 0
+    assert reader.read("ssr_status")[4] != Status.MISCLASSIFIED
+
+
+def test_masks_do_not_depend_on_batches_or_on_the_rest_of_the_data(done, folder, tmp_path):
+    (folder / "manifest.csv").write_text("file,label\nsub/c.png,3\nb.png,1\n")
+    runner.run(config(folder, batch_size=1), tmp_path / "run")
+    for name in ("ssr_mask_logits", "sdr_mask_logits", "sdr_trace"):
+        expected = RecordReader(done).read(name)[[3, 1]].astype(float)
+        found = RecordReader(tmp_path / "run").read(name).astype(float)
+        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=name)
+
+
+def test_a_stopped_run_goes_on_where_it_was(done, tmp_path, monkeypatch):
+    folder = done.parent / "photographs"
+    write = RecordWriter.write_unit
+    units = []
+
+    def stop_at_the_second(self, unit, values):
+        if len(units) == 1:
+            raise KeyboardInterrupt
+        units.append(unit)
+        write(self, unit, values)
+
+    monkeypatch.setattr(RecordWriter, "write_unit", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config(folder), tmp_path / "run")
+    assert RecordReader(tmp_path / "run").complete.tolist() == [True, True, False, False, False]
+
+    monkeypatch.setattr(
+        RecordWriter, "write_unit", lambda self, unit, v: (units.append(unit), write(self, unit, v))
+    )
+    runner.run(config(folder), tmp_path / "run")
+    assert units == [0, 1, 2]
+    resumed, undisturbed = RecordReader(tmp_path / "run"), RecordReader(done)
+    for field in resumed.fields:
+        expected = undisturbed.read(field.name)
+        np.testing.assert_array_equal(resumed.read(field.name), expected, err_msg=field.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c.explain, "num_steps", 4), r"num_steps.*3.*4"),
+        (lambda c: setattr(c.generator, "name", "blur"), r"generator.*grey.*blur"),
+        (lambda c: setattr(c, "seed", 1), r"seed.*0.*1"),
+        (lambda c: setattr(c.data, "max_examples", 2), r"num_examples.*5.*2"),
+    ],
+)
+def test_a_folder_of_another_config_is_refused_and_untouched(done, change, message):
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    other = config(done.parent / "photographs")
+    change(other)
+    with pytest.raises(ManifestMismatchError, match=rf"(?s){message}"):
+        runner.run(other, done)
+    assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+
+
+def test_a_run_over_other_data_is_refused(done):
+    other = config(done.parent / "photographs")
+    manifest = done.parent / "photographs" / "manifest.csv"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("a.png", "./a.png"))
+    with pytest.raises(ManifestMismatchError, match="fingerprint"):
+        runner.run(other, done)
+    manifest.write_text(text)
+
+
+def test_the_batch_size_and_the_length_of_the_page_may_change(done, tmp_path):
+    shutil.copytree(done, tmp_path / "run")
+    other = config(done.parent / "photographs", batch_size=1)
+    runner.run(other, tmp_path / "run")
+    page = pathlib.Path(report.write_report(tmp_path / "run", max_images=1)).read_text()
+    assert page.count('<section class="example') == 1
+
+
+def test_other_libraries_read_the_records(done):
+    store = done / "records.zarr"
+    group = zarr.open_group(store, mode="r")
+    assert group["ssr_mask_logits"].shape == (5, 6, 6)
+    assert group["ssr_mask_logits"].dtype == np.float16
+    assert group["sdr_trace"].shape == (5, 3)
+    dataset = xarray.open_zarr(store, consolidated=False)
+    assert dataset["sdr_mask_logits"].dims == ("example", "cell_y", "cell_x")
+    assert dataset["ssr_kept_area"].values[0] == group["ssr_kept_area"][0]
+    manifest = json.loads((done / "manifest.json").read_text())
+    assert manifest["config"]["explain"]["num_steps"] == 3
+    assert manifest["dataset"]["num_examples"] == 5
+    assert len(manifest["classifier"]["weights_digest"]) == 64
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("src", "href")]
+
+
+def test_all_links_of_the_page_resolve_wherever_it_lies(done, tmp_path):
+    shutil.copytree(done, tmp_path / "moved")
+    page = tmp_path / "moved" / "report" / "index.html"
+    text = page.read_text()
+    links = Links(text).found
+    assert sum(link.endswith(".png") for link in links) >= 4 * 5
+    for link in links:
+        if link.startswith("#"):
+            assert f'id="{link[1:]}"' in text
+        else:
+            Image.open(page.parent / link).load()
+    assert "5 of 5 images" in report.summary(tmp_path / "moved")
+
+
+def test_without_pictures_the_records_hold_none(folder, tmp_path):
+    small = config(folder, objective="sdr")
+    small.report.save_images = False
+    runner.run(small, tmp_path / "run")
+    names = {field.name for field in RecordReader(tmp_path / "run").fields}
+    assert not {"image", "sdr_infilled"} & names
+    assert not [name for name in names if name.startswith("ssr")]
+
+
+def test_a_label_the_classifier_does_not_have_is_named(folder, tmp_path):
+    (folder / "manifest.csv").write_text("file,label\na.png,1\nb.png,5\n")
+    with pytest.raises(ConfigError, match=r"'b\.png' has label 5.*'tiny' has classes 0 to 4"):
+        runner.run(config(folder), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c.classifier, "name", "lenet"), "lenet.*known are .*efficientnet_lite0"),
+        (lambda c: setattr(c.generator, "name", "magic"), "magic.*blur, .*grey, local_mean"),
+        (lambda c: setattr(c.explain, "mask_size", 17), "17 x 17 cells.*16 x 16.*mask_size=16"),
+        (lambda c: setattr(c.explain, "num_steps", 0), "num_steps is 0"),
+        (lambda c: setattr(c.data, "path", "/no/such/folder"), "/no/such/folder"),
+        (
+            lambda c: setattr(c.classifier, "class_names", "/no/such/names.txt"),
+            r"classifier\.class_names: /no/such/names\.txt cannot be read .* one class name a line",
+        ),
+    ],
+)
+def test_a_config_that_cannot_run_leaves_no_folder(folder, tmp_path, change, message):
+    wrong = config(folder)
+    change(wrong)
+    with pytest.raises(ConfigError, match=rf"(?s){message}"):
+        runner.run(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_names_and_normalization_reach_the_classifier(folder, tmp_path, monkeypatch):
+    given = {}
+
+    def load(name, weights, **options):
+        given.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(registry, "load_classifier", load)
+    asked = config(folder)
+    for expected in (None, ["Katze", "Hund", "Bär"]):
+        with pytest.raises(ConfigError, match="enough"):
+            runner.run(asked, tmp_path / "run")
+        assert given == {"class_names": expected, "normalization": expected and "symmetric"}
+        (tmp_path / "names.txt").write_text("Katze\nHund\nBär\n\n", encoding="utf-8-sig")
+        asked.classifier.class_names = str(tmp_path / "names.txt")
+        asked.classifier.normalization = "symmetric"
+
+
+@pytest.mark.parametrize(
+    ("is_broken", "expected"),
+    [
+        (False, "INFO classifier checked: ok"),
+        (True, "WARNING classifier checked: outputs are prob"),
+    ],
+)
+def test_what_is_wrong_with_the_classifier_is_logged(is_broken, expected, tiny, caplog, images):
+    def softmax(params, images):
+        return jax.nn.softmax(tiny.apply(params, images))
+
+    with caplog.at_level("INFO", "absl"):
+        runner._check(tiny.replace(apply=softmax) if is_broken else tiny, images)
+    (record,) = caplog.records
+    assert f"{record.levelname} {record.getMessage()}".startswith(expected)
+
+
+def test_a_run_checks_its_classifier_once_even_where_logging_is_off(
+    folder, tmp_path, tiny, monkeypatch, capsys
+):
+    def softmax(params, images):
+        return jax.nn.softmax(tiny.apply(params, images))
+
+    monkeypatch.setattr(registry, "load_classifier", lambda *_, **__: tiny.replace(apply=softmax))
+    monkeypatch.setattr(runner.logging, "level_warning", lambda: False)
+    (folder / "manifest.csv").write_text("file\nbroken.jpg\na.png\nb.png\nd.png\n")
+    runner.run(config(folder, objective="ssr", num_steps=1), tmp_path / "run")
+    assert capsys.readouterr().err.count("classifier checked: outputs are probabilities") == 1
+
+
+def test_a_workdir_that_is_a_file_or_holds_something_else_is_refused(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises((RecordsError, OSError), match="file"):
+        runner.run(config(folder), tmp_path / "file")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "manifest.json").write_text("{")
+    with pytest.raises(RecordsError, match=r"manifest\.json"):
+        runner.run(config(folder), tmp_path / "full")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_names_that_are_not_utf8_are_kept_apart(folder, tmp_path):
+    (folder / "manifest.csv").unlink()
+    raw = os.fsencode(folder) + b"/caf\xe9.png"
+    shutil.copy(os.fsencode(folder / "a.png"), raw)
+    runner.run(config(folder, objective="ssr"), tmp_path / "run")
+    reader = RecordReader(tmp_path / "run")
+    assert r"caf\xe9.png" in reader.ids()
+    assert len(set(reader.ids())) == 6
+    assert reader.read("ssr_status").tolist().count(Status.UNREADABLE) == 1
+
+
+def test_a_run_of_unreadable_images_alone_ends_with_a_page(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.png").write_bytes(b"")
+    runner.run(config(tmp_path / "photographs"), tmp_path / "run")
+    page = report.write_report(tmp_path / "run")
+    assert "could not be decoded" in pathlib.Path(page).read_text()
+    assert "unreadable" in report.summary(tmp_path / "run")
+
+
+def test_with_too_little_memory_it_goes_on_in_smaller_batches(done, tmp_path, monkeypatch, capsys):
+    """A device that runs out of memory with more than one image, in the middle of the run."""
+    start, calls = Solver._start, []
+
+    def start_with_little_memory(self, objective, images):
+        calls.append(self.per_device_batch_size)
+        if len(calls) > 2 and self.per_device_batch_size > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return start(self, objective, images)
+
+    monkeypatch.setattr(Solver, "_start", start_with_little_memory)
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    runner.run(config(done.parent / "photographs"), tmp_path / "run")
+    assert calls[:4] == [2, 2, 2, 1]
+    assert "out of memory with 2 images a device; going on with 1" in capsys.readouterr().err
+    found, expected = RecordReader(tmp_path / "run"), RecordReader(done)
+    assert found.complete.all()
+    keep = found.read("ssr_mask_logits").astype(float)
+    np.testing.assert_allclose(keep, expected.read("ssr_mask_logits").astype(float), atol=1e-3)
+
+
+def test_an_error_that_smaller_batches_do_not_help_ends_the_run(folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    monkeypatch.setattr(Solver, "_start", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
+        runner.run(config(folder), tmp_path / "run")
+
+
+def test_a_request_to_stop_is_heard_between_programs(done, tmp_path):
+    asked = []
+
+    class StopAfter(StopRequest):
+        def check(self):
+            asked.append(1)
+            if len(asked) == 5:
+                self.deadline = 0.0
+            super().check()
+
+    stop = StopAfter()
+    with pytest.raises(StoppedError, match="resume with the same command"):
+        runner.run(config(done.parent / "photographs"), tmp_path / "run", stop)
+    kept = RecordReader(tmp_path / "run").complete
+    assert 0 < kept.sum() < 5, "what was explained before is written"
+    runner.run(config(done.parent / "photographs"), tmp_path / "run")
+    assert RecordReader(tmp_path / "run").complete.all()
+
+
+def test_bfloat16_stays_near_and_is_another_run(done, folder, tmp_path):
+    half = config(folder)
+    half.precision = "bfloat16"
+    runner.run(half, tmp_path / "run")
+    for name, tolerance in (("ssr_log_odds_original", 0.2), ("ssr_kept_area", 0.02)):
+        found = RecordReader(tmp_path / "run").read(name)
+        np.testing.assert_allclose(found, RecordReader(done).read(name), atol=tolerance)
+    with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
+        runner.run(config(folder), tmp_path / "run")

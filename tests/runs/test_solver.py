@@ -1,0 +1,182 @@
+"""The host loop: the results of `explain`, whole progress, no retrace, no spill from bad images."""
+
+import jax
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax import Status
+from cfx_jax.fido.explain import image_checksums
+from cfx_jax.fido.settings import get_settings
+from cfx_jax.runs.solver import Images, Solver
+
+KEY = jax.random.key(0)
+CUT = {"mask_size": 6, "num_steps": 40}
+TARGETS = np.asarray([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1])
+traced = []  # one entry each time JAX traces the classifier
+
+
+def linear_apply(params, images):
+    traced.append(images.shape)
+    return images.reshape(len(images), -1) @ params
+
+
+@pytest.fixture(scope="module")
+def models():
+    params = jax.random.normal(jax.random.key(1), (36, 3))
+    classifier = cfx_jax.Classifier(params=params, apply=linear_apply)
+    return classifier, cfx_jax.load_generator("grey")
+
+
+@pytest.fixture(scope="module")  # Compiling takes most of the time of this module.
+def solver(models):
+    """One image a device, on all eight devices."""
+    return make_solver(models, get_settings("fast", **CUT))
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = jax.random.uniform(jax.random.key(2), (11, 6, 6, 1))
+    return Images(np.asarray(pixels), TARGETS, np.asarray(image_checksums(pixels)))
+
+
+def make_solver(models, settings, objectives=("sdr",), batch_size=1, num_devices=8):
+    devices = jax.local_devices()[:num_devices]
+    solver = Solver(KEY, *models, settings, objectives, (6, 6, 1), devices)
+    solver.compile(batch_size)
+    return solver
+
+
+def first(images, n):
+    return Images(*(array[:n] for array in images))
+
+
+def solve(solver, images, **options):
+    [(name, results)] = solver.stream([("job", images)], **options)
+    assert name == "job"
+    return results["sdr"]
+
+
+def assert_progress(told, result, num_rows_of_last_batch):
+    """All steps of all rows were told, none of the padding, and the objective reached last."""
+    assert {objective for objective, _, _ in told} == {"sdr"}
+    assert sum(steps for _, steps, _ in told) == result.trace.size
+    assert np.isfinite(result.trace).all()
+    last = result.trace[-num_rows_of_last_batch:, -1].mean()
+    assert told[-1][2] == pytest.approx(last)
+
+
+def test_explains_as_explain_does(solver, models, images):
+    expected = cfx_jax.explain(KEY, *models, images.pixels, TARGETS, objective="sdr", **CUT)
+    found = solve(solver, images)
+    assert np.ptp(found.keep_prob) > 0.5, "something was learnt"
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert isinstance(leaf, np.ndarray)
+        assert leaf.dtype == wanted.dtype
+        np.testing.assert_allclose(leaf, wanted, atol=1e-4)
+
+
+def test_a_negative_target_takes_the_predicted_class(solver, images):
+    found = solve(solver, images._replace(targets=np.where(TARGETS == 1, -1, TARGETS)))
+    np.testing.assert_array_equal(found.target, np.where(TARGETS == 1, found.prediction, TARGETS))
+    assert (found.prediction != 1).any(), "the prediction is not the label by chance"
+
+
+def test_jobs_come_back_in_order_with_what_they_give_alone(models, images):
+    solver = make_solver(models, get_settings("fast", mask_size=6, num_steps=3), ["ssr", "sdr"])
+    parts = {"nothing": slice(0, 0), "nine": slice(9), "one": slice(9, 10), "last": slice(10, 11)}
+    jobs = [(name, Images(*(array[part] for array in images))) for name, part in parts.items()]
+    found = list(solver.stream(jobs))
+    assert [name for name, _ in found] == list(parts)
+    assert found[0][1] == {}
+    for job, (_, results) in list(zip(jobs, found, strict=True))[1:]:
+        assert list(results) == ["ssr", "sdr"]
+        [(_, alone)] = solver.stream([job])
+        for leaf, wanted in zip(jax.tree.leaves(results), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(leaf, wanted)
+    assert np.abs(found[1][1]["ssr"].keep_prob - found[1][1]["sdr"].keep_prob).max() > 0.1
+
+
+def test_the_next_job_is_started_before_the_last_one_is_handed_over(solver, images):
+    events = []
+
+    def jobs():
+        for name in ("a", "b", "c"):
+            events.append(f"{name} asked for")
+            yield name, first(images, 2)
+
+    for name, _ in solver.stream(jobs(), lambda *_: None):
+        events.append(f"{name} done")
+    assert events == ["a asked for", "b asked for", "a done", "c asked for", "b done", "c done"]
+    assert 0 <= solver.idle_share < 1
+
+
+@pytest.mark.parametrize(("n", "num_rows_of_last_batch"), [(1, 1), (8, 8), (11, 3)])
+def test_progress_adds_up(n, num_rows_of_last_batch, solver, images):
+    told = []
+    result = solve(solver, first(images, n), on_progress=lambda *progress: told.append(progress))
+    assert len(result.trace) == n
+    assert_progress(told, result, num_rows_of_last_batch)
+
+
+def test_a_prime_number_of_steps_adds_up(models, images):
+    traced.clear()
+    settings = get_settings("bbmp", mask_size=6, num_steps=97)
+    solver = make_solver(models, settings, batch_size=2, num_devices=2)
+    told = []
+    result = solve(solver, first(images, 5), on_progress=lambda *progress: told.append(progress))
+    assert result.trace.shape == (5, 97)
+    assert_progress(told, result, num_rows_of_last_batch=1)
+    assert 0 < len(traced) < 8, "traced once a program, not once a step, call or batch"
+
+
+def test_no_batch_traces_the_classifier_again(solver, images):
+    solve(solver, first(images, 5)._replace(targets=np.full(5, -1)))
+    traced.clear()
+    for n in (5, 1, 8, 11):
+        solve(solver, first(images, n)._replace(targets=np.full(n, -1)))
+    assert not traced
+
+
+def test_a_broken_image_leaves_the_others_and_the_progress_alone(solver, images):
+    images = first(images, 5)
+    expected = solve(solver, images)
+    objectives = []
+    pixels = images.pixels.copy()
+    pixels[2, 0, 0, 0] = np.nan
+    found = solve(
+        solver,
+        images._replace(pixels=pixels),
+        on_progress=lambda _, steps, objective: objectives.append(objective),
+    )
+    assert found.status[2] == Status.NON_FINITE
+    sound = [0, 1, 3, 4]
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(leaf[sound], wanted[sound])
+    np.testing.assert_allclose(objectives, expected.trace[sound, 4::5].mean(axis=0), rtol=1e-5)
+
+
+def test_a_batch_of_broken_images_is_solved(solver, images):
+    objectives = []
+    broken = first(images, 2)._replace(pixels=np.full_like(images.pixels[:2], np.nan))
+    result = solve(
+        solver, broken, on_progress=lambda _, steps, objective: objectives.append(objective)
+    )
+    assert (result.status == Status.NON_FINITE).all()
+    assert np.isnan(objectives).all()
+
+
+def test_another_batch_size_takes_other_memory_and_gives_the_same(models, images):
+    settings = get_settings("fast", mask_size=6, num_steps=5)
+    solver = make_solver(models, settings, num_devices=1)
+    expected = solve(solver, images)
+    small, large = solver.compile(1), solver.compile(64)
+    assert large > 8 * small > 0
+    assert (solver.per_device_batch_size, solver.num_devices) == (64, 1)
+    np.testing.assert_allclose(solve(solver, images).keep_prob, expected.keep_prob, atol=1e-5)
+
+
+def test_streaming_before_compiling_is_refused(models, images):
+    solver = Solver(KEY, *models, get_settings("fast", **CUT), ["sdr"], (6, 6, 1))
+    with pytest.raises(RuntimeError, match="call compile first"):
+        solve(solver, images)

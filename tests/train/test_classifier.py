@@ -1,0 +1,85 @@
+"""The training of a classifier of digits, on digits that are easy to tell apart."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax.config import ConfigError, DataConfig, TrainClassifierConfig
+from cfx_jax.records.manifest import read_manifest
+from cfx_jax.records.storage import Storage
+from cfx_jax.train.classifier import cross_entropy, train_classifier
+from cfx_jax.weights.params_file import read_card
+
+
+def bars(number, seed):
+    """Digit k: a bright bar in row 2 k + 4 on noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, number)
+    pixels = rng.integers(0, 60, (number, 28, 28), dtype=np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[2 * label + 4] = 255
+    return pixels, labels
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("digits") / "bars.npz"
+    train, test = bars(256, 0), bars(40, 1)
+    np.savez(path, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1])
+    data = DataConfig(source="npz", path=str(path), split="train", resize="stretch")
+    return TrainClassifierConfig(
+        data=data, heldout=dataclasses.replace(data, split="test"), batch_size=32, num_steps=40
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    return train_classifier(config, tmp_path_factory.mktemp("trained"))
+
+
+def test_it_learns_and_the_weights_load(config, trained):
+    path, accuracy = trained
+    assert accuracy >= 0.9
+    classifier = cfx_jax.load_classifier("mnist_cnn", path)
+    pixels, labels = bars(40, 1)
+    logits = classifier.apply(classifier.params, pixels[..., None].astype(np.float32) / 255)
+    assert np.mean(np.argmax(logits, axis=-1) == labels) == pytest.approx(accuracy)
+    manifest, _ = read_manifest(Storage(path.parent))
+    assert read_card(path) == manifest
+    assert manifest["config"]["num_steps"] == 40
+
+
+def test_the_same_training_gives_the_same_weights(config, trained, tmp_path):
+    path, _ = train_classifier(config, tmp_path)
+    assert path.read_bytes() == trained[0].read_bytes()
+
+
+def test_another_training_is_refused_in_the_same_folder(config, trained):
+    other = dataclasses.replace(config, seed=1)
+    with pytest.raises(Exception, match="seed"):
+        train_classifier(other, trained[0].parent)
+
+
+def test_labels_beyond_the_classes_are_named(config, tmp_path):
+    path = tmp_path / "letters.npz"
+    np.savez(path, x_train=np.zeros((3, 28, 28), np.uint8), y_train=np.array([0, 3, 11]))
+    letters = dataclasses.replace(config.data, path=str(path))
+    with pytest.raises(ConfigError, match="data: labels of 'letters/train' expected in 0 to 9"):
+        train_classifier(dataclasses.replace(config, data=letters), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "resnet50"), ("batch_size", 0), ("num_steps", 1.5), ("learning_rate", 0.0)],
+)
+def test_a_config_that_cannot_run_is_refused(field, value):
+    with pytest.raises(ConfigError, match=f"{field} is {value!r}; expected"):
+        dataclasses.replace(TrainClassifierConfig(), **{field: value}).validate()
+
+
+def test_cross_entropy_of_known_probabilities():
+    logits = np.log(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32))
+    expected = -np.log([0.75, 0.5]).mean()
+    assert cross_entropy(logits, np.array([1, 0])) == pytest.approx(expected, rel=1e-5)

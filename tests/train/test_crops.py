@@ -1,0 +1,87 @@
+"""Crops to train on: pure functions of (seed, step, row), and no broken file is fatal."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data import open_source
+from cfx_jax.train.crops import Crops
+
+SIZES = [(40, 60), (33, 32), (64, 50), (90, 41)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate(SIZES):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def make_crops(folder, size=32, channels=3, seed=0):
+    return Crops(open_source(DataConfig(source="folder", path=str(folder))), size, channels, seed)
+
+
+def test_a_crop_is_cut_out_of_an_image_or_of_its_mirror_image(folder):
+    images = [np.asarray(Image.open(folder / f"{i}.png")) for i in range(len(SIZES))]
+    windows = set()
+    for image in images:
+        for mirrored in (False, True):
+            pixels = image[:, ::-1] if mirrored else image
+            for y in range(pixels.shape[0] - 31):
+                for x in range(pixels.shape[1] - 31):
+                    windows.add(pixels[y : y + 32, x : x + 32].tobytes())
+    crops = make_crops(folder)
+    drawn = [crops.crop(step, 0).tobytes() for step in range(20)]
+    assert set(drawn) <= windows
+    assert len(set(drawn)) > 10
+
+
+def test_what_is_drawn_depends_on_seed_step_and_row_alone(folder):
+    crops = make_crops(folder)
+    whole = list(crops.batches(0, 9, 3))
+    assert len(whole) == 9
+    assert whole[0].shape == (3, 32, 32, 3)
+    assert whole[0].dtype == np.uint8
+    resumed = list(make_crops(folder).batches(6, 9, 3))
+    np.testing.assert_array_equal(whole[6:], resumed)
+    np.testing.assert_array_equal(whole[4][2], crops.crop(4, 2))
+    assert not np.array_equal(whole[4][2], make_crops(folder, seed=1).crop(4, 2))
+
+
+def test_stopping_early_leaves_no_thread_waiting(folder):
+    batches = make_crops(folder).batches(0, 1000, 3)
+    next(batches)
+    batches.close()
+
+
+def test_small_images_are_enlarged(folder):
+    assert make_crops(folder, size=70).crop(0, 0).shape == (70, 70, 3)
+
+
+def test_grey_crops_are_never_mirrored(tmp_path):
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8), (32, 32))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp.png")
+    crops = make_crops(tmp_path, channels=1)
+    for step in range(10):
+        np.testing.assert_array_equal(crops.crop(step, 0)[..., 0], ramp)
+
+
+def test_unreadable_images_are_listed_and_replaced_by_the_next(folder):
+    (folder / "1.png").write_bytes(b"no image")
+    truncated = (folder / "2.png").read_bytes()[:200]
+    (folder / "2.png").write_bytes(truncated)
+    crops = make_crops(folder)
+    drawn = np.concatenate(list(crops.batches(0, 10, 2)))
+    assert set(crops.unreadable) == {"1.png", "2.png"}
+    assert "cannot identify image file" in crops.unreadable["1.png"]
+    np.testing.assert_array_equal(drawn, np.concatenate(list(crops.batches(0, 10, 2))))
+
+
+def test_a_source_without_any_readable_image_is_refused(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"none of the 3 images .* can be decoded; .*identify"):
+        next(make_crops(tmp_path).batches(0, 1, 1))

@@ -1,0 +1,151 @@
+"""The training command, in processes of its own: killed, resumed, out of disk, on broken data."""
+
+import csv
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.records.manifest import read_manifest
+from cfx_jax.records.storage import Storage
+from cfx_jax.weights.params_file import read_arrays, read_card
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts a small training on one device; processes share what they compile."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return functools.partial(start_with, environment)
+
+
+def start_with(environment, data, workdir, *arguments, before=()):
+    return subprocess.Popen(
+        [
+            *before, sys.executable, "-m", "cfx_jax.train", "--config=configs/train_vae_mnist.py",
+            f"--workdir={workdir}", f"--config.data.path={data}", f"--config.heldout.path={data}",
+            "--config.data.source=folder", "--config.data.split=",
+            "--config.heldout.source=folder", "--config.heldout.split=",
+            "--config.max_heldout=2", "--config.crop_size=16", "--config.batch_size=4",
+            f"--config.num_steps={STEPS}", "--config.warmup_steps=2", "--config.evaluate_every=4",
+            "--config.checkpoint_every=2", *arguments,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def saved_steps(workdir):
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ten digits, or what looks like it, two of which cannot be read."""
+    folder = tmp_path_factory.mktemp("digits")
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        pixels = rng.integers(0, 256, (28, 28), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    for index in (3, 4):
+        (folder / f"{index}.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(start(data, workdir))
+    assert code == 0, err
+    return workdir, out, err
+
+
+def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
+    workdir, out, err = undisturbed
+    assert out.splitlines()[-1] == f"weights: {workdir}/weights.safetensors"
+    assert "unreadable image, skipped: 3.png" in out
+    assert "image/s" in err
+    assert "loss" in err
+    assert saved_steps(workdir) == [6, 8]
+    with (workdir / "heldout.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["mask"]) for row in rows[::5]] == [
+        ("4", "noise_50"),
+        ("8", "noise_50"),
+    ]
+    Image.open(workdir / "samples" / "step_00000008.png").load()
+    manifest, _ = read_manifest(Storage(workdir))
+    assert read_card(workdir / "weights.safetensors") == manifest
+
+
+def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
+    start, data, undisturbed, tmp_path
+):
+    process = start(data, tmp_path)
+    while not saved_steps(tmp_path) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = saved_steps(tmp_path)
+    assert kept
+    assert kept[-1] < STEPS
+
+    # No file may grow beyond 96 KiB: the CSV files fit, a checkpoint does not.
+    full_disk = ["bash", "-c", 'ulimit -f 96; exec "$@"', "bash"]
+    code, _, err = finish(start(data, tmp_path, before=full_disk))
+    assert code == 2, err
+    assert "cannot save a checkpoint" in err
+    assert "the same command goes on from it" in err
+    assert "Traceback" not in err
+    assert kept[-1] in saved_steps(tmp_path)
+
+    code, _, err = finish(start(data, tmp_path))
+    assert code == 0, err
+    ours, theirs = (
+        read_arrays(folder / "weights.safetensors") for folder in (tmp_path, undisturbed[0])
+    )
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+    for name in ("metrics.csv", "heldout.csv"):
+        assert (tmp_path / name).read_text() == (undisturbed[0] / name).read_text()
+
+
+def test_a_folder_of_another_training_is_refused(start, data, undisturbed):
+    code, _, err = finish(start(data, undisturbed[0], "--config.seed=1"))
+    assert code == 2
+    assert "seed" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.data.path=/nowhere", "no image folder at '/nowhere'"),
+        ("--config.model=lama", "model is 'lama'; expected one of gated_unet"),
+        ("--config.explain.mode=fast", "unknown config field config.explain"),
+    ],
+)
+def test_user_errors_have_no_traceback(start, data, tmp_path, argument, expected):
+    code, _, err = finish(start(data, tmp_path, argument))
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in err
