@@ -21,10 +21,9 @@ import numpy as np
 from skimage.restoration import inpaint_biharmonic
 from timing import ratio
 
-from cfx_jax.classifiers import Classifier, efficientnet_lite
+from cfx_jax.classifiers import Classifier, efficientnet_lite, log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
-from cfx_jax.fido.objective import log_odds
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.train.quality import fill, frechet_distance, heldout_masks, measure
 

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.fido.explanation import NUM_HARD_MASKS
-from cfx_jax.fido.objective import log_odds
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import load_classifier, load_generator

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from cfx_jax.baselines.controls import centre, random, uniform
 from cfx_jax.baselines.gradients import (
@@ -25,8 +24,7 @@ from cfx_jax.baselines.gradients import (
 from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
 from cfx_jax.baselines.removal import occlusion, rise
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import checks
-from cfx_jax.fido.explain import image_checksums, predict
+from cfx_jax.fido.batch import prepare
 from cfx_jax.generators import Generator, check_images, check_infills
 
 Method = Callable[[jax.Array, Classifier, Generator, jax.Array, jax.Array], jax.Array]
@@ -86,22 +84,19 @@ def attribute(
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     images = check_images(images)
     check_infills(generator, images)
-    checks.check_values(classifier, images, targets)
-    if targets is None:
-        targets = predict(classifier, images)
-    return _attribute(key, classifier, generator, images, jnp.asarray(targets), method=method)
+    asked = prepare(key, classifier, images, targets)
+    return _attribute(*asked, classifier, generator, method=method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
 def _attribute(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
+    keys: jax.Array,
     images: jax.Array,
     targets: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
     method: str,
 ) -> jax.Array:
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
     one = METHODS[method]
     # One image after the other: a method may look at an image a thousand times.
     return jax.lax.map(

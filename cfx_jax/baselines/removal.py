@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.objective import infill, log_odds, make_problem
+from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.fido.objective import classify_infilled, make_problem
 from cfx_jax.generators import Generator
 
 
@@ -36,7 +36,7 @@ def occlusion(
         across = (columns >= corner[1]) & (columns < corner[1] + wide)
         window = (down[:, None] & across[None, :]).astype(jnp.float32)
         keep = 1.0 - window[None, ..., None]
-        _, logits = infill(problem, keep, keep, problem.key, classifier, generator)
+        _, logits = classify_infilled(problem, keep, keep, problem.key, classifier, generator)
         return (before - log_odds(logits[0], target)) * window, window
 
     def add(sums: tuple[jax.Array, jax.Array], corner: jax.Array) -> tuple[tuple, None]:
@@ -74,7 +74,9 @@ def rise(
         start = jax.random.randint(shift_key, (2,), 0, side)
         mask = jax.lax.dynamic_slice(smooth, tuple(start), (height, width))[None, ..., None]
         problem = make_problem(fill_key, image, target, "ssr")
-        _, logits = infill(problem, mask, jnp.round(mask), fill_key, classifier, generator)
+        _, logits = classify_infilled(
+            problem, mask, jnp.round(mask), fill_key, classifier, generator
+        )
         return sums + jax.nn.softmax(logits[0])[target] * mask[0, ..., 0], None
 
     sums, _ = jax.lax.scan(look, jnp.zeros((height, width)), jax.random.split(key, num_masks))

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax.classifiers.logits import log_odds
+
 Apply = Callable[[Any, jax.Array], Any]
 _MAX_IMAGES = 2
 # Two computations of the same logits differ by less, whatever the device: as a share of the range.
@@ -190,9 +192,7 @@ def _logits_and_gradient(
 
     def total(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = apply(params, images).astype(jnp.float32)
-        is_top = jnp.arange(logits.shape[1]) == jnp.argmax(logits, axis=1, keepdims=True)
-        others = jax.nn.logsumexp(jnp.where(is_top, -jnp.inf, logits), axis=1)
-        return jnp.sum(jnp.where(is_top, logits, 0.0)) - jnp.sum(others), logits
+        return jnp.sum(log_odds(logits, jnp.argmax(logits, axis=1, keepdims=True))), logits
 
     gradient, logits = jax.grad(total, has_aux=True)(images)
     return logits, gradient

@@ -8,12 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.data.loader import Examples
 from cfx_jax.evaluate.scoring import Image, Looks, Scorer
 from cfx_jax.fido.explanation import Status
-from cfx_jax.fido.settings import Relaxation
+from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field, RecordReader
 from cfx_jax.records.manifest import read_block_size
@@ -150,8 +151,8 @@ class Learnt:
         self.run = run
         self.objective = objective
         self._reader = reader
-        self.block_size = read_block_size(reader.manifest)
-        self._relaxation = Relaxation(reader.manifest["settings"]["relaxation"])
+        relaxation = Relaxation(reader.manifest["settings"]["relaxation"])
+        self.law = MaskLaw(relaxation, block_size=read_block_size(reader.manifest))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -185,12 +186,10 @@ class Learnt:
         cells = self._read("mask_logits", unit).astype(np.float32)
         cells[~is_explained] = 0.0
         probability = 1.0 / (1.0 + np.exp(-cells))
-        if self._relaxation is Relaxation.DETERMINISTIC:
-            cells = probability.astype(np.float32)
+        cells = np.asarray(self.law.cells(jnp.asarray(cells)))
         height, width = unit.image.pixels.shape[1:3]
-        mask = (self._relaxation, self.block_size)
-        maps = scorer.saliency(cells, self.objective, (height, width), *mask)
-        log_odds, success_rate = scorer.transfer(unit.image, cells, self.objective, *mask)
+        maps = scorer.saliency(cells, self.objective, (height, width), self.law)
+        log_odds, success_rate = scorer.transfer(unit.image, cells, self.objective, self.law)
         kept = self._read("kept_area", unit)
         values = _measure_maps(maps, unit, scorer) | {
             # What costs: what SSR keeps and SDR drops.
@@ -253,8 +252,8 @@ class Joint:
         cells[~is_explained] = 0.0
         size = (unit.image.pixels.shape[1], unit.image.pixels.shape[2])
         # The cells are the mask itself, not its logits.
-        block_size = self._ssr.block_size
-        maps = scorer.saliency(cells, "ssr", size, Relaxation.DETERMINISTIC, block_size)
+        law = dataclasses.replace(self._ssr.law, relaxation=Relaxation.DETERMINISTIC)
+        maps = scorer.saliency(cells, "ssr", size, law)
         values = _measure_maps(maps, unit, scorer)
         for value in values.values():
             value[~is_explained] = np.nan

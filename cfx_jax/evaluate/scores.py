@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.explanation import Verdict, judge
-from cfx_jax.fido.masks import keep_map
+from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import make_problem
-from cfx_jax.fido.settings import Relaxation
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
 
@@ -73,8 +72,7 @@ def transfer_mask(
     cells: jax.Array,
     *,
     objective: str,
-    relaxation: Relaxation,
-    block_size: int,
+    law: MaskLaw,
     num_masks: int = 8,
 ) -> Verdict:
     """Judges a mask with in-fills it was not learnt with: evidence, or a trick of one generator?
@@ -85,10 +83,9 @@ def transfer_mask(
         generators: G judges.
         image: float32 `[H, W, C]` in [0, 1].
         target: class explained.
-        cells: float32 `[h, w]`, the learnt mask, see `keep_map`.
+        cells: float32 `[h, w]`, the learnt mask, see `MaskLaw`.
         objective: `"ssr"` or `"sdr"`, what it was learnt for.
-        relaxation: says what `cells` are.
-        block_size: of the masks it was learnt with, see `cfx_jax.settings.Settings`.
+        law: of the masks it was learnt with.
         num_masks: hard masks drawn for each judge.
 
     Returns:
@@ -96,7 +93,7 @@ def transfer_mask(
     """
     problem = make_problem(key, image, target, objective)
     height, width = image.shape[:2]
-    pixels = keep_map(cells, (height, width), relaxation)
+    pixels = law.keep_map(cells, (height, width))
     verdicts = [
         judge(
             problem.key,
@@ -104,7 +101,7 @@ def transfer_mask(
             problem,
             classifier,
             generator,
-            block_size=block_size,
+            law=law,
             num_masks=num_masks,
         )
         for generator in generators

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.baselines import METHODS
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.evaluate.scores import MapScores, score_map, transfer_mask
 from cfx_jax.fido.explanation import saliency
-from cfx_jax.fido.objective import DIRECTIONS, log_odds
-from cfx_jax.fido.settings import Relaxation
+from cfx_jax.fido.masks import MaskLaw
+from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import crop_metric
 from cfx_jax.runs import parallel
@@ -111,16 +111,10 @@ class Scorer:
         cells: np.ndarray,
         objective: str,
         size: tuple[int, int],
-        relaxation: Relaxation,
-        block_size: int,
+        law: MaskLaw,
     ) -> np.ndarray:
         """Enlarges learnt masks `[n, h, w]` to maps `[n, H, W]`."""
-        options = {
-            "objective": objective,
-            "size": size,
-            "relaxation": relaxation,
-            "block_size": block_size,
-        }
+        options = {"objective": objective, "size": size, "law": law}
         maps: np.ndarray = self._run(_saliency, options, cells)
         return maps
 
@@ -135,15 +129,14 @@ class Scorer:
         images: Image,
         cells: np.ndarray,
         objective: str,
-        relaxation: Relaxation,
-        block_size: int,
+        law: MaskLaw,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Judges learnt masks `[n, h, w]` with each of G judges.
 
         Returns:
             Log-odds of the target and success rate, float32 `[n, G]` each.
         """
-        options = {"objective": objective, "relaxation": relaxation, "block_size": block_size}
+        options = {"objective": objective, "law": law}
         log_odds, success_rate = self._run(_transfer, options, images, cells)
         return log_odds, success_rate
 
@@ -209,11 +202,10 @@ def _saliency(
     *,
     objective: str,
     size: tuple[int, int],
-    relaxation: Relaxation,
-    block_size: int,
+    law: MaskLaw,
 ) -> jax.Array:
     del models
-    return saliency(cells, jnp.asarray(DIRECTIONS[objective]), size, relaxation, block_size)
+    return saliency(cells, jnp.asarray(DIRECTIONS[objective]), size, law)
 
 
 def _score(
@@ -237,8 +229,7 @@ def _transfer(
     models: _Models,
     *,
     objective: str,
-    relaxation: Relaxation,
-    block_size: int,
+    law: MaskLaw,
 ) -> tuple[jax.Array, jax.Array]:
     verdict = transfer_mask(
         _key(image, models),
@@ -248,8 +239,7 @@ def _transfer(
         image.target,
         cells,
         objective=objective,
-        relaxation=relaxation,
-        block_size=block_size,
+        law=law,
     )
     # Without the pictures.
     return verdict.log_odds, verdict.success_rate

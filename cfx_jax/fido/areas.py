@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido import checks
-from cfx_jax.fido.explain import image_checksums, predict
+from cfx_jax.fido.batch import prepare
 from cfx_jax.fido.masks import rank_pixels, upsample
-from cfx_jax.fido.objective import SSR, Problem, infill, log_odds, make_problem
+from cfx_jax.fido.objective import SSR, Problem, classify_infilled, make_problem
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.generators import Generator
 
@@ -110,12 +110,8 @@ def explain_areas(
         )
     settings = get_settings("bbmp", mask_size=1)
     images = checks.check_problem(classifier, generator, images, objective, settings)
-    checks.check_values(classifier, images, targets)
-    if targets is None:
-        targets = predict(classifier, images)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
     problems = jax.vmap(functools.partial(make_problem, objective=objective))(
-        keys, images, jnp.asarray(targets)
+        *prepare(key, classifier, images, targets)
     )
     shares = jnp.asarray(areas, jnp.float32)
     masks = _solve_batch(problems, classifier, generator, shares, num_steps=num_steps)
@@ -194,7 +190,7 @@ def _look(
 ) -> jax.Array:
     """Returns logits `[A, K]` of the image with what `[A, H, W]` covers kept, or in-filled."""
     keep = jnp.where(problem.direction == SSR, covered, 1.0 - covered)[..., None]
-    return infill(problem, keep, jnp.round(keep), problem.key, classifier, generator)[1]
+    return classify_infilled(problem, keep, jnp.round(keep), problem.key, classifier, generator)[1]
 
 
 def _enlarge(cells: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -15,19 +15,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido import checks
+from cfx_jax.fido.batch import predict, prepare
 from cfx_jax.fido.explanation import Explanation, assign_status, judge, saliency
-from cfx_jax.fido.masks import keep_map
 from cfx_jax.fido.objective import (
     DIRECTIONS,
     Problem,
-    log_odds,
     make_problem,
     penalty,
     relaxed_objective,
 )
-from cfx_jax.fido.settings import Relaxation, Settings, get_settings
+from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.generators import Generator
 
 
@@ -36,8 +35,7 @@ class State:
     """The optimisation of one image, between two calls of `advance`.
 
     Attributes:
-        cells: float32 `[h, w]`, what Adam moves: logits of keeping a cell, or, for the
-            deterministic relaxation, the mask itself in [0, 1].
+        cells: float32 `[h, w]`, what Adam moves, see `cfx_jax.fido.masks`.
         optimizer: state of Adam.
         step: int32 scalar, steps taken.
         trace: float32 `[num_steps]`, objective of each step taken at full penalty, NaN beyond.
@@ -51,11 +49,7 @@ class State:
 
 def init(settings: Settings) -> State:
     """Returns the state of an image before the first step; it does not depend on the image."""
-    shape = (settings.mask_size, settings.mask_size)
-    if settings.relaxation is Relaxation.DETERMINISTIC:
-        cells = jnp.full(shape, settings.initial_keep)
-    else:
-        cells = jnp.full(shape, jax.scipy.special.logit(settings.initial_keep))
+    cells = settings.mask_law.start(settings.initial_keep, (settings.mask_size, settings.mask_size))
     return State(
         cells=cells,
         optimizer=make_optimizer(settings).init(cells),
@@ -92,14 +86,16 @@ def advance(
         (_, value), gradient = jax.value_and_grad(relaxed_objective, has_aux=True)(
             state.cells, state.step, problem, classifier, generator, settings
         )
-        finite = jnp.all(jnp.isfinite(gradient))
-        gradient = jnp.where(finite, gradient, 0.0)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.cells)
-        cells = optax.apply_updates(state.cells, updates)
-        if settings.relaxation is Relaxation.DETERMINISTIC:
-            cells = jnp.clip(cells, 0.0, 1.0)
-        value = jnp.where(finite, value, jnp.nan)
-        trace = state.trace.at[state.step].set(value)
+        cells = settings.mask_law.confine(optax.apply_updates(state.cells, updates))
+        finite = jnp.all(jnp.isfinite(gradient))
+        # Not a gradient of zeros: the momentum of Adam would move the cells all the same.
+        cells, optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (cells, optimizer_state),
+            (state.cells, state.optimizer),
+        )
+        trace = state.trace.at[state.step].set(jnp.where(finite, value, jnp.nan))
         return State(cells, optimizer_state, state.step + 1, trace), None
 
     return jax.lax.scan(step, state, None, length=num_steps)[0]
@@ -126,20 +122,17 @@ def finish(
         The `Explanation` of one image, without a leading axis.
     """
     height, width = problem.image.shape[:2]
-    size = (height, width)
-    pixels = keep_map(state.cells, size, settings.relaxation)
+    size, law = (height, width), settings.mask_law
+    pixels = law.keep_map(state.cells, size)
     original = classifier.apply(classifier.params, problem.image[None])[0]
 
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
     judge_key = jax.random.fold_in(problem.key, settings.num_steps)
-    verdict = judge(
-        judge_key, pixels, problem, classifier, generator, block_size=settings.block_size
-    )
+    verdict = judge(judge_key, pixels, problem, classifier, generator, law=law)
     result = Explanation(
-        keep_prob=_keep_prob(state.cells, settings.relaxation),
-        saliency=saliency(
-            state.cells, problem.direction, size, settings.relaxation, settings.block_size
-        ),
+        mask_logits=law.mask_logits(state.cells),
+        keep_prob=law.keep_prob(state.cells),
+        saliency=saliency(state.cells, problem.direction, size, law),
         infilled=verdict.infilled,
         status=jnp.zeros((), jnp.int32),
         target=problem.target,
@@ -324,14 +317,8 @@ def _explain_objectives(
     settings = get_settings(mode, **overrides)
     for objective in objectives:
         images = checks.check_problem(classifier, generator, images, objective, settings)
-    checks.check_values(classifier, images, targets)
-    if targets is None:
-        targets = predict(classifier, images)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
-    problems = [
-        jax.vmap(functools.partial(make_problem, objective=o))(keys, images, jnp.asarray(targets))
-        for o in objectives
-    ]
+    asked = prepare(key, classifier, images, targets)
+    problems = [jax.vmap(functools.partial(make_problem, objective=o))(*asked) for o in objectives]
     stacked = jax.tree.map(lambda *rows: jnp.concatenate(rows), *problems)
     solved = _solve_batch(stacked, classifier, generator, settings=settings)
     n = len(images)
@@ -349,25 +336,6 @@ def _solve_batch(
     return jax.vmap(one, in_axes=(0, None, None))(problems, classifier, generator)
 
 
-@jax.jit
-def predict(classifier: Classifier, images: jax.Array) -> jax.Array:
-    """Returns the predicted class of each image, int32 `[N]`."""
-    return jnp.argmax(classifier.apply(classifier.params, images), axis=-1)
-
-
-@jax.jit
-def image_checksums(images: jax.Array) -> jax.Array:
-    """Returns uint32 `[N]` of the pixels of each image: the identity of an array is itself."""
-    bits = jax.lax.bitcast_convert_type(images, jnp.uint32).reshape(len(images), -1)
-    # Sums of uint32 wrap around exactly, so the order of the reduction does not matter.
-    weights = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1
-    return jnp.sum(bits * weights, axis=1, dtype=jnp.uint32)
-
-
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     """Returns Adam with a learning rate that falls linearly to zero over `settings.num_steps`."""
     return optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.num_steps))
-
-
-def _keep_prob(cells: jax.Array, relaxation: Relaxation) -> jax.Array:
-    return cells if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(cells)

@@ -10,10 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import KeepMap, average_blocks, draw_blocks, upsample
-from cfx_jax.fido.objective import SDR, SSR, Problem, infill, log_odds
-from cfx_jax.fido.settings import Relaxation
+from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.fido.masks import KeepMap, MaskLaw
+from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
@@ -44,7 +43,8 @@ class Explanation:
     """What was learnt; `explain` returns each field with a leading axis N.
 
     Attributes:
-        keep_prob: float32 `[h, w]`, probability of KEEPING each mask cell.
+        mask_logits: float32 `[h, w]`, logit of KEEPING each mask cell.
+        keep_prob: float32 `[h, w]`, probability of keeping it.
         saliency: float32 `[H, W]` in [0, 1], larger = more important, for SSR and for SDR.
         infilled: float32 `[H, W, C]`, the image under one hard mask drawn from the learnt
             distribution, in-filled.
@@ -60,6 +60,7 @@ class Explanation:
         trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty.
     """
 
+    mask_logits: jax.Array
     keep_prob: jax.Array
     saliency: jax.Array
     infilled: jax.Array
@@ -95,7 +96,7 @@ def judge(
     classifier: Classifier,
     generator: Generator,
     *,
-    block_size: int,
+    law: MaskLaw,
     num_masks: int = NUM_HARD_MASKS,
 ) -> Verdict:
     """Draws hard masks and sees what they do to the classifier.
@@ -109,7 +110,7 @@ def judge(
         problem: the image and what is asked of it.
         classifier: the model explained.
         generator: fills the holes.
-        block_size: of the masks that were optimised, see `Settings`.
+        law: of the masks that were optimised.
         num_masks: how many are drawn.
 
     Returns:
@@ -118,9 +119,8 @@ def judge(
 
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         mask_key, fill_key = jax.random.split(key)
-        shares = draw_blocks(jax.random.uniform, mask_key, (1, *pixels.keep.shape), block_size)
-        mask = (shares < pixels.keep).astype(jnp.float32)[..., None]
-        infilled, logits = infill(problem, mask, mask, fill_key, classifier, generator)
+        mask = law.draw_hard(mask_key, pixels)
+        infilled, logits = classify_infilled(problem, mask, mask, fill_key, classifier, generator)
         return infilled[0], logits[0]
 
     # One after the other, so that memory does not depend on how many there are.
@@ -135,39 +135,20 @@ def judge(
 
 
 def saliency(
-    cells: jax.Array,
-    direction: jax.Array,
-    size: tuple[int, int],
-    relaxation: Relaxation,
-    block_size: int,
+    cells: jax.Array, direction: jax.Array, size: tuple[int, int], law: MaskLaw
 ) -> jax.Array:
-    """Maps a learnt mask to importance at the pixels, in [0, 1], larger = more important.
-
-    The LOGIT is upsampled here, not the probability, as in the published code, which then subtracts
-    1/2. What SSR keeps is important and what SDR drops. A mask learnt in blocks tells blocks apart,
-    not the pixels in them, so there a pixel is as important as the blocks that may hold it, on
-    average over `draw_blocks`.
+    """Maps a learnt mask to importance at the pixels: what SSR keeps and what SDR drops.
 
     Args:
-        cells: float32 `[h, w]`, see `State`.
+        cells: float32 `[h, w]`, see `MaskLaw`.
         direction: float32 scalar, `SSR` or `SDR`.
         size: `(H, W)` of the image.
-        relaxation: says what `cells` are.
-        block_size: of the masks that were optimised, see `Settings`.
+        law: of the masks that were optimised.
 
     Returns:
-        float32 `[H, W]`.
+        float32 `[H, W]` in [0, 1], larger = more important.
     """
-    pixels = upsample(cells, size)
-    keep = (
-        jnp.clip(pixels, 0, 1) if relaxation is Relaxation.DETERMINISTIC else jax.nn.sigmoid(pixels)
-    )
-    if block_size > 1:
-        rows, columns = (average_blocks(length, block_size) for length in size)
-        # Full precision, because TPUs round matmul operands to bfloat16 by default.
-        keep = jnp.einsum("yh,hw,xw->yx", rows, keep, columns, precision=jax.lax.Precision.HIGHEST)
-        # Weights add up to one only within rounding.
-        keep = jnp.clip(keep, 0.0, 1.0)
+    keep = law.show(cells, size)
     return jnp.where(direction == SSR, keep, 1.0 - keep)
 
 

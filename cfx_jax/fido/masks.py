@@ -1,8 +1,11 @@
-"""The mask law: how masks are drawn from the probability of keeping each cell, and seen as maps.
+"""The mask law: how masks are drawn from what is learnt of each cell, and how it is shown.
 
-Arrays: cells `[h, w]`; masks `[S, H, W, 1]`, 1 = KEEP the pixel, 0 = in-fill it.
+Learnt is one number a cell, `cells [h, w]`: the logit of KEEPING it, or, where a law draws nothing,
+the mask itself. Masks are `[S, H, W, 1]`, 1 = KEEP the pixel, 0 = in-fill it.
 """
 
+import dataclasses
+import enum
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,11 +13,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.fido.settings import Relaxation, Settings
-
 # Keeps the logarithm of a probability finite where float32 ends, and its slope, summed over the
 # pixels of a cell, too. Logits saturate at log(1e30) = 69.
 _FLOOR = 1e-30
+
+
+# float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
+_MARGIN = 1e-7
+
+
+class Relaxation(enum.Enum):
+    """How masks are drawn from the keep probability p of a pixel.
+
+    CONCRETE: `sigmoid((logit p + logistic noise) / temperature)`, as published.
+    DETERMINISTIC: p itself, no noise; one mask, as in BBMP.
+    """
+
+    CONCRETE = "concrete"
+    DETERMINISTIC = "deterministic"
 
 
 class KeepMap(NamedTuple):
@@ -31,6 +47,130 @@ class KeepMap(NamedTuple):
     logit: jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskLaw:
+    """How masks are drawn from what is learnt: one value for learning, judging and showing.
+
+    Attributes:
+        relaxation: how a mask follows from the keep probability of a pixel.
+        temperature: of the noise while a mask is learnt.
+        block_size: side of the squares whose pixels share one draw of the noise, in pixels.
+
+    Example:
+        >>> law = MaskLaw(Relaxation.CONCRETE)
+        >>> pixels = law.keep_map(law.start(0.2, (4, 4)), (8, 8))
+        >>> masks, holes = law.draw(jax.random.key(0), pixels, num_samples=3)
+        >>> masks.shape, holes.shape, round(float(pixels.keep.mean()), 3)
+        ((3, 8, 8, 1), (3, 8, 8, 1), 0.2)
+    """
+
+    relaxation: Relaxation
+    temperature: float = 0.1
+    block_size: int = 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is any noise; without it the cells are the mask itself."""
+        return self.relaxation is Relaxation.CONCRETE
+
+    def start(self, keep_prob: float, shape: tuple[int, int]) -> jax.Array:
+        """Returns cells `[h, w]` that are all kept with one probability."""
+        keep = jnp.full(shape, keep_prob)
+        return jnp.full(shape, jax.scipy.special.logit(keep_prob)) if self.draws else keep
+
+    def confine(self, cells: jax.Array) -> jax.Array:
+        """Brings cells back to where they mean something, after a step of the optimiser."""
+        return cells if self.draws else jnp.clip(cells, 0.0, 1.0)
+
+    def keep_prob(self, cells: jax.Array) -> jax.Array:
+        """Returns the probability of keeping each cell."""
+        return jax.nn.sigmoid(cells) if self.draws else cells
+
+    def mask_logits(self, cells: jax.Array) -> jax.Array:
+        """Returns the logit of keeping each cell, finite."""
+        if self.draws:
+            return cells
+        return jax.scipy.special.logit(jnp.clip(cells, _MARGIN, 1.0 - _MARGIN))
+
+    def cells(self, mask_logits: jax.Array) -> jax.Array:
+        """Undoes `mask_logits`."""
+        return mask_logits if self.draws else jax.nn.sigmoid(mask_logits)
+
+    def keep_map(self, cells: jax.Array, size: tuple[int, int]) -> KeepMap:
+        """Upsamples the keep PROBABILITY to the pixels and returns it with its logit.
+
+        `logit(U sigmoid(l)) = log(U sigmoid(l)) - log(U sigmoid(-l))`, because the weights of U add
+        up to one; no probability is ever subtracted from one, so nothing overflows as it nears 0
+        or 1.
+
+        Args:
+            cells: float32 `[h, w]`.
+            size: `(H, W)` of the image.
+
+        Returns:
+            A `KeepMap`.
+        """
+        drop_prob = jax.nn.sigmoid(-cells) if self.draws else 1.0 - cells
+        keep, drop = upsample(self.keep_prob(cells), size), upsample(drop_prob, size)
+        return KeepMap(keep, drop, jnp.log(keep + _FLOOR) - jnp.log(drop + _FLOOR))
+
+    def draw(
+        self, key: jax.Array, pixels: KeepMap, num_samples: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Draws the masks of one step.
+
+        CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, see `draw_blocks`;
+        `round(z)` is, pixel by pixel, an exact Bernoulli(keep) sample at any temperature.
+        DETERMINISTIC: z = keep, and whatever it does not keep whole is a hole.
+
+        Args:
+            key: random key.
+            pixels: the mask distribution at the pixels.
+            num_samples: S.
+
+        Returns:
+            `(masks, holes)`, float32 `[S, H, W, 1]`: blend weights, and the zeros and ones that the
+            generator is shown.
+        """
+        shape = (num_samples, *pixels.keep.shape)
+        if not self.draws:
+            masks = jnp.broadcast_to(pixels.keep, shape)
+            # The interpolation weights of a pixel add up to one only within rounding.
+            return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
+        noise = draw_blocks(jax.random.logistic, key, shape, self.block_size)
+        perturbed = (pixels.logit + noise)[..., None]
+        holes = (perturbed > 0).astype(jnp.float32)
+        return jax.nn.sigmoid(perturbed / self.temperature), holes
+
+    def draw_hard(self, key: jax.Array, pixels: KeepMap) -> jax.Array:
+        """Draws one mask `[1, H, W, 1]` of zeros and ones; every pixel is kept with its `keep`."""
+        shares = draw_blocks(jax.random.uniform, key, (1, *pixels.keep.shape), self.block_size)
+        return (shares < pixels.keep).astype(jnp.float32)[..., None]
+
+    def show(self, cells: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Maps cells to how much each pixel is kept, in [0, 1], for people and measures.
+
+        The LOGIT is upsampled here, not the probability, as in the published code, which then
+        subtracts 1/2. A mask learnt in blocks tells blocks apart, not the pixels in them, so there
+        a pixel is kept as much as the blocks that may hold it, on average over `draw_blocks`.
+
+        Args:
+            cells: float32 `[h, w]`.
+            size: `(H, W)` of the image.
+
+        Returns:
+            float32 `[H, W]`.
+        """
+        pixels = upsample(cells, size)
+        keep = jax.nn.sigmoid(pixels) if self.draws else jnp.clip(pixels, 0, 1)
+        if self.block_size > 1:
+            rows, columns = (average_blocks(length, self.block_size) for length in size)
+            keep = _enlarge(rows, keep, columns)
+            # Weights add up to one only within rounding.
+            keep = jnp.clip(keep, 0.0, 1.0)
+        return keep
+
+
 def upsample(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Enlarges `[h, w]` to `size` bilinearly with the corners aligned.
 
@@ -44,59 +184,8 @@ def upsample(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
         float32 `[H, W]`.
     """
-    rows = _interpolation(size[0], cells.shape[0])
-    columns = _interpolation(size[1], cells.shape[1])
-    # Full precision, because TPUs round matmul operands to bfloat16 by default.
-    return jnp.einsum("yh,hw,xw->yx", rows, cells, columns, precision=jax.lax.Precision.HIGHEST)
-
-
-def keep_map(cells: jax.Array, size: tuple[int, int], relaxation: Relaxation) -> KeepMap:
-    """Upsamples the keep PROBABILITY to the pixels and returns it with its logit.
-
-    `logit(U sigmoid(l)) = log(U sigmoid(l)) - log(U sigmoid(-l))`, because the weights of U add up
-    to one; no probability is ever subtracted from one, so nothing overflows as it nears 0 or 1.
-
-    Args:
-        cells: float32 `[h, w]`, logits of keeping a cell; for the deterministic relaxation the
-            mask itself, in [0, 1].
-        size: `(H, W)` of the image.
-        relaxation: says which of the two `cells` are.
-
-    Returns:
-        A `KeepMap`.
-    """
-    if relaxation is Relaxation.DETERMINISTIC:
-        keep, drop = upsample(cells, size), upsample(1.0 - cells, size)
-    else:
-        keep, drop = upsample(jax.nn.sigmoid(cells), size), upsample(jax.nn.sigmoid(-cells), size)
-    return KeepMap(keep, drop, jnp.log(keep + _FLOOR) - jnp.log(drop + _FLOOR))
-
-
-def draw_masks(key: jax.Array, pixels: KeepMap, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    """Draws the masks of one step.
-
-    CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, see `draw_blocks`;
-    `round(z)` is, pixel by pixel, an exact Bernoulli(keep) sample at any temperature.
-    DETERMINISTIC: z = keep, and whatever it does not keep whole is a hole.
-
-    Args:
-        key: random key.
-        pixels: the mask distribution at the pixels.
-        settings: relaxation, temperature, size of the blocks and number of samples S.
-
-    Returns:
-        `(masks, holes)`, float32 `[S, H, W, 1]`: blend weights, and the zeros and ones that the
-        generator is shown.
-    """
-    if settings.relaxation is Relaxation.DETERMINISTIC:
-        masks = jnp.broadcast_to(pixels.keep, (settings.num_samples, *pixels.keep.shape))
-        # The interpolation weights of a pixel add up to one only within rounding.
-        return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
-    shape = (settings.num_samples, *pixels.logit.shape)
-    noise = draw_blocks(jax.random.logistic, key, shape, settings.block_size)
-    perturbed = (pixels.logit + noise)[..., None]
-    holes = (perturbed > 0).astype(jnp.float32)
-    return jax.nn.sigmoid(perturbed / settings.temperature), holes
+    rows, columns = (interpolation(n, m) for n, m in zip(size, cells.shape, strict=True))
+    return _enlarge(rows, cells, columns)
 
 
 def draw_blocks(
@@ -154,7 +243,12 @@ def rank_pixels(importance: jax.Array) -> jax.Array:
     return rank.reshape(importance.shape)
 
 
-def _interpolation(out: int, size: int) -> np.ndarray:
-    """Bilinear weights `[out, size]` between aligned corners; rows add up to one."""
+def interpolation(out: int, size: int) -> np.ndarray:
+    """Bilinear weights float32 `[out, size]` between aligned corners; rows add up to one."""
     position = np.linspace(0.0, size - 1.0, out) if out > 1 else np.zeros(1)
     return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size))).astype(np.float32)
+
+
+def _enlarge(rows: np.ndarray, cells: jax.Array, columns: np.ndarray) -> jax.Array:
+    # Full precision, because TPUs round matmul operands to bfloat16 by default.
+    return jnp.einsum("yh,hw,xw->yx", rows, cells, columns, precision=jax.lax.Precision.HIGHEST)

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import KeepMap, draw_masks, keep_map
+from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.fido.masks import KeepMap
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 
@@ -81,24 +81,7 @@ def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Arr
     return infills + masks * (image - infills)
 
 
-def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Computes `log p(c) - log sum_{k != c} p(k)` from logits, finite however sure the classifier.
-
-    Equals `logits[c] - logsumexp(logits[k != c])`; the normaliser of the softmax cancels.
-
-    Args:
-        logits: float32 `[..., K]`, K >= 2.
-        target: int32 scalar, c.
-
-    Returns:
-        float32 `[...]`.
-    """
-    is_target = jnp.arange(logits.shape[-1]) == target
-    others = jnp.where(is_target, -jnp.inf, logits)
-    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - jax.nn.logsumexp(others, axis=-1)
-
-
-def infill(
+def classify_infilled(
     problem: Problem,
     masks: jax.Array,
     holes: jax.Array,
@@ -173,9 +156,9 @@ def relaxed_objective(
     """
     mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
     height, width = problem.image.shape[:2]
-    pixels = keep_map(cells, (height, width), settings.relaxation)
-    masks, holes = draw_masks(mask_key, pixels, settings)
-    _, logits = infill(problem, masks, holes, fill_key, classifier, generator)
+    pixels = settings.mask_law.keep_map(cells, (height, width))
+    masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
+    _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
     evidence = problem.direction * jnp.mean(log_odds(logits, problem.target))
     cost = penalty(pixels, problem.direction, settings)
     warmup = jnp.minimum(1.0, step / settings.warmup_steps)

@@ -1,22 +1,12 @@
 """The hyper-parameters of an explanation and the named modes."""
 
 import dataclasses
-import enum
 import math
 from typing import Any
 
 import numpy as np
 
-
-class Relaxation(enum.Enum):
-    """How masks are drawn from the keep probability p of a pixel.
-
-    CONCRETE: `sigmoid((logit p + logistic noise) / temperature)`, as published.
-    DETERMINISTIC: p itself, no noise; one mask, as in BBMP.
-    """
-
-    CONCRETE = "concrete"
-    DETERMINISTIC = "deterministic"
+from cfx_jax.fido.masks import MaskLaw, Relaxation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +70,11 @@ class Settings:
                 f"initial_keep is {keep!r}; expected a probability between 0 and 1, "
                 "both excluded unless the relaxation is deterministic"
             )
+
+    @property
+    def mask_law(self) -> MaskLaw:
+        """How masks are drawn."""
+        return MaskLaw(self.relaxation, self.temperature, self.block_size)
 
 
 def _is_finite(value: Any) -> bool:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido.masks import rank_pixels
-from cfx_jax.fido.objective import infill, log_odds, make_problem
+from cfx_jax.fido.objective import classify_infilled, make_problem
 from cfx_jax.generators import Generator
 
 
@@ -164,7 +164,7 @@ def _curve(
 
     def look(share: jax.Array) -> jax.Array:
         mask = (rank < jnp.round(share * rank.size)).astype(jnp.float32)[None, ..., None]
-        _, logits = infill(problem, mask, mask, problem.key, classifier, generator)
+        _, logits = classify_infilled(problem, mask, mask, problem.key, classifier, generator)
         return logits[0]
 
     # One after the other, so that memory does not depend on how many there are.

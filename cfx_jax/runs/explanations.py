@@ -12,9 +12,9 @@ from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.records import Field, encode_ids
 
+# float16 ends there, and a probability is 0 or 1 long before.
+_LARGEST_LOGIT = 6e4
 _SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
-# float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
-_PROBABILITY_MARGIN = 1e-7
 
 
 def make_fields(
@@ -76,8 +76,9 @@ def make_values(
         values["prediction"][rows] = result.prediction
         values[f"{objective}_status"][rows] = result.status
         values[f"{objective}_trace"][rows] = result.trace
-        keep = np.clip(result.keep_prob, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-        values[f"{objective}_mask_logits"][rows] = np.log(keep) - np.log1p(-keep)
+        values[f"{objective}_mask_logits"][rows] = np.clip(
+            result.mask_logits, -_LARGEST_LOGIT, _LARGEST_LOGIT
+        )
         for name in _SCALARS:
             values[f"{objective}_{name}"][rows] = getattr(result, name)
         if f"{objective}_infilled" in values:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.explain import State, advance, finish, init, predict
+from cfx_jax.fido.batch import predict
+from cfx_jax.fido.explain import State, advance, finish, init
 from cfx_jax.fido.explanation import Explanation
 from cfx_jax.fido.objective import Problem, make_problem
 from cfx_jax.fido.settings import Settings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfx_jax.evaluate.scores import transfer_mask
-from cfx_jax.fido.settings import Relaxation
+from cfx_jax.fido.masks import MaskLaw, Relaxation
 
 SIZE = 8
 
@@ -21,8 +21,8 @@ def judge_half_kept(linear_classifier, generators, objective, block_size):
     )
     return transfer_mask(
         jax.random.key(0), classifier, generators, jnp.ones((SIZE, SIZE, 1)), 1,
-        jnp.zeros((2, 2)), objective=objective, relaxation=Relaxation.CONCRETE,
-        block_size=block_size, num_masks=400,
+        jnp.zeros((2, 2)), objective=objective, num_masks=400,
+        law=MaskLaw(Relaxation.CONCRETE, block_size=block_size),
     )  # fmt: skip
 
 

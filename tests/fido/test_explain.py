@@ -11,8 +11,9 @@ import cfx_jax
 from cfx_jax import Status
 from cfx_jax.fido.explain import advance, finish, init, make_optimizer
 from cfx_jax.fido.explanation import saliency
+from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import SDR, SSR, make_problem
-from cfx_jax.fido.settings import Relaxation, get_settings
+from cfx_jax.fido.settings import get_settings
 
 KEY = jax.random.key(0)
 
@@ -85,7 +86,8 @@ def test_saliency_is_the_mean_of_the_blocks_that_may_hold_a_pixel(direction):
                 (np.arange(7) + left) // 3 == (x + left) // 3,
             )
             expected[y, x] += keep[in_block].mean() / 9
-    found = saliency(jnp.asarray(cells), direction, (5, 7), Relaxation.CONCRETE, block_size=3)
+    law = MaskLaw(Relaxation.CONCRETE, block_size=3)
+    found = saliency(jnp.asarray(cells), direction, (5, 7), law)
     np.testing.assert_allclose(found, expected if direction == SSR else 1 - expected, atol=1e-6)
 
 
@@ -176,6 +178,28 @@ def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, imag
     assert int(whole.step) == 12
     e = finish(whole, problem, *models, settings=settings)
     assert e.keep_prob.shape == (8, 8)
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_half, images):
+    """The classifier is NaN on every second step alone; Adam has a momentum by then."""
+
+    def apply(params, composites):
+        score = composites.mean((1, 2, 3)) * params
+        return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+    settings = get_settings("fast", mask_size=8, num_steps=6)
+    problem = make_problem(KEY, images[0], 1, "ssr")
+    good = cfx_jax.Classifier(params=jnp.asarray(50.0), apply=apply)
+    bad = good.replace(params=jnp.asarray(jnp.nan))
+    step = functools.partial(advance, settings=settings, num_steps=1)
+    before = step(init(settings), problem, good, fill_half)
+    after = step(before, problem, bad, fill_half)
+    assert float(jnp.abs(before.cells - init(settings).cells).max()) > 0.1
+    assert int(after.step) == 2
+    np.testing.assert_array_equal(np.isnan(after.trace), [False, *[True] * 5])
+    kept, expected = (jax.tree.leaves((s.cells, s.optimizer)) for s in (after, before))
+    for ours, theirs in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_learning_rate_falls_linearly_to_zero():

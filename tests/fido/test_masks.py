@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cfx_jax.fido.masks import draw_blocks, draw_masks, keep_map, upsample
-from cfx_jax.fido.settings import MODES, Relaxation, get_settings
+from cfx_jax.fido.masks import MaskLaw, Relaxation, draw_blocks, upsample
+from cfx_jax.fido.settings import MODES, get_settings
 
 
 def align_corners(cells, size):
@@ -39,10 +39,10 @@ def test_upsample_differs_from_half_pixel_resizing():
 
 def test_keep_map_upsamples_the_probability_not_the_logit():
     cells = jnp.asarray([[-4.0, 4.0]] * 2)
-    pixels = keep_map(cells, (3, 3), Relaxation.CONCRETE)
+    pixels = MaskLaw(Relaxation.CONCRETE).keep_map(cells, (3, 3))
     np.testing.assert_allclose(pixels.keep[:, 1], 0.5, atol=1e-6)
     cells = jnp.asarray([[0.0, 4.0]] * 2)
-    pixels = keep_map(cells, (3, 3), Relaxation.CONCRETE)
+    pixels = MaskLaw(Relaxation.CONCRETE).keep_map(cells, (3, 3))
     mean = (0.5 + 1 / (1 + math.exp(-4))) / 2
     np.testing.assert_allclose(pixels.keep[:, 1], mean, atol=1e-6)
     np.testing.assert_allclose(pixels.logit[:, 1], math.log(mean / (1 - mean)), atol=1e-5)
@@ -53,7 +53,7 @@ def test_keep_map_and_its_gradient_stay_finite(logit):
     cells = jnp.full((3, 3), logit)
 
     def total(cells):
-        return jnp.sum(keep_map(cells, (6, 6), Relaxation.CONCRETE).logit)
+        return jnp.sum(MaskLaw(Relaxation.CONCRETE).keep_map(cells, (6, 6)).logit)
 
     value, gradient = jax.value_and_grad(total)(cells)
     assert np.isfinite(value)
@@ -73,8 +73,8 @@ def test_concrete_samples_have_the_closed_form_mean_and_gradient(keep):
     slope = (soft * (1 - soft) / 0.1).mean()
 
     def mean(cell):
-        pixels = keep_map(jnp.full((64, 64), cell), (64, 64), settings.relaxation)
-        return draw_masks(jax.random.key(0), pixels, settings)[0].mean()
+        pixels = settings.mask_law.keep_map(jnp.full((64, 64), cell), (64, 64))
+        return settings.mask_law.draw(jax.random.key(0), pixels, settings.num_samples)[0].mean()
 
     value, gradient = jax.value_and_grad(mean)(logit)
     # 262,144 samples: four standard errors.
@@ -85,8 +85,8 @@ def test_concrete_samples_have_the_closed_form_mean_and_gradient(keep):
 @pytest.mark.parametrize("mode", ["fast", "paper"])
 def test_holes_are_the_rounded_masks_and_exact_bernoulli_samples(mode):
     settings = get_settings(mode, num_samples=50)
-    pixels = keep_map(jnp.full((64, 64), math.log(3)), (64, 64), settings.relaxation)
-    masks, holes = draw_masks(jax.random.key(1), pixels, settings)
+    pixels = settings.mask_law.keep_map(jnp.full((64, 64), math.log(3)), (64, 64))
+    masks, holes = settings.mask_law.draw(jax.random.key(1), pixels, settings.num_samples)
     assert set(np.unique(holes)) == {0.0, 1.0}
     np.testing.assert_array_equal(np.round(masks), holes)
     np.testing.assert_allclose(holes.mean(), 0.75, atol=4 * math.sqrt(0.75 * 0.25 / holes.size))
@@ -94,8 +94,9 @@ def test_holes_are_the_rounded_masks_and_exact_bernoulli_samples(mode):
 
 def test_noise_is_independent_for_every_pixel_and_sample():
     settings = get_settings("paper", num_samples=4)
-    pixels = keep_map(jnp.zeros((2, 2)), (64, 64), settings.relaxation)
-    masks = np.asarray(draw_masks(jax.random.key(2), pixels, settings)[1])[..., 0] - 0.5
+    pixels = settings.mask_law.keep_map(jnp.zeros((2, 2)), (64, 64))
+    _, holes = settings.mask_law.draw(jax.random.key(2), pixels, settings.num_samples)
+    masks = np.asarray(holes)[..., 0] - 0.5
     assert abs(np.mean(masks[:, 1:] * masks[:, :-1])) < 4 * 0.25 / math.sqrt(masks[:, 1:].size)
     assert abs(np.mean(masks[1:] * masks[:-1])) < 4 * 0.25 / math.sqrt(masks[1:].size)
 
@@ -122,8 +123,8 @@ def test_pixels_of_a_block_share_their_noise_and_others_do_not():
 def test_blocks_leave_every_pixel_its_probability(block_size):
     settings = get_settings("fast", num_samples=4000, block_size=block_size)
     cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
-    pixels = keep_map(cells, (16, 16), settings.relaxation)
-    masks, holes = draw_masks(jax.random.key(4), pixels, settings)
+    pixels = settings.mask_law.keep_map(cells, (16, 16))
+    masks, holes = settings.mask_law.draw(jax.random.key(4), pixels, settings.num_samples)
     np.testing.assert_array_equal(np.round(masks), holes)
     # Five standard errors, for the largest of 256 pixels.
     np.testing.assert_allclose(holes[..., 0].mean(0), pixels.keep, atol=5 * 0.5 / math.sqrt(4000))
@@ -140,7 +141,7 @@ def test_blocks_of_one_pixel_are_the_published_noise():
 def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():
     settings = MODES["bbmp"]
     cells = jnp.ones((4, 4)).at[0, 0].set(0.25)
-    pixels = keep_map(cells, (8, 8), settings.relaxation)
-    masks, holes = draw_masks(jax.random.key(0), pixels, settings)
+    pixels = settings.mask_law.keep_map(cells, (8, 8))
+    masks, holes = settings.mask_law.draw(jax.random.key(0), pixels, settings.num_samples)
     np.testing.assert_allclose(masks[0, ..., 0], align_corners(cells, (8, 8)), atol=1e-6)
     np.testing.assert_array_equal(holes[0, ..., 0], align_corners(cells, (8, 8)) >= 1)

@@ -9,10 +9,10 @@ import pytest
 from scipy import ndimage
 from scipy.special import expit
 
+from cfx_jax.classifiers import log_odds
 from cfx_jax.fido import objective
-from cfx_jax.fido.masks import draw_masks, keep_map
 from cfx_jax.fido.objective import make_problem
-from cfx_jax.fido.settings import MODES, Relaxation, get_settings
+from cfx_jax.fido.settings import MODES, get_settings
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])
@@ -20,7 +20,7 @@ def test_log_odds_equals_log_p_over_not_p(num_classes):
     logits = np.random.default_rng(1).normal(size=(4, num_classes))
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = np.log(p[:, 1] / (1 - p[:, 1]))
-    np.testing.assert_allclose(objective.log_odds(jnp.asarray(logits), 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(log_odds(jnp.asarray(logits), 1), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("logits", [[200.0, -200.0], [-3e4, 3e4, 0.0], [90.0, 0.0, 0.0]])
@@ -58,9 +58,9 @@ def test_no_gradient_passes_through_the_infill(linear_classifier, images):
     by_params, by_image = jax.grad(loss, argnums=(0, 1))(0.5, images[0])
     assert float(by_params) == 0.0
     # What remains is the path through the kept part of the composite alone: z, never z + (1 - z) z.
-    pixels = keep_map(jnp.zeros((8, 8)), (16, 16), Relaxation.CONCRETE)
+    pixels = MODES["paper"].mask_law.keep_map(jnp.zeros((8, 8)), (16, 16))
     mask_key = jax.random.split(jax.random.fold_in(problem.key, 1))[0]
-    masks = draw_masks(mask_key, pixels, MODES["paper"])[0]
+    masks = MODES["paper"].mask_law.draw(mask_key, pixels, 8)[0]
     np.testing.assert_allclose(by_image[..., 0], -masks.mean(0)[..., 0], atol=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_penalty_warms_up_linearly(step, weight, name, linear_classifier, fill_h
         fill_half,
         settings,
     )
-    pixels = keep_map(cells, (16, 16), settings.relaxation)
+    pixels = settings.mask_law.keep_map(cells, (16, 16))
     cost = objective.penalty(pixels, problem.direction, settings)
     np.testing.assert_allclose(loss, weight * cost, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(full, cost, rtol=1e-5)
@@ -117,7 +117,7 @@ def test_penalty_warms_up_linearly(step, weight, name, linear_classifier, fill_h
 def test_penalty_sums_over_the_pixels_of_the_image(name, charged):
     cells = jax.random.normal(jax.random.key(5), (7, 7))
     settings = get_settings("paper", tv_weight=0.25)
-    pixels = keep_map(cells, (21, 28), settings.relaxation)
+    pixels = settings.mask_law.keep_map(cells, (21, 28))
     places = np.meshgrid(np.linspace(0, 6, 21), np.linspace(0, 6, 28), indexing="ij")
     keep = ndimage.map_coordinates(expit(np.asarray(cells, float)), places, order=1)
     area = {"keep": keep, "drop": 1 - keep}[charged].sum()

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cfx_jax.fido.explanation import saliency
+from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
-from cfx_jax.fido.settings import Relaxation
 from cfx_jax.records import Field, RecordWriter, encode_ids
 from cfx_jax.report import page as report
 from cfx_jax.report import pictures
@@ -260,7 +260,10 @@ def test_pictures_of_masks_learnt_in_blocks_show_their_saliency(objective):
     cells = np.random.default_rng(2).normal(size=(4, 4)).astype(np.float32)
     photo = np.zeros((12, 10, 3), np.uint8)
     expected = saliency(
-        jnp.asarray(cells), DIRECTIONS[objective], (12, 10), Relaxation.CONCRETE, block_size=5
+        jnp.asarray(cells),
+        DIRECTIONS[objective],
+        (12, 10),
+        MaskLaw(Relaxation.CONCRETE, block_size=5),
     )
     drawn = pictures.saliency(cells, objective, photo, 5)
     np.testing.assert_allclose(drawn, expected, atol=1e-6)

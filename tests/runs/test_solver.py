@@ -6,7 +6,7 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Status
-from cfx_jax.fido.explain import image_checksums
+from cfx_jax.fido.batch import image_checksums
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.runs.solver import Images, Solver
 

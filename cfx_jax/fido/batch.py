@@ -1,0 +1,46 @@
+"""A batch of images as a user gives it: checked, with a target and a key for each."""
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.checks import check_values
+
+
+def prepare(
+    key: jax.Array, classifier: Classifier, images: jax.Array, targets: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Checks the values of a batch, and gives each image its key and its target.
+
+    Args:
+        key: random key of the run; each image folds a checksum of its pixels in.
+        classifier: names the targets that are not given.
+        images: float32 `[N, H, W, C]`, their shape already checked.
+        targets: int `[N]`; None takes the predicted classes.
+
+    Returns:
+        `(keys [N], images, targets [N])`.
+
+    Raises:
+        ValueError: pixels or targets are out of range.
+    """
+    check_values(classifier, images, targets)
+    if targets is None:
+        targets = predict(classifier, images)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
+    return keys, images, jnp.asarray(targets)
+
+
+@jax.jit
+def predict(classifier: Classifier, images: jax.Array) -> jax.Array:
+    """Returns the predicted class of each image, int32 `[N]`."""
+    return jnp.argmax(classifier.apply(classifier.params, images), axis=-1)
+
+
+@jax.jit
+def image_checksums(images: jax.Array) -> jax.Array:
+    """Returns uint32 `[N]` of the pixels of each image: the identity of an array is itself."""
+    bits = jax.lax.bitcast_convert_type(images, jnp.uint32).reshape(len(images), -1)
+    # Sums of uint32 wrap around exactly, so the order of the reduction does not matter.
+    weights = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1
+    return jnp.sum(bits * weights, axis=1, dtype=jnp.uint32)
