@@ -3,7 +3,7 @@
 Not a test. In an environment of its own, with cfx_jax and pytest installed:
 
     pip install torch captum==0.8.0 quantus==0.6.0
-    python tests/make_oracle_golden.py
+    python tests/metrics/make_oracle_golden.py
 
 The golden file was made with torch 2.15.0 (CPU), captum 0.8.0 and quantus 0.6.0.
 """
