@@ -8,9 +8,10 @@ import dataclasses
 from typing import Any
 
 from cfx_jax.classifiers import NORMALIZATIONS
+from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import Settings, get_settings
 
-OBJECTIVES = ("ssr", "sdr", "both")
+OBJECTIVES = (*DIRECTIONS, "both")
 SOURCES = ("bundled", "folder", "npz", "tfds")
 RESIZES = ("crop", "cover", "stretch")
 PRECISIONS = ("float32", "bfloat16")
@@ -106,7 +107,7 @@ class ExplainConfig:
     @property
     def objectives(self) -> tuple[str, ...]:
         """The objectives to learn, in order."""
-        return ("ssr", "sdr") if self.objective == "both" else (self.objective,)
+        return tuple(DIRECTIONS) if self.objective == "both" else (self.objective,)
 
     def settings(self) -> Settings:
         """The settings of the mode with this section's overrides.

@@ -3,11 +3,14 @@
 import errno
 import fcntl
 import os
+import time
 
 from cfx_jax.records.manifest import RecordsError
 from cfx_jax.records.storage import Storage
 
 _FOLDER = ".locks"
+# Seconds an owner tries for: a probe of its file by another process lasts microseconds.
+_PATIENCE = 0.5
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -32,7 +35,7 @@ class RunLock:
         folder.mkdir(exist_ok=True)
         self._file = os.open(folder / f"{host}-of-{num_hosts}", os.O_RDWR | os.O_CREAT, 0o666)
         others = [path for path in folder.iterdir() if not path.name.endswith(f"-of-{num_hosts}")]
-        if not _lock(self._file) or any(map(_is_locked, others)):
+        if not _lock_for_itself(self._file) or any(map(_is_locked, others)):
             self.release()
             raise RecordsError(
                 f"{storage}: another run is writing to it; wait until it has ended, or choose "
@@ -60,14 +63,24 @@ def is_locked(storage: Storage) -> bool | None:
 def _is_locked(path: os.PathLike[str]) -> bool:
     file = os.open(path, os.O_RDONLY)
     try:
-        return not _lock(file)
+        # Shared: of several that probe at once, none takes another for a run.
+        return not _lock(file, fcntl.LOCK_SH)
     finally:
         os.close(file)
 
 
-def _lock(file: int) -> bool:
+def _lock_for_itself(file: int) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while not _lock(file, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _lock(file: int, kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -88,16 +88,6 @@ class Storage:
         stamp = self._files.write(name, data, if_equal=found.stamp.generation)
         return bool(self._result(stamp, "write", name).generation)
 
-    def names(self, prefix: str) -> list[str]:
-        """Returns the names of all files that begin with a prefix, sorted.
-
-        Raises:
-            OSError: the folder cannot be read.
-        """
-        begin = prefix.encode()
-        listed = self._files.list(ts.KvStore.KeyRange(begin, begin + b"\xff"))
-        return sorted(name.decode() for name in self._result(listed, "read", prefix))
-
     def _result(self, future: Any, verb: str, name: str) -> Any:
         try:
             return future.result()

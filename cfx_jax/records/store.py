@@ -16,21 +16,20 @@ that is damaged later makes its unit absent again.
 
 import collections
 import errno
-import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
-from absl import logging
 
+from cfx_jax.records.arrays import open_arrays, write_group
 from cfx_jax.records.layout import COMPLETE, Field, Layout, decode_ids
 from cfx_jax.records.lock import RunLock
 from cfx_jax.records.manifest import RecordsError, claim_folder, read_manifest
 from cfx_jax.records.storage import Storage, os_error
 
-STORE = "records.zarr"
+_logger = logging.getLogger(__name__)
 # Units whose chunks are read at once to be checked.
 _UNITS_IN_CHECKING = 8
 
@@ -85,8 +84,8 @@ class RecordWriter:
         claim_folder(self._storage, manifest, self._layout.to_json())
         self._lock = RunLock(self._storage, host, num_hosts)
         try:
-            self._arrays = _open_arrays(self._storage, self._layout, create=True)
-            _write_group(self._storage, self._layout)
+            self._arrays = open_arrays(self._storage, self._layout, create=True)
+            write_group(self._storage, self._layout)
         except BaseException:
             self.close()
             raise
@@ -106,15 +105,15 @@ class RecordWriter:
 
         A unit that was complete but is damaged is absent, too: what of it is on disk is checked.
         """
+        done = _find_complete(self._arrays, self._layout)
         owned = range(self._host, self._layout.num_units, self._num_hosts)
-        done = _complete_units(self._arrays, self._layout)
-        damaged = set()
-        for unit, problems in find_damage(self._storage, self._layout, sorted(done & set(owned))):
+        marked = [unit for unit in owned if done[unit]]
+        for unit, problems in find_damage(self._storage, self._layout, marked):
             if problems:
-                logging.warning("unit %d is damaged, and computed again: %s", unit, problems)
-                damaged.add(unit)
+                _logger.warning("unit %d is damaged, and computed again: %s", unit, problems)
                 self._unmark(unit)
-        return sorted(set(owned) - done | damaged)
+                done[unit] = False
+        return [unit for unit in owned if not done[unit]]
 
     def unit_range(self, unit: int) -> tuple[int, int]:
         """Returns the examples `[start, stop)` of a unit."""
@@ -195,20 +194,18 @@ class RecordReader:
             ) from error
         self.fields = self._layout.fields
         self.num_examples = self._layout.num_examples
-        self._arrays = _open_arrays(self._storage, self._layout, create=False)
+        self._arrays = open_arrays(self._storage, self._layout, create=False)
 
     @property
     def complete(self) -> np.ndarray:
         """Which examples are computed by now, bool `[num_examples]`."""
-        done = np.zeros(self.num_examples, bool)
-        for unit in self.complete_units:
-            done[slice(*self._layout.unit_range(unit))] = True
-        return done
+        units = _find_complete(self._arrays, self._layout)
+        return np.repeat(units, self._layout.unit_size)[: self.num_examples]
 
     @property
     def complete_units(self) -> list[int]:
         """The units computed by now, in order."""
-        return sorted(_complete_units(self._arrays, self._layout))
+        return np.flatnonzero(_find_complete(self._arrays, self._layout)).tolist()
 
     @property
     def num_units(self) -> int:
@@ -261,7 +258,7 @@ def find_damage(
     Yields:
         Each unit, and by field what is wrong with its chunk; nothing for a sound unit.
     """
-    arrays = _open_arrays(storage, layout, create=False, missing_is_an_error=True) if units else {}
+    arrays = open_arrays(storage, layout, create=False, missing_is_an_error=True) if units else {}
     reading: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
     for unit in units:
         start, stop = layout.unit_range(unit)
@@ -283,13 +280,13 @@ def _wait(unit: int, futures: dict[str, Any]) -> tuple[int, dict[str, str]]:
     return unit, problems
 
 
-def _complete_units(arrays: Mapping[str, Any], layout: Layout) -> set[int]:
-    marks, ranges = arrays[COMPLETE], map(layout.unit_range, range(layout.num_units))
+def _find_complete(arrays: Mapping[str, Any], layout: Layout) -> np.ndarray:
+    """Reads which units are complete, bool `[num_units]`."""
+    marks, ranges = arrays[COMPLETE], [layout.unit_range(unit) for unit in range(layout.num_units)]
     try:
-        done = marks.read().result()
+        return np.logical_and.reduceat(marks.read().result(), [start for start, _ in ranges])
     except ValueError:  # A damaged mark is none; which one it is, shows unit by unit.
-        return {u for u, (start, stop) in enumerate(ranges) if _is_marked(marks[start:stop])}
-    return {unit for unit, (start, stop) in enumerate(ranges) if done[start:stop].all()}
+        return np.array([_is_marked(marks[start:stop]) for start, stop in ranges])
 
 
 def _is_marked(mark: Any) -> bool:
@@ -304,57 +301,3 @@ def _open_storage(workdir: str | os.PathLike[str]) -> Storage:
         return Storage(workdir)
     except ValueError as error:
         raise RecordsError(f"workdir {error}") from error
-
-
-def _open_arrays(
-    storage: Storage, layout: Layout, create: bool, missing_is_an_error: bool = False
-) -> dict[str, Any]:
-    """Opens one TensorStore a field, and `complete`, all at once."""
-    opening = {
-        field.name: ts.open(
-            {
-                "driver": "zarr3",
-                "kvstore": storage.kvstore(f"{STORE}/{field.name}"),
-                "metadata": layout.array_metadata(field),
-                # A chunk that is not there is then one that was lost.
-                "store_data_equal_to_fill_value": field.name != COMPLETE,
-                "fill_missing_data_reads": not missing_is_an_error,
-            },
-            open=True,
-            create=create,
-        )
-        for field in (*layout.fields, Field(COMPLETE, "uint8"))
-    }
-    arrays = {}
-    for name, future in opening.items():
-        try:
-            arrays[name] = future.result()
-        except ValueError as error:
-            failure = os_error(error, f"cannot open {storage.place(STORE)}")
-            if failure.errno:
-                raise failure from error
-            raise RecordsError(
-                f"{storage}: the array {name!r} of {STORE} is missing or damaged; resume the "
-                f"run if it has only just started, else delete the folder ({error})"
-            ) from error
-    return arrays
-
-
-def _write_group(storage: Storage, layout: Layout) -> None:
-    """Makes the arrays a Zarr group; with the arrays' metadata, for which xarray asks."""
-    if storage.read(f"{STORE}/zarr.json") is not None:
-        return
-    names = [field.name for field in layout.fields] + [COMPLETE]
-    metadata = {name: storage.read(f"{STORE}/{name}/zarr.json") or b"" for name in names}
-    consolidated = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": {name: json.loads(content) for name, content in metadata.items()},
-    }
-    group = {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {},
-        "consolidated_metadata": consolidated,
-    }
-    storage.write(f"{STORE}/zarr.json", json.dumps(group, indent=2).encode())

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cfx_jax.records.arrays import STORE
 from cfx_jax.records.layout import COMPLETE
 from cfx_jax.records.lock import is_locked
 from cfx_jax.records.storage import Storage
-from cfx_jax.records.store import STORE, RecordReader
+from cfx_jax.records.store import RecordReader
 
 # The statuses of examples of which nothing was learnt.
 _FAILURES = ("unreadable", "non_finite")

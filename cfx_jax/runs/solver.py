@@ -93,7 +93,7 @@ class Solver:
         self._num_calls = settings.num_steps // self._steps_per_call
         self._key = parallel.replicate(key, self._devices)
         self._models = parallel.replicate((classifier, generator), self._devices)
-        self._gauge = _Gauge()
+        self._idle_meter = _IdleMeter()
         self._compiled: tuple[Any, Any] | None = None
 
         mapped = functools.partial(parallel.map_over_devices, devices=self._devices)
@@ -129,7 +129,7 @@ class Solver:
     @property
     def idle_share(self) -> float:
         """Share of the time of `stream`, at most, in which the devices had nothing to do."""
-        return self._gauge.idle_share
+        return self._idle_meter.idle_share
 
     def compile(self, per_device_batch_size: int) -> int:
         """Compiles the programs, in place of those compiled before.
@@ -171,7 +171,7 @@ class Solver:
         Raises:
             RuntimeError: nothing is compiled yet.
         """
-        self._gauge = _Gauge()
+        self._idle_meter = _IdleMeter()
         started: collections.deque[Callable[[], Any]] = collections.deque()
         for wait in self._start_programs(jobs, on_progress):
             started.append(wait)
@@ -196,10 +196,10 @@ class Solver:
                 num_rows = len(batch.pixels)
                 problem, state = self._start(objective, batch)
                 for call in range(1, self._num_calls + 1):
-                    state = self._gauge.run(advance, state, problem, *self._models)
+                    state = self._idle_meter.run(advance, state, problem, *self._models)
                     tell = functools.partial(on_progress, objective)
                     yield functools.partial(self._report, tell, num_rows, call, state.trace)
-                explanations = self._gauge.run(finish, state, problem, *self._models)
+                explanations = self._idle_meter.run(finish, state, problem, *self._models)
                 keep = parts.setdefault(objective, []).append
                 yield functools.partial(self._collect, keep, num_rows, explanations)
             yield functools.partial(_join, tag, parts)
@@ -225,7 +225,7 @@ class Solver:
         self, tell: Callable[[int, float], None], num_rows: int, call: int, trace: jax.Array
     ) -> None:
         latest = parallel.unshard(trace, num_rows)[:, call * self._steps_per_call - 1]
-        self._gauge.look()
+        self._idle_meter.look()
         finite = latest[np.isfinite(latest)]
         tell(num_rows * self._steps_per_call, float(finite.mean()) if finite.size else math.nan)
 
@@ -233,7 +233,7 @@ class Solver:
         self, keep: Callable[[Explanation], None], num_rows: int, explanations: Explanation
     ) -> None:
         keep(parallel.unshard(explanations, num_rows))
-        self._gauge.look()
+        self._idle_meter.look()
 
 
 def _begin(
@@ -253,7 +253,7 @@ def _name_target(pixels: jax.Array, target: jax.Array, classifier: Classifier) -
     return jnp.where(target < 0, predict(classifier, pixels[None])[0], target)
 
 
-class _Gauge:
+class _IdleMeter:
     """Bounds from above how long the devices had nothing to do, from what the host can see.
 
     A program that is found done when the next one is started may have been done since the host last

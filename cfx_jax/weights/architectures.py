@@ -1,13 +1,13 @@
 """The classifiers that can be loaded by name, and the layouts their weights are published in."""
 
 import importlib
+import logging
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.alexnet import AlexNet
@@ -75,6 +75,7 @@ class Architecture(NamedTuple):
 
 _ARRAYS = Mapping[str, np.ndarray]
 _NAMED_ASIDE = 3
+_logger = logging.getLogger(__name__)
 
 
 def packaged_weights(name: str) -> str:
@@ -135,7 +136,7 @@ def lay_out(
     if aside:
         first = ", ".join(aside[:_NAMED_ASIDE])
         more = ", ..." if len(aside) > _NAMED_ASIDE else ""
-        logging.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
+        _logger.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
     return module, params, layout.normalization
 
 

@@ -23,7 +23,7 @@ def published():
 
 def test_arrays_beside_the_network_are_named(published, caplog):
     wrapped = {f"state_dict.{name}": array for name, array in published.items()}
-    with caplog.at_level(logging.WARNING, "absl"):
+    with caplog.at_level(logging.WARNING, "cfx_jax"):
         module, _, _ = lay_out("efficientnet_lite0", wrapped)
         assert caplog.text == ""
         beside = {f"optimizer.state.{n}": np.zeros(1) for n in range(5)}
