@@ -140,12 +140,15 @@ def test_main_is_short():
     assert len((PACKAGE / "main.py").read_text().splitlines()) < 70
 
 
-def test_importing_the_package_pulls_in_nothing_heavy():
-    code = "import cfx_jax, sys; print(*sys.modules)"
+HEAVY = {"tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "skimage", "tqdm",
+         "jinja2", "keras", "equinox", "torch"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "heavy"), [("cfx_jax", {*HEAVY, "PIL"}), ("cfx_jax.data", HEAVY)])
+def test_importing_the_package_pulls_in_nothing_heavy(name, heavy):
+    code = f"import {name}, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    roots = {name.split(".")[0] for name in modules.stdout.decode().split()}
-    heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "skimage", "tqdm", "jinja2", "PIL",
-             "keras", "equinox", "torch"}  # fmt: skip
+    roots = {module.split(".")[0] for module in modules.stdout.decode().split()}
     assert not heavy & roots
 
 

@@ -11,10 +11,11 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
-from tensorboardX.record_writer import masked_crc32c
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM_BYTES = 4
+# Of CRC-32C, bits reversed, and what TFRecord adds to a checksum, so that it may lie among data.
+_POLYNOMIAL, _MASK_DELTA = 0x82F63B78, 0xA282EAD8
 
 
 class TFRecordError(ValueError):
@@ -94,7 +95,7 @@ def _find_records(shard: Shard) -> np.ndarray:
             end = size + 1
             if len(header) == _HEADER.size:
                 length, checksum = _HEADER.unpack(header)
-                if checksum != masked_crc32c(header[:8]):
+                if checksum != _masked_crc32c(header[:8]):
                     raise TFRecordError(f"{shard.path}: no record begins at byte {offset}")
                 end = offset + _HEADER.size + length + _CHECKSUM_BYTES
             if end > size:
@@ -110,3 +111,21 @@ def _find_records(shard: Shard) -> np.ndarray:
             f"{shard.num_records}"
         )
     return np.array(spans, np.int64).reshape(-1, 2)[shard.skip : shard.skip + shard.take]
+
+
+def _byte_remainder(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (byte & 1) * _POLYNOMIAL
+    return byte
+
+
+_REMAINDERS = [_byte_remainder(byte) for byte in range(256)]
+
+
+def _masked_crc32c(data: bytes) -> int:
+    """Computes the checksum of a few bytes: no library that is there anyway has it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _REMAINDERS[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.record_writer import RecordWriter
 
-from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
+from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords, _masked_crc32c
 
 LENGTHS = [5, 0, 1, 300, 70_000]
 # Length, its checksum, and the checksum of the bytes.
@@ -29,6 +29,21 @@ def write(path, records):
 
 def open_whole(path, num_records=5):
     return TFRecords([Shard(str(path), num_records, 0, num_records)])
+
+
+@pytest.mark.parametrize(
+    ("data", "checksum"),
+    [
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+    ],
+)
+def test_checksums_are_those_of_the_standard(data, checksum):
+    """RFC 3720, B.4; masked by turning it and adding a constant."""
+    turned = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
+    assert _masked_crc32c(data) == (turned + 0xA282EAD8) % 2**32
 
 
 def test_records_are_found_by_number(tmp_path):
