@@ -8,7 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
-from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten, max_pool
+from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten
 
 POOLED_SIZE = 6
 
@@ -53,7 +53,7 @@ class AlexNet(nn.Module):
             )
             hidden = nn.relu(conv(hidden))
             if layer.pool:
-                hidden = max_pool(hidden, 3, 2)
+                hidden = nn.max_pool(hidden, (3, 3), (2, 2))
         hidden = flatten(adaptive_mean_pool(hidden, POOLED_SIZE))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_0")(hidden))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_1")(hidden))

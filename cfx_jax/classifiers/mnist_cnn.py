@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from cfx_jax.classifiers.layers import Conv, flatten, max_pool
+from cfx_jax.classifiers.layers import Conv, flatten, tiled_max_pool
 
 IMAGE_SIZE = 28
 
@@ -28,6 +28,6 @@ class MnistCNN(nn.Module):
             )
         hidden = nn.relu(Conv(32, 3, name="conv1")(images))
         hidden = nn.relu(Conv(64, 3, name="conv2")(hidden))
-        hidden = flatten(max_pool(hidden, 2, 2))
+        hidden = flatten(tiled_max_pool(hidden, 2))
         hidden = nn.relu(nn.Dense(128, name="dense")(hidden))
         return nn.Dense(self.num_classes, name="classifier")(hidden)

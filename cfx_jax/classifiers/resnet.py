@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers.layers import Conv, max_pool
+from cfx_jax.classifiers.layers import Conv
 
 STEM_FEATURES = 64
 EXPANSION = 4
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits before softmax, float32 `[N, num_classes]`."""
         hidden = nn.relu(Conv(STEM_FEATURES, 7, 2, 3, name="conv1")(images))
-        hidden = max_pool(hidden, 3, 2, 1)
+        hidden = nn.max_pool(hidden, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 stride = 2 if stage > 0 and block == 0 else 1

@@ -7,7 +7,7 @@ Recognition", ICLR 2015.
 import flax.linen as nn
 import jax
 
-from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten, max_pool
+from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten, tiled_max_pool
 
 POOLED_SIZE = 7
 VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
@@ -35,7 +35,7 @@ class VGG(nn.Module):
             for layer, features in enumerate(stage):
                 conv = Conv(features, 3, 1, 1, name=f"stage_{index}_conv_{layer}")
                 hidden = nn.relu(conv(hidden))
-            hidden = max_pool(hidden, 2, 2)
+            hidden = tiled_max_pool(hidden, 2)
         hidden = flatten(adaptive_mean_pool(hidden, POOLED_SIZE))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_0")(hidden))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_1")(hidden))
