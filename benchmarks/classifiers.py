@@ -18,7 +18,7 @@ import torchvision
 from efficientnet_lite_pytorch import EfficientNet
 from timing import ratio
 
-from cfx_jax.classifiers import module_apply
+from cfx_jax.classifiers import NormalizedModule
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.registry import load_classifier
@@ -63,7 +63,7 @@ def compare(name: str) -> str:
     pixels = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
     images, module = jnp.asarray(pixels), architecture.module
     params = jax.jit(module.init)(jax.random.key(0), images[:1])["params"]
-    apply = module_apply(module, architecture.layouts[0].normalization)
+    apply = NormalizedModule(module, architecture.layouts[0].normalization)
     gradient = jax.jit(jax.grad(lambda images, params: apply(params, images)[:, CLASS].sum()))
 
     network = original(name)().eval().requires_grad_(False)

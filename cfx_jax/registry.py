@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import NORMALIZATIONS, Classifier, module_apply
+from cfx_jax.classifiers import NORMALIZATIONS, Classifier, NormalizedModule
 from cfx_jax.config import Config, ConfigError
 from cfx_jax.fido.checks import check_problem
 from cfx_jax.fido.precision import in_bfloat16
@@ -102,7 +102,7 @@ def load_classifier(
         )
     return Classifier(
         params=jax.device_put(params),
-        apply=module_apply(module, published),
+        apply=NormalizedModule(module, published),
         name=name,
         class_names=tuple(class_names),
         image_size=(architecture.image_size, architecture.image_size),

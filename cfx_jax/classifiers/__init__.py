@@ -1,7 +1,14 @@
 """Image classifiers: pure `apply(params, images) -> logits`, normalisation included."""
 
-from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, module_apply
+from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
 from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.logits import log_odds
 
-__all__ = ["NORMALIZATIONS", "Classifier", "Finding", "Normalization", "log_odds", "module_apply"]
+__all__ = [
+    "NORMALIZATIONS",
+    "Classifier",
+    "Finding",
+    "Normalization",
+    "NormalizedModule",
+    "log_odds",
+]

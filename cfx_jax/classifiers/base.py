@@ -1,7 +1,6 @@
 """The `Classifier` value: what the engine needs to know about the model it explains."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -101,16 +100,17 @@ NORMALIZATIONS = {
 }
 
 
-@functools.cache
-def module_apply(
-    module: nn.Module, normalization: Normalization
-) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns `apply(params, images) -> logits` of a Flax module after its normalisation.
+@dataclasses.dataclass(frozen=True)
+class NormalizedModule:
+    """`apply(params, images) -> logits` of a Flax module after its normalisation.
 
-    The same function for the same arguments, always: compiled programs are cached by its identity.
+    Equal for equal parts, so that programs compiled for one serve the other, and nothing has to be
+    kept for that.
     """
 
-    def apply(params: Any, images: jax.Array) -> jax.Array:
-        return cast(jax.Array, module.apply({"params": params}, normalization(images)))
+    module: nn.Module
+    normalization: Normalization
 
-    return apply
+    def __call__(self, params: Any, images: jax.Array) -> jax.Array:
+        """Maps images `[N, H, W, C]` in [0, 1] to logits `[N, K]`."""
+        return cast(jax.Array, self.module.apply({"params": params}, self.normalization(images)))

@@ -3,8 +3,9 @@
 Arrays are `[..., H, W, C]` (channels last), kernels `[k, k, 1, C]`, padding is SAME as TensorFlow
 and `lax` define it (the odd pixel goes to the bottom right).
 
-XLA lowers a grouped convolution on CPU to a naive loop, about ten times slower than the same sum
-written as `k * k` shifted multiply-adds, which fuse into one vectorised pass over the channels.
+XLA lowers a grouped convolution on CPU to a naive loop, 4 to 25 times slower than the same sum
+written as `k * k` shifted multiply-adds, which fuse into one vectorised pass over the channels
+(three layers of EfficientNet-Lite0, 8 images, 2 cores; 2 to 8 times with the input gradient).
 Accelerators have a grouped convolution kernel of their own and keep it.
 """
 

@@ -184,7 +184,6 @@ def _main_line(error: Exception) -> str:
     return f"{type(error).__name__}: {line.rstrip('.:')}"
 
 
-@functools.partial(jax.jit, static_argnames="apply")
 def _logits_and_gradient(
     apply: Apply, params: Any, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -198,7 +197,6 @@ def _logits_and_gradient(
     return logits, gradient
 
 
-@functools.partial(jax.jit, static_argnames="apply")
 def _logits_alone(apply: Apply, params: Any, images: jax.Array) -> tuple[jax.Array, None]:
     return apply(params, images).astype(jnp.float32), None
 
@@ -209,12 +207,13 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
     batch = jnp.concatenate([images, noise, jnp.zeros_like(noise)])
     shuffled = jnp.concatenate([batch[-2:-1], batch[-2::-1]])
     found = []
+    # Programs of their own: those of a function of this module would keep the model for ever.
     try:
-        program: Callable[..., Any] = _logits_and_gradient
-        logits, gradient = jax.device_get(program(apply, params, batch))
+        program = jax.jit(functools.partial(_logits_and_gradient, apply))
+        logits, gradient = jax.device_get(program(params, batch))
     except Exception as error:
-        program = _logits_alone
-        logits, gradient = jax.device_get(program(apply, params, batch))
+        program = jax.jit(functools.partial(_logits_alone, apply))
+        logits, gradient = jax.device_get(program(params, batch))
         found.append(
             Finding(
                 f"the gradient of the logits raises {_main_line(error)}; expected one",
@@ -222,7 +221,7 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
             )
         )
     again, moved, scaled = (
-        jax.device_get(program(apply, params, rows)[0]) for rows in (batch, shuffled, 255.0 * batch)
+        jax.device_get(program(params, rows)[0]) for rows in (batch, shuffled, 255.0 * batch)
     )
     # Back in the places of `batch`, without the black image.
     moved = moved[:0:-1]

@@ -1,7 +1,6 @@
 """Computing in bfloat16: half the memory, and what accelerators multiply fastest."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,17 +33,17 @@ def in_bfloat16(model: _Model) -> _Model:
         >>> half.params.dtype.name, half.apply(half.params, jnp.ones((1, 2, 2, 3))).dtype.name
         ('bfloat16', 'float32')
     """
-    return dataclasses.replace(model, params=_cast(model.params), apply=_cast_apply(model.apply))
+    return dataclasses.replace(model, params=_cast(model.params), apply=_HalfApply(model.apply))
 
 
-@functools.cache
-def _cast_apply(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The same function for the same argument: compiled programs are cached by its identity."""
+@dataclasses.dataclass(frozen=True)
+class _HalfApply:
+    """Equal for equal functions, so that programs compiled for one serve the other."""
 
-    def half(params: Any, *arguments: jax.Array) -> jax.Array:
-        return apply(params, *_cast(arguments)).astype(jnp.float32)
+    apply: Callable[..., jax.Array]
 
-    return half
+    def __call__(self, params: Any, *arguments: jax.Array) -> jax.Array:
+        return self.apply(params, *_cast(arguments)).astype(jnp.float32)
 
 
 def _cast(tree: Any) -> Any:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import cfx_jax
 from cfx_jax import data
-from cfx_jax.classifiers import module_apply
+from cfx_jax.classifiers import NormalizedModule
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data.images import fit
 from cfx_jax.records import Storage, claim_folder
@@ -68,7 +68,7 @@ def train_classifier(
         "environment": {"versions": {"cfx_jax": cfx_jax.__version__, "jax": jax.__version__}},
     }
     claim_folder(storage, manifest, {})
-    apply = module_apply(architecture.module, architecture.layouts[0].normalization)
+    apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
     blank = jnp.zeros((1, *training.images.shape[1:]))
     params = architecture.module.init(jax.random.key(config.seed), blank)["params"]
     params = _fit(params, apply, training, config)

@@ -1,6 +1,8 @@
 """Each fault of a classifier is found by its own finding; a sound one has none."""
 
+import gc
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -171,3 +173,14 @@ def test_it_is_cheap():
     jax.effects_barrier()
     assert len(calls) == 4
     assert set(calls) == {4}
+
+
+def test_a_classifier_is_forgotten_after_its_check():
+    def apply(params, images):
+        return sound(params, images)
+
+    assert Classifier(params=WEIGHTS, apply=apply).check(IMAGES) == ()
+    kept = weakref.ref(apply)
+    del apply
+    gc.collect()
+    assert kept() is None

@@ -1,5 +1,8 @@
 """bfloat16: what is cast, what is not, and how near the results stay."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +30,30 @@ def test_the_classifier_sees_bfloat16_and_gives_float32(images):
     assert gradient.dtype == jnp.float32
 
 
-def test_the_same_model_is_cast_to_the_same_function(random_classifier):
-    """Compiled programs are cached by the identity of `apply`."""
-    assert in_bfloat16(random_classifier).apply is in_bfloat16(random_classifier).apply
+def test_a_model_cast_twice_is_traced_once(images):
+    traces = []
+
+    def apply(params, images):
+        traces.append(params)
+        return images.mean((1, 2)) * params
+
+    run = jax.jit(lambda model: model.apply(model.params, images))
+    model = cfx_jax.Classifier(params=jnp.ones(3), apply=apply)
+    for _ in range(3):
+        run(in_bfloat16(model))
+    assert len(traces) == 1
+
+
+def test_a_model_is_forgotten_after_use(images):
+    def apply(params, images):
+        return images.mean((1, 2)) * params
+
+    half = in_bfloat16(cfx_jax.Classifier(params=jnp.ones(3), apply=apply))
+    half.apply(half.params, images)
+    kept = weakref.ref(apply)
+    del apply, half
+    gc.collect()
+    assert kept() is None
 
 
 def test_logits_stay_near(random_classifier, images):

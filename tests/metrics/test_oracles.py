@@ -13,7 +13,7 @@ import pytest
 
 import cfx_jax
 from cfx_jax.baselines import attribute
-from cfx_jax.classifiers import NORMALIZATIONS, module_apply
+from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
 from cfx_jax.classifiers.layers import Conv
 from cfx_jax.metrics.curves import deletion_curve
 
@@ -66,7 +66,7 @@ def draw_maps():
 
 
 def classifier(channels):
-    apply = module_apply(SmallNetwork(), NORMALIZATIONS["none"])
+    apply = NormalizedModule(SmallNetwork(), NORMALIZATIONS["none"])
     return cfx_jax.Classifier(draw_params(channels), apply, channels=channels)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import cfx_jax
 from cfx_jax.baselines import attribute
-from cfx_jax.classifiers import NORMALIZATIONS, module_apply
+from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.metrics import sanity
 
@@ -29,7 +29,7 @@ def method(name):
 def digits_network():
     module = MnistCNN()
     params = module.init(KEY, jnp.zeros((1, 28, 28, 1)))["params"]
-    return cfx_jax.Classifier(params, module_apply(module, NORMALIZATIONS["none"]), channels=1)
+    return cfx_jax.Classifier(params, NormalizedModule(module, NORMALIZATIONS["none"]), channels=1)
 
 
 def test_a_method_that_looks_at_the_weights_passes(random_classifier, images):
