@@ -37,6 +37,7 @@ import jax
 import numpy as np
 
 from cfx_jax.generators import contextual_attention
+from cfx_jax.weights.layout import check_arrays
 
 _PREFIX = "netG."
 _PUBLISHED = {"kernel": "weight", "bias": "bias"}
@@ -59,26 +60,15 @@ def params_from_arrays(arrays: Mapping[str, np.ndarray]) -> dict:
         arrays = {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
     expected = jax.eval_shape(contextual_attention.init, jax.random.key(0))
     # Kernels are square, so `[k, k, in, out]` backwards is the published `[out, in, k, k]`.
-    _check(
-        arrays,
-        {_name(path): leaf.shape[::-1] for path, leaf in jax.tree.leaves_with_path(expected)},
-    )
-    return jax.tree.map_with_path(lambda path, _: _laid_out(arrays[_name(path)]), expected)
-
-
-def _check(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    missing, extra = sorted(shapes.keys() - arrays.keys()), sorted(arrays.keys() - shapes.keys())
-    wrong = [
-        f"{name} {arrays[name].shape} instead of {shape}"
-        for name, shape in sorted(shapes.items())
-        if name in arrays and arrays[name].shape != shape
-    ]
-    if missing or extra or wrong:
+    shapes = {_name(path): leaf.shape[::-1] for path, leaf in jax.tree.leaves_with_path(expected)}
+    try:
+        check_arrays(arrays, shapes)
+    except ValueError as error:
         raise ValueError(
-            "these are not the weights of the contextual attention network: "
-            f"missing arrays {missing}, unexpected arrays {extra}, wrong shapes {wrong}; expected "
-            "the layout of generative-inpainting-pytorch"
-        )
+            "not the weights of the contextual attention network in the layout of "
+            f"generative-inpainting-pytorch: {error}"
+        ) from error
+    return jax.tree.map_with_path(lambda path, _: _laid_out(arrays[_name(path)]), expected)
 
 
 def _name(path: Sequence[Any]) -> str:

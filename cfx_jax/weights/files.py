@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from cfx_jax.weights import hub
-from cfx_jax.weights.compressed import read_npz_arrays, read_orbax_arrays
+from cfx_jax.weights.archives import read_npz_arrays, read_orbax_arrays
 from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards
 from cfx_jax.weights.torch_pickle import read_torch_arrays
 

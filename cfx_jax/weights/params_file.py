@@ -14,6 +14,8 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from cfx_jax.weights.layout import check_arrays
+
 _SEPARATOR = "/"
 _CARD = "card"
 # Ending of the name of the file that tells which safetensors file holds which array.
@@ -69,16 +71,11 @@ def read_params(
         )
     arrays = read_arrays(path)
     expected = traverse_util.flatten_dict(template, sep=_SEPARATOR)
-    wrong = [f"missing {name}" for name in sorted(expected.keys() - arrays.keys())]
-    wrong += [f"unknown {name}" for name in sorted(arrays.keys() - expected.keys())]
-    wrong += [
-        f"{name} is {arrays[name].shape}, expected {expected[name].shape}"
-        for name in sorted(expected.keys() & arrays.keys())
-        if arrays[name].shape != expected[name].shape
-    ]
-    if wrong:
-        raise ValueError(f"{path} holds the parameters of another network: {'; '.join(wrong)}")
-    floats = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    try:
+        check_arrays(arrays, {name: leaf.shape for name, leaf in expected.items()})
+    except ValueError as error:
+        raise ValueError(f"{path} holds the parameters of another network: {error}") from error
+    floats = {name: jnp.asarray(arrays[name], jnp.float32) for name in expected}
     return traverse_util.unflatten_dict(floats, sep=_SEPARATOR)
 
 
@@ -134,13 +131,6 @@ def shard_names(index: str | os.PathLike[str]) -> dict[str, set[str]]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not an index of safetensors files: {error}") from error
     return shards
-
-
-def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the card of a file that `encode_params` made."""
-    with safe_open(os.fspath(path), framework="numpy") as file:
-        card: dict[str, Any] = json.loads(file.metadata()[_CARD])
-    return card
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

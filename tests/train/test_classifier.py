@@ -1,16 +1,18 @@
 """The training of a classifier of digits, on digits that are easy to tell apart."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import cfx_jax
-from cfx_jax.config import ConfigError, DataConfig, TrainClassifierConfig
+from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.records.manifest import read_manifest
 from cfx_jax.records.storage import Storage
 from cfx_jax.train.classifier import cross_entropy, train_classifier
-from cfx_jax.weights.params_file import read_card
+from cfx_jax.train.config import TrainClassifierConfig
 
 
 def bars(number, seed):
@@ -47,7 +49,8 @@ def test_it_learns_and_the_weights_load(config, trained):
     logits = classifier.apply(classifier.params, pixels[..., None].astype(np.float32) / 255)
     assert np.mean(np.argmax(logits, axis=-1) == labels) == pytest.approx(accuracy)
     manifest, _ = read_manifest(Storage(path.parent))
-    assert read_card(path) == manifest
+    with safe_open(path, "numpy") as file:
+        assert json.loads(file.metadata()["card"]) == manifest
     assert manifest["config"]["num_steps"] == 40
 
 

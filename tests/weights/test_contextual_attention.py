@@ -112,8 +112,9 @@ def test_missing_and_unexpected_arrays_are_named(published):
     )
     with pytest.raises(
         ValueError,
-        match=r"missing arrays \['fine_generator.pmconv9.conv.weight'\], unexpected arrays "
-        r"\['fine_generator.pmconv7.conv.weight'\], wrong shapes \[\]; expected the layout of",
+        match=r"layout of generative-inpainting-pytorch: missing arrays "
+        r"\['fine_generator.pmconv9.conv.weight'\], unexpected arrays "
+        r"\['fine_generator.pmconv7.conv.weight'\], wrong shapes \[\]",
     ):
         params_from_arrays(published)
 
