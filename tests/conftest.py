@@ -1,12 +1,19 @@
 """Strict settings and small models with known answers, shared by all tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before JAX starts: several CPU devices on one machine, as a pod would have, and programs compiled
 # for a short life, since nearly all of the time of the tests is compilation.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
+# Each of them is compiled once for all the modules that this process tests, and once for all the
+# processes that it starts.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +24,7 @@ import cfx_jax
 from cfx_jax.records import Field, RecordWriter, encode_ids
 
 jax.config.update("jax_numpy_rank_promotion", "allow")
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,4 +1,4 @@
-"""Ten thousand images in one run, in a process of its own: flat memory, no second trace."""
+"""Many images in one run, in a process of its own: flat memory, no second trace."""
 
 import json
 import os
@@ -10,15 +10,16 @@ import pytest
 
 from cfx_jax.records import RecordReader
 
-NUM_IMAGES = 10_000
-UNIT_SIZE = 200
+# (number of images, images of a unit)
+LENGTHS = [(300, 10), pytest.param((10_000, 200), marks=pytest.mark.slow)]
 CODE = """
 import gc, json, sys
 import jax, jax.numpy as jnp, psutil
 import cfx_jax
-from cfx_jax import registry, runner
+from cfx_jax import registry
 from cfx_jax.config import *
 from cfx_jax.records import RecordWriter
+from cfx_jax.runs import runner
 
 traces = []
 
@@ -46,21 +47,27 @@ runner.run(Config(
     data=DataConfig(source="npz", path=sys.argv[1], resize="stretch"),
     generator=GeneratorConfig(name="grey"),
     explain=ExplainConfig(objective="ssr", num_steps=4, num_samples=2, mask_size=8),
-    batch=BatchConfig(per_device_batch_size=100, unit_size=int(sys.argv[3])),
+    batch=BatchConfig(per_device_batch_size=int(sys.argv[3]) // 2, unit_size=int(sys.argv[3])),
     report=ReportConfig(save_images=False),
 ), sys.argv[2])
 print(json.dumps(seen))
 """
 
 
+@pytest.fixture(scope="module", params=LENGTHS, ids=lambda length: f"{length[0]} images")
+def length(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(length, tmp_path_factory):
     """The folder of the run, and after each unit the bytes in use and how often JAX had traced."""
+    num_images, unit_size = length
     folder = tmp_path_factory.mktemp("long")
-    images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 32, 32, 3), np.uint8)
-    np.savez(folder / "images.npz", images=images, labels=np.arange(NUM_IMAGES) % 10)
+    images = np.random.default_rng(0).integers(0, 256, (num_images, 32, 32, 3), np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(num_images) % 10)
     process = subprocess.run(
-        [sys.executable, "-c", CODE, folder / "images.npz", folder / "run", str(UNIT_SIZE)],
+        [sys.executable, "-c", CODE, folder / "images.npz", folder / "run", str(unit_size)],
         capture_output=True, text=True, check=False,
         # Optimised, unlike in the other tests: the program runs for longer than it compiles.
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
@@ -69,11 +76,12 @@ def finished(tmp_path_factory):
     return folder / "run", json.loads(process.stdout)
 
 
-def test_every_image_is_there_once(finished):
+def test_every_image_is_there_once(finished, length):
     workdir, seen = finished
-    assert len(seen) == NUM_IMAGES / UNIT_SIZE
+    num_images, unit_size = length
+    assert len(seen) == num_images / unit_size
     ids = RecordReader(workdir).ids()
-    assert len(set(ids)) == len(ids) == NUM_IMAGES
+    assert len(set(ids)) == len(ids) == num_images
     assert np.isfinite(RecordReader(workdir).read("ssr_objective")).all()
 
 

@@ -15,7 +15,7 @@ from cfx_jax.runs.preemption import StoppedError
 DEAF = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 CHILD = """
 import sys, time
-from cfx_jax import preemption
+from cfx_jax.runs import preemption
 preemption.GRACE_SECONDS = 0.3
 with preemption.watch() as stop:
     print("ready", flush=True)
