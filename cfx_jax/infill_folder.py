@@ -19,7 +19,7 @@ from cfx_jax import data, registry
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UnreadableImageError
 from cfx_jax.generators import Generator
-from cfx_jax.report.sheets import draw_image, draw_sheet
+from cfx_jax.report import pictures
 from cfx_jax.runs import cli
 
 IMAGES = flags.DEFINE_string("images", None, "Folder of images.", required=True)
@@ -70,14 +70,11 @@ def infill_folder(
         except (OSError, ValueError) as error:
             skipped.append(f"{name}: {error}")
             continue
-        pictures = {
-            "infilled": draw_image(infilled),
-            "sheets": draw_sheet([(image, mask * image + (1.0 - mask) * 0.5, infilled)]),
-        }
-        for folder, content in pictures.items():
+        sheet = pictures.draw_sheet([(image, mask * image + (1.0 - mask) * 0.5, infilled)])
+        for folder, picture in {"infilled": pictures.to_pixels(infilled), "sheets": sheet}.items():
             path = output / folder / target
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            path.write_bytes(pictures.png(picture))
     return skipped
 
 

@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 
 import cfx_jax
-from cfx_jax.records import Field, RecordWriter, encode_ids
+from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.records import RecordWriter, encode_ids
+from cfx_jax.runs.explanations import SCALARS, make_fields
 
 jax.config.update("jax_numpy_rank_promotion", "allow")
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -100,29 +102,29 @@ MANIFEST = {
     "objectives": ["ssr", "sdr"],
     "status_names": STATUS_NAMES,
     "class_names": ["cat", "dog", "cup, with a comma"],
+    "settings": {"relaxation": "concrete", "temperature": 0.4},
 }
 
 
-def values(start, stop, ids=IDS, statuses=STATUSES, pictures=True):
+def values(start, stop, fields, ids, statuses):
     """Content known from the index of an example."""
     index = np.arange(start, stop)
-    found = {
+    found = {f.name: np.zeros((stop - start, *f.shape), f.dtype) for f in fields}
+    found |= {
         "id": encode_ids(ids[start:stop], 160),
         "label": (index % 4 - 1).astype(np.int32),
         "target": (index % 3).astype(np.int32),
         "prediction": (index % 2).astype(np.int32),
     }
-    if pictures:
-        found["image"] = np.full((stop - start, 8, 8, 3), 255, np.uint8)
+    if "image" in found:
+        found["image"][:] = 255
     for objective, codes in statuses.items():
         code = np.asarray(codes[start:stop], np.int8)
-        masks = np.tile(np.asarray([[-9, 9], [0, 0]], np.float16), (stop - start, 1, 1))
-        masks[code == 5] = np.nan
-        found |= {
-            f"{objective}_status": code,
-            f"{objective}_mask_logits": masks,
-            f"{objective}_kept_area": np.where(code == 5, np.nan, index / 8).astype(np.float32),
-        }
+        found[f"{objective}_status"] = code
+        found[f"{objective}_mask_logits"][:] = [[-9, 9], [0, 0]]
+        found[f"{objective}_kept_area"][:] = index / 8
+        for name in ("mask_logits", "trace", *SCALARS):
+            found[f"{objective}_{name}"][code == 5] = np.nan
     return found
 
 
@@ -130,12 +132,14 @@ def values(start, stop, ids=IDS, statuses=STATUSES, pictures=True):
 def make_run(tmp_path):
     """Writes a run with two examples a unit; returns its folder."""
 
-    def make(units=(0, 1, 2), manifest=MANIFEST, **options):
-        content = values(0, 2, **options)
-        fields = [Field(n, v.dtype.name, v.shape[1:]) for n, v in content.items()]
-        with RecordWriter(tmp_path / "run", manifest, fields, 5, unit_size=2) as writer:
+    def make(units=(0, 1, 2), pictures=True, ids=IDS, statuses=STATUSES, **changes):
+        config = Config(
+            explain=ExplainConfig(mask_size=2, num_steps=3), report=ReportConfig(pictures)
+        )
+        fields = make_fields(config, ["e" * 160], config.explain.settings(), (8, 8))
+        with RecordWriter(tmp_path / "run", MANIFEST | changes, fields, 5, unit_size=2) as writer:
             for unit in units:
-                writer.write_unit(unit, values(*writer.unit_range(unit), **options))
+                writer.write_unit(unit, values(*writer.unit_range(unit), fields, ids, statuses))
         return tmp_path / "run"
 
     return make

@@ -35,6 +35,7 @@ from cfx_jax.generators import Generator
 from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
+from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import say
 
@@ -240,11 +241,11 @@ def _open_runs(folders: Sequence[str]) -> list[Learnt]:
         )
     parts = []
     for name, folder in zip(names, folders, strict=True):
-        reader = RecordReader(folder)
+        reader = Explanations(folder)
         if not reader.complete.all() and cluster.is_first():
             done = int(reader.complete.sum())
             say(f"{folder}: {done} of {reader.num_examples} images are explained by now")
-        parts += [Learnt(name, reader, o) for o in reader.manifest["objectives"]]
+        parts += [Learnt(name, reader, objective) for objective in reader.objectives]
     return parts
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from cfx_jax.data.loader import Examples
 from cfx_jax.evaluate.scoring import Image, Looks, Scorer
 from cfx_jax.fido.explanation import Status
-from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.masks import Relaxation
 from cfx_jax.metrics import localisation, masks
-from cfx_jax.records import Field, RecordReader
-from cfx_jax.records.manifest import read_block_size
+from cfx_jax.records import Field
+from cfx_jax.runs.explanations import Explanations
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(20))
 """Thresholds of MaxBoxAcc, as shares of the range of a map."""
@@ -139,7 +139,7 @@ class Baseline:
 class Learnt:
     """The masks of one objective of a run."""
 
-    def __init__(self, run: str, reader: RecordReader, objective: str) -> None:
+    def __init__(self, run: str, reader: Explanations, objective: str) -> None:
         """Looks at the records of a run; nothing but its manifest is read yet.
 
         Args:
@@ -151,8 +151,7 @@ class Learnt:
         self.run = run
         self.objective = objective
         self._reader = reader
-        relaxation = Relaxation(reader.manifest["settings"]["relaxation"])
-        self.law = MaskLaw(relaxation, block_size=read_block_size(reader.manifest))
+        self.law = reader.mask_law
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -208,7 +207,7 @@ class Learnt:
 
     def keep_prob(self, start: int, stop: int) -> np.ndarray:
         """Reads the masks `[stop - start, h, w]` of examples; NaN where there is none."""
-        logits = self._reader.read(f"{self.objective}_mask_logits", start, stop)
+        logits = self._reader.read_result(self.objective, "mask_logits", start, stop)
         return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float32))))
 
     def is_explained(self, unit: Unit) -> np.ndarray:
@@ -219,7 +218,7 @@ class Learnt:
 
     def _read(self, name: str, unit: Unit) -> np.ndarray:
         rows = unit.examples.readable
-        stored = self._reader.read(f"{self.objective}_{name}", *unit.range)
+        stored = self._reader.read_result(self.objective, name, *unit.range)
         return np.asarray(stored[rows])
 
 

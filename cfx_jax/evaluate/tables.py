@@ -20,7 +20,7 @@ from cfx_jax.evaluate.measures import Learnt
 from cfx_jax.metrics import masks
 from cfx_jax.metrics.statistics import bootstrap, paired_difference
 from cfx_jax.records import RecordReader, Storage
-from cfx_jax.report import plots
+from cfx_jax.report import pictures
 
 _IMAGES = "images"
 _BLOCK = 64  # images whose maps are compared at once
@@ -71,11 +71,11 @@ def write_tables(
     storage.write("table.csv", _to_csv(summary))
     storage.write("images.csv", _images_csv(readers, rows, photos, scores, judges))
     storage.write("table.md", text.encode())
-    storage.write("curves.png", plots.draw_curves(scores, judges))
+    storage.write("curves.png", pictures.png(pictures.draw_curves(scores, judges)))
     shown = [int(row) for row in rows[:_IMAGES_SHOWN]]
     maps = {name: np.concatenate([reader.read("map", row, row + 1) for row in shown])
             for name, reader in readers.items()}  # fmt: skip
-    storage.write("maps.png", plots.draw_maps(maps))
+    storage.write("maps.png", pictures.png(pictures.draw_maps(maps)))
     return text
 
 

@@ -52,12 +52,6 @@ def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str
     _compare(storage, _read(storage), content)
 
 
-def read_block_size(manifest: Mapping[str, Any]) -> int:
-    """Returns the size of the blocks of a run's masks, 1 where its manifest does not name it."""
-    # Runs from before there were blocks have one of a pixel.
-    return int((manifest.get("settings") or {}).get("block_size", 1))
-
-
 def read_manifest(storage: Storage) -> tuple[dict[str, Any], Any]:
     """Reads what `claim_folder` wrote.
 

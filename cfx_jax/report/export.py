@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.records.layout import decode_ids
-from cfx_jax.records.manifest import read_block_size
-from cfx_jax.records.store import RecordReader
 from cfx_jax.report import pictures
+from cfx_jax.runs.explanations import CLASSES, SCALARS, Explanations
 
 FORMATS = ("parquet", "csv")
-_CLASSES = ("label", "target", "prediction")
 _LONGEST_NAME = 80
 
 
@@ -37,18 +34,18 @@ def export_table(
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged.
+        RecordsError: the manifest or an array is damaged, or of something else than a run.
         FileExistsError: there is a table already.
         ValueError: a chunk of the records is damaged.
     """
-    reader = RecordReader(workdir)
+    run = Explanations(workdir)
     path = pathlib.Path(folder) / f"explanations.{kind}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made here and now, so that nothing that is there is overwritten.
     with path.open("xb"):
         pass
     try:
-        (_write_parquet if kind == "parquet" else _write_csv)(path, reader)
+        (_write_parquet if kind == "parquet" else _write_csv)(path, run)
     except BaseException:
         path.unlink()
         raise
@@ -67,71 +64,65 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged.
+        RecordsError: the manifest or an array is damaged, or of something else than a run.
         ValueError: a chunk of the records is damaged.
     """
-    reader, folder = RecordReader(workdir), pathlib.Path(folder)
+    run, folder = Explanations(workdir), pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    block_size = read_block_size(reader.manifest)
-    has_photos = "image" in {field.name for field in reader.fields}
     written = 0
-    for start, stop in _parts(reader):
-        ids = reader.ids(start, stop)
-        photos = reader.read("image", start, stop) if has_photos else [None] * (stop - start)
-        for objective in reader.manifest["objectives"]:
-            masks = reader.read(f"{objective}_mask_logits", start, stop)
+    for start, stop in _parts(run):
+        ids = run.ids(start, stop)
+        photos = run.read("image", start, stop) if run.has_pictures else [None] * (stop - start)
+        for objective in run.objectives:
+            masks = run.read_result(objective, "mask_logits", start, stop)
             for row, logits in enumerate(masks):
                 if np.isnan(logits).any():
                     continue
-                drawn = pictures.draw_saliency(logits, objective, photos[row], block_size)
+                drawn = pictures.draw_saliency(logits, objective, photos[row], run.mask_law)
                 name = f"{start + row:06d}-{_safe(ids[row])}-{objective}.png"
                 (folder / name).write_bytes(pictures.png(drawn))
                 written += 1
     return written
 
 
-def _parts(reader: RecordReader) -> Iterator[tuple[int, int]]:
+def _parts(run: Explanations) -> Iterator[tuple[int, int]]:
     """The examples of each complete unit: no more of them is in memory at once."""
-    return (reader.unit_range(unit) for unit in reader.complete_units)
+    return (run.unit_range(unit) for unit in run.complete_units)
 
 
-def _columns(reader: RecordReader, start: int, stop: int) -> dict[str, list[Any]]:
+def _columns(run: Explanations, start: int, stop: int) -> dict[str, list[Any]]:
     """The rows of a part of the table, by column."""
-    class_names = reader.manifest.get("class_names")
-    status_names = dict(enumerate(reader.manifest["status_names"]))
-    columns: dict[str, list[Any]] = {}
-    for field in reader.fields:
-        if field.name == "id":
-            columns["id"] = decode_ids(reader.read("id", start, stop))
-        elif not field.shape:
-            values = reader.read(field.name, start, stop).tolist()
-            if field.name.endswith("_status"):
-                values = [status_names.get(code, f"unknown {code}") for code in values]
-            columns[field.name] = values
-            if field.name in _CLASSES and class_names:
-                known = dict(enumerate(class_names))
-                columns[f"{field.name}_name"] = [known.get(number, "") for number in values]
+    columns: dict[str, list[Any]] = {"id": run.ids(start, stop)}
+    names = dict(enumerate(run.class_names))
+    for name in CLASSES:
+        columns[name] = run.read(name, start, stop).tolist()
+        if names:
+            columns[f"{name}_name"] = [names.get(number, "") for number in columns[name]]
+    for objective in run.objectives:
+        codes = run.read_result(objective, "status", start, stop).tolist()
+        columns[f"{objective}_status"] = [run.status_name(code) for code in codes]
+        for name in SCALARS:
+            values = run.read_result(objective, name, start, stop).tolist()
+            columns[f"{objective}_{name}"] = values
     return columns
 
 
-def _write_csv(path: pathlib.Path, reader: RecordReader) -> None:
+def _write_csv(path: pathlib.Path, run: Explanations) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        for number, part in enumerate(_parts(reader)):
-            columns = _columns(reader, *part)
-            if not number:
-                writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerow(_columns(run, 0, 0))
+        for part in _parts(run):
+            writer.writerows(zip(*_columns(run, *part).values(), strict=True))
 
 
-def _write_parquet(path: pathlib.Path, reader: RecordReader) -> None:
+def _write_parquet(path: pathlib.Path, run: Explanations) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.Table.from_pydict(_columns(reader, 0, 1)).schema
+    schema = pa.Table.from_pydict(_columns(run, 0, 1)).schema
     with pq.ParquetWriter(path, schema) as writer:
-        for part in _parts(reader):
-            writer.write_table(pa.Table.from_pydict(_columns(reader, *part), schema))
+        for part in _parts(run):
+            writer.write_table(pa.Table.from_pydict(_columns(run, *part), schema))
 
 
 def _safe(text: str) -> str:

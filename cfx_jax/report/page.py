@@ -7,24 +7,19 @@ Saliency maps are `[H, W]` in [0, 1], 1 = important, whatever the objective; pic
 `[H, W, C]`.
 """
 
-import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cfx_jax.records import RecordReader
-from cfx_jax.records.manifest import read_block_size
-from cfx_jax.records.storage import Storage
+from cfx_jax.records import Storage
 from cfx_jax.report import pictures
+from cfx_jax.runs.explanations import CLASSES, SCALARS, Explanations
 
-OBJECTIVES = {
-    "ssr": ("SSR", "smallest supporting region", "#2f81f7"),
-    "sdr": ("SDR", "smallest deletion region", "#d9730d"),
-}
+_OBJECTIVES = {"ssr": "smallest supporting region", "sdr": "smallest deletion region"}
 _MEANINGS = {
     "ok": "most masks drawn do what was asked of them",
     "misclassified": "the classifier does not predict the target on the original image",
@@ -46,15 +41,6 @@ _DETAILS = {
     "settings": "Settings of the mode",
     "environment": "Versions and devices",
 }
-_COLUMNS = ("label", "target", "prediction")
-_OBJECTIVE_COLUMNS = (
-    "status",
-    "log_odds_original",
-    "log_odds_infilled",
-    "kept_area",
-    "success_rate",
-    "objective",
-)
 _PAGE = "report/index.html"
 _IMAGES = "report/images"
 _NONE = "n/a"
@@ -73,24 +59,22 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: `max_images` is negative, or the manifest does not describe explanations.
-        KeyError: a field of an objective is missing from the records.
+        RecordsError: the manifest or an array is damaged, or of something else than a run.
+        ValueError: `max_images` is negative, or a chunk of the records is damaged.
     """
     if max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")
-    run = _Run(RecordReader(workdir))
-    storage = Storage(workdir)
-
+    run, storage = Explanations(workdir), Storage(workdir)
     computed = np.flatnonzero(run.complete).tolist()
-    shown = computed[:max_images]
-    examples = {index: run.example(index) for index in computed}
-    written = {index: _write_pictures(storage, run, examples[index]) for index in shown}
-    storage.write(
-        f"{_IMAGES}/scale.png", pictures.png(pictures.color_scale("image" in run.field_names))
-    )
+    examples = _describe(run, computed)
+    written = {
+        index: [] if examples[index]["unreadable"] else _write_pictures(storage, run, index)
+        for index in computed[:max_images]
+    }
+    storage.write(f"{_IMAGES}/scale.png", pictures.png(pictures.draw_scale(run.has_pictures)))
     html = _template().render(
         dataset=run.manifest.get("dataset") or {},
-        objectives={name: OBJECTIVES[name] for name in run.objectives},
+        objectives={name: (name.upper(), _OBJECTIVES[name]) for name in run.objectives},
         facts=_facts(run.manifest),
         settings=[
             (title, json.dumps(run.manifest[key], indent=2))
@@ -101,7 +85,7 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
         # Failures first; sorting is stable, so either kind stays in the order of the data.
         listed=sorted(computed, key=lambda index: not examples[index]["failed"]),
         pictures=written,
-        num_examples=run.reader.num_examples,
+        num_examples=run.num_examples,
         counts=_counts(run, examples),
     )
     # Last, so that a page never links to pictures that are not there.
@@ -118,162 +102,106 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     Returns:
         A line for each computed example and objective, at most 40, and a last one that counts.
     """
-    run = _Run(RecordReader(workdir))
+    run = Explanations(workdir)
     computed = np.flatnonzero(run.complete).tolist()
     rows = [("image", "explained class", "goal", "before", "after", "kept", "status")]
-    for index in computed[: _MAX_SUMMARY_ROWS // len(run.objectives)]:
-        example = run.example(index)
+    for example in _describe(run, computed[: _MAX_SUMMARY_ROWS // len(run.objectives)]).values():
         for name, result in example["results"].items():
             cells = (result["before"], result["after"], result["kept_area"], result["status"])
-            rows.append((example["id"][-24:], example["target"][:32], OBJECTIVES[name][0], *cells))
+            rows.append((example["id"][-24:], example["target"][:32], name.upper(), *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines.append(f"{len(computed)} of {run.reader.num_examples} images; before, after: ")
+    lines.append(f"{len(computed)} of {run.num_examples} images; before, after: ")
     lines[-1] += "probability (log-odds) of the class"
     return "\n".join(lines)
 
 
-class _Run:
-    """The records of a run, its numbers in memory and its pictures on demand."""
-
-    def __init__(self, reader: RecordReader) -> None:
-        self.reader, self.manifest = reader, reader.manifest
-        self.objectives = list(self.manifest.get("objectives") or ())
-        self.status_names = list(self.manifest.get("status_names") or ())
-        unknown = [name for name in self.objectives if name not in OBJECTIVES]
-        if not self.objectives or not self.status_names or unknown:
-            raise ValueError(
-                "the manifest of a run of explanations has the lists 'objectives' (of "
-                f"{', '.join(OBJECTIVES)}) and 'status_names', got {self.objectives} and "
-                f"{self.status_names}"
-            )
-        self.field_names = {field.name for field in reader.fields}
-        self.complete = reader.complete  # first: what is complete now stays so below
-        self.ids = reader.ids()
-        names = [f"{name}_{column}" for name in self.objectives for column in _OBJECTIVE_COLUMNS]
-        self.columns = {name: reader.read(name) for name in (*_COLUMNS, *names)}
-
-    def example(self, index: int) -> dict[str, Any]:
-        """Returns what the page says of an example in words and numbers."""
-        results = {name: self._result(index, name) for name in self.objectives}
+def _describe(run: Explanations, indices: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Returns, by index, what the page says of examples in words and numbers."""
+    ids, classes = run.ids(), {name: run.read(name).tolist() for name in CLASSES}
+    columns = {
+        objective: {name: run.read_result(objective, name) for name in ("status", *SCALARS)}
+        for objective in run.objectives
+    }
+    examples = {}
+    for index in indices:
+        results = {
+            objective: _result(run, {name: column[index].item() for name, column in of.items()})
+            for objective, of in columns.items()
+        }
         statuses = [result["status"] for result in results.values()]
-        return {
-            "index": index,
-            "id": self.ids[index],
+        examples[index] = {
+            "id": ids[index],
             "results": results,
             "failed": any(status != "ok" for status in statuses),
             "unreadable": "unreadable" in statuses,
-            **{column: self._class_name(index, column) for column in _COLUMNS},
+            **{name: _class_name(run, numbers[index]) for name, numbers in classes.items()},
         }
-
-    def _result(self, index: int, objective: str) -> dict[str, Any]:
-        values = {
-            column: self.columns[f"{objective}_{column}"][index].item()
-            for column in _OBJECTIVE_COLUMNS
-        }
-        code = values["status"]
-        known = 0 <= code < len(self.status_names)
-        return {
-            "status": self.status_names[code] if known else f"unknown status {code}",
-            "before": _odds(values["log_odds_original"]),
-            "after": _odds(values["log_odds_infilled"]),
-            "kept_area": _percent(values["kept_area"]),
-            "success_rate": _percent(values["success_rate"]),
-            "objective": _number(values["objective"]),
-        }
-
-    def _class_name(self, index: int, column: str) -> str:
-        number = int(self.columns[column][index])
-        names = self.manifest.get("class_names") or ()
-        if number < 0:
-            return "not known"
-        return f"{names[number]} ({number})" if number < len(names) else f"class {number}"
-
-    def value(self, name: str, index: int) -> np.ndarray:
-        """Returns an array of one example, read from the disk."""
-        return self.reader.read(name, index, index + 1)[0]
+    return examples
 
 
-def _write_pictures(
-    storage: Storage, run: _Run, example: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _result(run: Explanations, values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "status": run.status_name(values["status"]),
+        "before": _odds(values["log_odds_original"]),
+        "after": _odds(values["log_odds_infilled"]),
+        "kept_area": _percent(values["kept_area"]),
+        "success_rate": _percent(values["success_rate"]),
+        "objective": _number(values["objective"]),
+    }
+
+
+def _class_name(run: Explanations, number: int) -> str:
+    if number < 0:
+        return "not known"
+    known = number < len(run.class_names)
+    return f"{run.class_names[number]} ({number})" if known else f"class {number}"
+
+
+def _write_pictures(storage: Storage, run: Explanations, index: int) -> list[dict[str, Any]]:
     """Writes an example's pictures; returns what the page needs to show them, in order."""
     written: list[dict[str, Any]] = []
-    index = example["index"]
-    if example["unreadable"]:
-        return written
 
-    def add(kind: str, data: bytes, size: tuple[int, ...], caption: str, alt: str) -> None:
+    def add(kind: str, picture: np.ndarray, caption: str, alt: str) -> None:
         name = f"{index:06d}-{kind}.png"
-        storage.write(f"{_IMAGES}/{name}", data)
-        height, width = size[:2]
-        picture = {"kind": kind, "src": f"images/{name}", "width": width, "height": height}
-        written.append(picture | {"caption": caption, "alt": f"{alt}, example {index}"})
+        storage.write(f"{_IMAGES}/{name}", pictures.png(picture))
+        height, width = picture.shape[:2]
+        item = {"kind": kind, "src": f"images/{name}", "width": width, "height": height}
+        written.append(item | {"caption": caption, "alt": f"{alt}, example {index}"})
 
-    photo = pictures.rgb(run.value("image", index)) if "image" in run.field_names else None
+    photo = run.read("image", index, index + 1)[0] if run.has_pictures else None
     if photo is not None:
-        add("original", pictures.png(photo), photo.shape, "Original", "Original image")
+        add("original", photo, "Original", "Original image")
     traces = {}
-    block_size = read_block_size(run.manifest)
-    for objective in run.objectives:
-        label = OBJECTIVES[objective][0]
-        traces[objective] = run.value(f"{objective}_trace", index)
-        logits = run.value(f"{objective}_mask_logits", index)
+    for name in run.objectives:
+        label = name.upper()
+        traces[name] = run.read_result(name, "trace", index, index + 1)[0]
+        logits = run.read_result(name, "mask_logits", index, index + 1)[0]
         if np.isnan(logits).any():
             continue
-        drawn = pictures.draw_saliency(logits, objective, photo, block_size)
-        caption = f"{label} saliency"
-        add(f"{objective}-saliency", pictures.png(drawn), drawn.shape, caption, f"{caption} map")
-        if f"{objective}_infilled" in run.field_names:
-            infilled = pictures.rgb(run.value(f"{objective}_infilled", index))
-            caption = f"{label} in-filled"
+        drawn = pictures.draw_saliency(logits, name, photo, run.mask_law)
+        add(f"{name}-saliency", drawn, f"{label} saliency", f"{label} saliency map")
+        if run.has_pictures:
+            infilled = run.read_result(name, "infilled", index, index + 1)[0]
             alt = f"Image in-filled outside the {label} mask"
-            add(f"{objective}-infilled", pictures.png(infilled), infilled.shape, caption, alt)
+            add(f"{name}-infilled", infilled, f"{label} in-filled", alt)
     if any(np.isfinite(trace).any() for trace in traces.values()):
-        data, size = _trace_png(traces)
-        add("trace", data, size, "Objective at each step", "Line plot of the objective per step")
+        plot = pictures.draw_traces(traces)
+        add("trace", plot, "Objective at each step", "Line plot of the objective per step")
     return written
 
 
-def _trace_png(traces: Mapping[str, np.ndarray]) -> tuple[bytes, tuple[int, int]]:
-    """Draws the traces `[steps]` of the objectives; returns the PNG and its (height, width)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2, 2.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for objective, trace in traces.items():
-        label, _, color = OBJECTIVES[objective]
-        steps = np.arange(1, len(trace) + 1)
-        marker = "o" if len(trace) == 1 else None
-        finite = np.where(np.isfinite(trace), trace, np.nan)
-        axes.plot(steps, finite, color=color, label=label, linewidth=1.5, marker=marker)
-    grey = "#808080"  # legible on a light and on a dark page alike
-    axes.set_xlabel("step", color=grey)
-    axes.set_ylabel("objective", color=grey)
-    axes.tick_params(colors=grey, labelsize=8)
-    axes.grid(color=grey, alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(grey)
-    axes.legend(frameon=False, labelcolor=grey)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    width, height = figure.canvas.get_width_height()
-    return buffer.getvalue(), (height, width)
-
-
-def _counts(run: _Run, examples: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _counts(run: Explanations, examples: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns, for each status that occurs, its meaning and how often each objective has it."""
     found = [
         {name: result["status"] for name, result in example["results"].items()}
         for example in examples.values()
     ]
     occurring = {status for statuses in found for status in statuses.values()}
-    order = [*run.status_names, *sorted(occurring - set(run.status_names))]
+    order = [*run.status_names, *sorted(occurring - {*run.status_names})]
     return [
         {
             "status": status,

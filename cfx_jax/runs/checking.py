@@ -11,7 +11,7 @@ from cfx_jax.records.arrays import STORE
 from cfx_jax.records.layout import COMPLETE
 from cfx_jax.records.lock import is_locked
 from cfx_jax.records.storage import Storage
-from cfx_jax.records.store import RecordReader
+from cfx_jax.runs.explanations import Explanations
 
 # The statuses of examples of which nothing was learnt.
 _FAILURES = ("unreadable", "non_finite")
@@ -29,27 +29,27 @@ def describe(workdir: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged.
+        RecordsError: the manifest or an array is damaged, or of something else than a run.
     """
-    reader = RecordReader(workdir)
-    done = reader.complete
+    run = Explanations(workdir)
+    done = run.complete
     running = is_locked(Storage(workdir))
     lines = [
         f"{done.sum():,} of {len(done):,} examples done ({done.mean():.1%}), "
-        f"{len(reader.complete_units):,} of {reader.num_units:,} units"
+        f"{len(run.complete_units):,} of {run.num_units:,} units"
         + ("; a run is writing to it now" if running else "")
     ]
-    names = reader.manifest["status_names"]
     failed = np.zeros(len(done), bool)
-    for objective in reader.manifest["objectives"]:
-        codes = reader.read(f"{objective}_status")
+    for objective in run.objectives:
+        codes = run.read_result(objective, "status")
         counts = collections.Counter(codes[done].tolist())
-        listed = ", ".join(f"{counts[code]:,} {_name(names, code)}" for code in sorted(counts))
+        listed = ", ".join(f"{counts[code]:,} {run.status_name(code)}" for code in sorted(counts))
         lines.append(f"{objective.upper()}: {listed or 'nothing yet'}")
-        failed |= done & np.isin(codes, [names.index(name) for name in _FAILURES])
+        failures = [code for code, name in enumerate(run.status_names) if name in _FAILURES]
+        failed |= done & np.isin(codes, failures)
     if failed.any():
         lines.append(f"{failed.sum():,} failed:")
-        ids = reader.ids()
+        ids = run.ids()
         lines += [f"  {ids[index]}" for index in np.flatnonzero(failed)[:_MOST_NAMED]]
         if failed.sum() > _MOST_NAMED:
             lines.append(f"  ... and {failed.sum() - _MOST_NAMED:,} more")
@@ -68,27 +68,28 @@ def find_problems(workdir: str | os.PathLike[str]) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array's metadata are damaged.
+        RecordsError: the manifest or an array's metadata are damaged, or of something else than
+            a run.
     """
-    reader = RecordReader(workdir)
-    yield from _metadata_problems(Storage(workdir), [field.name for field in reader.fields])
+    run = Explanations(workdir)
+    yield from _metadata_problems(Storage(workdir), [field.name for field in run.fields])
     seen: dict[str, int] = {}
-    for unit, problems in reader.damage():
-        start, stop = reader.unit_range(unit)
+    for unit, problems in run.damage():
+        start, stop = run.unit_range(unit)
         where = f"unit {unit} (examples {start} to {stop - 1})"
         yield from (f"{where}: {field}: {problem}" for field, problem in problems.items())
         if "id" not in problems:
-            for index, text in enumerate(reader.ids(start, stop), start):
+            for index, text in enumerate(run.ids(start, stop), start):
                 if not text:
                     yield f"{where}: example {index} has no id"
                 elif seen.setdefault(text, index) != index:
                     yield f"{where}: example {index} has the id of example {seen[text]}, {text!r}"
-        for objective in reader.manifest["objectives"]:
+        for objective in run.objectives:
             field = f"{objective}_status"
             if field in problems:
                 continue
-            codes = set(reader.read(field, start, stop).tolist())
-            known = set(range(len(reader.manifest["status_names"])))
+            codes = set(run.read_result(objective, "status", start, stop).tolist())
+            known = set(range(len(run.status_names)))
             yield from (f"{where}: {field}: unknown status {code}" for code in codes - known)
 
 
@@ -104,7 +105,3 @@ def _metadata_problems(storage: Storage, fields: list[str]) -> Iterator[str]:
     except (KeyError, TypeError, ValueError) as error:
         place = f"{storage.place(STORE)}/zarr.json"
         yield f"{place}: damaged ({error}); delete it, the run makes it anew"
-
-
-def _name(names: list[str], code: int) -> str:
-    return names[code] if 0 <= code < len(names) else f"of unknown status {code}"

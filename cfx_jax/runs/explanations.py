@@ -1,6 +1,7 @@
-"""What a run keeps of each example: the fields of its records, and their values."""
+"""What a run keeps of each example: the fields of its records, their values, and their reader."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -9,12 +10,20 @@ import numpy as np
 from cfx_jax.config import Config
 from cfx_jax.data.loader import Examples
 from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import Settings
-from cfx_jax.records import Field, encode_ids
+from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
+
+CLASSES = ("label", "target", "prediction")
+"""Fields of an example that number a class, -1 where it is not known."""
+
+SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
+"""Numbers of a result, as `Explanation` describes them."""
 
 # float16 ends there, and a probability is 0 or 1 long before.
 _LARGEST_LOGIT = 6e4
-_SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
+_MOST_NAMED = 4  # fields, in an error
 
 
 def make_fields(
@@ -35,7 +44,7 @@ def make_fields(
     picture = ((*size, 3), ("y", "x", "channel"))
     cells = ((settings.mask_size, settings.mask_size), ("cell_y", "cell_x"))
     fields = [Field("id", "uint8", (id_width,), ("id_byte",))]
-    fields += [Field(name, "int32") for name in ("label", "target", "prediction")]
+    fields += [Field(name, "int32") for name in CLASSES]
     if config.report.save_images:
         fields.append(Field("image", "uint8", *picture))
     for objective in config.explain.objectives:
@@ -43,7 +52,7 @@ def make_fields(
             Field(f"{objective}_status", "int8"),
             Field(f"{objective}_mask_logits", "float16", *cells),
             Field(f"{objective}_trace", "float32", (settings.num_steps,), ("step",)),
-            *(Field(f"{objective}_{name}", "float32") for name in _SCALARS),
+            *(Field(f"{objective}_{name}", "float32") for name in SCALARS),
         ]
         if config.report.save_images:
             fields.append(Field(f"{objective}_infilled", "uint8", *picture))
@@ -79,11 +88,92 @@ def make_values(
         values[f"{objective}_mask_logits"][rows] = np.clip(
             result.mask_logits, -_LARGEST_LOGIT, _LARGEST_LOGIT
         )
-        for name in _SCALARS:
+        for name in SCALARS:
             values[f"{objective}_{name}"][rows] = getattr(result, name)
         if f"{objective}_infilled" in values:
             values[f"{objective}_infilled"][rows] = _to_uint8(result.infilled)
     return values
+
+
+class Explanations(RecordReader):
+    """Reads a run's explanations, also while the run is still writing them.
+
+    Attributes:
+        objectives: that were learnt, in order.
+        status_names: by number of a status.
+        class_names: by number of a class; none where the classifier has none.
+        mask_law: how the masks were drawn.
+        has_pictures: whether photographs and in-fills are kept.
+
+    Example:
+        run = Explanations(workdir)
+        kept_area = run.read_result("ssr", "kept_area")[run.complete]
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]) -> None:
+        """Opens a run's folder.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            RecordsError: the manifest or an array is damaged, or the records are not those of a
+                run of explanations.
+        """
+        super().__init__(workdir)
+        self.objectives = tuple(self.manifest.get("objectives") or ())
+        self.status_names = tuple(self.manifest.get("status_names") or ())
+        self.class_names = tuple(self.manifest.get("class_names") or ())
+        names = [field.name for field in self.fields]
+        self.has_pictures = "image" in names
+        if problem := self._problem(names):
+            raise RecordsError(
+                f"{workdir} holds records of {', '.join(names[:_MOST_NAMED])}, ..., not of "
+                f"explanations: {problem}; expected the workdir of python -m cfx_jax.main"
+            )
+        settings = self.manifest["settings"]
+        self.mask_law = MaskLaw(
+            Relaxation(settings["relaxation"]),
+            settings["temperature"],
+            # Runs from before there were blocks have one of a pixel.
+            settings.get("block_size", 1),
+        )
+
+    def read_result(
+        self, objective: str, name: str, start: int | None = None, stop: int | None = None
+    ) -> np.ndarray:
+        """Returns what an objective has of the examples `[start:stop]`.
+
+        Args:
+            objective: one of `objectives`.
+            name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"` or one of `SCALARS`.
+            start: first example, as in a Python slice.
+            stop: one past the last example, as in a Python slice.
+
+        Returns:
+            `[stop - start, ...]`; 0 or NaN where an example is not computed.
+
+        Raises:
+            KeyError: the run has no such field.
+            ValueError: the data on disk are damaged.
+        """
+        return self.read(f"{objective}_{name}", start, stop)
+
+    def status_name(self, code: int) -> str:
+        """Returns the name of a status, also of one that this run does not know."""
+        known = 0 <= code < len(self.status_names)
+        return self.status_names[code] if known else f"unknown status {code}"
+
+    def _problem(self, names: Sequence[str]) -> str:
+        if not self.objectives or not set(self.objectives) <= set(DIRECTIONS):
+            return f"the manifest's objectives are {[*self.objectives]}, not of {[*DIRECTIONS]}"
+        if not self.status_names:
+            return "the manifest has no status_names"
+        if not {"relaxation", "temperature"} <= set(self.manifest.get("settings") or ()):
+            return "the manifest's settings do not say how masks are drawn"
+        results = ["status", "mask_logits", "trace", *SCALARS]
+        results += ["infilled"] * self.has_pictures
+        expected = ["id", *CLASSES, *(f"{o}_{name}" for o in self.objectives for name in results)]
+        lacking = [name for name in expected if name not in names]
+        return f"there is no {lacking[0]}" if lacking else ""
 
 
 def _blank(field: Field) -> float:

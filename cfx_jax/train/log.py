@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 from cfx_jax import data, registry
 from cfx_jax.generators import Generator
 from cfx_jax.records import Storage
-from cfx_jax.report.sheets import draw_sheet
+from cfx_jax.report import pictures
 from cfx_jax.train import quality as infill_quality
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.quality import Quality
@@ -56,7 +56,7 @@ class Heldout:
             for image, m, filled in zip(self._images, mask, infilled, strict=True):
                 rows.append((image, m * image + (1 - m) * 0.5, filled))
         step = max(len(self._images) // _SHEET_IMAGES, 1)
-        return quality, draw_sheet(rows[::step])
+        return quality, pictures.png(pictures.draw_sheet(rows[::step]))
 
 
 class TrainLog:

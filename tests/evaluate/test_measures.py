@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from cfx_jax.baselines import METHODS
+from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.data.loader import Examples
 from cfx_jax.evaluate.measures import SHARES, Baseline, Learnt, Photographs, Unit
 from cfx_jax.evaluate.scoring import Image, Scorer
-from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
+from cfx_jax.records import RecordWriter, encode_ids
+from cfx_jax.runs.explanations import Explanations, make_fields
 
 SIZE, STEPS = 32, 4
 BOX = np.array([[8.0, 4.0, 24.0, 16.0]])
@@ -86,18 +88,18 @@ def test_the_images_have_control_boxes_of_their_own(scorer, unit):
 def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_path, scorer, unit):
     logits = np.zeros((2, 4, 4), np.float16)
     logits[:, 3, 0] = 8.0
-    values = {
-        "id": encode_ids(unit.examples.ids, 1),
-        "ssr_mask_logits": logits,
-        "ssr_trace": np.zeros((2, 1), np.float32),
-        "ssr_status": np.zeros(2, np.int8),
+    explain = ExplainConfig("ssr", mask_size=4, num_steps=1)
+    config = Config(explain=explain, report=ReportConfig(save_images=False))
+    fields = make_fields(config, unit.examples.ids, explain.settings(), (SIZE, SIZE))
+    values = {field.name: np.zeros((2, *field.shape), field.dtype) for field in fields}
+    values |= {"id": encode_ids(unit.examples.ids, 1), "ssr_mask_logits": logits}
+    manifest = {
+        "objectives": ["ssr"],
+        "status_names": ["ok"],
+        "settings": {"relaxation": "concrete", "temperature": 0.4, "block_size": block_size},
     }
-    for name in ("kept_area", "success_rate", "log_odds_infilled", "objective"):
-        values[f"ssr_{name}"] = np.full(2, 0.5, np.float32)
-    fields = [Field(name, value.dtype.name, value.shape[1:]) for name, value in values.items()]
-    manifest = {"settings": {"relaxation": "concrete", "block_size": block_size}}
     RecordWriter(tmp_path, manifest, fields, 2, unit_size=2).write_unit(0, values)
-    found = Learnt("run", RecordReader(tmp_path), "ssr").measure(unit, scorer)
+    found = Learnt("run", Explanations(tmp_path), "ssr").measure(unit, scorer)
     # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
     assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
     steepest = np.abs(np.diff(found["map"], axis=1)).max()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cfx_jax.report.export import export_pictures, export_table
+from cfx_jax.runs.explanations import SCALARS
 
 IDS = ["a.png", "deep/../b c.png", "café ☕.png", "=1+1", "e" * 150]
 
@@ -28,7 +29,8 @@ def test_the_table_has_a_row_an_example(make_run, tmp_path, kind):
     table = pyarrow.parquet.read_table(path).to_pydict() if parquet else read_csv(path)
     assert list(table) == [
         "id", "label", "label_name", "target", "target_name", "prediction", "prediction_name",
-        "ssr_status", "ssr_kept_area", "sdr_status", "sdr_kept_area",
+        *(f"ssr_{name}" for name in ("status", *SCALARS)),
+        *(f"sdr_{name}" for name in ("status", *SCALARS)),
     ]  # fmt: skip
     assert table["id"] == IDS
     assert [int(label) for label in table["label"]] == [-1, 0, 1, 2, -1]
@@ -45,10 +47,10 @@ def test_only_what_is_computed_is_exported_unit_by_unit(make_run, tmp_path):
 
 
 def test_without_class_names_there_are_numbers(make_run, tmp_path):
-    manifest = {"objectives": ["ssr", "sdr"], "status_names": ["ok"], "class_names": None}
-    table = pyarrow.parquet.read_table(export_table(make_run(manifest=manifest), tmp_path))
+    changes = {"status_names": ["ok"], "class_names": None}
+    table = pyarrow.parquet.read_table(export_table(make_run(**changes), tmp_path))
     assert "label_name" not in table.column_names
-    assert table["ssr_status"].to_pylist()[:2] == ["ok", "unknown 1"]
+    assert table["ssr_status"].to_pylist()[:2] == ["ok", "unknown status 1"]
 
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(make_run, tmp_path):

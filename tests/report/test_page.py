@@ -4,24 +4,22 @@ import html.parser
 import pathlib
 import re
 
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from cfx_jax.fido.explanation import saliency
-from cfx_jax.fido.masks import MaskLaw, Relaxation
-from cfx_jax.fido.objective import DIRECTIONS
-from cfx_jax.records import Field, RecordWriter, encode_ids
+from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.report import page as report
 from cfx_jax.report import pictures
+from cfx_jax.runs.explanations import SCALARS, make_fields
 
 STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
 HOSTILE = "<script>alert('1')</script>\"&<b>"
 IDS = ["cat.png", f"{HOSTILE}.png", "broken.jpg", "dog.png", "late.png"]
+SETTINGS = {"num_steps": 20, "num_samples": 4, "relaxation": "concrete", "temperature": 0.4}
 SIZE, UNREADABLE, LATE = 32, 2, 4
-SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
 
 
 def manifest(**changes):
@@ -30,7 +28,7 @@ def manifest(**changes):
             "seed": 7,
             "explain": {"mode": "fast", "num_steps": None},
         },
-        "settings": {"num_steps": 20, "num_samples": 4},
+        "settings": SETTINGS,
         "classifier": {"name": HOSTILE},
         "class_names": ["cat", f"dog {HOSTILE}"],
         "dataset": {"name": f"set {HOSTILE}", "num_examples": len(IDS)},
@@ -38,19 +36,6 @@ def manifest(**changes):
         "environment": {"jax": HOSTILE},
         "status_names": STATUS_NAMES,
     } | changes
-
-
-def fields(objectives, pictures):
-    image = ("uint8", (SIZE, SIZE, 3), ("y", "x", "channel"))
-    found = [Field("id", "uint8", (64,))]
-    found += [Field(name, "int32") for name in ("label", "target", "prediction")]
-    found += [Field("image", *image)] if pictures else []
-    for name in objectives:
-        found += [Field(f"{name}_status", "int8"), Field(f"{name}_trace", "float32", (20,))]
-        found += [Field(f"{name}_{scalar}", "float32") for scalar in SCALARS]
-        found += [Field(f"{name}_mask_logits", "float16", (4, 4))]
-        found += [Field(f"{name}_infilled", *image)] if pictures else []
-    return found
 
 
 def example(index, layout):
@@ -79,7 +64,10 @@ def example(index, layout):
 
 def make_run(workdir, change=None, pictures=True, computed=range(4), **manifest_changes):
     content = manifest(**manifest_changes)
-    layout = fields(content["objectives"], pictures)
+    objective = "both" if len(content["objectives"]) == 2 else "ssr"
+    explain = ExplainConfig(objective, num_steps=20, mask_size=4)
+    config = Config(explain=explain, report=ReportConfig(pictures))
+    layout = make_fields(config, ["e" * 64], explain.settings(), (SIZE, SIZE))
     writer = RecordWriter(workdir, content, layout, len(IDS), unit_size=1)
     for index in computed:
         values = example(index, layout)
@@ -246,33 +234,11 @@ def test_saliency_is_bright_where_it_matters(page):
             assert np.abs(pixels[:, column] - color).max() <= 1
 
 
-def test_upsampling_aligns_corners_and_infinities_pass():
-    logits = np.array([[0.0, 3.0], [6.0, 9.0]])
-    expected = np.add.outer([0, 2, 4, 6], [0, 1, 2, 3])
-    np.testing.assert_allclose(pictures.upsample(logits, (4, 4)), expected, rtol=1e-12)
-    photo = np.zeros((3, 3, 3), np.uint8)
-    keep = pictures.saliency(np.array([[np.inf, -np.inf]], np.float16), "ssr", photo, 1)
-    np.testing.assert_allclose(keep, np.tile([1, 0.5, 0], (3, 1)), atol=1e-9)
-
-
-@pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_pictures_of_masks_learnt_in_blocks_show_their_saliency(objective):
-    cells = np.random.default_rng(2).normal(size=(4, 4)).astype(np.float32)
-    photo = np.zeros((12, 10, 3), np.uint8)
-    expected = saliency(
-        jnp.asarray(cells),
-        DIRECTIONS[objective],
-        (12, 10),
-        MaskLaw(Relaxation.CONCRETE, block_size=5),
-    )
-    drawn = pictures.saliency(cells, objective, photo, 5)
-    np.testing.assert_allclose(drawn, expected, atol=1e-6)
-    assert np.abs(drawn - pictures.saliency(cells, objective, photo, 1)).max() > 0.1
-
-
 def test_the_page_takes_the_blocks_from_the_manifest(tmp_path):
     def picture(name, **settings):
-        page = report.write_report(make_run(tmp_path / name, computed=[0], settings=settings))
+        page = report.write_report(
+            make_run(tmp_path / name, computed=[0], settings=SETTINGS | settings)
+        )
         with Image.open(pathlib.Path(page).parent / "images" / "000000-ssr-saliency.png") as image:
             return np.asarray(image).astype(int)
 
@@ -329,22 +295,13 @@ def test_absent_names(tmp_path):
     assert "Explanations: a run" in page.text()
 
 
-def test_one_channel_pictures():
-    grey = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
-    np.testing.assert_array_equal(pictures.rgb(grey), np.stack([grey[..., 0]] * 3, axis=-1))
-
-
 def test_unusable_input(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         report.write_report(tmp_path)
     make_run(tmp_path / "run")
     with pytest.raises(ValueError, match="max_images is -1; expected 0 or more"):
         report.write_report(tmp_path / "run", -1)
-    RecordWriter(tmp_path / "other", {"objectives": ["lime"]}, [Field("id", "uint8", (4,))], 1, 1)
-    with pytest.raises(ValueError, match=r"'objectives' \(of ssr, sdr\).*got \['lime'\] and \[\]"):
+    RecordWriter(tmp_path / "other", {"part": "images"}, [Field("id", "uint8", (4,))], 1, 1).close()
+    with pytest.raises(RecordsError, match=r"holds records of id, \.\.\., not of explanations"):
         report.write_report(tmp_path / "other")
-    changed = {"objectives": ["ssr"], "status_names": STATUS_NAMES}
-    RecordWriter(tmp_path / "lacking", changed, [Field("id", "uint8", (4,))], 1, 1)
-    with pytest.raises(KeyError, match="no field 'label'; it has id"):
-        report.write_report(tmp_path / "lacking")
-    assert not (tmp_path / "lacking" / "report").exists()
+    assert not (tmp_path / "other" / "report").exists()

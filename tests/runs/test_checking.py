@@ -1,6 +1,5 @@
 """How far a run is, and what is wrong with its records."""
 
-import json
 import re
 import subprocess
 import sys
@@ -8,8 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
+from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.fido.settings import get_settings
+from cfx_jax.records import RecordReader, RecordsError, RecordWriter, encode_ids
 from cfx_jax.runs.checking import describe, find_problems
+from cfx_jax.runs.explanations import make_fields
 
 
 def test_a_finished_run(make_run):
@@ -25,10 +27,8 @@ def test_a_finished_run(make_run):
 
 def test_a_run_that_is_being_written(make_run):
     run = make_run(units=[2])
-    manifest = json.loads((run / "manifest.json").read_text())
-    layout = manifest.pop("records")
-    fields = [Field(n, f["dtype"], tuple(f["shape"])) for n, f in layout["fields"].items()]
-    with RecordWriter(run, manifest, fields, 5, 2):
+    reader = RecordReader(run)
+    with RecordWriter(run, reader.manifest, reader.fields, 5, 2):
         lines = describe(run).splitlines()
     assert lines == [
         "1 of 5 examples done (20.0%), 1 of 3 units; a run is writing to it now",
@@ -46,14 +46,21 @@ def test_a_run_that_has_not_begun(make_run):
 
 def test_many_failures_are_counted(tmp_path):
     """Of 50,000 examples."""
-    number, manifest = 50_000, {"objectives": ["ssr"], "status_names": ["ok", "unreadable",
-                                                                       "non_finite"]}  # fmt: skip
-    fields = [Field("id", "uint8", (6,)), Field("ssr_status", "int8")]
+    number = 50_000
+    config = Config(explain=ExplainConfig("ssr", mask_size=1), report=ReportConfig(False))
+    fields = make_fields(config, ["12345"], get_settings("fast", mask_size=1, num_steps=1), (1, 1))
+    manifest = {
+        "objectives": ["ssr"],
+        "status_names": ["ok", "unreadable"],
+        "settings": {"relaxation": "concrete", "temperature": 0.4},
+    }
     with RecordWriter(tmp_path, manifest, fields, number, unit_size=5000) as writer:
         for unit in writer.missing_units():
-            index = range(*writer.unit_range(unit))
-            ids = encode_ids([f"{i}" for i in index], 6)
-            writer.write_unit(unit, {"id": ids, "ssr_status": (np.asarray(index) % 2).astype("i1")})
+            index = np.arange(*writer.unit_range(unit))
+            values = {f.name: np.zeros((len(index), *f.shape), f.dtype) for f in fields}
+            values["id"] = encode_ids([f"{i}" for i in index], 5)
+            values["ssr_status"][:] = index % 2
+            writer.write_unit(unit, values)
     lines = describe(tmp_path).splitlines()
     assert lines[:3] == ["50,000 of 50,000 examples done (100.0%), 10 of 10 units",
                          "SSR: 25,000 ok, 25,000 unreadable", "25,000 failed:"]  # fmt: skip

@@ -1,0 +1,97 @@
+"""Pictures: saliency against that of explanations, colours, sheets and plots."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.fido.explanation import saliency
+from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.objective import DIRECTIONS
+from cfx_jax.report import pictures
+
+CONCRETE = MaskLaw(Relaxation.CONCRETE)
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+@pytest.mark.parametrize(
+    "law", [CONCRETE, MaskLaw(Relaxation.CONCRETE, block_size=5), MaskLaw(Relaxation.DETERMINISTIC)]
+)
+def test_the_saliency_drawn_is_that_of_the_explanation(objective, law):
+    logits = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
+    cells = law.cells(jnp.asarray(logits))
+    expected = saliency(cells, DIRECTIONS[objective], (12, 10), law)
+    drawn = pictures.saliency(logits, objective, (12, 10), law)
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+
+
+def test_infinite_logits_are_certain():
+    keep = pictures.saliency(np.array([[np.inf, -np.inf]], np.float16), "ssr", (3, 3), CONCRETE)
+    np.testing.assert_allclose(keep, np.tile([1, 0.5, 0], (3, 1)), atol=1e-9)
+
+
+def test_a_photograph_is_as_grey_as_pillow_makes_it():
+    photo = np.random.default_rng(0).integers(0, 256, (2, 2, 3), np.uint8)
+    grey = np.asarray(Image.fromarray(photo).convert("L"), float)
+    plain = pictures.draw_saliency(np.zeros((2, 2)), "ssr", np.zeros_like(photo), CONCRETE)
+    drawn = pictures.draw_saliency(np.zeros((2, 2)), "ssr", photo, CONCRETE)
+    share = 1 - pictures._COLOR_SHARE
+    np.testing.assert_allclose(
+        drawn - plain.astype(float), share * np.stack([grey] * 3, -1), atol=1
+    )
+
+
+def test_images_lie_in_rows_on_white():
+    grey = [np.full((120, 130, 1), value, np.float32) for value in (0.0, 0.2, 0.4, 2.0)]
+    sheet = pictures.draw_sheet([grey[:2], grey[2:]])
+    assert sheet.shape == (244, 264, 3)
+    assert sheet[60, 60].tolist() == [0, 0, 0]
+    assert sheet[60, 200].tolist() == [51, 51, 51]
+    assert sheet[200, 60].tolist() == [102, 102, 102]
+    assert (sheet[120:124] == 255).all()
+    assert (sheet[:, 130:134] == 255).all()
+    assert (sheet[124:, 134:] == 255).all()
+
+
+def test_small_images_are_enlarged_pixel_by_pixel():
+    image = np.random.default_rng(0).uniform(size=(28, 28, 3)).astype(np.float32)
+    sheet = pictures.draw_sheet([[image]])
+    assert sheet.shape == (112, 112, 3)
+    np.testing.assert_array_equal(sheet[::4, ::4], pictures.to_pixels(image))
+
+
+def test_a_file_has_the_values_of_its_picture():
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3)) / 255.0
+    file = pictures.png(pictures.to_pixels(image))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(file)), np.round(255 * image))
+
+
+def test_a_trace_is_drawn_in_the_colour_of_its_objective_on_no_background():
+    trace = np.array([1.0, np.inf, 0.5, 0.25, 0.0])
+    plots = [pictures.draw_traces({objective: trace}) for objective in ("ssr", "sdr")]
+    assert [plot[0, 0, 3] for plot in plots] == [0, 0]
+    for plot, color in zip(plots, ([47, 129, 247], [217, 115, 13]), strict=True):
+        assert (plot == [*color, 255]).all(axis=-1).sum() > 100
+
+
+def test_maps_share_the_colours_of_saliency():
+    levels = np.linspace(0, 1, 5)
+    plot = pictures.draw_maps({"one": np.tile(levels[:, None, None], (1, 8, 8))})
+    for level in levels:
+        color = pictures.draw_saliency(np.full((1, 1), _logit(level)), "ssr", None, CONCRETE)[0, 0]
+        assert (np.abs(plot[..., :3].astype(int) - color).max(axis=-1) <= 1).sum() > 1000
+
+
+def _logit(level):
+    return np.log(level + 1e-12) - np.log(1 - level + 1e-12)
+
+
+def test_curves_are_drawn_for_each_judge():
+    curve = np.linspace(1, 0, 6)[None, None].repeat(2, axis=1)
+    scores = {"random": {"deletion": curve, "insertion": 1 - curve}}
+    plot = pictures.draw_curves(scores, ["grey", "black"])
+    assert plot.shape == (800, 1200, 4)
+    color = plot[..., :3].astype(int)
+    assert (np.ptp(color, axis=-1) > 60).sum() > 500, "no line in colour"
