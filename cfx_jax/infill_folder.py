@@ -74,7 +74,7 @@ def infill_folder(
         for folder, picture in {"infilled": pictures.to_pixels(infilled), "sheets": sheet}.items():
             path = output / folder / target
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pictures.png(picture))
+            path.write_bytes(pictures.encode_png(picture))
     return skipped
 
 

@@ -71,11 +71,11 @@ def write_tables(
     storage.write("table.csv", _to_csv(summary))
     storage.write("images.csv", _images_csv(readers, rows, photos, scores, judges))
     storage.write("table.md", text.encode())
-    storage.write("curves.png", pictures.png(pictures.draw_curves(scores, judges)))
+    storage.write("curves.png", pictures.encode_png(pictures.draw_curves(scores, judges)))
     shown = [int(row) for row in rows[:_IMAGES_SHOWN]]
     maps = {name: np.concatenate([reader.read("map", row, row + 1) for row in shown])
             for name, reader in readers.items()}  # fmt: skip
-    storage.write("maps.png", pictures.png(pictures.draw_maps(maps)))
+    storage.write("maps.png", pictures.encode_png(pictures.draw_maps(maps)))
     return text
 
 

@@ -5,7 +5,7 @@ import os
 
 from cfx_jax.records.manifest import RecordsError
 from cfx_jax.report.export import FORMATS, export_pictures, export_table
-from cfx_jax.runs.checking import describe, find_problems
+from cfx_jax.runs.checking import describe_progress, find_problems
 
 _NOT_SOUND = 1
 _USER_ERROR = 2  # as argparse exits where the command line is wrong
@@ -32,7 +32,7 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "status":
-        print(describe(arguments.workdir))
+        print(describe_progress(arguments.workdir))
     elif arguments.command == "verify":
         return _verify(arguments.workdir)
     else:

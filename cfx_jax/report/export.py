@@ -80,7 +80,7 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
                     continue
                 drawn = pictures.draw_saliency(logits, objective, photos[row], run.mask_law)
                 name = f"{start + row:06d}-{_safe(ids[row])}-{objective}.png"
-                (folder / name).write_bytes(pictures.png(drawn))
+                (folder / name).write_bytes(pictures.encode_png(drawn))
                 written += 1
     return written
 

@@ -2,11 +2,9 @@
 
 The page is static: relative links, inline style, no scripts, no fonts or files from elsewhere. It
 opens from the file system and can be copied or served as the folder `report`.
-
-Saliency maps are `[H, W]` in [0, 1], 1 = important, whatever the objective; pictures are uint8
-`[H, W, C]`.
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -14,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
@@ -71,7 +70,9 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
         index: [] if examples[index]["unreadable"] else _write_pictures(storage, run, index)
         for index in computed[:max_images]
     }
-    storage.write(f"{_IMAGES}/scale.png", pictures.png(pictures.draw_scale(run.has_pictures)))
+    storage.write(
+        f"{_IMAGES}/scale.png", pictures.encode_png(pictures.draw_scale(run.has_pictures))
+    )
     html = _template().render(
         dataset=run.manifest.get("dataset") or {},
         objectives={name: (name.upper(), _OBJECTIVES[name]) for name in run.objectives},
@@ -167,7 +168,7 @@ def _write_pictures(storage: Storage, run: Explanations, index: int) -> list[dic
 
     def add(kind: str, picture: np.ndarray, caption: str, alt: str) -> None:
         name = f"{index:06d}-{kind}.png"
-        storage.write(f"{_IMAGES}/{name}", pictures.png(picture))
+        storage.write(f"{_IMAGES}/{name}", pictures.encode_png(picture))
         height, width = picture.shape[:2]
         item = {"kind": kind, "src": f"images/{name}", "width": width, "height": height}
         written.append(item | {"caption": caption, "alt": f"{alt}, example {index}"})
@@ -196,19 +197,19 @@ def _write_pictures(storage: Storage, run: Explanations, index: int) -> list[dic
 
 def _counts(run: Explanations, examples: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns, for each status that occurs, its meaning and how often each objective has it."""
-    found = [
-        {name: result["status"] for name, result in example["results"].items()}
-        for example in examples.values()
-    ]
-    occurring = {status for statuses in found for status in statuses.values()}
+    counts = {
+        name: collections.Counter(
+            example["results"][name]["status"] for example in examples.values()
+        )
+        for name in run.objectives
+    }
+    occurring = set().union(*counts.values())
     order = [*run.status_names, *sorted(occurring - {*run.status_names})]
     return [
         {
             "status": status,
             "meaning": _MEANINGS.get(status, ""),
-            "numbers": [
-                sum(statuses[name] == status for statuses in found) for name in run.objectives
-            ],
+            "numbers": [counts[name][status] for name in run.objectives],
         }
         for status in order
         if status in occurring
@@ -230,8 +231,7 @@ def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _odds(log_odds: float) -> str:
     if not np.isfinite(log_odds):
         return _NONE
-    probability = 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
-    return f"{_percent(probability)} ({_number(log_odds, signed=True)})"
+    return f"{_percent(expit(log_odds))} ({_number(log_odds, signed=True)})"
 
 
 def _percent(share: float) -> str:

@@ -23,7 +23,7 @@ _LEAST_WIDTH = 112  # smaller images of a sheet are enlarged to this
 _TRACE_COLORS = {"ssr": "#2f81f7", "sdr": "#d9730d"}
 
 
-def png(picture: np.ndarray) -> bytes:
+def encode_png(picture: np.ndarray) -> bytes:
     """Encodes a picture or a plot."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
@@ -119,7 +119,7 @@ def draw_traces(traces: Mapping[str, np.ndarray]) -> np.ndarray:
         A plot.
     """
     grey = "#808080"
-    figure = _figure(4.2, 2.2, dpi=200, facecolor="none")
+    figure = _make_figure(4.2, 2.2, dpi=200, facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     for objective, trace in traces.items():
         steps = np.arange(1, len(trace) + 1)
@@ -133,7 +133,7 @@ def draw_traces(traces: Mapping[str, np.ndarray]) -> np.ndarray:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(grey)
     axes.legend(frameon=False, labelcolor=grey)
-    return _pixels(figure)
+    return _render(figure)
 
 
 def draw_curves(
@@ -150,7 +150,7 @@ def draw_curves(
     """
     import matplotlib
 
-    figure = _figure(5 * len(judges) + 2, 8)
+    figure = _make_figure(5 * len(judges) + 2, 8)
     axes = figure.subplots(2, len(judges), squeeze=False, sharey=True)
     colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(scores)))
     for row, curve in enumerate(("deletion", "insertion")):
@@ -165,7 +165,7 @@ def draw_curves(
             axis.set_xlabel("replaced" if curve == "deletion" else "shown")
     axes[0, 0].set_ylabel("probability of the target")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
-    return _pixels(figure)
+    return _render(figure)
 
 
 def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -178,14 +178,14 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
         A plot.
     """
     number = len(next(iter(maps.values())))
-    figure = _figure(1.2 * len(maps), 1.25 * number + 0.8)
+    figure = _make_figure(1.2 * len(maps), 1.25 * number + 0.8)
     axes = figure.subplots(number, len(maps), squeeze=False)
     for column, (name, rows) in enumerate(maps.items()):
         axes[0, column].set_title(name.replace("_", "\n"), fontsize=7)
         for row, values in enumerate(rows):
             axes[row, column].imshow(values.astype(float), cmap=_COLORMAP, vmin=0, vmax=1)
             axes[row, column].axis("off")
-    return _pixels(figure)
+    return _render(figure)
 
 
 def _overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
@@ -199,13 +199,13 @@ def _overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
     return np.rint(255 * colors).astype(np.uint8)
 
 
-def _figure(width: float, height: float, **options: Any) -> Any:
+def _make_figure(width: float, height: float, **options: Any) -> Any:
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained", **options)
 
 
-def _pixels(figure: Any) -> np.ndarray:
+def _render(figure: Any) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -18,7 +18,7 @@ _FAILURES = ("unreadable", "non_finite")
 _MOST_NAMED = 20
 
 
-def describe(workdir: str | os.PathLike[str]) -> str:
+def describe_progress(workdir: str | os.PathLike[str]) -> str:
     """Tells how far a run is: examples done, statuses, failures.
 
     Args:

@@ -56,7 +56,7 @@ class Heldout:
             for image, m, filled in zip(self._images, mask, infilled, strict=True):
                 rows.append((image, m * image + (1 - m) * 0.5, filled))
         step = max(len(self._images) // _SHEET_IMAGES, 1)
-        return quality, pictures.png(pictures.draw_sheet(rows[::step]))
+        return quality, pictures.encode_png(pictures.draw_sheet(rows[::step]))
 
 
 class TrainLog:

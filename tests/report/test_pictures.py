@@ -64,7 +64,7 @@ def test_small_images_are_enlarged_pixel_by_pixel():
 
 def test_a_file_has_the_values_of_its_picture():
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3)) / 255.0
-    file = pictures.png(pictures.to_pixels(image))
+    file = pictures.encode_png(pictures.to_pixels(image))
     np.testing.assert_array_equal(Image.open(io.BytesIO(file)), np.round(255 * image))
 
 

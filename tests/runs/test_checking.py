@@ -10,12 +10,12 @@ import pytest
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import RecordReader, RecordsError, RecordWriter, encode_ids
-from cfx_jax.runs.checking import describe, find_problems
+from cfx_jax.runs.checking import describe_progress, find_problems
 from cfx_jax.runs.explanations import make_fields
 
 
 def test_a_finished_run(make_run):
-    assert describe(make_run()).splitlines() == [
+    assert describe_progress(make_run()).splitlines() == [
         "5 of 5 examples done (100.0%), 3 of 3 units",
         "SSR: 2 ok, 1 misclassified, 1 non_finite, 1 unreadable",
         "SDR: 2 ok, 1 not_flipped, 1 not_preserved, 1 unreadable",
@@ -29,17 +29,17 @@ def test_a_run_that_is_being_written(make_run):
     run = make_run(units=[2])
     reader = RecordReader(run)
     with RecordWriter(run, reader.manifest, reader.fields, 5, 2):
-        lines = describe(run).splitlines()
+        lines = describe_progress(run).splitlines()
     assert lines == [
         "1 of 5 examples done (20.0%), 1 of 3 units; a run is writing to it now",
         "SSR: 1 ok",
         "SDR: 1 not_preserved",
     ]
-    assert "writing" not in describe(run)
+    assert "writing" not in describe_progress(run)
 
 
 def test_a_run_that_has_not_begun(make_run):
-    lines = describe(make_run(units=[])).splitlines()
+    lines = describe_progress(make_run(units=[])).splitlines()
     assert lines == ["0 of 5 examples done (0.0%), 0 of 3 units", "SSR: nothing yet",
                      "SDR: nothing yet"]  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_many_failures_are_counted(tmp_path):
             values["id"] = encode_ids([f"{i}" for i in index], 5)
             values["ssr_status"][:] = index % 2
             writer.write_unit(unit, values)
-    lines = describe(tmp_path).splitlines()
+    lines = describe_progress(tmp_path).splitlines()
     assert lines[:3] == ["50,000 of 50,000 examples done (100.0%), 10 of 10 units",
                          "SSR: 25,000 ok, 25,000 unreadable", "25,000 failed:"]  # fmt: skip
     assert lines[3:] == [*(f"  {2 * i + 1}" for i in range(20)), "  ... and 24,980 more"]
@@ -136,7 +136,7 @@ def test_the_command_tells_by_its_exit_status(make_run, tmp_path):
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
-        describe(tmp_path)
+        describe_progress(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RecordsError, match="not valid JSON"):
         list(find_problems(tmp_path))

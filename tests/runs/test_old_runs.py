@@ -22,7 +22,7 @@ from cfx_jax.records import RecordsError
 from cfx_jax.report import page
 from cfx_jax.report.export import export_pictures, export_table
 from cfx_jax.runs import cli, runner
-from cfx_jax.runs.checking import describe, find_problems
+from cfx_jax.runs.checking import describe_progress, find_problems
 from cfx_jax.runs.explanations import Explanations
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def change_manifest(run, change):
 def test_it_is_read(old_run, is_from_before_blocks):
     if is_from_before_blocks:
         change_manifest(old_run, lambda manifest: manifest["settings"].pop("block_size"))
-    assert describe(old_run).splitlines()[:2] == [
+    assert describe_progress(old_run).splitlines()[:2] == [
         "4 of 4 examples done (100.0%), 2 of 2 units", "SSR: 3 ok, 1 unreadable"
     ]  # fmt: skip
     assert list(find_problems(old_run)) == []
