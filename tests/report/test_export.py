@@ -1,8 +1,6 @@
 """The table of a run read back by other libraries, and its pictures."""
 
 import csv
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet
@@ -88,16 +86,3 @@ def test_pictures_without_photographs(make_run, tmp_path):
     assert export_pictures(make_run(pictures=False, units=[0]), tmp_path / "out") == 4
     with Image.open(tmp_path / "out/000000-a.png-ssr.png") as picture:
         assert picture.size == (224, 224)
-
-
-def test_the_command_writes_both(make_run, tmp_path):
-    command = [sys.executable, "-m", "cfx_jax.records", "export", make_run(), "--format=csv",
-               f"--to={tmp_path}/out", "--pictures"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        f"{tmp_path}/out/explanations.csv", f"8 pictures in {tmp_path}/out/pictures",
-    ]  # fmt: skip
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert again.stderr.startswith("error: ")

@@ -1,8 +1,6 @@
 """How far a run is, and what is wrong with its records."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -109,29 +107,6 @@ def test_what_is_damaged_is_named(make_run, break_it, expected):
 )  # fmt: skip
 def test_content_that_cannot_be_is_named(make_run, options, expected):
     assert list(find_problems(make_run(**options))) == [expected]
-
-
-def call(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cfx_jax.records", *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_tells_by_its_exit_status(make_run, tmp_path):
-    run = make_run()
-    assert call("status", run).stdout.startswith("5 of 5 examples done")
-    sound = call("verify", run)
-    assert (sound.returncode, sound.stdout) == (
-        0, "sound: every chunk of every complete unit can be read\n",
-    )  # fmt: skip
-    damage(run / "records.zarr/ssr_status/c/1")
-    found = call("verify", run)
-    assert found.returncode == 1
-    assert found.stdout.splitlines()[-1].startswith("1 problems; run the same command again")
-    nothing = call("verify", tmp_path / "nothing")
-    assert nothing.returncode == 2
-    assert nothing.stderr.startswith(f"error: {tmp_path}/nothing holds no manifest.json")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
