@@ -109,6 +109,7 @@ def test_from_before_blocks_it_is_not_gone_on_with(old_run):
         resume(old_run)
 
 
+@pytest.mark.slow
 def test_its_missing_unit_is_computed_as_it_was(old_run, commands):
     run = Explanations(old_run)
     before = {field.name: run.read(field.name) for field in run.fields}
