@@ -1,11 +1,15 @@
 """Measures what an evaluation costs beside the network evaluations it cannot do without.
 
     python benchmarks/evaluation.py --images=DIR [--num_images=50] [--curve_steps=5]
+    python benchmarks/evaluation.py --num_records=5000,50000
 
 DIR is a folder of photographs with a manifest.csv (columns file, label, boxes). One side is the
 whole command on them, from files to tables, for maps that cost nothing (`centre`): decoding, boxes,
 all metrics, records. The other are the bare networks on as many pictures: both forms of both curves
 and the crops. Compilation is in both, once.
+
+The second form measures made-up runs of so many images of 8 x 8 pixels, of a network that costs
+nothing: what is left is the evaluation's own work, whose images per second must not fall.
 """
 
 import argparse
@@ -17,27 +21,46 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cfx_jax import registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import BatchConfig, DataConfig
+from cfx_jax.config import (
+    BatchConfig,
+    Config,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+    ReportConfig,
+)
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
+from cfx_jax.runs import runner
 
 SIZE = (224, 224)
 # Of the image itself, its three control boxes, and the box of the map.
-LOOKS = 5
+NUM_CROPS = 5
+# Images of made-up runs.
+TINY = 8
+UNIT_SIZE = 100
 
 
 def main() -> None:
-    """Times both sides in one run and prints their ratio."""
+    """Times both sides in one run and prints their ratio; or evaluations of made-up runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", required=True)
+    parser.add_argument("--images")
     parser.add_argument("--num_images", type=int, default=50)
     parser.add_argument("--curve_steps", type=int, default=5)
+    parser.add_argument("--num_records", type=lambda text: [int(n) for n in text.split(",")])
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    if arguments.num_records:
+        for number in arguments.num_records:
+            elapsed = evaluate_records(number)
+            print(f"{number} records: {elapsed:.1f} s, {number / elapsed:.0f} images/s", flush=True)
+        return
     config = EvaluateConfig(
         data=DataConfig("folder", arguments.images, resize="stretch",
                         max_examples=arguments.num_images),
@@ -55,11 +78,32 @@ def main() -> None:
     def networks() -> None:
         for number in range(arguments.num_images):
             image = jnp.full((*SIZE, 3), number / arguments.num_images)
-            jax.block_until_ready(look(classifier, judges, image, pictures=pictures))
+            jax.block_until_ready(run_networks(classifier, judges, image, pictures=pictures))
 
     bare = seconds(networks)
     print(f"{arguments.num_images} images: {whole:.1f} s, networks alone {bare:.1f} s, "
           f"ratio {whole / bare:.2f}")  # fmt: skip
+
+
+def evaluate_records(number: int) -> float:
+    """How long the evaluation of a run of so many tiny images takes."""
+    tiny = Classifier((), lambda _, x: x.mean((1, 2)), name="tiny", image_size=(TINY, TINY))
+    registry.load_classifier = lambda *_, **__: tiny  # Of a network there is no cheaper one.
+    pixels = np.random.default_rng(0).integers(0, 256, (number, TINY, TINY, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/images.npz", images=pixels, labels=np.arange(number) % 3)
+        run = Config(
+            data=DataConfig("npz", f"{folder}/images.npz", resize="stretch"),
+            generator=GeneratorConfig("grey"),
+            explain=ExplainConfig(objective="ssr", num_steps=1, num_samples=1, mask_size=4),
+            batch=BatchConfig(unit_size=UNIT_SIZE, per_device_batch_size=UNIT_SIZE),
+            report=ReportConfig(save_images=False),
+        )
+        runner.run(run, f"{folder}/run")
+        config = EvaluateConfig(
+            generator=run.generator, baselines=("centre",), curve_steps=1, batch=run.batch
+        )
+        return seconds(lambda: evaluate(config, f"{folder}/scores", [f"{folder}/run"]))
 
 
 def seconds(call: Any) -> float:
@@ -80,7 +124,7 @@ def fill_and_classify(
 
 
 @functools.partial(jax.jit, static_argnames="pictures")
-def look(
+def run_networks(
     classifier: Classifier, judges: tuple[Generator, ...], image: jax.Array, pictures: int
 ) -> jax.Array:
     """Fills and classifies as many pictures of an image as an evaluation of one map does."""
@@ -93,7 +137,7 @@ def look(
         total += curves.sum()
     crops = jax.lax.map(
         lambda step: classifier.apply(classifier.params, image[None] * (1 - 0.01 * step))[0],
-        jnp.arange(LOOKS),
+        jnp.arange(NUM_CROPS),
     )
     return total + crops.sum()
 

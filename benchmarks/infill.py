@@ -25,6 +25,7 @@ from cfx_jax.classifiers import Classifier, efficientnet_lite, log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.registry import load_classifier, load_generator
+from cfx_jax.runs import parallel
 from cfx_jax.train.quality import fill, frechet_distance, heldout_masks, measure
 
 SIZE = (224, 224)
@@ -137,8 +138,7 @@ def _in_batches(
     function: Callable[..., jax.Array], params: object, images: np.ndarray
 ) -> np.ndarray:
     compiled = jax.jit(function)
-    padded = np.concatenate([images, images[: -len(images) % BATCH]])
-    batches = np.split(padded, len(padded) // BATCH)
+    batches = [parallel.pad(batch, BATCH) for batch in parallel.slices(images, BATCH)]
     return np.concatenate([compiled(params, batch) for batch in batches])[: len(images)]
 
 

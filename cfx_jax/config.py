@@ -82,7 +82,7 @@ class ExplainConfig:
 
     Attributes:
         objective: `ssr`, `sdr` or `both`.
-        mode: `fast`, `paper` or `bbmp`, see `cfx_jax.settings.MODES`.
+        mode: `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
         num_steps: optimiser steps.
         num_samples: masks drawn a step.
         learning_rate: of Adam.

@@ -6,8 +6,8 @@ python -m cfx_jax.infill_folder --images=DIR --masks=DIR --output=DIR [--generat
 output then holds `infilled/NAME.png`, and in `sheets/NAME.png` image, masked and filled image.
 """
 
+import logging
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import cfx_jax
 from cfx_jax import data, registry
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UnreadableImageError
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, blend
 from cfx_jax.report import pictures
 from cfx_jax.runs import cli
 
@@ -70,7 +70,7 @@ def infill_folder(
         except (OSError, ValueError) as error:
             skipped.append(f"{name}: {error}")
             continue
-        sheet = pictures.draw_sheet([(image, mask * image + (1.0 - mask) * 0.5, infilled)])
+        sheet = pictures.draw_sheet([(image, blend(image, mask, 0.5), infilled)])
         for folder, picture in {"infilled": pictures.to_pixels(infilled), "sheets": sheet}.items():
             path = output / folder / target
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def main() -> None:
         raise ConfigError(str(error)) from error
     images, masks, output = (pathlib.Path(flag.value) for flag in (IMAGES, MASKS, OUTPUT))
     for reason in infill_folder(generator, images, masks, output, SEED.value):
-        print(f"skipped: {reason}", file=sys.stderr)
+        logging.getLogger("cfx_jax").warning("skipped: %s", reason)
 
 
 def _to_float(image: Image.Image) -> np.ndarray:

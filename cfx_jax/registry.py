@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import NORMALIZATIONS, Classifier, NormalizedModule
-from cfx_jax.config import Config, ConfigError
+from cfx_jax.config import ClassifierConfig, Config, ConfigError
 from cfx_jax.fido.checks import check_problem
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import Settings
@@ -152,27 +152,38 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     return Generator(params=jax.device_put(params), apply=network.apply, name=name)
 
 
-def load_models(config: Config) -> tuple[Classifier, Generator]:
-    """Loads what a config names.
+def load_models(
+    config: Config, classifier: Classifier | None = None, generator: Generator | None = None
+) -> tuple[Classifier, Generator]:
+    """Loads the models a config names, where they are not given, in the precision it asks for.
+
+    Args:
+        config: its sections `classifier` and `generator`, and `precision`.
+        classifier: in place of the one the config names.
+        generator: in place of the one the config names.
 
     Raises:
-        ConfigError: a name is unknown, or weights cannot be read.
+        ConfigError: a name is unknown, or weights or class names cannot be read.
     """
-    asked = config.classifier
-    class_names = _read_class_names(asked.class_names) if asked.class_names else None
     try:
-        classifier = load_classifier(
-            asked.name,
-            asked.weights or None,
-            class_names=class_names,
-            normalization=asked.normalization or None,
-        )
-        generator = load_generator(config.generator.name, config.generator.weights or None)
+        if classifier is None:
+            classifier = _load_configured(config.classifier)
+        if generator is None:
+            generator = load_generator(config.generator.name, config.generator.weights or None)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     if config.precision == "bfloat16":
         return in_bfloat16(classifier), in_bfloat16(generator)
     return classifier, generator
+
+
+def _load_configured(config: ClassifierConfig) -> Classifier:
+    return load_classifier(
+        config.name,
+        config.weights or None,
+        class_names=_read_class_names(config.class_names) if config.class_names else None,
+        normalization=config.normalization or None,
+    )
 
 
 def _read_class_names(path: str) -> list[str]:
@@ -189,7 +200,19 @@ def _read_class_names(path: str) -> list[str]:
 def image_shape(
     classifier: Classifier, generator: Generator, settings: Settings
 ) -> tuple[int, int, int]:
-    """Returns `(H, W, C)` images are brought to, after checking that the models agree on it."""
+    """Returns the shape that images are brought to, after checking that the models agree on it.
+
+    Args:
+        classifier: its image size and channels are those of the images.
+        generator: fills images of that shape.
+        settings: of the masks, which must not be finer than the images.
+
+    Returns:
+        `(H, W, C)`.
+
+    Raises:
+        ConfigError: the classifier has no image size, or something does not fit together.
+    """
     if classifier.image_size is None:
         raise ConfigError(f"classifier {classifier.name!r} has no image size to bring images to")
     shape = (*classifier.image_size, classifier.channels)
@@ -201,7 +224,7 @@ def image_shape(
 
 
 def identity(model: Classifier | Generator) -> dict[str, str]:
-    """What a manifest keeps of a model: its name and the digest of its weights."""
+    """Returns what a manifest keeps of a model: its name and the digest of its weights."""
     return {"name": model.name, "weights_digest": weights_digest(model.params)}
 
 

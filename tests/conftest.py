@@ -133,10 +133,9 @@ def make_run(tmp_path):
     """Writes a run with two examples a unit; returns its folder."""
 
     def make(units=(0, 1, 2), pictures=True, ids=IDS, statuses=STATUSES, **changes):
-        config = Config(
-            explain=ExplainConfig(mask_size=2, num_steps=3), report=ReportConfig(pictures)
-        )
-        fields = make_fields(config, ["e" * 160], config.explain.settings(), (8, 8))
+        explain = ExplainConfig(mask_size=2, num_steps=3)
+        config = Config(explain=explain, report=ReportConfig(pictures))
+        fields = make_fields(config, ["e" * 160], (8, 8))
         with RecordWriter(tmp_path / "run", MANIFEST | changes, fields, 5, unit_size=2) as writer:
             for unit in units:
                 writer.write_unit(unit, values(*writer.unit_range(unit), fields, ids, statuses))

@@ -1,5 +1,7 @@
 """Names -> models with their weights."""
 
+import dataclasses
+
 import huggingface_hub
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax import registry
+from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
 from cfx_jax.generators import contextual_attention, gated_unet
 from cfx_jax.registry import weights_digest
 from cfx_jax.weights.params_file import encode_params
@@ -222,3 +225,54 @@ def test_a_network_without_packaged_weights_says_how_to_get_some():
 def test_a_heuristic_takes_no_weights(tmp_path):
     with pytest.raises(ValueError, match=r"'grey' has no weights, but .* is given"):
         cfx_jax.load_generator("grey", tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("classifier", {"name": "lenet"}, "lenet.*known are .*efficientnet_lite0"),
+        ("generator", {"name": "magic"}, "magic.*blur, .*grey, local_mean"),
+        ("classifier", {"weights": "none.pth"}, r"none\.pth"),
+        (
+            "classifier",
+            {"class_names": "/no/such/names.txt"},
+            r"classifier\.class_names: /no/such/names\.txt cannot be read .* one class name a line",
+        ),
+    ],
+)
+def test_a_config_whose_models_cannot_be_loaded_is_refused(section, changes, message):
+    asked = Config()
+    setattr(asked, section, dataclasses.replace(getattr(asked, section), **changes))
+    with pytest.raises(ConfigError, match=message):
+        registry.load_models(asked)
+
+
+def test_class_names_and_normalization_of_a_config_reach_the_classifier(tmp_path, monkeypatch):
+    given = []
+
+    def load(name, weights, **options):
+        given.append((name, weights, options))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(registry, "load_classifier", load)
+    (tmp_path / "names.txt").write_text("Katze\nHund\nBär\n\n", encoding="utf-8-sig")
+    plain = ClassifierConfig("alexnet", "file.pth")
+    named = ClassifierConfig("alexnet", "", str(tmp_path / "names.txt"), "symmetric")
+    for section in (plain, named):
+        with pytest.raises(ConfigError, match="enough"):
+            registry.load_models(Config(classifier=section))
+    assert given == [
+        ("alexnet", "file.pth", {"class_names": None, "normalization": None}),
+        ("alexnet", None, {"class_names": ["Katze", "Hund", "Bär"], "normalization": "symmetric"}),
+    ]
+
+
+def test_models_that_are_given_stand_in_for_those_of_the_config(random_classifier, fill_half):
+    asked = Config(classifier=ClassifierConfig("lenet"), generator=GeneratorConfig("magic"))
+    assert registry.load_models(asked, random_classifier, fill_half) == (
+        random_classifier,
+        fill_half,
+    )
+    asked.precision = "bfloat16"
+    classifier, _ = registry.load_models(asked, random_classifier, fill_half)
+    assert classifier.apply is not random_classifier.apply

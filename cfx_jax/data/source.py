@@ -56,6 +56,27 @@ class Source:
         """
         return images.fit(self.decode(index), size, resize)
 
+    def fitted_boxes(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
+        """Returns the boxes of one example where `load` shows what is in them; decodes nothing.
+
+        Args:
+            index: position in `ids`.
+            size: `(H, W)` of the loaded image.
+            resize: as in `load`.
+
+        Returns:
+            float32 `[k, 4]` in pixels of the loaded image, not clamped to it.
+
+        Raises:
+            UnreadableImageError: the bytes are not an image.
+        """
+        boxes = self.boxes(index)
+        if not len(boxes):
+            return boxes
+        with images.reading(self.ids[index]), self.open_image(index) as image:
+            _, _, width, height = images.upright_boxes(np.array([[0.0, 0.0, 1.0, 1.0]]), image)[0]
+        return images.fit_boxes(boxes, (int(height), int(width)), size, resize)
+
     def decode(self, index: int) -> Image.Image:
         """Decodes one example to an upright RGB image of its own size.
 

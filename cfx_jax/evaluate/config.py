@@ -3,7 +3,7 @@
 import dataclasses
 
 from cfx_jax.baselines import METHODS
-from cfx_jax.config import Config, ConfigError
+from cfx_jax.config import Config, ConfigError, check_at_least
 
 
 @dataclasses.dataclass
@@ -18,12 +18,16 @@ class EvaluateConfig(Config):
         baselines: other methods, names of `cfx_jax.baselines.METHODS`.
         baseline_infill: generator that replaces pixels for them.
         curve_steps: steps of a deletion or insertion curve.
+        sanity_images: so many images, the first ones, show whether the maps of baselines depend on
+            the weights and on the class, for two more maps of each. Masks are not learnt anew, so
+            runs are not checked. 0 = none, as in evaluations begun before there were any.
     """
 
     infills: tuple[str, ...] = ("gated_unet",)
     baselines: tuple[str, ...] = ("random", "centre", "uniform")
     baseline_infill: str = "blur"
     curve_steps: int = 20
+    sanity_images: int = 20
 
     def validate(self) -> None:
         """Checks every field that can be checked without touching data or weights.
@@ -39,7 +43,5 @@ class EvaluateConfig(Config):
         for name in ("infills", "baselines"):
             if len(set(values := getattr(self, name))) < len(values):
                 raise ConfigError(f"{name} are {values!r}; expected each only once")
-        if type(self.curve_steps) is not int or self.curve_steps < 1:
-            raise ConfigError(
-                f"curve_steps is {self.curve_steps!r}; expected a whole number of at least 1"
-            )
+        check_at_least("curve_steps", self.curve_steps, 1)
+        check_at_least("sanity_images", self.sanity_images, 0)

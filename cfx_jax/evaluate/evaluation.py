@@ -7,37 +7,48 @@ way other methods are measured on the same images. The workdir then holds
     scores/NAME/     records of each method: every number of every image
     table.md, table.csv, table.json, images.csv, *.png
 
-The way of the data: `load_units` decodes a unit, a `Part` measures it with the `Scorer`, and
-`RecordWriter` writes it, so the same command resumes; `tables` reads it all back.
+The way of the data: `load_units` decodes a unit, the `Scorer` classifies it, each `Part` that has
+not measured it does, and its `RecordWriter` writes it, so the same command resumes; `tables` reads
+it all back.
 """
 
+import contextlib
 import dataclasses
-import functools
 import itertools
+import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from cfx_jax import data, registry
-from cfx_jax.config import ClassifierConfig, Config, ConfigError, DataConfig, GeneratorConfig
-from cfx_jax.data import Examples, images, load_units
+from cfx_jax.config import (
+    ClassifierConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+)
+from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import tables
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Photographs, Unit
-from cfx_jax.evaluate.scoring import Image, Scorer
+from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
+from cfx_jax.evaluate.scoring import Scorer
+from cfx_jax.evaluate.snapshot import Snapshot
 from cfx_jax.generators import Generator
-from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
+from cfx_jax.records import Field, RecordWriter, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
-from cfx_jax.runs.progress import say
+from cfx_jax.runs.solver import Images
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -50,7 +61,8 @@ def evaluate(
     """Measures runs and other methods on the images of the runs.
 
     Args:
-        config: the evaluation; with `records` its data, classifier and precision are theirs.
+        config: the evaluation; with `records` its data, classifier, precision, mask and units of
+            work are those of the first of them.
         workdir: folder of the evaluation, on a local disk or `gs://bucket/path`; one that holds an
             interrupted evaluation is resumed.
         records: folders of runs of the same images and classifier; none runs what `config` asks.
@@ -74,26 +86,25 @@ def evaluate(
     if records:
         config = _adopt(config, learnt[0].manifest["config"], images_path)
     study = _Study.open(config, learnt)
-    parts: list[Part] = [Photographs()]
-    parts += [Baseline(name, config.baseline_infill) for name in config.baselines]
-    parts += learnt
-    # By the name of the run, in the order of the objectives: SSR, then SDR.
-    pairs = itertools.combinations(learnt, 2)
-    parts += [Joint(ssr, sdr) for ssr, sdr in pairs if ssr.run == sdr.run]
-    stores = {part.name: f"{workdir}/scores/{part.name}" for part in parts}
-    total = len(parts) * len(study.source)
-    with tqdm(total=total, unit="map", disable=not cluster.is_first()) as bar:
-        for part in parts:
-            bar.set_description(part.name)
-            _measure(part, study, learnt, stores[part.name], stop, bar)
-    if not cluster.is_first():
-        return ""
-    return tables.write_tables(workdir, stores, study.judges, learnt)
+    snapshot = Snapshot(f"{workdir}/scores")
+    folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
+    with contextlib.ExitStack() as stack:
+        stores = [
+            stack.enter_context(contextlib.closing(_Store(part, study, folders[part.name])))
+            for part in study.parts
+        ]
+        for units in snapshot.share(study.ready_units(), stop):
+            _measure(units, study, stores, stop)
+    table = (
+        tables.write_tables(workdir, folders, study.judges, learnt) if cluster.is_first() else ""
+    )
+    snapshot.finish()
+    return table
 
 
 @dataclasses.dataclass(frozen=True)
 class _Study:
-    """What all parts of an evaluation share."""
+    """What all parts of an evaluation share, and those parts."""
 
     config: EvaluateConfig
     source: data.Source
@@ -101,7 +112,7 @@ class _Study:
     scorer: Scorer
     judges: tuple[str, ...]
     manifest: dict[str, Any]
-    fitted_boxes: Any
+    learnt: Sequence[Learnt]
 
     @classmethod
     def open(cls, config: EvaluateConfig, learnt: Sequence[Learnt]) -> "_Study":
@@ -134,9 +145,6 @@ class _Study:
             config.curve_steps,
             config.batch.per_device_batch_size or 1,
         )
-        boxes = functools.cache(
-            functools.partial(_fitted_boxes, source, size=shape[:2], resize=config.data.resize)
-        )
         manifest |= {
             "judges": [registry.identity(judge) for judge in judges],
             "infill": registry.identity(infill),
@@ -144,60 +152,97 @@ class _Study:
             "seed": config.seed,
             "precision": config.precision,
             "curve_steps": config.curve_steps,
-            "environment": runner.environment(config.batch),
+            "environment": cluster.environment(),
         }
         names = tuple(judge.name for judge in judges)
-        return cls(config, source, shape, scorer, names, manifest, boxes)
+        return cls(config, source, shape, scorer, names, manifest, learnt)
 
-    def units(self, missing: Sequence[tuple[int, range]]) -> Iterator[Unit]:
-        """Decodes units and lets the classifier look at them."""
-        for examples in load_units(self.source, missing, self.shape, self.config.data.resize):
-            indices = dict(missing)[examples.unit]
-            targets = jnp.asarray(examples.labels[examples.readable])
-            image = Image(jnp.asarray(examples.images), targets, jnp.asarray(examples.identities))
-            boxes = [self.fitted_boxes(indices[row]) for row in examples.readable]
-            looks = self.scorer.look(image)
-            image = image._replace(target=looks.target)
-            yield Unit(examples, (indices.start, indices.stop), image, looks, boxes)
+    @property
+    def parts(self) -> list[Part]:
+        """What is measured, in the order of the tables."""
+        config = self.config
+        parts: list[Part] = [Reference()]
+        parts += [
+            Baseline(name, config.baseline_infill, config.sanity_images)
+            for name in config.baselines
+        ]
+        parts += self.learnt
+        # By the name of the run, in the order of the objectives: SSR, then SDR.
+        pairs = itertools.combinations(self.learnt, 2)
+        return parts + [Joint(ssr, sdr) for ssr, sdr in pairs if ssr.run == sdr.run]
+
+    def ready_units(self) -> list[int]:
+        """Units that all runs have explained by now: of all methods the same images."""
+        runs = {part.run: part for part in self.learnt}.values()
+        complete = np.ones(len(self.source), bool)
+        for run in runs:
+            complete &= run.complete
+        starts = np.arange(0, len(complete), self.config.batch.unit_size)
+        ready: list[int] = np.flatnonzero(np.logical_and.reduceat(complete, starts)).tolist()
+        return ready
+
+    def prepare(self, examples: Examples, indices: range) -> Unit:
+        """Classifies the readable examples of a unit, and finds their boxes."""
+        labels = examples.labels[examples.readable]
+        images = Images(examples.images, labels, examples.identities)
+        prediction = self.scorer.classify(images)
+        size, resize = self.shape[:2], self.config.data.resize
+        boxes = [self.source.fitted_boxes(indices[row], size, resize) for row in examples.readable]
+        images = images._replace(targets=prediction.target)
+        return Unit(examples, indices, images, prediction, boxes)
+
+
+class _Store:
+    """What is measured of a part: the records of it, begun or resumed.
+
+    Attributes:
+        missing: units of this host that the records lack.
+    """
+
+    def __init__(self, part: Part, study: _Study, folder: str) -> None:
+        self._part, self._scorer = part, study.scorer
+        width = max(len(text.encode()) for text in study.source.ids)
+        id_field = Field("id", "uint8", (width,), ("id_byte",))
+        self._fields = [id_field, *part.fields(study.scorer)]
+        self._writer = RecordWriter(
+            folder,
+            {"part": part.identity()} | study.manifest,
+            self._fields,
+            num_examples=len(study.source),
+            unit_size=study.config.batch.unit_size,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+        self.close = self._writer.close
+        self.missing = set(self._writer.missing_units())
+
+    def measure(self, examples: Examples, unit: Unit | None) -> None:
+        """Measures a unit and writes it; None has no readable example."""
+        measured = self._part.measure(unit, self._scorer) if unit else {}
+        self._writer.write_unit(examples.unit, _lay_out(self._fields, examples, measured))
+        self.missing.remove(examples.unit)
 
 
 def _measure(
-    part: Part,
-    study: _Study,
-    learnt: Sequence[Learnt],
-    store: str,
-    stop: StopRequest,
-    bar: tqdm,
+    units: Sequence[int], study: _Study, stores: Sequence[_Store], stop: StopRequest
 ) -> None:
-    """Measures what a part is still to measure of what it can, and writes it."""
-    width = max(len(text.encode()) for text in study.source.ids)
-    fields = [Field("id", "uint8", (width,), ("id_byte",)), *part.fields(study.scorer)]
-    with RecordWriter(
-        store,
-        {"part": part.identity()} | study.manifest,
-        fields,
-        num_examples=len(study.source),
-        unit_size=study.config.batch.unit_size,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-    ) as writer:
-        reader = RecordReader(store)
-        ranges = {unit: range(*reader.unit_range(unit)) for unit in range(reader.num_units)}
-        # Of all methods the same images: those that all runs have explained by now.
-        ready = {
-            u: indices
-            for u, indices in ranges.items()
-            if all(run.is_ready(indices) for run in learnt)
-        }
-        missing = [(unit, ready[unit]) for unit in writer.missing_units() if unit in ready]
-        bar.update(len(study.source) - sum(len(indices) for _, indices in missing))
-        for unit in study.units(missing):
+    """Measures units, each with all parts that lack it: an image is decoded and classified once."""
+    size, total = study.config.batch.unit_size, len(study.source)
+    lacked = set().union(*(store.missing for store in stores))
+    ranges = {
+        unit: range(unit * size, min((unit + 1) * size, total)) for unit in units if unit in lacked
+    }
+    loaded = load_units(study.source, ranges.items(), study.shape, study.config.data.resize)
+    done = total - sum(map(len, ranges.values()))
+    with tqdm(total=total, initial=done, unit="img", disable=not cluster.is_first()) as bar:
+        for examples in loaded:
             stop.check()
-            examples = unit.examples
-            measured = part.measure(unit, study.scorer) if len(examples.readable) else {}
-            writer.write_unit(examples.unit, _lay_out(fields, examples, measured))
+            is_readable = len(examples.readable) > 0
+            unit = study.prepare(examples, ranges[examples.unit]) if is_readable else None
+            for store in stores:
+                if examples.unit in store.missing:
+                    store.measure(examples, unit)
             bar.update(len(examples.ids))
-    cluster.wait_for_units(reader, ready, stop)
 
 
 def _lay_out(
@@ -224,8 +269,7 @@ def _run_all(config: EvaluateConfig, workdir: str, stop: StopRequest) -> list[st
         if name != config.generator.name:
             run.generator = GeneratorConfig(name)
         folders.append(f"{workdir}/runs/{name}")
-        if cluster.is_first():
-            say(f"explaining with {name}")
+        _logger.info("explaining with %s", name)
         runner.run(run, folders[-1], stop)
         if cluster.is_first():
             page.write_report(folders[-1], run.report.max_images)
@@ -242,21 +286,24 @@ def _open_runs(folders: Sequence[str]) -> list[Learnt]:
     parts = []
     for name, folder in zip(names, folders, strict=True):
         reader = Explanations(folder)
-        if not reader.complete.all() and cluster.is_first():
-            done = int(reader.complete.sum())
-            say(f"{folder}: {done} of {reader.num_examples} images are explained by now")
+        done = int(reader.complete.sum())
+        if done < reader.num_examples and cluster.is_first():
+            text = "%s: %d of %d images are explained by now"
+            _logger.info(text, folder, done, reader.num_examples)
         parts += [Learnt(name, reader, objective) for objective in reader.objectives]
     return parts
 
 
 def _adopt(config: EvaluateConfig, stored: dict[str, Any], images_path: str) -> EvaluateConfig:
-    """Takes what was explained from the manifest of a run."""
+    """Takes what was explained, and how the work was cut, from the manifest of a run."""
     asked = DataConfig(**stored["data"])
     return dataclasses.replace(
         config,
         data=dataclasses.replace(asked, path=images_path or asked.path),
         classifier=ClassifierConfig(**stored["classifier"]),
         precision=stored["precision"],
+        explain=ExplainConfig(**stored["explain"]),
+        batch=dataclasses.replace(config.batch, unit_size=stored["batch"]["unit_size"]),
     )
 
 
@@ -270,13 +317,3 @@ def _load_judges(
     except ValueError as error:
         raise ConfigError(f"baseline_infill: {error}") from error
     return (grey, generator) if generator.name != "grey" else (grey,), infill
-
-
-def _fitted_boxes(
-    source: data.Source, index: int, size: tuple[int, int], resize: str
-) -> np.ndarray:
-    boxes = source.boxes(index)
-    if not len(boxes):
-        return boxes
-    image = source.decode(index)
-    return images.fit_boxes(boxes, (image.height, image.width), size, resize)

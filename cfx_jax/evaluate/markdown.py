@@ -19,7 +19,7 @@ _GAUSSIAN = f"a Gaussian of {SMOOTHING:.0%} of its side"
 
 MAP_METRICS = {
     "error": Metric("LE", "lower", f"box of the map overlaps no true box by more than {HIT}"),
-    "official_error": Metric("OM", "lower", "LE, or the target is not predicted"),
+    "official_error": Metric("OM", "lower", "LE, or the label is not predicted"),
     "found": Metric("MaxBoxAcc", "higher", "boxes found at the threshold that suits the method"),
     "smooth_error": Metric("LE smooth", "lower", f"LE of the map after {_GAUSSIAN}"),
     "smooth_found": Metric("MaxBoxAcc smooth", "higher", f"MaxBoxAcc after {_GAUSSIAN}"),
@@ -39,6 +39,14 @@ LEARNT_METRICS = {
     "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
     "regenerated": Metric(
         "regenerated", "lower", "SDR: most in-fills bring the object back where grey does not"
+    ),
+}
+SANITY_METRICS = {
+    "weights_agreement": Metric(
+        "weights shuffled", "lower", "depends on the weights: 1 = its map stays when they change"
+    ),
+    "class_agreement": Metric(
+        "another class", "lower", "depends on the class: 1 = its map is that of another class"
     ),
 }
 
@@ -62,14 +70,18 @@ def to_markdown(summary: Mapping[str, Any], judges: Sequence[str]) -> str:
         f"success_{judge}": Metric(f"success {judge}", "higher", f"hard masks judged with {judge}")
         for judge in judges
     }
-    lines = [
-        f"{summary['num_images']} images, top-1 accuracy {summary['top_1']:.1%}. "
-        "Mean [95 % interval] over images."
-    ]
+    accuracy = "none with a label"
+    if number := summary["num_labelled"]:
+        accuracy = f"top-1 accuracy {summary['top_1']:.1%} of {number} with a label"
+    lines = [f"{summary['num_images']} images, {accuracy}. Mean [95 % interval] over images."]
     for subset, methods in summary["methods"].items():
         lines += _markdown_table(f"Maps, {subset}", methods, MAP_METRICS | curves)
     learnt = {name: m for name, m in summary["methods"]["all"].items() if "entropy" in m}
     lines += _markdown_table("Learnt masks", learnt, LEARNT_METRICS | judged)
+    checked = {n: m for n, m in summary["methods"]["all"].items() if m.keys() & SANITY_METRICS}
+    lines += _markdown_table(
+        "Does the map look at the classifier (rank agreement of two maps)", checked, SANITY_METRICS
+    )
     pairs = {f"{pair['ours']}, {pair['theirs']}": {"rank": pair} for pair in summary["agreement"]}
     title = Metric("rank agreement", "higher", "Spearman correlation of two maps of an image")
     lines += _markdown_table("Agreement between runs", pairs, {"rank": title})

@@ -10,17 +10,22 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from cfx_jax.data.loader import Examples
-from cfx_jax.evaluate.scoring import Image, Looks, Scorer
+from cfx_jax.evaluate.scoring import Prediction, Scorer
 from cfx_jax.fido.explanation import Status
 from cfx_jax.fido.masks import Relaxation
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field
 from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs.solver import Images
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(20))
 """Thresholds of MaxBoxAcc, as shares of the range of a map."""
+
+SANITY_CHECKS = ("weights_agreement", "class_agreement")
+"""Rank agreement of a map with that of shuffled weights, and of another class."""
 
 # Border of the centre box, as a share of the side of the image.
 _CENTRE_BORDER = 33 / 227
@@ -34,16 +39,16 @@ class Unit:
 
     Attributes:
         examples: all of the unit.
-        range: the examples `[start, stop)` that those are.
-        image: pixels, targets and identities.
-        looks: what the classifier makes of them.
+        indices: of all of them, in the data.
+        images: pixels, targets and identities.
+        prediction: what the classifier makes of them.
         boxes: of each, float `[k, 4]` in pixels of the fitted image, k >= 0.
     """
 
     examples: Examples
-    range: tuple[int, int]
-    image: Image
-    looks: Looks
+    indices: range
+    images: Images
+    prediction: Prediction
     boxes: Sequence[np.ndarray]
 
 
@@ -64,8 +69,8 @@ class Part(Protocol):
         """Values of the readable examples, by field `[m, ...]`; m >= 1."""
 
 
-class Photographs:
-    """The images themselves: what the classifier makes of them, and boxes that ask no method."""
+class Reference:
+    """The images without a method: what the classifier makes of them, and boxes that ask none."""
 
     name = "images"
 
@@ -87,7 +92,7 @@ class Photographs:
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         number = len(unit.boxes)
-        height, width = unit.image.pixels.shape[1:3]
+        height, width = unit.images.pixels.shape[1:3]
         whole = localisation.whole_boxes(number, (height, width))
         border = _CENTRE_BORDER * min(height, width)
         centre = localisation.centre_boxes(number, (height, width), border)
@@ -95,16 +100,16 @@ class Photographs:
         # Of several the largest; of none the whole image, which is then not kept.
         truth = np.stack([_largest(b) if len(b) else whole[0] for b in unit.boxes])
         share = localisation.areas(truth) / (height * width)
-        crops = [scorer.crop(unit.image, boxes) for boxes in (whole, centre, truth)]
+        crops = [scorer.crop(unit.images, boxes) for boxes in (whole, centre, truth)]
         return {
             "label": unit.examples.labels[unit.examples.readable],
-            "target": np.asarray(unit.looks.target),
-            "prediction": np.asarray(unit.looks.prediction),
+            "target": unit.prediction.target,
+            "prediction": unit.prediction.predicted,
             "num_boxes": num_boxes,
             "is_small": (num_boxes == 1) & (share < 0.5),
-            "log_odds": np.asarray(unit.looks.log_odds),
-            "whole_error": _errors(whole, unit.boxes),
-            "centre_error": _errors(centre, unit.boxes),
+            "log_odds": unit.prediction.log_odds,
+            "whole_error": localisation.localisation_errors(whole, unit.boxes),
+            "centre_error": localisation.localisation_errors(centre, unit.boxes),
             "whole_crop": crops[0],
             "centre_crop": crops[1],
             "truth_crop": np.where(num_boxes > 0, crops[2], np.nan),
@@ -118,22 +123,41 @@ class Baseline:
     Attributes:
         name: of `cfx_jax.baselines.METHODS`.
         infill: name of the generator that replaces pixels for it.
+        sanity_images: examples, the first ones, whose map is compared with those of shuffled
+            weights and of another class.
     """
 
     name: str
     infill: str
+    sanity_images: int
 
     def identity(self) -> dict[str, Any]:
         """JSON values that tell what is measured."""
-        return {"kind": "baseline", "method": self.name, "infill": self.infill}
+        about = {"kind": "baseline", "method": self.name, "infill": self.infill}
+        return about | ({"sanity_images": self.sanity_images} if self.sanity_images else {})
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map and how good it is."""
-        return _map_fields(scorer)
+        """The map and how good it is, and how alike those are that should not be."""
+        checks = [Field(name, "float32") for name in SANITY_CHECKS]
+        return [*_map_fields(scorer), *(checks if self.sanity_images else [])]
 
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
-        return _measure_maps(scorer.attribute(self.name, unit.image), unit, scorer)
+        maps = scorer.attribute(self.name, unit.images)
+        values = _measure_maps(maps, unit, scorer)
+        chosen = unit.indices.start + unit.examples.readable < self.sanity_images
+        if chosen.any():
+            images = Images(*(array[chosen] for array in unit.images))
+            others = {
+                "weights_agreement": scorer.attribute(self.name, images, shuffled=True),
+                "class_agreement": scorer.attribute(
+                    self.name, images._replace(targets=unit.prediction.other[chosen])
+                ),
+            }
+            for name, other in others.items():
+                values[name] = np.full(len(maps), np.nan)
+                values[name][chosen] = masks.rank_agreement(maps[chosen], other)
+        return values
 
 
 class Learnt:
@@ -158,6 +182,11 @@ class Learnt:
         """Of the run."""
         return self._reader.manifest
 
+    @property
+    def complete(self) -> np.ndarray:
+        """Which examples the run has explained by now, bool `[num_examples]`."""
+        return self._reader.complete
+
     def identity(self) -> dict[str, Any]:
         """JSON values that tell what is measured."""
         run = {key: value for key, value in self.manifest.items() if key != "environment"}
@@ -175,20 +204,16 @@ class Learnt:
             Field("judged_success_rate", "float32", *judged),
         ]
 
-    def is_ready(self, indices: range) -> bool:
-        """Whether the run has explained these examples by now."""
-        return bool(self._reader.complete[indices.start : indices.stop].all())
-
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         is_explained = self.is_explained(unit)
         cells = self._read("mask_logits", unit).astype(np.float32)
         cells[~is_explained] = 0.0
-        probability = 1.0 / (1.0 + np.exp(-cells))
+        probability = special.expit(cells)
         cells = np.asarray(self.law.cells(jnp.asarray(cells)))
-        height, width = unit.image.pixels.shape[1:3]
+        height, width = unit.images.pixels.shape[1:3]
         maps = scorer.saliency(cells, self.objective, (height, width), self.law)
-        log_odds, success_rate = scorer.transfer(unit.image, cells, self.objective, self.law)
+        log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, self.law)
         kept = self._read("kept_area", unit)
         values = _measure_maps(maps, unit, scorer) | {
             # What costs: what SSR keeps and SDR drops.
@@ -208,7 +233,7 @@ class Learnt:
     def keep_prob(self, start: int, stop: int) -> np.ndarray:
         """Reads the masks `[stop - start, h, w]` of examples; NaN where there is none."""
         logits = self._reader.read_result(self.objective, "mask_logits", start, stop)
-        return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float32))))
+        return np.asarray(special.expit(logits.astype(np.float32)))
 
     def is_explained(self, unit: Unit) -> np.ndarray:
         """Which readable examples have a mask, bool `[m]`."""
@@ -218,7 +243,8 @@ class Learnt:
 
     def _read(self, name: str, unit: Unit) -> np.ndarray:
         rows = unit.examples.readable
-        stored = self._reader.read_result(self.objective, name, *unit.range)
+        span = unit.indices.start, unit.indices.stop
+        stored = self._reader.read_result(self.objective, name, *span)
         return np.asarray(stored[rows])
 
 
@@ -245,11 +271,12 @@ class Joint:
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         rows = unit.examples.readable
-        kept, not_dropped = (part.keep_prob(*unit.range)[rows] for part in (self._ssr, self._sdr))
+        span = unit.indices.start, unit.indices.stop
+        kept, not_dropped = (part.keep_prob(*span)[rows] for part in (self._ssr, self._sdr))
         is_explained = self._ssr.is_explained(unit) & self._sdr.is_explained(unit)
         cells = np.sqrt(kept * (1.0 - not_dropped)).astype(np.float32)
         cells[~is_explained] = 0.0
-        size = (unit.image.pixels.shape[1], unit.image.pixels.shape[2])
+        size = (unit.images.pixels.shape[1], unit.images.pixels.shape[2])
         # The cells are the mask itself, not its logits.
         law = dataclasses.replace(self._ssr.law, relaxation=Relaxation.DETERMINISTIC)
         maps = scorer.saliency(cells, "ssr", size, law)
@@ -280,46 +307,23 @@ def _measure_maps(maps: np.ndarray, unit: Unit, scorer: Scorer) -> dict[str, np.
     low = maps.min(axis=(1, 2), keepdims=True)
     maps = (maps - low) / np.maximum(np.ptp(maps, axis=(1, 2), keepdims=True), 1e-12)
     boxes = localisation.tight_boxes(localisation.above_mean(maps))
-    scores = scorer.score(unit.image, maps, boxes)
-    errors = _errors(boxes, unit.boxes)
+    scores = scorer.score(unit.images, maps, boxes)
     smoothed = localisation.smooth(maps)
-    boxed = np.flatnonzero(~np.isnan(errors)).tolist()
-    truths = [unit.boxes[row] for row in boxed]
-    pointing, f1 = np.full((2, len(maps)), np.nan)
-    pointing[boxed] = localisation.pointing_hits(maps[boxed], truths)
-    f1[boxed] = localisation.f1_scores(maps[boxed], truths)
+    smooth_boxes = localisation.tight_boxes(localisation.above_mean(smoothed))
     return {
         "map": _shrink(maps),
         "box": boxes,
-        "error": errors,
-        "pointing": pointing,
-        "f1": f1,
+        "error": localisation.localisation_errors(boxes, unit.boxes),
+        "pointing": localisation.pointing_hits(maps, unit.boxes),
+        "f1": localisation.f1_scores(maps, unit.boxes),
         "crop": np.asarray(scores.crop),
         "variation": masks.total_variation(maps),
-        "found": _found(maps, unit.boxes),
-        "smooth_error": _errors(
-            localisation.tight_boxes(localisation.above_mean(smoothed)), unit.boxes
-        ),
-        "smooth_found": _found(smoothed, unit.boxes),
+        "found": localisation.found_at_shares(maps, unit.boxes, SHARES),
+        "smooth_error": localisation.localisation_errors(smooth_boxes, unit.boxes),
+        "smooth_found": localisation.found_at_shares(smoothed, unit.boxes, SHARES),
         "deletion": np.asarray(scores.deletion),
         "insertion": np.asarray(scores.insertion),
     }
-
-
-def _errors(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """LE of boxes `[m, 4]`, float `[m]`; NaN where there is no true box."""
-    errors = np.full(len(boxes), np.nan)
-    for row, true in enumerate(truths):
-        if len(true):
-            overlap = localisation.best_overlap(boxes[row : row + 1], [true])[0]
-            errors[row] = float(overlap <= localisation.HIT)
-    return errors
-
-
-def _found(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Whether boxes of maps `[m, H, W]` are found at each of `SHARES`, `[m, shares]`; or NaN."""
-    boxes = [localisation.tight_boxes(localisation.above_share(maps, share)) for share in SHARES]
-    return np.stack([1.0 - _errors(row, truths) for row in boxes], axis=1)
 
 
 def _largest(boxes: np.ndarray) -> np.ndarray:

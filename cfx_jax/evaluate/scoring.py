@@ -10,41 +10,45 @@ import numpy as np
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.classifiers import Classifier, log_odds
-from cfx_jax.evaluate.scores import MapScores, score_map, transfer_mask
-from cfx_jax.fido.explanation import saliency
+from cfx_jax.fido.explanation import judge, saliency
 from cfx_jax.fido.masks import MaskLaw
-from cfx_jax.fido.objective import DIRECTIONS
+from cfx_jax.fido.objective import DIRECTIONS, make_problem
 from cfx_jax.generators import Generator
-from cfx_jax.metrics.curves import crop_metric
+from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
+from cfx_jax.metrics.sanity import draw_other_class, shuffle_weights
 from cfx_jax.runs import parallel
+from cfx_jax.runs.solver import Images
 
 
-class Image(NamedTuple):
-    """One image, or with a leading axis n several: what methods are asked about.
-
-    Attributes:
-        pixels: float32 `[H, W, C]` in [0, 1].
-        target: int32, class explained; for `Scorer.look` a negative one is unknown.
-        identity: uint32, folded into the key, so nothing depends on the place of an image.
-    """
-
-    pixels: jax.Array
-    target: jax.Array
-    identity: jax.Array
-
-
-class Looks(NamedTuple):
-    """What the classifier makes of images, numpy arrays.
+class Prediction(NamedTuple):
+    """What the classifier makes of one image, or with a leading axis n of several.
 
     Attributes:
-        target: int32 `[n]`, as asked, or the predicted class where it is unknown.
-        prediction: int32 `[n]`.
-        log_odds: float32 `[n]`, of the target.
+        target: int32, as asked, or the predicted class where it is unknown.
+        predicted: int32.
+        log_odds: float32, of the target.
+        other: int32, a class that is not the target, drawn for the image.
     """
 
     target: jax.Array
-    prediction: jax.Array
+    predicted: jax.Array
     log_odds: jax.Array
+    other: jax.Array
+
+
+class MapScores(NamedTuple):
+    """What the classifier makes of a map; the curves hold the probability of the target.
+
+    Attributes:
+        crop: float32 scalar, SM of the box of the map, see `crop_metric`.
+        deletion: float32 `[G, P]`, as the most important pixels are replaced first, for each of G
+            generators.
+        insertion: float32 `[G, P]`, as they come back first.
+    """
+
+    crop: jax.Array
+    deletion: jax.Array
+    insertion: jax.Array
 
 
 class _Models(NamedTuple):
@@ -89,59 +93,76 @@ class Scorer:
         self.curve_steps = curve_steps
         models = _Models(key, classifier, tuple(judges), baseline_infill)
         self._models = parallel.replicate(models, self._devices)
+        shuffled = models._replace(classifier=shuffle_weights(key, classifier))
+        self._shuffled = parallel.replicate(shuffled, self._devices)
         self._program = functools.cache(self._compile)
 
-    def look(self, images: Image) -> Looks:
+    def classify(self, images: Images) -> Prediction:
         """Classifies images; their targets may be unknown."""
-        looks: Looks = self._run(_look, {}, images)
-        return looks
+        prediction: Prediction = self._run(_classify, {}, images)
+        return prediction
 
-    def crop(self, images: Image, boxes: np.ndarray) -> np.ndarray:
+    def crop(self, images: Images, boxes: np.ndarray) -> np.ndarray:
         """Returns SM `[n]` of a box in each image, `[n, 4]`, see `crop_metric`."""
         crops: np.ndarray = self._run(_crop, {}, images, boxes)
         return crops
 
-    def attribute(self, method: str, images: Image) -> np.ndarray:
-        """Finds maps `[n, H, W]` by another method, a name of `cfx_jax.baselines.METHODS`."""
-        maps: np.ndarray = self._run(_attribute, {"method": method}, images)
+    def attribute(self, method: str, images: Images, shuffled: bool = False) -> np.ndarray:
+        """Finds maps `[n, H, W]` by another method, a name of `cfx_jax.baselines.METHODS`.
+
+        Args:
+            method: the name.
+            images: what is explained.
+            shuffled: explain the classifier after its weights are shuffled, see `shuffle_weights`.
+        """
+        models = self._shuffled if shuffled else self._models
+        maps: np.ndarray = self._run(_attribute, {"method": method}, images, models=models)
         return maps
 
     def saliency(
-        self,
-        cells: np.ndarray,
-        objective: str,
-        size: tuple[int, int],
-        law: MaskLaw,
+        self, cells: np.ndarray, objective: str, size: tuple[int, int], law: MaskLaw
     ) -> np.ndarray:
         """Enlarges learnt masks `[n, h, w]` to maps `[n, H, W]`."""
         options = {"objective": objective, "size": size, "law": law}
         maps: np.ndarray = self._run(_saliency, options, cells)
         return maps
 
-    def score(self, images: Image, maps: np.ndarray, boxes: np.ndarray) -> MapScores:
-        """Scores maps `[n, H, W]` and their boxes `[n, 4]`, see `score_map`."""
+    def score(self, images: Images, maps: np.ndarray, boxes: np.ndarray) -> MapScores:
+        """Scores maps `[n, H, W]` and their boxes `[n, 4]`.
+
+        The classifier is asked about each image `1 + 2 G (curve_steps + 1)` times.
+        """
         options = {"num_steps": self.curve_steps}
         scores: MapScores = self._run(_score, options, images, maps, boxes)
         return scores
 
     def transfer(
-        self,
-        images: Image,
-        cells: np.ndarray,
-        objective: str,
-        law: MaskLaw,
+        self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw, num_masks: int = 8
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Judges learnt masks `[n, h, w]` with each of G judges.
+        """Judges masks with in-fills they were not learnt with: evidence, or a trick of one?
+
+        Args:
+            images: that the masks are of.
+            cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
+            objective: `"ssr"` or `"sdr"`, what they were learnt for.
+            law: of the masks they were learnt with.
+            num_masks: hard masks drawn for each of G judges.
 
         Returns:
             Log-odds of the target and success rate, float32 `[n, G]` each.
         """
-        options = {"objective": objective, "law": law}
+        options = {"objective": objective, "law": law, "num_masks": num_masks}
         log_odds, success_rate = self._run(_transfer, options, images, cells)
         return log_odds, success_rate
 
-    def _run(self, function: Callable[..., Any], options: dict[str, Any], *arguments: Any) -> Any:
-        """Runs a function of one image over a batch on all devices."""
+    def _run(
+        self,
+        function: Callable[..., Any],
+        options: dict[str, Any],
+        *arguments: Any,
+        models: _Models | None = None,
+    ) -> Any:
+        """Runs a function of one image over a batch of n >= 1 on all devices."""
         program = self._program(function, tuple(options.items()), len(arguments))
         count, total = len(jax.tree.leaves(arguments)[0]), len(self._devices) * self._rows
         parts = []
@@ -149,19 +170,9 @@ class Scorer:
             rows = jax.tree.map(lambda a, start=start: a[start : start + total], arguments)
             batch = parallel.shard(rows, len(self._devices), self._rows)
             # Devices compute the batches one after the other, while this thread goes on.
-            parts.append((min(total, count - start), program(*batch, self._models)))
-        if not parts:
-            return jax.tree.map(
-                lambda leaf: np.zeros((0, *leaf.shape[2:]), leaf.dtype),
-                jax.eval_shape(program, *self._blank(arguments), self._models),
-            )
+            parts.append((min(total, count - start), program(*batch, models or self._models)))
         done = [parallel.unshard(result, num_rows) for num_rows, result in parts]
         return jax.tree.map(lambda *rows: np.concatenate(rows), *done)
-
-    def _blank(self, arguments: Any) -> Any:
-        """One row of zeros for each device and place, for shapes alone."""
-        shape = (len(self._devices), self._rows)
-        return jax.tree.map(lambda a: np.zeros((*shape, *a.shape[1:]), a.dtype), arguments)
 
     def _compile(
         self, function: Callable[..., Any], options: tuple[tuple[str, Any], ...], num_mapped: int
@@ -174,72 +185,75 @@ class Scorer:
         )
 
 
-def _key(image: Image, models: _Models) -> jax.Array:
-    return jax.random.fold_in(models.key, image.identity)
+def _key(image: Images, models: _Models) -> jax.Array:
+    return jax.random.fold_in(models.key, image.identities)
 
 
-def _look(image: Image, models: _Models) -> Looks:
+def _classify(image: Images, models: _Models) -> Prediction:
     classifier = models.classifier
     logits = classifier.apply(classifier.params, image.pixels[None])[0]
-    prediction = jnp.argmax(logits).astype(jnp.int32)
-    target = jnp.where(image.target < 0, prediction, image.target)
-    return Looks(target, prediction, log_odds(logits, target))
+    predicted = jnp.argmax(logits).astype(jnp.int32)
+    target = jnp.where(image.targets < 0, predicted, image.targets)
+    other = draw_other_class(_key(image, models), target, len(logits))
+    return Prediction(target, predicted, log_odds(logits, target), other)
 
 
-def _crop(image: Image, box: jax.Array, models: _Models) -> jax.Array:
-    return crop_metric(models.classifier, image.pixels, image.target, box)
+def _crop(image: Images, box: jax.Array, models: _Models) -> jax.Array:
+    return crop_metric(models.classifier, image.pixels, image.targets, box)
 
 
-def _attribute(image: Image, models: _Models, *, method: str) -> jax.Array:
+def _attribute(image: Images, models: _Models, *, method: str) -> jax.Array:
     find = METHODS[method]
     key = _key(image, models)
-    return find(key, models.classifier, models.baseline_infill, image.pixels, image.target)
+    return find(key, models.classifier, models.baseline_infill, image.pixels, image.targets)
 
 
 def _saliency(
-    cells: jax.Array,
-    models: _Models,
-    *,
-    objective: str,
-    size: tuple[int, int],
-    law: MaskLaw,
+    cells: jax.Array, models: _Models, *, objective: str, size: tuple[int, int], law: MaskLaw
 ) -> jax.Array:
     del models
     return saliency(cells, jnp.asarray(DIRECTIONS[objective]), size, law)
 
 
 def _score(
-    image: Image, importance: jax.Array, box: jax.Array, models: _Models, *, num_steps: int
+    image: Images, importance: jax.Array, box: jax.Array, models: _Models, *, num_steps: int
 ) -> MapScores:
-    return score_map(
-        _key(image, models),
-        models.classifier,
-        models.judges,
-        image.pixels,
-        image.target,
-        importance,
-        box,
-        num_steps,
+    key, classifier = _key(image, models), models.classifier
+    deletion, insertion = (
+        jnp.stack(
+            [
+                draw(
+                    key, classifier, generator, image.pixels, image.targets, importance, num_steps
+                ).probability
+                for generator in models.judges
+            ]
+        )
+        for draw in (deletion_curve, insertion_curve)
     )
+    crop = crop_metric(classifier, image.pixels, image.targets, box)
+    return MapScores(crop, deletion, insertion)
 
 
 def _transfer(
-    image: Image,
+    image: Images,
     cells: jax.Array,
     models: _Models,
     *,
     objective: str,
     law: MaskLaw,
+    num_masks: int,
 ) -> tuple[jax.Array, jax.Array]:
-    verdict = transfer_mask(
-        _key(image, models),
-        models.classifier,
-        models.judges,
-        image.pixels,
-        image.target,
-        cells,
-        objective=objective,
-        law=law,
-    )
+    problem = make_problem(_key(image, models), image.pixels, image.targets, objective)
+    height, width = image.pixels.shape[:2]
+    pixels = law.keep_map(cells, (height, width))
+    verdicts = [
+        judge(
+            problem.key, pixels, problem, models.classifier, generator, law=law, num_masks=num_masks
+        )
+        for generator in models.judges
+    ]
     # Without the pictures.
-    return verdict.log_odds, verdict.success_rate
+    return (
+        jnp.stack([verdict.log_odds for verdict in verdicts]),
+        jnp.stack([verdict.success_rate for verdict in verdicts]),
+    )

@@ -15,17 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.evaluate.markdown import LEARNT_METRICS, to_markdown
+from cfx_jax.data.source import UNKNOWN_LABEL
+from cfx_jax.evaluate.markdown import LEARNT_METRICS, SANITY_METRICS, to_markdown
 from cfx_jax.evaluate.measures import Learnt
-from cfx_jax.metrics import masks
+from cfx_jax.metrics import localisation, masks
+from cfx_jax.metrics.curves import curve_area
 from cfx_jax.metrics.statistics import bootstrap, paired_difference
-from cfx_jax.records import RecordReader, Storage
+from cfx_jax.records import RecordReader, RecordsError, Storage
 from cfx_jax.report import pictures
 
 _IMAGES = "images"
 _BLOCK = 64  # images whose maps are compared at once
 _IMAGES_SHOWN = 8
 BOXES = ("whole", "centre", "truth")
+_Columns = dict[str, dict[str, np.ndarray]]  # by method and metric, float [N]
 
 
 def write_tables(
@@ -46,22 +49,32 @@ def write_tables(
         The tables as Markdown.
 
     Raises:
-        ValueError: there is no image that all methods have measured, or a chunk is damaged.
+        RecordsError: there is no image that all methods have measured.
+        ValueError: a chunk is damaged.
     """
     readers = {name: RecordReader(folder) for name, folder in stores.items()}
     rows = np.flatnonzero(np.all([reader.complete for reader in readers.values()], axis=0))
     photos = _read(readers.pop(_IMAGES), rows)
     rows, photos = rows[photos["target"] >= 0], _take(photos, photos["target"] >= 0)
     if not len(rows):
-        raise ValueError("no image is measured by all methods: let the runs go on, then try again")
-    scores = {name: _read(reader, rows) for name, reader in readers.items()}
-    for part in learnt:
-        _add_failures(scores[part.name], part.objective, judges)
+        raise RecordsError(
+            "no image is measured by all methods: let the runs go on, then try again"
+        )
+    photos["is_top_1"] = np.where(
+        photos["label"] == UNKNOWN_LABEL, np.nan, photos["prediction"] == photos["label"]
+    )
+    columns, curves = _read_methods(readers, rows, photos, judges, learnt)
+    is_labelled = np.isfinite(photos["is_top_1"])
     summary = {
         "num_images": len(rows),
-        "top_1": float(np.mean(photos["prediction"] == photos["label"])),
-        "methods": _summarise(photos, scores, judges),
-        "differences": _differences(photos, scores, judges, learnt),
+        "num_labelled": int(is_labelled.sum()),
+        "top_1": float(photos["is_top_1"][is_labelled].mean()) if is_labelled.any() else None,
+        "methods": {
+            subset: _control_boxes(_take(photos, chosen))
+            | {name: _intervals(values) for name, values in columns[subset].items()}
+            for subset, chosen in _subsets(photos).items()
+        },
+        "differences": _differences(columns, learnt),
         "agreement": _agreement(readers, rows, learnt),
         "restart_variance": _restarts(rows, learnt),
     }
@@ -69,14 +82,45 @@ def write_tables(
     storage = Storage(workdir)
     storage.write("table.json", json.dumps(summary, indent=2, allow_nan=False).encode())
     storage.write("table.csv", _to_csv(summary))
-    storage.write("images.csv", _images_csv(readers, rows, photos, scores, judges))
+    ids = next(iter(readers.values())).ids()
+    storage.write("images.csv", _images_csv([ids[row] for row in rows], photos, columns["all"]))
     storage.write("table.md", text.encode())
-    storage.write("curves.png", pictures.encode_png(pictures.draw_curves(scores, judges)))
+    storage.write("curves.png", pictures.encode_png(pictures.draw_curves(curves, judges)))
     shown = [int(row) for row in rows[:_IMAGES_SHOWN]]
     maps = {name: np.concatenate([reader.read("map", row, row + 1) for row in shown])
             for name, reader in readers.items()}  # fmt: skip
     storage.write("maps.png", pictures.encode_png(pictures.draw_maps(maps)))
     return text
+
+
+def _read_methods(
+    readers: Mapping[str, RecordReader],
+    rows: np.ndarray,
+    photos: Mapping[str, np.ndarray],
+    judges: Sequence[str],
+    learnt: Sequence[Learnt],
+) -> tuple[dict[str, _Columns], dict[str, dict[str, np.ndarray]]]:
+    """Reads one method after the other; of each only a number an image and metric is held.
+
+    Returns:
+        By subset the columns of its table; by method what plots need, means over images `[1, ...]`.
+    """
+    objectives = {part.name: part.objective for part in learnt}
+    subsets = _subsets(photos)
+    columns: dict[str, _Columns] = {subset: {} for subset in subsets}
+    curves = {}
+    for name, reader in readers.items():
+        values = _read(reader, rows)
+        if name in objectives:
+            _add_failures(values, objectives[name], judges)
+        for subset, chosen in subsets.items():
+            some = _take(values, chosen)
+            columns[subset][name] = _columns(photos["is_top_1"][chosen], some, judges)
+        is_known = np.isfinite(values["deletion"]).all(axis=(1, 2))
+        shown = values.keys() & {"deletion", "insertion", "success_rate"}
+        if is_known.any():
+            curves[name] = {key: values[key][is_known].mean(0, keepdims=True) for key in shown}
+    return columns, curves
 
 
 def _read(reader: RecordReader, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -108,55 +152,34 @@ def _subsets(photos: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _columns(
-    photos: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray], judges: Sequence[str]
+    is_top_1: np.ndarray, values: Mapping[str, np.ndarray], judges: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """One number an image for each metric, float `[N]`, NaN where there is none."""
-    is_wrong = (photos["prediction"] != photos["label"]).astype(float)
     columns = {
         "error": values["error"],
-        "official_error": np.where(
-            np.isnan(values["error"]), np.nan, np.maximum(values["error"], is_wrong)
-        ),
-        "found": _at_best_share(values["found"]),
+        "official_error": localisation.official_errors(values["error"], is_top_1),
+        "found": localisation.max_box_accuracy(values["found"]),
         "smooth_error": values["smooth_error"],
-        "smooth_found": _at_best_share(values["smooth_found"]),
+        "smooth_found": localisation.max_box_accuracy(values["smooth_found"]),
         **{name: values[name] for name in ("pointing", "f1", "crop", "variation")},
     }
     for index, judge in enumerate(judges):
         for curve in ("deletion", "insertion"):
-            points = values[curve][:, index]
-            columns[f"{curve}_{judge}"] = (points[:, 1:] + points[:, :-1]).mean(axis=1) / 2
+            columns[f"{curve}_{judge}"] = curve_area(values[curve][:, index])
         if "judged_success_rate" in values:
             columns[f"success_{judge}"] = values["judged_success_rate"][:, index]
-    return columns | {name: values[name] for name in LEARNT_METRICS if name in values}
+    others = (*LEARNT_METRICS, *SANITY_METRICS)
+    return columns | {name: values[name] for name in others if name in values}
 
 
-def _at_best_share(found: np.ndarray) -> np.ndarray:
-    """Boxes found `[N]` of `[N, shares]`, at the threshold that finds most."""
-    is_known = ~np.isnan(found).all()
-    best = int(np.nanmean(found, axis=0).argmax()) if is_known else 0
-    chosen: np.ndarray = found[:, best]
-    return chosen
-
-
-def _summarise(
-    photos: Mapping[str, np.ndarray],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
-    judges: Sequence[str],
-) -> dict[str, Any]:
-    """By subset, method and metric: number of images, mean and interval."""
-    summary: dict[str, Any] = {}
-    for subset, rows in _subsets(photos).items():
-        methods: dict[str, Any] = {}
-        for box in BOXES:
-            crops = {"error": photos.get(f"{box}_error"), "crop": photos[f"{box}_crop"]}
-            known = {name: value[rows] for name, value in crops.items() if value is not None}
-            methods[f"box: {box}"] = _intervals(known)
-        for name, values in scores.items():
-            columns = _columns(_take(photos, rows), _take(values, rows), judges)
-            methods[name] = _intervals(columns)
-        summary[subset] = methods
-    return summary
+def _control_boxes(photos: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """By control box and metric: number of images, mean and interval."""
+    boxes = {}
+    for box in BOXES:
+        crops = {"error": photos.get(f"{box}_error"), "crop": photos[f"{box}_crop"]}
+        known = {name: value for name, value in crops.items() if value is not None}
+        boxes[f"box: {box}"] = _intervals(known)
+    return boxes
 
 
 def _intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -168,35 +191,25 @@ def _intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def _differences(
-    photos: Mapping[str, np.ndarray],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
-    judges: Sequence[str],
-    learnt: Sequence[Learnt],
-) -> list[dict[str, Any]]:
+def _differences(columns: Mapping[str, _Columns], learnt: Sequence[Learnt]) -> list[dict[str, Any]]:
     """Differences on the same images: between runs of an objective, and to the centre."""
     pairs = [
         (ours.name, theirs.name)
         for ours, theirs in itertools.combinations(learnt, 2)
         if ours.objective == theirs.objective
     ]
-    if "centre" in scores:
-        pairs += [(name, "centre") for name in scores if name != "centre"]
+    if "centre" in columns["all"]:
+        pairs += [(name, "centre") for name in columns["all"] if name != "centre"]
     rows = []
-    for subset, chosen in _subsets(photos).items():
-        some = _take(photos, chosen)
-        columns = {n: _columns(some, _take(v, chosen), judges) for n, v in scores.items()}
+    for subset, methods in columns.items():
         for ours, theirs in pairs:
-            for metric in sorted(columns[ours].keys() & columns[theirs].keys()):
-                both = np.stack([columns[ours][metric], columns[theirs][metric]])
+            for metric in sorted(methods[ours].keys() & methods[theirs].keys()):
+                both = np.stack([methods[ours][metric], methods[theirs][metric]])
                 both = both[:, np.isfinite(both).all(axis=0)]
                 if both.shape[1]:
                     difference = paired_difference(*both)._asdict()
-                    rows.append(
-                        {"subset": subset, "ours": ours, "theirs": theirs, "metric": metric}
-                        | {"n": both.shape[1]}
-                        | difference
-                    )
+                    about = {"subset": subset, "ours": ours, "theirs": theirs, "metric": metric}
+                    rows.append(about | {"n": both.shape[1]} | difference)
     return rows
 
 
@@ -236,8 +249,10 @@ def _restarts(rows: np.ndarray, learnt: Sequence[Learnt]) -> list[dict[str, Any]
                 for span in _blocks(rows)
             ]
             values = np.concatenate(blocks)[rows - rows[0]]
-            names = {"runs": [part.name for part in parts], "n": len(values)}
-            found.append(names | bootstrap(values[np.isfinite(values)])._asdict())
+            values = values[np.isfinite(values)]
+            if len(values):
+                names = {"runs": [part.name for part in parts], "n": len(values)}
+                found.append(names | bootstrap(values)._asdict())
     return found
 
 
@@ -257,25 +272,20 @@ def _to_csv(summary: Mapping[str, Any]) -> bytes:
     return file.getvalue().encode()
 
 
-def _images_csv(
-    readers: Mapping[str, RecordReader],
-    rows: np.ndarray,
-    photos: Mapping[str, np.ndarray],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
-    judges: Sequence[str],
-) -> bytes:
+def _images_csv(ids: Sequence[str], photos: Mapping[str, np.ndarray], methods: _Columns) -> bytes:
     """A line for each image and method."""
-    columns = {name: _columns(photos, values, judges) for name, values in scores.items()}
-    metrics = list(dict.fromkeys(m for values in columns.values() for m in values))
+    metrics = list(dict.fromkeys(metric for values in methods.values() for metric in values))
     about = ("label", "target", "prediction", "num_boxes", "is_small")
-    some_reader = next(iter(readers.values()))
-    ids = some_reader.ids()
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(["id", *about, "method", *metrics])
-    for place, row in enumerate(rows):
-        for name, values in columns.items():
-            numbers = [values[m][place] if m in values else np.nan for m in metrics]
-            texts = ["" if np.isnan(number) else f"{number:.6g}" for number in numbers]
-            writer.writerow([ids[row], *(photos[a][place] for a in about), name, *texts])
-    return file.getvalue().encode()
+    unknown = np.full(len(ids), np.nan)
+    file = io.BytesIO()
+    with io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True) as text:
+        writer = csv.writer(text)
+        writer.writerow(["id", *about, "method", *metrics])
+        for place, name in enumerate(ids):
+            facts = [name, *(photos[key][place] for key in about)]
+            for method, values in methods.items():
+                numbers = [values.get(metric, unknown)[place] for metric in metrics]
+                texts = ["" if np.isnan(number) else f"{number:.6g}" for number in numbers]
+                writer.writerow([*facts, method, *texts])
+        text.flush()
+        return file.getvalue()

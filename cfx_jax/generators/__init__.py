@@ -2,7 +2,7 @@
 
 from cfx_jax.generators.base import Generator
 from cfx_jax.generators.checks import check_images, check_infills
-from cfx_jax.generators.infilling import infill
+from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
 
-__all__ = ["Generator", "Loss", "check_images", "check_infills", "infill"]
+__all__ = ["Generator", "Loss", "blend", "check_images", "check_infills", "infill"]

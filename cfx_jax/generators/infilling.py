@@ -1,11 +1,15 @@
 """In-filling by itself: what a generator makes of the holes of images."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.generators.base import Generator
 from cfx_jax.generators.checks import check_images, check_infills, check_mask, check_pixels
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def infill(
@@ -48,5 +52,18 @@ def infill(
 
 @jax.jit
 def _infill(key: jax.Array, generator: Generator, images: jax.Array, mask: jax.Array) -> jax.Array:
-    infills = generator.apply(generator.params, images, jnp.round(mask), key)
+    return blend(images, mask, generator.apply(generator.params, images, jnp.round(mask), key))
+
+
+def blend(images: Array, mask: Array, infills: Array | float) -> Array:
+    """Composes `mask * images + (1 - mask) * infills`; arrays of NumPy stay such.
+
+    Args:
+        images: float `[..., H, W, C]`.
+        mask: float `[..., H, W, 1]` in [0, 1], 1 = keep.
+        infills: the shape of `images`, or one value.
+
+    Returns:
+        Float, the shape of `images`.
+    """
     return mask * images + (1.0 - mask) * infills

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido.masks import rank_pixels
@@ -30,13 +31,6 @@ class Curve(NamedTuple):
     shares: jax.Array
     log_odds: jax.Array
     probability: jax.Array
-
-    @property
-    def area(self) -> jax.Array:
-        """Mean probability over the steps by the trapezoid rule, float32 scalar in [0, 1]."""
-        steps = jnp.diff(self.shares)
-        middles = (self.probability[1:] + self.probability[:-1]) / 2
-        return jnp.sum(steps * middles) / (self.shares[-1] - self.shares[0])
 
 
 def deletion_curve(
@@ -96,6 +90,16 @@ def insertion_curve(
     """
     kept = jnp.linspace(0.0, 1.0, num_steps + 1)
     return _curve(key, classifier, generator, image, target, importance, kept)
+
+
+def curve_area(probability: np.ndarray | jax.Array) -> np.ndarray:
+    """Returns the mean probability along curves, by the trapezoid rule: float `[...]` in [0, 1].
+
+    Args:
+        probability: `[..., P]`, at P >= 2 steps of equal length, see `Curve`.
+    """
+    steps = np.shape(probability)[-1] - 1
+    return np.asarray(np.trapezoid(probability, axis=-1) / steps)
 
 
 def best_drop(deletion: Curve) -> jax.Array:

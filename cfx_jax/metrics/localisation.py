@@ -1,12 +1,12 @@
 """Does the map lie on the object: boxes drawn from maps, against boxes drawn by people.
 
 Maps are float `[N, H, W]`, larger = more important. Boxes are float `x0 y0 x1 y1` in pixels of the
-map, edges, so that the first pixel is `0 0 1 1`; an image has one or more true boxes `[k, 4]`.
-Published numbers differ in their protocol, so compare methods with these functions, not with
-numbers from elsewhere.
+map, edges, so that the first pixel is `0 0 1 1`. An image has any number of true boxes `[k, 4]`;
+without one there is nothing to measure, and its number is NaN. Published numbers differ in their
+protocol, so compare methods with these functions, not with numbers from elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -101,16 +101,17 @@ def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         boxes: float `[N, 4]`, one an image.
-        truths: of each image, float `[k, 4]`, k >= 1.
+        truths: of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` in [0, 1], higher is better.
+        float `[N]` in [0, 1], higher is better; NaN where k = 0.
 
     Raises:
-        ValueError: an image has no true box.
+        ValueError: true boxes have another shape.
     """
-    overlaps = np.zeros(len(boxes))
-    for index, (box, true) in enumerate(zip(boxes, _checked(truths), strict=True)):
+    overlaps = np.full(len(boxes), np.nan)
+    for index, true in _boxed(truths):
+        box = boxes[index]
         sides = np.minimum(box[2:], true[:, 2:]) - np.maximum(box[:2], true[:, :2])
         shared = np.prod(np.clip(sides, 0, None), axis=1)
         union = areas(box[None])[0] + areas(true) - shared
@@ -118,67 +119,79 @@ def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
     return overlaps
 
 
-def localisation_errors(regions: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """LE: 1 where the tight box of a region overlaps no true box by more than half.
+def localisation_errors(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """LE: 1 where a box overlaps no true box by more than half.
 
     Source: weakly supervised localisation, ILSVRC; its mean is in [0, 1], lower is better.
 
     Args:
-        regions: bool `[N, H, W]`, as `above_mean` or `above_share` cut them.
-        truths: of each image, float `[k, 4]`, k >= 1.
+        boxes: float `[N, 4]`, as `tight_boxes` draws them around what is left of a cut map.
+        truths: of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` of zeros and ones.
+        float `[N]` of zeros and ones; NaN where k = 0.
 
     Raises:
-        ValueError: an image has no true box.
+        ValueError: true boxes have another shape.
     """
-    return (best_overlap(tight_boxes(regions), truths) <= HIT).astype(float)
+    overlaps = best_overlap(boxes, truths)
+    return np.where(np.isnan(overlaps), np.nan, overlaps <= HIT)
 
 
-def official_errors(
-    regions: np.ndarray, truths: Sequence[np.ndarray], is_top_1: np.ndarray
-) -> np.ndarray:
+def official_errors(errors: np.ndarray, is_top_1: np.ndarray) -> np.ndarray:
     """OM: 1 where the box is not found or the classifier is wrong; lower is better.
 
     Args:
-        regions: as in `localisation_errors`.
-        truths: as in `localisation_errors`.
-        is_top_1: bool `[N]`, whether the label is predicted.
+        errors: float `[N]`, as of `localisation_errors`.
+        is_top_1: float `[N]`, 1 where the label is predicted, 0 where another class is, NaN where
+            there is no label.
 
     Returns:
-        float `[N]` of zeros and ones.
+        float `[N]` of zeros and ones; NaN where one of the two is.
+    """
+    worse: np.ndarray = np.maximum(errors, 1.0 - is_top_1)
+    return worse
+
+
+def found_at_shares(
+    maps: np.ndarray, truths: Sequence[np.ndarray], shares: Sequence[float]
+) -> np.ndarray:
+    """Returns whether the box of each map is found at each threshold, see `max_box_accuracy`.
+
+    Args:
+        maps: float `[N, H, W]`.
+        truths: of each image, float `[k, 4]`.
+        shares: S thresholds to try, as of `above_share`.
+
+    Returns:
+        float `[N, S]` of zeros and ones; NaN where k = 0.
 
     Raises:
-        ValueError: an image has no true box.
+        ValueError: true boxes have another shape.
     """
-    return np.maximum(localisation_errors(regions, truths), 1.0 - is_top_1)
+    found = np.full((len(maps), len(shares)), np.nan)
+    for index, true in _boxed(truths):
+        regions = np.concatenate([above_share(maps[index][None], share) for share in shares])
+        found[index] = 1.0 - localisation_errors(tight_boxes(regions), [true] * len(shares))
+    return found
 
 
-def max_box_accuracy(
-    maps: np.ndarray, truths: Sequence[np.ndarray], shares: Sequence[float]
-) -> tuple[float, np.ndarray]:
+def max_box_accuracy(found: np.ndarray) -> np.ndarray:
     """MaxBoxAcc: found boxes at the threshold that suits the method best.
 
     Source: Choe et al., CVPR 2020; a method is not judged by a threshold chosen for another one.
     Differs from it in that the box is that of the largest part that is connected by edges.
 
     Args:
-        maps: float `[N, H, W]`.
-        truths: of each image, float `[k, 4]`, k >= 1.
-        shares: thresholds to try, as of `above_share`.
+        found: float `[N, S]`, as of `found_at_shares`.
 
     Returns:
-        The best share, and of it `[N]` ones where a box is found; the higher its mean, the better.
-
-    Raises:
-        ValueError: an image has no true box, or there is no threshold.
+        float `[N]`, the column of the highest mean; the higher it is, the better.
     """
-    if not len(shares):
-        raise ValueError("shares is empty; expected thresholds in [0, 1)")
-    found = [1.0 - localisation_errors(above_share(maps, share), truths) for share in shares]
-    best = int(np.argmax([hits.mean() for hits in found]))
-    return shares[best], found[best]
+    is_known = ~np.isnan(found).all(axis=1)
+    best = int(found[is_known].mean(axis=0).argmax()) if is_known.any() else 0
+    chosen: np.ndarray = found[:, best].copy()  # Not a view that holds all of them.
+    return chosen
 
 
 def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
@@ -189,17 +202,17 @@ def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         maps: float `[N, H, W]`.
-        truths: of each image, float `[k, 4]`, k >= 1.
+        truths: of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` of zeros and ones.
+        float `[N]` of zeros and ones; NaN where k = 0.
 
     Raises:
-        ValueError: an image has no true box.
+        ValueError: true boxes have another shape.
     """
-    hits = np.zeros(len(maps))
-    for index, (heights, true) in enumerate(zip(maps, _checked(truths), strict=True)):
-        rows, columns = np.nonzero(heights == heights.max())
+    hits = np.full(len(maps), np.nan)
+    for index, true in _boxed(truths):
+        rows, columns = np.nonzero(maps[index] == maps[index].max())
         x, y = columns.mean() + 0.5, rows.mean() + 0.5
         inside = (true[:, 0] <= x) & (x <= true[:, 2]) & (true[:, 1] <= y) & (y <= true[:, 3])
         hits[index] = inside.any()
@@ -214,20 +227,20 @@ def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         maps: float `[N, H, W]` in [0, 1].
-        truths: of each image, float `[k, 4]`, k >= 1.
+        truths: of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` in [0, 1]; 0 for a map of zeros.
+        float `[N]` in [0, 1]; 0 for a map of zeros, NaN where k = 0.
 
     Raises:
-        ValueError: an image has no true box.
+        ValueError: true boxes have another shape.
     """
-    scores = np.zeros(len(maps))
-    for index, (weights, true) in enumerate(zip(maps, _checked(truths), strict=True)):
-        for box in true:
-            inside = _draw(box, weights.shape)
-            shared, total = (weights * inside).sum(), weights.sum() + inside.sum()
-            scores[index] = max(scores[index], 2 * shared / total if total else 0.0)
+    scores = np.full(len(maps), np.nan)
+    for index, true in _boxed(truths):
+        inside = np.stack([_draw(box, maps.shape[1:]) for box in true])
+        shared = (maps[index] * inside).sum(axis=(1, 2))
+        total = maps[index].sum() + inside.sum(axis=(1, 2))
+        scores[index] = np.max(2 * shared / np.where(total > 0, total, 1.0))
     return scores
 
 
@@ -258,11 +271,10 @@ def _draw(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return y[:, None] * x[None, :]
 
 
-def _checked(truths: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+def _boxed(truths: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the true boxes of the images that have any, and which images those are."""
     for index, true in enumerate(truths):
-        if np.ndim(true) != 2 or np.shape(true)[1] != 4 or not len(true):
-            raise ValueError(
-                f"truths[{index}] has shape {np.shape(true)}; expected one or more boxes [k, 4]: "
-                "leave images without a box out"
-            )
-    return truths
+        if np.ndim(true) != 2 or np.shape(true)[1] != 4:
+            raise ValueError(f"truths[{index}] has shape {np.shape(true)}; expected boxes [k, 4]")
+        if len(true):
+            yield index, true

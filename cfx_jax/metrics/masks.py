@@ -4,7 +4,7 @@ Masks are keep probabilities `[N, h, w]` in [0, 1]; maps `[N, H, W]`, larger = m
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 
 def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
@@ -19,9 +19,7 @@ def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
         float `[N]` in [0, 1].
     """
     p = np.asarray(keep_prob, float)
-    # p log p goes to 0 with p.
-    terms = [np.where(q > 0, -q * np.log2(np.where(q > 0, q, 1.0)), 0.0) for q in (p, 1.0 - p)]
-    entropy: np.ndarray = (terms[0] + terms[1]).mean(axis=(1, 2))
+    entropy: np.ndarray = (special.entr(p) + special.entr(1.0 - p)).mean(axis=(1, 2)) / np.log(2.0)
     return entropy
 
 

@@ -3,6 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+
+_NUMBERS_AT_ONCE = 2**20  # drawn by the bootstrap, so that memory does not grow with the images
 
 
 class Interval(NamedTuple):
@@ -43,11 +46,20 @@ def bootstrap(values: np.ndarray, num_draws: int = 2000, seed: int = 0) -> Inter
             f"values have shape {values.shape}, {np.isfinite(values).sum()} of them finite; "
             "expected one finite number an image: leave out those that failed, for all methods"
         )
-    rng = np.random.default_rng(seed)
-    # Some draws at a time, so that memory does not grow with the number of images.
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(num_draws)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Interval(mean, mean, mean)
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=num_draws,
+        batch=max(1, _NUMBERS_AT_ONCE // len(values)),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
+    return Interval(mean, float(low), float(high))
 
 
 def paired_difference(

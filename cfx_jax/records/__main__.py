@@ -3,12 +3,11 @@
 import argparse
 import os
 
-from cfx_jax.records.manifest import RecordsError
 from cfx_jax.report.export import FORMATS, export_pictures, export_table
+from cfx_jax.runs import cli
 from cfx_jax.runs.checking import describe_progress, find_problems
 
 _NOT_SOUND = 1
-_USER_ERROR = 2  # as argparse exits where the command line is wrong
 
 
 def main() -> None:
@@ -24,10 +23,7 @@ def main() -> None:
     export.add_argument("--format", choices=FORMATS, default="parquet", help="of the table")
     export.add_argument("--pictures", action="store_true", help="draw the masks as PNG, too")
     arguments = parser.parse_args()
-    try:
-        parser.exit(_run(arguments))
-    except (OSError, RecordsError, ValueError) as error:
-        parser.exit(_USER_ERROR, f"error: {error}\n")
+    cli.exit_with(lambda: _run(arguments), user_errors=(ValueError, OSError))
 
 
 def _run(arguments: argparse.Namespace) -> int:

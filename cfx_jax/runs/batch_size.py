@@ -1,5 +1,6 @@
 """How many images a device takes at once: planned from the memory the compiled programs need."""
 
+import logging
 import math
 
 import jax
@@ -10,6 +11,7 @@ from cfx_jax.runs.solver import Solver
 # The rest is for what the analysis of one program does not count: batches on their way, libraries.
 _DEVICE_SHARE = 0.9
 _HOST_SHARE = 0.5
+_logger = logging.getLogger(__name__)
 # Beyond that a CPU gains nothing, and the progress bar stands still for long.
 _MOST_ON_A_CPU = 4
 
@@ -29,16 +31,40 @@ def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
     limit = device_memory(device) if limit is None else limit
     size = min(most, _MOST_ON_A_CPU) if device.platform == "cpu" else most
     while True:
-        size = even_batch(size, most)
-        try:
-            needed = solver.compile(size)
-        except jax.errors.JaxRuntimeError as error:  # Some compilers look at the memory, too.
-            if not is_out_of_memory(error) or size == 1:
-                raise
-            needed = 2 * limit
+        needed = compile_or_halve(solver, even_batch(size, most))
+        size = solver.per_device_batch_size
         if needed <= limit or size == 1:
             return needed
         size = smaller_batch(size, needed, limit)
+
+
+def compile_or_halve(solver: Solver, size: int) -> int:
+    """Compiles the programs of a solver for `size` images on a device.
+
+    Some compilers, and loading a program, need the memory of the device, too: for as long as it
+    runs out, half as many images are tried, down to one.
+
+    Returns:
+        The bytes the programs take on a device.
+    """
+    while True:
+        try:
+            return solver.compile(size)
+        except jax.errors.JaxRuntimeError as error:
+            size = half_batch(size, error)
+
+
+def half_batch(size: int, error: jax.errors.JaxRuntimeError) -> int:
+    """Returns half a batch size, rounded up, for when memory has run out.
+
+    Raises:
+        JaxRuntimeError: the error, if it means something else or the batch is of one image.
+    """
+    if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
+        raise error
+    half = math.ceil(size / 2)
+    _logger.warning("out of memory with %d images a device; going on with %d", size, half)
+    return half
 
 
 def device_memory(device: jax.Device) -> int:
@@ -71,8 +97,3 @@ def smaller_batch(size: int, needed: int, limit: int) -> int:
 def even_batch(size: int, most: int) -> int:
     """Returns the least batch size that cuts `most` images into as many batches as `size` does."""
     return math.ceil(most / math.ceil(most / size))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tells whether an error of JAX means that memory did not suffice."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

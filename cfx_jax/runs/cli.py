@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
-from cfx_jax.runs import cluster
+from cfx_jax.runs import cluster, log
 from cfx_jax.runs.preemption import StoppedError
 
 USER_ERROR = 2
@@ -62,33 +62,46 @@ def parse_command(
         ConfigError: whatever is wrong with the flags, or with the config file.
     """
     for argument in argv:
-        if match := re.match(r"--config\.([\w.]+)", argument):
+        if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
             check_field(config_type(), match[1])
     is_given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
-    about = f"File that defines get_config() -> {config_type.__name__}."
-    if is_given or not default_name:
-        config = config_flags.DEFINE_config_file("config", None, about, flag_values=flag_values)
-    else:
-        config = config_flags.DEFINE_config_dataclass(
-            "config", config_type(), about, flag_values=flag_values
-        )
-    workdir = flags.DEFINE_string(
-        "workdir", None, "Folder of the run; default: runs/CONFIG_NAME.", flag_values=flag_values
-    )
+    expected = f"a file whose get_config() returns {config_type.__module__}.{config_type.__name__}"
+    options: dict[str, Any] = {"flag_values": flag_values, "sys_argv": argv}
     try:
+        if is_given or not default_name:
+            config = config_flags.DEFINE_config_file("config", None, f"{expected}.", **options)
+        else:
+            config = config_flags.DEFINE_config_dataclass(
+                "config",
+                config_type(),
+                f"{expected}; default: {config_type.__name__}().",
+                **options,
+            )
+        workdir = flags.DEFINE_string(
+            "workdir", None, "Folder of the run; default: runs/NAME.", flag_values=flag_values
+        )
+        _show_in_help(flag_values)
         rest: list[str] = flag_values(argv)
     except Exception as error:  # A config file is code: it can fail in any way.
         message = f"{type(error).__name__}: {error}\nin: {' '.join(argv[1:])}"
         raise ConfigError(message) from error
+    if not is_given and not default_name:
+        raise ConfigError(f"no --config=FILE is given; expected {expected}")
     name = default_name
-    if is_given or not default_name:
+    if is_given:
         file = config_flags.get_config_filename(flag_values["config"])
         if not isinstance(config.value, config_type):
-            expected = f"{config_type.__module__}.{config_type.__name__}"
-            given = f"--config={file}" if is_given else "no --config=FILE is given"
-            raise ConfigError(f"{given}: expected a file whose get_config() returns {expected}")
+            raise ConfigError(f"--config={file}: expected {expected}")
         name = pathlib.Path(file).stem
     return config.value, workdir.value or f"runs/{name}", rest
+
+
+def _show_in_help(flag_values: flags.FlagValues) -> None:
+    """Lets --help, which knows the flags of the main module, list those of the package."""
+    for module, defined in flag_values.flags_by_module_dict().items():
+        if module.startswith("cfx_jax."):
+            for flag in defined:
+                flag_values.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -107,10 +120,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 def run_main(
     main: Callable[[], None], flags_parser: Callable[[list[str]], list[str]] = parse_flags
 ) -> None:
-    """Parses the flags of the program, calls `main` and exits: 0, or 2 after a message to stderr.
+    """Parses the flags of the program, calls `main` and exits as `exit_with` does.
 
     Args:
-        main: raises `ConfigError`, `RecordsError` or `OSError` for what the user can mend.
+        main: the command.
         flags_parser: `argv -> arguments left`.
     """
 
@@ -123,14 +136,32 @@ def run_main(
         absl_logging.set_verbosity(absl_logging.FATAL)
         main()
 
+    exit_with(lambda: app.run(quiet_main, flags_parser=flags_parser))
+
+
+def exit_with(
+    main: Callable[[], int | None],
+    user_errors: tuple[type[Exception], ...] = (ConfigError, RecordsError, OSError),
+) -> None:
+    """Calls the main function of a command, shows what is logged, and exits.
+
+    The exit status is what `main` returns, 0 for None; `USER_ERROR` after one message to stderr;
+    0 after a request to stop, since what is written is whole; `INTERRUPTED` after Ctrl-C. Any other
+    error is a fault of the program, and ends it with a traceback.
+
+    Args:
+        main: the command.
+        user_errors: what it raises for what the user can mend.
+    """
     try:
-        app.run(quiet_main, flags_parser=flags_parser)
-    except (ConfigError, RecordsError, OSError) as error:
+        with log.shown():
+            sys.exit(main())
+    except user_errors as error:
         print(f"error: {error}", file=sys.stderr)
         cluster.leave(USER_ERROR)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         cluster.leave(0, stopped.deadline)
     except KeyboardInterrupt:
-        print("interrupted; resume with the same command", file=sys.stderr)
+        print("interrupted; go on with the same command", file=sys.stderr)
         cluster.leave(INTERRUPTED)

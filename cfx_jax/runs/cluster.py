@@ -4,18 +4,22 @@ They share no computation. JAX must know of all of them to find its devices on a
 process must know which one it is to take its own units of work.
 """
 
+import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 from absl import flags
 
+import cfx_jax
 from cfx_jax.config import ConfigError
 from cfx_jax.records import RecordReader
 from cfx_jax.runs import preemption
 
+_DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _MOST_SECONDS_BETWEEN_LOOKS = 16.0
 
 
@@ -71,8 +75,20 @@ def join() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one of its pod that talks."""
+    """Tells whether this process is the one of its pod that talks, and writes what is written once.
+
+    Like `environment`, to be called after `join`.
+    """
     return jax.process_index() == 0
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a manifest keeps of where it ran; it may differ when a run is resumed."""
+    return {
+        "versions": {"cfx_jax": cfx_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+        "devices": [str(device) for device in jax.local_devices()],
+    }
 
 
 def wait_for_units(
@@ -80,14 +96,33 @@ def wait_for_units(
 ) -> None:
     """Waits until units are on disk: the records are all that hosts share.
 
+    Args:
+        reader: of the records.
+        units: to wait for, of any host.
+        stop: looked at between looks.
+
     Raises:
         StoppedError: the run was asked to stop.
     """
-    missing, pause = set(units), 0.25
-    while missing := missing - set(reader.complete_units):
+    missing = set(units)
+    for _ in keep_looking(stop):
+        missing -= set(reader.complete_units)
+        if not missing:
+            return
+
+
+def keep_looking(stop: preemption.StopRequest) -> Iterator[None]:
+    """Yields at once and then after longer and longer pauses, to look at files that hosts share.
+
+    Raises:
+        StoppedError: the run was asked to stop.
+    """
+    pause = 0.25
+    while True:
+        yield
         stop.check()
         time.sleep(pause)
-        # A look reads a mark a unit: it may take a while, and a fee, where those lie in a bucket.
+        # A look may take a while, and costs a fee, where the files lie in a bucket.
         pause = min(2 * pause, _MOST_SECONDS_BETWEEN_LOOKS)
 
 

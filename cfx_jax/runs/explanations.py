@@ -12,7 +12,6 @@ from cfx_jax.data.loader import Examples
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
-from cfx_jax.fido.settings import Settings
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 
 CLASSES = ("label", "target", "prediction")
@@ -26,20 +25,18 @@ _LARGEST_LOGIT = 6e4
 _MOST_NAMED = 4  # fields, in an error
 
 
-def make_fields(
-    config: Config, ids: Sequence[str], settings: Settings, size: tuple[int, int]
-) -> list[Field]:
+def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> list[Field]:
     """Lists what is kept of each example.
 
     Args:
-        config: says which objectives, and whether to keep pictures.
+        config: of the run.
         ids: of all examples; the longest decides how many bytes are kept.
-        settings: size of the mask and number of steps.
         size: `(H, W)` of the images.
 
     Returns:
         The fields of the records.
     """
+    settings = config.explain.settings()
     id_width = max(len(text.encode()) for text in ids)
     picture = ((*size, 3), ("y", "x", "channel"))
     cells = ((settings.mask_size, settings.mask_size), ("cell_y", "cell_x"))

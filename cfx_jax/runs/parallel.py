@@ -5,7 +5,7 @@ runs the batch program on its own rows, and results do not depend on how many de
 Training alone averages its gradients over the devices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,10 +69,36 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf[0]), tree)
 
 
-def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:
-    """Pads a batch and gives it a leading device axis.
+def slices(batch: Any, length: int) -> Iterator[Any]:
+    """Yields a batch, a pytree of arrays `[n, ...]`, `length` rows at a time, the rest last."""
+    for start in range(0, len(jax.tree.leaves(batch)[0]), length):
+        yield jax.tree.map(lambda array, start=start: array[start : start + length], batch)
+
+
+def pad(batch: Any, length: int) -> Any:
+    """Brings a batch to `length` rows, so that one shape is compiled.
 
     Padding repeats the last row: it is real data, so it can produce no NaN, and it is thrown away.
+
+    Args:
+        batch: pytree of arrays `[n, ...]`, `1 <= n <= length`.
+        length: rows of the result.
+
+    Raises:
+        ValueError: the batch is empty or does not fit.
+    """
+
+    def extend(array: Any) -> Any:
+        n = len(array)
+        if not 1 <= n <= length:
+            raise ValueError(f"a batch of {n} rows does not fit {length}")
+        return array[np.minimum(np.arange(length), n - 1)]
+
+    return jax.tree.map(extend, batch)
+
+
+def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:
+    """Pads a batch and gives it a leading device axis.
 
     Args:
         batch: pytree of arrays `[n, ...]`, `1 <= n <= num_devices * rows_per_device`.
@@ -85,16 +111,10 @@ def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:
     Raises:
         ValueError: the batch is empty or does not fit.
     """
-    total = num_devices * rows_per_device
-
-    def split(array: Any) -> Any:
-        n = len(array)
-        if not 1 <= n <= total:
-            raise ValueError(f"a batch of {n} rows does not fit {num_devices} x {rows_per_device}")
-        index = np.minimum(np.arange(total), n - 1)
-        return array[index].reshape((num_devices, rows_per_device, *array.shape[1:]))
-
-    return jax.tree.map(split, batch)
+    return jax.tree.map(
+        lambda array: array.reshape((num_devices, rows_per_device, *array.shape[1:])),
+        pad(batch, num_devices * rows_per_device),
+    )
 
 
 def unshard(batch: Any, num_rows: int) -> Any:

@@ -1,7 +1,5 @@
 """The progress bar of a run: images done, current objective, time left."""
 
-import sys
-
 from tqdm import tqdm
 
 
@@ -47,8 +45,3 @@ class ProgressBar:
 
     def _describe(self, text: str) -> None:
         self._bar.set_description_str(f"{self._images_done}/{self._num_images} images, {text}")
-
-
-def say(line: str) -> None:
-    """Writes a line to the standard error, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)

@@ -9,7 +9,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import importlib.metadata
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,30 +17,36 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
-import cfx_jax
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import BatchConfig, Config, ConfigError
+from cfx_jax.config import BatchConfig, ClassifierConfig, Config, ConfigError, GeneratorConfig
 from cfx_jax.data import Examples, load_units
 from cfx_jax.fido.checks import logits_shape
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
-from cfx_jax.records import Field, RecordReader, RecordWriter
+from cfx_jax.records import Field, RecordReader, RecordWriter, Storage
 from cfx_jax.runs import cluster
-from cfx_jax.runs.batch_size import compile_to_fit, is_out_of_memory
+from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
 from cfx_jax.runs.explanations import make_fields, make_values
+from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
-from cfx_jax.runs.progress import ProgressBar, say
+from cfx_jax.runs.progress import ProgressBar
 from cfx_jax.runs.solver import Images, Solver
 
-_DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
+_logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
 
 
-def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | None = None) -> None:
+def run(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    stop: StopRequest | None = None,
+    *,
+    classifier: Classifier | None = None,
+    generator: Generator | None = None,
+) -> None:
     """Explains every example of a dataset and writes its records.
 
     Where several processes run it at once (`jax.process_count()`), each explains units of its own,
@@ -51,6 +57,9 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
         workdir: folder of the run, on a local disk or `gs://bucket/path`. One that holds an
             interrupted run of the same config is resumed; a finished one is left as it is.
         stop: looked at all the time; None never stops.
+        classifier: to explain in place of the one the config names. It needs an `image_size`, and
+            it is known by its name and the digest of its params when the run is resumed.
+        generator: fills in place of the one the config names, known as the classifier is.
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
@@ -58,53 +67,88 @@ def run(config: Config, workdir: str | os.PathLike[str], stop: StopRequest | Non
             is writing to it.
         OSError: `workdir` cannot be written.
         StoppedError: the run was asked to stop; what is written is whole.
+
+    Example:
+        >>> import tempfile, jax, cfx_jax
+        >>> from cfx_jax.config import Config, DataConfig, ExplainConfig, GeneratorConfig
+        >>> model = cfx_jax.Classifier(
+        ...     params=jax.random.normal(jax.random.key(0), (3, 1000)),
+        ...     apply=lambda params, images: 9 * images.mean((1, 2)) @ params,
+        ...     image_size=(8, 8),
+        ...     name="colours",
+        ... )
+        >>> config = Config(
+        ...     data=DataConfig(max_examples=1),
+        ...     explain=ExplainConfig(num_steps=2, mask_size=4),
+        ...     generator=GeneratorConfig("grey"),
+        ... )
+        >>> workdir = tempfile.mkdtemp()
+        >>> run(config, workdir, classifier=model)
+        >>> RecordReader(workdir).read("ssr_mask_logits").shape
+        (1, 4, 4)
     """
     config.validate()
     stop = stop or StopRequest()
-    source = data.open_source(config.data)
-    classifier, generator = registry.load_models(config)
-    settings, objectives = config.explain.settings(), config.explain.objectives
-    shape = registry.image_shape(classifier, generator, settings)
-    fields = make_fields(config, source.ids, settings, shape[:2])
-    with RecordWriter(
-        workdir,
-        _manifest(config, settings, source, classifier, generator),
-        fields,
-        num_examples=len(source),
-        unit_size=config.batch.unit_size,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-    ) as writer:
-        units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
-        steps = len(objectives) * settings.num_steps
-        with (
-            ProgressBar(sum(map(len, units.values())), steps, shown=cluster.is_first()) as bar,
-            _Writing(writer, fields, bar) as write,
-        ):
+    with RunLog() as log:
+        source = data.open_source(config.data)
+        config = _name_given(config, classifier, generator)
+        models = registry.load_models(config, classifier, generator)
+        settings = config.explain.settings()
+        shape = registry.image_shape(*models, settings)
+        fields = make_fields(config, source.ids, shape[:2])
+        with RecordWriter(
+            workdir,
+            _manifest(config, settings, source, *models),
+            fields,
+            num_examples=len(source),
+            unit_size=config.batch.unit_size,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        ) as writer:
+            units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
             if units:
-                key = jax.random.key(config.seed)
-                solver = Solver(key, classifier, generator, settings, objectives, shape)
-                _compile(solver, config.batch)
-                load = functools.partial(load_units, source, shape=shape, resize=config.data.resize)
+                log.begin(Storage(workdir), jax.process_index())
+            steps = len(config.explain.objectives) * settings.num_steps
+            with (
+                ProgressBar(sum(map(len, units.values())), steps, shown=cluster.is_first()) as bar,
+                _Writing(writer, fields, bar) as write,
+            ):
+                if units:
+                    key = jax.random.key(config.seed)
+                    solver = Solver(key, *models, settings, config.explain.objectives, shape)
+                    _compile(solver, config.batch)
+                    load = functools.partial(
+                        load_units, source, shape=shape, resize=config.data.resize
+                    )
 
-                def on_progress(objective: str, steps: int, value: float) -> None:
-                    stop.check()
-                    bar.update(objective, steps, value)
+                    def on_progress(objective: str, steps: int, value: float) -> None:
+                        stop.check()
+                        bar.update(objective, steps, value)
 
-                _explain(units, load, solver, classifier, write, on_progress)
+                    _explain(units, load, solver, models[0], write, on_progress)
         reader = RecordReader(workdir)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
 
 
+def _name_given(
+    config: Config, classifier: Classifier | None, generator: Generator | None
+) -> Config:
+    """Returns a config that says of models that are given their names, and no more."""
+    if classifier is not None:
+        config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
+    if generator is not None:
+        config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
+    return config
+
+
 def _compile(solver: Solver, config: BatchConfig) -> None:
     most = math.ceil(config.unit_size / solver.num_devices)
-    if config.per_device_batch_size is not None:
-        solver.compile(min(config.per_device_batch_size, most))
-        return
-    needed = compile_to_fit(solver, most)
-    if cluster.is_first():
-        size = solver.per_device_batch_size
-        say(f"batch size planned: {size} on a device, in {needed / 2**30:.1f} GiB of its memory")
+    if config.per_device_batch_size is None:
+        needed = compile_to_fit(solver, most)
+    else:
+        needed = compile_or_halve(solver, min(config.per_device_batch_size, most))
+    size = solver.per_device_batch_size
+    _logger.info("batch size: %d on a device, in %.1f GiB of its memory", size, needed / 2**30)
 
 
 def _explain(
@@ -123,12 +167,11 @@ def _explain(
                 write(examples, explanations)
                 del units[examples.unit]
         except jax.errors.JaxRuntimeError as error:
-            size = solver.per_device_batch_size
-            if not is_out_of_memory(error) or size == 1:
-                raise
-            say(f"out of memory with {size} images a device; going on with {math.ceil(size / 2)}")
-            solver.compile(math.ceil(size / 2))
-    say(f"devices idle for at most {solver.idle_share:.1%} of the time")
+            size = half_batch(solver.per_device_batch_size, error)
+        # Here the error is gone, and with it the arrays of the batch that did not fit.
+        if units:
+            compile_or_halve(solver, size)
+    _logger.info("devices idle for at most %.1f %% of the time", 100 * solver.idle_share)
 
 
 def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[Examples, Images]]:
@@ -136,7 +179,7 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
     num_classes = 0
     for examples in loaded:
         for problem in examples.problems:
-            say(f"unreadable image, recorded as such: {problem}")
+            _logger.warning("unreadable image, recorded as such: %s", problem)
         if examples.readable.size and not num_classes:
             _check(classifier, examples.images)
             num_classes = logits_shape(classifier, examples.images[:1])[-1]
@@ -185,13 +228,10 @@ class _Writing:
 def _check(classifier: Classifier, images: np.ndarray) -> None:
     """Says in one line what is wrong with the classifier; the run goes on."""
     findings = classifier.check(images)
-    if not findings:
-        logging.info("classifier checked: ok")
-        return
-    line = f"classifier checked: {'; '.join(map(str, findings))}"
-    logging.warning("%s", line)
-    if not logging.level_warning():  # As on the command line, which switches absl off.
-        say(line)
+    if findings:
+        _logger.warning("classifier checked: %s", "; ".join(map(str, findings)))
+    else:
+        _logger.info("classifier checked: ok")
 
 
 def _manifest(
@@ -217,15 +257,5 @@ def _manifest(
         "class_names": list(classifier.class_names) or None,
         "objectives": list(config.explain.objectives),
         "status_names": [status.name.lower() for status in Status],
-        "environment": environment(config.batch),
-    }
-
-
-def environment(config: BatchConfig) -> dict[str, Any]:
-    """What a manifest keeps of where it ran; it may differ when a run is resumed."""
-    return {
-        "versions": {"cfx_jax": cfx_jax.__version__}
-        | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
-        "devices": [str(device) for device in jax.local_devices()],
-        "per_device_batch_size": config.per_device_batch_size,
+        "environment": cluster.environment(),
     }

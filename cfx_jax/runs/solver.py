@@ -33,18 +33,18 @@ _Tag = TypeVar("_Tag")
 
 
 class Images(NamedTuple):
-    """Images to explain, numpy arrays with a leading axis n.
+    """Images and what is asked of each, with a leading axis n; without it one of them.
 
     Attributes:
         pixels: float32 `[n, H, W, C]` in [0, 1].
         targets: int32 `[n]`, classes to explain; a negative one takes the predicted class.
         identities: uint32 `[n]`; the key of an image is that of the run with its identity folded
-            in, so a mask does not depend on the place of its image.
+            in, so nothing depends on the place of an image.
     """
 
-    pixels: np.ndarray
-    targets: np.ndarray
-    identities: np.ndarray
+    pixels: Any
+    targets: Any
+    identities: Any
 
 
 class Solver:
@@ -52,7 +52,7 @@ class Solver:
 
     Example:
         >>> import jax, numpy as np, cfx_jax
-        >>> from cfx_jax.settings import get_settings
+        >>> from cfx_jax.fido.settings import get_settings
         >>> classifier = cfx_jax.Classifier(params=(), apply=lambda _, x: x.mean((1, 2)))
         >>> generator = cfx_jax.load_generator("grey")
         >>> settings = get_settings("fast", num_steps=2, mask_size=4)
@@ -142,6 +142,7 @@ class Solver:
             by its own memory analysis.
         """
         self._rows_per_device = per_device_batch_size
+        self._compiled = None  # Frees the memory of the programs before.
         blank = Images(np.zeros((1, *self._shape), np.float32), np.zeros(1, int), np.zeros(1, int))
         begin = next(iter(self._begin.values()))
         problem, state = begin(*self._shard(blank), self._key)
@@ -207,8 +208,7 @@ class Solver:
     def _batches(self, images: Images) -> Iterator[tuple[str, Images]]:
         total = len(self._devices) * self._rows_per_device
         for objective in self._begin:
-            for start in range(0, len(images.pixels), total):
-                yield objective, Images(*(array[start : start + total] for array in images))
+            yield from ((objective, batch) for batch in parallel.slices(images, total))
 
     def _start(self, objective: str, images: Images) -> tuple[Problem, State]:
         pixels, targets, identities = self._shard(images)

@@ -17,12 +17,12 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-import cfx_jax
 from cfx_jax import data
 from cfx_jax.classifiers import NormalizedModule
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data.images import fit
 from cfx_jax.records import Storage, claim_folder
+from cfx_jax.runs import cluster, parallel
 from cfx_jax.train.config import TrainClassifierConfig
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture
 from cfx_jax.weights.params_file import encode_params
@@ -65,7 +65,7 @@ def train_classifier(
     manifest = {
         "config": dataclasses.asdict(config),
         "num_examples": len(training.labels),
-        "environment": {"versions": {"cfx_jax": cfx_jax.__version__, "jax": jax.__version__}},
+        "environment": cluster.environment(),
     }
     claim_folder(storage, manifest, {})
     apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
@@ -74,7 +74,7 @@ def train_classifier(
     params = _fit(params, apply, training, config)
     right = [
         np.argmax(_predict(params, _floats(images), apply=apply), axis=-1) == labels
-        for images, labels in _slices(heldout, _EVALUATED_AT_ONCE)
+        for images, labels in parallel.slices(heldout, _EVALUATED_AT_ONCE)
     ]
     storage.write("weights.safetensors", encode_params(params, manifest))
     return workdir / "weights.safetensors", float(np.mean(np.concatenate(right)))
@@ -142,11 +142,6 @@ def _read(
     images = np.stack([fit(source.decode(index), size, config.resize) for index in range(number)])
     images = np.round(255 * images[..., : architecture.channels]).astype(np.uint8)
     return Labelled(images, labels)
-
-
-def _slices(examples: Labelled, length: int) -> Iterator[Labelled]:
-    for start in range(0, len(examples.labels), length):
-        yield Labelled(*(array[start : start + length] for array in examples))
 
 
 def _floats(images: np.ndarray) -> np.ndarray:

@@ -6,16 +6,17 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from cfx_jax import data, registry
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, blend
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
-from cfx_jax.train import quality as infill_quality
+from cfx_jax.runs import parallel
 from cfx_jax.train.config import TrainConfig
-from cfx_jax.train.quality import Quality
+from cfx_jax.train.quality import Quality, fill, heldout_masks, measure
 
 _SHEET_IMAGES = 2  # of each kind of mask
 
@@ -36,7 +37,7 @@ class Heldout:
         size = (model.image_size, model.image_size)
         images = [source.load(i * len(source) // count, size, "crop") for i in range(count)]
         self._images = np.stack(images)[..., : model.channels]
-        self._masks = infill_quality.heldout_masks(count, size)
+        self._masks = heldout_masks(count, size)
         self._apply = model.apply
 
     def measure(self, params: Any) -> tuple[dict[str, Quality], bytes]:
@@ -51,10 +52,10 @@ class Heldout:
         generator = Generator(params=params, apply=self._apply)
         quality, rows = {}, []
         for kind, mask in self._masks.items():
-            infilled = infill_quality.fill(generator, self._images, mask)
-            quality[kind] = infill_quality.measure(infilled, self._images, mask)
+            infilled = fill(generator, self._images, mask)
+            quality[kind] = measure(infilled, self._images, mask)
             for image, m, filled in zip(self._images, mask, infilled, strict=True):
-                rows.append((image, m * image + (1 - m) * 0.5, filled))
+                rows.append((image, blend(image, m, 0.5), filled))
         step = max(len(self._images) // _SHEET_IMAGES, 1)
         return quality, pictures.encode_png(pictures.draw_sheet(rows[::step]))
 
@@ -68,7 +69,7 @@ class TrainLog:
         for name in ("metrics.csv", "heldout.csv"):
             _truncate(workdir / name, first_step)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
-        self._waiting: list[Mapping[str, np.ndarray]] = []
+        self._waiting: list[Mapping[str, jax.Array]] = []
 
     def __enter__(self) -> "TrainLog":
         return self
@@ -76,16 +77,14 @@ class TrainLog:
     def __exit__(self, *_: object) -> None:
         self._board.close()
 
-    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics of a step."""
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of a step, with a leading axis of devices; does not wait for them."""
         self._waiting.append(metrics)
 
     def write_metrics(self, step: int) -> None:
         """Writes the means of the metrics added since the last time."""
-        means = {
-            name: float(np.mean([m[name] for m in self._waiting])) for name in self._waiting[0]
-        }
-        self._waiting = []
+        steps, self._waiting = parallel.unreplicate(self._waiting), []
+        means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
         self._write("metrics.csv", [{"step": step} | means])
         for name, value in means.items():
             self._board.add_scalar(f"train/{name}", value, step)

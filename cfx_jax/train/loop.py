@@ -5,8 +5,10 @@ The folder then holds `checkpoints/`, from which the same command resumes, `metr
 moving average of the parameters.
 """
 
+import collections
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,19 +19,20 @@ import orbax.checkpoint as ocp
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
-import cfx_jax
 from cfx_jax import data, registry
 from cfx_jax.config import ConfigError
 from cfx_jax.records import Storage, claim_folder
-from cfx_jax.runs import parallel
-from cfx_jax.train import step as training
+from cfx_jax.runs import cluster, parallel
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.train.log import Heldout, TrainLog
-from cfx_jax.train.step import TrainState
+from cfx_jax.train.step import DEVICE_AXIS, TrainState, init_state, train_step
 from cfx_jax.weights.params_file import encode_params
 
 LOG_EVERY = 50
+_logger = logging.getLogger(__name__)
+# Steps started before the host waits for an earlier one: the devices never wait for it.
+_STEPS_AHEAD = 2
 
 
 def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
@@ -72,14 +75,14 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
                     saved = parallel.unreplicate(state)
                     _save(checkpoints, step, saved)
     for reason in crops.unreadable.values():
-        print(f"unreadable image, skipped: {reason}")
+        _logger.warning("unreadable image, skipped: %s", reason)
     storage.write("weights.safetensors", encode_params(saved.ema, manifest))
     return workdir / "weights.safetensors"
 
 
 def _take_steps(
     config: TrainConfig, state: TrainState, crops: Crops
-) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[int, TrainState, dict[str, jax.Array]]]:
     """Takes the steps that are left.
 
     Args:
@@ -88,7 +91,8 @@ def _take_steps(
         crops: what to train on.
 
     Yields:
-        Steps taken, the state with a leading axis of devices, the metrics on the host.
+        Steps started, and the state and the metrics behind them, which may still be computed, both
+        with a leading axis of devices.
     """
     devices = jax.local_devices()
     if config.batch_size % len(devices):
@@ -96,10 +100,8 @@ def _take_steps(
             f"batch_size is {config.batch_size}; expected a multiple of the {len(devices)} devices"
         )
     settings, model = config.settings(), registry.NETWORKS[config.model]
-    train_step = parallel.train_over_devices(
-        functools.partial(training.train_step, loss=model.loss, settings=settings),
-        devices,
-        training.DEVICE_AXIS,
+    take_step = parallel.train_over_devices(
+        functools.partial(train_step, loss=model.loss, settings=settings), devices, DEVICE_AXIS
     )
     classifier_params = None
     if settings.feature_weight:
@@ -112,12 +114,15 @@ def _take_steps(
     key = jax.random.key(config.seed)
     first, last = int(state.step), config.num_steps
     state = parallel.replicate(state, devices)
+    started: collections.deque[jax.Array] = collections.deque()
     with tqdm(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
         for step, batch in enumerate(crops.batches(first, last, rows), first + 1):
-            state, metrics = train_step(state, shard(batch), places, key, classifier_params)
-            metrics = parallel.unreplicate(metrics)
-            bar.set_postfix_str(f"step {step}, loss {metrics['loss']:.4f}", refresh=False)
-            bar.update(rows)
+            state, metrics = take_step(state, shard(batch), places, key, classifier_params)
+            started.append(metrics["loss"])
+            while len(started) > (_STEPS_AHEAD if step < last else 0):
+                loss = parallel.unreplicate(started.popleft())
+                bar.set_postfix_str(f"step {step - len(started)}, loss {loss:.4f}", refresh=False)
+                bar.update(rows)
             yield step, state, metrics
 
 
@@ -136,9 +141,7 @@ def _restore(checkpoints: ocp.CheckpointManager, config: TrainConfig) -> TrainSt
     model = registry.NETWORKS[config.model]
     init_key, critic_key = jax.random.split(jax.random.key(config.seed))
     state = jax.jit(
-        lambda: training.init_state(
-            critic_key, model.init(init_key), model.channels, config.settings()
-        )
+        lambda: init_state(critic_key, model.init(init_key), model.channels, config.settings())
     )()
     step = checkpoints.latest_step()
     if step is None:
@@ -172,8 +175,5 @@ def _manifest(config: TrainConfig, source: data.Source) -> dict[str, Any]:
         "config": asked,
         "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
         "num_devices": len(jax.local_devices()),
-        "environment": {
-            "versions": {"cfx_jax": cfx_jax.__version__, "jax": jax.__version__},
-            "devices": [str(device.device_kind) for device in jax.local_devices()],
-        },
+        "environment": cluster.environment(),
     }

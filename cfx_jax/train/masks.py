@@ -232,6 +232,9 @@ def _grid_size(key: jax.Array, coarsest: int) -> jax.Array:
 
 
 def _stretch(cells: jax.Array, limit: int) -> jax.Array:
-    """Bilinear weights `[limit, limit]` that stretch the first `cells` cells over all of them."""
+    """Bilinear weights `[limit, limit]` that stretch the first `cells` cells over all of them.
+
+    Those of `cfx_jax.fido.masks` are for sizes known before tracing; here `cells` is drawn.
+    """
     position = jnp.linspace(0.0, 1.0, limit) * (cells - 1)
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(limit)))

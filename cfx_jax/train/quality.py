@@ -7,6 +7,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from cfx_jax.generators import Generator, infill
+from cfx_jax.runs import parallel
 from cfx_jax.train import masks
 
 _ROWS = 8  # images filled at once
@@ -60,11 +61,11 @@ def fill(generator: Generator, images: np.ndarray, mask: np.ndarray) -> np.ndarr
     Returns:
         float32 `[N, H, W, C]`: kept pixels of the image, in-fill elsewhere.
     """
-    filled = []
-    for start in range(0, len(images), _ROWS):
-        # The last rows are repeated, so that one shape is compiled.
-        rows = np.minimum(np.arange(start, start + _ROWS), len(images) - 1)
-        filled.append(infill(jax.random.key(start), generator, images[rows], mask[rows]))
+    batches = parallel.slices((images, mask), _ROWS)
+    filled = [
+        infill(jax.random.key(index * _ROWS), generator, *parallel.pad(batch, _ROWS))
+        for index, batch in enumerate(batches)
+    ]
     return np.concatenate(filled)[: len(images)]
 
 

@@ -15,7 +15,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from cfx_jax.classifiers import efficientnet_lite
-from cfx_jax.generators import Loss, patch_critic
+from cfx_jax.generators import Loss, blend, patch_critic
 from cfx_jax.train import masks
 
 DEVICE_AXIS = "device"
@@ -173,7 +173,7 @@ def train_step(
 
     def total_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         total, infills, terms = loss(params, truth, mask, loss_key)
-        infilled = mask * truth + (1.0 - mask) * infills
+        infilled = blend(truth, mask, infills)
         terms = {"loss": total} | terms
         if settings.feature_weight:
             terms["feature"] = feature_distance(classifier_params, infilled, truth)

@@ -2,13 +2,12 @@
 
 import argparse
 
+from cfx_jax.runs import cli
 from cfx_jax.weights.inspection import describe
-
-_USER_ERROR = 2  # as argparse exits where the command line is wrong
 
 
 def main() -> None:
-    """Prints what the file holds, or an error to stderr."""
+    """Prints what the file holds; exits with 2 after an error."""
     parser = argparse.ArgumentParser(prog="python -m cfx_jax.weights", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="inspect")
     inspect = commands.add_parser(
@@ -16,10 +15,7 @@ def main() -> None:
     )
     inspect.add_argument("file", help="weights file, Orbax folder or hf://owner/name[/file]")
     arguments = parser.parse_args()
-    try:
-        print(describe(arguments.file))
-    except (ValueError, OSError) as error:
-        parser.exit(_USER_ERROR, f"error: {error}\n")
+    cli.exit_with(lambda: print(describe(arguments.file)), user_errors=(ValueError, OSError))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """Whole evaluations in this process: runs, scores and tables on real files."""
 
+import concurrent.futures
 import csv
+import dataclasses
 import json
+import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +15,21 @@ import pytest
 from PIL import Image
 
 from cfx_jax import registry
-from cfx_jax.config import ClassifierConfig, ConfigError, DataConfig, ExplainConfig, GeneratorConfig
+from cfx_jax.config import (
+    BatchConfig,
+    ClassifierConfig,
+    ConfigError,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+)
+from cfx_jax.data import Source
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.evaluation import evaluate
-from cfx_jax.records import RecordReader
+from cfx_jax.evaluate.scoring import Scorer
+from cfx_jax.records import RecordReader, RecordsError
+from cfx_jax.runs import cluster
+from cfx_jax.runs.preemption import StopRequest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +50,9 @@ def config(tmp_path_factory):
         name = f"{index}.png"
         pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / name)
-        rows.append((name, index % 2, "" if index == 3 else "4 4 12 12"))
+        # Image 2 has no label, image 3 no box.
+        label = "" if index == 2 else index % 2
+        rows.append((name, label, "" if index == 3 else "4 4 12 12"))
     (folder / "broken.png").write_bytes(b"no picture")
     rows.append(("broken.png", 0, ""))
     with (folder / "manifest.csv").open("w", newline="") as file:
@@ -47,6 +65,7 @@ def config(tmp_path_factory):
         infills=("local_mean", "blur"),
         baselines=("gradient", "centre", "uniform"),
         curve_steps=4,
+        sanity_images=2,
     )
 
 
@@ -66,6 +85,12 @@ def test_tables_hold_all_methods_and_the_controls(workdir):
     assert table["num_images"] == 4
     assert methods["gradient"]["error"]["n"] == 3
     assert methods["gradient"]["deletion_grey"]["n"] == 4
+    assert table["num_labelled"] == 3
+    assert methods["gradient"]["official_error"]["n"] == 2
+    assert methods["gradient"]["weights_agreement"]["n"] == 2
+    assert methods["gradient"]["weights_agreement"]["mean"] < 0.9
+    assert methods["gradient"]["class_agreement"]["mean"] < 0.9
+    assert methods["centre"]["class_agreement"]["mean"] == pytest.approx(1.0)
     # 64 of 256 pixels are in the box.
     assert methods["box: whole"]["error"]["mean"] == 1.0
     assert methods["uniform"]["pointing"]["mean"] == 1.0
@@ -82,17 +107,48 @@ def test_the_means_are_those_of_the_images(workdir):
     with (workdir / "images.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 9
+    labelled = [r for r in rows if r["method"] == "centre" and r["label"] != "-1"]
+    top_1 = [r["label"] == r["prediction"] for r in labelled]
+    assert np.mean(top_1) == json.loads((workdir / "table.json").read_text())["top_1"]
     for method in ("gradient", "sdr_blur"):
         for metric in ("error", "deletion_grey", "variation"):
             values = [float(r[metric]) for r in rows if r["method"] == method and r[metric]]
             assert np.mean(values) == pytest.approx(table[method][metric]["mean"], rel=1e-4)
 
 
-def test_records_alone_are_enough_and_give_the_same_numbers(config, workdir, tmp_path):
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts what an evaluation does: calls by name, for images with those they are of."""
+    found = {"decode": [], "classify": [], "score": [], "complete": []}
+
+    def count(owner, name, key, note):
+        inner = getattr(owner, name)
+
+        def counted(*args, **kwargs):
+            found[key] += note(*args)
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(Source, "decode", "decode", lambda source, index: [index])
+    count(Scorer, "classify", "classify", lambda scorer, images: images.identities.tolist())
+    count(Scorer, "score", "score", lambda scorer, images, *_: images.identities.tolist())
+    whole = RecordReader.complete.fget
+
+    def read_marks(reader):
+        found["complete"].append(reader)
+        return whole(reader)
+
+    monkeypatch.setattr(RecordReader, "complete", property(read_marks))
+    return found
+
+
+def test_records_alone_are_enough_and_give_the_same_numbers(config, workdir, tmp_path, calls):
+    """With the mask of the runs: that of the default config is larger than these images."""
     runs = [str(workdir / "runs" / name) for name in config.infills]
     again = EvaluateConfig(
         generator=GeneratorConfig("local_mean"), baselines=("gradient",), curve_steps=4,
-        explain=config.explain,
+        sanity_images=0,
     )  # fmt: skip
     evaluate(again, tmp_path, runs)
     ours, theirs = (
@@ -100,20 +156,69 @@ def test_records_alone_are_enough_and_give_the_same_numbers(config, workdir, tmp
         for folder in (tmp_path, workdir)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert "sanity_images" not in (tmp_path / "scores/gradient/manifest.json").read_text()
+    # Each image once for all eight parts, and marks not for each unit.
+    assert sorted(calls["decode"]) == list(range(5))
+    assert len(calls["classify"]) == len(set(calls["classify"])) == 4
+    assert len(calls["score"]) == 7 * 4
+    assert len(calls["complete"]) <= 2 * (8 + 2)
 
 
-def test_a_resumed_evaluation_measures_only_what_is_missing(config, workdir, monkeypatch):
-    monkeypatch.setattr("cfx_jax.evaluate.scoring.Scorer.score", None)
-    before = (workdir / "table.json").read_bytes()
-    evaluate(config, workdir)
-    assert (workdir / "table.json").read_bytes() == before
+def test_a_resumed_evaluation_measures_only_what_is_missing(config, workdir, tmp_path, calls):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    for part, unit in (("gradient", 1), ("ssr_blur", 1), ("images", 3)):
+        forget(tmp_path / "scores" / part, unit)
+    evaluate(config, tmp_path)
+    assert sorted(calls["decode"]) == [1, 3]
+    assert len(calls["score"]) == 2
+    assert (tmp_path / "table.json").read_bytes() == (workdir / "table.json").read_bytes()
 
 
-def test_another_classifier_is_refused(workdir, tmp_path, tiny, monkeypatch, config):
+def test_an_evaluation_cut_into_other_units_is_refused(config, workdir):
+    """As one of the same runs was before units were those of the run."""
+    config = dataclasses.replace(config, infills=(), batch=BatchConfig(unit_size=3))
+    with pytest.raises(RecordsError, match="unit_size: stored 1, now 3"):
+        evaluate(config, workdir)
+
+
+def forget(folder, *units):
+    """Takes the marks of units away, as if they were not computed yet."""
+    for unit in units:
+        (folder / "records.zarr/complete/c" / str(unit)).unlink()
+
+
+def test_hosts_that_see_a_run_at_other_times_measure_the_same(workdir, tmp_path, monkeypatch):
+    this, stop = threading.local(), StopRequest()
+    monkeypatch.setattr(jax, "process_index", lambda: this.host)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(cluster, "_MOST_SECONDS_BETWEEN_LOOKS", 0.25)
+
+    def evaluate_at(host, units_seen):
+        this.host = host
+        run = tmp_path / f"{host}_{len(units_seen)}" / "blur"
+        shutil.copytree(workdir / "runs" / "blur", run)
+        forget(run, *(set(range(5)) - units_seen))
+        options = EvaluateConfig(
+            generator=GeneratorConfig("grey"), baselines=("centre",), curve_steps=1
+        )
+        return evaluate(options, tmp_path / "scores", [str(run)], stop=stop)
+
+    # Then, in the same folder, when the run has gone on.
+    for seen in [({0}, {0, 1, 2, 3}), ({0, 1, 2}, {0})]:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            futures = [pool.submit(evaluate_at, *pair) for pair in enumerate(seen)]
+            _, waiting = concurrent.futures.wait(futures, timeout=100)
+            stop.deadline = time.monotonic() if waiting else stop.deadline
+            table, nothing = (future.result() for future in futures)
+        assert table.startswith(f"{len(seen[0])} images, ")
+        assert nothing == ""
+
+
+def test_another_classifier_is_refused(workdir, tmp_path, tiny, monkeypatch):
     other = tiny.replace(params=jax.tree.map(jnp.zeros_like, tiny.params))
     monkeypatch.setattr(registry, "load_classifier", lambda name, *a, **k: other)
     with pytest.raises(ConfigError, match="same images and classifier"):
-        evaluate(EvaluateConfig(explain=config.explain), tmp_path, [str(workdir / "runs/blur")])
+        evaluate(EvaluateConfig(), tmp_path, [str(workdir / "runs/blur")])
 
 
 @pytest.mark.parametrize(
@@ -122,6 +227,7 @@ def test_another_classifier_is_refused(workdir, tmp_path, tiny, monkeypatch, con
         ({"baselines": ("saliency",)}, "expected some of gradient"),
         ({"baselines": ("centre", "centre")}, "only once"),
         ({"curve_steps": 0}, "curve_steps"),
+        ({"sanity_images": -1}, "sanity_images"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused(options, message):

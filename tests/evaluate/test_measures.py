@@ -8,10 +8,11 @@ import pytest
 from cfx_jax.baselines import METHODS
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.data.loader import Examples
-from cfx_jax.evaluate.measures import SHARES, Baseline, Learnt, Photographs, Unit
-from cfx_jax.evaluate.scoring import Image, Scorer
+from cfx_jax.evaluate.measures import SHARES, Baseline, Learnt, Reference, Unit
+from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
+from cfx_jax.runs.solver import Images
 
 SIZE, STEPS = 32, 4
 BOX = np.array([[8.0, 4.0, 24.0, 16.0]])
@@ -42,19 +43,19 @@ def scorer(linear_classifier, fill_half):
 def unit(scorer):
     """Two white images; only the first has a box."""
     pixels = jnp.ones((2, SIZE, SIZE, 3))
-    image = Image(pixels, jnp.ones(2, jnp.int32), jnp.arange(2, dtype=jnp.uint32))
+    images = Images(pixels, jnp.ones(2, jnp.int32), jnp.arange(2, dtype=jnp.uint32))
     examples = Examples(
         unit=0, ids=["a", "b"], labels=np.ones(2, int), readable=np.arange(2),
         images=np.asarray(pixels), problems=[],
     )  # fmt: skip
-    return Unit(examples, (0, 2), image, scorer.look(image), [BOX, np.zeros((0, 4))])
+    return Unit(examples, range(2), images, scorer.classify(images), [BOX, np.zeros((0, 4))])
 
 
 @pytest.mark.parametrize(("sign", "error"), [(1.0, 0.0), (-1.0, 1.0)])
 def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
     monkeypatch.setitem(METHODS, "known", box_map(sign))
-    found = Baseline("known", "black").measure(unit, scorer)
-    assert set(found) == {field.name for field in Baseline("known", "black").fields(scorer)}
+    found = Baseline("known", "black", 0).measure(unit, scorer)
+    assert set(found) == {field.name for field in Baseline("known", "black", 0).fields(scorer)}
     np.testing.assert_array_equal(found["error"], [error, np.nan])
     # A blurred edge is at half of its height where it was; the mean of a small box is lower.
     half = SHARES.index(0.5)
@@ -75,13 +76,13 @@ def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
 
 
 def test_the_images_have_control_boxes_of_their_own(scorer, unit):
-    found = Photographs().measure(unit, scorer)
+    found = Reference().measure(unit, scorer)
     np.testing.assert_array_equal(found["whole_error"], [1.0, np.nan])
     np.testing.assert_array_equal(found["num_boxes"], [1, 0])
     np.testing.assert_array_equal(found["is_small"], [True, False])
     assert np.isfinite(found["truth_crop"][0])
     assert np.isnan(found["truth_crop"][1])
-    assert set(found) <= {field.name for field in Photographs().fields(scorer)}
+    assert set(found) <= {field.name for field in Reference().fields(scorer)}
 
 
 @pytest.mark.parametrize("block_size", [1, SIZE])
@@ -90,7 +91,7 @@ def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_p
     logits[:, 3, 0] = 8.0
     explain = ExplainConfig("ssr", mask_size=4, num_steps=1)
     config = Config(explain=explain, report=ReportConfig(save_images=False))
-    fields = make_fields(config, unit.examples.ids, explain.settings(), (SIZE, SIZE))
+    fields = make_fields(config, unit.examples.ids, (SIZE, SIZE))
     values = {field.name: np.zeros((2, *field.shape), field.dtype) for field in fields}
     values |= {"id": encode_ids(unit.examples.ids, 1), "ssr_mask_logits": logits}
     manifest = {

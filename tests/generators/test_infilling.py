@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cfx_jax
+from cfx_jax.generators import blend
 
 KEY = jax.random.key(0)
 
@@ -14,6 +15,13 @@ def test_kept_pixels_stay_holes_are_filled_and_soft_ones_blend(fill_half, images
     mask = jnp.linspace(0.0, 1.0, 16)[None, :, None, None] * jnp.ones((5, 16, 16, 1))
     infilled = cfx_jax.infill(KEY, fill_half, images, mask)
     np.testing.assert_allclose(infilled, mask * images + (1 - mask) * 0.5, atol=1e-6)
+
+
+def test_arrays_of_numpy_blend_on_the_host():
+    images, mask = np.float32([[[[0.2, 0.4]]]]), np.float32([[[[0.75]]]])
+    blended = blend(images, mask, 1.0)
+    assert type(blended) is np.ndarray
+    np.testing.assert_allclose(blended, [[[[0.4, 0.55]]]], rtol=1e-6)
 
 
 def test_the_generator_sees_the_rounded_mask_and_the_key(images):

@@ -53,18 +53,19 @@ def test_insertion_of_an_additive_model_is_a_running_sum(additive, black):
 
 def test_a_better_map_has_the_better_area(additive, black):
     areas = [
-        [f(KEY, additive, black, WHITE, 1, m).area for m in (WEIGHTS, 0 * WEIGHTS, -WEIGHTS)]
-        for f in (curves.deletion_curve, curves.insertion_curve)
+        [
+            curves.curve_area(draw(KEY, additive, black, WHITE, 1, importance).probability)
+            for importance in (WEIGHTS, 0 * WEIGHTS, -WEIGHTS)
+        ]
+        for draw in (curves.deletion_curve, curves.insertion_curve)
     ]
     assert areas[0] == sorted(areas[0])
     assert areas[1] == sorted(areas[1], reverse=True)
 
 
 def test_the_area_is_that_of_the_trapezoids():
-    curve = curves.Curve(jnp.asarray([1.0, 0.5, 0.0]), jnp.zeros(3), jnp.asarray([0.8, 0.4, 0.0]))
-    assert curve.area == pytest.approx(0.4)
-    flat = curves.Curve(jnp.linspace(0, 1, 5), jnp.zeros(5), jnp.full(5, 0.3))
-    assert flat.area == pytest.approx(0.3)
+    probability = [[0.8, 0.4, 0.0], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0]]
+    np.testing.assert_allclose(curves.curve_area(np.asarray(probability)), [0.4, 0.3, 0.25])
 
 
 def test_images_are_mapped_over(additive, black):

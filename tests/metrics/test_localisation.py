@@ -17,11 +17,15 @@ def drawn(box, size=SIZE, value=1.0):
     return maps
 
 
+def errors(regions, truths):
+    return loc.localisation_errors(loc.tight_boxes(regions), truths).tolist()
+
+
 def test_a_perfect_map_has_no_error_and_an_inverted_one_has():
     perfect = drawn(BOX[0])
     assert loc.tight_boxes(loc.above_mean(perfect)).tolist() == BOX.tolist()
-    assert loc.localisation_errors(loc.above_mean(perfect), [BOX]).tolist() == [0.0]
-    assert loc.localisation_errors(loc.above_mean(1 - perfect), [BOX]).tolist() == [1.0]
+    assert errors(loc.above_mean(perfect), [BOX]) == [0.0]
+    assert errors(loc.above_mean(1 - perfect), [BOX]) == [1.0]
     assert loc.f1_scores(perfect, [BOX]).tolist() == [1.0]
     assert loc.f1_scores(1 - perfect, [BOX]).tolist() == [0.0]
     assert loc.pointing_hits(perfect, [BOX]).tolist() == [1.0]
@@ -32,9 +36,9 @@ def test_smoothing_joins_the_grains_of_an_object():
     box = np.asarray([[20.0, 10.0, 60.0, 50.0]])
     grains = np.zeros((1, 80, 80))
     grains[0, 10:50:4, 20:60:4] = 1.0  # No two of them touch.
-    assert loc.localisation_errors(loc.above_mean(grains), [box]).tolist() == [1.0]
+    assert errors(loc.above_mean(grains), [box]) == [1.0]
     smoothed = loc.smooth(grains)
-    assert loc.localisation_errors(loc.above_share(smoothed, 0.5), [box]).tolist() == [0.0]
+    assert errors(loc.above_share(smoothed, 0.5), [box]) == [0.0]
     np.testing.assert_allclose(smoothed.sum(), grains.sum(), rtol=1e-6)
 
 
@@ -53,7 +57,7 @@ def test_a_flat_map_is_empty_and_points_at_the_centre():
     for region in (loc.above_mean(flat), loc.above_share(flat, 0.2)):
         assert not region.any()
         assert loc.tight_boxes(region).tolist() == [[0, 0, 0, 0]]
-        assert loc.localisation_errors(region, [BOX]).tolist() == [1.0]
+        assert errors(region, [BOX]) == [1.0]
     centre = np.asarray([[14.0, 9.0, 16.0, 11.0]])
     assert loc.pointing_hits(flat, [centre]).tolist() == [1.0]
     assert loc.f1_scores(0 * flat, [BOX]).tolist() == [0.0]
@@ -88,26 +92,25 @@ def test_half_of_a_box_is_not_found():
     """More than half is asked for, as ILSVRC does."""
     half = drawn([0, 0, 10, 5])
     truth = np.asarray([[0.0, 0.0, 10.0, 10.0]])
-    assert loc.localisation_errors(loc.above_mean(half), [truth]).tolist() == [1.0]
+    assert errors(loc.above_mean(half), [truth]) == [1.0]
     more = drawn([0, 0, 10, 6])
-    assert loc.localisation_errors(loc.above_mean(more), [truth]).tolist() == [0.0]
+    assert errors(loc.above_mean(more), [truth]) == [0.0]
 
 
 def test_a_found_box_of_a_wrong_class_is_an_official_error():
-    regions = np.concatenate([loc.above_mean(drawn(BOX[0]))] * 2)
-    errors = loc.official_errors(regions, [BOX, BOX], np.asarray([True, False]))
-    assert errors.tolist() == [0.0, 1.0]
-    missed = loc.above_mean(drawn([0, 0, 2, 2]))
-    assert loc.official_errors(missed, [BOX], np.asarray([True])).tolist() == [1.0]
+    found = loc.official_errors(np.asarray([0.0, 0.0, 1.0, 0.0]), np.asarray([1, 0, 1, np.nan]))
+    np.testing.assert_array_equal(found, [0.0, 1.0, 1.0, np.nan])
 
 
 def test_the_threshold_that_suits_the_method_is_found():
     """A hill on a wide foot: only above the foot does it fit the box."""
-    maps = np.concatenate([drawn([1, 1, 29, 19], value=0.4) + drawn(BOX[0], value=0.6)] * 3)
-    share, found = loc.max_box_accuracy(maps, [BOX] * 3, [0.1, 0.3, 0.5, 0.7])
-    assert (share, found.tolist()) == (0.5, [1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="shares is empty"):
-        loc.max_box_accuracy(maps, [BOX] * 3, [])
+    hill = drawn([1, 1, 29, 19], value=0.4) + drawn(BOX[0], value=0.6)
+    found = loc.found_at_shares(np.concatenate([hill] * 2), [BOX, BOX[:0]], [0.1, 0.3, 0.5, 0.7])
+    np.testing.assert_array_equal(found, [[0.0, 0.0, 1.0, 1.0], [np.nan] * 4])
+    np.testing.assert_array_equal(loc.max_box_accuracy(found), [1.0, np.nan])
+    np.testing.assert_array_equal(loc.max_box_accuracy(found[1:]), [np.nan])
+    mixed = np.asarray([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert loc.max_box_accuracy(mixed).tolist() == [0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("box", [[2.5, 1.0, 7.25, 3.75], [-4.0, -1.0, 3.5, 40.0]])
@@ -142,7 +145,15 @@ def test_controls():
     assert loc.best_overlap(loc.whole_boxes(1, (227, 227)), [truth])[0] == pytest.approx(112 / 227)
 
 
-@pytest.mark.parametrize("truth", [np.zeros((0, 4)), np.zeros(4), np.zeros((2, 3))])
-def test_an_image_without_a_box_is_named(truth):
+def test_an_image_without_a_box_has_no_number():
+    maps, truths = np.concatenate([drawn(BOX[0])] * 2), [BOX, BOX[:0]]
+    for measure in (loc.pointing_hits, loc.f1_scores):
+        np.testing.assert_array_equal(measure(maps, truths), [1.0, np.nan])
+    boxes = loc.tight_boxes(maps > 0)
+    np.testing.assert_array_equal(loc.localisation_errors(boxes, truths), [0.0, np.nan])
+
+
+@pytest.mark.parametrize("truth", [np.zeros(4), np.zeros((2, 3))])
+def test_what_is_no_list_of_boxes_is_named(truth):
     with pytest.raises(ValueError, match=r"truths\[1\] has shape"):
         loc.best_overlap(np.zeros((2, 4)), [BOX, truth])

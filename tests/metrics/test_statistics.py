@@ -1,5 +1,7 @@
 """Intervals: known answers, coverage, and errors."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,24 @@ def test_nineteen_of_twenty_intervals_hold_the_truth():
     intervals = [bootstrap(rng.uniform(size=60), 300, seed) for seed in range(300)]
     held = np.mean([low <= 0.5 <= high for _, low, high in intervals])
     assert 0.91 <= held <= 0.98
+
+
+def test_intervals_are_the_percentiles_of_means_of_images_drawn_anew():
+    """Against a plain loop, to within what another seed changes; also of one image alone."""
+    values = np.random.default_rng(3).exponential(size=40)
+    rng = np.random.default_rng(4)
+    means = [rng.choice(values, len(values)).mean() for _ in range(4000)]
+    found = bootstrap(values, 4000)
+    np.testing.assert_allclose(found[1:], np.percentile(means, [2.5, 97.5]), atol=0.02)
+    assert bootstrap(values[:1]) == (values[0],) * 3
+
+
+def test_memory_does_not_grow_with_the_images():
+    values = np.random.default_rng(5).uniform(size=200_000)
+    tracemalloc.start()
+    bootstrap(values, 20)
+    assert tracemalloc.get_traced_memory()[1] < 20 * values.nbytes
+    tracemalloc.stop()
 
 
 def test_the_same_seed_draws_the_same_images():

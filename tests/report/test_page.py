@@ -67,7 +67,7 @@ def make_run(workdir, change=None, pictures=True, computed=range(4), **manifest_
     objective = "both" if len(content["objectives"]) == 2 else "ssr"
     explain = ExplainConfig(objective, num_steps=20, mask_size=4)
     config = Config(explain=explain, report=ReportConfig(pictures))
-    layout = make_fields(config, ["e" * 64], explain.settings(), (SIZE, SIZE))
+    layout = make_fields(config, ["e" * 64], (SIZE, SIZE))
     writer = RecordWriter(workdir, content, layout, len(IDS), unit_size=1)
     for index in computed:
         values = example(index, layout)

@@ -20,6 +20,7 @@ class Analytic:
 
     def compile(self, size):
         self.tried.append(size)
+        self.per_device_batch_size = size
         if size > self.refuses_above:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: does not fit")
         return self.fixed + size * self.each

@@ -144,6 +144,9 @@ def test_a_bucket_holds_what_a_disk_holds_and_is_resumed(
     del bucket.objects["some/run/records.zarr/complete/c/8"]
     commands.run(RUN, pod=(2, 2), environment=environment)
     assert store(bucket) == expected
+    for name, damaged in (("log", 6), ("log-1", 3)):  # Units are dealt out in turn.
+        log = bucket.objects[f"some/run/{name}"][1].decode()
+        assert f"unit {damaged} is damaged, and computed again" in log
 
     output = commands.run(RUN, "--config.seed=1", pod=(1, 1), code=2, environment=environment)
     assert "seed: stored 0, now 1" in output

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
-from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import RecordReader, RecordsError, RecordWriter, encode_ids
 from cfx_jax.runs.checking import describe_progress, find_problems
 from cfx_jax.runs.explanations import make_fields
@@ -45,8 +44,8 @@ def test_a_run_that_has_not_begun(make_run):
 def test_many_failures_are_counted(tmp_path):
     """Of 50,000 examples."""
     number = 50_000
-    config = Config(explain=ExplainConfig("ssr", mask_size=1), report=ReportConfig(False))
-    fields = make_fields(config, ["12345"], get_settings("fast", mask_size=1, num_steps=1), (1, 1))
+    explain = ExplainConfig("ssr", mask_size=1, num_steps=1)
+    fields = make_fields(Config(explain=explain, report=ReportConfig(False)), ["12345"], (1, 1))
     manifest = {
         "objectives": ["ssr"],
         "status_names": ["ok", "unreadable"],

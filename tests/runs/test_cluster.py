@@ -1,10 +1,12 @@
 """Joining other processes: what flags mean, and what does not fit together."""
 
+import json
 import types
 
 import jax
 import pytest
 
+import cfx_jax
 from cfx_jax.config import ConfigError
 from cfx_jax.runs import cluster
 
@@ -62,6 +64,14 @@ def test_others_that_do_not_answer_are_named(joined, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(ConfigError, match=r"cannot join the other processes \(deadline exceeded\)"):
         joined(coordinator_address="host:1234", num_processes=2, process_id=1)
+
+
+def test_a_manifest_keeps_where_it_ran():
+    found = cluster.environment()
+    assert json.loads(json.dumps(found)) == found
+    assert found["versions"]["cfx_jax"] == cfx_jax.__version__
+    assert found["versions"]["jax"] == jax.__version__
+    assert len(found["devices"]) == jax.local_device_count()
 
 
 @pytest.mark.parametrize("code", [0, 2])

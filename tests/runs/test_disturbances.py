@@ -110,6 +110,9 @@ def test_a_damaged_chunk_is_found_and_computed_again(commands, alone, files, tmp
     assert "sdr_mask_logits" in found.stdout
     output = commands.run(run)
     assert "/4 images, written" in output, "one unit is computed"
+    told = "unit 5 is damaged, and computed again: {'sdr_mask_logits'"
+    assert f"warning: {told}" in output
+    assert told in (run / "log").read_text()
     assert verify().returncode == 0
     assert files(run) == files(alone)
 

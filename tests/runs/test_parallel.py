@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from cfx_jax.fido.explain import advance, init
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.settings import get_settings
-from cfx_jax.runs.parallel import map_over_devices, replicate, shard, unshard
+from cfx_jax.runs.parallel import map_over_devices, replicate, shard, slices, unshard
 
 SETTINGS = get_settings("paper", mask_size=8, num_steps=40, learning_rate=0.2)
 ROWS_PER_DEVICE = {1: 5, 2: 3, 8: 1}  # five images with 0, 1 and 3 rows of padding
@@ -79,9 +79,18 @@ def test_unshard_undoes_shard_and_padding_repeats_the_last_row(num_devices, rows
         np.testing.assert_array_equal(leaf, original)
 
 
+def test_slices_are_the_rows_in_their_order():
+    batch = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
+    parts = list(slices(batch, 3))
+    assert [len(part["a"]) for part in parts] == [3, 3, 1]
+    for name, rows in batch.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
+    assert not list(slices({"a": np.zeros((0, 2))}, 3))
+
+
 @pytest.mark.parametrize("n", [0, 7])
 def test_a_batch_that_does_not_fit_is_refused(n):
-    with pytest.raises(ValueError, match=f"a batch of {n} rows does not fit 2 x 3"):
+    with pytest.raises(ValueError, match=f"a batch of {n} rows does not fit 6"):
         shard(np.zeros((n, 4)), 2, 3)
 
 

@@ -1,8 +1,11 @@
 """Whole runs in this process: a small network, real files, records and pages read back."""
 
 import csv
+import dataclasses
+import functools
 import html.parser
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -40,18 +43,16 @@ NAMES = ["a.png", "b.png", "broken.jpg", "sub/c.png", "d.png"]
 LABELS = [0, 1, 2, 3, -1]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def tiny(random_classifier):
-    """A loadable five-class network on 16 x 16 images."""
-    model = random_classifier.replace(image_size=(16, 16), name="tiny")
-    published = registry.load_classifier
+    """A five-class network on 16 x 16 images."""
+    return random_classifier.replace(image_size=(16, 16), name="tiny")
 
-    def load(name, *arguments, **options):
-        return model if name == "tiny" else published(name, *arguments, **options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load_classifier", load)
-        yield model
+@pytest.fixture(scope="module")
+def run(tiny):
+    """Runs a config with that network."""
+    return functools.partial(runner.run, classifier=tiny)
 
 
 @pytest.fixture
@@ -60,10 +61,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, run):
     """A finished run, to be read only; `photographs` lies beside it."""
     root = tmp_path_factory.mktemp("done")
-    runner.run(config(make_folder(root)), root / "run")
+    run(config(make_folder(root)), root / "run")
     report.write_report(root / "run")
     return root / "run"
 
@@ -84,7 +85,6 @@ def make_folder(parent):
 def config(folder, *, objective="both", batch_size=2, num_steps=3, **data):
     return Config(
         data=DataConfig(source="folder", path=str(folder), resize="stretch", **data),
-        classifier=Named(name="tiny"),
         explain=ExplainConfig(objective=objective, num_steps=num_steps, num_samples=2, mask_size=6),
         generator=GeneratorConfig(name="grey"),
         batch=BatchConfig(per_device_batch_size=batch_size, unit_size=2),
@@ -152,16 +152,16 @@ def test_an_example_without_label_explains_its_prediction(done):
     assert reader.read("ssr_status")[4] != Status.MISCLASSIFIED
 
 
-def test_masks_do_not_depend_on_batches_or_on_the_rest_of_the_data(done, folder, tmp_path):
+def test_masks_do_not_depend_on_batches_or_on_the_rest_of_the_data(run, done, folder, tmp_path):
     (folder / "manifest.csv").write_text("file,label\nsub/c.png,3\nb.png,1\n")
-    runner.run(config(folder, batch_size=1), tmp_path / "run")
+    run(config(folder, batch_size=1), tmp_path / "run")
     for name in ("ssr_mask_logits", "sdr_mask_logits", "sdr_trace"):
         expected = RecordReader(done).read(name)[[3, 1]].astype(float)
         found = RecordReader(tmp_path / "run").read(name).astype(float)
         np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=name)
 
 
-def test_a_stopped_run_goes_on_where_it_was(done, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_where_it_was(run, done, tmp_path, monkeypatch):
     folder = done.parent / "photographs"
     write = RecordWriter.write_unit
     units = []
@@ -174,13 +174,13 @@ def test_a_stopped_run_goes_on_where_it_was(done, tmp_path, monkeypatch):
 
     monkeypatch.setattr(RecordWriter, "write_unit", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(config(folder), tmp_path / "run")
+        run(config(folder), tmp_path / "run")
     assert RecordReader(tmp_path / "run").complete.tolist() == [True, True, False, False, False]
 
     monkeypatch.setattr(
         RecordWriter, "write_unit", lambda self, unit, v: (units.append(unit), write(self, unit, v))
     )
-    runner.run(config(folder), tmp_path / "run")
+    run(config(folder), tmp_path / "run")
     assert units == [0, 1, 2]
     resumed, undisturbed = RecordReader(tmp_path / "run"), RecordReader(done)
     for field in resumed.fields:
@@ -197,29 +197,29 @@ def test_a_stopped_run_goes_on_where_it_was(done, tmp_path, monkeypatch):
         (lambda c: setattr(c.data, "max_examples", 2), r"num_examples.*5.*2"),
     ],
 )
-def test_a_folder_of_another_config_is_refused_and_untouched(done, change, message):
+def test_a_folder_of_another_config_is_refused_and_untouched(run, done, change, message):
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     other = config(done.parent / "photographs")
     change(other)
     with pytest.raises(ManifestMismatchError, match=rf"(?s){message}"):
-        runner.run(other, done)
+        run(other, done)
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
 
 
-def test_a_run_over_other_data_is_refused(done):
+def test_a_run_over_other_data_is_refused(run, done):
     other = config(done.parent / "photographs")
     manifest = done.parent / "photographs" / "manifest.csv"
     text = manifest.read_text()
     manifest.write_text(text.replace("a.png", "./a.png"))
     with pytest.raises(ManifestMismatchError, match="fingerprint"):
-        runner.run(other, done)
+        run(other, done)
     manifest.write_text(text)
 
 
-def test_the_batch_size_and_the_length_of_the_page_may_change(done, tmp_path):
+def test_the_batch_size_and_the_length_of_the_page_may_change(run, done, tmp_path):
     shutil.copytree(done, tmp_path / "run")
     other = config(done.parent / "photographs", batch_size=1)
-    runner.run(other, tmp_path / "run")
+    run(other, tmp_path / "run")
     page = pathlib.Path(report.write_report(tmp_path / "run", max_images=1)).read_text()
     assert page.count('<section class="example') == 1
 
@@ -265,154 +265,169 @@ def test_all_links_of_the_page_resolve_wherever_it_lies(done, tmp_path):
     assert "5 of 5 images" in report.summary(tmp_path / "moved")
 
 
-def test_without_pictures_the_records_hold_none(folder, tmp_path):
+def test_without_pictures_the_records_hold_none(run, folder, tmp_path):
     small = config(folder, objective="sdr")
     small.report.save_images = False
-    runner.run(small, tmp_path / "run")
+    run(small, tmp_path / "run")
     names = {field.name for field in RecordReader(tmp_path / "run").fields}
     assert not {"image", "sdr_infilled"} & names
     assert not [name for name in names if name.startswith("ssr")]
 
 
-def test_a_label_the_classifier_does_not_have_is_named(folder, tmp_path):
+def test_a_label_the_classifier_does_not_have_is_named(run, folder, tmp_path):
     (folder / "manifest.csv").write_text("file,label\na.png,1\nb.png,5\n")
     with pytest.raises(ConfigError, match=r"'b\.png' has label 5.*'tiny' has classes 0 to 4"):
-        runner.run(config(folder), tmp_path / "run")
+        run(config(folder), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: setattr(c.classifier, "name", "lenet"), "lenet.*known are .*efficientnet_lite0"),
         (lambda c: setattr(c.generator, "name", "magic"), "magic.*blur, .*grey, local_mean"),
         (lambda c: setattr(c.explain, "mask_size", 17), "17 x 17 cells.*16 x 16.*mask_size=16"),
         (lambda c: setattr(c.explain, "num_steps", 0), "num_steps is 0"),
         (lambda c: setattr(c.data, "path", "/no/such/folder"), "/no/such/folder"),
-        (
-            lambda c: setattr(c.classifier, "class_names", "/no/such/names.txt"),
-            r"classifier\.class_names: /no/such/names\.txt cannot be read .* one class name a line",
-        ),
     ],
 )
-def test_a_config_that_cannot_run_leaves_no_folder(folder, tmp_path, change, message):
+def test_a_config_that_cannot_run_leaves_no_folder(run, folder, tmp_path, change, message):
     wrong = config(folder)
     change(wrong)
     with pytest.raises(ConfigError, match=rf"(?s){message}"):
-        runner.run(wrong, tmp_path / "run")
+        run(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_class_names_and_normalization_reach_the_classifier(folder, tmp_path, monkeypatch):
-    given = {}
-
-    def load(name, weights, **options):
-        given.update(options)
-        raise ValueError("enough")
-
-    monkeypatch.setattr(registry, "load_classifier", load)
-    asked = config(folder)
-    for expected in (None, ["Katze", "Hund", "Bär"]):
-        with pytest.raises(ConfigError, match="enough"):
-            runner.run(asked, tmp_path / "run")
-        assert given == {"class_names": expected, "normalization": expected and "symmetric"}
-        (tmp_path / "names.txt").write_text("Katze\nHund\nBär\n\n", encoding="utf-8-sig")
-        asked.classifier.class_names = str(tmp_path / "names.txt")
-        asked.classifier.normalization = "symmetric"
+def test_models_that_are_given_are_known_by_name_and_weights(run, tiny, done, fill_half, tmp_path):
+    manifest = RecordReader(done).manifest
+    assert manifest["config"]["classifier"] == dataclasses.asdict(Named("tiny"))
+    assert manifest["classifier"] == registry.identity(tiny)
+    asked = config(done.parent / "photographs")
+    with pytest.raises(ManifestMismatchError, match=r"config\.generator\.name.*grey.*half"):
+        run(asked, done, generator=fill_half)
+    other = tiny.replace(params=jax.tree.map(lambda leaf: leaf + 1, tiny.params))
+    with pytest.raises(ManifestMismatchError, match=r"(?s)\n  classifier\.weights_digest[^\n]*\nC"):
+        runner.run(asked, done, classifier=other)
 
 
 @pytest.mark.parametrize(
-    ("is_broken", "expected"),
+    ("is_broken", "level", "expected"),
     [
-        (False, "INFO classifier checked: ok"),
-        (True, "WARNING classifier checked: outputs are prob"),
+        (False, logging.INFO, "classifier checked: ok"),
+        (True, logging.WARNING, "classifier checked: outputs are probabilities"),
     ],
 )
-def test_what_is_wrong_with_the_classifier_is_logged(is_broken, expected, tiny, caplog, images):
-    def softmax(params, images):
-        return jax.nn.softmax(tiny.apply(params, images))
-
-    with caplog.at_level("INFO", "absl"):
-        runner._check(tiny.replace(apply=softmax) if is_broken else tiny, images)
-    (record,) = caplog.records
-    assert f"{record.levelname} {record.getMessage()}".startswith(expected)
-
-
-def test_a_run_checks_its_classifier_once_even_where_logging_is_off(
-    folder, tmp_path, tiny, monkeypatch, capsys
+def test_a_run_checks_its_classifier_once(
+    tiny, folder, tmp_path, caplog, is_broken, level, expected
 ):
     def softmax(params, images):
         return jax.nn.softmax(tiny.apply(params, images))
 
-    monkeypatch.setattr(registry, "load_classifier", lambda *_, **__: tiny.replace(apply=softmax))
-    monkeypatch.setattr(runner.logging, "level_warning", lambda: False)
+    model = tiny.replace(apply=softmax) if is_broken else tiny
     (folder / "manifest.csv").write_text("file\nbroken.jpg\na.png\nb.png\nd.png\n")
-    runner.run(config(folder, objective="ssr", num_steps=1), tmp_path / "run")
-    assert capsys.readouterr().err.count("classifier checked: outputs are probabilities") == 1
+    caplog.set_level(logging.INFO, "cfx_jax")
+    asked = config(folder, objective="ssr", num_steps=1)
+    runner.run(asked, tmp_path / "run", classifier=model)
+    (record,) = (record for record in caplog.records if "checked" in record.getMessage())
+    assert record.getMessage().startswith(expected)
+    assert record.levelno == level
+    assert f"{record.levelname} {expected}" in (tmp_path / "run" / "log").read_text()
 
 
-def test_a_workdir_that_is_a_file_or_holds_something_else_is_refused(folder, tmp_path):
+def test_the_log_of_a_run_goes_on_when_it_is_resumed(run, folder, tmp_path):
+    asked = config(folder, objective="ssr", num_steps=1)
+    run(asked, tmp_path / "run")
+    log = tmp_path / "run" / "log"
+    first = log.read_text()
+    assert "WARNING unreadable image, recorded as such: broken.jpg" in first
+    run(asked, tmp_path / "run")
+    assert log.read_text() == first, "nothing was left to do"
+    (tmp_path / "run/records.zarr/ssr_status/c/0").write_bytes(b"damaged")
+    run(asked, tmp_path / "run")
+    assert log.read_text().startswith(first)
+    assert "WARNING unit 0 is damaged, and computed again: {'ssr_status'" in log.read_text()
+    with pytest.raises(ManifestMismatchError):
+        run(config(folder, objective="sdr"), tmp_path / "run")
+    assert "sdr" not in log.read_text(), "a run that is refused changes nothing"
+
+
+def test_a_workdir_that_is_a_file_or_holds_something_else_is_refused(run, folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises((RecordsError, OSError), match="file"):
-        runner.run(config(folder), tmp_path / "file")
+        run(config(folder), tmp_path / "file")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "manifest.json").write_text("{")
     with pytest.raises(RecordsError, match=r"manifest\.json"):
-        runner.run(config(folder), tmp_path / "full")
+        run(config(folder), tmp_path / "full")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_names_that_are_not_utf8_are_kept_apart(folder, tmp_path):
+def test_names_that_are_not_utf8_are_kept_apart(run, folder, tmp_path):
     (folder / "manifest.csv").unlink()
     raw = os.fsencode(folder) + b"/caf\xe9.png"
     shutil.copy(os.fsencode(folder / "a.png"), raw)
-    runner.run(config(folder, objective="ssr"), tmp_path / "run")
+    run(config(folder, objective="ssr"), tmp_path / "run")
     reader = RecordReader(tmp_path / "run")
     assert r"caf\xe9.png" in reader.ids()
     assert len(set(reader.ids())) == 6
     assert reader.read("ssr_status").tolist().count(Status.UNREADABLE) == 1
 
 
-def test_a_run_of_unreadable_images_alone_ends_with_a_page(tmp_path):
+def test_a_run_of_unreadable_images_alone_ends_with_a_page(run, tmp_path):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.png").write_bytes(b"")
-    runner.run(config(tmp_path / "photographs"), tmp_path / "run")
+    run(config(tmp_path / "photographs"), tmp_path / "run")
     page = report.write_report(tmp_path / "run")
     assert "could not be decoded" in pathlib.Path(page).read_text()
     assert "unreadable" in report.summary(tmp_path / "run")
 
 
-def test_with_too_little_memory_it_goes_on_in_smaller_batches(done, tmp_path, monkeypatch, capsys):
-    """A device that runs out of memory with more than one image, in the middle of the run."""
-    start, calls = Solver._start, []
+def test_with_too_little_memory_it_goes_on_in_smaller_batches(
+    run, done, tmp_path, monkeypatch, caplog
+):
+    """Memory for one image: a batch of four runs out in the middle, one of two when compiled."""
+    start, compile_, compiled, calls = Solver._start, Solver.compile, [], []
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    def compile_with_little_memory(self, size):
+        compiled.append(size)
+        needed = compile_(self, size)
+        if size == 2:
+            raise error
+        return needed
 
     def start_with_little_memory(self, objective, images):
         calls.append(self.per_device_batch_size)
         if len(calls) > 2 and self.per_device_batch_size > 1:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+            raise error
         return start(self, objective, images)
 
+    monkeypatch.setattr(Solver, "compile", compile_with_little_memory)
     monkeypatch.setattr(Solver, "_start", start_with_little_memory)
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: one)
-    runner.run(config(done.parent / "photographs"), tmp_path / "run")
-    assert calls[:4] == [2, 2, 2, 1]
-    assert "out of memory with 2 images a device; going on with 1" in capsys.readouterr().err
+    asked = config(done.parent / "photographs", batch_size=4)
+    asked.batch.unit_size = 4
+    run(asked, tmp_path / "run")
+    assert compiled == [4, 2, 1]
+    assert calls[:4] == [4, 4, 4, 1]
+    for size, half in ((4, 2), (2, 1)):
+        assert f"out of memory with {size} images a device; going on with {half}" in caplog.text
     found, expected = RecordReader(tmp_path / "run"), RecordReader(done)
     assert found.complete.all()
     keep = found.read("ssr_mask_logits").astype(float)
     np.testing.assert_allclose(keep, expected.read("ssr_mask_logits").astype(float), atol=1e-3)
 
 
-def test_an_error_that_smaller_batches_do_not_help_ends_the_run(folder, tmp_path, monkeypatch):
+def test_an_error_that_smaller_batches_do_not_help_ends_the_run(run, folder, tmp_path, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
 
     monkeypatch.setattr(Solver, "_start", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
-        runner.run(config(folder), tmp_path / "run")
+        run(config(folder), tmp_path / "run")
 
 
-def test_a_request_to_stop_is_heard_between_programs(done, tmp_path):
+def test_a_request_to_stop_is_heard_between_programs(run, done, tmp_path):
     asked = []
 
     class StopAfter(StopRequest):
@@ -424,19 +439,19 @@ def test_a_request_to_stop_is_heard_between_programs(done, tmp_path):
 
     stop = StopAfter()
     with pytest.raises(StoppedError, match="resume with the same command"):
-        runner.run(config(done.parent / "photographs"), tmp_path / "run", stop)
+        run(config(done.parent / "photographs"), tmp_path / "run", stop)
     kept = RecordReader(tmp_path / "run").complete
     assert 0 < kept.sum() < 5, "what was explained before is written"
-    runner.run(config(done.parent / "photographs"), tmp_path / "run")
+    run(config(done.parent / "photographs"), tmp_path / "run")
     assert RecordReader(tmp_path / "run").complete.all()
 
 
-def test_bfloat16_stays_near_and_is_another_run(done, folder, tmp_path):
+def test_bfloat16_stays_near_and_is_another_run(run, done, folder, tmp_path):
     half = config(folder)
     half.precision = "bfloat16"
-    runner.run(half, tmp_path / "run")
+    run(half, tmp_path / "run")
     for name, tolerance in (("ssr_log_odds_original", 0.2), ("ssr_kept_area", 0.02)):
         found = RecordReader(tmp_path / "run").read(name)
         np.testing.assert_allclose(found, RecordReader(done).read(name), atol=tolerance)
     with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
-        runner.run(config(folder), tmp_path / "run")
+        run(config(folder), tmp_path / "run")

@@ -2,20 +2,27 @@
 
 import csv
 import functools
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from cfx_jax.records.manifest import read_manifest
 from cfx_jax.records.storage import Storage
-from cfx_jax.weights.params_file import read_arrays, read_card
+from cfx_jax.train import loop
+from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.step import TrainState
+from cfx_jax.weights.params_file import read_arrays
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 8
@@ -82,7 +89,7 @@ def undisturbed(start, data, tmp_path_factory):
 def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
     workdir, out, err = undisturbed
     assert out.splitlines()[-1] == f"weights: {workdir}/weights.safetensors"
-    assert "unreadable image, skipped: 3.png" in out
+    assert "warning: unreadable image, skipped: 3.png" in err
     assert "image/s" in err
     assert "loss" in err
     assert saved_steps(workdir) == [6, 8]
@@ -94,7 +101,8 @@ def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
     ]
     Image.open(workdir / "samples" / "step_00000008.png").load()
     manifest, _ = read_manifest(Storage(workdir))
-    assert read_card(workdir / "weights.safetensors") == manifest
+    with safe_open(workdir / "weights.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["card"]) == manifest
 
 
 def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
@@ -127,6 +135,31 @@ def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
         np.testing.assert_array_equal(ours[name], array)
     for name in ("metrics.csv", "heldout.csv"):
         assert (tmp_path / name).read_text() == (undisturbed[0] / name).read_text()
+
+
+def test_the_host_waits_for_no_step_before_two_more_are_started(monkeypatch):
+    started, waited = [], []
+
+    def train_over_devices(*_):
+        def take_step(state, *_):
+            started.append(len(started) + 1)
+            return state, {"loss": started[-1]}
+
+        return take_step
+
+    def wait(step):
+        waited.append((step, len(started)))
+        return step
+
+    monkeypatch.setattr(loop.parallel, "train_over_devices", train_over_devices)
+    monkeypatch.setattr(loop.parallel, "unreplicate", wait)
+    devices = len(jax.local_devices())
+    config = TrainConfig(model="vae_digits", batch_size=devices, num_steps=7, warmup_steps=2)
+    state = TrainState(*[np.zeros((), np.int32)] * 4)
+    crops = types.SimpleNamespace(batches=lambda *_: np.zeros((7, devices, 1), np.uint8))
+    steps = loop._take_steps(config, state, crops)
+    assert [(step, metrics["loss"]) for step, _, metrics in steps] == [(n, n) for n in started]
+    assert waited == [(1, 3), (2, 4), (3, 5), (4, 6), (5, 7), (6, 7), (7, 7)]
 
 
 def test_a_folder_of_another_training_is_refused(start, data, undisturbed):

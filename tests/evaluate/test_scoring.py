@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx_jax.evaluate.scores import transfer_mask
+from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.runs.solver import Images
 
 SIZE = 8
 
@@ -19,11 +20,12 @@ def judge_half_kept(linear_classifier, generators, objective, block_size):
     classifier = classifier.replace(
         apply=lambda params, x: inner(params, x) - jnp.asarray([0.0, 0.9 * SIZE**2])
     )
-    return transfer_mask(
-        jax.random.key(0), classifier, generators, jnp.ones((SIZE, SIZE, 1)), 1,
-        jnp.zeros((2, 2)), objective=objective, num_masks=400,
-        law=MaskLaw(Relaxation.CONCRETE, block_size=block_size),
-    )  # fmt: skip
+    images = Images(np.ones((1, SIZE, SIZE, 1), np.float32), np.ones(1, int), np.zeros(1, int))
+    scorer = Scorer(jax.random.key(0), classifier, generators, generators[0], 1, 1)
+    law = MaskLaw(Relaxation.CONCRETE, block_size=block_size)
+    cells = np.zeros((1, 2, 2), np.float32)
+    log_odds, success_rate = scorer.transfer(images, cells, objective, law, num_masks=400)
+    return log_odds[0], success_rate[0]
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
@@ -32,18 +34,18 @@ def test_each_judge_fills_the_holes_in_its_own_way(objective, linear_classifier,
         fill_half.replace(params=jnp.asarray(0.0)),
         fill_half.replace(params=jnp.asarray(1.0)),
     )
-    verdict = judge_half_kept(linear_classifier, judges, objective, block_size=1)
+    log_odds, success_rate = judge_half_kept(linear_classifier, judges, objective, block_size=1)
     keeps = np.asarray([0.0, 1.0])
-    np.testing.assert_array_equal(verdict.success_rate, keeps if objective == "ssr" else 1 - keeps)
+    np.testing.assert_array_equal(success_rate, keeps if objective == "ssr" else 1 - keeps)
     # Half of the pixels are white, four standard errors; or all.
     mean = SIZE**2 * np.asarray([0.5 - 0.9, 0.1])
-    np.testing.assert_allclose(verdict.log_odds, mean, atol=4 * SIZE / 2 / np.sqrt(400))
+    np.testing.assert_allclose(log_odds, mean, atol=4 * SIZE / 2 / np.sqrt(400))
 
 
 def test_a_mask_learnt_in_blocks_is_judged_in_blocks(linear_classifier, fill_half):
     """Blocks as large as the image meet in it as four, two or one, at any of 8 x 8 places."""
     black = (fill_half.replace(params=jnp.asarray(0.0)),)
-    verdict = judge_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
+    _, success_rate = judge_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
     # What is dropped may be a tenth of the pixels; all ways to keep four blocks are as likely.
     rates = []
     for top in range(1, SIZE + 1):
@@ -53,5 +55,5 @@ def test_a_mask_learnt_in_blocks_is_judged_in_blocks(linear_classifier, fill_hal
             rates.append((kept @ areas > 0.9 * SIZE**2).mean())
     expected = np.mean(rates)
     error = 4 * np.sqrt(expected * (1 - expected) / 400)
-    np.testing.assert_allclose(verdict.success_rate, [expected], atol=error)
+    np.testing.assert_allclose(success_rate, [expected], atol=error)
     assert expected > 2 * error

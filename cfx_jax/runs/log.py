@@ -1,0 +1,108 @@
+"""What a run tells: the package's logger `cfx_jax`, on the console and in the run's folder.
+
+Every module logs to its own child of that logger, `logging.getLogger(__name__)`. Commands show it
+from level INFO on; in other programs it is theirs to show, as that of any library.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from cfx_jax.records import Storage
+from cfx_jax.runs import cluster
+
+_logger = logging.getLogger("cfx_jax")
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Shows what is logged on the standard error, above a progress bar if there is one.
+
+    Of several processes the first one shows all of it, the others only warnings.
+    """
+    handler, level = _Console(), _logger.level
+    _logger.addHandler(handler)
+    _logger.setLevel(logging.INFO)
+    # Else absl, which has the root, shows it again.
+    _logger.propagate = False
+    try:
+        yield
+    finally:
+        _logger.removeHandler(handler)
+        _logger.setLevel(level)
+        _logger.propagate = True
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            tqdm.write(f"{record.levelname.lower()}: {self.format(record)}", file=sys.stderr)
+        elif cluster.is_first():
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class RunLog(logging.Handler):
+    """Appends what is logged to the file `log` of a run's folder, from `begin` on.
+
+    What was logged before, while models were loaded, is written then: a run that is refused leaves
+    nothing. Of several hosts, host h > 0 writes `log-h`. Nothing can be appended to a file in a
+    bucket: there the whole file is written when the log is closed. A log that cannot be written
+    stops nothing.
+
+    Example:
+        >>> import logging, tempfile
+        >>> workdir = tempfile.mkdtemp()
+        >>> with RunLog() as log:
+        ...     log.begin(Storage(workdir))
+        ...     logging.getLogger("cfx_jax").warning("the disk is nearly full")
+        >>> Storage(workdir).read("log").decode().split()[2:]
+        ['WARNING', 'the', 'disk', 'is', 'nearly', 'full']
+    """
+
+    def __init__(self) -> None:
+        """Listens; nothing is written yet."""
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._lines: list[str] = []
+        self._storage: Storage | None = None
+        self._name = ""
+
+    def __enter__(self) -> "RunLog":
+        _logger.addHandler(self)
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        _logger.removeHandler(self)
+        if error is not None:
+            ended = f"ended by {error!r}"
+            self.handle(_logger.makeRecord("cfx_jax", logging.ERROR, "", 0, ended, (), None))
+        if self._storage is not None and self._storage.root is None:
+            with contextlib.suppress(OSError):
+                before = self._storage.read(self._name) or b""
+                self._storage.write(self._name, before + self._take())
+
+    def begin(self, storage: Storage, host: int = 0) -> None:
+        """Writes what was logged until now, and from now on all that is."""
+        self.acquire()
+        self._storage, self._name = storage, f"log-{host}" if host else "log"
+        self._append()
+        self.release()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a line, and writes it where it can be appended."""
+        self._lines.append(f"{self.format(record)}\n")
+        self._append()
+
+    def _append(self) -> None:
+        if self._storage is not None and self._storage.root is not None:
+            # Opened for each of the few lines, so that a kill costs none.
+            with contextlib.suppress(OSError), (self._storage.root / self._name).open("ab") as file:
+                file.write(self._take())
+
+    def _take(self) -> bytes:
+        text = "".join(self._lines).encode(errors="backslashreplace")
+        self._lines.clear()
+        return text

@@ -1,0 +1,103 @@
+"""Tables of stores whose numbers are known: what is not known counts for nothing."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.evaluate.measures import Baseline, Learnt, Reference
+from cfx_jax.evaluate.tables import write_tables
+from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
+from cfx_jax.runs.explanations import Explanations, make_fields
+
+N, JUDGES = 6, ("grey",)
+SCORER = types.SimpleNamespace(num_judges=1, curve_steps=2)
+ID = Field("id", "uint8", (1,))
+EXPLAIN = ExplainConfig("ssr", mask_size=2, num_steps=1)
+CONFIG = Config(explain=EXPLAIN, report=ReportConfig(save_images=False))
+_, *RUN_FIELDS = make_fields(CONFIG, ["a"], (2, 2))
+MANIFEST = {
+    "objectives": ["ssr"],
+    "status_names": ["ok"],
+    "settings": {"relaxation": "concrete", "temperature": 0.1},
+}
+
+
+def write_store(folder, fields, known, manifest=None):
+    """Six images in units of four; a field that is not given is 0."""
+    values = {f.name: np.zeros((N, *f.shape), f.dtype) for f in fields}
+    values |= {"id": encode_ids([*"abcdef"], 1)} | known
+    with RecordWriter(folder, manifest or {}, [ID, *fields], N, unit_size=4) as writer:
+        for unit in writer.missing_units():
+            start, stop = writer.unit_range(unit)
+            cut = {f.name: np.asarray(values[f.name][start:stop], f.dtype) for f in [ID, *fields]}
+            writer.write_unit(unit, cut)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Writes the tables of one method and of two restarts of a run, on six images with a box."""
+
+    def make(labels, logits=(), target=0, **known):
+        found = {"label": np.asarray(labels), "num_boxes": np.ones(N), "prediction": np.ones(N)}
+        found["target"] = np.full(N, target)
+        write_store(tmp_path / "images", Reference().fields(SCORER), found)
+        stores = {"images": str(tmp_path / "images")}
+        fields = Baseline("centre", "blur", 0).fields(SCORER)
+        write_store(tmp_path / "centre", fields, known)
+        stores["centre"] = str(tmp_path / "centre")
+        runs = []
+        for seed, values in enumerate(logits):
+            folder = tmp_path / f"run{seed}"
+            manifest = MANIFEST | {"config": {"seed": seed}}
+            write_store(folder, RUN_FIELDS, {"ssr_mask_logits": values}, manifest)
+            runs.append(Learnt(f"run{seed}", Explanations(folder), "ssr"))
+            write_store(tmp_path / runs[-1].name, runs[-1].fields(SCORER), {})
+            stores[runs[-1].name] = str(tmp_path / runs[-1].name)
+        text = write_tables(tmp_path, stores, JUDGES, runs)
+        return text, json.loads((tmp_path / "table.json").read_text())
+
+    return make
+
+
+def test_an_image_without_a_label_is_neither_right_nor_wrong(tables):
+    text, table = tables([1, 1, 1, 0, -1, -1])
+    assert "6 images, top-1 accuracy 75.0% of 4 with a label." in text
+    # All boxes are found: what is left of the official error is the classifier's.
+    official = table["methods"]["all"]["centre"]["official_error"]
+    assert (official["n"], official["mean"]) == (4, 0.25)
+
+
+def test_without_any_label_there_is_no_accuracy(tables):
+    text, table = tables([-1] * N)
+    assert "6 images, none with a label." in text
+    assert table["top_1"] is None
+    assert table["methods"]["all"]["centre"]["error"]["n"] == N
+    assert "official_error" not in table["methods"]["all"]["centre"]
+
+
+def test_masks_that_are_not_there_have_no_variance(tables):
+    """Of images that could not be read, or explained; one pair of masks differs by 1/2."""
+    ours, theirs = np.full((2, N, 2, 2), np.nan)
+    assert tables([1] * N, [ours, theirs])[1]["restart_variance"] == []
+
+
+def test_the_variance_of_restarts_is_of_the_masks_that_are_there(tables):
+    ours, theirs = np.zeros((2, N, 2, 2))
+    ours[0], theirs[0], ours[1] = 20.0, -20.0, np.nan
+    (row,) = tables([1] * N, [ours, theirs])[1]["restart_variance"]
+    assert (row["runs"], row["n"]) == (["ssr_run0", "ssr_run1"], N - 1)
+    assert row["mean"] == pytest.approx(0.5 / (N - 1), abs=1e-6)
+
+
+def test_curves_that_are_not_known_are_not_drawn(tables):
+    nothing = np.full((N, 1, 3), np.nan)
+    _, table = tables([1] * N, deletion=nothing, insertion=nothing)
+    assert "deletion_grey" not in table["methods"]["all"]["centre"]
+
+
+def test_images_that_no_method_has_measured_are_no_table(tables):
+    with pytest.raises(RecordsError, match="let the runs go on"):
+        tables([1] * N, target=-1)

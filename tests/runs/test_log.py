@@ -1,0 +1,112 @@
+"""What a run tells, on the console and in its folder."""
+
+import logging
+
+import jax
+import pytest
+
+from cfx_jax.records import Storage
+from cfx_jax.runs import log
+
+logger = logging.getLogger("cfx_jax.somewhere")
+
+
+def messages(content):
+    """Lines without their times."""
+    return [line.split(maxsplit=2)[2] for line in content.decode().splitlines()]
+
+
+def test_a_command_shows_what_is_logged_once(capsys):
+    with log.shown():
+        logger.debug("detail")
+        logger.info("going on")
+        logger.warning("%d units are damaged", 2)
+    logger.info("nobody listens")
+    printed = capsys.readouterr()
+    assert printed.err == "going on\nwarning: 2 units are damaged\n"
+    assert printed.out == ""
+
+
+def test_of_several_processes_one_shows_more_than_warnings(capsys, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with log.shown():
+        logger.info("going on")
+        logger.warning("careful")
+    assert capsys.readouterr().err == "warning: careful\n"
+
+
+def test_other_programs_get_it_as_from_any_library(caplog, capsys):
+    with log.shown():
+        pass
+    logger.info("going on")
+    logger.warning("careful")
+    assert caplog.messages == ["careful"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("host", "name"), [(0, "log"), (3, "log-3")])
+def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(tmp_path, host, name):
+    storage = Storage(tmp_path)
+    for run in ("first", "second"):
+        with log.RunLog() as file:
+            logger.warning("before the %s", run)
+            file.begin(storage, host)
+            logger.warning("caf\udce9")
+            # There already: a killed process loses nothing.
+            assert messages(storage.read(name))[-1] == "WARNING caf\\udce9"
+    logger.warning("after both")
+    lines = ["before the first", "caf\\udce9", "before the second", "caf\\udce9"]
+    assert messages(storage.read(name)) == [f"WARNING {line}" for line in lines]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_ends_a_run_stands_last(tmp_path):
+    def run():
+        with log.RunLog() as file:
+            file.begin(Storage(tmp_path))
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        run()
+    assert messages(Storage(tmp_path).read("log")) == ["ERROR ended by OSError('the disk is full')"]
+
+
+def test_a_log_that_is_not_begun_leaves_nothing(tmp_path):
+    with log.RunLog():
+        logger.warning("refused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "log").mkdir()
+    with log.RunLog() as file:
+        file.begin(Storage(tmp_path))
+        logger.warning("careful")
+
+
+class Bucket:
+    """A storage to whose files nothing can be appended."""
+
+    root = None
+
+    def __init__(self):
+        self.files, self.writes = {}, 0
+
+    def read(self, name):
+        return self.files.get(name)
+
+    def write(self, name, data):
+        self.files[name] = data
+        self.writes += 1
+
+
+def test_in_a_bucket_the_whole_file_is_written_at_the_end():
+    bucket = Bucket()
+    for run in ("first", "second"):
+        with log.RunLog() as file:
+            file.begin(bucket)
+            logger.warning("in the %s", run)
+            logger.warning("again")
+    lines = ["in the first", "again", "in the second", "again"]
+    assert messages(bucket.files["log"]) == [f"WARNING {line}" for line in lines]
+    assert bucket.writes == 2
