@@ -28,6 +28,7 @@ from timing import ratio
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.explain import advance, init
 from cfx_jax.fido.objective import DIRECTIONS, make_problem
 from cfx_jax.fido.settings import MODES, Settings
@@ -76,7 +77,7 @@ def compare_with_pytorch(_: argparse.Namespace) -> Iterator[str]:
 def compare_step(_: argparse.Namespace) -> Iterator[str]:
     """`advance` / classifier forward + gradient + generator forward alone, 5 steps of 8 images."""
     classifier, generator = _models()
-    image = jnp.asarray(_photographs(None, 0)[0][1])
+    image = to_floats(jnp.asarray(_photographs(None, 0)[0][1]))
     images = jnp.broadcast_to(image, (BATCH, *image.shape))
     bare = _bare_steps(STEPS)
     for mode in ("fast", "paper"):
@@ -175,12 +176,12 @@ def _bare_steps(number: int) -> Callable[[Classifier, Generator | None, jax.Arra
 
 
 def _photographs(folder: str | None, limit: int) -> list[tuple[str, np.ndarray, int]]:
-    """Names, images and labels."""
+    """Names, pixels and labels."""
     sources = [(open_source(DataConfig()), "crop", 3)]
     if folder:
         sources.append((open_source(DataConfig(source="folder", path=folder)), "stretch", limit))
     return [
-        (source.ids[index], source.load(index, SIZE, resize), source.label(index))
+        (source.ids[index], source.pixels(index, (*SIZE, 3), resize), source.label(index))
         for source, resize, number in sources
         for index in np.linspace(0, len(source) - 1, number, dtype=int).tolist()
     ]
@@ -194,8 +195,8 @@ def _objectives(
     solver = Solver(jax.random.key(0), *models, settings, list(DIRECTIONS), (*SIZE, 3))
     solver.compile(per_device_batch_size=1)
     jobs = (
-        (name, Images(image[None], np.asarray([label]), np.asarray([index])))
-        for index, (name, image, label) in enumerate(photographs)
+        (name, Images(pixels[None], np.asarray([label]), np.asarray([index])))
+        for index, (name, pixels, label) in enumerate(photographs)
     )
     return {
         (name, objective): float(result.objective[0])

@@ -25,6 +25,7 @@ from cfx_jax.baselines import attribute
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.explain import explain_both
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import best_drop, best_rise, deletion_curve, insertion_curve
@@ -85,8 +86,8 @@ def eights(path: str, classifier: Classifier, number: int) -> jax.Array:
     """The first eights that are no threes to the classifier, float32 `[number, 28, 28, 1]`."""
     source = open_source(DataConfig(source="npz", path=path, split="test", resize="stretch"))
     labelled = [index for index in range(len(source)) if source.label(index) == EIGHT]
-    images = np.stack([source.load(index, (SIZE, SIZE), "stretch") for index in labelled])
-    grey = jnp.asarray(images[..., :1])
+    pixels = np.stack([source.pixels(index, (SIZE, SIZE, 1), "stretch") for index in labelled])
+    grey = to_floats(jnp.asarray(pixels))
     logits = classifier.apply(classifier.params, grey)
     return grey[np.flatnonzero(logits[:, 0] > logits[:, 1])[:number]]
 

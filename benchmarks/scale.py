@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.explanation import NUM_HARD_MASKS
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
@@ -61,7 +62,8 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
     if arguments.precision == "bfloat16":
         classifier, generator = in_bfloat16(classifier), in_bfloat16(generator)
     size = classifier.image_size or (224, 224)
-    images = _photographs(arguments.photos, size, arguments.rows)
+    pixels = _photographs(arguments.photos, size, arguments.rows)
+    images = to_floats(pixels)
     settings = MODES["fast"]
 
     def gradient(images: jax.Array) -> jax.Array:
@@ -92,7 +94,7 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
     predicted, measured = (
         predict(20),
         _seconds_an_explanation(
-            Solver(jax.random.key(0), classifier, generator, short, ["ssr"], (*size, 3)), images
+            Solver(jax.random.key(0), classifier, generator, short, ["ssr"], (*size, 3)), pixels
         ),
     )
     yield (
@@ -159,7 +161,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 def _photographs(folder: str, size: tuple[int, int], number: int) -> np.ndarray:
     source = open_source(DataConfig(source="folder", path=folder))
-    return np.stack([source.load(index, size, "crop") for index in range(number)])
+    return np.stack([source.pixels(index, (*size, 3), "crop") for index in range(number)])
 
 
 def _seconds_a_row(function: Callable[[jax.Array], jax.Array], rows: np.ndarray) -> float:
@@ -182,9 +184,9 @@ def _seconds_a_row(function: Callable[[jax.Array], jax.Array], rows: np.ndarray)
     return statistics.median(times)
 
 
-def _seconds_an_explanation(solver: Solver, images: np.ndarray) -> float:
-    solver.compile(len(images))
-    rows = np.concatenate([images] * solver.num_devices)
+def _seconds_an_explanation(solver: Solver, pixels: np.ndarray) -> float:
+    solver.compile(len(pixels))
+    rows = np.concatenate([pixels] * solver.num_devices)
     job = Images(rows, np.zeros(len(rows), np.int32), np.arange(len(rows)))
     list(solver.stream([("warm", job)]))
     start = time.perf_counter()

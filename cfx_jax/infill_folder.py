@@ -18,6 +18,7 @@ import cfx_jax
 from cfx_jax import data, registry
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UnreadableImageError
+from cfx_jax.data.images import to_floats
 from cfx_jax.generators import Generator, blend
 from cfx_jax.report import pictures
 from cfx_jax.runs import cli
@@ -55,12 +56,12 @@ def infill_folder(
     """
     source = data.open_source(DataConfig(source="folder", path=str(images)))
     network = registry.NETWORKS.get(generator.name)
-    mode = "L" if network and network.channels == 1 else "RGB"
+    channels = network.channels if network else 3
     skipped = []
     for index, name in enumerate(source.ids):
         target = pathlib.Path(name).with_suffix(".png")
         try:
-            image = _to_float(source.decode(index).convert(mode))
+            image = _to_floats(source.decode(index, channels))
             mask = _read_mask(masks / target)
             key = jax.random.key(seed)
             infilled = np.asarray(cfx_jax.infill(key, generator, image[None], mask[None])[0])
@@ -89,14 +90,13 @@ def main() -> None:
         logging.getLogger("cfx_jax").warning("skipped: %s", reason)
 
 
-def _to_float(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image, np.float32) / 255.0
-    return pixels.reshape(*pixels.shape[:2], -1)
+def _to_floats(image: Image.Image) -> np.ndarray:
+    return to_floats(np.asarray(image).reshape(image.height, image.width, -1))
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:
     with Image.open(path) as image:
-        return _to_float(image.convert("L"))
+        return _to_floats(image.convert("L"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One picture: decoding it to upright 8-bit RGB, and bringing it and its boxes to a size.
+"""One picture: decoding it to upright 8-bit RGB or grey, and bringing it and its boxes to a size.
 
 Boxes are float32 `[k, 4]`, `x0 y0 x1 y1`, in pixels from the top left corner of the upright image:
 `0 0 W H` is the whole of it.
@@ -10,10 +10,16 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+_FLOATS = np.arange(256, dtype=np.float32) / np.float32(255.0)
 _MAX_PIXELS = 100_000_000
 # By how much a scaled image covers the size before its centre is cut out. The published protocol
 # resizes the short side to 256 before it crops 224.
@@ -131,20 +137,43 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def to_grey(image: Image.Image) -> Image.Image:
+    """Turns an RGB image grey, mode L: its luma, `0.299 R + 0.587 G + 0.114 B` (ITU-R BT.601)."""
+    return image.convert("L")
+
+
+def to_floats(pixels: Array) -> Array:
+    """Scales 8-bit pixels to [0, 1], on the host or, as JAX arrays, on the device they are on.
+
+    Args:
+        pixels: uint8, of any shape.
+
+    Returns:
+        float32 `pixels / 255`, correctly rounded everywhere: a compiler that divides by a constant
+        multiplies with its rounded reciprocal, and half of the values differ in their last bit.
+
+    Raises:
+        ValueError: the pixels are not uint8.
+    """
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels are {pixels.dtype}; expected uint8 in 0 to 255")
+    return jnp.asarray(_FLOATS)[pixels] if isinstance(pixels, jax.Array) else _FLOATS[pixels]
+
+
 def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
-    """Resizes an RGB image bicubically.
+    """Resizes an image bicubically.
 
     `crop` and `cover` keep the aspect ratio: the image is scaled until it covers 256/224 of the
     size, or just the size, in both directions, and the centre is cut out. `stretch` shows all of
     it, whatever its aspect ratio.
 
     Args:
-        image: mode RGB.
+        image: mode RGB or L.
         size: `(H, W)` to return.
         resize: `crop`, `cover` or `stretch`.
 
     Returns:
-        float32 `[H, W, 3]` in [0, 1].
+        uint8 `[H, W, C]`, C = 3 for RGB or 1 for L.
 
     Raises:
         ValueError: `resize` is unknown.
@@ -152,7 +181,7 @@ def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
     # The window in source pixels: what lies outside of it is never scaled up.
     window = _window((image.height, image.width), size, resize)
     resized = image.resize(size[::-1], Image.Resampling.BICUBIC, box=window)
-    return np.asarray(resized, np.float32) / 255.0
+    return np.asarray(resized).reshape(*size, -1)
 
 
 def fit_boxes(

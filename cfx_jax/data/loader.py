@@ -25,7 +25,7 @@ class Examples:
         unit: index of the unit.
         ids: n texts.
         labels: int32 `[n]`, `UNKNOWN_LABEL` where there is none.
-        images: float32 `[m, H, W, C]` in [0, 1], of the readable ones only.
+        pixels: uint8 `[m, H, W, C]`, of the readable ones only.
         readable: int `[m]`, their rows.
         problems: what was wrong with each of the others.
     """
@@ -33,7 +33,7 @@ class Examples:
     unit: int
     ids: list[str]
     labels: np.ndarray
-    images: np.ndarray
+    pixels: np.ndarray
     readable: np.ndarray
     problems: list[str]
 
@@ -54,7 +54,7 @@ def load_units(
     Args:
         source: the examples.
         units: index of a unit and the examples that belong to it.
-        shape: `(H, W, C)` of the images, C = 3 for RGB or 1 for their mean.
+        shape: `(H, W, C)` of the images, C = 3 for RGB or 1 for grey.
         resize: rule of `data.resize`.
 
     Yields:
@@ -78,10 +78,9 @@ def load_units(
 def _load(source: Source, index: int, shape: tuple[int, int, int], resize: str) -> _Loaded:
     label = source.label(index)
     try:
-        image = source.load(index, shape[:2], resize)
+        return label, source.pixels(index, shape, resize)
     except UnreadableImageError as error:
         return label, str(error)
-    return label, image if shape[2] == 3 else image.mean(axis=-1, keepdims=True)
 
 
 def _gather(
@@ -97,7 +96,7 @@ def _gather(
         unit=unit,
         ids=[source.ids[index] for index in indices],
         labels=np.asarray(labels, np.int32),
-        images=np.stack([np.zeros(shape, np.float32), *(contents[row] for row in readable)])[1:],
+        pixels=np.stack([np.zeros(shape, np.uint8), *(contents[row] for row in readable)])[1:],
         readable=np.asarray(readable, int),
         problems=[problem for problem in contents if isinstance(problem, str)],
     )

@@ -41,12 +41,12 @@ class Source:
         return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
 
     def load(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
-        """Decodes one example and brings it to a size.
+        """Decodes one example and brings it to a size, for the functions of `cfx_jax`.
 
         Args:
             index: position in `ids`.
             size: `(H, W)` to return.
-            resize: `crop`, `cover` or `stretch`, see `cfx_jax.images.fit`.
+            resize: `crop`, `cover` or `stretch`, see `cfx_jax.data.images.fit`.
 
         Returns:
             float32 `[H, W, 3]` in [0, 1].
@@ -54,7 +54,23 @@ class Source:
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
-        return images.fit(self.decode(index), size, resize)
+        return images.to_floats(self.pixels(index, (*size, 3), resize))
+
+    def pixels(self, index: int, shape: tuple[int, int, int], resize: str) -> np.ndarray:
+        """Decodes one example and brings it to a shape, for what scales it on a device.
+
+        Args:
+            index: position in `ids`.
+            shape: `(H, W, C)` to return, C = 3 for RGB or 1 for grey.
+            resize: as in `load`.
+
+        Returns:
+            uint8 `[H, W, C]`.
+
+        Raises:
+            UnreadableImageError: the bytes are not an image that can be decoded.
+        """
+        return images.fit(self.decode(index, shape[2]), shape[:2], resize)
 
     def fitted_boxes(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
         """Returns the boxes of one example where `load` shows what is in them; decodes nothing.
@@ -77,20 +93,22 @@ class Source:
             _, _, width, height = images.upright_boxes(np.array([[0.0, 0.0, 1.0, 1.0]]), image)[0]
         return images.fit_boxes(boxes, (int(height), int(width)), size, resize)
 
-    def decode(self, index: int) -> Image.Image:
-        """Decodes one example to an upright RGB image of its own size.
+    def decode(self, index: int, channels: int = 3) -> Image.Image:
+        """Decodes one example to an upright image of its own size.
 
         Args:
             index: position in `ids`.
+            channels: 3 for RGB or 1 for grey.
 
         Returns:
-            A PIL image of mode RGB.
+            A PIL image of mode RGB or L.
 
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
         with images.reading(self.ids[index]), self.open_image(index) as image:
-            return images.to_rgb(image)
+            rgb = images.to_rgb(image)
+            return rgb if channels == 3 else images.to_grey(rgb)
 
 
 def no_boxes(index: int) -> np.ndarray:

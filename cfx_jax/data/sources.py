@@ -1,8 +1,7 @@
 """Example sources: bundled photographs, an image folder, arrays in an .npz file, TFDS.
 
-Images are float32 `[H, W, 3]`, RGB in [0, 1], at the size the classifier wants. Example ids are
-text, unique, and belong to the data (a file name, a record of a TFDS split), never to a place in a
-batch or a run.
+Example ids are text, unique, and belong to the data (a file name, a record of a TFDS split), never
+to a place in a batch or a run.
 """
 
 import csv

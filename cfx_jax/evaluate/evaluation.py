@@ -184,7 +184,7 @@ class _Study:
     def prepare(self, examples: Examples, indices: range) -> Unit:
         """Classifies the readable examples of a unit, and finds their boxes."""
         labels = examples.labels[examples.readable]
-        images = Images(examples.images, labels, examples.identities)
+        images = Images(examples.pixels, labels, examples.identities)
         prediction = self.scorer.classify(images)
         size, resize = self.shape[:2], self.config.data.resize
         boxes = [self.source.fitted_boxes(indices[row], size, resize) for row in examples.readable]

@@ -76,7 +76,7 @@ def make_values(
     values["target"] = examples.labels.copy()
     if "image" in values:
         # A grey picture is kept as RGB, which is what is shown.
-        values["image"][rows] = _to_uint8(examples.images)
+        values["image"][rows] = examples.pixels
     for objective, result in explanations.items():
         values["target"][rows] = result.target
         values["prediction"][rows] = result.prediction

@@ -22,6 +22,7 @@ from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import BatchConfig, ClassifierConfig, Config, ConfigError, GeneratorConfig
 from cfx_jax.data import Examples, load_units
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.checks import logits_shape
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
@@ -181,8 +182,9 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
         for problem in examples.problems:
             _logger.warning("unreadable image, recorded as such: %s", problem)
         if examples.readable.size and not num_classes:
-            _check(classifier, examples.images)
-            num_classes = logits_shape(classifier, examples.images[:1])[-1]
+            images = to_floats(examples.pixels[:2])
+            _check(classifier, images)
+            num_classes = logits_shape(classifier, images)[-1]
         outside = examples.labels[examples.readable] >= num_classes
         if outside.any():
             row = examples.readable[np.argmax(outside)]
@@ -191,7 +193,7 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
                 f"{classifier.name!r} has classes 0 to {num_classes - 1}"
             )
         targets = examples.labels[examples.readable]
-        yield examples, Images(examples.images, targets, examples.identities)
+        yield examples, Images(examples.pixels, targets, examples.identities)
 
 
 class _Writing:

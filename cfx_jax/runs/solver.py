@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.batch import predict
 from cfx_jax.fido.explain import State, advance, finish, init
 from cfx_jax.fido.explanation import Explanation
@@ -36,7 +37,7 @@ class Images(NamedTuple):
     """Images and what is asked of each, with a leading axis n; without it one of them.
 
     Attributes:
-        pixels: float32 `[n, H, W, C]` in [0, 1].
+        pixels: uint8 `[n, H, W, C]`, scaled to [0, 1] on the devices.
         targets: int32 `[n]`, classes to explain; a negative one takes the predicted class.
         identities: uint32 `[n]`; the key of an image is that of the run with its identity folded
             in, so nothing depends on the place of an image.
@@ -59,7 +60,7 @@ class Solver:
         >>> key = jax.random.key(0)
         >>> solver = Solver(key, classifier, generator, settings, ["ssr"], (8, 8, 3))
         >>> _ = solver.compile(per_device_batch_size=2)
-        >>> images = Images(np.ones((2, 8, 8, 3), np.float32), np.zeros(2, int), np.arange(2))
+        >>> images = Images(np.ones((2, 8, 8, 3), np.uint8), np.zeros(2, int), np.arange(2))
         >>> for name, explanations in solver.stream([("both", images)]):
         ...     print(name, explanations["ssr"].saliency.shape)
         both (2, 8, 8)
@@ -143,7 +144,7 @@ class Solver:
         """
         self._rows_per_device = per_device_batch_size
         self._compiled = None  # Frees the memory of the programs before.
-        blank = Images(np.zeros((1, *self._shape), np.float32), np.zeros(1, int), np.zeros(1, int))
+        blank = Images(np.zeros((1, *self._shape), np.uint8), np.zeros(1, int), np.zeros(1, int))
         begin = next(iter(self._begin.values()))
         problem, state = begin(*self._shard(blank), self._key)
         self._compiled = (
@@ -218,7 +219,8 @@ class Solver:
         return problem, state
 
     def _shard(self, images: Images) -> Images:
-        typed = Images(*map(np.asarray, images, (np.float32, np.int32, np.uint32)))
+        pixels, *others = images
+        typed = Images(pixels, *map(np.asarray, others, (np.int32, np.uint32)))
         return parallel.shard(typed, len(self._devices), self._rows_per_device)
 
     def _report(
@@ -246,11 +248,11 @@ def _begin(
     settings: Settings,
 ) -> tuple[Problem, State]:
     key = jax.random.fold_in(key, identity)
-    return make_problem(key, pixels, target, objective), init(settings)
+    return make_problem(key, to_floats(pixels), target, objective), init(settings)
 
 
 def _name_target(pixels: jax.Array, target: jax.Array, classifier: Classifier) -> jax.Array:
-    return jnp.where(target < 0, predict(classifier, pixels[None])[0], target)
+    return jnp.where(target < 0, predict(classifier, to_floats(pixels)[None])[0], target)
 
 
 class _IdleMeter:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cfx_jax import data
 from cfx_jax.classifiers import NormalizedModule
 from cfx_jax.config import ConfigError, DataConfig
-from cfx_jax.data.images import fit
+from cfx_jax.data.images import to_floats
 from cfx_jax.records import Storage, claim_folder
 from cfx_jax.runs import cluster, parallel
 from cfx_jax.train.config import TrainClassifierConfig
@@ -33,7 +33,7 @@ _EVALUATED_AT_ONCE = 500
 class Labelled(NamedTuple):
     """Images uint8 `[N, H, W, C]` and their classes, int32 `[N]`."""
 
-    images: np.ndarray
+    pixels: np.ndarray
     labels: np.ndarray
 
 
@@ -69,12 +69,12 @@ def train_classifier(
     }
     claim_folder(storage, manifest, {})
     apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
-    blank = jnp.zeros((1, *training.images.shape[1:]))
+    blank = jnp.zeros((1, *training.pixels.shape[1:]))
     params = architecture.module.init(jax.random.key(config.seed), blank)["params"]
     params = _fit(params, apply, training, config)
     right = [
-        np.argmax(_predict(params, _floats(images), apply=apply), axis=-1) == labels
-        for images, labels in parallel.slices(heldout, _EVALUATED_AT_ONCE)
+        np.argmax(_predict(params, pixels, apply=apply), axis=-1) == labels
+        for pixels, labels in parallel.slices(heldout, _EVALUATED_AT_ONCE)
     ]
     storage.write("weights.safetensors", encode_params(params, manifest))
     return workdir / "weights.safetensors", float(np.mean(np.concatenate(right)))
@@ -96,7 +96,8 @@ def _fit(
     optimizer = optax.adam(schedule)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+    def step(params: Any, state: Any, pixels: jax.Array, labels: jax.Array) -> Any:
+        images = to_floats(pixels)
         loss, gradient = jax.value_and_grad(
             lambda params: cross_entropy(apply(params, images), labels)
         )(params)
@@ -106,8 +107,8 @@ def _fit(
     state = optimizer.init(params)
     with tqdm(total=config.num_steps, unit="step") as bar:
         for index, rows in enumerate(_batches(len(training.labels), config), 1):
-            images = _floats(training.images[rows])
-            params, state, loss = step(params, state, images, training.labels[rows])
+            batch = training.pixels[rows], training.labels[rows]
+            params, state, loss = step(params, state, *batch)
             if index % 50 == 0:
                 bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
             bar.update()
@@ -138,19 +139,13 @@ def _read(
             f"{section}: labels of {source.name!r} expected in 0 to {num_classes - 1}, for one "
             f"image or more; found {sorted(set(labels.tolist()))[:20]}"
         )
-    size = (architecture.image_size, architecture.image_size)
-    images = np.stack([fit(source.decode(index), size, config.resize) for index in range(number)])
-    images = np.round(255 * images[..., : architecture.channels]).astype(np.uint8)
-    return Labelled(images, labels)
-
-
-def _floats(images: np.ndarray) -> np.ndarray:
-    floats: np.ndarray = images.astype(np.float32) / 255.0
-    return floats
+    shape = (architecture.image_size, architecture.image_size, architecture.channels)
+    pixels = np.stack([source.pixels(index, shape, config.resize) for index in range(number)])
+    return Labelled(pixels, labels)
 
 
 @functools.partial(jax.jit, static_argnames="apply")
 def _predict(
-    params: Any, images: jax.Array, apply: Callable[[Any, jax.Array], jax.Array]
+    params: Any, pixels: jax.Array, apply: Callable[[Any, jax.Array], jax.Array]
 ) -> jax.Array:
-    return apply(params, images)
+    return apply(params, to_floats(pixels))

@@ -39,7 +39,7 @@ class Crops:
         """
         self._source = source
         self._size = size
-        self._mode = "L" if channels == 1 else "RGB"
+        self._channels = channels
         self._seed = seed
         self.unreadable: dict[str, str] = {}
 
@@ -73,14 +73,14 @@ class Crops:
     def crop(self, step: int, row: int) -> np.ndarray:
         """Draws one crop, uint8 `[size, size, channels]`."""
         rng = np.random.default_rng((self._seed, step, row))
-        image = self._decode(int(rng.integers(len(self._source)))).convert(self._mode)
+        image = self._decode(int(rng.integers(len(self._source))))
         scale = self._size / min(image.size)
         if scale > 1:
             width, height = (max(self._size, round(side * scale)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (int(rng.integers(side - self._size + 1)) for side in image.size)
         pixels = np.asarray(image.crop((left, top, left + self._size, top + self._size)))
-        if self._mode == "RGB" and rng.random() < 0.5:
+        if self._channels == 3 and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         return pixels.reshape(self._size, self._size, -1)
 
@@ -90,7 +90,7 @@ class Crops:
             if self._source.ids[place] in self.unreadable:
                 continue
             try:
-                return self._source.decode(place)
+                return self._source.decode(place, self._channels)
             except UnreadableImageError as error:
                 self.unreadable[self._source.ids[place]] = str(error)
         raise ConfigError(

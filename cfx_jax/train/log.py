@@ -11,6 +11,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from cfx_jax import data, registry
+from cfx_jax.data.images import to_floats
 from cfx_jax.generators import Generator, blend
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
@@ -34,10 +35,10 @@ class Heldout:
         model = registry.NETWORKS[config.model]
         source = data.open_source(config.heldout)
         count = min(config.max_heldout, len(source))
-        size = (model.image_size, model.image_size)
-        images = [source.load(i * len(source) // count, size, "crop") for i in range(count)]
-        self._images = np.stack(images)[..., : model.channels]
-        self._masks = heldout_masks(count, size)
+        shape = (model.image_size, model.image_size, model.channels)
+        places = [index * len(source) // count for index in range(count)]
+        self._images = to_floats(np.stack([source.pixels(i, shape, "crop") for i in places]))
+        self._masks = heldout_masks(count, shape[:2])
         self._apply = model.apply
 
     def measure(self, params: Any) -> tuple[dict[str, Quality], bytes]:

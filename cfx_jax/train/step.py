@@ -15,6 +15,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from cfx_jax.classifiers import efficientnet_lite
+from cfx_jax.data.images import to_floats
 from cfx_jax.generators import Loss, blend, patch_critic
 from cfx_jax.train import masks
 
@@ -139,7 +140,7 @@ def make_critic_optimizer(settings: TrainSettings) -> optax.GradientTransformati
 
 def train_step(
     state: TrainState,
-    images: jax.Array,
+    pixels: jax.Array,
     rows: jax.Array,
     key: jax.Array,
     classifier_params: Any,
@@ -154,7 +155,7 @@ def train_step(
 
     Args:
         state: the same on every device.
-        images: uint8 `[n, H, W, C]`.
+        pixels: uint8 `[n, H, W, C]`, of the images.
         rows: int32 `[n]`, their places in the batch of all devices.
         key: random key of the training.
         classifier_params: of EfficientNet-Lite0, for the feature loss; anything without it.
@@ -165,10 +166,10 @@ def train_step(
         `(state, metrics)`, scalars by name; the same on every device.
     """
     keys = _row_keys(key, state.step, rows)
-    height, width = images.shape[1:3]
+    height, width = pixels.shape[1:3]
     # A loop draws one kind of mask an image; under vmap every kind would be drawn for each.
     mask = jax.lax.map(lambda key: masks.sample_mixture(key, (height, width)), keys)
-    truth = images.astype(jnp.float32) / 255.0
+    truth = to_floats(pixels)
     loss_key = jax.random.fold_in(keys[0], 1)
 
     def total_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:

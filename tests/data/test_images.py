@@ -2,17 +2,26 @@
 
 import io
 import os
+import pathlib
 import struct
 import warnings
 import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from cfx_jax.config import RESIZES
-from cfx_jax.data import images
-from cfx_jax.data.images import UnreadableImageError, fit, fit_boxes
+from cfx_jax.config import RESIZES, DataConfig
+from cfx_jax.data import images, load_units, open_source
+from cfx_jax.data.images import UnreadableImageError, fit, fit_boxes, to_floats, to_grey, to_rgb
+from cfx_jax.infill_folder import infill_folder
+from cfx_jax.registry import load_generator
+from cfx_jax.train import classifier, log
+from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.crops import Crops
+from cfx_jax.weights.architectures import ARCHITECTURES
 
 SIZES = [(224, 224), (64, 96), (300, 200)]
 SHAPES = [(300, 451), (451, 300), (200, 200), (37, 37)]
@@ -53,18 +62,18 @@ def with_orientation(value):
 def test_crop_covers_the_size_with_a_margin_and_cuts_the_centre():
     """A horizontal ramp of value = column: the cut-out is the centre, 7/8 of the short side."""
     ramp = Image.fromarray(np.tile(np.arange(240, dtype=np.uint8), (96, 1))).convert("RGB")
-    result = 255 * fit(ramp, (84, 84), "crop")
+    result = fit(ramp, (84, 84), "crop")
     assert result.shape == (84, 84, 3)
     # 96 rows: scale 1, so pixels are copied, columns (240 - 84) / 2 = 78 to 161.
-    np.testing.assert_allclose(result[..., 0], np.tile(np.arange(78, 162), (84, 1)), atol=1e-4)
+    np.testing.assert_array_equal(result[..., 0], np.tile(np.arange(78, 162), (84, 1)))
     tall = fit(ramp.transpose(Image.Transpose.TRANSPOSE), (84, 84), "crop")
-    np.testing.assert_allclose(255 * tall.transpose(1, 0, 2), result, atol=1e-4)
+    np.testing.assert_array_equal(tall.transpose(1, 0, 2), result)
 
 
 def test_cover_cuts_the_centre_without_a_margin():
     image = random_image(size=(96, 240))
-    expected = np.asarray(image)[:, 72:168] / 255
-    np.testing.assert_allclose(fit(image, (96, 96), "cover"), expected, atol=1e-6)
+    expected = np.asarray(image)[:, 72:168]
+    np.testing.assert_array_equal(fit(image, (96, 96), "cover"), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -78,13 +87,13 @@ def test_cutting_equals_resizing_the_short_side_and_cutting_the_centre(shape, si
     big = image.resize((round(shape[1] * scale), round(shape[0] * scale)), Image.Resampling.BICUBIC)
     left, top = (big.width - size[1]) // 2, (big.height - size[0]) // 2
     expected = np.asarray(big, np.float32)[top : top + size[0], left : left + size[1]]
-    np.testing.assert_allclose(255 * fit(image, size, resize), expected, atol=2.001)
-    assert np.abs(255 * fit(image, size, resize) - expected).mean() < 0.5
+    np.testing.assert_allclose(fit(image, size, resize), expected, atol=2.001)
+    assert np.abs(fit(image, size, resize) - expected).mean() < 0.5
 
 
 def test_stretch_shows_the_whole_image():
     ramp = Image.fromarray(np.tile(np.arange(0, 240, dtype=np.uint8), (96, 1))).convert("RGB")
-    result = 255 * fit(ramp, (32, 24), "stretch")
+    result = fit(ramp, (32, 24), "stretch")
     assert result.shape == (32, 24, 3)
     np.testing.assert_allclose(
         result[:, 1:-1, 0], np.tile(np.arange(14.5, 230, 10), (32, 1)), atol=1
@@ -96,16 +105,85 @@ def test_stretch_shows_the_whole_image():
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5000, 1), (40, 30), (223, 4999)])
 def test_every_shape_of_image_fits(shape, resize):
-    values = fit(random_image(size=shape), (16, 24), resize)
-    assert values.shape == (16, 24, 3)
-    assert values.dtype == np.float32
-    assert 0.0 <= values.min() <= values.max() <= 1.0
+    for image, channels in ((random_image(size=shape), 3), (to_grey(random_image(size=shape)), 1)):
+        pixels = fit(image, (16, 24), resize)
+        assert pixels.shape == (16, 24, channels)
+        assert pixels.dtype == np.uint8
 
 
 def test_white_and_black_stay_white_and_black():
     for value in (0, 255):
         image = Image.new("RGB", (50, 70), (value,) * 3)
-        np.testing.assert_array_equal(fit(image, (32, 32), "crop"), value / 255)
+        np.testing.assert_array_equal(fit(image, (32, 32), "crop"), value)
+
+
+def test_pixels_are_scaled_to_the_same_bits_on_the_host_and_on_devices():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = pixels.astype(np.float32) / np.float32(255)
+    on_host, on_device = to_floats(pixels), jax.jit(to_floats)(pixels)
+    assert type(on_host) is np.ndarray
+    for floats in (on_host, on_device, to_floats(jnp.asarray(pixels))):
+        assert floats.dtype == np.float32
+        np.testing.assert_array_equal(floats, expected)
+    with pytest.raises(ValueError, match="pixels are float32; expected uint8"):
+        to_floats(expected)
+
+
+@pytest.fixture
+def coloured(tmp_path):
+    """One image of one colour, whose mean is 83, whose luma is 89 and whose red is 200."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 40), (200, 50, 0)).save(tmp_path / "images/a.png")
+    (tmp_path / "images/manifest.csv").write_text("file,label\na.png,3\n")
+    return DataConfig(source="folder", path=str(tmp_path / "images"))
+
+
+def of_a_run(config):
+    [examples] = load_units(open_source(config), [(0, range(1))], (28, 28, 1), "crop")
+    return examples.pixels
+
+
+def of_the_training_of_a_classifier(config):
+    return classifier._read("data", config, ARCHITECTURES["mnist_cnn"], 10).pixels
+
+
+def of_the_training_of_a_generator(config):
+    return Crops(open_source(config), 28, 1, seed=0).crop(0, 0)
+
+
+def of_its_measurement(config):
+    return 255 * log.Heldout(TrainConfig(model="vae_digits", heldout=config))._images
+
+
+def of_infill_folder(config):
+    folder = pathlib.Path(config.path)
+    mask = folder.parent / "masks"
+    mask.mkdir()
+    Image.new("L", (40, 40), 255).save(mask / "a.png")
+    assert infill_folder(load_generator("vae_digits"), folder, mask, folder.parent) == []
+    with Image.open(folder.parent / "infilled/a.png") as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        of_a_run,
+        of_the_training_of_a_classifier,
+        of_the_training_of_a_generator,
+        of_its_measurement,
+        of_infill_folder,
+    ],
+)
+def test_one_colour_is_the_same_grey_wherever_it_is_read(path, coloured, monkeypatch):
+    monkeypatch.setattr(log, "heldout_masks", lambda count, size: {})
+    np.testing.assert_allclose(path(coloured), round(0.299 * 200 + 0.587 * 50), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
+def test_a_grey_image_stays_itself(value):
+    grey = Image.new("L", (3, 2), value)
+    np.testing.assert_array_equal(to_grey(to_rgb(grey)), value)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +223,7 @@ def test_a_painted_rectangle_is_found_in_its_box(shape, size, resize):
     boxes = fit_boxes(np.array([box, box]), shape, size, resize)
     assert boxes.shape == (2, 4)
     # Not black and white, where what the filter overshoots would be clipped.
-    found = extent((255 * fit(image, size, resize)[..., 0] - 64) / 128)
+    found = extent((np.float32(fit(image, size, resize)[..., 0]) - 64) / 128)
     np.testing.assert_allclose(boxes, [found] * 2, atol=0.15)
 
 

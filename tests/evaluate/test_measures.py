@@ -46,7 +46,7 @@ def unit(scorer):
     images = Images(pixels, jnp.ones(2, jnp.int32), jnp.arange(2, dtype=jnp.uint32))
     examples = Examples(
         unit=0, ids=["a", "b"], labels=np.ones(2, int), readable=np.arange(2),
-        images=np.asarray(pixels), problems=[],
+        pixels=np.full(pixels.shape, 255, np.uint8), problems=[],
     )  # fmt: skip
     return Unit(examples, range(2), images, scorer.classify(images), [BOX, np.zeros((0, 4))])
 

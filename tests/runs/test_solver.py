@@ -1,11 +1,13 @@
 """The host loop: the results of `explain`, whole progress, no retrace, no spill from bad images."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cfx_jax
 from cfx_jax import Status
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.batch import image_checksums
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.runs.solver import Images, Solver
@@ -17,15 +19,22 @@ traced = []  # one entry each time JAX traces the classifier
 
 
 def linear_apply(params, images):
+    """Three classes; not a number for an image that is broken: its upper left pixel is white."""
     traced.append(images.shape)
-    return images.reshape(len(images), -1) @ params
+    logits = images.reshape(len(images), -1) @ params
+    return jnp.where(images[:, 0, 0] == 1.0, jnp.nan, logits)
+
+
+def fill(params, images, mask, key):
+    """Fills with grey, but leaves a broken image as it is."""
+    return jnp.where(images[:, :1, :1] == 1.0, images, 0.45)
 
 
 @pytest.fixture(scope="module")
 def models():
     params = jax.random.normal(jax.random.key(1), (36, 3))
     classifier = cfx_jax.Classifier(params=params, apply=linear_apply)
-    return classifier, cfx_jax.load_generator("grey")
+    return classifier, cfx_jax.Generator(params=(), apply=fill)
 
 
 @pytest.fixture(scope="module")  # Compiling takes most of the time of this module.
@@ -36,8 +45,8 @@ def solver(models):
 
 @pytest.fixture(scope="module")
 def images():
-    pixels = jax.random.uniform(jax.random.key(2), (11, 6, 6, 1))
-    return Images(np.asarray(pixels), TARGETS, np.asarray(image_checksums(pixels)))
+    pixels = np.random.default_rng(2).integers(0, 255, (11, 6, 6, 1), dtype=np.uint8)
+    return Images(pixels, TARGETS, np.asarray(image_checksums(to_floats(pixels))))
 
 
 def make_solver(models, settings, objectives=("sdr",), batch_size=1, num_devices=8):
@@ -67,7 +76,9 @@ def assert_progress(told, result, num_rows_of_last_batch):
 
 
 def test_explains_as_explain_does(solver, models, images):
-    expected = cfx_jax.explain(KEY, *models, images.pixels, TARGETS, objective="sdr", **CUT)
+    expected = cfx_jax.explain(
+        KEY, *models, to_floats(images.pixels), TARGETS, objective="sdr", **CUT
+    )
     found = solve(solver, images)
     assert np.ptp(found.keep_prob) > 0.5, "something was learnt"
     for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -143,7 +154,7 @@ def test_a_broken_image_leaves_the_others_and_the_progress_alone(solver, images)
     expected = solve(solver, images)
     objectives = []
     pixels = images.pixels.copy()
-    pixels[2, 0, 0, 0] = np.nan
+    pixels[2, 0, 0, 0] = 255
     found = solve(
         solver,
         images._replace(pixels=pixels),
@@ -158,7 +169,7 @@ def test_a_broken_image_leaves_the_others_and_the_progress_alone(solver, images)
 
 def test_a_batch_of_broken_images_is_solved(solver, images):
     objectives = []
-    broken = first(images, 2)._replace(pixels=np.full_like(images.pixels[:2], np.nan))
+    broken = first(images, 2)._replace(pixels=np.full_like(images.pixels[:2], 255))
     result = solve(
         solver, broken, on_progress=lambda _, steps, objective: objectives.append(objective)
     )
@@ -174,6 +185,11 @@ def test_another_batch_size_takes_other_memory_and_gives_the_same(models, images
     assert large > 8 * small > 0
     assert (solver.per_device_batch_size, solver.num_devices) == (64, 1)
     np.testing.assert_allclose(solve(solver, images).keep_prob, expected.keep_prob, atol=1e-5)
+
+
+def test_scaled_images_are_refused(solver, images):
+    with pytest.raises(ValueError, match="pixels are float32; expected uint8"):
+        solve(solver, images._replace(pixels=to_floats(images.pixels)))
 
 
 def test_streaming_before_compiling_is_refused(models, images):

@@ -7,8 +7,8 @@ import pytest
 from scipy import linalg
 
 from cfx_jax.generators import Generator
-from cfx_jax.train import masks, quality
-from cfx_jax.train.quality import fill, frechet_distance, heldout_masks, measure
+from cfx_jax.train import masks
+from cfx_jax.train.quality import _ROWS, fill, frechet_distance, heldout_masks, measure
 
 
 def test_quality_of_a_constant_error_inside_the_hole():
@@ -47,7 +47,7 @@ def test_fill_keeps_the_order_of_many_images(count):
     mask = np.zeros((count, 8, 8, 1), np.float32)
     filled = fill(Generator(params=np.float32(0.5), apply=apply), images, mask)
     np.testing.assert_allclose(filled, 0.5 * images, atol=1e-6)
-    assert quality._ROWS == 8
+    assert _ROWS == 8
 
 
 def test_frechet_distance_of_independent_numbers_is_that_of_their_moments():

@@ -10,8 +10,7 @@ import pytest
 import cfx_jax
 from cfx_jax.generators.losses import hole_l1
 from cfx_jax.runs import parallel
-from cfx_jax.train import step as training
-from cfx_jax.train.step import TrainSettings, feature_distance, init_state, train_step
+from cfx_jax.train.step import DEVICE_AXIS, TrainSettings, feature_distance, init_state, train_step
 
 KEY = jax.random.key(0)
 SETTINGS = TrainSettings(num_steps=20, learning_rate=0.05, warmup_steps=2, ema_decay=0.9)
@@ -33,7 +32,7 @@ def run(num_devices, num_steps, settings=SETTINGS, classifier_params=None, size=
     step = parallel.train_over_devices(
         functools.partial(train_step, loss=linear_loss, settings=settings),
         devices,
-        training.DEVICE_AXIS,
+        DEVICE_AXIS,
     )
     shape = (num_devices, 8 // num_devices)
     state = parallel.replicate(init_state(KEY, PARAMS, 3, settings), devices)
