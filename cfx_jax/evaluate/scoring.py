@@ -10,6 +10,7 @@ import numpy as np
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.data.images import to_floats
 from cfx_jax.fido.explanation import judge, saliency
 from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import DIRECTIONS, make_problem
@@ -164,13 +165,11 @@ class Scorer:
     ) -> Any:
         """Runs a function of one image over a batch of n >= 1 on all devices."""
         program = self._program(function, tuple(options.items()), len(arguments))
-        count, total = len(jax.tree.leaves(arguments)[0]), len(self._devices) * self._rows
         parts = []
-        for start in range(0, count, total):
-            rows = jax.tree.map(lambda a, start=start: a[start : start + total], arguments)
+        for rows in parallel.slices(arguments, len(self._devices) * self._rows):
             batch = parallel.shard(rows, len(self._devices), self._rows)
             # Devices compute the batches one after the other, while this thread goes on.
-            parts.append((min(total, count - start), program(*batch, models or self._models)))
+            parts.append((len(jax.tree.leaves(rows)[0]), program(*batch, models or self._models)))
         done = [parallel.unshard(result, num_rows) for num_rows, result in parts]
         return jax.tree.map(lambda *rows: np.concatenate(rows), *done)
 
@@ -178,11 +177,22 @@ class Scorer:
         self, function: Callable[..., Any], options: tuple[tuple[str, Any], ...], num_mapped: int
     ) -> Callable[..., Any]:
         return parallel.map_over_devices(
-            functools.partial(function, **dict(options)),
+            functools.partial(_scale_and_call, function, **dict(options)),
             self._devices,
             num_mapped=num_mapped,
             num_shared=1,
         )
+
+
+def _scale_and_call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Calls a function of floats in [0, 1] with images of 8 bits."""
+    return function(
+        *(
+            value._replace(pixels=to_floats(value.pixels)) if isinstance(value, Images) else value
+            for value in arguments
+        ),
+        **options,
+    )
 
 
 def _key(image: Images, models: _Models) -> jax.Array:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import expit
 
+from cfx_jax.data.images import to_grey
 from cfx_jax.fido.masks import MaskLaw, average_blocks, interpolation
 
 _COLORMAP = "inferno"
@@ -194,7 +195,7 @@ def _overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
 
     colors = matplotlib.colormaps[_COLORMAP](importance)[..., :3]
     if photo is not None:
-        grey = np.asarray(Image.fromarray(photo).convert("L"))[..., None] / 255
+        grey = np.asarray(to_grey(Image.fromarray(photo)))[..., None] / 255
         colors = _COLOR_SHARE * colors + (1 - _COLOR_SHARE) * grey
     return np.rint(255 * colors).astype(np.uint8)
 

@@ -42,11 +42,11 @@ def scorer(linear_classifier, fill_half):
 @pytest.fixture
 def unit(scorer):
     """Two white images; only the first has a box."""
-    pixels = jnp.ones((2, SIZE, SIZE, 3))
+    pixels = np.full((2, SIZE, SIZE, 3), 255, np.uint8)
     images = Images(pixels, jnp.ones(2, jnp.int32), jnp.arange(2, dtype=jnp.uint32))
     examples = Examples(
         unit=0, ids=["a", "b"], labels=np.ones(2, int), readable=np.arange(2),
-        pixels=np.full(pixels.shape, 255, np.uint8), problems=[],
+        pixels=pixels, problems=[],
     )  # fmt: skip
     return Unit(examples, range(2), images, scorer.classify(images), [BOX, np.zeros((0, 4))])
 

@@ -20,7 +20,8 @@ def judge_half_kept(linear_classifier, generators, objective, block_size):
     classifier = classifier.replace(
         apply=lambda params, x: inner(params, x) - jnp.asarray([0.0, 0.9 * SIZE**2])
     )
-    images = Images(np.ones((1, SIZE, SIZE, 1), np.float32), np.ones(1, int), np.zeros(1, int))
+    white = np.full((1, SIZE, SIZE, 1), 255, np.uint8)
+    images = Images(white, np.ones(1, int), np.zeros(1, int))
     scorer = Scorer(jax.random.key(0), classifier, generators, generators[0], 1, 1)
     law = MaskLaw(Relaxation.CONCRETE, block_size=block_size)
     cells = np.zeros((1, 2, 2), np.float32)
