@@ -17,8 +17,10 @@ from absl import flags
 from PIL import Image
 from safetensors.numpy import save_file
 
-from cfx_jax.config import Config
-from cfx_jax.records import RecordsError
+from cfx_jax.config import Config, GeneratorConfig
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.evaluate.evaluation import evaluate
+from cfx_jax.records import RecordReader, RecordsError
 from cfx_jax.report import page
 from cfx_jax.report.export import export_pictures, export_table
 from cfx_jax.runs import cli, runner
@@ -124,3 +126,11 @@ def test_its_missing_unit_is_computed_as_it_was(old_run, commands):
         tolerance = 1 if then.shape[-1:] == (3,) else 0 if then.dtype.kind in "ui" else 2e-3
         now = run.read(name).astype(np.float64)
         np.testing.assert_allclose(now, then, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_it_is_evaluated(old_run):
+    config = EvaluateConfig(generator=GeneratorConfig("grey"), baselines=(), curve_steps=1)
+    evaluate(config, "evaluation", ["run"])
+    scores = RecordReader("evaluation/scores/ssr_run")
+    np.testing.assert_array_equal(scores.read("status"), [0, 0, -1, 0])
+    assert (scores.read("judged_success_rate")[[0, 1, 3]] >= 0.5).all()
