@@ -84,7 +84,7 @@ def evaluate(
     runs = list(records) or _run_all(config, str(workdir), stop)
     learnt = _open_runs(runs)
     if records:
-        config = _adopt(config, learnt[0].manifest["config"], images_path)
+        config = _adopt(config, learnt[0].records.manifest["config"], images_path)
     study = _Study.open(config, learnt)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
@@ -129,11 +129,11 @@ class _Study:
             "classifier": registry.identity(classifier),
         }
         for part in learnt:
-            stored = {key: {k: part.manifest[key][k] for k in manifest[key]} for key in manifest}
             for what, expected in manifest.items():
-                if stored[what] != expected:
+                stored = {key: part.records.manifest[what][key] for key in expected}
+                if stored != expected:
                     raise ConfigError(
-                        f"{part.name}: the run has {what} {stored[what]}, not {expected}; "
+                        f"{part.name}: the run has {what} {stored}, not {expected}; "
                         "expected the same images and classifier for all that is compared"
                     )
         judges, infill = _load_judges(config, generator)
@@ -173,10 +173,9 @@ class _Study:
 
     def ready_units(self) -> list[int]:
         """Units that all runs have explained by now: of all methods the same images."""
-        runs = {part.run: part for part in self.learnt}.values()
         complete = np.ones(len(self.source), bool)
-        for run in runs:
-            complete &= run.complete
+        for records in {part.run: part.records for part in self.learnt}.values():
+            complete &= records.complete
         starts = np.arange(0, len(complete), self.config.batch.unit_size)
         ready: list[int] = np.flatnonzero(np.logical_and.reduceat(complete, starts)).tolist()
         return ready

@@ -160,36 +160,28 @@ class Baseline:
         return values
 
 
+@dataclasses.dataclass(frozen=True)
 class Learnt:
-    """The masks of one objective of a run."""
+    """The masks of one objective of a run.
 
-    def __init__(self, run: str, reader: Explanations, objective: str) -> None:
-        """Looks at the records of a run; nothing but its manifest is read yet.
+    Attributes:
+        run: name of the run.
+        records: of the run.
+        objective: `"ssr"` or `"sdr"`.
+    """
 
-        Args:
-            run: name of the run.
-            reader: of its records.
-            objective: `"ssr"` or `"sdr"`.
-        """
-        self.name = f"{objective}_{run}"
-        self.run = run
-        self.objective = objective
-        self._reader = reader
-        self.law = reader.mask_law
+    run: str
+    records: Explanations
+    objective: str
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """Of the run."""
-        return self._reader.manifest
-
-    @property
-    def complete(self) -> np.ndarray:
-        """Which examples the run has explained by now, bool `[num_examples]`."""
-        return self._reader.complete
+    def name(self) -> str:
+        """As tables show it."""
+        return f"{self.objective}_{self.run}"
 
     def identity(self) -> dict[str, Any]:
         """JSON values that tell what is measured."""
-        run = {key: value for key, value in self.manifest.items() if key != "environment"}
+        run = {key: value for key, value in self.records.manifest.items() if key != "environment"}
         return {"kind": "learnt", "objective": self.objective, "run": run}
 
     def fields(self, scorer: Scorer) -> list[Field]:
@@ -210,10 +202,11 @@ class Learnt:
         cells = self._read("mask_logits", unit).astype(np.float32)
         cells[~is_explained] = 0.0
         probability = special.expit(cells)
-        cells = np.asarray(self.law.cells(jnp.asarray(cells)))
+        law = self.records.mask_law
+        cells = np.asarray(law.cells(jnp.asarray(cells)))
         height, width = unit.images.pixels.shape[1:3]
-        maps = scorer.saliency(cells, self.objective, (height, width), self.law)
-        log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, self.law)
+        maps = scorer.saliency(cells, self.objective, (height, width), law)
+        log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
         kept = self._read("kept_area", unit)
         values = _measure_maps(maps, unit, scorer) | {
             # What costs: what SSR keeps and SDR drops.
@@ -232,7 +225,7 @@ class Learnt:
 
     def keep_prob(self, start: int, stop: int) -> np.ndarray:
         """Reads the masks `[stop - start, h, w]` of examples; NaN where there is none."""
-        logits = self._reader.read_result(self.objective, "mask_logits", start, stop)
+        logits = self.records.read_result(self.objective, "mask_logits", start, stop)
         return np.asarray(special.expit(logits.astype(np.float32)))
 
     def is_explained(self, unit: Unit) -> np.ndarray:
@@ -244,10 +237,11 @@ class Learnt:
     def _read(self, name: str, unit: Unit) -> np.ndarray:
         rows = unit.examples.readable
         span = unit.indices.start, unit.indices.stop
-        stored = self._reader.read_result(self.objective, name, *span)
+        stored = self.records.read_result(self.objective, name, *span)
         return np.asarray(stored[rows])
 
 
+@dataclasses.dataclass(frozen=True)
 class Joint:
     """Where the masks of both objectives of a run meet: what SSR keeps and SDR drops.
 
@@ -255,14 +249,17 @@ class Joint:
     both together; here each was learnt alone.
     """
 
-    def __init__(self, ssr: Learnt, sdr: Learnt) -> None:
-        """Takes the two parts of one run."""
-        self.name = f"joint_{ssr.run}"
-        self._ssr, self._sdr = ssr, sdr
+    ssr: Learnt
+    sdr: Learnt
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"joint_{self.ssr.run}"
 
     def identity(self) -> dict[str, Any]:
         """JSON values that tell what is measured."""
-        return {"kind": "joint", "run": self._ssr.identity()["run"]}
+        return {"kind": "joint", "run": self.ssr.identity()["run"]}
 
     def fields(self, scorer: Scorer) -> list[Field]:
         """The map and how good it is."""
@@ -272,13 +269,13 @@ class Joint:
         """Values of the readable examples."""
         rows = unit.examples.readable
         span = unit.indices.start, unit.indices.stop
-        kept, not_dropped = (part.keep_prob(*span)[rows] for part in (self._ssr, self._sdr))
-        is_explained = self._ssr.is_explained(unit) & self._sdr.is_explained(unit)
+        kept, not_dropped = (part.keep_prob(*span)[rows] for part in (self.ssr, self.sdr))
+        is_explained = self.ssr.is_explained(unit) & self.sdr.is_explained(unit)
         cells = np.sqrt(kept * (1.0 - not_dropped)).astype(np.float32)
         cells[~is_explained] = 0.0
         size = (unit.images.pixels.shape[1], unit.images.pixels.shape[2])
         # The cells are the mask itself, not its logits.
-        law = dataclasses.replace(self._ssr.law, relaxation=Relaxation.DETERMINISTIC)
+        law = dataclasses.replace(self.ssr.records.mask_law, relaxation=Relaxation.DETERMINISTIC)
         maps = scorer.saliency(cells, "ssr", size, law)
         values = _measure_maps(maps, unit, scorer)
         for value in values.values():

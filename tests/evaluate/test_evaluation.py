@@ -181,6 +181,11 @@ def test_an_evaluation_cut_into_other_units_is_refused(config, workdir):
         evaluate(config, workdir)
 
 
+def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
+    with pytest.raises(RecordsError, match="not of explanations"):
+        evaluate(EvaluateConfig(), tmp_path, [str(workdir / "scores/centre")])
+
+
 def forget(folder, *units):
     """Takes the marks of units away, as if they were not computed yet."""
     for unit in units:
