@@ -285,10 +285,10 @@ def _open_runs(folders: Sequence[str]) -> list[Learnt]:
     parts = []
     for name, folder in zip(names, folders, strict=True):
         reader = Explanations(folder)
-        done = int(reader.complete.sum())
-        if done < reader.num_examples and cluster.is_first():
-            text = "%s: %d of %d images are explained by now"
-            _logger.info(text, folder, done, reader.num_examples)
+        if (done := reader.complete.sum()) < reader.num_examples:
+            _logger.info(
+                "%s: %d of %d images are explained by now", folder, done, reader.num_examples
+            )
         parts += [Learnt(name, reader, objective) for objective in reader.objectives]
     return parts
 
