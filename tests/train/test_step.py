@@ -24,21 +24,21 @@ def linear_loss(params, images, mask, key):
     return hole_l1(infills, images, mask), infills, {"mean": mean.mean()}
 
 
-def run(num_devices, num_steps, settings=SETTINGS, classifier_params=None, size=32):
-    """Trains on 8 fixed images; returns the state on the host and the metrics of each step."""
+def run(num_devices, num_steps, settings=SETTINGS, classifier_params=None, num_images=8):
+    """Trains on fixed images; returns the state on the host and the metrics of each step."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
     devices = jax.local_devices()[:num_devices]
     step = parallel.train_over_devices(
         functools.partial(train_step, loss=linear_loss, settings=settings),
         devices,
         DEVICE_AXIS,
     )
-    shape = (num_devices, 8 // num_devices)
+    shape = (num_devices, num_images // num_devices)
     state = parallel.replicate(init_state(KEY, PARAMS, 3, settings), devices)
     metrics = []
     for _ in range(num_steps):
-        rows = np.arange(8, dtype=np.int32)
+        rows = np.arange(num_images, dtype=np.int32)
         state, values = step(
             state, parallel.shard(images, *shape), parallel.shard(rows, *shape), KEY,
             classifier_params,
@@ -109,7 +109,7 @@ def test_feature_distance_is_zero_for_equal_images_and_grows(classifier_params):
 
 def test_all_losses_together_take_finite_steps(classifier_params):
     settings = TrainSettings(20, 0.05, 2, 0.9, feature_weight=0.5, adversarial_weight=0.1)
-    state, metrics = run(2, 3, settings, classifier_params)
+    state, metrics = run(2, 3, settings, classifier_params, num_images=4)
     names = {"loss", "mean", "gradient_norm", "feature", "adversarial", "critic"}
     assert set(metrics[-1]) == names
     for leaf in jax.tree.leaves((state, metrics)):
