@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.generators.checks import check_images, check_infills, check_pixels
-
-OBJECTIVES = ("ssr", "sdr")
 
 
 def check_problem(
@@ -37,9 +36,9 @@ def check_problem(
     Raises:
         ValueError: says what was wrong, what was expected and what to do.
     """
-    if objective not in OBJECTIVES:
+    if objective not in DIRECTIONS:
         hint = "; explain_both gives both" if objective == "both" else ""
-        known = ", ".join(OBJECTIVES)
+        known = ", ".join(DIRECTIONS)
         raise ValueError(f"unknown objective {objective!r}; known are {known}{hint}")
     images = check_images(images)
     height, width = images.shape[1:3]

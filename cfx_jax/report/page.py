@@ -105,7 +105,7 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     """
     run = Explanations(workdir)
     computed = np.flatnonzero(run.complete).tolist()
-    rows = [("image", "explained class", "goal", "before", "after", "kept", "status")]
+    rows = [("image", "explained class", "objective", "before", "after", "kept", "status")]
     for example in _describe(run, computed[: _MAX_SUMMARY_ROWS // len(run.objectives)]).values():
         for name, result in example["results"].items():
             cells = (result["before"], result["after"], result["kept_area"], result["status"])

@@ -44,7 +44,7 @@ def apply(params, images):
 
 
 def keep_probabilities():
-    """Returns by case and goal the keep probabilities `[2, 8, 8]` of two small images."""
+    """Returns by case and objective the keep probabilities `[2, 8, 8]` of two small images."""
     rng = np.random.default_rng(0)
     params = {
         "patch": jnp.asarray(rng.normal(size=(48, 10)), jnp.float32),
@@ -59,8 +59,8 @@ def keep_probabilities():
         both = cfx_jax.explain_both(
             jax.random.key(0), classifier, generator, images, mask_size=8, **options
         )
-        for goal, explanation in both.items():
-            found[f"{name}_{goal}"] = np.asarray(explanation.keep_prob)
+        for objective, explanation in both.items():
+            found[f"{name}_{objective}"] = np.asarray(explanation.keep_prob)
     return found
 
 

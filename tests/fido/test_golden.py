@@ -18,14 +18,14 @@ def found():
     return golden.keep_probabilities()
 
 
-@pytest.mark.parametrize("goal", ["ssr", "sdr"])
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
 @pytest.mark.parametrize("case", golden.CASES)
-def test_keep_probabilities_are_those_of_before(case, goal, found):
+def test_keep_probabilities_are_those_of_before(case, objective, found):
     with np.load(golden.PATH) as stored:
-        expected = stored[f"{case}_{goal}"]
+        expected = stored[f"{case}_{objective}"]
         # Another processor or compiler adds the same numbers in another order.
         is_same_machine = str(stored["machine"]) == golden.machine()
     if is_same_machine:
-        np.testing.assert_array_equal(found[f"{case}_{goal}"], expected)
+        np.testing.assert_array_equal(found[f"{case}_{objective}"], expected)
     else:
-        np.testing.assert_allclose(found[f"{case}_{goal}"], expected, atol=1e-3)
+        np.testing.assert_allclose(found[f"{case}_{objective}"], expected, atol=1e-3)
