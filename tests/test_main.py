@@ -35,8 +35,8 @@ def test_the_demo_ends_with_a_table_records_and_a_page(tmp_path):
     assert "2/2 images, written" in first.stderr
     assert "SDR objective" in first.stderr
     lines = first.stdout.splitlines()
-    assert lines[0].split() == ["image", "explained", "class", "objective", "before", "after", "kept",
-                                "status"]  # fmt: skip
+    assert lines[0].split() == ["image", "explained", "class", "objective", "before", "after",
+                                "kept", "status"]  # fmt: skip
     assert [line.split()[0] for line in lines[2:6]] == ["chelsea", "chelsea", "coffee", "coffee"]
     assert "Egyptian cat (285)" in lines[2]
     assert lines[-1] == f"report:  {tmp_path}/run/report/index.html"
