@@ -130,7 +130,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(Source, "decode", "decode", lambda source, index: [index])
+    count(Source, "decode", "decode", lambda source, index, *_: [index])
     count(Scorer, "classify", "classify", lambda scorer, images: images.identities.tolist())
     count(Scorer, "score", "score", lambda scorer, images, *_: images.identities.tolist())
     whole = RecordReader.complete.fget
