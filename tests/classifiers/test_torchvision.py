@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import cfx_jax
-from cfx_jax.classifiers import NORMALIZATIONS
+from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
 from cfx_jax.classifiers.alexnet import AlexNet
 from cfx_jax.classifiers.layers import adaptive_mean_pool, conv, flatten, tiled_max_pool
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
@@ -184,6 +184,19 @@ def test_a_file_is_loaded_with_its_number_of_classes_or_its_faults_are_named(tmp
     for fault in ("missing arrays ['fc1.bias']", "unexpected arrays ['fc3.bias']",
                   "conv1.weight (32, 1, 2, 3) instead of (32, 1, 3, 3)"):  # fmt: skip
         assert fault in str(error.value)
+
+
+def test_a_module_loaded_twice_is_traced_once():
+    traces = []
+
+    @functools.partial(jax.jit, static_argnames="apply")
+    def run(apply, images):
+        traces.append(apply)
+        return apply.normalization(images)
+
+    for name in ("mnist", "mnist", "none"):
+        run(NormalizedModule(MnistCNN(), NORMALIZATIONS[name]), jnp.ones((1, 2, 2, 1)))
+    assert len(traces) == 2
 
 
 @pytest.mark.parametrize("stride", [1, 2])
