@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cfx_jax import data, registry
+from cfx_jax.classifiers import Classifier
 from cfx_jax.config import (
     ClassifierConfig,
     Config,
@@ -57,6 +58,8 @@ def evaluate(
     records: Sequence[str] = (),
     images_path: str = "",
     stop: StopRequest | None = None,
+    *,
+    classifier: Classifier | None = None,
 ) -> str:
     """Measures runs and other methods on the images of the runs.
 
@@ -68,6 +71,7 @@ def evaluate(
         records: folders of runs of the same images and classifier; none runs what `config` asks.
         images_path: with `records`, where the images lie now; "" = where they were.
         stop: looked at between units; None never stops.
+        classifier: in place of the one the config, or the first of `records`, names.
 
     Returns:
         The tables as Markdown, of the images that all runs have explained.
@@ -81,11 +85,11 @@ def evaluate(
     """
     config.validate()
     stop = stop or StopRequest()
-    runs = list(records) or _run_all(config, str(workdir), stop)
+    runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = _open_runs(runs)
     if records:
         config = _adopt(config, learnt[0].records.manifest["config"], images_path)
-    study = _Study.open(config, learnt)
+    study = _Study.open(config, learnt, classifier)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
     with contextlib.ExitStack() as stack:
@@ -115,14 +119,16 @@ class _Study:
     learnt: Sequence[Learnt]
 
     @classmethod
-    def open(cls, config: EvaluateConfig, learnt: Sequence[Learnt]) -> "_Study":
+    def open(
+        cls, config: EvaluateConfig, learnt: Sequence[Learnt], classifier: Classifier | None
+    ) -> "_Study":
         """Loads data and models, and checks that the runs are of these.
 
         Raises:
             ConfigError: a run has other images or another classifier.
         """
         source = data.open_source(config.data)
-        classifier, generator = registry.load_models(config)
+        classifier, generator = registry.load_models(config, classifier)
         shape = registry.image_shape(classifier, generator, config.explain.settings())
         manifest: dict[str, Any] = {
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
@@ -258,7 +264,9 @@ def _lay_out(
     return values
 
 
-def _run_all(config: EvaluateConfig, workdir: str, stop: StopRequest) -> list[str]:
+def _run_all(
+    config: EvaluateConfig, workdir: str, stop: StopRequest, classifier: Classifier | None
+) -> list[str]:
     """Runs, or goes on with, the explanations a config asks for; returns their folders."""
     fields = [field.name for field in dataclasses.fields(Config)]
     folders = []
@@ -269,7 +277,7 @@ def _run_all(config: EvaluateConfig, workdir: str, stop: StopRequest) -> list[st
             run.generator = GeneratorConfig(name)
         folders.append(f"{workdir}/runs/{name}")
         _logger.info("explaining with %s", name)
-        runner.run(run, folders[-1], stop)
+        runner.run(run, folders[-1], stop, classifier=classifier)
         if cluster.is_first():
             page.write_report(folders[-1], run.report.max_images)
     return folders

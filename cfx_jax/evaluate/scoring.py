@@ -165,13 +165,15 @@ class Scorer:
     ) -> Any:
         """Runs a function of one image over a batch of n >= 1 on all devices."""
         program = self._program(function, tuple(options.items()), len(arguments))
-        parts = []
-        for rows in parallel.slices(arguments, len(self._devices) * self._rows):
-            batch = parallel.shard(rows, len(self._devices), self._rows)
-            # Devices compute the batches one after the other, while this thread goes on.
-            parts.append((len(jax.tree.leaves(rows)[0]), program(*batch, models or self._models)))
-        done = [parallel.unshard(result, num_rows) for num_rows, result in parts]
-        return jax.tree.map(lambda *rows: np.concatenate(rows), *done)
+        total = len(self._devices) * self._rows
+        # Devices compute the batches one after the other, while this thread goes on.
+        results = [
+            program(*parallel.shard(rows, len(self._devices), self._rows), models or self._models)
+            for rows in parallel.slices(arguments, total)
+        ]
+        done = [parallel.unshard(result, total) for result in results]
+        count = len(jax.tree.leaves(arguments)[0])
+        return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *done)
 
     def _compile(
         self, function: Callable[..., Any], options: tuple[tuple[str, Any], ...], num_mapped: int

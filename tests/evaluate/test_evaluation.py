@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfx_jax import registry
 from cfx_jax.config import (
     BatchConfig,
-    ClassifierConfig,
     ConfigError,
     DataConfig,
     ExplainConfig,
@@ -32,13 +30,10 @@ from cfx_jax.runs import cluster
 from cfx_jax.runs.preemption import StopRequest
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def tiny(random_classifier):
-    """A loadable five-class network on 16 x 16 images."""
-    model = random_classifier.replace(image_size=(16, 16), name="tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load_classifier", lambda name, *a, **k: model)
-        yield model
+    """A five-class network on 16 x 16 images."""
+    return random_classifier.replace(image_size=(16, 16), name="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +54,6 @@ def config(tmp_path_factory):
         csv.writer(file).writerows(rows)
     return EvaluateConfig(
         data=DataConfig(source="folder", path=str(folder), resize="stretch"),
-        classifier=ClassifierConfig(name="tiny"),
         generator=GeneratorConfig("local_mean"),
         explain=ExplainConfig(num_steps=4, num_samples=2, mask_size=8),
         infills=("local_mean", "blur"),
@@ -70,9 +64,9 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workdir(config, tmp_path_factory):
+def workdir(config, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
-    evaluate(config, folder)
+    evaluate(config, folder, classifier=tiny)
     return folder
 
 
@@ -143,14 +137,14 @@ def calls(monkeypatch):
     return found
 
 
-def test_records_alone_are_enough_and_give_the_same_numbers(config, workdir, tmp_path, calls):
+def test_records_alone_are_enough_and_give_the_same_numbers(config, tiny, workdir, tmp_path, calls):
     """With the mask of the runs: that of the default config is larger than these images."""
     runs = [str(workdir / "runs" / name) for name in config.infills]
     again = EvaluateConfig(
         generator=GeneratorConfig("local_mean"), baselines=("gradient",), curve_steps=4,
         sanity_images=0,
     )  # fmt: skip
-    evaluate(again, tmp_path, runs)
+    evaluate(again, tmp_path, runs, classifier=tiny)
     ours, theirs = (
         RecordReader(folder / "scores" / "ssr_blur").read("insertion")
         for folder in (tmp_path, workdir)
@@ -164,21 +158,21 @@ def test_records_alone_are_enough_and_give_the_same_numbers(config, workdir, tmp
     assert len(calls["complete"]) <= 2 * (8 + 2)
 
 
-def test_a_resumed_evaluation_measures_only_what_is_missing(config, workdir, tmp_path, calls):
+def test_a_resumed_evaluation_measures_only_what_is_missing(config, tiny, workdir, tmp_path, calls):
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     for part, unit in (("gradient", 1), ("ssr_blur", 1), ("images", 3)):
         forget(tmp_path / "scores" / part, unit)
-    evaluate(config, tmp_path)
+    evaluate(config, tmp_path, classifier=tiny)
     assert sorted(calls["decode"]) == [1, 3]
     assert len(calls["score"]) == 2
     assert (tmp_path / "table.json").read_bytes() == (workdir / "table.json").read_bytes()
 
 
-def test_an_evaluation_cut_into_other_units_is_refused(config, workdir):
+def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
     """As one of the same runs was before units were those of the run."""
     config = dataclasses.replace(config, infills=(), batch=BatchConfig(unit_size=3))
     with pytest.raises(RecordsError, match="unit_size: stored 1, now 3"):
-        evaluate(config, workdir)
+        evaluate(config, workdir, classifier=tiny)
 
 
 def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
@@ -192,7 +186,7 @@ def forget(folder, *units):
         (folder / "records.zarr/complete/c" / str(unit)).unlink()
 
 
-def test_hosts_that_see_a_run_at_other_times_measure_the_same(workdir, tmp_path, monkeypatch):
+def test_hosts_that_see_a_run_at_other_times_measure_the_same(tiny, workdir, tmp_path, monkeypatch):
     this, stop = threading.local(), StopRequest()
     monkeypatch.setattr(jax, "process_index", lambda: this.host)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -206,7 +200,7 @@ def test_hosts_that_see_a_run_at_other_times_measure_the_same(workdir, tmp_path,
         options = EvaluateConfig(
             generator=GeneratorConfig("grey"), baselines=("centre",), curve_steps=1
         )
-        return evaluate(options, tmp_path / "scores", [str(run)], stop=stop)
+        return evaluate(options, tmp_path / "scores", [str(run)], stop=stop, classifier=tiny)
 
     # Then, in the same folder, when the run has gone on.
     for seen in [({0}, {0, 1, 2, 3}), ({0, 1, 2}, {0})]:
@@ -219,11 +213,10 @@ def test_hosts_that_see_a_run_at_other_times_measure_the_same(workdir, tmp_path,
         assert nothing == ""
 
 
-def test_another_classifier_is_refused(workdir, tmp_path, tiny, monkeypatch):
-    other = tiny.replace(params=jax.tree.map(jnp.zeros_like, tiny.params))
-    monkeypatch.setattr(registry, "load_classifier", lambda name, *a, **k: other)
+def test_another_classifier_is_refused(workdir, tmp_path, tiny):
+    other, run = tiny.replace(params=jax.tree.map(jnp.zeros_like, tiny.params)), "runs/blur"
     with pytest.raises(ConfigError, match="same images and classifier"):
-        evaluate(EvaluateConfig(), tmp_path, [str(workdir / "runs/blur")])
+        evaluate(EvaluateConfig(), tmp_path, [str(workdir / run)], classifier=other)
 
 
 @pytest.mark.parametrize(
