@@ -250,6 +250,21 @@ def test_bad_boxes_in_a_manifest_are_refused(tmp_path, text):
         open_folder(tmp_path)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_boxes_are_fitted_without_decoding(tmp_path, monkeypatch, orientation):
+    """The right half of an upright image, whichever way it is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    width, height = upright = (40, 20)
+    stored = upright if orientation == 1 else upright[::-1]
+    Image.new("RGB", stored).save(tmp_path / "a.png", exif=exif)
+    write_manifest(tmp_path, [("a.png", f"{width / 2} 0 {width} {height}")], ("file", "boxes"))
+    source = open_source(DataConfig("folder", str(tmp_path)))
+    monkeypatch.setattr("cfx_jax.data.images.to_rgb", None)
+    expected = [[5.0, 0.0, 10.0, 10.0]]
+    np.testing.assert_allclose(source.fitted_boxes(0, (10, 10), "stretch"), expected)
+
+
 def test_sources_without_boxes_have_none(tmp_path):
     (tmp_path / "a.png").write_bytes(encode(random_image()))
     write_manifest(tmp_path, [("a.png", 1)])
