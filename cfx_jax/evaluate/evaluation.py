@@ -134,14 +134,7 @@ class _Study:
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
             "classifier": registry.identity(classifier),
         }
-        for part in learnt:
-            for what, expected in manifest.items():
-                stored = {key: part.records.manifest[what][key] for key in expected}
-                if stored != expected:
-                    raise ConfigError(
-                        f"{part.name}: the run has {what} {stored}, not {expected}; "
-                        "expected the same images and classifier for all that is compared"
-                    )
+        _check_same(learnt, manifest)
         judges, infill = _load_judges(config, generator)
         scorer = Scorer(
             jax.random.key(config.seed),
@@ -312,6 +305,17 @@ def _adopt(config: EvaluateConfig, stored: dict[str, Any], images_path: str) -> 
         explain=ExplainConfig(**stored["explain"]),
         batch=dataclasses.replace(config.batch, unit_size=stored["batch"]["unit_size"]),
     )
+
+
+def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any]) -> None:
+    for part in learnt:
+        for what, expected in manifest.items():
+            stored = {key: part.records.manifest[what][key] for key in expected}
+            if stored != expected:
+                raise ConfigError(
+                    f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
+                    "images and classifier for all that is compared"
+                )
 
 
 def _load_judges(

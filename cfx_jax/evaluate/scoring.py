@@ -94,8 +94,12 @@ class Scorer:
         self.curve_steps = curve_steps
         models = _Models(key, classifier, tuple(judges), baseline_infill)
         self._models = parallel.replicate(models, self._devices)
-        shuffled = models._replace(classifier=shuffle_weights(key, classifier))
-        self._shuffled = parallel.replicate(shuffled, self._devices)
+        # Copied when first asked for: it takes as much memory as the intact one.
+        self._shuffled = functools.cache(
+            lambda: self._models._replace(
+                classifier=parallel.replicate(shuffle_weights(key, classifier), self._devices)
+            )
+        )
         self._program = functools.cache(self._compile)
 
     def classify(self, images: Images) -> Prediction:
@@ -116,7 +120,7 @@ class Scorer:
             images: what is explained.
             shuffled: explain the classifier after its weights are shuffled, see `shuffle_weights`.
         """
-        models = self._shuffled if shuffled else self._models
+        models = self._shuffled() if shuffled else self._models
         maps: np.ndarray = self._run(_attribute, {"method": method}, images, models=models)
         return maps
 
