@@ -63,7 +63,8 @@ def test_links_to_files_resolve(page):
 
 
 def test_options_named_are_options_there_are():
-    from cfx_jax.config import Config, TrainConfig, check_field
+    from cfx_jax.config import Config, check_field
+    from cfx_jax.train.config import TrainConfig
 
     for line in TEXT.splitlines():
         config = TrainConfig() if "cfx_jax.train" in line else Config()
