@@ -187,7 +187,7 @@ def explain_one(
         target: class to explain; None takes the predicted one.
         objective: `"ssr"` or `"sdr"`.
         mode: `"fast"`, `"paper"` or `"bbmp"`.
-        **overrides: fields of `cfx_jax.settings.Settings`.
+        **overrides: fields of `cfx_jax.fido.settings.Settings`.
 
     Returns:
         An `Explanation` without the leading axis.
@@ -250,7 +250,7 @@ def explain(
         objective: `"ssr"`, the smallest region that supports the decision, or `"sdr"`, the
             smallest whose in-filling changes it.
         mode: `"fast"` (default), `"paper"` (as published) or `"bbmp"` (deterministic mask).
-        **overrides: fields of `cfx_jax.settings.Settings`, for example `num_steps=30`.
+        **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
 
     Returns:
         An `Explanation` whose fields have a leading axis N. An image that cannot be explained has

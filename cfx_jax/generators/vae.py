@@ -155,7 +155,7 @@ def loss(
         architecture: of the network.
 
     Returns:
-        `(loss, infills, terms)` as `cfx_jax.training.Loss` asks for; terms are the two summands,
+        `(loss, infills, terms)` as `cfx_jax.generators.Loss` asks for; terms are the two summands,
         `reconstruction` and `kl`.
     """
     height, width = images.shape[1:3]
