@@ -6,7 +6,10 @@ import json
 import threading
 import urllib.parse
 
+import numpy as np
 import pytest
+
+from cfx_jax.records import Field, RecordReader, RecordsError, RecordWriter
 
 RUN = "gs://bucket/some/run"
 
@@ -99,7 +102,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # TensorStore asks where it is once in a process.
 def bucket():
     with Bucket() as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -109,7 +112,7 @@ def bucket():
         thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def environment(bucket):
     return {
         "TENSORSTORE_GCS_HTTP_URL": f"http://localhost:{bucket.server_port}",
@@ -126,10 +129,38 @@ def store(bucket):
     }
 
 
+def write_missing(workdir, seed=0):
+    """Writes the units that a folder lacks; returns which those were."""
+    with RecordWriter(workdir, {"seed": seed}, [Field("a", "float32", (3,))], 5, 2) as writer:
+        missing = writer.missing_units()
+        for unit in missing:
+            index = np.arange(*writer.unit_range(unit), dtype=np.float32)
+            writer.write_unit(unit, {"a": np.tile(index[:, None], (1, 3))})
+    return missing
+
+
+def test_units_in_a_bucket_are_those_on_a_disk(bucket, environment, files, monkeypatch, tmp_path):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert write_missing(tmp_path / "run") == write_missing(RUN) == [0, 1, 2]
+    expected = files(tmp_path / "run")
+    assert store(bucket) == expected
+    generation, content = bucket.objects["some/run/records.zarr/a/c/0/0"]
+    bucket.objects["some/run/records.zarr/a/c/0/0"] = generation, content[:-1]
+    del bucket.objects["some/run/records.zarr/complete/c/2"]
+    assert write_missing(RUN) == [0, 2]
+    assert store(bucket) == expected
+    assert RecordReader(RUN).read("a")[:, 1].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(RecordsError, match="seed: stored 0, now 1"):
+        write_missing(RUN, seed=1)
+
+
+@pytest.mark.slow
 def test_a_bucket_holds_what_a_disk_holds_and_is_resumed(
     commands, undisturbed, files, bucket, environment
 ):
-    output = commands.run(RUN, pod=(2, 2), environment=environment)
+    bucket.objects.clear()
+    output = commands.run(RUN, "--config.report.max_images=64", pod=(2, 2), environment=environment)
     assert f"report:  {RUN}/report/index.html" in output
     expected = files(undisturbed)
     assert store(bucket) == expected

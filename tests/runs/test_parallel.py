@@ -13,7 +13,7 @@ from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.runs.parallel import map_over_devices, replicate, shard, slices, unshard
 
-SETTINGS = get_settings("paper", mask_size=8, num_steps=40, learning_rate=0.2)
+SETTINGS = get_settings("paper", mask_size=8, num_steps=40, num_samples=2, learning_rate=0.2)
 ROWS_PER_DEVICE = {1: 5, 2: 3, 8: 1}  # five images with 0, 1 and 3 rows of padding
 traced = []  # one entry each time JAX traces `learn`
 

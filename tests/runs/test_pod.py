@@ -1,14 +1,59 @@
 """Pods of real processes on one machine, over photographs: the records of one process alone."""
 
+import pathlib
 import random
 import signal
 import time
 
 import numpy as np
 import psutil
+import pytest
 import zarr
 
+ROOT = pathlib.Path(__file__).parents[2]
 NUM_KILLS = 20
+# Python runs it before everything else: a process of a pod that kills itself at a point of its way.
+VICTIM = """
+import os, signal, sys
+
+if {"cfx_jax.main", "--process_id=" + os.environ["VICTIM"]} <= set(sys.orig_argv):
+    from cfx_jax.records import RecordWriter, store
+    from cfx_jax.runs import cluster
+    from cfx_jax.runs.progress import ProgressBar
+
+    def die(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_writing(self, unit, values):
+        start, stop = self.unit_range(unit)
+        for name in sorted(values)[::2]:
+            self._arrays[name][start:stop].write(values[name]).result()
+        die()
+
+    def die_after_two_units(self, unit, values):
+        write_unit(self, unit, values)
+        written.append(unit)
+        if len(written) == 2:
+            die()
+
+    write_unit, written = RecordWriter.write_unit, []
+    owner, name, action = {
+        "before the manifest": (store, "claim_folder", die),
+        "in the first unit": (ProgressBar, "update", die),
+        "while a unit is written": (RecordWriter, "write_unit", die_writing),
+        "between units": (RecordWriter, "write_unit", die_after_two_units),
+        "when its units are done": (cluster, "wait_for_units", die),
+    }[os.environ["POINT"]]
+    setattr(owner, name, action)
+"""
+# Who dies there: process 0 where it must have units left, since process 1 goes ahead meanwhile.
+POINTS = {
+    "before the manifest": 1,
+    "in the first unit": 0,
+    "while a unit is written": 0,
+    "between units": 0,
+    "when its units are done": 1,
+}
 
 
 def read(workdir):
@@ -93,6 +138,29 @@ def members(pod):
         return []
 
 
+def assert_same_bytes(found, expected):
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_killed_at_every_point_it_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
+    """One process after the other dies, each at its point; the same run goes on after each."""
+    (tmp_path / "sitecustomize.py").write_text(VICTIM)
+    workdir, kept = tmp_path / "run", []
+    for point, process in POINTS.items():
+        environment = {
+            "PYTHONPATH": f"{tmp_path}:{ROOT}", "VICTIM": str(process), "POINT": point,
+        }  # fmt: skip
+        pod = commands.start(workdir, pod=(2, 2), environment=environment)
+        pod.finish(128 + signal.SIGKILL)
+        kept.append(pod.num_complete())
+    assert kept == sorted(kept)
+    assert kept[2] < kept[3], "what was written before is not lost"
+    commands.run(workdir, pod=(2, 2))
+    assert_same_bytes(files(workdir), files(undisturbed))
+
+
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
     """A process, drawn at random, dies while the pod starts, compiles, computes or writes."""
     rng = random.Random(0)
@@ -107,9 +175,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(commands, undisturbed, 
             rng.choice(running).send_signal(signal.SIGKILL)
         pod.finish(128 + signal.SIGKILL, 0, timeout=60)
     commands.run(workdir, pod=(2, 2))
-    expected, found = files(undisturbed), files(workdir)
-    assert sorted(found) == sorted(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
+    assert_same_bytes(files(workdir), files(undisturbed))
 
 
 def test_a_pod_that_is_pre_empted_stops_and_goes_on(commands, undisturbed, files, tmp_path):

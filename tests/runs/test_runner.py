@@ -55,6 +55,15 @@ def run(tiny):
     return functools.partial(runner.run, classifier=tiny)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    """A unit of two images is a row for each of them; eight would compute six rows of padding."""
+    two = jax.local_devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: two)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path):
     return make_folder(tmp_path)
