@@ -1,6 +1,9 @@
 """The same small network in every library: equal logits, gradients and masks."""
 
+import contextlib
 import importlib
+import sys
+import types
 
 import equinox as eqx
 import flax.linen as nn
@@ -361,3 +364,95 @@ def test_a_network_on_the_host_with_another_number_of_classes_is_named(host):
     classifier = cfx_jax.Classifier(params=(), apply=apply)
     (finding,) = classifier.check(np.full((2, 2, 4, 4), 0.5, np.float32))
     assert "returns shape (4, 3); expected (4, 4)" in finding.problem
+
+
+class Tensor:
+    """As much of a tensor of PyTorch as the adapter may use; `source` is what it is computed of."""
+
+    def __init__(self, array, requires_grad=False, source=None):
+        self.array, self.device, self.dtype = array, "here", array.dtype
+        self.requires_grad, self.source = requires_grad, source
+
+    def float(self):
+        return Tensor(self.array.astype(np.float32))
+
+    def cpu(self):
+        return self
+
+    def numpy(self):
+        assert self.source is None, "a tensor that needs a gradient has no array"
+        return self.array
+
+
+class TorchLike:
+    """The network on the host as a module of PyTorch, in training mode."""
+
+    def __init__(self):
+        self.training = True
+
+    def eval(self):
+        self.training = False
+
+    def parameters(self):
+        yield Tensor(WEIGHTS)
+
+    def __call__(self, images):
+        assert not self.training
+        is_followed = sys.modules["torch"].is_grad_enabled and images.requires_grad
+        return Tensor(host_logits(images.array), source=images if is_followed else None)
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """Stands in for PyTorch, which the tests do not install: made of NumPy, strict like it."""
+    torch = types.ModuleType("torch")
+    torch.is_grad_enabled = True
+
+    @contextlib.contextmanager
+    def grad_mode(value):
+        before, torch.is_grad_enabled = torch.is_grad_enabled, value
+        yield
+        torch.is_grad_enabled = before
+
+    def tensor(data, device, dtype=np.float32, requires_grad=False):
+        assert isinstance(data, np.ndarray)
+        assert device == "here"
+        return Tensor(np.array(data, dtype), requires_grad)
+
+    def grad(outputs, inputs, grad_outputs, materialize_grads):
+        assert outputs.source is inputs, "element 0 of tensors does not require grad"
+        assert materialize_grads
+        return (Tensor(host_gradient(inputs.array, grad_outputs.array)),)
+
+    torch.no_grad, torch.enable_grad = lambda: grad_mode(False), lambda: grad_mode(True)
+    torch.tensor, torch.zeros = tensor, lambda shape: Tensor(np.zeros(shape, np.float32))
+    torch.autograd = types.SimpleNamespace(grad=grad)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return torch
+
+
+@pytest.mark.parametrize("is_grad_enabled", [True, False])
+def test_a_module_of_torch_has_its_logits_and_gradients(torch, host, is_grad_enabled):
+    torch.is_grad_enabled = is_grad_enabled
+    images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    classifier = adapters.from_torch(TorchLike(), 3, class_names="abc", image_size=(4, 4))
+    for ours, theirs in zip(
+        logits_and_gradient(classifier, images), logits_and_gradient(host[1], images), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert torch.is_grad_enabled == is_grad_enabled
+    assert (classifier.name, classifier.class_names) == ("TorchLike", ("a", "b", "c"))
+    assert (classifier.image_size, classifier.params) == ((4, 4), ())
+
+
+def test_a_module_of_torch_itself_has_its_logits_and_gradients(host):
+    torch = pytest.importorskip("torch")
+    linear = torch.nn.Linear(32, 3, bias=False)
+    linear.weight.data = torch.tensor(WEIGHTS.T.copy())
+    module = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Tanh(), torch.nn.Dropout())
+    images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    for ours, theirs in zip(
+        logits_and_gradient(adapters.from_torch(module, 3), images),
+        logits_and_gradient(host[1], images), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
