@@ -45,7 +45,11 @@ def test_other_programs_get_it_as_from_any_library(caplog, capsys):
 
 
 @pytest.mark.parametrize(("host", "name"), [(0, "log"), (3, "log-3")])
-def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(tmp_path, host, name):
+def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(
+    tmp_path, host, name, monkeypatch
+):
+    # A report of a test is sent from process to process, and cannot hold what is no text.
+    monkeypatch.setattr(logging.getLogger("cfx_jax"), "propagate", False)
     storage = Storage(tmp_path)
     for run in ("first", "second"):
         with log.RunLog() as file:
