@@ -111,6 +111,8 @@ def _read_features(features: Any) -> Any:
 
 
 def _help(config: DataConfig, error: Exception) -> str:
+    if config.path.endswith(".npz"):
+        return f"data.path: {config.path!r} is an .npz file: add --config.data.source=npz"
     where = f", data_dir='{config.path}'" if config.path else ""
     return f"""\
 data: the TFDS dataset {config.name!r}, split {config.split!r}, cannot be opened.
@@ -121,4 +123,4 @@ ILSVRC2012_img_val.tar from https://image-net.org/download in the folder downloa
   pip install 'cfx_jax[tensorflow]'
   python -c "import tensorflow_datasets as t; t.builder('{config.name}'{where},
       file_format='array_record').download_and_prepare()"
-Or explain a folder of images: --config.data.source=folder --config.data.path=DIR"""
+Or take a folder of images: --config.data.source=folder --config.data.path=DIR"""

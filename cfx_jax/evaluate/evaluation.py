@@ -48,6 +48,7 @@ from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.solver import Images
+from cfx_jax.weights.architectures import ARCHITECTURES
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ def evaluate(
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = _open_runs(runs)
     if records:
-        config = _adopt(config, learnt[0].records.manifest["config"], images_path)
+        stored = learnt[0].records.manifest["config"]
+        config = _adopt(config, stored, images_path, has_classifier=classifier is not None)
     study = _Study.open(config, learnt, classifier)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
@@ -231,8 +233,9 @@ def _measure(
         unit: range(unit * size, min((unit + 1) * size, total)) for unit in units if unit in lacked
     }
     loaded = load_units(study.source, ranges.items(), study.shape, study.config.data.resize)
-    done = total - sum(map(len, ranges.values()))
-    with tqdm(total=total, initial=done, unit="img", disable=not cluster.is_first()) as bar:
+    ready = sum(min(size, total - unit * size) for unit in units)
+    done = ready - sum(map(len, ranges.values()))
+    with tqdm(total=ready, initial=done, unit="img", disable=not cluster.is_first()) as bar:
         for examples in loaded:
             stop.check()
             is_readable = len(examples.readable) > 0
@@ -294,8 +297,16 @@ def _open_runs(folders: Sequence[str]) -> list[Learnt]:
     return parts
 
 
-def _adopt(config: EvaluateConfig, stored: dict[str, Any], images_path: str) -> EvaluateConfig:
+def _adopt(
+    config: EvaluateConfig, stored: dict[str, Any], images_path: str, has_classifier: bool
+) -> EvaluateConfig:
     """Takes what was explained, and how the work was cut, from the manifest of a run."""
+    # Of a model that the caller of a run had, its manifest keeps the name alone.
+    if not has_classifier and (name := stored["classifier"]["name"]) not in ARCHITECTURES:
+        raise ConfigError(
+            f"the run explains a classifier {name!r} that was given in Python: evaluate it there, "
+            "cfx_jax.evaluate.evaluation.evaluate(..., classifier=...)"
+        )
     asked = DataConfig(**stored["data"])
     return dataclasses.replace(
         config,

@@ -50,7 +50,6 @@ def write_tables(
 
     Raises:
         RecordsError: there is no image that all methods have measured.
-        ValueError: a chunk is damaged.
     """
     readers = {name: RecordReader(folder) for name, folder in stores.items()}
     rows = np.flatnonzero(np.all([reader.complete for reader in readers.values()], axis=0))

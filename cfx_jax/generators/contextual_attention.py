@@ -216,7 +216,8 @@ def apply(
     Example:
         >>> import jax
         >>> images, mask = jax.numpy.zeros((1, 32, 32, 3)), jax.numpy.ones((1, 32, 32, 1))
-        >>> apply(init(jax.random.key(0)), images, mask, jax.random.key(1)).shape
+        >>> params = jax.jit(init)(jax.random.key(0))
+        >>> jax.jit(apply)(params, images, mask, jax.random.key(1)).shape
         (1, 32, 32, 3)
     """
     del key

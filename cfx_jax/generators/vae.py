@@ -196,8 +196,10 @@ def apply(
     Example:
         >>> import jax
         >>> images, mask = jax.numpy.zeros((2, 28, 28, 1)), jax.numpy.ones((2, 28, 28, 1))
-        >>> params = init(jax.random.key(0), architecture=DIGITS)
-        >>> apply(params, images, mask, jax.random.key(1), architecture=DIGITS).shape
+        >>> params = jax.jit(init, static_argnames="architecture")(
+        ...     jax.random.key(0), architecture=DIGITS)
+        >>> fill = jax.jit(apply, static_argnames="architecture")
+        >>> fill(params, images, mask, jax.random.key(1), architecture=DIGITS).shape
         (2, 28, 28, 1)
     """
     if images.shape[-1] != architecture.channels:

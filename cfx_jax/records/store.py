@@ -189,6 +189,11 @@ class RecordReader:
         try:
             self._layout = Layout.from_json(stored)
         except ValueError as error:
+            if not stored:
+                raise RecordsError(
+                    f"{self._storage} holds no records: its manifest is of something else, such as "
+                    "a training; expected the workdir of python -m cfx_jax.main"
+                ) from error
             raise RecordsError(
                 f'{self._storage.place("manifest.json")}: the entry "records" is damaged ({error})'
             ) from error
@@ -237,13 +242,20 @@ class RecordReader:
 
         Raises:
             KeyError: the run has no such field.
-            ValueError: the data on disk are damaged.
+            RecordsError: the data on disk are damaged.
         """
         known = [field.name for field in self.fields]
         if name not in known:
             raise KeyError(f"the run has no field {name!r}; it has {', '.join(known)}")
         begin, end, _ = slice(start, stop).indices(self.num_examples)
-        return self._arrays[name][begin : max(begin, end)].read().result()
+        try:
+            return self._arrays[name][begin : max(begin, end)].read().result()
+        except ValueError as error:
+            raise RecordsError(
+                f"{self._storage}: examples {begin} to {end - 1} of {name} are damaged "
+                f"({str(error).partition(' [')[0]}); run what wrote them again: damaged units are "
+                "computed anew"
+            ) from error
 
     def ids(self, start: int | None = None, stop: int | None = None) -> list[str]:
         """Returns the ids of the examples `[start:stop]`, '' where one is not computed."""

@@ -34,9 +34,8 @@ def export_table(
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged, or of something else than a run.
+        RecordsError: the manifest or a chunk is damaged, or of something else than a run.
         FileExistsError: there is a table already.
-        ValueError: a chunk of the records is damaged.
     """
     run = Explanations(workdir)
     path = pathlib.Path(folder) / f"explanations.{kind}"
@@ -64,8 +63,7 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged, or of something else than a run.
-        ValueError: a chunk of the records is damaged.
+        RecordsError: the manifest or a chunk is damaged, or of something else than a run.
     """
     run, folder = Explanations(workdir), pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

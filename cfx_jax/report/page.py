@@ -58,8 +58,8 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged, or of something else than a run.
-        ValueError: `max_images` is negative, or a chunk of the records is damaged.
+        RecordsError: the manifest or a chunk is damaged, or of something else than a run.
+        ValueError: `max_images` is negative.
     """
     if max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")

@@ -150,7 +150,7 @@ class Explanations(RecordReader):
 
         Raises:
             KeyError: the run has no such field.
-            ValueError: the data on disk are damaged.
+            RecordsError: the data on disk are damaged.
         """
         return self.read(f"{objective}_{name}", start, stop)
 

@@ -607,6 +607,11 @@ def test_datasets_without_boxes_have_none(tfds_dir):
     assert open_tfds(tfds_dir).boxes(0).shape == (0, 4)
 
 
+def test_an_npz_file_is_no_tfds_folder():
+    with pytest.raises(ConfigError, match=r"digits\.npz' is an .npz file: .*data\.source=npz"):
+        open_tfds("digits.npz")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

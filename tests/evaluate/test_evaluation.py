@@ -213,6 +213,24 @@ def test_hosts_that_see_a_run_at_other_times_measure_the_same(tiny, workdir, tmp
         assert nothing == ""
 
 
+def test_a_classifier_given_in_python_is_asked_for_again(workdir, tmp_path):
+    with pytest.raises(ConfigError, match=r"'tiny' that was given in Python.*classifier=\.\.\."):
+        evaluate(EvaluateConfig(), tmp_path, [str(workdir / "runs/blur")])
+
+
+def test_the_bar_counts_what_can_be_measured_by_now(tiny, workdir, tmp_path, capfd):
+    run = tmp_path / "blur"
+    shutil.copytree(workdir / "runs" / "blur", run)
+    forget(run, 0, 1)
+    options = EvaluateConfig(
+        generator=GeneratorConfig("grey"), baselines=("centre",), curve_steps=1
+    )
+    evaluate(options, tmp_path / "scores", [str(run)], classifier=tiny)
+    printed = capfd.readouterr().err
+    assert "| 0/3 " in printed
+    assert "| 3/3 " in printed
+
+
 def test_another_classifier_is_refused(workdir, tmp_path, tiny):
     other, run = tiny.replace(params=jax.tree.map(jnp.zeros_like, tiny.params)), "runs/blur"
     with pytest.raises(ConfigError, match="same images and classifier"):

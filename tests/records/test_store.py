@@ -13,8 +13,15 @@ import xarray
 import zarr
 
 from cfx_jax import records
-from cfx_jax.records import Field, RecordReader, RecordWriter
-from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
+from cfx_jax.records import (
+    Field,
+    ManifestMismatchError,
+    RecordReader,
+    RecordsError,
+    RecordWriter,
+    Storage,
+    claim_folder,
+)
 
 FIELDS = (
     Field("id", "uint8", (12,), ("id_byte",)),
@@ -241,6 +248,13 @@ def test_damaged_layout(tmp_path):
         RecordReader(tmp_path)
 
 
+def test_a_folder_of_something_else_says_so(tmp_path):
+    """Trainings claim their folder with a manifest, too."""
+    claim_folder(Storage(tmp_path), {"config": {}}, {})
+    with pytest.raises(RecordsError, match=r"holds no records.*such as a training"):
+        RecordReader(tmp_path)
+
+
 def test_store_without_manifest(tmp_path):
     write_missing(open_writer(tmp_path))
     (tmp_path / "manifest.json").unlink()
@@ -257,7 +271,8 @@ def test_damaged_chunk_is_noticed(tmp_path):
     data[len(data) // 2] ^= 1
     chunk.write_bytes(data)
     reader = RecordReader(tmp_path)
-    with pytest.raises(ValueError, match=r"image/c/0/0/0/0.*checksum"):
+    told = r"examples 0 to 9 of image are damaged \(.*image/c/0/0/0/0.*checksum.*computed anew"
+    with pytest.raises(RecordsError, match=told):
         reader.read("image")
     assert reader.read("image", 4).shape == (6, 4, 6, 3)
 

@@ -1,4 +1,4 @@
-"""Tests of report.py: the page is whole, says what the records hold and escapes what it is told."""
+"""The page of a run: it is whole, says what the records hold and escapes what it is told."""
 
 import html.parser
 import pathlib

@@ -49,6 +49,7 @@ def test_sigterm_ends_a_run_that_goes_on_where_it_was(commands, alone, files, tm
     assert files(tmp_path / "run") == files(alone)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_the_unit_in_hand(commands, alone, files, tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=400k"):
@@ -73,6 +74,7 @@ def test_a_read_only_workdir_is_named_before_anything_is_computed(commands, tmp_
     assert "compiling" not in output
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_at_once_is_refused(commands, tmp_path):
     first = commands.start(tmp_path / "run", num_steps=200)
     first.wait_for_units(1)

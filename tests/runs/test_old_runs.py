@@ -90,7 +90,9 @@ def test_it_is_read(old_run, is_from_before_blocks):
     page.write_report(old_run)
     assert len(list((old_run / "report/images").glob("*.png"))) == 3 * 6 + 1
     summary = page.summary(old_run)
-    assert "a.png  9 (9)            SDR   10.6 % (-2.14)  9.3 % (-2.28)   25.7 %  ok" in summary
+    assert (
+        "a.png  9 (9)            SDR        10.6 % (-2.14)  9.3 % (-2.28)   25.7 %  ok" in summary
+    )
 
 
 def resume(run):

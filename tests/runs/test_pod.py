@@ -108,6 +108,7 @@ def prepare_tfds(folder, photographs):
     PodPhotographs(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
+@pytest.mark.slow
 def test_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tmp_path):
     photographs = sorted(commands.photographs.iterdir())[:21]
     prepare_tfds(tmp_path / "tfds", photographs)

@@ -114,6 +114,7 @@ def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
         assert json.loads(file.metadata()["card"]) == manifest
 
 
+@pytest.mark.slow
 def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
     start, data, undisturbed, tmp_path
 ):
