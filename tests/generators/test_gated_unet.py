@@ -232,7 +232,7 @@ def test_loss_is_the_error_inside_the_hole(untrained):
 
 
 def test_infills_of_a_stochastic_network_differ_by_key_and_row_but_not_where_kept():
-    params = gated_unet.init(KEY, stochastic=True)
+    params = jax.jit(gated_unet.init, static_argnames="stochastic")(KEY, stochastic=True)
     noisy = 0.1 * jax.random.normal(KEY, params["unet"]["residual"]["kernel"].shape)
     params["unet"]["residual"]["kernel"] = noisy
     images, mask = make_case(count=1)

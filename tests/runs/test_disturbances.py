@@ -145,6 +145,7 @@ def peak_memory(run):
     return run.finish(), peak
 
 
+@pytest.mark.slow
 def test_a_folder_of_bad_files_is_explained_as_far_as_it_can_be(commands, tmp_path):
     sound, bad = make_bad_folder(tmp_path / "images")
     run = commands.start(tmp_path / "run", f"--config.data.path={tmp_path}/images")

@@ -179,6 +179,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(commands, undisturbed, 
     assert_same_bytes(files(workdir), files(undisturbed))
 
 
+@pytest.mark.slow
 def test_a_pod_that_is_pre_empted_stops_and_goes_on(commands, undisturbed, files, tmp_path):
     pod = commands.start(tmp_path / "run", pod=(2, 2))
     pod.wait_for_units(3)
