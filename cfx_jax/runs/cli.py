@@ -67,6 +67,9 @@ def parse_command(
     is_given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
     expected = f"a file whose get_config() returns {config_type.__module__}.{config_type.__name__}"
     options: dict[str, Any] = {"flag_values": flag_values, "sys_argv": argv}
+    # ml_collections loads every config file into one module: what an earlier file has defined would
+    # stand for what this one lacks.
+    sys.modules.pop("config_config", None)
     try:
         if is_given or not default_name:
             config = config_flags.DEFINE_config_file("config", None, f"{expected}.", **options)

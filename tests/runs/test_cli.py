@@ -2,7 +2,6 @@
 
 import logging
 import pathlib
-import sys
 
 import pytest
 from absl import flags
@@ -17,12 +16,6 @@ from cfx_jax.train.config import TrainConfig
 # Of ml_collections, when it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-
-
-@pytest.fixture(autouse=True)
-def forget_config_file(monkeypatch):
-    """Else the next file loaded adds to the last one, as only a process of several would see."""
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)
 
 
 def parse(*arguments, config_type=Config, default_name="demo", values=None):
@@ -162,3 +155,10 @@ def test_a_command_shows_what_is_logged_and_ends_with_its_status(capsys):
     assert end(lambda: main(1)) == 1
     assert not end(lambda: main(None))
     assert capsys.readouterr().err == 2 * "warning: careful\n"
+
+
+def test_a_config_file_stands_for_itself_alone(tmp_path):
+    parse(f"--config={CONFIGS / 'demo.py'}")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"empty\.py"):
+        parse(f"--config={tmp_path / 'empty.py'}")
