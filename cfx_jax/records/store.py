@@ -145,10 +145,13 @@ class RecordWriter:
                 "a unit is written once, see missing_units()"
             )
         try:
-            for write in [
+            writes = [
                 self._arrays[name][start:stop].write(value) for name, value in checked.items()
-            ]:
-                write.result()
+            ]
+            # Of all of them: none is under way when the caller hears of a failure.
+            failed = [error for write in writes if (error := write.exception()) is not None]
+            if failed:
+                raise failed[0]
             mark.write(np.ones(stop - start, np.uint8)).result()
         except ValueError as error:
             reason = f"cannot write unit {unit} into {self._storage}, all before it are safe"
