@@ -36,6 +36,7 @@ def call(*arguments, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_a_table_records_and_a_page(tmp_path):
     first = call(*SMALL, f"--workdir={tmp_path}/run")
     assert first.returncode == 0, first.stderr

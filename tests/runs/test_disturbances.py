@@ -90,6 +90,7 @@ def test_the_second_of_two_runs_at_once_is_refused(commands, tmp_path):
     assert [problems for _, problems in RecordReader(tmp_path / "run").damage() if problems] == []
 
 
+@pytest.mark.slow
 def test_damaged_chunks_are_found_and_computed_again(commands, alone, files, tmp_path):
     run = shutil.copytree(alone, tmp_path / "run")
     flipped, cut, lost = (run / f"records.zarr/sdr_mask_logits/c/{unit}/0/0" for unit in (5, 7, 9))

@@ -61,6 +61,7 @@ def read(workdir):
     return {name: array[:] for name, array in group.arrays()}
 
 
+@pytest.mark.slow
 def test_a_pod_gives_what_one_process_with_one_device_gives(commands, undisturbed, tmp_path):
     commands.run(tmp_path / "alone", pod=(1, 1))
     pod, alone = read(undisturbed), read(tmp_path / "alone")
