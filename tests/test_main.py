@@ -73,9 +73,13 @@ def assert_user_error(arguments, texts, monkeypatch):
     argv = ["main", *arguments]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", argv)  # Where flags of configs look for their fields.
-    with pytest.raises((ConfigError, RecordsError, OSError)) as raised:  # noqa: PT012
+
+    def start():
         config, workdir, _ = cli.parse_command(argv, Config, "demo", flags.FlagValues())
         runner.run(config, workdir)
+
+    with pytest.raises((ConfigError, RecordsError, OSError)) as raised:
+        start()
     for text in texts:
         assert text in str(raised.value)
 

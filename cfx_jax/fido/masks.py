@@ -75,8 +75,7 @@ class MaskLaw:
 
     def start(self, keep_prob: float, shape: tuple[int, int]) -> jax.Array:
         """Returns cells `[h, w]` that are all kept with one probability."""
-        keep = jnp.full(shape, keep_prob)
-        return jnp.full(shape, jax.scipy.special.logit(keep_prob)) if self.draws else keep
+        return jnp.full(shape, jax.scipy.special.logit(keep_prob) if self.draws else keep_prob)
 
     def confine(self, cells: jax.Array) -> jax.Array:
         """Brings cells back to where they mean something, after a step of the optimiser."""

@@ -181,7 +181,7 @@ def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, imag
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_half, images):
-    """The classifier is NaN on every second step alone; Adam has a momentum by then."""
+    """The classifier is NaN from the second step on; Adam has a momentum by then."""
 
     def apply(params, composites):
         score = composites.mean((1, 2, 3)) * params

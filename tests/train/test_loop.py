@@ -177,9 +177,13 @@ def assert_user_error(data, workdir, argument, expected, monkeypatch):
     argv = command(data, workdir, argument)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", argv)  # Where flags of configs look for their fields.
-    with pytest.raises((ConfigError, RecordsError), match=expected):  # noqa: PT012
+
+    def start():
         config, folder, _ = cli.parse_command(argv, TrainConfig, "", flags.FlagValues())
         loop.train(config, pathlib.Path(folder))
+
+    with pytest.raises((ConfigError, RecordsError), match=expected):
+        start()
 
 
 def test_a_folder_of_another_training_is_refused(data, undisturbed, monkeypatch):
