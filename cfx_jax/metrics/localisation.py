@@ -244,6 +244,30 @@ def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
     return scores
 
 
+def box_shares(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
+    """Measures the share of the mass of a map that lies in the true boxes; higher is better.
+
+    Formula: with the union of the boxes as a map b of how much of each pixel they cover,
+    `sum(m b) / sum(m)`. A flat map has the share of the picture that the boxes cover.
+
+    Args:
+        maps: float `[N, H, W]`, at least 0.
+        truths: of each image, float `[k, 4]`.
+
+    Returns:
+        float `[N]` in [0, 1]; NaN where k = 0, or where a map is 0 everywhere.
+
+    Raises:
+        ValueError: true boxes have another shape.
+    """
+    shares = np.full(len(maps), np.nan)
+    for index, true in _boxed(truths):
+        union = np.max([_draw(box, maps.shape[1:]) for box in true], axis=0)
+        if (mass := maps[index].sum(dtype=float)) > 0:
+            shares[index] = (maps[index] * union).sum(dtype=float) / mass
+    return shares
+
+
 def whole_boxes(number: int, size: tuple[int, int]) -> np.ndarray:
     """A control: the whole picture as the box of each image, float `[number, 4]`."""
     height, width = size

@@ -4,16 +4,17 @@ Masks are keep probabilities `[N, h, w]` in [0, 1]; maps `[N, H, W]`, larger = m
 """
 
 import numpy as np
-from scipy import special, stats
+from scipy import ndimage, special, stats
 
 
 def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
-    """How undecided a mask is: the mean entropy of its cells; lower = more decided.
+    """How undecided a mask is: the mean entropy of its cells or pixels; lower = more decided.
 
-    Formula: mean of `-p log2 p - (1 - p) log2 (1 - p)`, in bits a cell.
+    Formula: mean of `-p log2 p - (1 - p) log2 (1 - p)`, in bits a cell. Hard masks are drawn at the
+    pixels, where cells that are decided leave what lies between them undecided.
 
     Args:
-        keep_prob: float `[N, h, w]`.
+        keep_prob: float `[N, h, w]`, of cells or of pixels.
 
     Returns:
         float `[N]` in [0, 1].
@@ -21,6 +22,24 @@ def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
     p = np.asarray(keep_prob, float)
     entropy: np.ndarray = (special.entr(p) + special.entr(1.0 - p)).mean(axis=(1, 2)) / np.log(2.0)
     return entropy
+
+
+def count_parts(regions: np.ndarray) -> np.ndarray:
+    """In how many pieces a region lies: its connected parts; 1 = a region, many = a scatter.
+
+    Pixels that share an edge are connected, as for `localisation.tight_boxes`.
+
+    Args:
+        regions: bool `[N, H, W]`.
+
+    Returns:
+        float `[N]`, whole numbers; 0 for an empty region.
+
+    Example:
+        >>> count_parts(np.eye(3, dtype=bool)[None]).tolist()
+        [3.0]
+    """
+    return np.array([ndimage.label(region)[1] for region in regions], float)
 
 
 def total_variation(maps: np.ndarray) -> np.ndarray:

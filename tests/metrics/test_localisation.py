@@ -32,6 +32,24 @@ def test_a_perfect_map_has_no_error_and_an_inverted_one_has():
     assert loc.pointing_hits(drawn([0, 0, 2, 2]), [BOX]).tolist() == [0.0]
 
 
+def test_the_share_in_the_boxes_is_that_of_their_union():
+    maps = np.concatenate([drawn(BOX[0]), 1 - drawn(BOX[0]), drawn(BOX[0], value=3.0)])
+    maps[2, 0, :9] = 40.0  # 360 outside of the box, as much as inside of it.
+    assert loc.box_shares(maps, [BOX] * 3).tolist() == [1.0, 0.0, 0.5]
+    flat = np.full((1, *SIZE), 0.1)
+    halves = np.asarray([[0.0, 0.0, 15.0, 20.0], [10.0, 0.0, 20.0, 20.0]])  # A third is in both.
+    np.testing.assert_allclose(loc.box_shares(flat, [halves]), 2 / 3)
+    half_a_pixel = np.asarray([[0.5, 0.0, 1.0, 1.0]])
+    np.testing.assert_allclose(loc.box_shares(drawn([0, 0, 1, 1]), [half_a_pixel]), 0.5)
+
+
+def test_there_is_no_share_without_boxes_or_without_mass():
+    assert np.isnan(loc.box_shares(drawn(BOX[0]), [np.zeros((0, 4))])).all()
+    assert np.isnan(loc.box_shares(np.zeros((1, *SIZE)), [BOX])).all()
+    with pytest.raises(ValueError, match=r"truths\[0\]"):
+        loc.box_shares(drawn(BOX[0]), [np.zeros(4)])
+
+
 def test_smoothing_joins_the_grains_of_an_object():
     box = np.asarray([[20.0, 10.0, 60.0, 50.0]])
     grains = np.zeros((1, 80, 80))

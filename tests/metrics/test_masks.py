@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfx_jax.metrics import masks
+from cfx_jax.metrics import localisation, masks
 
 
 def test_entropy_of_known_masks():
@@ -13,6 +13,16 @@ def test_entropy_of_known_masks():
     expected = [0.0, 0.0, 1.0, (stats.entropy([0.25, 0.75], base=2) + 1.0) / 4]
     np.testing.assert_allclose(masks.posterior_entropy(keep), expected, atol=1e-12)
     assert np.isfinite(masks.posterior_entropy(keep.astype(np.float16))).all()
+
+
+def test_parts_are_connected_by_edges():
+    regions = np.zeros((4, 6, 6), bool)
+    regions[1, 1:4, 2:5] = True
+    regions[2] = np.indices((6, 6)).sum(0) % 2  # They touch at corners alone.
+    regions[3, 0, :] = regions[3, 2:, 0] = regions[3, 5, 5] = True
+    assert masks.count_parts(regions).tolist() == [0, 1, 18, 3]
+    # The largest one of the three is the one that is boxed.
+    assert localisation.tight_boxes(regions[3:]).tolist() == [[0.0, 0.0, 6.0, 1.0]]
 
 
 def test_total_variation_of_known_maps():
