@@ -6,7 +6,7 @@ It knows fields and units, and nothing of what they mean; see `store`.
 from cfx_jax.records.layout import Field, decode_ids, encode_ids
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
 from cfx_jax.records.storage import Storage
-from cfx_jax.records.store import RecordReader, RecordWriter
+from cfx_jax.records.store import RecordReader, RecordWriter, begun_fields
 
 __all__ = [
     "Field",
@@ -15,6 +15,7 @@ __all__ = [
     "RecordWriter",
     "RecordsError",
     "Storage",
+    "begun_fields",
     "claim_folder",
     "decode_ids",
     "encode_ids",

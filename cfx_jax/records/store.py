@@ -188,18 +188,7 @@ class RecordReader:
             RecordsError: the manifest or an array is damaged.
         """
         self._storage = _open_storage(workdir)
-        self.manifest, stored = read_manifest(self._storage)
-        try:
-            self._layout = Layout.from_json(stored)
-        except ValueError as error:
-            if not stored:
-                raise RecordsError(
-                    f"{self._storage} holds no records: its manifest is of something else, such as "
-                    "a training; expected the workdir of python -m cfx_jax.main"
-                ) from error
-            raise RecordsError(
-                f'{self._storage.place("manifest.json")}: the entry "records" is damaged ({error})'
-            ) from error
+        self.manifest, self._layout = _read_layout(self._storage)
         self.fields = self._layout.fields
         self.num_examples = self._layout.num_examples
         self._arrays = open_arrays(self._storage, self._layout, create=False)
@@ -265,6 +254,21 @@ class RecordReader:
         return decode_ids(self.read("id", start, stop))
 
 
+def begun_fields(workdir: str | os.PathLike[str]) -> tuple[Field, ...]:
+    """Returns the fields of the run in a folder, even if nothing of it is written; () without one.
+
+    Args:
+        workdir: the run's folder.
+
+    Raises:
+        RecordsError: the manifest is damaged.
+    """
+    try:
+        return _read_layout(_open_storage(workdir))[1].fields
+    except FileNotFoundError:
+        return ()
+
+
 def find_damage(
     storage: Storage, layout: Layout, units: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, str]]]:
@@ -316,3 +320,18 @@ def _open_storage(workdir: str | os.PathLike[str]) -> Storage:
         return Storage(workdir)
     except ValueError as error:
         raise RecordsError(f"workdir {error}") from error
+
+
+def _read_layout(storage: Storage) -> tuple[dict[str, Any], Layout]:
+    manifest, stored = read_manifest(storage)
+    try:
+        return manifest, Layout.from_json(stored)
+    except ValueError as error:
+        if not stored:
+            raise RecordsError(
+                f"{storage} holds no records: its manifest is of something else, such as a "
+                "training; expected the workdir of python -m cfx_jax.main"
+            ) from error
+        raise RecordsError(
+            f'{storage.place("manifest.json")}: the entry "records" is damaged ({error})'
+        ) from error

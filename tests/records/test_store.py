@@ -20,8 +20,10 @@ from cfx_jax.records import (
     RecordsError,
     RecordWriter,
     Storage,
+    begun_fields,
     claim_folder,
 )
+from cfx_jax.records.layout import Layout
 
 FIELDS = (
     Field("id", "uint8", (12,), ("id_byte",)),
@@ -227,6 +229,12 @@ def test_run_killed_before_the_arrays_resumes(tmp_path):
     write_missing(open_writer(tmp_path / "run"))
     assert RecordReader(tmp_path / "run").complete.all()
     assert xarray.open_zarr(tmp_path / "run" / "records.zarr", chunks=None)["complete"].all()
+
+
+def test_the_fields_of_a_run_that_has_begun(tmp_path):
+    assert begun_fields(tmp_path / "run") == ()
+    claim_folder(Storage(tmp_path / "run"), MANIFEST, Layout(3, 2, FIELDS).to_json())
+    assert begun_fields(tmp_path / "run") == FIELDS
 
 
 def test_other_layout_is_refused_with_a_diff(tmp_path):
