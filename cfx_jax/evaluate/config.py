@@ -3,7 +3,31 @@
 import dataclasses
 
 from cfx_jax.baselines import METHODS
-from cfx_jax.config import Config, ConfigError, check_at_least
+from cfx_jax.config import ClassifierConfig, Config, ConfigError, check_at_least
+from cfx_jax.weights.architectures import ARCHITECTURES
+
+
+@dataclasses.dataclass
+class JudgesConfig:
+    """Who judges learnt masks, beside what they were learnt with.
+
+    Attributes:
+        classifiers: others with the same classes, each `NAME` or `NAME=WEIGHTS`, as the section
+            `classifier` gives the one explained. Hard masks, filled by `generator`, are shown to
+            each of them; an image it gets wrong itself does not count. None by default, as in
+            evaluations begun before there were any.
+    """
+
+    classifiers: tuple[str, ...] = ()
+
+    def sections(self) -> dict[str, ClassifierConfig]:
+        """What to load, by what tables call it: its name, or all of it where names are the same."""
+        found = {text: ClassifierConfig(*text.partition("=")[::2]) for text in self.classifiers}
+        names = [section.name for section in found.values()]
+        return {
+            section.name if names.count(section.name) == 1 else text: section
+            for text, section in found.items()
+        }
 
 
 @dataclasses.dataclass
@@ -21,6 +45,7 @@ class EvaluateConfig(Config):
         sanity_images: so many images, the first ones, show whether the maps of baselines depend on
             the weights and on the class, for two more maps of each. Masks are not learnt anew, so
             runs are not checked. 0 = none, as in evaluations begun before there were any.
+        judges: other classifiers that learnt masks are shown to.
     """
 
     infills: tuple[str, ...] = ("gated_unet",)
@@ -28,6 +53,7 @@ class EvaluateConfig(Config):
     baseline_infill: str = "blur"
     curve_steps: int = 20
     sanity_images: int = 20
+    judges: JudgesConfig = dataclasses.field(default_factory=JudgesConfig)
 
     def validate(self) -> None:
         """Checks every field that can be checked without touching data or weights.
@@ -40,8 +66,18 @@ class EvaluateConfig(Config):
             raise ConfigError(
                 f"baselines hold {', '.join(unknown)}; expected some of {', '.join(METHODS)}"
             )
-        for name in ("infills", "baselines"):
-            if len(set(values := getattr(self, name))) < len(values):
+        for section in self.judges.sections().values():
+            if section.name not in ARCHITECTURES:
+                raise ConfigError(
+                    f"judges.classifiers hold {section.name!r}; expected NAME or NAME=WEIGHTS, "
+                    f"NAME one of {', '.join(sorted(ARCHITECTURES))}"
+                )
+        for name, values in (
+            ("infills", self.infills),
+            ("baselines", self.baselines),
+            ("judges.classifiers", self.judges.classifiers),
+        ):
+            if len(set(values)) < len(values):
                 raise ConfigError(f"{name} are {values!r}; expected each only once")
         check_at_least("curve_steps", self.curve_steps, 1)
         check_at_least("sanity_images", self.sanity_images, 0)

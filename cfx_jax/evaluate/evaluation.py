@@ -38,11 +38,11 @@ from cfx_jax.config import (
 from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import tables
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
+from cfx_jax.evaluate.judges import Judges, load_judges
+from cfx_jax.evaluate.measures import LATER, Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.evaluate.snapshot import Snapshot
-from cfx_jax.generators import Generator
-from cfx_jax.records import Field, RecordWriter, encode_ids
+from cfx_jax.records import Field, RecordWriter, begun_fields, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
@@ -61,6 +61,7 @@ def evaluate(
     stop: StopRequest | None = None,
     *,
     classifier: Classifier | None = None,
+    judge_classifiers: Sequence[Classifier] = (),
 ) -> str:
     """Measures runs and other methods on the images of the runs.
 
@@ -73,6 +74,7 @@ def evaluate(
         images_path: with `records`, where the images lie now; "" = where they were.
         stop: looked at between units; None never stops.
         classifier: in place of the one the config, or the first of `records`, names.
+        judge_classifiers: that learnt masks are shown to, beside those the config names.
 
     Returns:
         The tables as Markdown, of the images that all runs have explained.
@@ -91,7 +93,7 @@ def evaluate(
     if records:
         stored = learnt[0].records.manifest["config"]
         config = _adopt(config, stored, images_path, has_classifier=classifier is not None)
-    study = _Study.open(config, learnt, classifier)
+    study = _Study.open(config, learnt, classifier, judge_classifiers)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
     with contextlib.ExitStack() as stack:
@@ -101,9 +103,10 @@ def evaluate(
         ]
         for units in snapshot.share(study.ready_units(), stop):
             _measure(units, study, stores, stop)
-    table = (
-        tables.write_tables(workdir, folders, study.judges, learnt) if cluster.is_first() else ""
-    )
+    table = ""
+    if cluster.is_first():
+        infills = [infill.name for infill in study.judges.infills]
+        table = tables.write_tables(workdir, folders, infills, [*study.judges.classifiers], learnt)
     snapshot.finish()
     return table
 
@@ -116,18 +119,22 @@ class _Study:
     source: data.Source
     shape: tuple[int, int, int]
     scorer: Scorer
-    judges: tuple[str, ...]
+    judges: Judges
     manifest: dict[str, Any]
     learnt: Sequence[Learnt]
 
     @classmethod
     def open(
-        cls, config: EvaluateConfig, learnt: Sequence[Learnt], classifier: Classifier | None
+        cls,
+        config: EvaluateConfig,
+        learnt: Sequence[Learnt],
+        classifier: Classifier | None,
+        judge_classifiers: Sequence[Classifier],
     ) -> "_Study":
         """Loads data and models, and checks that the runs are of these.
 
         Raises:
-            ConfigError: a run has other images or another classifier.
+            ConfigError: a run has other images or another classifier, or a judge does not fit.
         """
         source = data.open_source(config.data)
         classifier, generator = registry.load_models(config, classifier)
@@ -137,26 +144,24 @@ class _Study:
             "classifier": registry.identity(classifier),
         }
         _check_same(learnt, manifest)
-        judges, infill = _load_judges(config, generator)
+        judges = load_judges(config, classifier, generator, shape, judge_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
             classifier,
-            judges,
-            infill,
+            judges.infills,
+            judges.baseline_infill,
             config.curve_steps,
             config.batch.per_device_batch_size or 1,
+            tuple(judges.classifiers.values()),
         )
-        manifest |= {
-            "judges": [registry.identity(judge) for judge in judges],
-            "infill": registry.identity(infill),
+        manifest |= judges.identity() | {
             "resize": config.data.resize,
             "seed": config.seed,
             "precision": config.precision,
             "curve_steps": config.curve_steps,
             "environment": cluster.environment(),
         }
-        names = tuple(judge.name for judge in judges)
-        return cls(config, source, shape, scorer, names, manifest, learnt)
+        return cls(config, source, shape, scorer, judges, manifest, learnt)
 
     @property
     def parts(self) -> list[Part]:
@@ -203,7 +208,13 @@ class _Store:
         self._part, self._scorer = part, study.scorer
         width = max(len(text.encode()) for text in study.source.ids)
         id_field = Field("id", "uint8", (width,), ("id_byte",))
-        self._fields = [id_field, *part.fields(study.scorer)]
+        # One that an earlier version has begun goes on with what that one measured.
+        begun = {field.name for field in begun_fields(folder)}
+        self._fields = [
+            field
+            for field in (id_field, *part.fields(study.scorer))
+            if not begun or field.name in begun or field.name not in LATER
+        ]
         self._writer = RecordWriter(
             folder,
             {"part": part.identity()} | study.manifest,
@@ -327,15 +338,3 @@ def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any]) -> None:
                     f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
                     "images and classifier for all that is compared"
                 )
-
-
-def _load_judges(
-    config: EvaluateConfig, generator: Generator
-) -> tuple[tuple[Generator, ...], Generator]:
-    """Returns those that fill the holes of curves, grey first, and that of other methods."""
-    try:
-        grey = registry.load_generator("grey")
-        infill = registry.load_generator(config.baseline_infill)
-    except ValueError as error:
-        raise ConfigError(f"baseline_infill: {error}") from error
-    return (grey, generator) if generator.name != "grey" else (grey,), infill

@@ -16,9 +16,14 @@ class Metric(NamedTuple):
 
 
 _GAUSSIAN = f"a Gaussian of {SMOOTHING:.0%} of its side"
+# Maps of other methods are no probabilities.
+_ABOVE_HALF = "above 1/2 (a method that is not learnt: above half of the range of its map)"
 
 MAP_METRICS = {
     "error": Metric("LE", "lower", f"box of the map overlaps no true box by more than {HIT}"),
+    "half_error": Metric(
+        "LE at 1/2", "lower", f"LE of the box of what is {_ABOVE_HALF}, no threshold chosen"
+    ),
     "official_error": Metric("OM", "lower", "LE, or the label is not predicted"),
     "found": Metric("MaxBoxAcc", "higher", "boxes found at the threshold that suits the method"),
     "smooth_error": Metric("LE smooth", "lower", f"LE of the map after {_GAUSSIAN}"),
@@ -27,6 +32,8 @@ MAP_METRICS = {
     "f1": Metric("F1", "higher", "overlap of the map itself with the true box"),
     "crop": Metric("SM", "lower", "log area - log probability of the crop to the box"),
     "variation": Metric("TV", "lower", "raggedness of the map"),
+    "parts": Metric("parts", "lower", f"connected parts of what is {_ABOVE_HALF}"),
+    "box_share": Metric("in the box", "higher", "share of the map that lies in the true boxes"),
 }
 LEARNT_METRICS = {
     "changed_area": Metric("area", "lower", "share that is kept (SSR) or in-filled (SDR)"),
@@ -36,6 +43,14 @@ LEARNT_METRICS = {
         "soft-hard", "near 0", "objective of hard masks less that of soft ones"
     ),
     "entropy": Metric("entropy", "lower", "bits a mask cell"),
+    "pixel_entropy": Metric(
+        "entropy, pixels",
+        "lower",
+        "bits a pixel, of what hard masks are drawn with",
+    ),
+    "cut": Metric(
+        "cut", "higher", "regions above 1/2, one an image, that do what was asked, filled alike"
+    ),
     "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
     "regenerated": Metric(
         "regenerated", "lower", "SDR: most in-fills bring the object back where grey does not"
@@ -51,12 +66,15 @@ SANITY_METRICS = {
 }
 
 
-def to_markdown(summary: Mapping[str, Any], judges: Sequence[str]) -> str:
+def to_markdown(
+    summary: Mapping[str, Any], judges: Sequence[str], judge_classifiers: Sequence[str] = ()
+) -> str:
     """Writes what people read of an evaluation.
 
     Args:
         summary: all of it, as `table.json` holds it.
         judges: names of the generators of the curves.
+        judge_classifiers: names of the classifiers that learnt masks are shown to.
 
     Returns:
         The tables as Markdown, each with what its columns say.
@@ -70,6 +88,10 @@ def to_markdown(summary: Mapping[str, Any], judges: Sequence[str]) -> str:
         f"success_{judge}": Metric(f"success {judge}", "higher", f"hard masks judged with {judge}")
         for judge in judges
     }
+    for name in judge_classifiers:
+        about = f"shown to {name}, filled with {judges[-1]}, of the images that it gets right"
+        judged[f"holds_{name}"] = Metric(f"holds for {name}", "higher", f"hard masks {about}")
+        judged[f"cut_{name}"] = Metric(f"cut for {name}", "higher", f"cut, {about}")
     accuracy = "none with a label"
     if number := summary["num_labelled"]:
         accuracy = f"top-1 accuracy {summary['top_1']:.1%} of {number} with a label"

@@ -13,6 +13,13 @@ import numpy as np
 from scipy import special
 
 from cfx_jax.data.loader import Examples
+from cfx_jax.evaluate.maps import (
+    CUT,
+    map_fields,
+    measure_maps,
+    measure_regions,
+    to_unit_range,
+)
 from cfx_jax.evaluate.scoring import Prediction, Scorer
 from cfx_jax.fido.explanation import Status
 from cfx_jax.fido.masks import Relaxation
@@ -21,16 +28,17 @@ from cfx_jax.records import Field
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.solver import Images
 
-SHARES = tuple(round(0.05 * step, 2) for step in range(20))
-"""Thresholds of MaxBoxAcc, as shares of the range of a map."""
-
 SANITY_CHECKS = ("weights_agreement", "class_agreement")
 """Rank agreement of a map with that of shuffled weights, and of another class."""
 
+HELD = ("held_success_rate", "held_cut")
+"""What other classifiers make of hard masks, and of the mask that is cut."""
+
+LATER = ("half_error", "parts", "box_share", "pixel_entropy", "cut")
+"""Fields that evaluations begun by earlier versions go on without."""
+
 # Border of the centre box, as a share of the side of the image.
 _CENTRE_BORDER = 33 / 227
-# Cells along each side of the maps that are kept, to draw them and to compare methods.
-_MAP_SIZE = 56
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +147,14 @@ class Baseline:
     def fields(self, scorer: Scorer) -> list[Field]:
         """The map and how good it is, and how alike those are that should not be."""
         checks = [Field(name, "float32") for name in SANITY_CHECKS]
-        return [*_map_fields(scorer), *(checks if self.sanity_images else [])]
+        return [*map_fields(scorer), *(checks if self.sanity_images else [])]
 
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         maps = scorer.attribute(self.name, unit.images)
-        values = _measure_maps(maps, unit, scorer)
+        values = measure_maps(maps, unit.images, unit.boxes, scorer)
+        # Its maps have no probability of 1/2: half of the range stands for it.
+        values |= measure_regions(to_unit_range(maps), unit.boxes)
         chosen = unit.indices.start + unit.examples.readable < self.sanity_images
         if chosen.any():
             images = Images(*(array[chosen] for array in unit.images))
@@ -188,12 +198,17 @@ class Learnt:
         """The map and how good it is, and what the mask does with other in-fills."""
         judged = ((scorer.num_judges,), ("judge",))
         numbers = ("changed_area", "success_rate", "log_odds_infilled", "soft_hard_gap", "entropy")
+        held = ((scorer.num_judge_classifiers,), ("judge_classifier",))
+        of_classifiers = HELD if scorer.num_judge_classifiers else ()
         return [
-            *_map_fields(scorer),
+            *map_fields(scorer),
             Field("status", "int32"),
             *(Field(name, "float32") for name in numbers),
             Field("judged_log_odds", "float32", *judged),
             Field("judged_success_rate", "float32", *judged),
+            Field("pixel_entropy", "float32"),
+            Field("cut", "float32"),
+            *(Field(name, "float32", *held) for name in of_classifiers),
         ]
 
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
@@ -204,11 +219,13 @@ class Learnt:
         probability = special.expit(cells)
         law = self.records.mask_law
         cells = np.asarray(law.cells(jnp.asarray(cells)))
-        height, width = unit.images.pixels.shape[1:3]
-        maps = scorer.saliency(cells, self.objective, (height, width), law)
-        log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
+        size = unit.images.pixels.shape[1:3]
+        maps = scorer.saliency(cells, self.objective, size, law)
         kept = self._read("kept_area", unit)
-        values = _measure_maps(maps, unit, scorer) | {
+        values = {
+            **measure_maps(maps, unit.images, unit.boxes, scorer),
+            **measure_regions(maps, unit.boxes),
+            **self._judge(cells, maps, unit, scorer),
             # What costs: what SSR keeps and SDR drops.
             "changed_area": kept if self.objective == "ssr" else 1.0 - kept,
             "success_rate": self._read("success_rate", unit),
@@ -216,12 +233,24 @@ class Learnt:
             # The objective with hard masks less that of the last step, with relaxed ones.
             "soft_hard_gap": self._read("objective", unit) - self._read("trace", unit)[:, -1],
             "entropy": masks.posterior_entropy(probability),
-            "judged_log_odds": log_odds,
-            "judged_success_rate": success_rate,
+            "pixel_entropy": masks.posterior_entropy(scorer.keep(cells, size, law)),
         }
         for value in values.values():
             value[~is_explained] = np.nan
         return values | {"status": self._read("status", unit)}
+
+    def _judge(
+        self, cells: np.ndarray, maps: np.ndarray, unit: Unit, scorer: Scorer
+    ) -> dict[str, np.ndarray]:
+        """Shows masks to judges they were not learnt with, and cut to all classifiers."""
+        law = self.records.mask_law
+        log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
+        cut = scorer.cut(unit.images, maps > CUT, self.objective)
+        found = {"judged_log_odds": log_odds, "judged_success_rate": success_rate, "cut": cut[:, 0]}
+        if scorer.num_judge_classifiers:
+            held = scorer.hold(unit.images, cells, self.objective, law)
+            found |= {"held_success_rate": held, "held_cut": cut[:, 1:]}
+        return found
 
     def keep_prob(self, start: int, stop: int) -> np.ndarray:
         """Reads the masks `[stop - start, h, w]` of examples; NaN where there is none."""
@@ -263,7 +292,7 @@ class Joint:
 
     def fields(self, scorer: Scorer) -> list[Field]:
         """The map and how good it is."""
-        return _map_fields(scorer)
+        return map_fields(scorer)
 
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
@@ -277,64 +306,13 @@ class Joint:
         # The cells are the mask itself, not its logits.
         law = dataclasses.replace(self.ssr.records.mask_law, relaxation=Relaxation.DETERMINISTIC)
         maps = scorer.saliency(cells, "ssr", size, law)
-        values = _measure_maps(maps, unit, scorer)
+        values = measure_maps(maps, unit.images, unit.boxes, scorer)
+        values |= measure_regions(maps, unit.boxes)
         for value in values.values():
             value[~is_explained] = np.nan
         return values
 
 
-def _map_fields(scorer: Scorer) -> list[Field]:
-    numbers = ("error", "pointing", "f1", "crop", "variation")
-    curve = ((scorer.num_judges, scorer.curve_steps + 1), ("judge", "point"))
-    return [
-        Field("map", "float16", (_MAP_SIZE, _MAP_SIZE), ("map_y", "map_x")),
-        Field("box", "float32", (4,), ("corner",)),
-        *(Field(name, "float32") for name in numbers),
-        Field("smooth_error", "float32"),
-        Field("found", "float32", (len(SHARES),), ("share",)),
-        Field("smooth_found", "float32", (len(SHARES),), ("share",)),
-        Field("deletion", "float32", *curve),
-        Field("insertion", "float32", *curve),
-    ]
-
-
-def _measure_maps(maps: np.ndarray, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
-    """Measures maps `[m, H, W]`, whatever they come from."""
-    # Between 0 and 1, whatever the method: what is measured must not depend on its scale.
-    low = maps.min(axis=(1, 2), keepdims=True)
-    maps = (maps - low) / np.maximum(np.ptp(maps, axis=(1, 2), keepdims=True), 1e-12)
-    boxes = localisation.tight_boxes(localisation.above_mean(maps))
-    scores = scorer.score(unit.images, maps, boxes)
-    smoothed = localisation.smooth(maps)
-    smooth_boxes = localisation.tight_boxes(localisation.above_mean(smoothed))
-    return {
-        "map": _shrink(maps),
-        "box": boxes,
-        "error": localisation.localisation_errors(boxes, unit.boxes),
-        "pointing": localisation.pointing_hits(maps, unit.boxes),
-        "f1": localisation.f1_scores(maps, unit.boxes),
-        "crop": np.asarray(scores.crop),
-        "variation": masks.total_variation(maps),
-        "found": localisation.found_at_shares(maps, unit.boxes, SHARES),
-        "smooth_error": localisation.localisation_errors(smooth_boxes, unit.boxes),
-        "smooth_found": localisation.found_at_shares(smoothed, unit.boxes, SHARES),
-        "deletion": np.asarray(scores.deletion),
-        "insertion": np.asarray(scores.insertion),
-    }
-
-
 def _largest(boxes: np.ndarray) -> np.ndarray:
     largest: np.ndarray = boxes[np.argmax(localisation.areas(boxes))]
     return largest
-
-
-def _shrink(maps: np.ndarray) -> np.ndarray:
-    """Averages maps `[m, H, W]` over `_MAP_SIZE` x `_MAP_SIZE` cells; repeats pixels if smaller."""
-    rows, columns = (
-        (np.arange(_MAP_SIZE) * length // _MAP_SIZE).astype(int) for length in maps.shape[1:]
-    )
-    if min(maps.shape[1:]) < _MAP_SIZE:
-        return maps[:, rows][:, :, columns]
-    sums = np.add.reduceat(np.add.reduceat(maps, rows, axis=1), columns, axis=2)
-    counts = np.diff(rows, append=maps.shape[1])[:, None] * np.diff(columns, append=maps.shape[2])
-    return np.asarray(sums / counts)

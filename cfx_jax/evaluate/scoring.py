@@ -11,9 +11,10 @@ import numpy as np
 from cfx_jax.baselines import METHODS
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explanation import judge, saliency
+from cfx_jax.evaluate import transfer
+from cfx_jax.fido.explanation import saliency
 from cfx_jax.fido.masks import MaskLaw
-from cfx_jax.fido.objective import DIRECTIONS, make_problem
+from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
 from cfx_jax.metrics.sanity import draw_other_class, shuffle_weights
@@ -59,6 +60,7 @@ class _Models(NamedTuple):
     classifier: Classifier
     judges: tuple[Generator, ...]
     baseline_infill: Generator
+    judge_classifiers: tuple[Classifier, ...]
 
 
 class Scorer:
@@ -66,6 +68,7 @@ class Scorer:
 
     Attributes:
         num_judges: generators that fill the holes of curves, and of masks learnt with another one.
+        num_judge_classifiers: classifiers shown masks that were learnt with another one.
         curve_steps: of each curve.
     """
 
@@ -77,22 +80,26 @@ class Scorer:
         baseline_infill: Generator,
         curve_steps: int,
         per_device_batch_size: int,
+        judge_classifiers: Sequence[Classifier] = (),
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
 
         Args:
             key: random key of the evaluation; each image folds its identity in.
             classifier: the model explained.
-            judges: fill the holes of curves, and of masks that were learnt with another one.
+            judges: fill the holes of curves, and of masks that were learnt with another one; the
+                last one those of masks that are shown to other classifiers.
             baseline_infill: replaces pixels for other methods.
             curve_steps: of each curve.
             per_device_batch_size: images a device looks at together.
+            judge_classifiers: are shown masks that were learnt with another one.
         """
         self.num_judges = len(judges)
+        self.num_judge_classifiers = len(judge_classifiers)
         self._devices = jax.local_devices()
         self._rows = per_device_batch_size
         self.curve_steps = curve_steps
-        models = _Models(key, classifier, tuple(judges), baseline_infill)
+        models = _Models(key, classifier, tuple(judges), baseline_infill, tuple(judge_classifiers))
         self._models = parallel.replicate(models, self._devices)
         # Copied when first asked for: it takes as much memory as the intact one.
         self._shuffled = functools.cache(
@@ -132,6 +139,11 @@ class Scorer:
         maps: np.ndarray = self._run(_saliency, options, cells)
         return maps
 
+    def keep(self, cells: np.ndarray, size: tuple[int, int], law: MaskLaw) -> np.ndarray:
+        """Returns with which probability hard masks keep each pixel, float32 `[n, H, W]`."""
+        probabilities: np.ndarray = self._run(_keep, {"size": size, "law": law}, cells)
+        return probabilities
+
     def score(self, images: Images, maps: np.ndarray, boxes: np.ndarray) -> MapScores:
         """Scores maps `[n, H, W]` and their boxes `[n, 4]`.
 
@@ -159,6 +171,36 @@ class Scorer:
         options = {"objective": objective, "law": law, "num_masks": num_masks}
         log_odds, success_rate = self._run(_transfer, options, images, cells)
         return log_odds, success_rate
+
+    def hold(self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw) -> np.ndarray:
+        """Judges hard masks with other classifiers: do they hold for a network they do not know?
+
+        Args:
+            images: that the masks are of.
+            cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
+            objective: `"ssr"` or `"sdr"`, what they were learnt for.
+            law: of the masks they were learnt with.
+
+        Returns:
+            Success rate, float32 `[n, J]`; NaN where one of J classifiers is wrong on the image.
+        """
+        rates: np.ndarray = self._run(_hold, {"objective": objective, "law": law}, images, cells)
+        return rates
+
+    def cut(self, images: Images, regions: np.ndarray, objective: str) -> np.ndarray:
+        """Judges the one region of each image that a person sees, with all classifiers.
+
+        Args:
+            images: that the regions are of.
+            regions: bool `[n, H, W]`, what SSR keeps and SDR drops.
+            objective: `"ssr"` or `"sdr"`.
+
+        Returns:
+            1 where the region does what was asked, else 0, float32 `[n, 1 + J]`: of the classifier
+            explained, then of J others, NaN where one of these is wrong on the image.
+        """
+        success: np.ndarray = self._run(_cut, {"objective": objective}, images, regions)
+        return success
 
     def _run(
         self,
@@ -250,6 +292,11 @@ def _score(
     return MapScores(crop, deletion, insertion)
 
 
+def _keep(cells: jax.Array, models: _Models, *, size: tuple[int, int], law: MaskLaw) -> jax.Array:
+    del models
+    return law.keep_map(cells, size).keep
+
+
 def _transfer(
     image: Images,
     cells: jax.Array,
@@ -259,17 +306,30 @@ def _transfer(
     law: MaskLaw,
     num_masks: int,
 ) -> tuple[jax.Array, jax.Array]:
-    problem = make_problem(_key(image, models), image.pixels, image.targets, objective)
-    height, width = image.pixels.shape[:2]
-    pixels = law.keep_map(cells, (height, width))
-    verdicts = [
-        judge(
-            problem.key, pixels, problem, models.classifier, generator, law=law, num_masks=num_masks
-        )
-        for generator in models.judges
-    ]
-    # Without the pictures.
-    return (
-        jnp.stack([verdict.log_odds for verdict in verdicts]),
-        jnp.stack([verdict.success_rate for verdict in verdicts]),
+    pixels = law.keep_map(cells, image.pixels.shape[:2])
+    return transfer.judge_infills(
+        _problem(image, models, objective), pixels, models.classifier, models.judges, law, num_masks
     )
+
+
+def _hold(
+    image: Images, cells: jax.Array, models: _Models, *, objective: str, law: MaskLaw
+) -> jax.Array:
+    pixels = law.keep_map(cells, image.pixels.shape[:2])
+    return transfer.judge_classifiers(
+        _problem(image, models, objective), pixels, models.judge_classifiers, models.judges[-1], law
+    )
+
+
+def _cut(image: Images, region: jax.Array, models: _Models, *, objective: str) -> jax.Array:
+    return transfer.judge_region(
+        _problem(image, models, objective),
+        region,
+        models.classifier,
+        models.judge_classifiers,
+        models.judges[-1],
+    )
+
+
+def _problem(image: Images, models: _Models, objective: str) -> Problem:
+    return make_problem(_key(image, models), image.pixels, image.targets, objective)

@@ -28,6 +28,7 @@ _IMAGES = "images"
 _BLOCK = 64  # images whose maps are compared at once
 _IMAGES_SHOWN = 8
 BOXES = ("whole", "centre", "truth")
+_CENTRE_BOX = "box: centre"
 _Columns = dict[str, dict[str, np.ndarray]]  # by method and metric, float [N]
 
 
@@ -35,6 +36,7 @@ def write_tables(
     workdir: str | os.PathLike[str],
     stores: Mapping[str, str],
     judges: Sequence[str],
+    judge_classifiers: Sequence[str],
     learnt: Sequence[Learnt],
 ) -> str:
     """Writes the tables and plots of an evaluation.
@@ -43,6 +45,7 @@ def write_tables(
         workdir: folder of the evaluation.
         stores: by name of a method, and `images`, the folder of its records.
         judges: names of the generators of the curves.
+        judge_classifiers: names of the classifiers that learnt masks are shown to.
         learnt: the parts that are learnt masks.
 
     Returns:
@@ -62,7 +65,7 @@ def write_tables(
     photos["is_top_1"] = np.where(
         photos["label"] == UNKNOWN_LABEL, np.nan, photos["prediction"] == photos["label"]
     )
-    columns, curves = _read_methods(readers, rows, photos, judges, learnt)
+    columns, curves = _read_methods(readers, rows, photos, judges, judge_classifiers, learnt)
     is_labelled = np.isfinite(photos["is_top_1"])
     summary = {
         "num_images": len(rows),
@@ -73,11 +76,11 @@ def write_tables(
             | {name: _intervals(values) for name, values in columns[subset].items()}
             for subset, chosen in _subsets(photos).items()
         },
-        "differences": _differences(columns, learnt),
+        "differences": _differences(columns, photos, learnt),
         "agreement": _agreement(readers, rows, learnt),
         "restart_variance": _restarts(rows, learnt),
     }
-    text = to_markdown(summary, judges)
+    text = to_markdown(summary, judges, judge_classifiers)
     storage = Storage(workdir)
     storage.write("table.json", json.dumps(summary, indent=2, allow_nan=False).encode())
     storage.write("table.csv", _to_csv(summary))
@@ -97,6 +100,7 @@ def _read_methods(
     rows: np.ndarray,
     photos: Mapping[str, np.ndarray],
     judges: Sequence[str],
+    judge_classifiers: Sequence[str],
     learnt: Sequence[Learnt],
 ) -> tuple[dict[str, _Columns], dict[str, dict[str, np.ndarray]]]:
     """Reads one method after the other; of each only a number an image and metric is held.
@@ -114,7 +118,9 @@ def _read_methods(
             _add_failures(values, objectives[name], judges)
         for subset, chosen in subsets.items():
             some = _take(values, chosen)
-            columns[subset][name] = _columns(photos["is_top_1"][chosen], some, judges)
+            columns[subset][name] = _columns(
+                photos["is_top_1"][chosen], some, judges, judge_classifiers
+            )
         is_known = np.isfinite(values["deletion"]).all(axis=(1, 2))
         shown = values.keys() & {"deletion", "insertion", "success_rate"}
         if is_known.any():
@@ -151,7 +157,10 @@ def _subsets(photos: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _columns(
-    is_top_1: np.ndarray, values: Mapping[str, np.ndarray], judges: Sequence[str]
+    is_top_1: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    judges: Sequence[str],
+    judge_classifiers: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """One number an image for each metric, float `[N]`, NaN where there is none."""
     columns = {
@@ -167,7 +176,11 @@ def _columns(
             columns[f"{curve}_{judge}"] = curve_area(values[curve][:, index])
         if "judged_success_rate" in values:
             columns[f"success_{judge}"] = values["judged_success_rate"][:, index]
-    others = (*LEARNT_METRICS, *SANITY_METRICS)
+    for index, judge in enumerate(judge_classifiers if "held_cut" in values else ()):
+        columns[f"holds_{judge}"] = values["held_success_rate"][:, index]
+        columns[f"cut_{judge}"] = values["held_cut"][:, index]
+    # Not all methods have these, nor all evaluations that earlier versions have begun.
+    others = ("half_error", "parts", "box_share", *LEARNT_METRICS, *SANITY_METRICS)
     return columns | {name: values[name] for name in others if name in values}
 
 
@@ -190,8 +203,13 @@ def _intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def _differences(columns: Mapping[str, _Columns], learnt: Sequence[Learnt]) -> list[dict[str, Any]]:
-    """Differences on the same images: between runs of an objective, and to the centre."""
+def _differences(
+    columns: Mapping[str, _Columns], photos: Mapping[str, np.ndarray], learnt: Sequence[Learnt]
+) -> list[dict[str, Any]]:
+    """Differences on the same images: between runs of an objective, and to the centre.
+
+    That is the method `centre`, in all that maps have, and the centre box, in what boxes have.
+    """
     pairs = [
         (ours.name, theirs.name)
         for ours, theirs in itertools.combinations(learnt, 2)
@@ -199,8 +217,13 @@ def _differences(columns: Mapping[str, _Columns], learnt: Sequence[Learnt]) -> l
     ]
     if "centre" in columns["all"]:
         pairs += [(name, "centre") for name in columns["all"] if name != "centre"]
+    pairs += [(name, _CENTRE_BOX) for name in columns["all"]]
     rows = []
-    for subset, methods in columns.items():
+    for subset, chosen in _subsets(photos).items():
+        # A box has no threshold: it is the same for all ways to draw one from a map.
+        box = dict.fromkeys(("error", "half_error", "smooth_error"), photos["centre_error"][chosen])
+        box["crop"] = photos["centre_crop"][chosen]
+        methods = columns[subset] | {_CENTRE_BOX: box}
         for ours, theirs in pairs:
             for metric in sorted(methods[ours].keys() & methods[theirs].keys()):
                 both = np.stack([methods[ours][metric], methods[theirs][metric]])

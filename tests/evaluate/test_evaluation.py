@@ -22,7 +22,7 @@ from cfx_jax.config import (
     GeneratorConfig,
 )
 from cfx_jax.data import Source
-from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.evaluate.config import EvaluateConfig, JudgesConfig
 from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordReader, RecordsError
@@ -237,9 +237,50 @@ def test_another_classifier_is_refused(workdir, tmp_path, tiny):
         evaluate(EvaluateConfig(), tmp_path, [str(workdir / run)], classifier=other)
 
 
+def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
+    """One that is the same, and one that predicts what the first one finds least likely."""
+    twin = tiny.replace(name="twin")
+    stubborn = tiny.replace(name="stubborn", apply=lambda p, x: -tiny.apply(p, x))
+    options = EvaluateConfig(
+        generator=GeneratorConfig("local_mean"), baselines=("centre",), curve_steps=1
+    )
+    runs = [str(workdir / "runs" / name) for name in ("blur", "local_mean")]
+
+    def ask(*judges):
+        return evaluate(options, tmp_path, runs, classifier=tiny, judge_classifiers=judges)
+
+    text = ask(twin, stubborn)
+    scores = RecordReader(tmp_path / "scores/sdr_blur")
+    photos = RecordReader(tmp_path / "scores/images")
+    is_seen = photos.read("target") >= 0
+    is_right = is_seen & (photos.read("prediction") == photos.read("target"))
+    assert is_right.any()
+    cut, held = scores.read("cut"), scores.read("held_cut")
+    np.testing.assert_array_equal(held[:, 0], np.where(is_right, cut, np.nan))
+    assert np.isfinite(cut[is_seen]).all()
+    assert np.isnan(held[is_right, 1]).all()
+    table = json.loads((tmp_path / "table.json").read_text())
+    holds = table["methods"]["all"]["sdr_blur"]["holds_twin"]
+    assert holds["n"] == is_right.sum()
+    assert {"holds_twin", "cut_twin", "cut"} <= {
+        row["metric"] for row in table["differences"] if row["theirs"] == "sdr_local_mean"
+    }
+    assert "| holds for twin (higher) |" in text
+    # The same again is the same; others, or none, are another evaluation.
+    assert ask(twin, stubborn) == text
+    for others in ([stubborn, twin], [twin], []):
+        with pytest.raises(RecordsError, match="judge_classifiers"):
+            ask(*others)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"judges": JudgesConfig(("lenet=weights",))},
+            "hold 'lenet'; expected NAME or NAME=WEIGHTS",
+        ),
+        ({"judges": JudgesConfig(("resnet18=a",) * 2)}, r"judges\.classifiers are .* only once"),
         ({"baselines": ("saliency",)}, "expected some of gradient"),
         ({"baselines": ("centre", "centre")}, "only once"),
         ({"curve_steps": 0}, "curve_steps"),

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.data.loader import Examples
-from cfx_jax.evaluate.measures import SHARES, Baseline, Learnt, Reference, Unit
+from cfx_jax.evaluate.maps import SHARES
+from cfx_jax.evaluate.measures import Baseline, Learnt, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
@@ -16,6 +18,8 @@ from cfx_jax.runs.solver import Images
 
 SIZE, STEPS = 32, 4
 BOX = np.array([[8.0, 4.0, 24.0, 16.0]])
+EVIDENCE = np.zeros((SIZE, SIZE, 3), np.float32)
+EVIDENCE[4:16, 8:24] = 0.01
 
 
 def box_map(sign):
@@ -31,12 +35,20 @@ def box_map(sign):
 
 
 @pytest.fixture
-def scorer(linear_classifier, fill_half):
-    """All evidence lies in the box, and a hole there takes it away."""
-    weights = np.zeros((SIZE, SIZE, 3), np.float32)
-    weights[4:16, 8:24] = 0.01
+def make_scorer(linear_classifier, fill_half):
+    """All evidence lies in the box, and a hole there takes it away; weights of other judges."""
     black = fill_half.replace(params=jnp.asarray(0.0))
-    return Scorer(jax.random.key(0), linear_classifier(weights), (black,), black, STEPS, 1)
+
+    def make(*judges):
+        classifier, *others = (linear_classifier(weights) for weights in (EVIDENCE, *judges))
+        return Scorer(jax.random.key(0), classifier, (black,), black, STEPS, 1, others)
+
+    return make
+
+
+@pytest.fixture
+def scorer(make_scorer):
+    return make_scorer()
 
 
 @pytest.fixture
@@ -62,6 +74,9 @@ def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
     np.testing.assert_array_equal(found["smooth_found"][:, half], [1 - error, np.nan])
     np.testing.assert_array_equal(found["smooth_error"], [1.0, np.nan])
     np.testing.assert_array_equal(found["pointing"], [1 - error, np.nan])
+    np.testing.assert_array_equal(found["half_error"], [error, np.nan])
+    np.testing.assert_array_equal(found["parts"], [1.0, 1.0])
+    np.testing.assert_array_equal(found["box_share"], [1 - error, np.nan])
     np.testing.assert_allclose(found["f1"][0], 1.0 if sign > 0 else 0.0, atol=1e-6)
     if sign > 0:
         np.testing.assert_array_equal(found["box"][0], BOX[0])
@@ -85,22 +100,61 @@ def test_the_images_have_control_boxes_of_their_own(scorer, unit):
     assert set(found) <= {field.name for field in Reference().fields(scorer)}
 
 
+def learn(folder, unit, objective, logits, block_size=1):
+    """A run of the two images of a unit that has learnt known cells."""
+    explain = ExplainConfig(objective, mask_size=logits.shape[1], num_steps=1)
+    config = Config(explain=explain, report=ReportConfig(save_images=False))
+    fields = make_fields(config, unit.examples.ids, (SIZE, SIZE))
+    values = {field.name: np.zeros((2, *field.shape), field.dtype) for field in fields}
+    values |= {"id": encode_ids(unit.examples.ids, 1), f"{objective}_mask_logits": logits}
+    manifest = {
+        "objectives": [objective],
+        "status_names": ["ok"],
+        "settings": {"relaxation": "concrete", "temperature": 0.4, "block_size": block_size},
+    }
+    RecordWriter(folder, manifest, fields, 2, unit_size=2).write_unit(0, values)
+    return Learnt("run", Explanations(folder), objective)
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_a_learnt_region_is_cut_at_one_half(objective, tmp_path, make_scorer, unit):
+    """The true box, and one pixel beside it: SSR keeps them, SDR drops them."""
+    important = np.full((2, SIZE, SIZE), -20.0, np.float16)
+    important[:, 4:16, 8:24] = important[:, 30, 30] = 20.0
+    logits = important if objective == "ssr" else -important
+    below = np.zeros((SIZE, SIZE, 3), np.float32)
+    below[20:28] = 0.01
+    blind = -1 - below
+    scorer = make_scorer(EVIDENCE, below, blind)
+    part = learn(tmp_path, unit, objective, logits)
+    found = part.measure(unit, scorer)
+    assert set(found) == {field.name for field in part.fields(scorer)}
+    np.testing.assert_array_equal(found["half_error"], [0.0, np.nan])
+    np.testing.assert_array_equal(found["parts"], [2.0, 2.0])
+    np.testing.assert_allclose(found["box_share"], [192 / 193, np.nan], atol=1e-5)
+    # Its own classifier sees the box alone; another one what lies below it; one is never right.
+    np.testing.assert_array_equal(found["cut"], [1.0, 1.0])
+    expected = [[1.0, 0.0, np.nan]] * 2
+    np.testing.assert_array_equal(found["held_cut"], expected)
+    np.testing.assert_array_equal(found["held_success_rate"], expected)
+
+
+def test_decided_cells_leave_pixels_between_them_undecided(tmp_path, scorer, unit):
+    logits = np.full((2, 2, 2), 20.0, np.float16)
+    logits[:, :, 1] = -20.0
+    found = learn(tmp_path, unit, "ssr", logits).measure(unit, scorer)
+    np.testing.assert_allclose(found["entropy"], 0.0, atol=1e-6)
+    keep = np.linspace(1.0, 0.0, SIZE)
+    expected = np.mean([stats.entropy([p, 1 - p], base=2) for p in keep])
+    np.testing.assert_allclose(found["pixel_entropy"], expected, rtol=1e-5)
+    assert "held_cut" not in found
+
+
 @pytest.mark.parametrize("block_size", [1, SIZE])
 def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_path, scorer, unit):
     logits = np.zeros((2, 4, 4), np.float16)
     logits[:, 3, 0] = 8.0
-    explain = ExplainConfig("ssr", mask_size=4, num_steps=1)
-    config = Config(explain=explain, report=ReportConfig(save_images=False))
-    fields = make_fields(config, unit.examples.ids, (SIZE, SIZE))
-    values = {field.name: np.zeros((2, *field.shape), field.dtype) for field in fields}
-    values |= {"id": encode_ids(unit.examples.ids, 1), "ssr_mask_logits": logits}
-    manifest = {
-        "objectives": ["ssr"],
-        "status_names": ["ok"],
-        "settings": {"relaxation": "concrete", "temperature": 0.4, "block_size": block_size},
-    }
-    RecordWriter(tmp_path, manifest, fields, 2, unit_size=2).write_unit(0, values)
-    found = Learnt("run", Explanations(tmp_path), "ssr").measure(unit, scorer)
+    found = learn(tmp_path, unit, "ssr", logits, block_size).measure(unit, scorer)
     # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
     assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
     steepest = np.abs(np.diff(found["map"], axis=1)).max()

@@ -12,8 +12,8 @@ from cfx_jax.evaluate.tables import write_tables
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
 
-N, JUDGES = 6, ("grey",)
-SCORER = types.SimpleNamespace(num_judges=1, curve_steps=2)
+N, JUDGES, CLASSIFIERS = 6, ("grey",), ("twin", "resnet18=a/b")
+SCORER = types.SimpleNamespace(num_judges=1, curve_steps=2, num_judge_classifiers=2)
 ID = Field("id", "uint8", (1,))
 EXPLAIN = ExplainConfig("ssr", mask_size=2, num_steps=1)
 CONFIG = Config(explain=EXPLAIN, report=ReportConfig(save_images=False))
@@ -40,9 +40,9 @@ def write_store(folder, fields, known, manifest=None):
 def tables(tmp_path):
     """Writes the tables of one method and of two restarts of a run, on six images with a box."""
 
-    def make(labels, logits=(), target=0, **known):
+    def make(labels, logits=(), target=0, photos=None, learnt=None, **known):
         found = {"label": np.asarray(labels), "num_boxes": np.ones(N), "prediction": np.ones(N)}
-        found["target"] = np.full(N, target)
+        found |= {"target": np.full(N, target)} | (photos or {})
         write_store(tmp_path / "images", Reference().fields(SCORER), found)
         stores = {"images": str(tmp_path / "images")}
         fields = Baseline("centre", "blur", 0).fields(SCORER)
@@ -54,9 +54,9 @@ def tables(tmp_path):
             manifest = MANIFEST | {"config": {"seed": seed}}
             write_store(folder, RUN_FIELDS, {"ssr_mask_logits": values}, manifest)
             runs.append(Learnt(f"run{seed}", Explanations(folder), "ssr"))
-            write_store(tmp_path / runs[-1].name, runs[-1].fields(SCORER), {})
+            write_store(tmp_path / runs[-1].name, runs[-1].fields(SCORER), learnt or {})
             stores[runs[-1].name] = str(tmp_path / runs[-1].name)
-        text = write_tables(tmp_path, stores, JUDGES, runs)
+        text = write_tables(tmp_path, stores, JUDGES, CLASSIFIERS, runs)
         return text, json.loads((tmp_path / "table.json").read_text())
 
     return make
@@ -90,6 +90,42 @@ def test_the_variance_of_restarts_is_of_the_masks_that_are_there(tables):
     (row,) = tables([1] * N, [ours, theirs])[1]["restart_variance"]
     assert (row["runs"], row["n"]) == (["ssr_run0", "ssr_run1"], N - 1)
     assert row["mean"] == pytest.approx(0.5 / (N - 1), abs=1e-6)
+
+
+def test_judges_have_columns_of_their_own_and_count_where_they_are_right(tables):
+    held = np.full((N, 2), 0.25)
+    held[2:, 1] = np.nan
+    text, table = tables(
+        [1] * N, [np.zeros((N, 2, 2))],
+        learnt={"held_success_rate": held, "held_cut": np.round(held), "cut": np.ones(N)},
+    )  # fmt: skip
+    found = table["methods"]["all"]["ssr_run0"]
+    assert (found["holds_twin"]["n"], found["holds_twin"]["mean"]) == (N, 0.25)
+    assert (found["holds_resnet18=a/b"]["n"], found["cut_resnet18=a/b"]["mean"]) == (2, 0.0)
+    assert found["cut"]["mean"] == 1.0
+    learnt = text.partition("### Learnt masks")[2].partition("###")[0]
+    for title in ("cut", "holds for twin", "cut for twin", "holds for resnet18=a/b"):
+        assert f"| {title} (higher) |" in learnt
+    assert "holds_twin" not in table["methods"]["all"]["centre"]
+
+
+def test_boxes_are_compared_with_the_centre_box_on_the_same_images(tables):
+    """It misses one of five, the map all of them at its mean and none at 1/2."""
+    missed = np.asarray([0, 0, 1, 0, 0, np.nan])
+    _, table = tables(
+        [1] * N, photos={"centre_error": missed}, error=np.ones(N), half_error=np.zeros(N)
+    )
+    found = {
+        row["metric"]: row for row in table["differences"]
+        if (row["subset"], row["ours"], row["theirs"]) == ("all", "centre", "box: centre")
+    }  # fmt: skip
+    assert {name: (row["n"], row["mean"]) for name, row in found.items()} == {
+        "error": (5, pytest.approx(0.8)),
+        "half_error": (5, pytest.approx(-0.2)),
+        "smooth_error": (5, pytest.approx(-0.2)),
+        "crop": (6, 0.0),
+    }
+    assert found["error"]["low"] < 0.8 < found["error"]["high"]
 
 
 def test_curves_that_are_not_known_are_not_drawn(tables):

@@ -1,6 +1,7 @@
 """A run that earlier code has made can be read, and gone on with.
 
-`old_run.zip` is the folder that `COMMAND` at commit 0fd7fb1 made of `write_inputs`, less its page.
+`old_run.zip` is the folder that `COMMAND` at commit 0fd7fb1 made of `write_inputs`, less its page,
+and `old_evaluation.zip` are the scores of it that `EVALUATION` at commit 178bab8 has.
 """
 
 import json
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.evaluation import evaluate
+from cfx_jax.evaluate.measures import LATER
 from cfx_jax.records import RecordReader, RecordsError
 from cfx_jax.report import page
 from cfx_jax.report.export import export_pictures, export_table
@@ -36,6 +38,7 @@ COMMAND = [
     "--config.explain.mask_size=7", "--config.batch.per_device_batch_size=2",
     "--config.batch.unit_size=2",
 ]  # fmt: skip
+EVALUATION = EvaluateConfig(generator=GeneratorConfig("grey"), baselines=("centre",), curve_steps=1)
 
 
 def write_inputs(folder):
@@ -136,3 +139,21 @@ def test_it_is_evaluated(old_run):
     scores = RecordReader("evaluation/scores/ssr_run")
     np.testing.assert_array_equal(scores.read("status"), [0, 0, -1, 0])
     assert (scores.read("judged_success_rate")[[0, 1, 3]] >= 0.5).all()
+
+
+def test_its_old_evaluation_is_gone_on_with(old_run, request):
+    """From before there were parts of regions and other classifiers: it stays without them."""
+    with zipfile.ZipFile(request.path.parent / "old_evaluation.zip") as archive:
+        archive.extractall("evaluation")
+    scores = RecordReader("evaluation/scores/ssr_run")
+    before = {field.name: scores.read(field.name) for field in scores.fields}
+    for chunk in pathlib.Path("evaluation/scores/ssr_run").glob("records.zarr/*/c/1"):
+        shutil.rmtree(chunk) if chunk.is_dir() else chunk.unlink()
+    evaluate(EVALUATION, "evaluation", ["run"])
+    assert scores.complete.all()
+    for name, then in before.items():
+        now = scores.read(name).astype(float)
+        np.testing.assert_allclose(now, then, rtol=0, atol=2e-3, err_msg=name)
+    table = json.loads(pathlib.Path("evaluation/table.json").read_text())
+    assert table["methods"]["all"]["ssr_run"]["entropy"]["n"] == 3
+    assert not table["methods"]["all"]["ssr_run"].keys() & {*LATER}

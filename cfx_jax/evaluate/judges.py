@@ -1,0 +1,113 @@
+"""Who judges maps and masks: generators that fill holes, classifiers no mask was learnt with."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from cfx_jax import registry
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import ConfigError
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.fido.checks import logits_shape
+from cfx_jax.generators import Generator
+
+
+class Judges(NamedTuple):
+    """The models of an evaluation beside the classifier explained.
+
+    Attributes:
+        infills: fill the holes of curves, and of masks that were learnt with another one: grey
+            first, that of the config last.
+        baseline_infill: replaces pixels for other methods.
+        classifiers: are shown masks that were learnt with another one, by the name in the tables.
+    """
+
+    infills: tuple[Generator, ...]
+    baseline_infill: Generator
+    classifiers: dict[str, Classifier]
+
+    def identity(self) -> dict[str, Any]:
+        """What the manifest of an evaluation keeps of them."""
+        found: dict[str, Any] = {
+            "judges": [registry.identity(infill) for infill in self.infills],
+            "infill": registry.identity(self.baseline_infill),
+        }
+        # Evaluations without them, and those begun before there were any, have no such entry.
+        if self.classifiers:
+            judges = self.classifiers.values()
+            found["judge_classifiers"] = [registry.identity(judge) for judge in judges]
+        return found
+
+
+def load_judges(
+    config: EvaluateConfig,
+    classifier: Classifier,
+    generator: Generator,
+    shape: tuple[int, int, int],
+    given: Sequence[Classifier] = (),
+) -> Judges:
+    """Loads the judges that a config names, in its precision.
+
+    Args:
+        config: of the evaluation.
+        classifier: the one explained.
+        generator: the one that the config names.
+        shape: `(H, W, C)` of the images.
+        given: classifiers, beside those that the config names.
+
+    Returns:
+        The `Judges`.
+
+    Raises:
+        ConfigError: `baseline_infill` or a classifier cannot be loaded, or a classifier does not
+            take the images, has other classes, or has the name of another one.
+    """
+    try:
+        grey = registry.load_generator("grey")
+        infill = registry.load_generator(config.baseline_infill)
+    except ValueError as error:
+        raise ConfigError(f"baseline_infill: {error}") from error
+    infills = (grey, generator) if generator.name != "grey" else (grey,)
+    classifiers: dict[str, Classifier] = {}
+    for name, section in config.judges.sections().items():
+        try:
+            named = dataclasses.replace(config, classifier=section)
+            classifiers[name], _ = registry.load_models(named, generator=generator)
+        except ConfigError as error:
+            raise ConfigError(f"judges.classifiers: {error}") from error
+    for judge in given:
+        if judge.name in classifiers:
+            raise ConfigError(
+                f"judges: two classifiers are called {judge.name!r}; expected a name of its own "
+                "for each, because tables show it"
+            )
+        classifiers[judge.name], _ = registry.load_models(config, judge, generator)
+    for name, judge in classifiers.items():
+        _check(name, judge, classifier, shape)
+    return Judges(infills, infill, classifiers)
+
+
+def _check(
+    name: str, judge: Classifier, classifier: Classifier, shape: tuple[int, int, int]
+) -> None:
+    images = jnp.zeros((1, *shape))
+    height, width, channels = shape
+    try:
+        if judge.channels != channels:
+            raise ValueError(f"it takes images of {judge.channels} channels")
+        classes = logits_shape(judge, images)[-1]
+    except Exception as error:  # A network may fail in any way on images that are not its own.
+        raise ConfigError(
+            f"judges.classifiers: {name} cannot be shown the images of {classifier.name}, "
+            f"{height} x {width} with {channels} channels ({str(error).splitlines()[0]}); expected "
+            "a classifier of such images: give another one, or leave it out"
+        ) from error
+    expected = logits_shape(classifier, images)[-1]
+    if classes != expected:
+        raise ConfigError(
+            f"judges.classifiers: {name} has {classes} classes, {classifier.name} has {expected}; "
+            "expected the same classes: give weights trained for them (NAME=WEIGHTS), or leave it "
+            "out"
+        )

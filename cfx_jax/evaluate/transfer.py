@@ -1,0 +1,139 @@
+"""Do masks hold for in-fills and classifiers they were not learnt with? Of ONE image, pure.
+
+A mask does what was asked if a classifier still predicts the target on the in-filled image (SSR),
+or no longer does (SDR).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.explanation import NUM_HARD_MASKS, judge
+from cfx_jax.fido.masks import KeepMap, MaskLaw
+from cfx_jax.fido.objective import SSR, Problem, composite
+from cfx_jax.generators import Generator
+
+
+def judge_infills(
+    problem: Problem,
+    pixels: KeepMap,
+    classifier: Classifier,
+    generators: Sequence[Generator],
+    law: MaskLaw,
+    num_masks: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Judges hard masks with several in-fills and the classifier they were learnt with.
+
+    Args:
+        problem: the image and what is asked of it.
+        pixels: the mask distribution at the pixels.
+        classifier: the model explained.
+        generators: G that fill the holes.
+        law: of the masks that were learnt.
+        num_masks: hard masks drawn for each of them.
+
+    Returns:
+        Mean log-odds of the target and success rate, float32 `[G]` each.
+    """
+    verdicts = [
+        judge(problem.key, pixels, problem, classifier, generator, law=law, num_masks=num_masks)
+        for generator in generators
+    ]
+    # Without the pictures.
+    return (
+        jnp.stack([verdict.log_odds for verdict in verdicts]),
+        jnp.stack([verdict.success_rate for verdict in verdicts]),
+    )
+
+
+def judge_classifiers(
+    problem: Problem,
+    pixels: KeepMap,
+    classifiers: Sequence[Classifier],
+    generator: Generator,
+    law: MaskLaw,
+    num_masks: int = NUM_HARD_MASKS,
+) -> jax.Array:
+    """Judges hard masks with several classifiers and one in-fill.
+
+    Args:
+        problem: the image and what is asked of it.
+        pixels: the mask distribution at the pixels.
+        classifiers: k that the masks were not learnt with.
+        generator: fills the holes.
+        law: of the masks that were learnt.
+        num_masks: hard masks drawn, the same for all of them.
+
+    Returns:
+        Success rate, float32 `[k]`; NaN where a classifier is wrong on the image itself.
+    """
+
+    def succeeds(key: jax.Array) -> jax.Array:
+        # As `judge` draws, but filled once for all classifiers.
+        mask_key, fill_key = jax.random.split(key)
+        mask = law.draw_hard(mask_key, pixels)
+        return _succeeds(problem, mask, fill_key, classifiers, generator)
+
+    success = jax.lax.map(succeeds, jax.random.split(problem.key, num_masks))
+    return _where_right(jnp.mean(success, axis=0), problem, classifiers)
+
+
+def judge_region(
+    problem: Problem,
+    region: jax.Array,
+    classifier: Classifier,
+    others: Sequence[Classifier],
+    generator: Generator,
+) -> jax.Array:
+    """Judges one region, drawn by no chance, with the classifier it was learnt with and others.
+
+    Args:
+        problem: the image and what is asked of it.
+        region: bool `[H, W]`, what SSR keeps and SDR drops.
+        classifier: the model explained; it counts whether or not it is right on the image.
+        others: k that the region was not learnt with.
+        generator: fills the holes.
+
+    Returns:
+        1 where the region does what was asked, else 0, float32 `[1 + k]`, the classifier explained
+        first; NaN where one of the others is wrong on the image itself.
+    """
+    mask = jnp.where(problem.direction == SSR, region, ~region)
+    success = _succeeds(
+        problem,
+        mask.astype(jnp.float32)[None, ..., None],
+        problem.key,
+        (classifier, *others),
+        generator,
+    )
+    return jnp.concatenate([success[:1], _where_right(success[1:], problem, others)])
+
+
+def _succeeds(
+    problem: Problem,
+    mask: jax.Array,
+    key: jax.Array,
+    classifiers: Sequence[Classifier],
+    generator: Generator,
+) -> jax.Array:
+    """Whether a hard mask `[1, H, W, 1]` does what was asked of each classifier, float32 `[k]`."""
+    infill = generator.apply(generator.params, problem.image[None], mask, key)
+    predicted = _predict(classifiers, composite(problem.image, mask, infill))
+    success = (predicted == problem.target) == (problem.direction == SSR)
+    return success.astype(jnp.float32)
+
+
+def _where_right(
+    success: jax.Array, problem: Problem, classifiers: Sequence[Classifier]
+) -> jax.Array:
+    """What keeps or loses a prediction says nothing of a classifier that never made it."""
+    is_right = _predict(classifiers, problem.image[None]) == problem.target
+    return jnp.where(is_right, success, jnp.nan)
+
+
+def _predict(classifiers: Sequence[Classifier], images: jax.Array) -> jax.Array:
+    """Classes predicted for the one image `[1, H, W, C]`, int32 `[k]`, k >= 0."""
+    logits = (classifier.apply(classifier.params, images)[0] for classifier in classifiers)
+    return jnp.array([jnp.argmax(row) for row in logits], jnp.int32)

@@ -1,0 +1,101 @@
+"""Masks shown to in-fills and classifiers they were not learnt with: answers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfx_jax.evaluate.transfer import judge_classifiers, judge_infills, judge_region
+from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.objective import make_problem
+
+SIZE = 8
+LAW = MaskLaw(Relaxation.CONCRETE)
+
+
+@pytest.fixture
+def looks_at(linear_classifier):
+    """Makes a classifier of the pixels `where`, a slice of rows and columns.
+
+    It predicts class 1 while more than `share` of them are white; negative: while less are.
+    """
+
+    def make(where, share):
+        weights = np.zeros((SIZE, SIZE, 1), np.float32)
+        weights[where] = np.sign(share)
+        limit = share * np.abs(weights).sum()
+        inner = linear_classifier(weights)
+        return inner.replace(apply=lambda p, x: inner.apply(p, x) - jnp.asarray([0.0, limit]))
+
+    return make
+
+
+@pytest.fixture
+def problem():
+    """Asks for what keeps, or loses, class 1 of a white image."""
+
+    def make(objective):
+        return make_problem(jax.random.key(5), jnp.ones((SIZE, SIZE, 1)), 1, objective)
+
+    return make
+
+
+@pytest.fixture
+def black(fill_half):
+    return fill_half.replace(params=jnp.asarray(0.0))
+
+
+LEFT, RIGHT = np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :]
+
+
+def keep_left():
+    """Cells whose left half is kept and whose right half is dropped, by no chance."""
+    return jnp.where(jnp.arange(SIZE) < SIZE // 2, 99.0, -99.0) * jnp.ones((SIZE, 1))
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_a_mask_holds_for_who_looks_where_it_keeps(objective, looks_at, problem, black):
+    pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
+    judges = [looks_at(LEFT, 0.9), looks_at(RIGHT, 0.9)]
+    found = judge_classifiers(problem(objective), pixels, judges, black, LAW)
+    np.testing.assert_array_equal(found, [1.0, 0.0] if objective == "ssr" else [0.0, 1.0])
+
+
+def test_a_judge_that_is_the_classifier_finds_the_same(looks_at, problem, black):
+    """A coin for each of 64 pixels: more than half of them are kept by some masks only."""
+    pixels = LAW.keep_map(jnp.zeros((2, 2)), (SIZE, SIZE))
+    same = looks_at(np.s_[:], 0.5)
+    for objective in ("ssr", "sdr"):
+        asked = problem(objective)
+        _, (own,) = judge_infills(asked, pixels, same, [black], LAW, num_masks=32)
+        (held,) = judge_classifiers(asked, pixels, [same], black, LAW)
+        assert held == own
+        assert 0 < own < 1
+
+
+def test_a_judge_that_is_wrong_on_the_image_says_nothing(looks_at, problem, black):
+    """It sees class 0 in white; black, it would see class 1."""
+    pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
+    wrong, right = looks_at(np.s_[:], -0.9), looks_at(LEFT, 0.9)
+    for objective, holds in (("ssr", 1.0), ("sdr", 0.0)):
+        found = judge_classifiers(problem(objective), pixels, [wrong, right], black, LAW)
+        np.testing.assert_array_equal(found, [np.nan, holds])
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_a_region_is_kept_by_ssr_and_dropped_by_sdr(objective, looks_at, problem, black):
+    region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
+    own, *others = judge_region(
+        problem(objective), region, looks_at(LEFT, 0.9),
+        [looks_at(RIGHT, 0.9), looks_at(np.s_[:], 0.9), looks_at(LEFT, -0.9)], black,
+    )  # fmt: skip
+    assert own == 1.0
+    expected = [0.0, 0.0, np.nan] if objective == "ssr" else [0.0, 1.0, np.nan]
+    np.testing.assert_array_equal(others, expected)
+
+
+def test_the_classifier_explained_counts_where_it_is_wrong(looks_at, problem, black):
+    """Half black, it sees the class that it does not see in the image; there are no others."""
+    region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
+    found = judge_region(problem("ssr"), region, looks_at(np.s_[:], -0.9), [], black)
+    np.testing.assert_array_equal(found, [1.0])
