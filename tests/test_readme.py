@@ -64,9 +64,12 @@ def test_links_to_files_resolve(page):
 
 def test_options_named_are_options_there_are():
     from cfx_jax.config import Config, check_field
+    from cfx_jax.evaluate.config import EvaluateConfig
     from cfx_jax.train.config import TrainConfig
 
+    evaluation = TEXT.partition("## How good are they\n")[2].partition("\n## ")[0].splitlines()
     for line in TEXT.splitlines():
-        config = TrainConfig() if "cfx_jax.train" in line else Config()
+        kind = EvaluateConfig if line in evaluation else Config
+        config = TrainConfig() if "cfx_jax.train" in line else kind()
         for path in re.findall(r"--config\.([\w.]+)=", line):
             check_field(config, path)

@@ -49,7 +49,9 @@ LEARNT_METRICS = {
         "bits a pixel, of what hard masks are drawn with",
     ),
     "cut": Metric(
-        "cut", "higher", "regions above 1/2, one an image, that do what was asked, filled alike"
+        "cut",
+        "higher",
+        "the region above 1/2, one an image, does what was asked, filled by the config's generator",
     ),
     "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
     "regenerated": Metric(
@@ -67,7 +69,7 @@ SANITY_METRICS = {
 
 
 def to_markdown(
-    summary: Mapping[str, Any], judges: Sequence[str], judge_classifiers: Sequence[str] = ()
+    summary: Mapping[str, Any], judges: Sequence[str], judge_classifiers: Sequence[str]
 ) -> str:
     """Writes what people read of an evaluation.
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from absl import flags
 
-from cfx_jax.config import Config, ConfigError
+from cfx_jax.config import ClassifierConfig, Config, ConfigError
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cli
@@ -58,6 +58,18 @@ def test_tuples_are_overridden_as_python_or_by_repeating_the_flag(file, given, e
     arguments = [f"--config.baselines={text}" for text in given]
     config, _, _ = parse(*file, *arguments, config_type=EvaluateConfig)
     assert config.baselines == expected
+
+
+def test_classifiers_that_judge_are_named_with_their_weights():
+    config, _, _ = parse(
+        "--config.judges.classifiers=vit_b16",
+        "--config.judges.classifiers=resnet18=a=b.pth",
+        config_type=EvaluateConfig,
+    )
+    assert config.judges.sections() == {
+        "vit_b16": ClassifierConfig("vit_b16"),
+        "resnet18": ClassifierConfig("resnet18", "a=b.pth"),
+    }
 
 
 def test_without_flags_a_config_is_that_of_its_type_and_nothing_is_kept():
