@@ -82,7 +82,7 @@ class ExplainConfig:
 
     Attributes:
         objective: `ssr`, `sdr` or `both`.
-        mode: `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
+        mode: `region`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
         num_steps: optimiser steps.
         num_samples: masks drawn a step.
         learning_rate: of Adam.
@@ -91,6 +91,12 @@ class ExplainConfig:
         initial_keep: probability of keeping each cell at the start.
         mask_size: cells along each side of the mask.
         block_size: side of the squares that are kept or dropped together, in pixels.
+        smooth_scale: distance over which neighbours are nearly kept or dropped together, in pixels.
+        spread: width of the Gaussian over which cells are learnt together, in cells.
+        perimeter_weight: cost of a pixel of boundary, in pixels of area.
+        margin: of the logits, beyond which evidence does not count.
+        success_target: share of hard masks that have to do what is asked.
+        sharpness: of the logits in the end.
     """
 
     objective: str = "both"
@@ -103,6 +109,12 @@ class ExplainConfig:
     initial_keep: float | None = None
     mask_size: int | None = None
     block_size: int | None = None
+    smooth_scale: int | None = None
+    spread: float | None = None
+    perimeter_weight: float | None = None
+    margin: float | None = None
+    success_target: float | None = None
+    sharpness: float | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:

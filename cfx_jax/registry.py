@@ -23,6 +23,7 @@ from cfx_jax.generators import (
     contextual_attention,
     gated_unet,
     heuristic,
+    in_turn,
     vae,
 )
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
@@ -116,7 +117,8 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     Args:
         name: a network, `"gated_unet"`, `"gated_unet_stochastic"`, `"contextual_attention"`,
             `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`,
-            `"local_mean"`, `"blur"` or `"random_color"`.
+            `"local_mean"`, `"blur"` or `"random_color"`; several, such as `"gated_unet+blur"`, fill
+            in turn, see `cfx_jax.generators.in_turn`.
         weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
             the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
             trained with the original or with its PyTorch port as the name says; None takes the
@@ -135,6 +137,13 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         >>> cfx_jax.load_generator("local_mean").name
         'local_mean'
     """
+    if "+" in name:
+        if weights is not None:
+            raise ValueError(
+                f"generator {name!r} names several, and {os.fspath(weights)} holds the weights of "
+                "one: load each by itself and give them to cfx_jax.generators.in_turn"
+            )
+        return in_turn([load_generator(part) for part in name.split("+")])
     if name in _HEURISTICS:
         if weights is not None:
             raise ValueError(

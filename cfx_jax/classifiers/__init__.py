@@ -2,7 +2,8 @@
 
 from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
 from cfx_jax.classifiers.diagnosis import Finding
-from cfx_jax.classifiers.logits import log_odds
+from cfx_jax.classifiers.ensemble import average
+from cfx_jax.classifiers.logits import log_odds, margin
 
 __all__ = [
     "NORMALIZATIONS",
@@ -10,5 +11,7 @@ __all__ = [
     "Finding",
     "Normalization",
     "NormalizedModule",
+    "average",
     "log_odds",
+    "margin",
 ]

@@ -19,3 +19,18 @@ def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
     is_target = jnp.arange(logits.shape[-1]) == target
     others = jax.nn.logsumexp(logits, axis=-1, where=~is_target)
     return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - others
+
+
+def margin(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Computes `logits[c] - max_{k != c} logits[k]`: above 0 where c is predicted.
+
+    Args:
+        logits: float32 `[..., K]`, K >= 2.
+        target: int32 scalar, c; or any shape `[..., 1]` that names one for each.
+
+    Returns:
+        float32 `[...]`, at least `log_odds`.
+    """
+    is_target = jnp.arange(logits.shape[-1]) == target
+    others = jnp.max(logits, axis=-1, where=~is_target, initial=-jnp.inf)
+    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - others

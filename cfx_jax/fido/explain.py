@@ -18,16 +18,23 @@ import optax
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import predict, prepare
-from cfx_jax.fido.explanation import Explanation, assign_status, judge, saliency
+from cfx_jax.fido.explanation import MOST, Explanation, assign_status, judge, saliency
+from cfx_jax.fido.masks import spread
 from cfx_jax.fido.objective import (
     DIRECTIONS,
     Problem,
+    evidence,
     make_problem,
     penalty,
     relaxed_objective,
 )
 from cfx_jax.fido.settings import Settings, get_settings
+from cfx_jax.fido.settling import settle
 from cfx_jax.generators import Generator
+
+# Of the change of the logarithm of the price in a step, and how far it may go from the start.
+_PRICE_RATE = 0.25
+_PRICES = (0.1, 2.0)
 
 
 @flax.struct.dataclass
@@ -37,12 +44,14 @@ class State:
     Attributes:
         cells: float32 `[h, w]`, what Adam moves, see `cfx_jax.fido.masks`.
         optimizer: state of Adam.
+        price: float32 scalar, lambda of the next step.
         step: int32 scalar, steps taken.
         trace: float32 `[num_steps]`, objective of each step taken at full penalty, NaN beyond.
     """
 
     cells: jax.Array
     optimizer: Any
+    price: jax.Array
     step: jax.Array
     trace: jax.Array
 
@@ -53,6 +62,7 @@ def init(settings: Settings) -> State:
     return State(
         cells=cells,
         optimizer=make_optimizer(settings).init(cells),
+        price=jnp.asarray(settings.sparsity_weight, jnp.float32),
         step=jnp.zeros((), jnp.int32),
         trace=jnp.full((settings.num_steps,), jnp.nan),
     )
@@ -83,8 +93,9 @@ def advance(
     optimizer = make_optimizer(settings)
 
     def step(state: State, _: None) -> tuple[State, None]:
+        price = state.price if settings.success_target else None
         (_, value), gradient = jax.value_and_grad(relaxed_objective, has_aux=True)(
-            state.cells, state.step, problem, classifier, generator, settings
+            state.cells, state.step, problem, classifier, generator, settings, price
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.cells)
         cells = settings.mask_law.confine(optax.apply_updates(state.cells, updates))
@@ -95,8 +106,9 @@ def advance(
             (cells, optimizer_state),
             (state.cells, state.optimizer),
         )
-        trace = state.trace.at[state.step].set(jnp.where(finite, value, jnp.nan))
-        return State(cells, optimizer_state, state.step + 1, trace), None
+        trace = state.trace.at[state.step].set(jnp.where(finite, value.objective, jnp.nan))
+        price = adapt_price(state.price, value.success, settings)
+        return State(cells, optimizer_state, price, state.step + 1, trace), None
 
     return jax.lax.scan(step, state, None, length=num_steps)[0]
 
@@ -123,16 +135,20 @@ def finish(
     """
     height, width = problem.image.shape[:2]
     size, law = (height, width), settings.mask_law
-    pixels = law.keep_map(state.cells, size)
-    original = classifier.apply(classifier.params, problem.image[None])[0]
-
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
-    judge_key = jax.random.fold_in(problem.key, settings.num_steps)
+    judge_key, settle_key = (
+        jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(2)
+    )
+    cells = spread(state.cells, settings.spread)
+    if settings.success_target:
+        cells = settle(settle_key, cells, problem, classifier, generator, settings=settings)
+    pixels = law.keep_map(cells, size)
+    original = classifier.apply(classifier.params, problem.image[None])[0]
     verdict = judge(judge_key, pixels, problem, classifier, generator, law=law)
     result = Explanation(
-        mask_logits=law.mask_logits(state.cells),
-        keep_prob=law.keep_prob(state.cells),
-        saliency=saliency(state.cells, problem.direction, size, law),
+        mask_logits=law.mask_logits(cells),
+        keep_prob=law.keep_prob(cells),
+        saliency=saliency(cells, problem.direction, size, law),
         infilled=verdict.infilled,
         status=jnp.zeros((), jnp.int32),
         target=problem.target,
@@ -142,10 +158,32 @@ def finish(
         kept_area=jnp.mean(pixels.keep),
         success_rate=verdict.success_rate,
         objective=penalty(pixels, problem.direction, settings)
-        - problem.direction * verdict.log_odds,
+        - jnp.mean(evidence(verdict.logits, problem, settings)),
         trace=state.trace,
     )
-    return assign_status(result, problem)
+    return assign_status(result, problem, settings.success_target or MOST)
+
+
+def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
+    """Raises lambda of an image while its masks do what is asked, lowers it while they do not.
+
+    Formula: `log lambda += 0.25 (success - (1 + tau) / 2)` for the target tau, between a tenth of
+    the price of the settings and twice it: dual ascent, aimed beyond the target because the share
+    among a few masks is a coarse measure of it.
+
+    Args:
+        price: float32 scalar, lambda of the step.
+        success: float32 scalar, share of its masks that do what is asked.
+        settings: the price at the start, and the target; without one the price stays.
+
+    Returns:
+        float32 scalar, lambda of the next step.
+    """
+    if not settings.success_target:
+        return price
+    aim = (1.0 + settings.success_target) / 2.0
+    lowest, highest = (scale * settings.sparsity_weight for scale in _PRICES)
+    return jnp.clip(price * jnp.exp(_PRICE_RATE * (success - aim)), lowest, highest)
 
 
 def solve(

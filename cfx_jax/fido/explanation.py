@@ -12,20 +12,23 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido.masks import KeepMap, MaskLaw
-from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled
+from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled, succeeds
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
 """Hard masks drawn by `finish` to judge the learnt distribution."""
+MOST = 0.5
+"""Share of them that makes a success, where the settings have no target of their own."""
 
 
 class Status(enum.IntEnum):
     """What became of one explanation.
 
-    OK: most hard masks drawn from the learnt distribution do what was asked of them.
+    OK: enough hard masks drawn from the learnt distribution do what was asked of them: most, or the
+        share that the settings ask for.
     MISCLASSIFIED: the classifier does not predict the target on the original image.
-    NOT_FLIPPED: SDR, and most in-filled images are still classified as the target.
-    NOT_PRESERVED: SSR, and most in-filled images are not classified as the target.
+    NOT_FLIPPED: SDR, and too many in-filled images are still classified as the target.
+    NOT_PRESERVED: SSR, and too many in-filled images are not classified as the target.
     NON_FINITE: the image, a logit or a gradient was not finite; the results are NaN.
     UNREADABLE: the image could not be decoded; set by a dataset run, nothing was computed.
     """
@@ -56,7 +59,8 @@ class Explanation:
         kept_area: float32 in [0, 1], expected share of pixels kept.
         success_rate: float32 in [0, 1], share of those 32 that do what was asked: keep the
             prediction at the target (SSR) or move it away (SDR).
-        objective: float32, `penalty - direction * log_odds_infilled`, at full penalty.
+        objective: float32, `penalty - evidence`, at full penalty and the price of the settings; the
+            evidence is `direction * log_odds_infilled`, or capped, see `cfx_jax.fido.objective`.
         trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty.
     """
 
@@ -82,11 +86,13 @@ class Verdict(NamedTuple):
         log_odds: float32 scalar, mean log-odds of the target on the in-filled images.
         success_rate: float32 scalar, share of masks that do what was asked.
         infilled: float32 `[H, W, C]`, the image under the first of the masks.
+        logits: float32 `[num_masks, K]`, of the image under each of them.
     """
 
     log_odds: jax.Array
     success_rate: jax.Array
     infilled: jax.Array
+    logits: jax.Array
 
 
 def judge(
@@ -126,11 +132,11 @@ def judge(
     # One after the other, so that memory does not depend on how many there are.
     keys = jax.random.split(key, num_masks)
     logits = jax.lax.map(lambda key: one(key)[1], keys)
-    success = (jnp.argmax(logits, axis=-1) == problem.target) == (problem.direction == SSR)
     return Verdict(
         log_odds=jnp.mean(log_odds(logits, problem.target)),
-        success_rate=jnp.mean(success.astype(jnp.float32)),
+        success_rate=jnp.mean(succeeds(logits, problem).astype(jnp.float32)),
         infilled=one(keys[0])[0],
+        logits=logits,
     )
 
 
@@ -152,25 +158,28 @@ def saliency(
     return jnp.where(direction == SSR, keep, 1.0 - keep)
 
 
-def assign_status(result: Explanation, problem: Problem) -> Explanation:
+def assign_status(
+    result: Explanation, problem: Problem, success_target: float = MOST
+) -> Explanation:
     """Returns the explanation with its status, NaN everywhere when something was not finite.
 
     Args:
         result: of one image, whatever its status.
         problem: the image and what was asked of it.
+        success_target: share of hard masks that have to do what was asked.
 
     Returns:
         An `Explanation`.
     """
     numbers = (problem.image, result.log_odds_original, result.log_odds_infilled, result.trace)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in (*numbers, result.objective)]))
-    succeeds = result.success_rate >= 0.5
+    is_met = result.success_rate >= success_target
     status = jnp.select(
         [
             ~finite,
             result.prediction != problem.target,
-            (problem.direction == SDR) & ~succeeds,
-            (problem.direction == SSR) & ~succeeds,
+            (problem.direction == SDR) & ~is_met,
+            (problem.direction == SSR) & ~is_met,
         ],
         [Status.NON_FINITE, Status.MISCLASSIFIED, Status.NOT_FLIPPED, Status.NOT_PRESERVED],
         Status.OK,

@@ -6,12 +6,14 @@ the mask itself. Masks are `[S, H, W, 1]`, 1 = KEEP the pixel, 0 = in-fill it.
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import log_ndtr, ndtr
 
 # Keeps the logarithm of a probability finite where float32 ends, and its slope, summed over the
 # pixels of a cell, too. Logits saturate at log(1e30) = 69.
@@ -20,6 +22,10 @@ _FLOOR = 1e-30
 
 # float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
 _MARGIN = 1e-7
+
+# Of `draw_field`, in spacings of its grid: the width of a Gaussian, and how far it matters.
+_GAUSSIAN = 0.6
+_REACH = 2
 
 
 class Relaxation(enum.Enum):
@@ -55,6 +61,7 @@ class MaskLaw:
         relaxation: how a mask follows from the keep probability of a pixel.
         temperature: of the noise while a mask is learnt.
         block_size: side of the squares whose pixels share one draw of the noise, in pixels.
+        smooth_scale: distance over which noise that changes smoothly changes, in pixels; 0 = none.
 
     Example:
         >>> law = MaskLaw(Relaxation.CONCRETE)
@@ -67,6 +74,7 @@ class MaskLaw:
     relaxation: Relaxation
     temperature: float = 0.1
     block_size: int = 1
+    smooth_scale: int = 0
 
     @property
     def draws(self) -> bool:
@@ -100,7 +108,8 @@ class MaskLaw:
 
         `logit(U sigmoid(l)) = log(U sigmoid(l)) - log(U sigmoid(-l))`, because the weights of U add
         up to one; no probability is ever subtracted from one, so nothing overflows as it nears 0
-        or 1.
+        or 1. Differs from the published code under a smooth law, which upsamples the logit: there
+        the edge of a region is as sharp as the logits are steep, and not as wide as a cell.
 
         Args:
             cells: float32 `[h, w]`.
@@ -109,6 +118,9 @@ class MaskLaw:
         Returns:
             A `KeepMap`.
         """
+        if self.smooth_scale:
+            logit = upsample(cells, size)
+            return KeepMap(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit), logit)
         drop_prob = jax.nn.sigmoid(-cells) if self.draws else 1.0 - cells
         keep, drop = upsample(self.keep_prob(cells), size), upsample(drop_prob, size)
         return KeepMap(keep, drop, jnp.log(keep + _FLOOR) - jnp.log(drop + _FLOOR))
@@ -118,7 +130,8 @@ class MaskLaw:
     ) -> tuple[jax.Array, jax.Array]:
         """Draws the masks of one step.
 
-        CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, see `draw_blocks`;
+        CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, which neighbours
+        share in blocks (`draw_blocks`) or nearly so (`draw_field`);
         `round(z)` is, pixel by pixel, an exact Bernoulli(keep) sample at any temperature.
         DETERMINISTIC: z = keep, and whatever it does not keep whole is a hole.
 
@@ -136,14 +149,22 @@ class MaskLaw:
             masks = jnp.broadcast_to(pixels.keep, shape)
             # The interpolation weights of a pixel add up to one only within rounding.
             return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
-        noise = draw_blocks(jax.random.logistic, key, shape, self.block_size)
+        if self.smooth_scale:
+            field = draw_field(key, shape, self.smooth_scale)
+            noise = log_ndtr(field) - log_ndtr(-field)
+        else:
+            noise = draw_blocks(jax.random.logistic, key, shape, self.block_size)
         perturbed = (pixels.logit + noise)[..., None]
         holes = (perturbed > 0).astype(jnp.float32)
         return jax.nn.sigmoid(perturbed / self.temperature), holes
 
     def draw_hard(self, key: jax.Array, pixels: KeepMap) -> jax.Array:
         """Draws one mask `[1, H, W, 1]` of zeros and ones; every pixel is kept with its `keep`."""
-        shares = draw_blocks(jax.random.uniform, key, (1, *pixels.keep.shape), self.block_size)
+        shape = (1, *pixels.keep.shape)
+        if self.smooth_scale:
+            shares = ndtr(draw_field(key, shape, self.smooth_scale))
+        else:
+            shares = draw_blocks(jax.random.uniform, key, shape, self.block_size)
         return (shares < pixels.keep).astype(jnp.float32)[..., None]
 
     def show(self, cells: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -218,6 +239,67 @@ def draw_blocks(
     rows = (jnp.arange(height) + corners[:, 0]) // block_size
     columns = (jnp.arange(width) + corners[:, 1]) // block_size
     return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def draw_field(key: jax.Array, shape: tuple[int, ...], scale: int) -> jax.Array:
+    """Draws noise that changes smoothly; every pixel by itself is standard normal.
+
+    Normal noise on a grid, which lies anew at each draw, times Gaussians of distance whose squares
+    add up to one at each pixel. As the scale grows all pixels share one draw, and the masks are the
+    level sets of the map.
+
+    Differs from the published code, which draws every pixel by itself.
+
+    Args:
+        key: random key.
+        shape: `(S, H, W)`.
+        scale: spacing of the grid, in pixels.
+
+    Returns:
+        float32 `[S, H, W]`.
+    """
+    grid_key, offset_key = jax.random.split(key)
+    count, *size = shape
+    # As far beyond the ends as a Gaussian reaches.
+    grid = [-(-length // scale) + 2 * _REACH for length in size]
+    noise = jax.random.normal(grid_key, (count, *grid))
+    offsets = jax.random.uniform(offset_key, (count, 2))
+
+    def weigh(offset: jax.Array, length: int, nodes: int) -> jax.Array:
+        distance = (jnp.arange(length) + 0.5)[:, None] / scale - (
+            jnp.arange(nodes) - _REACH + 0.5 + offset
+        )
+        weights = jnp.exp(-0.5 * jnp.square(distance / _GAUSSIAN))
+        return weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
+
+    rows, columns = (
+        jax.vmap(functools.partial(weigh, length=length, nodes=nodes))(offsets[:, axis])
+        for axis, (length, nodes) in enumerate(zip(size, grid, strict=True))
+    )
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum("syh,shw,sxw->syx", rows, noise, columns, precision=precision)
+
+
+def spread(cells: jax.Array, width: float) -> jax.Array:
+    """Averages each cell with its neighbours, weighted by a Gaussian.
+
+    Args:
+        cells: float32 `[h, w]`.
+        width: standard deviation, in cells; 0 changes nothing.
+
+    Returns:
+        float32 `[h, w]`; weights add up to one, also at the border.
+    """
+    if not width:
+        return cells
+    rows, columns = (_gaussians(length, width) for length in cells.shape)
+    return _enlarge(rows, cells, columns)
+
+
+def _gaussians(length: int, width: float) -> np.ndarray:
+    distance = np.subtract.outer(np.arange(length), np.arange(length))
+    weights = np.exp(-0.5 * np.square(distance / width))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
 def average_blocks(length: int, block_size: int) -> np.ndarray:

@@ -14,6 +14,14 @@ With S masks z_s drawn from the mask distribution, generator g, classifier f and
 where KEEP and DROP are the probabilities at the pixels of the image. The soft mask goes to the
 classifier, the rounded one to the generator, and no gradient passes through the in-fill.
 
+With a `margin` m the evidence o is capped, because more of it than decides explains nothing:
+
+    +-o -> -mean_s relu(m -+ [ logit(c | x_s) - max_{k != c} logit(k | x_s) ])
+
+With a `success_target` lambda is the price of ONE image, which rises while its masks do what is
+asked and falls while they do not: the smallest region that does it, not the best bargain at a price
+that suits some images. With a `perimeter_weight` the boundary of the region is charged like area.
+
 Source: Chang, Creager, Goldenberg, Duvenaud, "Explaining Image Classifiers by Counterfactual
 Generation", ICLR 2019 (arXiv 1807.08024), and the code published with it.
 """
@@ -23,8 +31,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier, log_odds
-from cfx_jax.fido.masks import KeepMap
+from cfx_jax.classifiers import Classifier, log_odds, margin
+from cfx_jax.fido.masks import KeepMap, spread
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 
@@ -115,21 +123,77 @@ def total_variation(probabilities: jax.Array) -> jax.Array:
     return jnp.sum(down) + jnp.sum(across)
 
 
-def penalty(pixels: KeepMap, direction: jax.Array, settings: Settings) -> jax.Array:
-    """Computes `lambda * sum(KEEP or DROP) + tau * TV(DROP)` over the pixels of the image.
+def perimeter(probabilities: jax.Array) -> jax.Array:
+    """Sums the slopes `|grad p|` of `[H, W]`, in pixels: of a region its perimeter, nearly.
+
+    Of any map it is the mean perimeter of its level sets, which masks are that share one draw of
+    noise (coarea formula).
+    """
+    down = probabilities[1:, :-1] - probabilities[:-1, :-1]
+    across = probabilities[:-1, 1:] - probabilities[:-1, :-1]
+    # A slope of zero has no direction: its root has no finite derivative.
+    return jnp.sum(jnp.sqrt(jnp.square(down) + jnp.square(across) + 1e-8))
+
+
+def evidence(logits: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
+    """Computes how much in-filled images speak for what is asked.
+
+    Args:
+        logits: float32 `[S, K]`, of in-filled images.
+        problem: what is asked.
+        settings: the cap.
+
+    Returns:
+        float32 `[S]`: `direction * log-odds`, or with a `margin` m, at most 0,
+        `-relu(m - direction * margin)`.
+    """
+    if not settings.margin:
+        return problem.direction * log_odds(logits, problem.target)
+    reached = problem.direction * margin(logits, problem.target)
+    return -jax.nn.relu(settings.margin - reached)
+
+
+def succeeds(logits: jax.Array, problem: Problem) -> jax.Array:
+    """Tells of each of `[S, K]` whether the decision is kept (SSR) or changed (SDR), bool `[S]`."""
+    return (jnp.argmax(logits, axis=-1) == problem.target) == (problem.direction == SSR)
+
+
+def penalty(
+    pixels: KeepMap,
+    direction: jax.Array,
+    settings: Settings,
+    price: jax.Array | float | None = None,
+) -> jax.Array:
+    """Computes `lambda * (sum(KEEP or DROP) + rho * perimeter) + tau * TV(DROP)` over the pixels.
 
     A sum, not a mean: at 224 x 224 and lambda = 1e-3 a full mask costs about 50.
 
     Args:
         pixels: the mask distribution at the pixels.
         direction: `SSR` charges what is kept, `SDR` what is dropped.
-        settings: lambda and tau.
+        settings: lambda, rho and tau.
+        price: of a pixel, of this image; None = lambda.
 
     Returns:
         float32 scalar.
     """
     area = jnp.where(direction == SSR, jnp.sum(pixels.keep), jnp.sum(pixels.drop))
-    return settings.sparsity_weight * area + settings.tv_weight * total_variation(pixels.drop)
+    if settings.perimeter_weight:
+        area += settings.perimeter_weight * perimeter(pixels.drop)
+    price = settings.sparsity_weight if price is None else price
+    return price * area + settings.tv_weight * total_variation(pixels.drop)
+
+
+class StepValue(NamedTuple):
+    """What a step tells beside its loss.
+
+    Attributes:
+        objective: at full penalty and the price of the settings, to be compared between steps.
+        success: share of the masks that do what is asked.
+    """
+
+    objective: jax.Array
+    success: jax.Array
 
 
 def relaxed_objective(
@@ -139,7 +203,8 @@ def relaxed_objective(
     classifier: Classifier,
     generator: Generator,
     settings: Settings,
-) -> tuple[jax.Array, jax.Array]:
+    price: jax.Array | None = None,
+) -> tuple[jax.Array, StepValue]:
     """Estimates the objective of one step from S masks.
 
     Args:
@@ -149,17 +214,22 @@ def relaxed_objective(
         classifier: the model to explain.
         generator: fills the holes.
         settings: everything else.
+        price: lambda of this image at this step; None = that of the settings.
 
     Returns:
-        `(loss, objective)`, scalars: with the penalty times w(t), which is what a step descends,
-        and with the full penalty, which can be compared between steps.
+        `(loss, value)`: with the penalty times w(t), which is what a step descends, and what the
+        step tells beside it.
     """
     mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
     height, width = problem.image.shape[:2]
+    cells = spread(cells, settings.spread)
     pixels = settings.mask_law.keep_map(cells, (height, width))
     masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
-    evidence = problem.direction * jnp.mean(log_odds(logits, problem.target))
-    cost = penalty(pixels, problem.direction, settings)
+    gain = jnp.mean(evidence(logits, problem, settings))
+    cost = asked = penalty(pixels, problem.direction, settings)
+    if price is not None:
+        cost = penalty(pixels, problem.direction, settings, price)
     warmup = jnp.minimum(1.0, step / settings.warmup_steps)
-    return warmup * cost - evidence, cost - evidence
+    success = jnp.mean(succeeds(logits, problem).astype(jnp.float32))
+    return warmup * cost - gain, StepValue(asked - gain, success)

@@ -8,6 +8,11 @@ import numpy as np
 
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 
+SETTLING_ROUNDS = 6
+"""Levels of a learnt map that are tried where there is a `success_target`."""
+SETTLING_MASKS = 8
+"""Hard masks that decide whether a level does what is asked."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -25,8 +30,19 @@ class Settings:
         block_size: side of the squares whose pixels share one draw of the noise, in pixels; 1 as
             published. A good in-fill guesses a picture from scattered pixels; from whole blocks it
             cannot, so larger blocks learn regions. A deterministic mask has no noise to share.
+        smooth_scale: distance over which neighbouring pixels share their noise, in pixels, without
+            the corners of blocks; 0 = they do not. See `cfx_jax.fido.masks.draw_field`.
+        spread: cells are averaged with their neighbours while they are learnt, by a Gaussian of
+            this standard deviation, in cells, so that they move together; 0 as published.
         initial_keep: probability of keeping each cell before the first step.
         mask_size: cells along each side of the mask, h = w.
+        perimeter_weight: rho, cost of a pixel of boundary, in pixels of area; 0 as published.
+        margin: m, evidence counts up to this margin of the logit of the target over the next one
+            (SSR; SDR the other way round); 0 = log-odds, without a limit, as published.
+        success_target: tau, share of hard masks that have to do what is asked. Lambda is then the
+            price of one image, and the map ends at the smallest level that does it, see
+            `adapt_price` and `settle`; 0 = one price, and what comes out, as published.
+        sharpness: the logits are multiplied by it in the end, where there is a `success_target`.
     """
 
     num_steps: int
@@ -40,28 +56,34 @@ class Settings:
     block_size: int = 1
     initial_keep: float = 0.5
     mask_size: int = 56
+    smooth_scale: int = 0
+    spread: float = 0.0
+    perimeter_weight: float = 0.0
+    margin: float = 0.0
+    success_target: float = 0.0
+    sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_samples", "warmup_steps", "mask_size", "block_size"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-        for name in ("learning_rate", "temperature"):
+        if type(self.smooth_scale) is not int or self.smooth_scale < 0:
+            raise ValueError(
+                f"smooth_scale is {self.smooth_scale!r}; expected a whole number of at least 0"
+            )
+        for name in ("learning_rate", "temperature", "sharpness"):
             value = getattr(self, name)
             if not _is_finite(value) or value <= 0:
                 raise ValueError(f"{name} is {value!r}; expected a positive number, finite")
-        for name in ("sparsity_weight", "tv_weight"):
+        for name in ("sparsity_weight", "tv_weight", "spread", "perimeter_weight", "margin"):
             value = getattr(self, name)
             if not _is_finite(value) or value < 0:
                 raise ValueError(f"{name} is {value!r}; expected 0 or more, finite")
         if not isinstance(self.relaxation, Relaxation):
             known = ", ".join(str(relaxation) for relaxation in Relaxation)
             raise ValueError(f"relaxation is {self.relaxation!r}; expected one of {known}")
-        if self.block_size > 1 and self.relaxation is Relaxation.DETERMINISTIC:
-            raise ValueError(
-                f"block_size is {self.block_size}; the pixels of a block share their noise, and a "
-                "deterministic mask has none: leave block_size at 1"
-            )
+        self._check_law()
         # A logit is finite strictly between 0 and 1 only; a deterministic mask has no logit.
         ends = self.relaxation is Relaxation.DETERMINISTIC
         keep = self.initial_keep
@@ -71,10 +93,38 @@ class Settings:
                 "both excluded unless the relaxation is deterministic"
             )
 
+    def _check_law(self) -> None:
+        deterministic = self.relaxation is Relaxation.DETERMINISTIC
+        if self.block_size > 1 and deterministic:
+            raise ValueError(
+                f"block_size is {self.block_size}; the pixels of a block share their noise, and a "
+                "deterministic mask has none: leave block_size at 1"
+            )
+        if self.smooth_scale and (deterministic or self.block_size > 1):
+            other = "a deterministic mask has none" if deterministic else "so do those of a block"
+            raise ValueError(
+                f"smooth_scale is {self.smooth_scale}; neighbouring pixels share their noise, and "
+                f"{other}: leave smooth_scale at 0, or take relaxation concrete and block_size 1"
+            )
+        target = self.success_target
+        if not _is_finite(target) or not 0 <= target <= 1:
+            raise ValueError(f"success_target is {target!r}; expected a share between 0 and 1")
+        if deterministic and (target or self.spread):
+            raise ValueError(
+                "success_target and spread move logits, and a deterministic mask has none: leave "
+                "them at 0"
+            )
+
     @property
     def mask_law(self) -> MaskLaw:
         """How masks are drawn."""
-        return MaskLaw(self.relaxation, self.temperature, self.block_size)
+        return MaskLaw(self.relaxation, self.temperature, self.block_size, self.smooth_scale)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Times that an image is in-filled and classified before the mask is judged."""
+        settling = SETTLING_ROUNDS * SETTLING_MASKS if self.success_target else 0
+        return self.num_steps * self.num_samples + settling
 
 
 def _is_finite(value: Any) -> bool:
@@ -84,6 +134,23 @@ def _is_finite(value: Any) -> bool:
 
 
 MODES = {
+    # Regions: what is kept or dropped has few parts, does what is asked, and is found in 288
+    # evaluations.
+    "region": Settings(
+        num_steps=60,
+        num_samples=4,
+        learning_rate=0.5,
+        warmup_steps=6,
+        sparsity_weight=1e-4,
+        temperature=0.4,
+        mask_size=14,
+        smooth_scale=32,
+        spread=1.0,
+        perimeter_weight=8.0,
+        margin=2.0,
+        success_target=0.9,
+        sharpness=3.0,
+    ),
     # Better objectives than `paper` in a quarter of its evaluations. Differs from it in these rows.
     "fast": Settings(
         num_steps=150,  # Many steps of few masks: Adam averages over steps what it saves in masks.

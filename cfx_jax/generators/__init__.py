@@ -4,5 +4,6 @@ from cfx_jax.generators.base import Generator
 from cfx_jax.generators.checks import check_images, check_infills
 from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
+from cfx_jax.generators.mixture import in_turn
 
-__all__ = ["Generator", "Loss", "blend", "check_images", "check_infills", "infill"]
+__all__ = ["Generator", "Loss", "blend", "check_images", "check_infills", "in_turn", "infill"]

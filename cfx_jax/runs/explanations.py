@@ -130,8 +130,9 @@ class Explanations(RecordReader):
         self.mask_law = MaskLaw(
             Relaxation(settings["relaxation"]),
             settings["temperature"],
-            # Runs from before there were blocks have one of a pixel.
+            # Runs from before there were blocks have one of a pixel, and no smooth noise.
             settings.get("block_size", 1),
+            settings.get("smooth_scale", 0),
         )
 
     def read_result(

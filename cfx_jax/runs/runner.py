@@ -20,7 +20,14 @@ import numpy as np
 
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import BatchConfig, ClassifierConfig, Config, ConfigError, GeneratorConfig
+from cfx_jax.config import (
+    BatchConfig,
+    ClassifierConfig,
+    Config,
+    ConfigError,
+    ExplainConfig,
+    GeneratorConfig,
+)
 from cfx_jax.data import Examples, load_units
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.checks import logits_shape
@@ -38,6 +45,15 @@ from cfx_jax.runs.solver import Images, Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
+# Fields of the settings that runs of earlier versions have not.
+_LATER = (
+    "smooth_scale",
+    "spread",
+    "perimeter_weight",
+    "margin",
+    "success_target",
+    "sharpness",
+)
 
 
 def run(
@@ -246,9 +262,11 @@ def _manifest(
     """What makes this run this run; only `environment` may differ when it is resumed."""
     asked = dataclasses.asdict(config)
     del asked["report"]["max_images"], asked["batch"]["per_device_batch_size"]
+    asked["explain"] = _without_later(asked["explain"], config.explain)
+    described = dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value}
     return {
         "config": asked,
-        "settings": dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value},
+        "settings": _without_later(described, settings),
         "dataset": {
             "name": source.name,
             "num_examples": len(source),
@@ -261,3 +279,12 @@ def _manifest(
         "status_names": [status.name.lower() for status in Status],
         "environment": cluster.environment(),
     }
+
+
+def _without_later(described: dict[str, Any], fields: ExplainConfig | Settings) -> dict[str, Any]:
+    """Leaves out what came later while it has its default, with which nothing has changed.
+
+    So a run of an earlier version can be gone on with.
+    """
+    unchanged = {name for name in _LATER if described[name] == getattr(type(fields), name)}
+    return {name: value for name, value in described.items() if name not in unchanged}

@@ -1,0 +1,70 @@
+"""From a learnt map to a region: the smallest of its levels whose hard masks do what is asked.
+
+Learning moves every cell a little at a time and stops after a number of steps, so it leaves a map
+that keeps somewhat too little or too much, and is undecided at its slopes. Of the maps
+
+    logits -> k (logits +- b)
+
+with a sharpness k, one number b says how much is kept. `settle` finds by bisection the b at which a
+share tau of hard masks just does what is asked.
+
+Differs from the published code, which has a fixed price and takes what comes out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.objective import Problem, classify_infilled, succeeds
+from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS, Settings
+from cfx_jax.generators import Generator
+
+# Of the level, in logits before they are sharpened.
+_FARTHEST = 8.0
+
+
+def settle(
+    key: jax.Array,
+    cells: jax.Array,
+    problem: Problem,
+    classifier: Classifier,
+    generator: Generator,
+    *,
+    settings: Settings,
+) -> jax.Array:
+    """Shifts and sharpens a learnt map so that just enough of its hard masks do what is asked.
+
+    Args:
+        key: random key.
+        cells: float32 `[h, w]`, logits of keeping each cell.
+        problem: the image and what is asked of it.
+        classifier: the model explained.
+        generator: fills the holes.
+        settings: the target, the sharpness and the mask law.
+
+    Returns:
+        float32 `[h, w]`, logits of keeping each cell. Where no level does what is asked, as for a
+        class that is predicted from the in-fill alone, the one that keeps most (SSR) or least.
+    """
+    height, width = problem.image.shape[:2]
+
+    def at(level: jax.Array) -> jax.Array:
+        return settings.sharpness * (cells + problem.direction * level)
+
+    def halve(
+        bounds: tuple[jax.Array, jax.Array], key: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        low, high = bounds
+        level = (low + high) / 2.0
+        pixels = settings.mask_law.keep_map(at(level), (height, width))
+        mask_key, fill_key = jax.random.split(key)
+        masks = jax.vmap(lambda key: settings.mask_law.draw_hard(key, pixels)[0])(
+            jax.random.split(mask_key, SETTLING_MASKS)
+        )
+        _, logits = classify_infilled(problem, masks, masks, fill_key, classifier, generator)
+        holds = jnp.mean(succeeds(logits, problem).astype(jnp.float32)) >= settings.success_target
+        return (jnp.where(holds, low, level), jnp.where(holds, level, high)), None
+
+    ends = (jnp.asarray(-_FARTHEST), jnp.asarray(_FARTHEST))
+    (_, level), _ = jax.lax.scan(halve, ends, jax.random.split(key, SETTLING_ROUNDS))
+    return at(level)
