@@ -91,16 +91,17 @@ class ExplainConfig:
         initial_keep: probability of keeping each cell at the start.
         mask_size: cells along each side of the mask.
         block_size: side of the squares that are kept or dropped together, in pixels.
-        smooth_scale: distance over which neighbours are nearly kept or dropped together, in pixels.
+        smooth_scale: distance over which neighbours are nearly kept or dropped together, as a share
+            of the shorter side of the image.
         spread: width of the Gaussian over which cells are learnt together, in cells.
-        perimeter_weight: cost of a pixel of boundary, in pixels of area.
+        perimeter_weight: width of the strip of area that a boundary costs, as a share of that side.
         margin: of the logits, beyond which evidence does not count.
         success_target: share of hard masks that have to do what is asked.
         sharpness: of the logits in the end.
     """
 
     objective: str = "both"
-    mode: str = "fast"
+    mode: str = "region"
     num_steps: int | None = None
     num_samples: int | None = None
     learning_rate: float | None = None
@@ -109,7 +110,7 @@ class ExplainConfig:
     initial_keep: float | None = None
     mask_size: int | None = None
     block_size: int | None = None
-    smooth_scale: int | None = None
+    smooth_scale: float | None = None
     spread: float | None = None
     perimeter_weight: float | None = None
     margin: float | None = None

@@ -15,7 +15,7 @@ from cfx_jax.config import BatchConfig, ClassifierConfig, Config, DataConfig, Re
 
 
 def get_config() -> Config:
-    """Returns the config of a run over the validation set, both objectives, mode `fast`."""
+    """Returns the config of a run over the validation set, both objectives, mode `region`."""
     return Config(
         data=DataConfig(source="tfds", name="imagenet2012", split="validation"),
         classifier=ClassifierConfig(name="resnet50", weights="hf://timm/resnet50.tv_in1k"),

@@ -4,7 +4,7 @@
         --config.generator.weights=FILE
 
 As configs/imagenet.py, but with 300 steps of 8 masks, lambda 1e-3 and the contextual attention
-generator, four times the network evaluations of mode `fast`. FILE holds the generator's weights in
+generator, eight times the network evaluations of the default. FILE holds the generator's weights in
 the published PyTorch layout, or those that `configs/train_contextual_attention.py` trains.
 """
 

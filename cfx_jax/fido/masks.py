@@ -7,6 +7,7 @@ the mask itself. Masks are `[S, H, W, 1]`, 1 = KEEP the pixel, 0 = in-fill it.
 import dataclasses
 import enum
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,7 +62,9 @@ class MaskLaw:
         relaxation: how a mask follows from the keep probability of a pixel.
         temperature: of the noise while a mask is learnt.
         block_size: side of the squares whose pixels share one draw of the noise, in pixels.
-        smooth_scale: distance over which noise that changes smoothly changes, in pixels; 0 = none.
+        smooth_scale: distance over which noise that changes smoothly changes, as a share of the
+            shorter side of the image; 0 = none.
+        sharpness: what the logits were multiplied by after they were learnt, see `show`.
 
     Example:
         >>> law = MaskLaw(Relaxation.CONCRETE)
@@ -74,7 +77,8 @@ class MaskLaw:
     relaxation: Relaxation
     temperature: float = 0.1
     block_size: int = 1
-    smooth_scale: int = 0
+    smooth_scale: float = 0.0
+    sharpness: float = 1.0
 
     @property
     def draws(self) -> bool:
@@ -150,7 +154,7 @@ class MaskLaw:
             # The interpolation weights of a pixel add up to one only within rounding.
             return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
         if self.smooth_scale:
-            field = draw_field(key, shape, self.smooth_scale)
+            field = draw_field(key, shape, self.smooth_scale * min(pixels.keep.shape))
             noise = log_ndtr(field) - log_ndtr(-field)
         else:
             noise = draw_blocks(jax.random.logistic, key, shape, self.block_size)
@@ -162,7 +166,7 @@ class MaskLaw:
         """Draws one mask `[1, H, W, 1]` of zeros and ones; every pixel is kept with its `keep`."""
         shape = (1, *pixels.keep.shape)
         if self.smooth_scale:
-            shares = ndtr(draw_field(key, shape, self.smooth_scale))
+            shares = ndtr(draw_field(key, shape, self.smooth_scale * min(pixels.keep.shape)))
         else:
             shares = draw_blocks(jax.random.uniform, key, shape, self.block_size)
         return (shares < pixels.keep).astype(jnp.float32)[..., None]
@@ -172,7 +176,9 @@ class MaskLaw:
 
         The LOGIT is upsampled here, not the probability, as in the published code, which then
         subtracts 1/2. A mask learnt in blocks tells blocks apart, not the pixels in them, so there
-        a pixel is kept as much as the blocks that may hold it, on average over `draw_blocks`.
+        a pixel is kept as much as the blocks that may hold it, on average over `draw_blocks`. Where
+        logits were sharpened they are shown as they were learnt: what is above 1/2 is the same, and
+        inside and outside of it the map still tells more from less.
 
         Args:
             cells: float32 `[h, w]`.
@@ -181,7 +187,7 @@ class MaskLaw:
         Returns:
             float32 `[H, W]`.
         """
-        pixels = upsample(cells, size)
+        pixels = upsample(cells, size) / self.sharpness
         keep = jax.nn.sigmoid(pixels) if self.draws else jnp.clip(pixels, 0, 1)
         if self.block_size > 1:
             rows, columns = (average_blocks(length, self.block_size) for length in size)
@@ -241,7 +247,7 @@ def draw_blocks(
     return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def draw_field(key: jax.Array, shape: tuple[int, ...], scale: int) -> jax.Array:
+def draw_field(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
     """Draws noise that changes smoothly; every pixel by itself is standard normal.
 
     Normal noise on a grid, which lies anew at each draw, times Gaussians of distance whose squares
@@ -261,7 +267,7 @@ def draw_field(key: jax.Array, shape: tuple[int, ...], scale: int) -> jax.Array:
     grid_key, offset_key = jax.random.split(key)
     count, *size = shape
     # As far beyond the ends as a Gaussian reaches.
-    grid = [-(-length // scale) + 2 * _REACH for length in size]
+    grid = [math.ceil(length / scale) + 2 * _REACH for length in size]
     noise = jax.random.normal(grid_key, (count, *grid))
     offsets = jax.random.uniform(offset_key, (count, 2))
 

@@ -164,9 +164,10 @@ def penalty(
     settings: Settings,
     price: jax.Array | float | None = None,
 ) -> jax.Array:
-    """Computes `lambda * (sum(KEEP or DROP) + rho * perimeter) + tau * TV(DROP)` over the pixels.
+    """Computes `lambda * (sum(KEEP or DROP) + rho * side * perimeter) + tau * TV(DROP)`.
 
-    A sum, not a mean: at 224 x 224 and lambda = 1e-3 a full mask costs about 50.
+    Over the pixels of the image, whose shorter side counts. A sum, not a mean: at 224 x 224 and
+    lambda = 1e-3 a full mask costs about 50.
 
     Args:
         pixels: the mask distribution at the pixels.
@@ -179,7 +180,8 @@ def penalty(
     """
     area = jnp.where(direction == SSR, jnp.sum(pixels.keep), jnp.sum(pixels.drop))
     if settings.perimeter_weight:
-        area += settings.perimeter_weight * perimeter(pixels.drop)
+        strip = settings.perimeter_weight * min(pixels.drop.shape)
+        area += strip * perimeter(pixels.drop)
     price = settings.sparsity_weight if price is None else price
     return price * area + settings.tv_weight * total_variation(pixels.drop)
 

@@ -30,13 +30,15 @@ class Settings:
         block_size: side of the squares whose pixels share one draw of the noise, in pixels; 1 as
             published. A good in-fill guesses a picture from scattered pixels; from whole blocks it
             cannot, so larger blocks learn regions. A deterministic mask has no noise to share.
-        smooth_scale: distance over which neighbouring pixels share their noise, in pixels, without
-            the corners of blocks; 0 = they do not. See `cfx_jax.fido.masks.draw_field`.
+        smooth_scale: distance over which neighbouring pixels share their noise, without the corners
+            of blocks, as a share of the shorter side of the image; 0 = they do not. See
+            `cfx_jax.fido.masks.draw_field`.
         spread: cells are averaged with their neighbours while they are learnt, by a Gaussian of
             this standard deviation, in cells, so that they move together; 0 as published.
         initial_keep: probability of keeping each cell before the first step.
         mask_size: cells along each side of the mask, h = w.
-        perimeter_weight: rho, cost of a pixel of boundary, in pixels of area; 0 as published.
+        perimeter_weight: rho, width of the strip of area that a boundary costs, as a share of the
+            shorter side of the image; 0 as published.
         margin: m, evidence counts up to this margin of the logit of the target over the next one
             (SSR; SDR the other way round); 0 = log-odds, without a limit, as published.
         success_target: tau, share of hard masks that have to do what is asked. Lambda is then the
@@ -56,7 +58,7 @@ class Settings:
     block_size: int = 1
     initial_keep: float = 0.5
     mask_size: int = 56
-    smooth_scale: int = 0
+    smooth_scale: float = 0.0
     spread: float = 0.0
     perimeter_weight: float = 0.0
     margin: float = 0.0
@@ -68,15 +70,18 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-        if type(self.smooth_scale) is not int or self.smooth_scale < 0:
-            raise ValueError(
-                f"smooth_scale is {self.smooth_scale!r}; expected a whole number of at least 0"
-            )
         for name in ("learning_rate", "temperature", "sharpness"):
             value = getattr(self, name)
             if not _is_finite(value) or value <= 0:
                 raise ValueError(f"{name} is {value!r}; expected a positive number, finite")
-        for name in ("sparsity_weight", "tv_weight", "spread", "perimeter_weight", "margin"):
+        for name in (
+            "sparsity_weight",
+            "tv_weight",
+            "smooth_scale",
+            "spread",
+            "perimeter_weight",
+            "margin",
+        ):
             value = getattr(self, name)
             if not _is_finite(value) or value < 0:
                 raise ValueError(f"{name} is {value!r}; expected 0 or more, finite")
@@ -118,7 +123,13 @@ class Settings:
     @property
     def mask_law(self) -> MaskLaw:
         """How masks are drawn."""
-        return MaskLaw(self.relaxation, self.temperature, self.block_size, self.smooth_scale)
+        return MaskLaw(
+            self.relaxation,
+            self.temperature,
+            self.block_size,
+            self.smooth_scale,
+            self.sharpness if self.success_target else 1.0,
+        )
 
     @property
     def num_evaluations(self) -> int:
@@ -144,9 +155,9 @@ MODES = {
         sparsity_weight=1e-4,
         temperature=0.4,
         mask_size=14,
-        smooth_scale=32,
+        smooth_scale=1 / 7,
         spread=1.0,
-        perimeter_weight=8.0,
+        perimeter_weight=1 / 28,
         margin=2.0,
         success_target=0.9,
         sharpness=3.0,
@@ -186,7 +197,7 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     """Returns the settings of a mode with some fields replaced.
 
     Args:
-        mode: `"fast"`, `"paper"` or `"bbmp"`.
+        mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
         **overrides: fields of `Settings`.
 
     Returns:

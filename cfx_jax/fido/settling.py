@@ -14,13 +14,15 @@ Differs from the published code, which has a fixed price and takes what comes ou
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.objective import Problem, classify_infilled, succeeds
+from cfx_jax.classifiers import Classifier, margin
+from cfx_jax.fido.objective import Problem, classify_infilled
 from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS, Settings
 from cfx_jax.generators import Generator
 
 # Of the level, in logits before they are sharpened.
 _FARTHEST = 8.0
+# Of the margin: so much has to be left, because the level is chosen by the masks it is tried with.
+_RESERVE = 0.25
 
 
 def settle(
@@ -47,6 +49,7 @@ def settle(
         class that is predicted from the in-fill alone, the one that keeps most (SSR) or least.
     """
     height, width = problem.image.shape[:2]
+    enough = _RESERVE * settings.margin
 
     def at(level: jax.Array) -> jax.Array:
         return settings.sharpness * (cells + problem.direction * level)
@@ -62,7 +65,8 @@ def settle(
             jax.random.split(mask_key, SETTLING_MASKS)
         )
         _, logits = classify_infilled(problem, masks, masks, fill_key, classifier, generator)
-        holds = jnp.mean(succeeds(logits, problem).astype(jnp.float32)) >= settings.success_target
+        reached = problem.direction * margin(logits, problem.target) >= enough
+        holds = jnp.mean(reached.astype(jnp.float32)) >= settings.success_target
         return (jnp.where(holds, low, level), jnp.where(holds, level, high)), None
 
     ends = (jnp.asarray(-_FARTHEST), jnp.asarray(_FARTHEST))

@@ -132,7 +132,8 @@ class Explanations(RecordReader):
             settings["temperature"],
             # Runs from before there were blocks have one of a pixel, and no smooth noise.
             settings.get("block_size", 1),
-            settings.get("smooth_scale", 0),
+            settings.get("smooth_scale", 0.0),
+            settings.get("sharpness", 1.0),
         )
 
     def read_result(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cfx_jax.fido.masks import MaskLaw, Relaxation, draw_blocks, upsample
+from cfx_jax.fido.masks import MaskLaw, Relaxation, draw_blocks, draw_field, spread, upsample
 from cfx_jax.fido.settings import MODES, get_settings
 
 
@@ -136,6 +136,68 @@ def test_blocks_of_one_pixel_are_the_published_noise():
     shares = draw_blocks(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
     coins = jax.random.bernoulli(jax.random.key(5), 0.3, (8, 8))
     np.testing.assert_array_equal(shares[0] < 0.3, coins)
+
+
+@pytest.mark.parametrize("scale", [4, 11])
+def test_a_field_is_normal_at_each_pixel_and_alike_at_near_ones(scale):
+    field = np.asarray(draw_field(jax.random.key(6), (3000, 24, 32), scale))
+    # Five standard errors of a mean and of a variance of 3,000 draws, at the worst of 768 pixels.
+    np.testing.assert_allclose(field.mean(0), 0.0, atol=5 / math.sqrt(3000))
+    np.testing.assert_allclose(field.var(0), 1.0, atol=5 * math.sqrt(2 / 3000))
+    centre = field[:, 12, 16]
+
+    def agreement(distance):
+        return np.corrcoef(centre, field[:, 12, 16 - distance])[0, 1]
+
+    assert agreement(1) > 0.94
+    assert 0.2 < agreement(scale) < 0.8
+    assert abs(agreement(16)) < 0.1 or scale == 11
+
+
+def test_masks_of_a_large_scale_are_level_sets():
+    """All pixels share nearly one draw: of two masks one holds the other."""
+    law = MaskLaw(Relaxation.CONCRETE, smooth_scale=600.0)
+    pixels = law.keep_map(jnp.asarray([[-2.0, 0.5], [1.0, 3.0]]), (8, 8))
+    masks = np.asarray(law.draw(jax.random.key(1), pixels, 50)[1][..., 0], bool)
+    nested = [(a <= b).all() or (b <= a).all() for a in masks for b in masks]
+    assert np.mean(nested) == 1
+    assert len({mask.sum() for mask in masks}) > 5
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5])
+def test_smooth_noise_leaves_every_pixel_its_probability(scale):
+    law = MaskLaw(Relaxation.CONCRETE, temperature=0.4, smooth_scale=scale)
+    cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
+    pixels = law.keep_map(cells, (16, 16))
+    np.testing.assert_allclose(pixels.keep, law.show(cells, (16, 16)), atol=1e-6)
+    masks, holes = law.draw(jax.random.key(4), pixels, 4000)
+    np.testing.assert_array_equal(np.round(masks), holes)
+    hard = jax.vmap(lambda key: law.draw_hard(key, pixels)[0])(
+        jax.random.split(jax.random.key(5), 4000)
+    )
+    # Five standard errors, for the largest of 256 pixels.
+    for drawn in (holes, hard):
+        error = 5 * 0.5 / math.sqrt(4000)
+        np.testing.assert_allclose(drawn[..., 0].mean(0), pixels.keep, atol=error)
+
+
+def test_spread_averages_neighbours_by_a_gaussian():
+    cells = np.zeros((7, 9), np.float32)
+    cells[3, 4] = 1.0
+    found = spread(jnp.asarray(cells), 1.0)
+    rows, columns = (np.exp(-0.5 * np.square(np.arange(-reach, reach + 1))) for reach in (3, 4))
+
+    # Each cell divides by its own sum, which is cut off at the border.
+    def weights(length):
+        all_weights = np.exp(
+            -0.5 * np.square(np.subtract.outer(np.arange(length), np.arange(length)))
+        )
+        return all_weights.sum(1)
+
+    expected = np.outer(rows / weights(7), columns / weights(9))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(spread(jnp.full((4, 4), 2.5), 3.0), 2.5, rtol=1e-6)
+    assert spread(found, 0.0) is found
 
 
 def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():

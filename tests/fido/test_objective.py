@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from scipy.special import expit
 
-from cfx_jax.classifiers import log_odds
+from cfx_jax.classifiers import log_odds, margin
 from cfx_jax.fido import objective
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.settings import MODES, get_settings
@@ -155,3 +155,66 @@ def test_gradient_equals_numerical_differences(name, mode, random_classifier, fi
             direction = jnp.asarray(rng.normal(size=(6, 6)))
             numeric = (loss(cells + 1e-6 * direction) - loss(cells - 1e-6 * direction)) / 2e-6
             np.testing.assert_allclose(jnp.vdot(gradient, direction), numeric, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("logits", "expected"), [([2.0, 5.0, 4.0], 1.0), ([2.0, 1.0, 4.0], -3.0)])
+def test_margin_is_the_lead_over_the_next_class(logits, expected):
+    assert float(margin(jnp.asarray(logits), 1)) == expected
+    rows = jnp.asarray([logits, logits])
+    np.testing.assert_array_equal(margin(rows, jnp.asarray([[1], [1]])), [expected] * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "lead", "expected"),
+    [
+        ("ssr", 5.0, 0.0),
+        ("ssr", 1.5, -0.5),
+        ("ssr", -1.0, -3.0),
+        ("sdr", -5.0, 0.0),
+        ("sdr", 1.0, -3.0),
+    ],
+)
+def test_evidence_counts_up_to_the_margin(name, lead, expected, images):
+    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    logits = jnp.asarray([[0.0, lead]])
+    found = objective.evidence(logits, problem, get_settings("paper", margin=2.0))
+    np.testing.assert_allclose(found, [expected])
+    without = objective.evidence(logits, problem, get_settings("paper"))
+    np.testing.assert_allclose(without, [lead if name == "ssr" else -lead], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "lead", "expected"),
+    [("ssr", 1.0, True), ("ssr", -1.0, False), ("sdr", 1.0, False), ("sdr", -1.0, True)],
+)
+def test_a_success_keeps_or_changes_the_decision(name, lead, expected, images):
+    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    assert bool(objective.succeeds(jnp.asarray([[0.0, lead]]), problem)[0]) == expected
+
+
+def test_perimeter_of_a_square_and_of_a_slope():
+    square = np.zeros((20, 30), np.float32)
+    square[4:14, 6:16] = 1.0
+    # Ten pixels along each side; at the one corner that has both slopes they are one, sqrt(2).
+    assert float(objective.perimeter(jnp.asarray(square))) == pytest.approx(
+        38 + math.sqrt(2), abs=0.1
+    )
+    slope = np.broadcast_to(np.linspace(0, 1, 30), (20, 30)).astype(np.float32)
+    # Each of its level sets ends with a column of pixels.
+    assert float(objective.perimeter(jnp.asarray(slope))) == pytest.approx(19, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["ssr", "sdr"])
+def test_boundary_is_charged_like_area(name, images):
+    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    settings = get_settings("paper", perimeter_weight=1 / 7)
+    pixels = settings.mask_law.keep_map(jax.random.normal(jax.random.key(5), (7, 7)), (21, 28))
+    area = pixels.keep.sum() if name == "ssr" else pixels.drop.sum()
+    expected = 0.5 * (area + 3.0 * objective.perimeter(pixels.keep))
+    found = objective.penalty(pixels, problem.direction, settings, jnp.asarray(0.5))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_gradient_of_a_flat_map_is_finite():
+    gradient = jax.grad(objective.perimeter)(jnp.full((5, 5), 0.5))
+    np.testing.assert_array_equal(gradient, 0.0)

@@ -1,0 +1,125 @@
+"""The price of an image and the level of a map, on classifiers that ask for a known area."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import cfx_jax
+from cfx_jax import Classifier, Status
+from cfx_jax.fido.explain import adapt_price
+from cfx_jax.fido.explanation import assign_status
+from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.settings import get_settings
+from cfx_jax.fido.settling import settle
+
+SIZE = 32
+KEY = jax.random.key(0)
+
+
+def count_white(share, images):
+    """Predicts class 1 where more than a share of the image is white: 10 logits an image."""
+    area = images.mean((1, 2, 3))
+    return jnp.stack([jnp.zeros_like(area), 10.0 * (area - share)], axis=1)
+
+
+@pytest.fixture
+def black():
+    return cfx_jax.load_generator("grey").replace(apply=lambda _, x, mask, key: jnp.zeros_like(x))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_the_smallest_level_that_holds_is_found(objective, share, black):
+    """A slope over a white image: kept is what lies left (SSR) or right (SDR) of an edge."""
+    classifier = Classifier(params=share, apply=count_white)
+    settings = get_settings(
+        "region", mask_size=8, smooth_scale=0.5, success_target=0.9, sharpness=40.0
+    )
+    slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    cells = settle(KEY, slope, problem, classifier, black, settings=settings)
+    pixels = settings.mask_law.keep_map(cells, (SIZE, SIZE))
+    # Just above the share for SSR, just below for SDR, within the step of the bisection, a sixth of
+    # which is a column of pixels, and what the masks vary.
+    low, high = (share, share + 0.1) if objective == "ssr" else (share - 0.1, share)
+    assert low <= float(pixels.keep.mean()) <= high
+    # As it was, but for the level and the slope.
+    shift = cells / 40.0 - slope
+    np.testing.assert_allclose(shift, shift[0, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("objective", "kept"), [("ssr", 1.0), ("sdr", 0.0)])
+def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
+    never = Classifier(params=2.0 if objective == "ssr" else -1.0, apply=count_white)
+    settings = get_settings("region", mask_size=4, sharpness=3.0)
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    cells = settle(KEY, jnp.zeros((4, 4)), problem, never, black, settings=settings)
+    keep = settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep
+    np.testing.assert_allclose(keep, kept, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_a_region_holds_what_decides_and_does_what_is_asked(objective, black):
+    """Half of a patch decides: the region lies on it, in one part, and what is asked is met."""
+
+    def count_patch(share, images):
+        return count_white(share, images[:, 8:20, 12:24])
+
+    classifier = Classifier(params=0.5, apply=count_patch)
+    e = cfx_jax.explain(
+        KEY, classifier, black, jnp.ones((1, SIZE, SIZE, 3)), jnp.asarray([1]), objective=objective,
+        mask_size=8,
+    )  # fmt: skip
+    assert e.status[0] == Status.OK
+    assert e.success_rate[0] >= get_settings("region").success_target
+    region = np.asarray(e.saliency[0] > 0.5)
+    assert ndimage.label(region)[1] == 1
+    assert region[8:20, 12:24].mean() > 0.5
+    # The patch is 14 % of the image.
+    assert region.mean() < 0.3
+
+
+@pytest.mark.parametrize(("target", "status"), [(0.0, Status.OK), (0.99, Status.NOT_PRESERVED)])
+def test_status_says_whether_the_target_is_met(target, status, black):
+    """Coins for half of the image: more than half is kept by about every other mask."""
+    classifier = Classifier(params=0.5, apply=count_white)
+    e = cfx_jax.explain(
+        jax.random.key(4), classifier, black, jnp.ones((1, SIZE, SIZE, 3)), jnp.asarray([1]),
+        mode="fast", num_steps=1, learning_rate=1e-6, initial_keep=0.502, mask_size=4,
+    )  # fmt: skip
+    assert 0.5 <= e.success_rate[0] < 0.99
+    one = jax.tree.map(lambda leaf: leaf[0], e)
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
+    assert assign_status(one, problem, target or 0.5).status == status
+
+
+@pytest.mark.parametrize(
+    ("success", "factor"), [(1.0, np.exp(0.25 * 0.05)), (0.5, np.exp(-0.1125))]
+)
+def test_price_follows_success(success, factor):
+    settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
+    price = adapt_price(jnp.asarray(1e-4), jnp.asarray(success), settings)
+    np.testing.assert_allclose(price, 1e-4 * factor, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("success", "end"), [(1.0, 2e-4), (0.0, 1e-5)])
+def test_price_stays_in_its_bounds(success, end):
+    settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
+    price = jnp.asarray(1e-4)
+    for _ in range(200):
+        price = adapt_price(price, jnp.asarray(success), settings)
+    np.testing.assert_allclose(price, end, rtol=1e-5)
+
+
+def test_without_a_target_the_price_stays():
+    price = jnp.asarray(1e-4)
+    assert adapt_price(price, jnp.asarray(1.0), get_settings("fast")) is price
+
+
+def test_evaluations_are_counted():
+    assert get_settings("fast").num_evaluations == 600
+    region = get_settings("region", num_steps=10, num_samples=2)
+    assert region.num_evaluations == 20 + 6 * 8
+    assert get_settings("region").num_evaluations <= 300
