@@ -2,7 +2,9 @@
 
     python benchmarks/mnist_flipping.py --data=mnist.npz --weights=FILE [--num_digits=100]
 
-FILE is the result of `python -m cfx_jax.train_classifier --config=configs/train_mnist_cnn.py`. The
+FILE is the result of `python -m cfx_jax.train_classifier --config=configs/train_mnist_cnn.py`. With
+a VAE, `--generator=vae_digits --initial_keep=0.2`: half of the pixels, where the published search
+begins, tell a good in-fill the whole digit, and whatever is dropped changes next to nothing. The
 digits are the first eights of the test split that the classifier gets right; asked is "8 or 3",
 score `logit of 8 - logit of 3`. Flip: pixels are in-filled in the order of the map, and the largest
 fall of the score counts. Keep: the least important pixels go first, and the largest rise counts.
@@ -13,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,23 +44,19 @@ Maps = dict[str, jax.Array]
 
 def main() -> None:
     """Learns the maps, draws the curves, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="file of MNIST with x_test and y_test")
-    parser.add_argument("--weights", required=True, help="of mnist_cnn")
-    parser.add_argument("--generator", default="background", help="that, or one of ours")
-    parser.add_argument("--num_digits", type=int, default=100)
-    parser.add_argument("--num_steps", type=int, default=300)
-    parser.add_argument("--num_samples", type=int, default=64, help="masks a step")
-    parser.add_argument("--learning_rate", type=float, default=0.01)
-    parser.add_argument("--out", type=pathlib.Path, help="file for the numbers of each digit")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     print(f"{os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()[0].device_kind}")
     classifier = two_classes(load_classifier("mnist_cnn", arguments.weights))
     generator = Generator(params=(), apply=background, name="background")
     if arguments.generator != "background":
         generator = load_generator(arguments.generator)
-    digits = eights(arguments.data, classifier, arguments.num_digits)
-    methods = make_methods(arguments.num_steps, arguments.num_samples, arguments.learning_rate)
+    digits = eights(arguments.data, classifier, arguments.num_digits, arguments.skip)
+    methods = make_methods(
+        arguments.num_steps, arguments.num_samples, arguments.learning_rate, arguments.initial_keep
+    )
+    # Prediction difference is what the others are compared with.
+    wanted = re.compile(f"{arguments.only}|prediction")
+    methods = {name: find for name, find in methods.items() if wanted.search(name)}
     scores: dict[str, list[np.ndarray]] = {}
     start = time.perf_counter()
     for first in range(0, len(digits), AT_ONCE):
@@ -73,6 +72,23 @@ def main() -> None:
     print_table({name: np.concatenate(parts, axis=1) for name, parts in scores.items()})
 
 
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="file of MNIST with x_test and y_test")
+    parser.add_argument("--weights", required=True, help="of mnist_cnn")
+    parser.add_argument("--generator", default="background", help="that, or one of ours")
+    parser.add_argument("--num_digits", type=int, default=100)
+    parser.add_argument("--skip", type=int, default=0, help="so many eights, to choose settings on")
+    parser.add_argument("--num_steps", type=int, default=300)
+    parser.add_argument("--num_samples", type=int, default=64, help="masks a step")
+    parser.add_argument("--learning_rate", type=float, default=0.01)
+    parser.add_argument("--initial_keep", type=float, default=0.5, help="of FIDO, at the start")
+    parser.add_argument("--only", default="", help="regular expression of the methods, else all")
+    parser.add_argument("--out", type=pathlib.Path, help="file for the numbers of each digit")
+    return parser.parse_args()
+
+
 def two_classes(classifier: Classifier) -> Classifier:
     """The classifier that knows eights and threes only: log-odds = difference of their logits."""
 
@@ -82,14 +98,14 @@ def two_classes(classifier: Classifier) -> Classifier:
     return Classifier(classifier.params, apply, "8 or 3", ("8", "3"), (SIZE, SIZE), channels=1)
 
 
-def eights(path: str, classifier: Classifier, number: int) -> jax.Array:
-    """The first eights that are no threes to the classifier, float32 `[number, 28, 28, 1]`."""
+def eights(path: str, classifier: Classifier, number: int, skip: int = 0) -> jax.Array:
+    """Eights that are no threes to the classifier, in order, float32 `[number, 28, 28, 1]`."""
     source = open_source(DataConfig(source="npz", path=path, split="test", resize="stretch"))
     labelled = [index for index in range(len(source)) if source.label(index) == EIGHT]
     pixels = np.stack([source.pixels(index, (SIZE, SIZE, 1), "stretch") for index in labelled])
     grey = to_floats(jnp.asarray(pixels))
     logits = classifier.apply(classifier.params, grey)
-    return grey[np.flatnonzero(logits[:, 0] > logits[:, 1])[:number]]
+    return grey[np.flatnonzero(logits[:, 0] > logits[:, 1])[skip : skip + number]]
 
 
 def background(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
@@ -99,7 +115,7 @@ def background(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) 
 
 
 def make_methods(
-    num_steps: int, num_samples: int, learning_rate: float
+    num_steps: int, num_samples: int, learning_rate: float, initial_keep: float
 ) -> dict[str, Callable[..., Maps]]:
     """Functions of (classifier, generator, images, targets) that return maps by name."""
 
@@ -107,7 +123,7 @@ def make_methods(
         found = explain_both(
             KEY, *models_and_images, mode="paper", mask_size=SIZE, num_samples=num_samples,
             num_steps=num_steps, learning_rate=learning_rate, warmup_steps=50,
-            sparsity_weight=sparsity_weight,
+            sparsity_weight=sparsity_weight, initial_keep=initial_keep,
         )  # fmt: skip
         return {objective: found[objective].saliency for objective in found}
 
