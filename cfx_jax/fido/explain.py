@@ -34,7 +34,7 @@ from cfx_jax.generators import Generator
 
 # Of the change of the logarithm of the price in a step, and how far it may go from the start.
 _PRICE_RATE = 0.75
-_AIM = 0.95
+_AIM = 0.5
 _PRICES = (0.05, 10.0)
 
 
@@ -168,9 +168,10 @@ def finish(
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
     """Raises lambda of an image while its masks do what is asked, lowers it while they do not.
 
-    Formula: `log lambda += 0.25 (success - (1 + tau) / 2)` for the target tau, between a tenth of
-    the price of the settings and twice it: dual ascent, aimed beyond the target because the share
-    among a few masks is a coarse measure of it.
+    Formula: `log lambda += 0.75 (success - 1/2)`, between a twentieth of the price of the settings
+    and ten times it: dual ascent. It aims at one half, whatever the `success_target`: masks on the
+    edge of the decision tell most of what decides, and `settle` finds the level that meets the
+    target in the end.
 
     Args:
         price: float32 scalar, lambda of the step.

@@ -96,7 +96,7 @@ def test_status_says_whether_the_target_is_met(target, status, black):
 
 
 @pytest.mark.parametrize(
-    ("success", "factor"), [(1.0, np.exp(0.25 * 0.05)), (0.5, np.exp(-0.1125))]
+    ("success", "factor"), [(1.0, np.exp(0.375)), (0.25, np.exp(-0.1875))]
 )
 def test_price_follows_success(success, factor):
     settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
@@ -104,7 +104,7 @@ def test_price_follows_success(success, factor):
     np.testing.assert_allclose(price, 1e-4 * factor, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("success", "end"), [(1.0, 2e-4), (0.0, 1e-5)])
+@pytest.mark.parametrize(("success", "end"), [(1.0, 1e-3), (0.0, 5e-6)])
 def test_price_stays_in_its_bounds(success, end):
     settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
     price = jnp.asarray(1e-4)
