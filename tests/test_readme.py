@@ -22,13 +22,13 @@ def python_blocks():
 
 
 def test_the_example_runs(monkeypatch):
-    """With two steps instead of 150, which changes no shape."""
-    short = dataclasses.replace(MODES["fast"], num_steps=2, num_samples=1)
-    monkeypatch.setitem(MODES, "fast", short)
+    """With two steps instead of 60, which changes no shape."""
+    short = dataclasses.replace(MODES["region"], num_steps=2, num_samples=1)
+    monkeypatch.setitem(MODES, "region", short)
     names = {}
     exec(python_blocks()[0], names)
     explanation = names["e"]
-    assert explanation.keep_prob.shape == (1, 56, 56)
+    assert explanation.keep_prob.shape == (1, 14, 14)
     assert explanation.saliency.shape == (1, 224, 224)
     assert explanation.target.tolist() == [285]
 
@@ -43,11 +43,19 @@ def test_adapters_are_called_as_shown():
         "params": jnp.ones((75, 2)),
         "images": images,
     }
-    (code,) = python_blocks()[1:]
+    code = python_blocks()[1]
     exec(code, names)
     assert isinstance(names["classifier"], cfx_jax.Classifier)
     for name in re.findall(r"from_\w+", code):
         assert callable(getattr(names["adapters"], name))
+
+
+def test_several_networks_and_infills_are_joined_as_shown():
+    names = {"cfx_jax": cfx_jax}
+    (code,) = python_blocks()[2:]
+    exec(code, names)
+    assert names["networks"].name == "efficientnet_lite0+efficientnet_lite1+efficientnet_lite2"
+    assert names["infills"].name == "gated_unet+blur"
 
 
 def test_there_are_exactly_two_set_up_commands():
