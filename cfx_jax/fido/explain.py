@@ -34,7 +34,6 @@ from cfx_jax.generators import Generator
 
 # Of the change of the logarithm of the price in a step, and how far it may go from the start.
 _PRICE_RATE = 0.75
-_AIM = 0.5
 _PRICES = (0.05, 10.0)
 
 
@@ -168,10 +167,9 @@ def finish(
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
     """Raises lambda of an image while its masks do what is asked, lowers it while they do not.
 
-    Formula: `log lambda += 0.75 (success - 1/2)`, between a twentieth of the price of the settings
-    and ten times it: dual ascent. It aims at one half, whatever the `success_target`: masks on the
-    edge of the decision tell most of what decides, and `settle` finds the level that meets the
-    target in the end.
+    Formula: `log lambda += 0.75 (success - (1 + tau) / 2)` for the target tau, between a twentieth
+    of the price of the settings and ten times it: dual ascent, aimed beyond the target because the
+    share among a few masks is a coarse measure of it.
 
     Args:
         price: float32 scalar, lambda of the step.
@@ -183,8 +181,9 @@ def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax
     """
     if not settings.success_target:
         return price
+    aim = (1.0 + settings.success_target) / 2.0
     lowest, highest = (scale * settings.sparsity_weight for scale in _PRICES)
-    return jnp.clip(price * jnp.exp(_PRICE_RATE * (success - _AIM)), lowest, highest)
+    return jnp.clip(price * jnp.exp(_PRICE_RATE * (success - aim)), lowest, highest)
 
 
 def solve(

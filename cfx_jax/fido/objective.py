@@ -42,6 +42,9 @@ SDR = -1.0
 """Direction of the smallest deletion region: change the decision by removing the least."""
 DIRECTIONS = {"ssr": SSR, "sdr": SDR}
 
+# Of the images for which prices were chosen.
+_PIXELS = 224 * 224
+
 
 class Problem(NamedTuple):
     """What is asked of one image.
@@ -167,7 +170,8 @@ def penalty(
     """Computes `lambda * (sum(KEEP or DROP) + rho * side * perimeter) + tau * TV(DROP)`.
 
     Over the pixels of the image, whose shorter side counts. A sum, not a mean: at 224 x 224 and
-    lambda = 1e-3 a full mask costs about 50.
+    lambda = 1e-3 a full mask costs about 50. With a `success_target` it costs that at any size, so
+    that a price that begins and ends within bounds suits images of any size.
 
     Args:
         pixels: the mask distribution at the pixels.
@@ -182,6 +186,8 @@ def penalty(
     if settings.perimeter_weight:
         strip = settings.perimeter_weight * min(pixels.drop.shape)
         area += strip * perimeter(pixels.drop)
+    if settings.success_target:
+        area *= _PIXELS / pixels.drop.size
     price = settings.sparsity_weight if price is None else price
     return price * area + settings.tv_weight * total_variation(pixels.drop)
 

@@ -23,7 +23,8 @@ class Settings:
         num_samples: masks drawn a step, S. The evaluations of an explanation are T x S.
         learning_rate: of Adam; falls linearly to zero, `lr * (1 - t / T)`.
         warmup_steps: the penalty is multiplied by `min(1, t / warmup_steps)`.
-        sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR).
+        sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR); with a
+            `success_target`, where it is the first of the prices, of a pixel of 224 x 224.
         tv_weight: tau, weight of the total variation.
         relaxation: how masks are drawn, see `Relaxation`.
         temperature: of the noise, T.

@@ -22,7 +22,7 @@ from cfx_jax.generators import Generator
 # Of the level, in logits before they are sharpened.
 _FARTHEST = 8.0
 # Of the margin: so much has to be left, because the level is chosen by the masks it is tried with.
-_RESERVE = 0.5
+_RESERVE = 0.25
 
 
 def settle(

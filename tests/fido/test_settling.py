@@ -96,7 +96,7 @@ def test_status_says_whether_the_target_is_met(target, status, black):
 
 
 @pytest.mark.parametrize(
-    ("success", "factor"), [(1.0, np.exp(0.375)), (0.25, np.exp(-0.1875))]
+    ("success", "factor"), [(1.0, np.exp(0.75 * 0.05)), (0.5, np.exp(-0.75 * 0.45))]
 )
 def test_price_follows_success(success, factor):
     settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
