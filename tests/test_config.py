@@ -99,7 +99,11 @@ def test_every_model_can_be_trained():
             "SSR",
             r"explain\.objective is 'SSR'; .* ssr, sdr, both",
         ),
-        ("explain.mode", "slow", r"explain: unknown mode 'slow'; known are bbmp, fast, paper"),
+        (
+            "explain.mode",
+            "slow",
+            r"explain: unknown mode 'slow'; known are bbmp, fast, paper, region",
+        ),
         ("explain.num_steps", -1, r"explain: num_steps is -1; expected .* at least 1"),
         ("explain.learning_rate", 0.0, r"explain: learning_rate is 0\.0"),
         ("explain.sparsity_weight", -1.0, r"explain: sparsity_weight is -1\.0"),
@@ -133,7 +137,7 @@ def test_what_cannot_run_is_named(field, value, message):
 
 def test_a_field_left_open_keeps_the_value_of_the_mode():
     config = Config()
-    assert config.explain.settings() == MODES["fast"]
+    assert config.explain.settings() == MODES["region"]
     config.explain.mode = "paper"
     config.explain.num_samples = 2
     settings = config.explain.settings()
@@ -152,10 +156,17 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
         ("initial_keep", 0.5),
         ("mask_size", 14),
         ("block_size", 32),
+        ("smooth_scale", 0.25),
+        ("spread", 1.5),
+        ("perimeter_weight", 0.1),
+        ("margin", 3.0),
+        ("success_target", 0.8),
+        ("sharpness", 2.0),
     ],
 )
 def test_each_override_reaches_its_setting(field, value):
     config = Config()
+    config.explain.mode = "fast"
     setattr(config.explain, field, value)
     assert config.explain.settings() == dataclasses.replace(MODES["fast"], **{field: value})
 

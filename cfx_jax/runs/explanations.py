@@ -133,7 +133,8 @@ class Explanations(RecordReader):
             # Runs from before there were blocks have one of a pixel, and no smooth noise.
             settings.get("block_size", 1),
             settings.get("smooth_scale", 0.0),
-            settings.get("sharpness", 1.0),
+            # Only what is settled is sharpened.
+            settings.get("sharpness", 1.0) if settings.get("success_target") else 1.0,
         )
 
     def read_result(

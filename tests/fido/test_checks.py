@@ -43,7 +43,10 @@ def with_logits(function):
         ({"images": 5.2 * IMAGES.at[0].set(-0.4)}, r"\[-2\.08, 2\.6\].*undo their normalisation"),
         ({"images": IMAGES.at[0, 0, 0, 0].set(jnp.inf) * 255}, "127.5.*divide 8-bit images by 255"),
         ({"mask_size": 9}, r"9 x 9 cells.*\(8 x 8\); pass mask_size=8 or less"),
-        ({"block_size": 9}, r"blocks are 9 .*\(8 x 8\); pass block_size=8 or less"),
+        (
+            {"mode": "fast", "mask_size": 8, "block_size": 9},
+            r"blocks are 9 .*\(8 x 8\); pass block_size=8 or less",
+        ),
         ({"targets": jnp.asarray([0, 2])}, r"targets \[2\] are out of range.*classes 0 to 1"),
         ({"targets": jnp.asarray([0, -1])}, r"targets \[-1\] are out of range"),
         ({"targets": jnp.asarray([0])}, r"targets have shape \(1,\).*each of the 2 images"),

@@ -70,8 +70,9 @@ def test_hard_masks_have_the_blocks_of_the_mask_learnt(block_size, succeeds, fil
         params=(), apply=lambda _, x: jnp.stack([0 * x.mean((1, 2, 3)), x.min((1, 2, 3)) - 0.9], 1)
     )
     e = cfx_jax.explain(
-        KEY, classifier, fill_half, jnp.ones((1, 8, 8, 1)), jnp.asarray([1]), mask_size=2,
-        num_steps=1, num_samples=1, learning_rate=1e-6, initial_keep=0.5, block_size=block_size,
+        KEY, classifier, fill_half, jnp.ones((1, 8, 8, 1)), jnp.asarray([1]),
+        mode="fast", mask_size=2, num_steps=1, num_samples=1, learning_rate=1e-6,
+        initial_keep=0.5, block_size=block_size,
     )  # fmt: skip
     assert (e.success_rate[0] > 0) == succeeds
 
@@ -123,7 +124,9 @@ def test_saliency_is_large_where_the_evidence_is_for_both_objectives(linear_clas
     # A corner speaks for the other class: 30 against 48 on the image, against 24 once in-filled.
     classifier = classifier.replace(params=classifier.params.at[:3, 0].set(10.0))
     images = jnp.ones((1, 16, 16, 3))
-    both = cfx_jax.explain_both(KEY, classifier, fill_half, images, jnp.asarray([1]), mask_size=16)
+    both = cfx_jax.explain_both(
+        KEY, classifier, fill_half, images, jnp.asarray([1]), mode="fast", mask_size=16
+    )
     for e in both.values():
         inside = np.asarray(e.saliency[0])[4:8, 8:12]
         assert inside.min() > 0.9
@@ -244,7 +247,7 @@ def test_status_tells_when_no_mask_reaches_the_goal(objective, status, fill_half
     images = jnp.full((1, 8, 8, 1), 0.51)
     e = cfx_jax.explain(
         KEY, classifier, fill_half, images, jnp.asarray([1]),
-        objective=objective, mask_size=8, sparsity_weight=1e3,
+        objective=objective, mode="fast", mask_size=8, sparsity_weight=1e3,
     )  # fmt: skip
     assert Status(int(e.status[0])) == status
     np.testing.assert_allclose(e.kept_area[0], 0.0 if objective == "ssr" else 1.0, atol=0.02)

@@ -78,7 +78,7 @@ def test_generators_keep_their_key_and_stay_near(name):
 
 
 def test_an_explanation_stays_near(random_classifier, fill_half, images):
-    options = {"targets": np.arange(5), "objective": "ssr", "mask_size": 8, "num_steps": 40}
+    options = {"targets": np.arange(5), "mode": "fast", "mask_size": 8, "num_steps": 40}
     expected = cfx_jax.explain(KEY, random_classifier, fill_half, images, **options)
     half = in_bfloat16(random_classifier), in_bfloat16(fill_half)
     found = cfx_jax.explain(KEY, *half, images, **options)

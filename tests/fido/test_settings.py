@@ -55,7 +55,7 @@ def test_bounds_that_are_in_range_pass():
 @pytest.mark.parametrize(
     ("mode", "overrides", "message"),
     [
-        ("quick", {}, r"unknown mode 'quick'; known are bbmp, fast, paper"),
+        ("quick", {}, r"unknown mode 'quick'; known are bbmp, fast, paper, region"),
         ("fast", {"steps": 3}, r"unknown settings \['steps'\]; known are .*num_samples.*num_steps"),
         ("fast", {"num_steps": 0}, "num_steps is 0; expected a whole number of at least 1"),
         ("fast", {"num_samples": 2.0}, r"num_samples is 2\.0"),
@@ -71,6 +71,13 @@ def test_bounds_that_are_in_range_pass():
         ("paper", {"initial_keep": math.nan}, "initial_keep is nan"),
         ("paper", {"initial_keep": 0.0}, r"initial_keep is 0\.0; expected a probability"),
         ("bbmp", {"block_size": 2}, "block_size is 2; .* deterministic mask has none"),
+        ("bbmp", {"smooth_scale": 0.1}, r"smooth_scale is 0\.1; .* a deterministic mask has none"),
+        ("fast", {"smooth_scale": 0.1, "block_size": 8}, "so do those of a block: leave smooth_s"),
+        ("fast", {"smooth_scale": -0.1}, r"smooth_scale is -0\.1; expected 0 or more"),
+        ("region", {"success_target": 1.5}, r"success_target is 1\.5; expected a share"),
+        ("region", {"margin": math.inf}, "margin is inf; expected 0 or more, finite"),
+        ("region", {"sharpness": 0}, "sharpness is 0; expected a positive number"),
+        ("bbmp", {"success_target": 0.9}, "move logits, and a deterministic mask has none"),
         ("bbmp", {"initial_keep": True}, "initial_keep is True"),
         ("bbmp", {"initial_keep": "1"}, "initial_keep is '1'"),
         ("bbmp", {"relaxation": Relaxation.CONCRETE}, r"initial_keep is 1\.0; .* deterministic"),

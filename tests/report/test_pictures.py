@@ -17,7 +17,13 @@ CONCRETE = MaskLaw(Relaxation.CONCRETE)
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 @pytest.mark.parametrize(
-    "law", [CONCRETE, MaskLaw(Relaxation.CONCRETE, block_size=5), MaskLaw(Relaxation.DETERMINISTIC)]
+    "law",
+    [
+        CONCRETE,
+        MaskLaw(Relaxation.CONCRETE, block_size=5),
+        MaskLaw(Relaxation.DETERMINISTIC),
+        MaskLaw(Relaxation.CONCRETE, smooth_scale=0.2, sharpness=3.0),
+    ],
 )
 def test_the_saliency_drawn_is_that_of_the_explanation(objective, law):
     logits = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)

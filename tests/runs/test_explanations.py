@@ -1,9 +1,12 @@
 """What a run keeps, and its one reader."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.settings import MODES
 from cfx_jax.records import Field, RecordsError, RecordWriter
 from cfx_jax.runs.explanations import Explanations
 
@@ -24,11 +27,25 @@ def test_a_run_tells_what_it_holds(make_run):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("stored", "expected"), [({}, 1), ({"block_size": 5}, 5)])
-def test_masks_of_runs_that_name_no_blocks_have_none(make_run, stored, expected):
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({}, {}),
+        ({"block_size": 5}, {"block_size": 5}),
+        ({"smooth_scale": 0.2, "sharpness": 3.0}, {"smooth_scale": 0.2}),
+        ({"sharpness": 3.0, "success_target": 0.9}, {"sharpness": 3.0}),
+    ],
+)
+def test_the_law_is_that_of_the_settings_and_plain_where_they_name_none(make_run, stored, expected):
     settings = {"relaxation": "concrete", "temperature": 0.3} | stored
     law = Explanations(make_run(settings=settings)).mask_law
-    assert law == MaskLaw(Relaxation.CONCRETE, 0.3, expected)
+    assert law == MaskLaw(Relaxation.CONCRETE, 0.3, **expected)
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_the_law_read_is_the_law_learnt_with(make_run, mode):
+    described = dataclasses.asdict(MODES[mode]) | {"relaxation": MODES[mode].relaxation.value}
+    assert Explanations(make_run(settings=described)).mask_law == MODES[mode].mask_law
 
 
 @pytest.mark.parametrize(

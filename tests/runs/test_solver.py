@@ -77,7 +77,7 @@ def assert_progress(told, result, num_rows_of_last_batch):
 
 def test_explains_as_explain_does(solver, models, images):
     expected = cfx_jax.explain(
-        KEY, *models, to_floats(images.pixels), TARGETS, objective="sdr", **CUT
+        KEY, *models, to_floats(images.pixels), TARGETS, objective="sdr", mode="fast", **CUT
     )
     found = solve(solver, images)
     assert np.ptp(found.keep_prob) > 0.5, "something was learnt"
