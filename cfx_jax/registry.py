@@ -143,7 +143,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
                 f"generator {name!r} names several, and {os.fspath(weights)} holds the weights of "
                 "one: load each by itself and give them to cfx_jax.generators.in_turn"
             )
-        return in_turn([load_generator(part) for part in name.split("+")])
+        return in_turn([load_generator(part.strip()) for part in name.split("+")])
     if name in _HEURISTICS:
         if weights is not None:
             raise ValueError(

@@ -17,8 +17,8 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
     convince all of them: what one network alone sees in a pattern counts little.
 
     Args:
-        classifiers: at least one, of the same classes, channels and class names, which take images
-            of one size.
+        classifiers: at least one, of the same classes, channels and class names; all are shown
+            images of the size of the first. Other classes show when it is called.
 
     Returns:
         A `Classifier` whose parameters are a tuple of theirs; its name and image size are those of

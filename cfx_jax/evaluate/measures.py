@@ -304,7 +304,12 @@ class Joint:
         cells[~is_explained] = 0.0
         size = (unit.images.pixels.shape[1], unit.images.pixels.shape[2])
         # The cells are the mask itself, not its logits.
-        law = dataclasses.replace(self.ssr.records.mask_law, relaxation=Relaxation.DETERMINISTIC)
+        law = dataclasses.replace(
+            self.ssr.records.mask_law,
+            relaxation=Relaxation.DETERMINISTIC,
+            smooth_scale=0.0,
+            sharpness=1.0,
+        )
         maps = scorer.saliency(cells, "ssr", size, law)
         values = measure_maps(maps, unit.images, unit.boxes, scorer)
         values |= measure_regions(maps, unit.boxes)

@@ -107,7 +107,7 @@ def advance(
             (state.cells, state.optimizer),
         )
         trace = state.trace.at[state.step].set(jnp.where(finite, value.objective, jnp.nan))
-        price = adapt_price(state.price, value.success, settings)
+        price = jnp.where(finite, adapt_price(state.price, value.success, settings), state.price)
         return State(cells, optimizer_state, price, state.step + 1, trace), None
 
     return jax.lax.scan(step, state, None, length=num_steps)[0]

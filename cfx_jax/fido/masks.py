@@ -27,6 +27,8 @@ _MARGIN = 1e-7
 # Of `draw_field`, in spacings of its grid: the width of a Gaussian, and how far it matters.
 _GAUSSIAN = 0.6
 _REACH = 2
+# In pixels.
+_FINEST = 0.5
 
 
 class Relaxation(enum.Enum):
@@ -266,6 +268,8 @@ def draw_field(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Arra
     """
     grid_key, offset_key = jax.random.split(key)
     count, *size = shape
+    # Finer than that, pixels share nothing, and the grid grows for nothing.
+    scale = max(scale, _FINEST)
     # As far beyond the ends as a Gaussian reaches.
     grid = [math.ceil(length / scale) + 2 * _REACH for length in size]
     noise = jax.random.normal(grid_key, (count, *grid))

@@ -132,8 +132,10 @@ def perimeter(probabilities: jax.Array) -> jax.Array:
     Of any map it is the mean perimeter of its level sets, which masks are that share one draw of
     noise (coarea formula).
     """
-    down = probabilities[1:, :-1] - probabilities[:-1, :-1]
-    across = probabilities[:-1, 1:] - probabilities[:-1, :-1]
+    # What lies beyond the last row and column is as they are.
+    padded = jnp.pad(probabilities, ((0, 1), (0, 1)), mode="edge")
+    down = padded[1:, :-1] - probabilities
+    across = padded[:-1, 1:] - probabilities
     # A slope of zero has no direction: its root has no finite derivative.
     return jnp.sum(jnp.sqrt(jnp.square(down) + jnp.square(across) + 1e-8))
 

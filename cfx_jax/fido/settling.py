@@ -11,6 +11,8 @@ share tau of hard masks just does what is asked.
 Differs from the published code, which has a fixed price and takes what comes out.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -21,8 +23,19 @@ from cfx_jax.generators import Generator
 
 # Of the level, in logits before they are sharpened.
 _FARTHEST = 8.0
-# Of the margin: so much has to be left, because the level is chosen by the masks it is tried with.
+# Of the margin, or of the lead that the image itself has, where that is smaller: so much has to be
+# left, because the level is chosen by the masks it is tried with.
 _RESERVE = 0.25
+# In levels: no more is kept for that reserve, lest it be the whole image where only that has it.
+_DEAREST = 2.0
+
+
+class _Bounds(NamedTuple):
+    """Levels: one that keeps too little (of SDR: drops), one that holds, one that barely does."""
+
+    low: jax.Array
+    high: jax.Array
+    barely: jax.Array
 
 
 def settle(
@@ -45,19 +58,19 @@ def settle(
         settings: the target, the sharpness and the mask law.
 
     Returns:
-        float32 `[h, w]`, logits of keeping each cell. Where no level does what is asked, as for a
-        class that is predicted from the in-fill alone, the one that keeps most (SSR) or least.
+        float32 `[h, w]`, logits of keeping each cell. Where no level that was tried does what is
+        asked, as for a class that is predicted from the in-fill alone, the one that keeps most
+        (SSR) or least.
     """
     height, width = problem.image.shape[:2]
-    enough = _RESERVE * settings.margin
+    original = margin(classifier.apply(classifier.params, problem.image[None]), problem.target)[0]
+    enough = _RESERVE * jnp.minimum(settings.margin, jnp.abs(original))
 
     def at(level: jax.Array) -> jax.Array:
         return settings.sharpness * (cells + problem.direction * level)
 
-    def halve(
-        bounds: tuple[jax.Array, jax.Array], key: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        low, high = bounds
+    def halve(bounds: _Bounds, key: jax.Array) -> tuple[_Bounds, None]:
+        low, high, barely = bounds
         level = (low + high) / 2.0
         pixels = settings.mask_law.keep_map(at(level), (height, width))
         mask_key, fill_key = jax.random.split(key)
@@ -65,10 +78,18 @@ def settle(
             jax.random.split(mask_key, SETTLING_MASKS)
         )
         _, logits = classify_infilled(problem, masks, masks, fill_key, classifier, generator)
-        reached = problem.direction * margin(logits, problem.target) >= enough
-        holds = jnp.mean(reached.astype(jnp.float32)) >= settings.success_target
-        return (jnp.where(holds, low, level), jnp.where(holds, level, high)), None
+        reached = problem.direction * margin(logits, problem.target)
 
-    ends = (jnp.asarray(-_FARTHEST), jnp.asarray(_FARTHEST))
-    (_, level), _ = jax.lax.scan(halve, ends, jax.random.split(key, SETTLING_ROUNDS))
-    return at(level)
+        def hold(least: jax.Array | float) -> jax.Array:
+            return jnp.mean((reached > least).astype(jnp.float32)) >= settings.success_target
+
+        holds = hold(enough)
+        return _Bounds(
+            jnp.where(holds, low, level),
+            jnp.where(holds, level, high),
+            jnp.where(hold(0.0), jnp.minimum(barely, level), barely),
+        ), None
+
+    ends = _Bounds(*(jnp.asarray(end) for end in (-_FARTHEST, _FARTHEST, _FARTHEST)))
+    found, _ = jax.lax.scan(halve, ends, jax.random.split(key, SETTLING_ROUNDS))
+    return at(jnp.minimum(found.high, found.barely + _DEAREST))

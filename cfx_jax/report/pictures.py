@@ -70,7 +70,7 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
         interpolation(length, cells) for length, cells in zip(size, logits.shape, strict=True)
     )
     # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
-    logits = np.clip(logits.astype(np.float32), -30, 30) / law.sharpness
+    logits = np.clip(logits.astype(np.float32) / law.sharpness, -30, 30)
     keep = expit(rows @ logits @ columns.T) if law.draws else rows @ expit(logits) @ columns.T
     if law.block_size > 1:
         rows, columns = (average_blocks(length, law.block_size) for length in size)

@@ -10,7 +10,7 @@ from cfx_jax.baselines import METHODS
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.data.loader import Examples
 from cfx_jax.evaluate.maps import SHARES
-from cfx_jax.evaluate.measures import Baseline, Learnt, Reference, Unit
+from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
@@ -100,7 +100,7 @@ def test_the_images_have_control_boxes_of_their_own(scorer, unit):
     assert set(found) <= {field.name for field in Reference().fields(scorer)}
 
 
-def learn(folder, unit, objective, logits, block_size=1):
+def learn(folder, unit, objective, logits, block_size=1, **settings):
     """A run of the two images of a unit that has learnt known cells."""
     explain = ExplainConfig(objective, mask_size=logits.shape[1], num_steps=1)
     config = Config(explain=explain, report=ReportConfig(save_images=False))
@@ -110,7 +110,8 @@ def learn(folder, unit, objective, logits, block_size=1):
     manifest = {
         "objectives": [objective],
         "status_names": ["ok"],
-        "settings": {"relaxation": "concrete", "temperature": 0.4, "block_size": block_size},
+        "settings": {"relaxation": "concrete", "temperature": 0.4, "block_size": block_size}
+        | settings,
     }
     RecordWriter(folder, manifest, fields, 2, unit_size=2).write_unit(0, values)
     return Learnt("run", Explanations(folder), objective)
@@ -159,3 +160,17 @@ def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_p
     assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
     steepest = np.abs(np.diff(found["map"], axis=1)).max()
     assert (steepest > 0.1) == (block_size == 1)
+
+
+@pytest.mark.parametrize("sharpened", [{}, {"sharpness": 3.0, "success_target": 0.9}])
+def test_masks_of_both_objectives_meet_in_the_region_both_hold(sharpened, tmp_path, scorer, unit):
+    """SSR keeps the true box and a pixel, SDR drops the box alone; sharpened or as learnt."""
+    kept = np.full((2, SIZE, SIZE), -20.0, np.float16)
+    kept[:, 4:16, 8:24] = 20.0
+    dropped = -kept
+    kept[:, 30, 30] = 20.0
+    ssr = learn(tmp_path / "ssr", unit, "ssr", kept, **sharpened)
+    sdr = learn(tmp_path / "sdr", unit, "sdr", dropped, **sharpened)
+    found = Joint(ssr, sdr).measure(unit, scorer)
+    np.testing.assert_array_equal(found["half_error"], [0.0, np.nan])
+    np.testing.assert_array_equal(found["parts"], [1.0, 1.0])

@@ -61,6 +61,41 @@ def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
+    """Its lead on the whole image is half a logit, the reserve of a large margin."""
+
+    def whisper(share, images):
+        return 0.1 * count_white(share, images)
+
+    classifier = Classifier(params=0.5, apply=whisper)
+    settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
+    slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    cells = settle(KEY, slope, problem, classifier, black, settings=settings)
+    kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
+    assert 0.5 < kept < 0.85 if objective == "ssr" else 0.15 < kept < 0.5
+
+
+def test_where_only_the_whole_image_has_the_reserve_it_is_not_taken(black):
+    """All but the whole image have a lead of 0.3, and the whole one of 5.3."""
+
+    def jump(share, images):
+        area = images.mean((1, 2, 3))
+        lead = jnp.where(area > share, 0.3, -5.0) + jnp.where(area > 0.999, 5.0, 0.0)
+        return jnp.stack([jnp.zeros_like(lead), lead], axis=1)
+
+    settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
+    slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
+    cells = settle(
+        KEY, slope, problem, Classifier(params=0.3, apply=jump), black, settings=settings
+    )
+    kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
+    # The first level tried keeps half, and two more a third of the image more.
+    assert 0.5 < kept < 0.9
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_a_region_holds_what_decides_and_does_what_is_asked(objective, black):
     """Half of a patch decides: the region lies on it, in one part, and what is asked is met."""
 
