@@ -26,8 +26,8 @@ _FARTHEST = 8.0
 # Of the margin, or of the lead that the image itself has, where that is smaller: so much has to be
 # left, because the level is chosen by the masks it is tried with.
 _RESERVE = 0.25
-# In levels: no more is kept for that reserve, lest it be the whole image where only that has it.
-_DEAREST = 2.0
+# In levels: where the reserve costs more, as where only the whole image has it, half of that is spent.
+_DEAREST = 4.0
 
 
 class _Bounds(NamedTuple):
@@ -92,4 +92,5 @@ def settle(
 
     ends = _Bounds(*(jnp.asarray(end) for end in (-_FARTHEST, _FARTHEST, _FARTHEST)))
     found, _ = jax.lax.scan(halve, ends, jax.random.split(key, SETTLING_ROUNDS))
-    return at(jnp.minimum(found.high, found.barely + _DEAREST))
+    is_dear = found.high - found.barely > _DEAREST
+    return at(jnp.where(is_dear, found.barely + _DEAREST / 2.0, found.high))
