@@ -26,7 +26,8 @@ _FARTHEST = 8.0
 # Of the margin, or of the lead that the image itself has, where that is smaller: so much has to be
 # left, because the level is chosen by the masks it is tried with.
 _RESERVE = 0.25
-# In levels: where the reserve costs more, as where only the whole image has it, half of that is spent.
+# In levels: where the reserve costs more, as where only the whole image has it, half of that is
+# spent.
 _DEAREST = 4.0
 
 
