@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.explanation import NUM_HARD_MASKS, judge
 from cfx_jax.fido.masks import KeepMap, MaskLaw
-from cfx_jax.fido.objective import SSR, Problem, composite
+from cfx_jax.fido.objective import SSR, Problem, composite, succeeds
 from cfx_jax.generators import Generator
 
 
@@ -120,9 +120,9 @@ def _succeeds(
 ) -> jax.Array:
     """Whether a hard mask `[1, H, W, 1]` does what was asked of each classifier, float32 `[k]`."""
     infill = generator.apply(generator.params, problem.image[None], mask, key)
-    predicted = _predict(classifiers, composite(problem.image, mask, infill))
-    success = (predicted == problem.target) == (problem.direction == SSR)
-    return success.astype(jnp.float32)
+    images = composite(problem.image, mask, infill)
+    success = [succeeds(judge.apply(judge.params, images), problem)[0] for judge in classifiers]
+    return jnp.array(success, jnp.float32)
 
 
 def _where_right(
