@@ -14,7 +14,6 @@ from tensorboardX.record_writer import RecordWriter
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UNKNOWN_LABEL, open_source
-from cfx_jax.data import sources as data
 from cfx_jax.data.images import UnreadableImageError
 
 SMALL = (8, 8)
@@ -633,4 +632,4 @@ def test_reading_tfds_does_not_need_tensorflow(tfds_dir, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
     source = open_tfds(tfds_dir)
     assert source.label(0) in range(5)
-    assert data.UNKNOWN_LABEL not in [source.label(i) for i in range(len(source))]
+    assert UNKNOWN_LABEL not in [source.label(i) for i in range(len(source))]
