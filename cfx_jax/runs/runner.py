@@ -107,11 +107,11 @@ def run(
     config.validate()
     stop = stop or StopRequest()
     with RunLog() as log:
-        source = data.open_source(config.data)
         config = _name_given(config, classifier, generator)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)
+        source = data.open_source(config.data, models[0])
         fields = make_fields(config, source.ids, shape[:2])
         with RecordWriter(
             workdir,
@@ -145,6 +145,17 @@ def run(
                     _explain(units, load, solver, models[0], write, on_progress)
         reader = RecordReader(workdir)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
+    _check_readable(reader, config)
+
+
+def _check_readable(reader: RecordReader, config: Config) -> None:
+    """Raises `ConfigError` where no image of a run could be read."""
+    status = reader.read(f"{config.explain.objectives[0]}_status")
+    if (status == Status.UNREADABLE).all():
+        raise ConfigError(
+            f"0 of {len(status)} images readable; what was wrong with each is in the warnings of "
+            "the run, and in the file log of its folder"
+        )
 
 
 def _name_given(
