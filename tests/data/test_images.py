@@ -280,7 +280,7 @@ def test_a_jpeg_beyond_the_limit_is_decoded_at_a_smaller_scale(monkeypatch, limi
     np.testing.assert_allclose(result, np.broadcast_to((200, 50, 0), (*expected[::-1], 3)), atol=2)
     for content in (encode(image, "JPEG"), encode(image)):
         monkeypatch.setattr(images, "_MAX_PIXELS", 19)
-        with pytest.raises(UnreadableImageError, match="30 x 40 pixels .* only JPEG files can be"):
+        with pytest.raises(UnreadableImageError, match=r"30 x 40 pixels .* only JPEG files can be"):
             decode(content)
 
 
