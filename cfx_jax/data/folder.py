@@ -212,6 +212,8 @@ def _read_label(row: Row, classes: Classes) -> int | str:
     text = re.sub(r"^(-?[0-9]+)\.0+$", r"\1", row.label)
     if text in ("", str(UNKNOWN_LABEL)):
         return UNKNOWN_LABEL
+    if re.fullmatch("-[0-9]+", text):
+        raise ConfigError(f"{row.place}: label {text}; expected a class, or -1 where none is known")
     try:
         number = classes.find(text)
     except ValueError as error:
