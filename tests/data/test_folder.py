@@ -200,6 +200,14 @@ def test_that_all_is_read_is_said_too(tmp_path, said):
     assert said() == "1 images; 0 files not read"
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "Manifest.csv", "manifest.tsv", "metadata.jsonl"])
+def test_a_table_that_is_not_read_is_a_warning(tmp_path, caplog, name):
+    save(tmp_path, "a.png")
+    (tmp_path / name).write_text("file,label\na.png,3\n")
+    assert labels_of(open_folder(tmp_path)) == {"a.png": UNKNOWN_LABEL}
+    assert f"from a table named manifest.csv or metadata.csv, not from {name}" in caplog.text
+
+
 def test_links_to_folders_are_followed_once(tmp_path, said):
     save(tmp_path / "elsewhere", "x.png", "deep/y.png")
     save(tmp_path / "images", "a/b.png")
@@ -278,6 +286,8 @@ def test_a_split_without_a_table_is_refused(tmp_path):
         (["n02979186", "n01440764"], with_names("n02979186", "n01440764", "x"), [0, 1]),
         (["tabby", "Egyptian_cat", "tiger_cat"], with_names(*IMAGENET), [281, 285, 282]),
         (["dog", "cat"], with_names("mouse", "dog", "cat"), [1, 2]),
+        # A vehicle, not a split.
+        (["train"], with_names("car", "train"), [1]),
         (["DOG", "wild Cat"], with_names("wild_cat", "dog"), [1, 0]),
         # None of them is a name: all the classes, in the order of their names.
         (["b", "a", "c"], without_names(3), [1, 0, 2]),

@@ -3,6 +3,8 @@
 import csv
 import io
 import logging
+import pathlib
+import re
 import string
 
 import numpy as np
@@ -197,6 +199,18 @@ def test_labels_of_imagenet_are_synsets_names_or_numbers(tmp_path):
         write_manifest(tmp_path, [("0.png", text)])
         with pytest.raises(ConfigError, match=f"is a name of classes {expected}.*give the number"):
             open_folder(tmp_path, names)
+
+
+def test_the_table_of_the_documentation_is_read_as_it_says(tmp_path):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (table,) = re.findall(r"```text\n(file,.*?)```", page, re.DOTALL)
+    save(tmp_path, *(f"cats/{i}.jpg" for i in range(1, 5)))
+    (tmp_path / "manifest.csv").write_text(table)
+    names = read_class_names("imagenet_classes.txt")
+    source = open_folder(tmp_path, names)
+    assert list(labels_of(source).values()) == [281, 281, 281, UNKNOWN_LABEL]
+    np.testing.assert_array_equal(source.boxes(0), [[4, 0, 96, 64.5], [8, 8, 20, 20]])
+    assert list(open_folder(tmp_path, names, split="test").ids) == ["cats/3.jpg", "cats/4.jpg"]
 
 
 def test_names_without_a_classifier_are_errors_when_they_are_asked_for(tmp_path):
