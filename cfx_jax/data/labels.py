@@ -131,7 +131,11 @@ class Classes:
                 f"{self.explain_unknown(unknown[0])}"
             )
         if not unknown:
-            _logger.info("%s: %s", where, self.describe(dict(zip(names, found, strict=True))))
+            part = (
+                f"{len(names)} of {self.count} classes" if self.count else f"{len(names)} classes"
+            )
+            described = self.describe(dict(zip(names, found, strict=True)))
+            _logger.info("%s: %s: %s", where, part, described)
             return found
         if {name.lower() for name in names} <= _SPLITS:
             raise ConfigError(f"{where}: {', '.join(names)} are splits, not classes: open one")

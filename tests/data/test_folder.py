@@ -338,5 +338,5 @@ def test_how_class_folders_are_numbered_is_said(tmp_path, said, caplog):
     open_folder(tmp_path / "b")
     save(tmp_path / "other", "dog/1.png")
     open_folder(tmp_path / "other", with_names("cat", "dog", "fox"), class_folders=True)
-    assert said().splitlines()[-1] == "data.class_folders: dog = class 1 (dog)"
+    assert said().splitlines()[-1] == "data.class_folders: 1 of 3 classes: dog = class 1 (dog)"
     assert collections.Counter(r.levelname for r in caplog.records) == {"INFO": 3}

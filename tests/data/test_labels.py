@@ -95,4 +95,6 @@ def test_a_text_that_may_mean_two_classes_is_an_error(names, text, message):
 def test_a_long_list_is_described_by_its_first(caplog):
     caplog.set_level("INFO", "cfx_jax")
     assert Classes().number([str(i) for i in np.arange(9)], "labels") == list(range(9))
-    assert caplog.messages == ["labels: 0 = class 0, 1 = class 1, 2 = class 2, and 6 more"]
+    assert caplog.messages == [
+        "labels: 9 classes: 0 = class 0, 1 = class 1, 2 = class 2, and 6 more"
+    ]
