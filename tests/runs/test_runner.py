@@ -342,6 +342,14 @@ def test_a_run_checks_its_classifier_once(
     assert f"{record.levelname} {expected}" in (tmp_path / "run" / "log").read_text()
 
 
+def test_labels_may_be_names_of_the_classes_of_the_model(tiny, folder, tmp_path):
+    (folder / "manifest.csv").write_text("File; Label\na.png; Fox\nb.png; red_deer\n")
+    names = ("cat", "dog", "fox", "deer, red deer", "owl")
+    model = tiny.replace(class_names=names)
+    runner.run(config(folder, objective="ssr", num_steps=1), tmp_path / "run", classifier=model)
+    assert RecordReader(tmp_path / "run").read("label").tolist() == [2, 3]
+
+
 def test_the_log_of_a_run_goes_on_when_it_is_resumed(run, folder, tmp_path):
     asked = config(folder, objective="ssr", num_steps=1)
     run(asked, tmp_path / "run")
@@ -381,10 +389,12 @@ def test_names_that_are_not_utf8_are_kept_apart(run, folder, tmp_path):
     assert reader.read("ssr_status").tolist().count(Status.UNREADABLE) == 1
 
 
-def test_a_run_of_unreadable_images_alone_ends_with_a_page(run, tmp_path):
+def test_a_run_of_unreadable_images_alone_is_an_error_and_has_a_page(run, tmp_path):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.png").write_bytes(b"")
-    run(config(tmp_path / "photographs"), tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"^0 of 1 images readable; what was wrong"):
+            run(config(tmp_path / "photographs"), tmp_path / "run")
     page = report.write_report(tmp_path / "run")
     assert "could not be decoded" in pathlib.Path(page).read_text()
     assert "unreadable" in report.summary(tmp_path / "run")
