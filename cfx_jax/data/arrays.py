@@ -7,6 +7,7 @@ from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data.digests import digest_array
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
 # The arrays of an .npz file: ours, and as MNIST calls them.
@@ -50,6 +51,7 @@ def open_npz(config: DataConfig) -> Source:
         label=lambda index: int(labels[index]),
         boxes=no_boxes,
         open_image=lambda index: Image.fromarray(pixels[index]),
+        digest=lambda index: digest_array(pixels[index]),
     )
 
 

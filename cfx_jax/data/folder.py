@@ -8,6 +8,7 @@ import numpy as np
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data.digests import digest_file
 from cfx_jax.data.manifest import read_manifest
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
@@ -47,6 +48,7 @@ def open_folder(config: DataConfig) -> Source:
         label=labels.__getitem__,
         boxes=boxes.__getitem__ if boxes else no_boxes,
         open_image=lambda index: images.open_file(root / names[index]),
+        digest=lambda index: digest_file(root / names[index]),
     )
 
 

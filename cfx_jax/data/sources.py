@@ -11,6 +11,7 @@ from collections.abc import Callable
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
 from cfx_jax.data.arrays import open_npz
+from cfx_jax.data.digests import digest_file
 from cfx_jax.data.folder import SUFFIXES, open_folder
 from cfx_jax.data.source import Source, no_boxes
 
@@ -50,6 +51,7 @@ def _bundled(config: DataConfig) -> Source:
         label=list(_BUNDLED.values()).__getitem__,
         boxes=no_boxes,
         open_image=lambda index: images.open_file(paths[index]),
+        digest=lambda index: digest_file(paths[index]),
     )
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data.digests import UNREADABLE, digest
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
 
@@ -61,6 +62,12 @@ def open_tfds(config: DataConfig) -> Source:
         except Exception:  # Of a damaged record; `decode` tells of it.
             return UNKNOWN_LABEL
 
+    def digest_record(index: int) -> int:
+        try:
+            return digest(records[index])
+        except Exception:  # The libraries that read records raise any type.
+            return UNREADABLE
+
     def boxes(index: int) -> np.ndarray:
         if "objects" not in features:
             return no_boxes(index)
@@ -76,6 +83,7 @@ def open_tfds(config: DataConfig) -> Source:
         label=label,
         boxes=boxes,
         open_image=lambda index: Image.open(io.BytesIO(read(index)["image"])),
+        digest=digest_record,
     )
 
 

@@ -14,11 +14,12 @@ it all back.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,11 +43,12 @@ from cfx_jax.evaluate.judges import Judges, load_judges
 from cfx_jax.evaluate.measures import LATER, Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.evaluate.snapshot import Snapshot
-from cfx_jax.records import Field, RecordWriter, begun_fields, encode_ids
+from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids, fields_as_begun
 from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
+from cfx_jax.runs.same_data import check_same_data
 from cfx_jax.runs.solver import Images
 from cfx_jax.weights.architectures import ARCHITECTURES
 
@@ -122,6 +124,7 @@ class _Study:
     judges: Judges
     manifest: dict[str, Any]
     learnt: Sequence[Learnt]
+    content: Callable[[int], int]
 
     @classmethod
     def open(
@@ -135,6 +138,7 @@ class _Study:
 
         Raises:
             ConfigError: a run has other images or another classifier, or a judge does not fit.
+            RecordsError: images or labels are not those that a run has explained.
         """
         source = data.open_source(config.data)
         classifier, generator = registry.load_models(config, classifier)
@@ -143,7 +147,7 @@ class _Study:
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
             "classifier": registry.identity(classifier),
         }
-        _check_same(learnt, manifest)
+        _check_same(learnt, manifest, source)
         judges = load_judges(config, classifier, generator, shape, judge_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
@@ -161,7 +165,9 @@ class _Study:
             "curve_steps": config.curve_steps,
             "environment": cluster.environment(),
         }
-        return cls(config, source, shape, scorer, judges, manifest, learnt)
+        # Of each image once, for all parts.
+        content = functools.cache(source.content)
+        return cls(config, source, shape, scorer, judges, manifest, learnt, content)
 
     @property
     def parts(self) -> list[Part]:
@@ -207,14 +213,8 @@ class _Store:
     def __init__(self, part: Part, study: _Study, folder: str) -> None:
         self._part, self._scorer = part, study.scorer
         width = max(len(text.encode()) for text in study.source.ids)
-        id_field = Field("id", "uint8", (width,), ("id_byte",))
-        # One that an earlier version has begun goes on with what that one measured.
-        begun = {field.name for field in begun_fields(folder)}
-        self._fields = [
-            field
-            for field in (id_field, *part.fields(study.scorer))
-            if not begun or field.name in begun or field.name not in LATER
-        ]
+        about = [Field("id", "uint8", (width,), ("id_byte",)), Field("content", "uint64")]
+        self._fields = fields_as_begun(folder, about + part.fields(study.scorer), LATER)
         self._writer = RecordWriter(
             folder,
             {"part": part.identity()} | study.manifest,
@@ -225,6 +225,9 @@ class _Store:
             num_hosts=jax.process_count(),
         )
         self.close = self._writer.close
+        now = {"content": study.content}
+        for unit in check_same_data(RecordReader(folder), study.source.ids, now):
+            self._writer.forget(unit)
         self.missing = set(self._writer.missing_units())
 
     def measure(self, examples: Examples, unit: Unit | None) -> None:

@@ -34,13 +34,14 @@ from cfx_jax.fido.checks import logits_shape
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
-from cfx_jax.records import Field, RecordReader, RecordWriter, Storage
+from cfx_jax.records import Field, RecordReader, RecordWriter, Storage, fields_as_begun
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
-from cfx_jax.runs.explanations import make_fields, make_values
+from cfx_jax.runs.explanations import LATER, make_fields, make_values
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import ProgressBar
+from cfx_jax.runs.same_data import check_same_data
 from cfx_jax.runs.solver import Images, Solver
 
 _logger = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ def run(
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: `workdir` holds a run of another config, or something else, or another run
-            is writing to it.
+        RecordsError: `workdir` holds a run of another config or of other data, or something else,
+            or another run is writing to it.
         OSError: `workdir` cannot be written.
         StoppedError: the run was asked to stop; what is written is whole.
 
@@ -112,7 +113,7 @@ def run(
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)
-        fields = make_fields(config, source.ids, shape[:2])
+        fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
         with RecordWriter(
             workdir,
             _manifest(config, settings, source, *models),
@@ -122,6 +123,10 @@ def run(
             host=jax.process_index(),
             num_hosts=jax.process_count(),
         ) as writer:
+            reader = RecordReader(workdir)
+            now = {"label": source.label, "digest": source.digest}
+            for unit in check_same_data(reader, source.ids, now):
+                writer.forget(unit)
             units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
             if units:
                 log.begin(Storage(workdir), jax.process_index())
@@ -143,7 +148,6 @@ def run(
                         bar.update(objective, steps, value)
 
                     _explain(units, load, solver, models[0], write, on_progress)
-        reader = RecordReader(workdir)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
 
 
