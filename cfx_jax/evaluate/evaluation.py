@@ -225,15 +225,22 @@ class _Store:
             num_hosts=jax.process_count(),
         )
         self.close = self._writer.close
-        now = {"content": study.content}
-        for unit in check_same_data(RecordReader(folder), study.source.ids, now):
-            self._writer.forget(unit)
-        self.missing = set(self._writer.missing_units())
+        try:
+            now = {"content": study.content}
+            for unit in check_same_data(RecordReader(folder), study.source.ids, now):
+                self._writer.forget(unit)
+            self.missing = set(self._writer.missing_units())
+        except BaseException:
+            self.close()
+            raise
 
-    def measure(self, examples: Examples, unit: Unit | None) -> None:
-        """Measures a unit and writes it; None has no readable example."""
+    def measure(self, examples: Examples, unit: Unit | None, content: Sequence[int]) -> None:
+        """Measures a unit of such content and writes it; None has no readable example."""
         measured = self._part.measure(unit, self._scorer) if unit else {}
-        self._writer.write_unit(examples.unit, _lay_out(self._fields, examples, measured))
+        values = _lay_out(self._fields, examples, measured)
+        if "content" in values:
+            values["content"] = np.array(content, np.uint64)
+        self._writer.write_unit(examples.unit, values)
         self.missing.remove(examples.unit)
 
 
@@ -254,9 +261,10 @@ def _measure(
             stop.check()
             is_readable = len(examples.readable) > 0
             unit = study.prepare(examples, ranges[examples.unit]) if is_readable else None
+            content = [study.content(index) for index in ranges[examples.unit]]
             for store in stores:
                 if examples.unit in store.missing:
-                    store.measure(examples, unit)
+                    store.measure(examples, unit, content)
             bar.update(len(examples.ids))
 
 
@@ -266,7 +274,7 @@ def _lay_out(
     """Lays a unit out as record fields; an unreadable example has its id and no more."""
     values = {}
     for field in fields:
-        blank = np.nan if field.dtype.startswith("float") else -1 if field.name != "id" else 0
+        blank = {"f": np.nan, "i": -1}.get(np.dtype(field.dtype).kind, 0)
         values[field.name] = np.full((len(examples.ids), *field.shape), blank, field.dtype)
         if field.name in measured:
             values[field.name][examples.readable] = measured[field.name]
@@ -332,7 +340,7 @@ def _adopt(
     )
 
 
-def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any]) -> None:
+def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data.Source) -> None:
     for part in learnt:
         for what, expected in manifest.items():
             stored = {key: part.records.manifest[what][key] for key in expected}
@@ -341,3 +349,8 @@ def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any]) -> None:
                     f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
                     "images and classifier for all that is compared"
                 )
+    remedy = "Say with --images where the former data lie, or explain these in another --workdir."
+    # Read once for all runs.
+    now = {"label": functools.cache(source.label), "digest": functools.cache(source.digest)}
+    for records in {part.run: part.records for part in learnt}.values():
+        check_same_data(records, source.ids, now, remedy)

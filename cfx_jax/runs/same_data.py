@@ -61,7 +61,8 @@ def check_same_data(
         )
     for unit, (_, readable) in zip(units, compared, strict=True):
         for index in readable:
-            _logger.warning("unit %d is computed again: %s can be read now", unit, ids[index])
+            text = "%s, unit %d: %s could not be read when it was recorded, but can be now"
+            _logger.warning(text, reader.location, unit, ids[index])
     return [unit for unit, (_, readable) in zip(units, compared, strict=True) if readable]
 
 
