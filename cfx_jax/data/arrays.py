@@ -1,5 +1,6 @@
 """Images in the arrays of an .npz file."""
 
+import logging
 import pathlib
 
 import numpy as np
@@ -8,17 +9,22 @@ from PIL import Image
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
 from cfx_jax.data.digests import digest_array
+from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
+_logger = logging.getLogger(__name__)
 # The arrays of an .npz file: ours, and as MNIST calls them.
 _NPZ_NAMES = (("images", "x"), ("labels", "y"), ("ids",))
+_EXPECTED = "uint8, or floats in [0, 1], of [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
+_CHANNELS = (1, 3)
 
 
-def open_npz(config: DataConfig) -> Source:
+def open_npz(config: DataConfig, classes: Classes) -> Source:
     """Opens the images of an .npz file.
 
     Args:
         config: the `data` section; `path` and `split` are read.
+        classes: those that the labels are of.
 
     Returns:
         A `Source`; its ids are those of the file, or the places in it.
@@ -27,12 +33,7 @@ def open_npz(config: DataConfig) -> Source:
         ConfigError: the file cannot be read, or its arrays are not as they should be.
     """
     pixels, labels, ids = _read_npz(config)
-    if pixels.shape[3:] == (1,):
-        pixels = pixels[..., 0]
-    is_image = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)
-    if pixels.dtype != np.uint8 or not is_image or 0 in pixels.shape[1:]:
-        expected = "uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
-        raise _unexpected(config, "images", expected, pixels)
+    pixels = _check_pixels(config, pixels)
     num_images = len(pixels)
     if labels is None:
         labels = np.full(num_images, UNKNOWN_LABEL)
@@ -45,14 +46,55 @@ def open_npz(config: DataConfig) -> Source:
     is_text = ids.dtype.kind == "U" and ids.shape == (num_images,)
     if not is_text or len(set(ids.tolist())) != num_images:
         raise _unexpected(config, "ids", f"text, [{num_images}], each its own", ids)
+    classes.check_numbers(labels.tolist(), config.path)
+    size = " x ".join(map(str, pixels.shape[1:3]))
+    _logger.info(
+        "%d %s images of %s pixels in %s, %d of them with a label",
+        num_images,
+        "RGB" if pixels.ndim == 4 else "grey",
+        size,
+        config.path,
+        (labels != UNKNOWN_LABEL).sum(),
+    )
     return Source(
         name=pathlib.Path(config.path).stem + (f"/{config.split}" if config.split else ""),
         ids=ids.tolist(),
         label=lambda index: int(labels[index]),
         boxes=no_boxes,
-        open_image=lambda index: Image.fromarray(pixels[index]),
-        digest=lambda index: digest_array(pixels[index]),
+        open_image=lambda index: Image.fromarray(_to_8_bits(pixels[index])),
+        digest=lambda index: digest_array(_to_8_bits(pixels[index])),
     )
+
+
+def _check_pixels(config: DataConfig, pixels: np.ndarray) -> np.ndarray:
+    """Returns uint8 or floats in [0, 1], `[N, H, W]` or `[N, H, W, 3]`."""
+    shape = pixels.shape
+    if pixels.ndim == 4 and shape[3] not in _CHANNELS and shape[1] in _CHANNELS:
+        hint = "this is channels first: save np.moveaxis(images, 1, 3)"
+        raise _unexpected(config, "images", _EXPECTED, pixels, hint)
+    if pixels.ndim == 3 and shape[2] in _CHANNELS:
+        hint = "one image is images[None]"
+        raise _unexpected(config, "images", _EXPECTED, pixels, hint)
+    if shape[3:] == (1,):
+        pixels = pixels[..., 0]
+    is_image = pixels.ndim == 3 or (pixels.ndim == 4 and shape[3] == 3)
+    if pixels.dtype.kind not in "uf" or not is_image or 0 in shape[1:]:
+        raise _unexpected(config, "images", _EXPECTED, pixels)
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = (pixels.min(), pixels.max()) if len(pixels) else (0.0, 1.0)
+    # Values that are no numbers fail here, too.
+    if pixels.dtype.kind == "u" or not (low >= 0 and high <= 1):
+        hint = f"values are {low:.4g} to {high:.4g}"
+        raise _unexpected(config, "images", _EXPECTED, pixels, hint)
+    _logger.info("%s: floats in [0, 1] are rounded to 8 bits", config.path)
+    return pixels
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
 
 
 def _read_npz(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -79,7 +121,10 @@ def _read_npz(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None, np.nda
     return pixels, labels, ids
 
 
-def _unexpected(config: DataConfig, what: str, expected: str, array: np.ndarray) -> ConfigError:
+def _unexpected(
+    config: DataConfig, what: str, expected: str, array: np.ndarray, hint: str = ""
+) -> ConfigError:
+    more = f"; {hint}" if hint else ""
     return ConfigError(
-        f"{config.path}: {what}: expected {expected}; got {array.dtype} {list(array.shape)}"
+        f"{config.path}: {what}: expected {expected}; got {array.dtype} {list(array.shape)}{more}"
     )

@@ -1,37 +1,203 @@
 """The table of a folder of images, `manifest.csv`: files, labels, boxes and splits."""
 
 import csv
+import difflib
+import io
+import logging
 import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from cfx_jax.config import ConfigError
-from cfx_jax.data.source import UNKNOWN_LABEL
+
+_logger = logging.getLogger(__name__)
+_DELIMITERS = ",;\t|"
+_MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+# What each column may be called, small and without spaces and signs; those of Hugging Face, too.
+_COLUMNS = {"file": "file", "filename": "file", "label": "label", "boxes": "boxes",
+            "split": "split"}  # fmt: skip
+# What others call them: not read, since it may be something else, but not passed over either.
+_ALIKE: dict[str, set[str]] = {
+    "file": {"path", "image", "img", "name", "id"},
+    "label": {"class", "classes", "target", "category", "y", "truth", "groundtruth", "synset",
+              "wnid"},
+    "boxes": {"box", "bbox", "boundingbox"},
+    "split": set(),
+}  # fmt: skip
+_EXPECTED = (
+    "expected a column `file`, if labels are known a column `label`, if boxes are known a column "
+    "`boxes` such as `4 0 96 64.5; 8 8 20 20` (x0 y0 x1 y1 in pixels), and a column `split` if one "
+    "is asked for"
+)
 
 
-def read_manifest(path: pathlib.Path, split: str) -> tuple[list[str], list[int], list[np.ndarray]]:
-    """Reads the columns `file`, `label`, `boxes` and `split`, where present, of a manifest.csv."""
+class Row(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        place: of the row in messages.
+        file: as it is written there.
+        label: text; "" where it is not known.
+        boxes: float32 `[k, 4]`.
+        split: text, None where there is no such column.
+    """
+
+    place: str
+    file: str
+    label: str
+    boxes: np.ndarray
+    split: str | None
+
+
+def read_manifest(path: pathlib.Path) -> list[Row]:
+    """Reads a table, whatever its encoding, its delimiter and the spelling of its columns.
+
+    Args:
+        path: of the table. Columns that are not `file` (or `file_name`), `label`, `boxes` or
+            `split` are named and not used.
+
+    Returns:
+        Its rows that are not empty.
+
+    Raises:
+        ConfigError: it cannot be read as a table, has no column of files, a column that may be
+            meant for one of ours, or a row that does not fit its columns.
+    """
+    text = _decode(path)
+    header, rows = _split_cells(path, text)
+    columns = _name_columns(path, header)
+    found = []
+    for line, cells in rows:
+        place = f"{path}, line {line}"
+        if len(cells) != len(header):
+            raise ConfigError(
+                f"{place}: {len(cells)} cells, but the first line names {len(header)} columns; put "
+                'a text with a delimiter in it in quotes, "..."'
+            )
+        values = {column: cells[index] for column, index in columns.items()}
+        if not values["file"]:
+            raise ConfigError(f"{place}: names no file")
+        try:
+            boxes = _parse_boxes(values.get("boxes", ""))
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}; {_EXPECTED}") from error
+        label, split = values.get("label", ""), values.get("split")
+        found.append(Row(place, values["file"], label, boxes, split))
+    return found
+
+
+def _decode(path: pathlib.Path) -> str:
+    """Returns the text of a file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252."""
+    content = path.read_bytes()
+    encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content:
+        # Every second byte of plain text is zero in UTF-16.
+        is_little = content[1::2].count(0) > content[::2].count(0)
+        encoding = "utf-16-le" if is_little else "utf-16-be"
     try:
-        # Spreadsheets begin UTF-8 files with a byte order mark.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        if split:
-            rows = [row for row in rows if row["split"] == split]
-        names = [row["file"] for row in rows]
-        labels = [int(row.get("label") or UNKNOWN_LABEL) for row in rows]
-        if not all(names) or min(labels, default=0) < UNKNOWN_LABEL:
-            raise ValueError("a row has no file or a label below -1")
-        boxes = [_parse_boxes(row.get("boxes") or "") for row in rows]
-    except (KeyError, ValueError, csv.Error) as error:
-        raise ConfigError(
-            f"{path}: expected a column `file`, if labels are known a column `label` of whole "
-            f"numbers, if boxes are known a column `boxes` such as `4 0 96 64.5; 8 8 20 20` "
-            f"(x0 y0 x1 y1 in pixels), and a column `split` if one is asked for "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    if len(set(names)) != len(names):
-        raise ConfigError(f"{path}: a file is listed twice, but each example needs its own id")
-    return names, labels, boxes
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            raise ConfigError(f"{path}: is no text in {encoding} ({error.reason})") from error
+    try:
+        # The superset of Latin-1 that spreadsheets write.
+        text = content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is neither UTF-8, UTF-16 nor Windows-1252") from error
+    _logger.warning("%s: is not UTF-8, and read as Windows-1252 (Latin-1)", path)
+    return text
+
+
+def _split_cells(
+    path: pathlib.Path, text: str
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Returns the names of the columns, and line number and cells of each row.
+
+    The delimiter is the one that makes most of our columns of the first line.
+    """
+
+    def num_known(delimiter: str) -> int:
+        try:
+            _, names = next(_read_rows(path, text, delimiter), (0, []))
+        except ConfigError:  # Quotes do not end where this one would be.
+            return -1
+        return len({_COLUMNS.get(_fold(name)) for name in names} - {None})
+
+    rows = _read_rows(path, text, max(_DELIMITERS, key=num_known))
+    _, header = next(rows, (0, [""]))
+    # Spreadsheets end lines with delimiters of columns that are empty.
+    width = len(header)
+    while width > 1 and not header[width - 1]:
+        width -= 1
+    cut = ((line, cells if any(cells[width:]) else cells[:width]) for line, cells in rows)
+    return header[:width], cut
+
+
+def _read_rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield reader.line_num, stripped
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {reader.line_num}: {error}; {_EXPECTED}") from error
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _name_columns(path: pathlib.Path, header: Sequence[str]) -> dict[str, int]:
+    """Returns our columns and their places."""
+    columns: dict[str, int] = {}
+    unknown = []
+    for index, name in enumerate(header):
+        column = _COLUMNS.get(_fold(name))
+        if column is None:
+            unknown.append(name)
+        elif column in columns:
+            raise ConfigError(
+                f"{path}: columns {header[columns[column]]!r} and {name!r} are both `{column}`"
+            )
+        else:
+            columns[column] = index
+    for name in unknown:
+        near = _near_column(_fold(name))
+        if near is not None and near not in columns:
+            raise ConfigError(
+                f"{path}: unknown column {name!r}; did you mean `{near}`? Rename or remove it"
+            )
+    if "file" not in columns:
+        raise ConfigError(f"{path}: the first line names {', '.join(header)!r}; {_EXPECTED}")
+    if unknown:
+        names = ", ".join(name or "one without a name" for name in unknown)
+        _logger.info("%s: columns not used: %s", path, names)
+    return columns
+
+
+def _near_column(name: str) -> str | None:
+    """Returns the column of ours that a name may be meant for."""
+    for column, others in _ALIKE.items():
+        if name in others or column in name:
+            return column
+    # `class_id`, `target_name`.
+    for column, others in _ALIKE.items():
+        if any(len(other) > 2 and name.startswith(other) for other in others):
+            return column
+    near = difflib.get_close_matches(name, _COLUMNS, 1, cutoff=0.7)
+    return _COLUMNS[near[0]] if near else None
 
 
 def _parse_boxes(text: str) -> np.ndarray:

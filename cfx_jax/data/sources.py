@@ -5,24 +5,31 @@ to a place in a batch or a run.
 """
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Callable
 
+from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
 from cfx_jax.data.arrays import open_npz
 from cfx_jax.data.digests import digest_file
-from cfx_jax.data.folder import SUFFIXES, open_folder
+from cfx_jax.data.folder import open_folder
+from cfx_jax.data.labels import Classes
+from cfx_jax.data.listing import readable_suffixes
 from cfx_jax.data.source import Source, no_boxes
 
+_logger = logging.getLogger(__name__)
 _BUNDLED = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}
 
 
-def open_source(config: DataConfig) -> Source:
+def open_source(config: DataConfig, classifier: Classifier | None = None) -> Source:
     """Opens the examples a config names.
 
     Args:
         config: the `data` section.
+        classifier: whose classes the labels are. It says what a label means that is a name, and
+            labels that are none of its classes are refused; None takes numbers as they are.
 
     Returns:
         A `Source` with at least one example.
@@ -30,18 +37,20 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         ConfigError: the data are not there; the message says what is missing and how to get it.
     """
-    source = _OPENERS[config.source](config)
+    source = _OPENERS[config.source](config, Classes.of(classifier))
     if config.max_examples is not None:
+        _logger.info("data.max_examples: the first %d of %d", config.max_examples, len(source))
         source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
     if not len(source):
         raise ConfigError(
             f"data: {source.name!r} holds no image; a folder needs files that end in "
-            f"{', '.join(sorted(SUFFIXES))} or a manifest.csv that lists some"
+            f"{', '.join(sorted(readable_suffixes()))} or a manifest.csv that lists some"
         )
     return source
 
 
-def _bundled(config: DataConfig) -> Source:
+def _bundled(config: DataConfig, classes: Classes) -> Source:
+    del config, classes
     from skimage.data import data_dir
 
     paths = [pathlib.Path(data_dir) / name for name in _BUNDLED]
@@ -55,14 +64,14 @@ def _bundled(config: DataConfig) -> Source:
     )
 
 
-def _tfds(config: DataConfig) -> Source:
+def _tfds(config: DataConfig, classes: Classes) -> Source:
     # Where it is asked for: what it needs takes seconds to import.
     from cfx_jax.data.tfds import open_tfds
 
-    return open_tfds(config)
+    return open_tfds(config, classes)
 
 
-_OPENERS: dict[str, Callable[[DataConfig], Source]] = {
+_OPENERS: dict[str, Callable[[DataConfig, Classes], Source]] = {
     "bundled": _bundled,
     "folder": open_folder,
     "npz": open_npz,

@@ -10,15 +10,17 @@ from PIL import Image
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
 from cfx_jax.data.digests import UNREADABLE, digest
+from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
 
 
-def open_tfds(config: DataConfig) -> Source:
+def open_tfds(config: DataConfig, classes: Classes) -> Source:
     """Opens a split of a prepared TFDS dataset, without TensorFlow.
 
     Args:
         config: the `data` section; `name`, `split` and, if it is not the default, `path` are read.
+        classes: what the names of its labels mean.
 
     Returns:
         A `Source`; its ids name the dataset, its version, the split and the number in the split.
@@ -56,9 +58,13 @@ def open_tfds(config: DataConfig) -> Source:
         example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
         return example
 
+    numbers: Sequence[int] = ()
+    if "label" in features:
+        numbers = classes.number(features["label"].names, f"labels of {version}")
+
     def label(index: int) -> int:
         try:
-            return int(read(index)["label"]) if "label" in features else UNKNOWN_LABEL
+            return numbers[read(index)["label"]] if numbers else UNKNOWN_LABEL
         except Exception:  # Of a damaged record; `decode` tells of it.
             return UNKNOWN_LABEL
 

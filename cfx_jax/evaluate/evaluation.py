@@ -140,8 +140,8 @@ class _Study:
             ConfigError: a run has other images or another classifier, or a judge does not fit.
             RecordsError: images or labels are not those that a run has explained.
         """
-        source = data.open_source(config.data)
         classifier, generator = registry.load_models(config, classifier)
+        source = data.open_source(config.data, classifier)
         shape = registry.image_shape(classifier, generator, config.explain.settings())
         manifest: dict[str, Any] = {
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},

@@ -108,11 +108,11 @@ def run(
     config.validate()
     stop = stop or StopRequest()
     with RunLog() as log:
-        source = data.open_source(config.data)
         config = _name_given(config, classifier, generator)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)
+        source = data.open_source(config.data, models[0])
         fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
         with RecordWriter(
             workdir,
@@ -124,10 +124,7 @@ def run(
             num_hosts=jax.process_count(),
         ) as writer:
             reader = RecordReader(workdir)
-            now = {"label": source.label, "digest": source.digest}
-            for unit in check_same_data(reader, source.ids, now):
-                writer.forget(unit)
-            units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
+            units = _find_units(writer, reader, source)
             if units:
                 log.begin(Storage(workdir), jax.process_index())
             steps = len(config.explain.objectives) * settings.num_steps
@@ -149,6 +146,27 @@ def run(
 
                     _explain(units, load, solver, models[0], write, on_progress)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
+    _check_readable(reader, config)
+
+
+def _find_units(
+    writer: RecordWriter, reader: RecordReader, source: data.Source
+) -> dict[int, range]:
+    """Returns what this host has to explain; refuses data that are not those it has explained."""
+    now = {"label": source.label, "digest": source.digest}
+    for unit in check_same_data(reader, source.ids, now):
+        writer.forget(unit)
+    return {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
+
+
+def _check_readable(reader: RecordReader, config: Config) -> None:
+    """Raises `ConfigError` where no image of a run could be read."""
+    status = reader.read(f"{config.explain.objectives[0]}_status")
+    if (status == Status.UNREADABLE).all():
+        raise ConfigError(
+            f"0 of {len(status)} images readable; what was wrong with each is in the warnings of "
+            "the run, and in the file log of its folder"
+        )
 
 
 def _name_given(

@@ -1,0 +1,195 @@
+"""Which class a text of a data set means: its number, a synset of ImageNet, or its name."""
+
+import dataclasses
+import difflib
+import functools
+import logging
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import ConfigError
+from cfx_jax.fido.checks import logits_shape
+from cfx_jax.registry import read_class_names
+
+_logger = logging.getLogger(__name__)
+_NUMBER = re.compile(r"[0-9]+")
+# Alone, or before a name, as in `n02085620-Chihuahua`.
+_SYNSET = re.compile(r"(n[0-9]{8})(?:[-_. ].*)?", re.IGNORECASE)
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_NUM_IMAGENET = 1000
+_NUM_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes that labels are of.
+
+    Attributes:
+        names: one for each class, or empty; of several words for one class, as in `tabby, tabby
+            cat`, each is a name of it.
+        count: how many there are, None where that is not known.
+    """
+
+    names: tuple[str, ...] = ()
+    count: int | None = None
+
+    @classmethod
+    def of(cls, classifier: Classifier | None) -> "Classes":
+        """Returns the classes of a classifier, without running it."""
+        if classifier is None:
+            return cls()
+        if classifier.class_names or classifier.image_size is None:
+            return cls(classifier.class_names, len(classifier.class_names) or None)
+        shape = (1, *classifier.image_size, classifier.channels)
+        return cls(count=logits_shape(classifier, np.zeros(shape, np.float32))[-1])
+
+    @property
+    def are_known(self) -> bool:
+        """Whether there is a classifier that says what its classes are."""
+        return bool(self.names) or self.count is not None
+
+    def find(self, text: str) -> int | None:
+        """Returns the class that a text means, None if it means none.
+
+        Upper and lower case, and `_` and spaces, are the same in names.
+
+        Args:
+            text: `281`, `n02123045`, `n02123045-tabby`, `tabby, tabby cat` or `tabby_cat`.
+
+        Raises:
+            ValueError: it may mean several, or is the number of a class that does not exist.
+        """
+        named = self._named(text)
+        if _NUMBER.fullmatch(text):
+            number = int(text)
+            if named not in ((), (number,)):
+                raise ValueError(
+                    f"{text!r} is the name of {self._describe(named)}, and the number of "
+                    "another class: rename the classes"
+                )
+            if self.count is not None and number >= self.count:
+                raise ValueError(f"{text!r} is no class: the classifier has {self._range()}")
+            return number
+        if len(named) > 1:
+            raise ValueError(
+                f"{text!r} is a name of {self._describe(named)}: give the number of the class"
+            )
+        if named:
+            return named[0]
+        synset = _SYNSET.fullmatch(text)
+        # Networks of 1,000 classes have them in the order of ImageNet, whatever they call them.
+        if synset and self.count in (None, _NUM_IMAGENET):
+            return _synsets().get(synset[1].lower())
+        return None
+
+    def explain_unknown(self, text: str) -> str:
+        """Says what is wrong with a text that means no class, and what would be one."""
+        if not self.names:
+            known = "no class is known by a name" if self.count is None else self._range()
+            return (
+                f"{text!r} is no number of a class ({known}); names of classes: "
+                "--config.classifier.class_names=FILE"
+            )
+        near = difflib.get_close_matches(_fold(text), self._index, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return (
+            f"{text!r} is no class: the classifier has {self._range()}, such as "
+            f"{self.names[0]!r}{hint}"
+        )
+
+    def number(self, names: Sequence[str], where: str) -> list[int]:
+        """Numbers the classes of a data set by their names, and says how.
+
+        They are numbered by what they mean. Where none of them means a class, they are taken to be
+        all the classes, in the order in which they come.
+
+        Args:
+            names: of all of them, in their order.
+            where: of the data set, for messages.
+
+        Returns:
+            The class of each.
+
+        Raises:
+            ConfigError: only some mean a class, one may mean several, or there are not as many as
+                the classifier has.
+        """
+        if names and {name.lower() for name in names} <= _SPLITS:
+            raise ConfigError(f"{where}: {', '.join(names)} are splits, not classes: open one")
+        try:
+            numbers = [self.find(name) for name in names]
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        found = [number for number in numbers if number is not None]
+        unknown = [name for name, number in zip(names, numbers, strict=True) if number is None]
+        if unknown and found:
+            raise ConfigError(
+                f"{where}: {len(found)} of {len(names)} names mean a class, but "
+                f"{self.explain_unknown(unknown[0])}"
+            )
+        if not unknown:
+            _logger.info("%s: %s", where, self.describe(dict(zip(names, found, strict=True))))
+            return found
+        if self.count not in (None, len(names)):
+            raise ConfigError(
+                f"{where}: {len(names)} classes, but the classifier has {self._range()}, and names "
+                f"such as {unknown[0]!r} do not say which they are: name them by their numbers or "
+                "as the classifier does"
+            )
+        found = list(range(len(names)))
+        _logger.warning(
+            "%s: no name is a number, a synset or a name of the classifier, so they are numbered "
+            "in their order: %s", where, self.describe(dict(zip(names, found, strict=True)))
+        )  # fmt: skip
+        return found
+
+    def describe(self, found: dict[str, int]) -> str:
+        """Says which classes the first of some texts mean."""
+        shown = [f"{text} = {self._describe((n,))}" for text, n in found.items()][:_NUM_SHOWN]
+        more = f", and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
+        return ", ".join(shown) + more
+
+    def check_numbers(self, numbers: Sequence[int] | np.ndarray, where: str) -> None:
+        """Raises `ConfigError` for a label that no class of the classifier has."""
+        largest = max(numbers, default=0)
+        if self.count is not None and largest >= self.count:
+            raise ConfigError(f"{where}: label {largest}, but the classifier has {self._range()}")
+
+    def _describe(self, numbers: Sequence[int]) -> str:
+        named = [f"{n} ({self.names[n]})" if n < len(self.names) else str(n) for n in numbers]
+        return f"class{'es' * (len(named) > 1)} {' and '.join(named)}"
+
+    def _range(self) -> str:
+        return "classes" if self.count is None else f"classes 0 to {self.count - 1}"
+
+    def _named(self, text: str) -> tuple[int, ...]:
+        """Returns the classes that a text is a name of; only one where it is its whole name."""
+        numbers = self._index.get(_fold(text), ())
+        if len(numbers) > 1:
+            whole = tuple(number for number in numbers if self.names[number] == text)
+            return whole if len(whole) == 1 else numbers
+        return numbers
+
+    @functools.cached_property
+    def _index(self) -> dict[str, tuple[int, ...]]:
+        index: defaultdict[str, set[int]] = defaultdict(set)
+        for number, name in enumerate(self.names):
+            for part in (name, *name.split(",")):
+                index[_fold(part)].add(number)
+        index.pop("", None)
+        return {name: tuple(sorted(numbers)) for name, numbers in index.items()}
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().replace("_", " ").split())
+
+
+@functools.cache
+def _synsets() -> dict[str, int]:
+    names = read_class_names("imagenet_synsets.txt")
+    return {name: number for number, name in enumerate(names)}

@@ -1,0 +1,120 @@
+"""Which files of a folder are images, and which are not read, and why."""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+from PIL import features
+
+_SUFFIXES = {
+    ".apng", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
+    ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+_HEIF = {".heic", ".heif"}
+_NUM_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The images of a folder.
+
+    Attributes:
+        images: their paths inside the folder, in the order of their names.
+        not_read: what is there beside them -> how many.
+    """
+
+    images: list[str]
+    not_read: collections.Counter[str]
+
+
+def list_images(root: pathlib.Path) -> Listing:
+    """Lists the images of a folder and of all folders in it.
+
+    Links to folders are followed, but no folder is listed twice. What programs leave behind, such
+    as `.DS_Store`, `__MACOSX` or `._a.png`, is no image.
+
+    Args:
+        root: the folder.
+    """
+    suffixes = readable_suffixes()
+    found: list[pathlib.PurePath] = []
+    not_read: collections.Counter[str] = collections.Counter()
+    for folder, names in _walk(root, not_read):
+        for name in names:
+            suffix = pathlib.PurePath(name).suffix.lower()
+            if is_left_behind(name):
+                not_read["left behind by a program"] += 1
+            elif suffix in suffixes:
+                found.append(folder / name)
+            else:
+                not_read[_describe(suffix)] += 1
+    return Listing([path.as_posix() for path in sorted(found)], not_read)
+
+
+def readable_suffixes() -> set[str]:
+    """Returns the endings of the files that the installed Pillow reads, in lower case."""
+    suffixes = set(_SUFFIXES)
+    if features.check("avif"):
+        suffixes |= {".avif"}
+    try:
+        import pillow_heif
+    except ImportError:
+        return suffixes
+    pillow_heif.register_heif_opener()
+    return suffixes | _HEIF
+
+
+def is_left_behind(name: str) -> bool:
+    """Tells whether a file or folder is of a program and not of a person."""
+    known = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "@eadir", "lost+found",
+             "$recycle.bin", "system volume information"}  # fmt: skip
+    return name.startswith((".", "~$")) or name.lower() in known
+
+
+def describe_not_read(not_read: collections.Counter[str]) -> str:
+    """Says how many files are not read, and of which kinds."""
+    not_read = +not_read
+    most = not_read.most_common(_NUM_SHOWN)
+    kinds = [f"{count} {kind}" for kind, count in most]
+    if rest := not_read.total() - sum(count for _, count in most):
+        kinds.append(f"{rest} of other kinds")
+    return f"{not_read.total()} files not read" + (f": {', '.join(kinds)}" if kinds else "")
+
+
+def _walk(
+    root: pathlib.Path, not_read: collections.Counter[str]
+) -> Iterator[tuple[pathlib.PurePath, list[str]]]:
+    """Yields each folder, as a path inside the root, and the names of the files in it."""
+
+    def note(error: OSError) -> None:
+        not_read[f"folder that cannot be opened ({error.strerror})"] += 1
+
+    seen: set[tuple[int, int]] = set()
+    # Links come last: what they lead to goes by its own name where it is inside the root.
+    waiting = collections.deque([root])
+    while waiting:
+        # Tells files from folders without asking the disk for each, as `rglob` would have to.
+        for path, folders, names in os.walk(waiting.popleft(), onerror=note):
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                not_read["link to a folder that is read already"] += 1
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            yield pathlib.PurePath(path).relative_to(root), names
+            left = [name for name in folders if is_left_behind(name)]
+            not_read["folder left behind by a program"] += len(left)
+            rest = sorted(set(folders) - set(left))
+            links = [name for name in rest if os.path.islink(os.path.join(path, name))]
+            waiting.extend(pathlib.Path(path, name) for name in links)
+            folders[:] = [name for name in rest if name not in links]
+
+
+def _describe(suffix: str) -> str:
+    if suffix in _HEIF:
+        return f"{suffix} (Pillow reads it with the package pillow-heif)"
+    if suffix == ".avif":
+        return f"{suffix} (the installed Pillow reads none)"
+    return suffix or "without an ending"
