@@ -511,6 +511,21 @@ def test_a_damaged_record_is_an_error_of_that_example_only(tfrecord_dir, tmp_pat
     assert all(source.label(index) != UNKNOWN_LABEL for index in range(4))
 
 
+def test_digests_of_tfds_are_of_whole_records(array_record_dir, tfrecord_dir, tmp_path):
+    shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
+    expected = [open_tfds(array_record_dir).digest(index) for index in range(5)]
+    source = open_tfds(tmp_path)
+    assert [source.digest(index) for index in range(5)] == expected
+    assert len(set(expected)) == 5
+    (shard,) = tmp_path.rglob("*-00002-of-00003")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert [source.digest(i) == expected[i] for i in range(5)] == [True] * 4 + [False]
+    os.truncate(shard, 100)
+    assert source.digest(4) == 0
+
+
 @pytest.fixture(scope="module")
 def boxes_dir(tmp_path_factory):
     """A TFDS dataset with boxes, of one image a split.
