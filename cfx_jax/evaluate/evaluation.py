@@ -48,7 +48,7 @@ from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
-from cfx_jax.runs.same_data import check_same_data
+from cfx_jax.runs.same_data import check_same_data, name_other_id
 from cfx_jax.runs.solver import Images
 from cfx_jax.weights.architectures import ARCHITECTURES
 
@@ -345,9 +345,10 @@ def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data
         for what, expected in manifest.items():
             stored = {key: part.records.manifest[what][key] for key in expected}
             if stored != expected:
+                other = name_other_id(part.records.location, source.ids)
                 raise ConfigError(
                     f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
-                    "images and classifier for all that is compared"
+                    "images and classifier for all that is compared" + (other and f" ({other})")
                 )
     remedy = "Say with --images where the former data lie, or explain these in another --workdir."
     # Read once for all runs.

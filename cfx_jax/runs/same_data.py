@@ -6,6 +6,7 @@ are known by the label and the digest that are kept beside each result.
 
 import concurrent.futures
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -64,6 +65,28 @@ def check_same_data(
             text = "%s, unit %d: %s could not be read when it was recorded, but can be now"
             _logger.warning(text, reader.location, unit, ids[index])
     return [unit for unit, (_, readable) in zip(units, compared, strict=True) if readable]
+
+
+def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
+    """Names the first recorded example whose id is not that of the data now.
+
+    Args:
+        workdir: folder of a run.
+        ids: of the data now.
+
+    Returns:
+        A line, or nothing where no id is recorded, or none is another.
+    """
+    try:
+        reader = RecordReader(workdir)
+        recorded = zip(reader.ids(), reader.complete.tolist(), strict=True)
+    except (KeyError, RecordsError):  # No ids, or damaged ones.
+        return ""
+    for index, (before, is_complete) in enumerate(recorded):
+        after = ids[index] if index < len(ids) else "none"
+        if is_complete and before != after:
+            return f"example {index}: {before} then, {after} now"
+    return ""
 
 
 def _compare(

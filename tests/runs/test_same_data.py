@@ -11,9 +11,9 @@ from PIL import Image
 
 from cfx_jax.config import Config, DataConfig, ExplainConfig, ReportConfig
 from cfx_jax.data import load_units, open_source
-from cfx_jax.records import ManifestMismatchError, RecordReader, RecordWriter
+from cfx_jax.records import Field, ManifestMismatchError, RecordReader, RecordWriter, encode_ids
 from cfx_jax.runs.explanations import LATER, make_fields, make_values
-from cfx_jax.runs.same_data import check_same_data
+from cfx_jax.runs.same_data import check_same_data, name_other_id
 
 NUM_IMAGES, UNIT_SIZE = 7, 2
 VALUES, LABELS = [30 * index for index in range(NUM_IMAGES)], [*range(NUM_IMAGES)]
@@ -184,6 +184,28 @@ def test_records_of_an_earlier_version_are_compared_by_what_they_have(folder):
     write_folder(folder / "data", VALUES, LABELS)
     with pytest.raises(ManifestMismatchError, match=r"\n  0\.bmp: label unknown then, 0 now\n"):
         check(reader, open_folder(folder))
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ("abcdefg", ""),
+        ("abcdefx", "example 6: g then, x now"),
+        ("aycdefx", "example 1: b then, y now"),
+        ("xbyz", "example 2: c then, y now"),
+        ("xbcd", "example 4: e then, none now"),
+        ("xbcdefgh", ""),
+    ],
+)
+def test_the_first_id_that_is_another_is_named(ids, expected, tmp_path):
+    fields = [Field("id", "uint8", (1,))]
+    with RecordWriter(tmp_path, {}, fields, NUM_IMAGES, UNIT_SIZE) as writer:
+        for unit in range(4):
+            start, stop = writer.unit_range(unit)
+            writer.write_unit(unit, {"id": encode_ids([*"abcdefg"[start:stop]], 1)})
+        if ids[0] == "x":  # What is not recorded is not compared.
+            writer.forget(0)
+    assert name_other_id(tmp_path, [*ids]) == expected
 
 
 def test_each_host_compares_the_units_that_are_its_own_and_complete(folder, monkeypatch):
