@@ -1,5 +1,6 @@
 """A TFDS dataset, array_record or tfrecord, as a source of examples."""
 
+import functools
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from cfx_jax.data.digests import UNREADABLE, digest
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
+
+# Records in memory: more than there are threads that read them.
+_MOST_KEPT = 64
 
 
 def open_tfds(config: DataConfig, classes: Classes) -> Source:
@@ -54,6 +58,8 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
     # The image undecoded: a broken one is one example's failure, and decoding is ours.
     decoders = {"image": tfds.decode.SkipDecoding()}
 
+    # What is asked of an example one after the other is answered by reading its record once.
+    @functools.lru_cache(maxsize=_MOST_KEPT)
     def read(index: int) -> dict[str, Any]:
         example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
         return example
@@ -68,9 +74,10 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         except Exception:  # Of a damaged record; `decode` tells of it.
             return UNKNOWN_LABEL
 
-    def digest_record(index: int) -> int:
+    def digest_image(index: int) -> int:
+        # Not of the record: the order of the features in it is another one each time it is written.
         try:
-            return digest(records[index])
+            return digest(read(index)["image"])
         except Exception:  # The libraries that read records raise any type.
             return UNREADABLE
 
@@ -89,7 +96,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         label=label,
         boxes=boxes,
         open_image=lambda index: Image.open(io.BytesIO(read(index)["image"])),
-        digest=digest_record,
+        digest=digest_image,
     )
 
 
