@@ -14,6 +14,7 @@ import jax
 from cfx_jax.data import UNKNOWN_LABEL
 from cfx_jax.data.digests import UNREADABLE
 from cfx_jax.records import ManifestMismatchError, RecordReader, RecordsError
+from cfx_jax.runs import cluster
 
 _logger = logging.getLogger(__name__)
 # What differs where a digest does, by the name of its field.
@@ -30,7 +31,7 @@ def check_same_data(
     remedy: str = "Put the former data back, choose another --workdir, or delete this one to start "
     "over.",
 ) -> list[int]:
-    """Compares the complete units of this host with the data there are now.
+    """Compares the complete units of this host, on the first one all, with the data there are now.
 
     Args:
         reader: of records of examples with these ids.
@@ -40,18 +41,20 @@ def check_same_data(
         remedy: a sentence that says what to do about other data.
 
     Returns:
-        Units to be computed anew: an example in them could not be read then, and can be now.
+        Units of this host to be computed anew: an example could not be read then, and can be now.
 
     Raises:
         ManifestMismatchError: the data are others; the message names the first that differ.
     """
     kept = {field.name for field in reader.fields}
     now = {name: value for name, value in now.items() if name in kept}
-    hosts_units = range(jax.process_index(), reader.num_units, jax.process_count())
-    units = [unit for unit in reader.complete_units if now and unit in hosts_units]
+    own = range(jax.process_index(), reader.num_units, jax.process_count())
+    # The first host shows the results of all.
+    units = [unit for unit in reader.complete_units if now and (unit in own or cluster.is_first())]
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        compared = list(pool.map(lambda unit: _compare(reader, unit, now), units))
-    others = [f"{ids[index]}: {what}" for found, _ in compared for index, what in found.items()]
+        results = pool.map(lambda unit: _compare(reader, unit, now), units)
+        compared = dict(zip(units, results, strict=True))
+    others = [f"{ids[i]}: {what}" for differing, _ in compared.values() for i, what in differing]
     if others:
         if len(others) > _MOST_NAMED:
             others[_MOST_NAMED:] = [f"... and {len(others) - _MOST_NAMED:,} more"]
@@ -60,11 +63,11 @@ def check_same_data(
             + "\n  ".join(others)
             + f"\n{remedy}"
         )
-    for unit, (_, readable) in zip(units, compared, strict=True):
-        for index in readable:
-            text = "%s, unit %d: %s could not be read when it was recorded, but can be now"
-            _logger.warning(text, reader.location, unit, ids[index])
-    return [unit for unit, (_, readable) in zip(units, compared, strict=True) if readable]
+    readable = {unit: some for unit, (_, some) in compared.items() if some and unit in own}
+    for unit, index in ((unit, index) for unit, some in readable.items() for index in some):
+        text = "%s, unit %d: %s could not be read when it was recorded, but can be now"
+        _logger.warning(text, reader.location, unit, ids[index])
+    return list(readable)
 
 
 def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
@@ -91,14 +94,14 @@ def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
 
 def _compare(
     reader: RecordReader, unit: int, now: Mapping[str, Callable[[int], int]]
-) -> tuple[dict[int, str], list[int]]:
-    """Returns what differs in a unit, by index, and the examples that only now can be read."""
+) -> tuple[list[tuple[int, str]], list[int]]:
+    """Returns which examples of a unit differ, with what differs, and which only now can be read."""
     start, stop = reader.unit_range(unit)
     try:
         stored = {name: reader.read(name, start, stop).tolist() for name in now}
     except RecordsError:  # What is damaged is computed anew.
-        return {}, []
-    differing, readable = {}, []
+        return [], []
+    differing, readable = [], []
     for index in range(start, stop):
         found = []
         for name, value in now.items():
@@ -112,7 +115,7 @@ def _compare(
             else:
                 found.append("cannot be read now" if after == UNREADABLE else _OTHERS[name])
         if found:
-            differing[index] = ", ".join(found)
+            differing.append((index, ", ".join(found)))
     return differing, readable
 
 

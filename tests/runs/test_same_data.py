@@ -203,17 +203,26 @@ def test_the_first_id_that_is_another_is_named(ids, expected, tmp_path):
     assert name_other_id(tmp_path, [*ids]) == expected
 
 
-def test_each_host_compares_the_units_that_are_its_own_and_complete(folder, monkeypatch):
+def test_each_host_compares_the_complete_units_that_are_its_own(folder, monkeypatch):
+    """The first one, which shows the results of all, compares all."""
     reader = record(open_folder(folder), folder / "run")
-    write_folder(folder / "data", change(VALUES, 0, 2, 3, 4), [-1, *LABELS[1:]])
     (folder / "run/records.zarr/complete/c/0").unlink()
     (folder / "run/records.zarr/digest/c/2").write_bytes(b"damaged")
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+
+    def check_on_all_hosts():
+        for host in range(3):
+            monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+            try:
+                yield check(reader, open_folder(folder))
+            except ManifestMismatchError as error:
+                yield [line for line in str(error).splitlines() if line.startswith("  ")]
+
+    (folder / "6.bmp").rename(folder / "data" / "6.bmp")
+    assert [*check_on_all_hosts()] == [[3], [], []]
+    write_folder(folder / "data", change(VALUES, 0, 2, 3, 4), [-1, *LABELS[1:]])
+    others = ["  2.bmp: other bytes", "  3.bmp: other bytes"]
+    assert [*check_on_all_hosts()] == [others, others, []]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    found = []
-    for host in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        try:
-            found.append(check(reader, open_folder(folder)))
-        except ManifestMismatchError as error:
-            found.append([line for line in str(error).splitlines() if line.startswith("  ")])
-    assert found == [[], ["  2.bmp: other bytes", "  3.bmp: other bytes"]]
+    (folder / "run/records.zarr/complete/c/1").unlink()
+    assert [*check_on_all_hosts()][:2] == [[], [3]]
