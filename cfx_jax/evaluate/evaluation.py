@@ -83,7 +83,8 @@ def evaluate(
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: a folder holds something else than a run, or an evaluation of another config.
+        RecordsError: a folder holds something else than a run, an evaluation of another config, or
+            results of other data.
         FileNotFoundError: there is no run in a folder of `records`.
         OSError: `workdir` cannot be written.
         StoppedError: the evaluation was asked to stop; what is written is whole.

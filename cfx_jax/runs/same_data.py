@@ -95,7 +95,7 @@ def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
 def _compare(
     reader: RecordReader, unit: int, now: Mapping[str, Callable[[int], int]]
 ) -> tuple[list[tuple[int, str]], list[int]]:
-    """Returns which examples of a unit differ, with what differs, and which only now can be read."""
+    """Returns which examples of a unit differ and in what, and which can be read only now."""
     start, stop = reader.unit_range(unit)
     try:
         stored = {name: reader.read(name, start, stop).tolist() for name in now}
