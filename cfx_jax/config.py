@@ -28,17 +28,19 @@ class DataConfig:
 
     Attributes:
         source: `bundled` (photographs that come with scikit-image), `folder`, `npz` or `tfds`.
-        path: the image folder, the .npz file, or the TFDS data directory ("" = the default of
-            TFDS). A folder may have a manifest.csv with the columns `file`, `label`, `boxes` and
-            `split`. An .npz file has uint8 `images` `[N, H, W]`, `[N, H, W, 1]` or `[N, H, W, 3]`
-            and may have `labels` and `ids`; `x` and `y` are understood, too.
+        path: the image folder or a single image, the .npz file, or the TFDS data directory ("" =
+            the default of TFDS). A folder may have a manifest.csv with the columns `file`, `label`,
+            `boxes` and `split`. An .npz file has `images` `[N, H, W]`, `[N, H, W, 1]` or
+            `[N, H, W, 3]`, uint8 or floats in [0, 1], and may have `labels` and `ids`; `x` and `y`
+            are understood, too. See docs/data.md.
         name: name of the TFDS dataset.
         split: split of the TFDS dataset; of a folder, the rows of manifest.csv with this `split`;
             of an .npz file, the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
         resize: `crop` (short side to 256/224 of the size, centre crop), `cover` (short side to the
             size, centre crop) or `stretch`.
-        class_folders: the sub-folders of the image folder are the classes, numbered in the order
-            of their names, as ImageNet has them.
+        class_folders: the sub-folders of the image folder are the classes: by number, synset of
+            ImageNet or name of the classifier, or, where no name is one, in the order of their
+            names.
         max_examples: explain only the first so many.
     """
 

@@ -26,6 +26,7 @@ from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 _logger = logging.getLogger(__name__)
 # Ours, and that of Hugging Face.
 _TABLES = ("manifest.csv", "metadata.csv")
+_TABULAR = {".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"}
 
 
 def open_folder(config: DataConfig, classes: Classes) -> Source:
@@ -59,6 +60,14 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
         return _open_class_folders(root, classes)
     if table is not None:
         return _open_table(table, config.split, classes)
+    others = sorted(path.name for path in root.iterdir() if path.suffix.lower() in _TABULAR)
+    if others:
+        _logger.warning(
+            "%s: labels are read from a table named %s, not from %s",
+            root,
+            " or ".join(_TABLES),
+            ", ".join(others[:3]),
+        )
     listing = list_images(root)
     _logger.info("%d images; %s", len(listing.images), describe_not_read(listing.not_read))
     return _make_source(root, listing.images, [UNKNOWN_LABEL] * len(listing.images))
@@ -130,12 +139,10 @@ def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
     _logger.info(
         "%d images in %d class folders; %s", len(files), len(folders), describe_not_read(not_read)
     )
-    numbers = classes.number(folders, "data.class_folders") if files else []
-    labels = [
-        number
-        for number, listing in zip(numbers, listings, strict=bool(files))
-        for _ in listing.images
-    ]
+    labels: list[int] = []
+    if files:
+        numbers = classes.number(folders, "data.class_folders")
+        labels = np.repeat(numbers, [len(listing.images) for listing in listings]).tolist()
     return _make_source(root, files, labels)
 
 
@@ -203,7 +210,8 @@ def _read_labels(rows: Sequence[Row], classes: Classes) -> list[int | str]:
     for row in rows:
         if row.label not in found:
             found[row.label] = _read_label(row, classes)
-    named = {text: n for text, n in found.items() if isinstance(n, int) and text[-1:].isalpha()}
+    texts = {text: n for text, n in found.items() if not re.fullmatch("[-0-9.]*", text)}
+    named = {text: n for text, n in texts.items() if isinstance(n, int)}
     if named:
         _logger.info("labels: %s", classes.describe(named))
     return [found[row.label] for row in rows]
@@ -214,6 +222,8 @@ def _read_label(row: Row, classes: Classes) -> int | str:
     text = re.sub(r"^(-?[0-9]+)\.0+$", r"\1", row.label)
     if text in ("", str(UNKNOWN_LABEL)):
         return UNKNOWN_LABEL
+    if re.fullmatch("-[0-9]+", text):
+        raise ConfigError(f"{row.place}: label {text}; expected a class, or -1 where none is known")
     try:
         number = classes.find(text)
     except ValueError as error:

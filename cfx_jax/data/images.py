@@ -5,6 +5,7 @@ Boxes are float32 `[k, 4]`, `x0 y0 x1 y1`, in pixels from the top left corner of
 """
 
 import contextlib
+import math
 import os
 import stat
 import threading
@@ -15,7 +16,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
@@ -102,13 +103,20 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     # Opening a pipe would wait for ever.
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("is not a file")
-    return Image.open(path)
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError:
+        # Pillow has a limit of its own, but of a JPEG we decode a part of the pixels only.
+        with contextlib.suppress(SyntaxError):
+            return JpegImagePlugin.JpegImageFile(path)
+        raise
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Decodes an opened image to 8-bit RGB, upright as EXIF says.
 
-    Transparent parts show white behind them; of an animation the first frame is taken.
+    Transparent parts show white behind them; of an animation the first frame is taken. A JPEG of
+    more than 100 million pixels is decoded at a half, a quarter or an eighth of its size.
 
     Args:
         image: of any mode; changed in place where that saves memory.
@@ -117,11 +125,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         An image of mode RGB.
 
     Raises:
-        ValueError: there are too many pixels; checked on the header, before they are decoded.
+        ValueError: there are too many pixels, or they are floats or 32-bit integers; checked on the
+            header, before they are decoded.
         Exception: of any type, where the pixels are damaged. Use it inside `reading`.
     """
-    if image.width * image.height > _MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are too many")
+    _limit_pixels(image)
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            "its values have 32 bits, and which of them is white is not known; save it with 8 or "
+            "16 bits a channel"
+        )
     image.load()
     # Damaged metadata say nothing about the pixels, and those are sound.
     with contextlib.suppress(Exception):
@@ -135,6 +148,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _limit_pixels(image: Image.Image) -> None:
+    """Lets a JPEG of too many pixels be decoded at a half, a quarter or an eighth of its size."""
+    width, height = image.size
+    if width * height > _MAX_PIXELS:
+        fits = [d for d in (2, 4) if math.ceil(width / d) * math.ceil(height / d) <= _MAX_PIXELS]
+        divisor = fits[0] if fits else 8
+        image.draft(None, (width // divisor, height // divisor))
+    if math.prod(image.size) > _MAX_PIXELS:
+        raise ValueError(
+            f"{width} x {height} pixels are more than {_MAX_PIXELS:,}, and only "
+            "JPEG files can be read at a smaller scale; make it smaller"
+        )
 
 
 def to_grey(image: Image.Image) -> Image.Image:

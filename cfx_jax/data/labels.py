@@ -119,12 +119,10 @@ class Classes:
             ConfigError: only some mean a class, one may mean several, or there are not as many as
                 the classifier has.
         """
-        if names and {name.lower() for name in names} <= _SPLITS:
-            raise ConfigError(f"{where}: {', '.join(names)} are splits, not classes: open one")
         try:
             numbers = [self.find(name) for name in names]
         except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise ConfigError(f"{where}, {len(names)} names: {error}") from error
         found = [number for number in numbers if number is not None]
         unknown = [name for name, number in zip(names, numbers, strict=True) if number is None]
         if unknown and found:
@@ -135,6 +133,8 @@ class Classes:
         if not unknown:
             _logger.info("%s: %s", where, self.describe(dict(zip(names, found, strict=True))))
             return found
+        if {name.lower() for name in names} <= _SPLITS:
+            raise ConfigError(f"{where}: {', '.join(names)} are splits, not classes: open one")
         if self.count not in (None, len(names)):
             raise ConfigError(
                 f"{where}: {len(names)} classes, but the classifier has {self._range()}, and names "

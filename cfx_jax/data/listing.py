@@ -13,6 +13,8 @@ _SUFFIXES = {
     ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
 _HEIF = {".heic", ".heif"}
+_LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "@eadir", "lost+found",
+                "$recycle.bin", "system volume information"}  # fmt: skip
 _NUM_SHOWN = 5
 
 
@@ -43,7 +45,7 @@ def list_images(root: pathlib.Path) -> Listing:
     not_read: collections.Counter[str] = collections.Counter()
     for folder, names in _walk(root, not_read):
         for name in names:
-            suffix = pathlib.PurePath(name).suffix.lower()
+            suffix = os.path.splitext(name)[1].lower()
             if is_left_behind(name):
                 not_read["left behind by a program"] += 1
             elif suffix in suffixes:
@@ -68,9 +70,7 @@ def readable_suffixes() -> set[str]:
 
 def is_left_behind(name: str) -> bool:
     """Tells whether a file or folder is of a program and not of a person."""
-    known = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "@eadir", "lost+found",
-             "$recycle.bin", "system volume information"}  # fmt: skip
-    return name.startswith((".", "~$")) or name.lower() in known
+    return name.startswith((".", "~$")) or name.lower() in _LEFT_BEHIND
 
 
 def describe_not_read(not_read: collections.Counter[str]) -> str:

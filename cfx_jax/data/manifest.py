@@ -104,15 +104,20 @@ def _decode(path: pathlib.Path) -> str:
         is_little = content[1::2].count(0) > content[::2].count(0)
         encoding = "utf-16-le" if is_little else "utf-16-be"
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
+        if "\0" not in text:
+            return text
+        raise ConfigError(f"{path}: is no text in {encoding}; save it in UTF-8")
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise ConfigError(f"{path}: is no text in {encoding} ({error.reason})") from error
+            raise ConfigError(f"{path}: is no text in {encoding}; save it in UTF-8") from error
     try:
         # The superset of Latin-1 that spreadsheets write.
         text = content.decode("cp1252")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is neither UTF-8, UTF-16 nor Windows-1252") from error
+        raise ConfigError(
+            f"{path}: is neither UTF-8, UTF-16 nor Windows-1252; save it in UTF-8"
+        ) from error
     _logger.warning("%s: is not UTF-8, and read as Windows-1252 (Latin-1)", path)
     return text
 

@@ -262,8 +262,46 @@ def test_what_is_no_image_is_unreadable(content):
 @pytest.mark.parametrize("side", [12_000, 20_000])
 def test_a_huge_image_is_refused_by_its_header(side):
     """Decoding would fail for the missing pixels, with another message."""
-    with pytest.raises(UnreadableImageError, match=r"it: .*(are too many|exceeds limit)"):
+    with pytest.raises(
+        UnreadableImageError, match=r"it: .*(are more than 100,000,000|exceeds limit)"
+    ):
         decode(png((side, side, 8, 2, 0, 0, 0), b""))
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(1200, (40, 30)), (1199, (20, 15)), (299, (10, 8)), (79, (5, 4)), (20, (5, 4))],
+)
+def test_a_jpeg_beyond_the_limit_is_decoded_at_a_smaller_scale(monkeypatch, limit, expected):
+    monkeypatch.setattr(images, "_MAX_PIXELS", limit)
+    image = Image.new("RGB", (30, 40), (200, 50, 0))
+    result = decode(encode(image, "JPEG", quality=100, exif=with_orientation(6)))
+    assert result.size == expected
+    np.testing.assert_allclose(result, np.broadcast_to((200, 50, 0), (*expected[::-1], 3)), atol=2)
+    for content in (encode(image, "JPEG"), encode(image)):
+        monkeypatch.setattr(images, "_MAX_PIXELS", 19)
+        with pytest.raises(UnreadableImageError, match=r"30 x 40 pixels .* only JPEG files can be"):
+            decode(content)
+
+
+def test_a_jpeg_beyond_the_limit_of_pillow_is_opened(tmp_path, monkeypatch):
+    """A phone of 200 megapixels; of others Pillow's refusal stands."""
+    for name in ("a.jpg", "b.png"):
+        random_image().save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 1000)
+    with images.reading("it"), images.open_file(tmp_path / "a.jpg") as image:
+        assert images.to_rgb(image).size == (15, 20)
+    with pytest.raises(UnreadableImageError, match="exceeds limit"), images.reading("it"):
+        images.open_file(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_without_a_known_white_are_refused(dtype):
+    """Pillow would clip them to 0 to 255: floats in [0, 1] would be a black image."""
+    content = encode(Image.fromarray(np.ones((5, 7), dtype)), "TIFF")
+    with pytest.raises(UnreadableImageError, match="32 bits, and which of them is white is not"):
+        decode(content)
 
 
 def test_pixels_are_not_copied_where_they_are_right():
@@ -308,6 +346,13 @@ KINDS = {
     "animated webp": lambda image: encode(image, "WEBP", lossless=True, **then_white(image)),
     "animated png": lambda image: encode(image, **then_white(image)),
     "animated gif": lambda image: encode(image, "GIF", **then_white(image)),
+    "tiff of two pages": lambda image: encode(image, "TIFF", **then_white(image)),
+    "16-bit tiff": lambda image: encode(
+        Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257), "TIFF"
+    ),
+    "lossless avif": lambda image: encode(image, "AVIF", quality=100, subsampling="4:4:4"),
+    "jpeg 2000": lambda image: encode(image, "JPEG2000"),
+    "ppm": lambda image: encode(image, "PPM"),
 }
 
 

@@ -1,0 +1,121 @@
+"""Images and labels in an .npz file."""
+
+import numpy as np
+import pytest
+
+from cfx_jax import Classifier
+from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data import UNKNOWN_LABEL, open_source
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7, 3), np.uint8)
+
+
+def open_npz(folder, split="", **arrays):
+    np.savez(folder / "digits.npz", **arrays)
+    return open_source(DataConfig(source="npz", path=str(folder / "digits.npz"), split=split))
+
+
+def test_arrays_are_images_with_labels_and_ids(tmp_path):
+    labels = np.arange(11, -1, -1).astype(np.uint8)
+    names = np.array([f"café {i}" for i in range(12)])
+    source = open_npz(tmp_path, images=PIXELS, labels=labels, ids=names)
+    assert source.name == "digits"
+    assert list(source.ids) == list(names)
+    assert all(type(name) is str for name in source.ids)
+    assert [source.label(i) for i in range(12)] == list(range(11, -1, -1))
+    for i in range(12):
+        np.testing.assert_array_equal(source.decode(i), PIXELS[i])
+        assert source.boxes(i).shape == (0, 4)
+
+
+@pytest.mark.parametrize("trailing", [(), (1,)])
+def test_grey_arrays_become_rgb(tmp_path, trailing):
+    source = open_npz(tmp_path, images=PIXELS[..., 0].reshape(12, 5, 7, *trailing))
+    assert list(source.ids)[:2] == ["00", "01"]
+    assert list(source.ids)[-1] == "11"
+    assert source.label(0) == UNKNOWN_LABEL
+    np.testing.assert_array_equal(source.decode(3), PIXELS[3, ..., :1].repeat(3, -1))
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("x", "y")])
+@pytest.mark.parametrize("split", ["", "test"])
+def test_a_split_chooses_among_the_arrays(tmp_path, images, labels, split):
+    ending = split and f"_{split}"
+    arrays = {
+        f"{images}_train": PIXELS, f"{labels}_train": np.arange(12),
+        f"{images}{ending}": PIXELS[4:], f"{labels}{ending}": np.arange(4, 12),
+    }  # fmt: skip
+    source = open_npz(tmp_path, split, **arrays)
+    assert len(source) == 8
+    assert source.name == ("digits/test" if split else "digits")
+    assert [source.label(i) for i in range(8)] == list(range(4, 12))
+    np.testing.assert_array_equal(source.decode(0), PIXELS[4])
+
+
+@pytest.mark.parametrize(
+    ("split", "arrays", "message"),
+    [
+        ("", {"x_train": PIXELS}, "expected an array `images` or `x`; it has x_train"),
+        ("val", {"x_train": PIXELS}, "`images_val` or `x_val`; it has x_train"),
+        ("", {}, "it has none"),
+        ("", {"images": PIXELS - 0.5}, r"floats in \[0, 1\], .*got float64 \[12, 5, 7, 3\]; v"),
+        ("", {"images": PIXELS.astype(float)}, "values are 0 to 255"),
+        ("", {"images": PIXELS / 255 * 2 - 1}, "values are -1 to 1"),
+        ("", {"images": np.full((2, 5, 7), np.nan)}, "values are nan to nan"),
+        ("", {"images": PIXELS.astype(np.uint16)}, "values are 0 to 255"),
+        ("", {"images": PIXELS.astype(np.int64)}, r"got int64 \[12, 5, 7, 3\]$"),
+        ("", {"images": PIXELS.transpose(0, 3, 1, 2)}, r"channels first: save np\.moveaxis\(im"),
+        ("", {"images": PIXELS[:, None, :, :, 0]}, r"got uint8 \[12, 1, 5, 7\]; this is channels"),
+        ("", {"images": PIXELS[0]}, r"got uint8 \[5, 7, 3\]; one image is images\[None\]"),
+        ("", {"images": PIXELS[..., :2]}, r"got uint8 \[12, 5, 7, 2\]"),
+        ("", {"images": PIXELS[0, 0]}, r"got uint8 \[7, 3\]"),
+        ("", {"images": np.uint8(3)}, r"got uint8 \[\]"),
+        ("", {"images": PIXELS[:, :0]}, r"got uint8 \[12, 0, 7, 3\]"),
+        ("", {"images": PIXELS[:0]}, "holds no image"),
+        ("", {"images": PIXELS, "labels": np.ones(12)}, r"labels: expected.*float64 \[12\]"),
+        ("", {"images": PIXELS, "y": np.arange(11)}, r"integers .*\[12\]; got int64 \[11\]"),
+        ("", {"images": PIXELS, "y": np.zeros((12, 1), int)}, r"got int64 \[12, 1\]"),
+        ("", {"images": PIXELS, "labels": np.full(12, -2)}, "integers of at least -1"),
+        ("", {"images": PIXELS, "ids": np.arange(12)}, r"ids: expected text, \[12\].*int64 \[12\]"),
+        ("", {"images": PIXELS, "ids": np.array(["a"] * 12)}, "each its own"),
+        ("", {"images": PIXELS, "ids": np.array(["a", "b"])}, r"got <U1 \[2\]"),
+        ("", {"images": np.array([{}, "pickled"])}, "Object arrays cannot be loaded"),
+    ],
+)  # fmt: skip
+def test_arrays_that_are_not_as_expected_are_refused(tmp_path, split, arrays, message):
+    with pytest.raises(ConfigError, match=message):
+        open_npz(tmp_path, split, **arrays)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_from_0_to_1_are_the_8_bits_they_came_from(tmp_path, dtype):
+    source = open_npz(tmp_path, images=(PIXELS / 255).astype(dtype))
+    for i in range(12):
+        np.testing.assert_array_equal(source.decode(i), PIXELS[i])
+
+
+def test_labels_that_the_classifier_has_not_are_refused_before_work_starts(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.arange(1, 13))
+    config = DataConfig(source="npz", path=str(tmp_path / "a.npz"))
+    classifier = Classifier(params=(), apply=lambda p, x: x, class_names=tuple("abcdefghijkl"))
+    with pytest.raises(ConfigError, match="label 12, but the classifier has classes 0 to 11"):
+        open_source(config, classifier)
+    assert open_source(config).label(11) == 12
+
+
+def test_what_is_no_npz_file_is_refused(tmp_path):
+    np.savez(tmp_path / "cut.npz", images=PIXELS)
+    content = (tmp_path / "cut.npz").read_bytes()
+    np.save(tmp_path / "one.npy", PIXELS)
+    files = {
+        "cut.npz": content[:-30],
+        "flipped.npz": content[:900] + b"?" + content[901:],
+        "a": b"",
+    }
+    for name, damaged in files.items():
+        (tmp_path / name).write_bytes(damaged)
+    for name in [*files, "one.npy", "missing.npz", "."]:
+        with pytest.raises(ConfigError, match=r"cannot be read as an \.npz file \(\w+: .*=FILE"):
+            open_source(DataConfig(source="npz", path=str(tmp_path / name)))
+    with pytest.raises(ConfigError, match=r"data\.path: '' cannot be read"):
+        open_source(DataConfig(source="npz"))

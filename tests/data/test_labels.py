@@ -1,0 +1,98 @@
+"""Texts that stand for classes."""
+
+import importlib.resources
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfx_jax import Classifier
+from cfx_jax.data.labels import Classes
+from cfx_jax.registry import read_class_names
+
+SYNSETS = read_class_names("imagenet_synsets.txt")
+
+
+def tfds_labels(path):
+    """A list that TFDS numbers the classes of a data set by."""
+    text = importlib.resources.files("tensorflow_datasets").joinpath(path)
+    return tuple(text.read_text(encoding="utf-8").split())
+
+
+def test_synsets_are_in_the_order_of_imagenet():
+    assert tfds_labels("datasets/imagenet2012/labels.txt") == SYNSETS
+    # Which is that of their numbers in WordNet.
+    assert list(SYNSETS) == sorted(set(SYNSETS))
+    names = read_class_names("imagenet_classes.txt")
+    for synset, name in {"n01440764": "tench", "n02123045": "tabby", "n04285008": "sports"}.items():
+        assert names[Classes().find(synset)].startswith(name)
+
+
+def test_the_classes_of_imagenette_are_found_among_the_1000():
+    """Their indices as torchvision documents them for its ImageNet weights."""
+    found = [Classes(count=1000).find(s) for s in tfds_labels(
+        "image_classification/imagenette_labels.txt"
+    )]  # fmt: skip
+    assert found == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
+
+
+def constant(params, images):
+    return jnp.zeros((len(images), 7))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "expected"),
+    [
+        (None, Classes()),
+        (Classifier((), constant), Classes()),
+        (Classifier((), constant, image_size=(4, 4)), Classes(count=7)),
+        (Classifier((), constant, class_names=("a", "b")), Classes(("a", "b"), 2)),
+    ],
+)
+def test_the_classes_of_a_classifier_are_known_without_running_it(classifier, expected):
+    assert Classes.of(classifier) == expected
+    assert Classes.of(classifier).are_known == (expected != Classes())
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "expected"),
+    [
+        (("a", "b"), "b", 1),
+        (("a", "b"), "1", 1),
+        (("a", "b"), "c", None),
+        (("a", "b"), "", None),
+        (("a", ""), "", None),
+        (("Käse",), "ka\u0308SE", 0),
+        (("hot dog", "dog"), "hot__dog", 0),
+        (("hot dog", "dog"), "dog", 1),
+        # Its whole name before a part of another.
+        (("dog, hound", "dog"), "dog", 1),
+        (("1", "0", "2"), "2", 2),
+        (("n01443537", "n01440764"), "n01440764", 1),
+        ((), "\uff13", None),
+        ((), "n1234567", None),
+        ((), "n01440764tench", None),
+    ],
+)
+def test_a_text_means_a_class_or_none(names, text, expected):
+    assert Classes(names, len(names) or None).find(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "message"),
+    [
+        (("a", "b"), "2", "'2' is no class: the classifier has classes 0 to 1"),
+        (("1", "0"), "1", r"'1' is the name of class 0 \(1\), and the number of another"),
+        (("dog", "dog"), "dog", r"a name of classes 0 \(dog\) and 1 \(dog\): give the number"),
+        (("dog, hound", "Dog"), "dog", "a name of classes 0 .* and 1 "),
+    ],
+)
+def test_a_text_that_may_mean_two_classes_is_an_error(names, text, message):
+    with pytest.raises(ValueError, match=message):
+        Classes(names, len(names)).find(text)
+
+
+def test_a_long_list_is_described_by_its_first(caplog):
+    caplog.set_level("INFO", "cfx_jax")
+    assert Classes().number([str(i) for i in np.arange(9)], "labels") == list(range(9))
+    assert caplog.messages == ["labels: 0 = class 0, 1 = class 1, 2 = class 2, and 6 more"]
