@@ -8,6 +8,7 @@ from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data.digests import digest_array
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
@@ -61,6 +62,7 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
         label=lambda index: int(labels[index]),
         boxes=no_boxes,
         open_image=lambda index: Image.fromarray(_to_8_bits(pixels[index])),
+        digest=lambda index: digest_array(_to_8_bits(pixels[index])),
     )
 
 

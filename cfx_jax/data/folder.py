@@ -12,6 +12,7 @@ import numpy as np
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data.digests import digest_file
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import (
     describe_not_read,
@@ -94,6 +95,7 @@ def _make_source(
         label=label,
         boxes=boxes.__getitem__ if boxes else no_boxes,
         open_image=lambda index: images.open_file(root / files[index]),
+        digest=lambda index: digest_file(root / files[index]),
     )
 
 

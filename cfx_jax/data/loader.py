@@ -13,8 +13,8 @@ from cfx_jax.data.source import Source
 
 # One is being solved, one waits for it, one is being decoded.
 _UNITS_AHEAD = 2
-# A label, and an image or what was wrong with it.
-_Loaded = tuple[int, np.ndarray | str]
+# A label, a digest, and an image or what was wrong with it.
+_Loaded = tuple[int, int, np.ndarray | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Examples:
         unit: index of the unit.
         ids: n texts.
         labels: int32 `[n]`, `UNKNOWN_LABEL` where there is none.
+        digests: uint64 `[n]`, by which their content is known, see `Source.digest`.
         pixels: uint8 `[m, H, W, C]`, of the readable ones only.
         readable: int `[m]`, their rows.
         problems: what was wrong with each of the others.
@@ -33,6 +34,7 @@ class Examples:
     unit: int
     ids: list[str]
     labels: np.ndarray
+    digests: np.ndarray
     pixels: np.ndarray
     readable: np.ndarray
     problems: list[str]
@@ -76,11 +78,11 @@ def load_units(
 
 
 def _load(source: Source, index: int, shape: tuple[int, int, int], resize: str) -> _Loaded:
-    label = source.label(index)
+    label, digest = source.label(index), source.digest(index)
     try:
-        return label, source.pixels(index, shape, resize)
+        return label, digest, source.pixels(index, shape, resize)
     except UnreadableImageError as error:
-        return label, str(error)
+        return label, digest, str(error)
 
 
 def _gather(
@@ -90,12 +92,13 @@ def _gather(
     indices: range,
     futures: list[concurrent.futures.Future[_Loaded]],
 ) -> Examples:
-    labels, contents = zip(*(future.result() for future in futures), strict=True)
+    labels, digests, contents = zip(*(future.result() for future in futures), strict=True)
     readable = [row for row, image in enumerate(contents) if not isinstance(image, str)]
     return Examples(
         unit=unit,
         ids=[source.ids[index] for index in indices],
         labels=np.asarray(labels, np.int32),
+        digests=np.asarray(digests, np.uint64),
         pixels=np.stack([np.zeros(shape, np.uint8), *(contents[row] for row in readable)])[1:],
         readable=np.asarray(readable, int),
         problems=[problem for problem in contents if isinstance(problem, str)],

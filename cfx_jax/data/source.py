@@ -1,5 +1,6 @@
 """The `Source` value: a list of examples with stable ids, decoded on demand."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cfx_jax.data import images
+from cfx_jax.data.digests import UNREADABLE, digest
 
 UNKNOWN_LABEL = -1
 
@@ -24,6 +26,8 @@ class Source:
             image that `decode` returns; k = 0 where the data have none. Raises
             `UnreadableImageError` where the size of the image has to be known and cannot be read.
         open_image: index -> undecoded PIL image.
+        digest: index -> 64 bits of what `open_image` reads, by which other content under the same
+            id is known, see `cfx_jax.data.digests`; `UNREADABLE` where it cannot be read.
     """
 
     name: str
@@ -31,14 +35,32 @@ class Source:
     label: Callable[[int], int]
     boxes: Callable[[int], np.ndarray]
     open_image: Callable[[int], Image.Image]
+    digest: Callable[[int], int]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the ids: a run is only resumed on the examples it began with."""
+        """SHA-256 of the ids; what is behind each of them is known by `label` and `content`."""
         return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
+
+    def content(self, index: int) -> int:
+        """Digests all that is known of one example: what it shows, its label and its boxes.
+
+        Args:
+            index: position in `ids`.
+
+        Returns:
+            64 bits; `UNREADABLE` where `digest` has that.
+        """
+        shown = self.digest(index)
+        if shown == UNREADABLE:
+            return UNREADABLE
+        boxes = no_boxes(index)
+        with contextlib.suppress(images.UnreadableImageError):
+            boxes = self.boxes(index)
+        return digest(f"{shown} {self.label(index)} {boxes.tolist()}".encode())
 
     def load(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
         """Decodes one example and brings it to a size, for the functions of `cfx_jax`.

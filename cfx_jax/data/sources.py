@@ -13,6 +13,7 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
 from cfx_jax.data.arrays import open_npz
+from cfx_jax.data.digests import digest_file
 from cfx_jax.data.folder import open_folder
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import readable_suffixes
@@ -59,6 +60,7 @@ def _bundled(config: DataConfig, classes: Classes) -> Source:
         label=list(_BUNDLED.values()).__getitem__,
         boxes=no_boxes,
         open_image=lambda index: images.open_file(paths[index]),
+        digest=lambda index: digest_file(paths[index]),
     )
 
 

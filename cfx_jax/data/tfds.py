@@ -1,5 +1,6 @@
 """A TFDS dataset, array_record or tfrecord, as a source of examples."""
 
+import functools
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,13 @@ from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data.digests import UNREADABLE, digest
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
+
+# Records in memory: more than there are threads that read them.
+_MOST_KEPT = 64
 
 
 def open_tfds(config: DataConfig, classes: Classes) -> Source:
@@ -53,6 +58,8 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
     # The image undecoded: a broken one is one example's failure, and decoding is ours.
     decoders = {"image": tfds.decode.SkipDecoding()}
 
+    # What is asked of an example one after the other is answered by reading its record once.
+    @functools.lru_cache(maxsize=_MOST_KEPT)
     def read(index: int) -> dict[str, Any]:
         example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
         return example
@@ -66,6 +73,13 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
             return numbers[read(index)["label"]] if numbers else UNKNOWN_LABEL
         except Exception:  # Of a damaged record; `decode` tells of it.
             return UNKNOWN_LABEL
+
+    def digest_image(index: int) -> int:
+        # Not of the record: the order of the features in it is another one each time it is written.
+        try:
+            return digest(read(index)["image"])
+        except Exception:  # The libraries that read records raise any type.
+            return UNREADABLE
 
     def boxes(index: int) -> np.ndarray:
         if "objects" not in features:
@@ -82,6 +96,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         label=label,
         boxes=boxes,
         open_image=lambda index: Image.open(io.BytesIO(read(index)["image"])),
+        digest=digest_image,
     )
 
 

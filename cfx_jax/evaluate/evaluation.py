@@ -14,11 +14,12 @@ it all back.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,11 +43,12 @@ from cfx_jax.evaluate.judges import Judges, load_judges
 from cfx_jax.evaluate.measures import LATER, Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.evaluate.snapshot import Snapshot
-from cfx_jax.records import Field, RecordWriter, begun_fields, encode_ids
+from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids, fields_as_begun
 from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
+from cfx_jax.runs.same_data import check_same_data, name_other_id
 from cfx_jax.runs.solver import Images
 from cfx_jax.weights.architectures import ARCHITECTURES
 
@@ -81,7 +83,8 @@ def evaluate(
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: a folder holds something else than a run, or an evaluation of another config.
+        RecordsError: a folder holds something else than a run, an evaluation of another config, or
+            results of other data.
         FileNotFoundError: there is no run in a folder of `records`.
         OSError: `workdir` cannot be written.
         StoppedError: the evaluation was asked to stop; what is written is whole.
@@ -122,6 +125,7 @@ class _Study:
     judges: Judges
     manifest: dict[str, Any]
     learnt: Sequence[Learnt]
+    content: Callable[[int], int]
 
     @classmethod
     def open(
@@ -135,6 +139,7 @@ class _Study:
 
         Raises:
             ConfigError: a run has other images or another classifier, or a judge does not fit.
+            RecordsError: images or labels are not those that a run has explained.
         """
         classifier, generator = registry.load_models(config, classifier)
         source = data.open_source(config.data, classifier)
@@ -143,7 +148,7 @@ class _Study:
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
             "classifier": registry.identity(classifier),
         }
-        _check_same(learnt, manifest)
+        _check_same(learnt, manifest, source)
         judges = load_judges(config, classifier, generator, shape, judge_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
@@ -161,7 +166,9 @@ class _Study:
             "curve_steps": config.curve_steps,
             "environment": cluster.environment(),
         }
-        return cls(config, source, shape, scorer, judges, manifest, learnt)
+        # Of each image once, for all parts.
+        content = functools.cache(source.content)
+        return cls(config, source, shape, scorer, judges, manifest, learnt, content)
 
     @property
     def parts(self) -> list[Part]:
@@ -207,14 +214,8 @@ class _Store:
     def __init__(self, part: Part, study: _Study, folder: str) -> None:
         self._part, self._scorer = part, study.scorer
         width = max(len(text.encode()) for text in study.source.ids)
-        id_field = Field("id", "uint8", (width,), ("id_byte",))
-        # One that an earlier version has begun goes on with what that one measured.
-        begun = {field.name for field in begun_fields(folder)}
-        self._fields = [
-            field
-            for field in (id_field, *part.fields(study.scorer))
-            if not begun or field.name in begun or field.name not in LATER
-        ]
+        about = [Field("id", "uint8", (width,), ("id_byte",)), Field("content", "uint64")]
+        self._fields = fields_as_begun(folder, about + part.fields(study.scorer), LATER)
         self._writer = RecordWriter(
             folder,
             {"part": part.identity()} | study.manifest,
@@ -225,12 +226,22 @@ class _Store:
             num_hosts=jax.process_count(),
         )
         self.close = self._writer.close
-        self.missing = set(self._writer.missing_units())
+        try:
+            now = {"content": study.content}
+            for unit in check_same_data(RecordReader(folder), study.source.ids, now):
+                self._writer.forget(unit)
+            self.missing = set(self._writer.missing_units())
+        except BaseException:
+            self.close()
+            raise
 
-    def measure(self, examples: Examples, unit: Unit | None) -> None:
-        """Measures a unit and writes it; None has no readable example."""
+    def measure(self, examples: Examples, unit: Unit | None, content: Sequence[int]) -> None:
+        """Measures a unit of such content and writes it; None has no readable example."""
         measured = self._part.measure(unit, self._scorer) if unit else {}
-        self._writer.write_unit(examples.unit, _lay_out(self._fields, examples, measured))
+        values = _lay_out(self._fields, examples, measured)
+        if "content" in values:
+            values["content"] = np.array(content, np.uint64)
+        self._writer.write_unit(examples.unit, values)
         self.missing.remove(examples.unit)
 
 
@@ -251,9 +262,10 @@ def _measure(
             stop.check()
             is_readable = len(examples.readable) > 0
             unit = study.prepare(examples, ranges[examples.unit]) if is_readable else None
+            content = [study.content(index) for index in ranges[examples.unit]]
             for store in stores:
                 if examples.unit in store.missing:
-                    store.measure(examples, unit)
+                    store.measure(examples, unit, content)
             bar.update(len(examples.ids))
 
 
@@ -263,7 +275,7 @@ def _lay_out(
     """Lays a unit out as record fields; an unreadable example has its id and no more."""
     values = {}
     for field in fields:
-        blank = np.nan if field.dtype.startswith("float") else -1 if field.name != "id" else 0
+        blank = {"f": np.nan, "i": -1}.get(np.dtype(field.dtype).kind, 0)
         values[field.name] = np.full((len(examples.ids), *field.shape), blank, field.dtype)
         if field.name in measured:
             values[field.name][examples.readable] = measured[field.name]
@@ -329,12 +341,18 @@ def _adopt(
     )
 
 
-def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any]) -> None:
+def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data.Source) -> None:
     for part in learnt:
         for what, expected in manifest.items():
             stored = {key: part.records.manifest[what][key] for key in expected}
             if stored != expected:
+                other = name_other_id(part.records.location, source.ids)
                 raise ConfigError(
                     f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
-                    "images and classifier for all that is compared"
+                    "images and classifier for all that is compared" + (other and f" ({other})")
                 )
+    remedy = "Say with --images where the former data lie, or explain these in another --workdir."
+    # Read once for all runs.
+    now = {"label": functools.cache(source.label), "digest": functools.cache(source.digest)}
+    for records in {part.run: part.records for part in learnt}.values():
+        check_same_data(records, source.ids, now, remedy)

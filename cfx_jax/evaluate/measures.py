@@ -34,7 +34,7 @@ SANITY_CHECKS = ("weights_agreement", "class_agreement")
 HELD = ("held_success_rate", "held_cut")
 """What other classifiers make of hard masks, and of the mask that is cut."""
 
-LATER = ("half_error", "parts", "box_share", "pixel_entropy", "cut")
+LATER = ("content", "half_error", "parts", "box_share", "pixel_entropy", "cut")
 """Fields that evaluations begun by earlier versions go on without."""
 
 # Border of the centre box, as a share of the side of the image.

@@ -129,8 +129,9 @@ def _read_methods(
 
 
 def _read(reader: RecordReader, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """All of a store but its maps: those are read a block at a time."""
-    names = [field.name for field in reader.fields if field.name not in ("id", "map")]
+    """All numbers of a store but its maps: those are read a block at a time."""
+    others = ("id", "content", "map")
+    names = [field.name for field in reader.fields if field.name not in others]
     return {name: reader.read(name)[rows] for name in names}
 
 

@@ -6,7 +6,7 @@ It knows fields and units, and nothing of what they mean; see `store`.
 from cfx_jax.records.layout import Field, decode_ids, encode_ids
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
 from cfx_jax.records.storage import Storage
-from cfx_jax.records.store import RecordReader, RecordWriter, begun_fields
+from cfx_jax.records.store import RecordReader, RecordWriter, fields_as_begun
 
 __all__ = [
     "Field",
@@ -15,8 +15,8 @@ __all__ = [
     "RecordWriter",
     "RecordsError",
     "Storage",
-    "begun_fields",
     "claim_folder",
     "decode_ids",
     "encode_ids",
+    "fields_as_begun",
 ]

@@ -111,9 +111,14 @@ class RecordWriter:
         for unit, problems in find_damage(self._storage, self._layout, marked):
             if problems:
                 _logger.warning("unit %d is damaged, and computed again: %s", unit, problems)
-                self._unmark(unit)
+                self.forget(unit)
                 done[unit] = False
         return [unit for unit in owned if not done[unit]]
+
+    def forget(self, unit: int) -> None:
+        """Makes a unit of this host absent."""
+        start, stop = self._layout.unit_range(unit)
+        self._arrays[COMPLETE][start:stop].write(np.zeros(stop - start, np.uint8)).result()
 
     def unit_range(self, unit: int) -> tuple[int, int]:
         """Returns the examples `[start, stop)` of a unit."""
@@ -162,15 +167,12 @@ class RecordWriter:
                 )
             raise failure from error
 
-    def _unmark(self, unit: int) -> None:
-        start, stop = self._layout.unit_range(unit)
-        self._arrays[COMPLETE][start:stop].write(np.zeros(stop - start, np.uint8)).result()
-
 
 class RecordReader:
     """Reads a run's results, also while the run is still writing them.
 
     Attributes:
+        location: the folder, as it was given.
         manifest: the manifest of the run that created the folder.
         fields: what is kept per example.
         num_examples: length of the example axis, computed or not.
@@ -188,6 +190,7 @@ class RecordReader:
             RecordsError: the manifest or an array is damaged.
         """
         self._storage = _open_storage(workdir)
+        self.location = self._storage.location
         self.manifest, self._layout = _read_layout(self._storage)
         self.fields = self._layout.fields
         self.num_examples = self._layout.num_examples
@@ -254,19 +257,29 @@ class RecordReader:
         return decode_ids(self.read("id", start, stop))
 
 
-def begun_fields(workdir: str | os.PathLike[str]) -> tuple[Field, ...]:
-    """Returns the fields of the run in a folder, even if nothing of it is written; () without one.
+def fields_as_begun(
+    workdir: str | os.PathLike[str], fields: Sequence[Field], later: Sequence[str]
+) -> list[Field]:
+    """Leaves out what the run in a folder, begun by an earlier version, goes on without.
 
     Args:
-        workdir: the run's folder.
+        workdir: the run's folder; there need not be one.
+        fields: what is kept per example now.
+        later: names of those that earlier versions did not keep.
+
+    Returns:
+        `fields`, less those of `later` that the run in the folder has not.
 
     Raises:
         RecordsError: the manifest is damaged.
+        OSError: it cannot be read.
     """
     try:
-        return _read_layout(_open_storage(workdir))[1].fields
+        _, layout = _read_layout(_open_storage(workdir))
     except FileNotFoundError:
-        return ()
+        return list(fields)
+    begun = {field.name for field in layout.fields}
+    return [field for field in fields if field.name in begun or field.name not in later]
 
 
 def find_damage(

@@ -17,6 +17,9 @@ from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 CLASSES = ("label", "target", "prediction")
 """Fields of an example that number a class, -1 where it is not known."""
 
+LATER = ("digest",)
+"""Fields that runs begun by earlier versions go on without."""
+
 SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
 """Numbers of a result, as `Explanation` describes them."""
 
@@ -42,6 +45,7 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
     cells = ((settings.mask_size, settings.mask_size), ("cell_y", "cell_x"))
     fields = [Field("id", "uint8", (id_width,), ("id_byte",))]
     fields += [Field(name, "int32") for name in CLASSES]
+    fields.append(Field("digest", "uint64"))
     if config.report.save_images:
         fields.append(Field("image", "uint8", *picture))
     for objective in config.explain.objectives:
@@ -74,6 +78,8 @@ def make_values(
     values["id"] = encode_ids(examples.ids, values["id"].shape[1])
     values["label"] = examples.labels
     values["target"] = examples.labels.copy()
+    if "digest" in values:
+        values["digest"] = examples.digests
     if "image" in values:
         # A grey picture is kept as RGB, which is what is shown.
         values["image"][rows] = examples.pixels

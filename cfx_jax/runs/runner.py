@@ -34,13 +34,21 @@ from cfx_jax.fido.checks import logits_shape
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
-from cfx_jax.records import Field, RecordReader, RecordWriter, Storage
+from cfx_jax.records import (
+    Field,
+    ManifestMismatchError,
+    RecordReader,
+    RecordWriter,
+    Storage,
+    fields_as_begun,
+)
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
-from cfx_jax.runs.explanations import make_fields, make_values
+from cfx_jax.runs.explanations import LATER, make_fields, make_values
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import ProgressBar
+from cfx_jax.runs.same_data import check_same_data, name_other_id
 from cfx_jax.runs.solver import Images, Solver
 
 _logger = logging.getLogger(__name__)
@@ -80,8 +88,8 @@ def run(
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: `workdir` holds a run of another config, or something else, or another run
-            is writing to it.
+        RecordsError: `workdir` holds a run of another config or of other data, or something else,
+            or another run is writing to it.
         OSError: `workdir` cannot be written.
         StoppedError: the run was asked to stop; what is written is whole.
 
@@ -112,17 +120,11 @@ def run(
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)
         source = data.open_source(config.data, models[0])
-        fields = make_fields(config, source.ids, shape[:2])
-        with RecordWriter(
-            workdir,
-            _manifest(config, settings, source, *models),
-            fields,
-            num_examples=len(source),
-            unit_size=config.batch.unit_size,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-        ) as writer:
-            units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
+        fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
+        manifest = _manifest(config, settings, source, *models)
+        with _open_records(workdir, manifest, fields, source, config.batch.unit_size) as writer:
+            reader = RecordReader(workdir)
+            units = _find_units(writer, reader, source)
             if units:
                 log.begin(Storage(workdir), jax.process_index())
             steps = len(config.explain.objectives) * settings.num_steps
@@ -143,9 +145,43 @@ def run(
                         bar.update(objective, steps, value)
 
                     _explain(units, load, solver, models[0], write, on_progress)
-        reader = RecordReader(workdir)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
     _check_readable(reader, config)
+
+
+def _open_records(
+    workdir: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    fields: Sequence[Field],
+    source: data.Source,
+    unit_size: int,
+) -> RecordWriter:
+    """Begins the records of a run, or goes on with them."""
+    try:
+        return RecordWriter(
+            workdir,
+            manifest,
+            fields,
+            num_examples=len(source),
+            unit_size=unit_size,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+    except ManifestMismatchError as error:
+        if not (other := name_other_id(workdir, source.ids)):
+            raise
+        differences, _, remedy = str(error).rpartition("\n")
+        raise ManifestMismatchError(f"{differences}\n  {other}\n{remedy}") from error
+
+
+def _find_units(
+    writer: RecordWriter, reader: RecordReader, source: data.Source
+) -> dict[int, range]:
+    """Returns what this host has to explain; refuses data that are not those it has explained."""
+    now = {"label": source.label, "digest": source.digest}
+    for unit in check_same_data(reader, source.ids, now):
+        writer.forget(unit)
+    return {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
 
 
 def _check_readable(reader: RecordReader, config: Config) -> None:

@@ -37,6 +37,8 @@ def test_units_come_in_their_order_with_their_examples(source):
         ["6.png", "7.png", "8.png"],
     ]
     assert loaded[1].labels.tolist() == [6, UNKNOWN_LABEL, 8]
+    assert loaded[1].digests.tolist() == [source.digest(index) for index in (6, 7, 8)]
+    assert loaded[1].digests.dtype == np.uint64
     assert loaded[1].pixels.dtype == np.uint8
     np.testing.assert_array_equal(loaded[1].pixels[:, 3, 3, 0], [120, 140, 160])
     assert loaded[1].identities.tolist() == [zlib.crc32(name) for name in
@@ -73,6 +75,9 @@ class Counted:
 
     def label(self, index):
         return index
+
+    def digest(self, index):
+        return index + 1
 
     def pixels(self, index, shape, resize):
         with self.lock:

@@ -213,6 +213,52 @@ def test_a_damaged_record_is_an_error_of_that_example_only(tfrecord_dir, tmp_pat
     assert all(source.label(index) != UNKNOWN_LABEL for index in range(4))
 
 
+def test_digests_of_tfds_are_of_the_bytes_of_images(array_record_dir, tfrecord_dir, tmp_path):
+    shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
+    expected = [open_tfds(array_record_dir).digest(index) for index in range(5)]
+    source = open_tfds(tmp_path)
+    assert [source.digest(index) for index in range(5)] == expected
+    assert len(set(expected)) == 5
+    (shard,) = tmp_path.rglob("*-00002-of-00003")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    source = open_tfds(tmp_path)
+    assert [source.digest(i) == expected[i] for i in range(5)] == [True] * 4 + [False]
+    source = open_tfds(tmp_path)
+    os.truncate(shard, 100)
+    assert source.digest(4) == 0
+
+
+def split_fields(message):
+    """Splits a protocol buffer of fields with a length into those; each begins with its tag."""
+    fields = []
+    while message:
+        # The length has seven bits a byte, the lowest first; in its last one the eighth is not set.
+        last = next(place for place in range(1, 11) if message[place] < 128)
+        length = sum((message[place] & 127) << 7 * (place - 1) for place in range(1, last + 1))
+        start, stop = last + 1, last + 1 + length
+        fields.append((message[:start], message[start:stop]))
+        message = message[stop:]
+    return fields
+
+
+def test_an_example_written_anew_is_the_same(array_record_dir, tfrecord_dir, tmp_path):
+    """Features have no order: that of their names is another one in each process that writes."""
+    shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
+    (shard,) = tmp_path.rglob("*-00002-of-00003")
+    [(head, features)] = split_fields(shard.read_bytes()[12:-4])
+    writer = RecordWriter(str(shard))
+    turned = [tag + entry for tag, entry in reversed(split_fields(features))]
+    assert len(turned) == 3
+    writer.write(head + b"".join(turned))
+    writer.close()
+    expected, source = open_tfds(array_record_dir), open_tfds(tmp_path)
+    assert source.label(4) == expected.label(4) != UNKNOWN_LABEL
+    assert source.digest(4) == expected.digest(4)
+    assert source.content(4) == expected.content(4)
+
+
 @pytest.fixture(scope="module")
 def boxes_dir(tmp_path_factory):
     """A TFDS dataset with boxes, of one image a split.

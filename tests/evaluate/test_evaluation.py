@@ -237,6 +237,56 @@ def test_another_classifier_is_refused(workdir, tmp_path, tiny):
         evaluate(EvaluateConfig(), tmp_path, [str(workdir / run)], classifier=other)
 
 
+@pytest.fixture
+def moved(config, workdir, tiny, tmp_path):
+    """The images of a run in another place, and how to evaluate that run there."""
+    folder = shutil.copytree(config.data.path, tmp_path / "images")
+
+    def ask():
+        options = EvaluateConfig(
+            generator=GeneratorConfig("grey"), baselines=("centre",), curve_steps=1
+        )
+        run = str(workdir / "runs/blur")
+        return evaluate(options, tmp_path / "out", [run], str(folder), classifier=tiny)
+
+    return folder, ask
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: relabel(folder, "1.png,1", "1.png,0"), r"1\.png: label 1 then, 0 now"),
+        (lambda folder: shutil.copy(folder / "0.png", folder / "3.png"), r"3\.png: other bytes"),
+    ],
+)
+def test_masks_are_not_measured_on_other_images(moved, change, message, tmp_path):
+    folder, ask = moved
+    change(folder)
+    with pytest.raises(
+        RecordsError, match=rf"(?s)blur holds results of other data.*{message}\nSay"
+    ):
+        ask()
+    assert not (tmp_path / "out").exists()
+
+
+def relabel(folder, row, other):
+    table = folder / "manifest.csv"
+    assert row in table.read_text()
+    table.write_text(table.read_text().replace(row, other))
+
+
+def test_boxes_may_come_after_the_run_but_not_after_the_evaluation(moved):
+    folder, ask = moved
+    relabel(folder, "4 4 12 12", "2 2 9 9")
+    table = ask()
+    assert ask() == table
+    relabel(folder, "1.png,1,2 2 9 9", "1.png,1,2 2 9 8")
+    with pytest.raises(RecordsError, match=r"\n  1\.png: other bytes, label or boxes\nPut"):
+        ask()
+    relabel(folder, "2 2 9 8", "2 2 9 9")
+    assert ask() == table
+
+
 def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
     """One that is the same, and one that predicts what the first one finds least likely."""
     twin = tiny.replace(name="twin")

@@ -20,8 +20,8 @@ from cfx_jax.records import (
     RecordsError,
     RecordWriter,
     Storage,
-    begun_fields,
     claim_folder,
+    fields_as_begun,
 )
 from cfx_jax.records.layout import Layout
 
@@ -231,10 +231,14 @@ def test_run_killed_before_the_arrays_resumes(tmp_path):
     assert xarray.open_zarr(tmp_path / "run" / "records.zarr", chunks=None)["complete"].all()
 
 
-def test_the_fields_of_a_run_that_has_begun(tmp_path):
-    assert begun_fields(tmp_path / "run") == ()
-    claim_folder(Storage(tmp_path / "run"), MANIFEST, Layout(3, 2, FIELDS).to_json())
-    assert begun_fields(tmp_path / "run") == FIELDS
+def test_a_run_goes_on_without_the_fields_that_came_later(tmp_path):
+    first, *others = FIELDS
+    later = [first.name, others[0].name]
+    assert fields_as_begun(tmp_path / "run", FIELDS, later) == [*FIELDS]
+    begun = [others[0], *others[2:]]
+    claim_folder(Storage(tmp_path / "run"), MANIFEST, Layout(3, 2, tuple(begun)).to_json())
+    # One that has always been there is not left out: that the run lacks it is told.
+    assert fields_as_begun(tmp_path / "run", FIELDS, later) == others
 
 
 def test_other_layout_is_refused_with_a_diff(tmp_path):

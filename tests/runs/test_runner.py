@@ -220,9 +220,70 @@ def test_a_run_over_other_data_is_refused(run, done):
     manifest = done.parent / "photographs" / "manifest.csv"
     text = manifest.read_text()
     manifest.write_text(text.replace("a.png", "./a.png"))
-    with pytest.raises(ManifestMismatchError, match="fingerprint"):
+    named = r"fingerprint[^\n]*\n(.*\n)?  example 0: a\.png then, \./a\.png now\nChoose"
+    with pytest.raises(ManifestMismatchError, match=named):
         run(other, done)
     manifest.write_text(text)
+
+
+@pytest.fixture
+def photographs(done, tmp_path):
+    """Those of the finished run, put back after the test."""
+    shutil.copytree(done.parent / "photographs", tmp_path / "former")
+    yield done.parent / "photographs"
+    shutil.copytree(tmp_path / "former", done.parent / "photographs", dirs_exist_ok=True)
+
+
+def relabel(photographs, row, other):
+    table = photographs / "manifest.csv"
+    assert row in table.read_text()
+    table.write_text(table.read_text().replace(row, other))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: relabel(folder, "b.png,1", "b.png,4"), r"b\.png: label 1 then, 4 now"),
+        (lambda folder: shutil.copy(folder / "a.png", folder / "b.png"), r"b\.png: other bytes"),
+    ],
+)
+def test_other_examples_under_the_same_names_are_refused(run, done, photographs, change, message):
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    change(photographs)
+    with pytest.raises(
+        ManifestMismatchError, match=rf"holds results of other data.*\n  {message}\nP"
+    ):
+        run(config(photographs), done)
+    assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+
+
+def test_what_is_not_explained_yet_may_still_change(run, done, photographs, tmp_path):
+    """All records are of the data as they are: the end is that of a run from the beginning."""
+    shutil.copytree(done, tmp_path / "run")
+    (tmp_path / "run/records.zarr/complete/c/2").unlink()
+    (name,) = NAMES[4:]
+    relabel(photographs, f"{name},-1", f"{name},2")
+    run(config(photographs), tmp_path / "run")
+    found, before = RecordReader(tmp_path / "run"), RecordReader(done)
+    assert found.read("label").tolist() == [*LABELS[:4], 2]
+    assert found.read("target")[4] == 2
+    for field in found.fields:
+        then, now = (reader.read(field.name)[:4] for reader in (before, found))
+        np.testing.assert_array_equal(now, then, err_msg=field.name)
+
+
+def test_an_image_that_has_come_is_explained(run, folder, tmp_path):
+    (folder / "b.png").rename(tmp_path / "b.png")
+    asked = config(folder, objective="ssr", num_steps=1)
+    run(asked, tmp_path / "run")
+    reader = RecordReader(tmp_path / "run")
+    before = reader.read("ssr_status")
+    assert before[1] == Status.UNREADABLE
+    (tmp_path / "b.png").rename(folder / "b.png")
+    run(asked, tmp_path / "run")
+    assert reader.read("ssr_status")[1] != Status.UNREADABLE
+    assert reader.complete.all()
+    assert (np.delete(reader.read("ssr_status"), 1) == np.delete(before, 1)).all()
 
 
 def test_the_batch_size_and_the_length_of_the_page_may_change(run, done, tmp_path):

@@ -1,0 +1,58 @@
+"""Content in 64 bits, by which it is known again: nothing of where it lies or when it was written.
+
+Zero stands for what cannot be read.
+"""
+
+import hashlib
+import os
+import stat
+
+import numpy as np
+
+UNREADABLE = 0
+_BLOCK = 16 * 1024
+
+
+def digest(*parts: bytes) -> int:
+    """Digests bytes.
+
+    Args:
+        parts: looked at as if they were one.
+
+    Returns:
+        1 to 2**64 - 1.
+    """
+    content = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content.update(part)
+    return int.from_bytes(content.digest(), "little") or 1
+
+
+def digest_array(array: np.ndarray) -> int:
+    """Digests the values of an array, with its type and shape."""
+    return digest(f"{array.dtype.str} {array.shape}".encode(), array.tobytes())
+
+
+def digest_file(path: str | os.PathLike[str]) -> int:
+    """Digests the size of a file and its first, middle and last 16 KiB, in about 20 microseconds.
+
+    Any change of a compressed image moves or changes what comes after it. In a file of more than
+    48 KiB without compression, a change of a few pixels may go unseen.
+
+    Args:
+        path: of the file, on a local disk.
+
+    Returns:
+        As `digest` does; `UNREADABLE` where there is no file that can be read.
+    """
+    try:
+        # Opening a pipe would wait for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return UNREADABLE
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            places = sorted({0, max(0, (size - _BLOCK) // 2), max(0, size - _BLOCK)})
+            blocks = [os.pread(file.fileno(), _BLOCK, place) for place in places]
+    except (OSError, ValueError):  # The latter of a name with a NUL character.
+        return UNREADABLE
+    return digest(str(size).encode(), b"\0", *blocks)

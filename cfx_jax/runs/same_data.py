@@ -1,0 +1,123 @@
+"""Whether what is recorded is of the data as they are now: example by example, not only by id.
+
+The manifest of a run knows the ids of its data. Another label, or other pixels, under the same id
+are known by the label and the digest that are kept beside each result.
+"""
+
+import concurrent.futures
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from cfx_jax.data import UNKNOWN_LABEL
+from cfx_jax.data.digests import UNREADABLE
+from cfx_jax.records import ManifestMismatchError, RecordReader, RecordsError
+from cfx_jax.runs import cluster
+
+_logger = logging.getLogger(__name__)
+# What differs where a digest does, by the name of its field.
+_OTHERS = {"digest": "other bytes", "content": "other bytes, label or boxes"}
+_MOST_NAMED = 5
+# Most of the time they wait for a disk.
+_NUM_THREADS = 16
+
+
+def check_same_data(
+    reader: RecordReader,
+    ids: Sequence[str],
+    now: Mapping[str, Callable[[int], int]],
+    remedy: str = "Put the former data back, choose another --workdir, or delete this one to start "
+    "over.",
+) -> list[int]:
+    """Compares the complete units of this host, on the first one all, with the data there are now.
+
+    Args:
+        reader: of records of examples with these ids.
+        ids: of all examples.
+        now: by field `label`, `digest` or `content`, index -> its value of the data as they are.
+            A field that the records of an earlier version have not is not compared.
+        remedy: a sentence that says what to do about other data.
+
+    Returns:
+        Units of this host to be computed anew: an example could not be read then, and can be now.
+
+    Raises:
+        ManifestMismatchError: the data are others; the message names the first that differ.
+    """
+    kept = {field.name for field in reader.fields}
+    now = {name: value for name, value in now.items() if name in kept}
+    own = range(jax.process_index(), reader.num_units, jax.process_count())
+    # The first host shows the results of all.
+    units = [unit for unit in reader.complete_units if now and (unit in own or cluster.is_first())]
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+        results = pool.map(lambda unit: _compare(reader, unit, now), units)
+        compared = dict(zip(units, results, strict=True))
+    others = [f"{ids[i]}: {what}" for differing, _ in compared.values() for i, what in differing]
+    if others:
+        if len(others) > _MOST_NAMED:
+            others[_MOST_NAMED:] = [f"... and {len(others) - _MOST_NAMED:,} more"]
+        raise ManifestMismatchError(
+            f"{reader.location} holds results of other data; nothing in it was changed.\n  "
+            + "\n  ".join(others)
+            + f"\n{remedy}"
+        )
+    readable = {unit: some for unit, (_, some) in compared.items() if some and unit in own}
+    for unit, index in ((unit, index) for unit, some in readable.items() for index in some):
+        text = "%s, unit %d: %s could not be read when it was recorded, but can be now"
+        _logger.warning(text, reader.location, unit, ids[index])
+    return list(readable)
+
+
+def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
+    """Names the first recorded example whose id is not that of the data now.
+
+    Args:
+        workdir: folder of a run.
+        ids: of the data now.
+
+    Returns:
+        A line, or nothing where no id is recorded, or none is another.
+    """
+    try:
+        reader = RecordReader(workdir)
+        recorded = zip(reader.ids(), reader.complete.tolist(), strict=True)
+    except (KeyError, RecordsError):  # No ids, or damaged ones.
+        return ""
+    for index, (before, is_complete) in enumerate(recorded):
+        after = ids[index] if index < len(ids) else "none"
+        if is_complete and before != after:
+            return f"example {index}: {before} then, {after} now"
+    return ""
+
+
+def _compare(
+    reader: RecordReader, unit: int, now: Mapping[str, Callable[[int], int]]
+) -> tuple[list[tuple[int, str]], list[int]]:
+    """Returns which examples of a unit differ and in what, and which can be read only now."""
+    start, stop = reader.unit_range(unit)
+    try:
+        stored = {name: reader.read(name, start, stop).tolist() for name in now}
+    except RecordsError:  # What is damaged is computed anew.
+        return [], []
+    differing, readable = [], []
+    for index in range(start, stop):
+        found = []
+        for name, value in now.items():
+            before, after = stored[name][index - start], value(index)
+            if before == after:
+                continue
+            if name == "label":
+                found.append(f"label {_named(before)} then, {_named(after)} now")
+            elif before == UNREADABLE:
+                readable.append(index)
+            else:
+                found.append("cannot be read now" if after == UNREADABLE else _OTHERS[name])
+        if found:
+            differing.append((index, ", ".join(found)))
+    return differing, readable
+
+
+def _named(label: int) -> str:
+    return "unknown" if label == UNKNOWN_LABEL else str(label)

@@ -1,0 +1,228 @@
+"""Records against data of every kind, as they were and changed under the same ids."""
+
+import io
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.config import Config, DataConfig, ExplainConfig, ReportConfig
+from cfx_jax.data import load_units, open_source
+from cfx_jax.records import Field, ManifestMismatchError, RecordReader, RecordWriter, encode_ids
+from cfx_jax.runs.explanations import LATER, make_fields, make_values
+from cfx_jax.runs.same_data import check_same_data, name_other_id
+
+NUM_IMAGES, UNIT_SIZE = 7, 2
+VALUES, LABELS = [30 * index for index in range(NUM_IMAGES)], [*range(NUM_IMAGES)]
+
+
+def draw(value):
+    return np.full((9, 8, 3), value, np.uint8)
+
+
+def write_folder(folder, values, labels):
+    folder.mkdir(exist_ok=True)
+    rows = ["file,label"]
+    for index, (value, label) in enumerate(zip(values, labels, strict=True)):
+        Image.fromarray(draw(value)).save(folder / f"{index}.bmp")
+        rows.append(f"{index}.bmp,{'' if label < 0 else label}")
+    (folder / "manifest.csv").write_text("\n".join(rows))
+    return DataConfig("folder", path=str(folder))
+
+
+def write_npz(folder, values, labels):
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "a.npz", images=np.stack([draw(value) for value in values]), labels=labels)
+    return DataConfig("npz", path=str(folder / "a.npz"))
+
+
+def write_tfds(folder, values, labels):
+    import tensorflow_datasets as tfds
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+    # Each time another one of the same name.
+    with tfds.core.registered.skip_registration():
+
+        class SameData(tfds.core.GeneratorBasedBuilder):
+            """Image and label; the order of the records does not follow from these."""
+
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                image = tfds.features.Image(encoding_format="png")
+                label = tfds.features.ClassLabel(num_classes=10)
+                features = tfds.features.FeaturesDict({"image": image, "label": label})
+                return tfds.core.DatasetInfo(
+                    builder=self, features=features, disable_shuffling=True
+                )
+
+            def _split_generators(self, dl_manager):
+                return {"test": self._generate_examples()}
+
+            def _generate_examples(self):
+                for index, (value, label) in enumerate(zip(values, labels, strict=True)):
+                    content = io.BytesIO()
+                    Image.fromarray(draw(value)).save(content, "PNG")
+                    content.seek(0)
+                    yield index, {"image": content, "label": label}
+
+    SameData(data_dir=folder, file_format="array_record").download_and_prepare()
+    return DataConfig("tfds", name="same_data", split="test", path=str(folder))
+
+
+WRITERS = {"folder": write_folder, "npz": write_npz, "tfds": write_tfds}
+
+
+def record(source, workdir, later=()):
+    """Writes what a run of no objective keeps of each example; `later` leaves fields out."""
+    config = Config(explain=ExplainConfig("ssr", mask_size=2), report=ReportConfig(False))
+    fields = [f for f in make_fields(config, source.ids, (8, 8)) if f.name not in later]
+    with RecordWriter(workdir, {}, fields, len(source), UNIT_SIZE) as writer:
+        units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
+        for examples in load_units(source, units.items(), (8, 8, 3), "stretch"):
+            writer.write_unit(examples.unit, make_values(fields, examples, {}))
+    return RecordReader(workdir)
+
+
+def check(reader, source):
+    now = {"label": source.label, "digest": source.digest}
+    return check_same_data(reader, source.ids, now)
+
+
+def change(values, *places):
+    return [value + 1 if index in places else value for index, value in enumerate(values)]
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def recorded(request, tmp_path_factory):
+    """The way to write the data of a kind again in the same place, and the records of them."""
+    folder = tmp_path_factory.mktemp(request.param)
+
+    def write(values, labels):
+        return open_source(WRITERS[request.param](folder / "data", values, labels))
+
+    return write, record(write(VALUES, LABELS), folder / "run")
+
+
+def test_the_same_data_are_gone_on_with_wherever_they_lie(recorded):
+    write, reader = recorded
+    assert check(reader, write(VALUES, LABELS)) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "expected"),
+    [
+        (VALUES, change(LABELS, 3), {3: "label 3 then, 4 now"}),
+        (change(VALUES, 0, 6), LABELS, {0: "other bytes", 6: "other bytes"}),
+        (change(VALUES, 2), change(LABELS, 2), {2: "label 2 then, 3 now, other bytes"}),
+    ],
+)
+def test_other_data_under_the_same_ids_are_refused(recorded, values, labels, expected):
+    write, reader = recorded
+    source = write(values, labels)
+    with pytest.raises(ManifestMismatchError) as caught:
+        check(reader, source)
+    first, *found, last = str(caught.value).splitlines()
+    assert first == f"{reader.location} holds results of other data; nothing in it was changed."
+    assert re.match("Put the former data back, choose another --workdir, or delete this", last)
+    assert found == [f"  {source.ids[index]}: {text}" for index, text in expected.items()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Data in a folder, whose last image is not there."""
+    write_folder(tmp_path / "data", VALUES, [-1, *LABELS[1:]])
+    (tmp_path / "data" / "6.bmp").rename(tmp_path / "6.bmp")
+    return tmp_path
+
+
+def open_folder(folder):
+    return open_source(DataConfig("folder", str(folder / "data")))
+
+
+def test_of_many_examples_that_differ_the_first_are_named(folder):
+    reader = record(open_folder(folder), folder / "run")
+    write_folder(folder / "data", change(VALUES, *range(7)), LABELS)
+    with pytest.raises(ManifestMismatchError) as caught:
+        check(reader, open_folder(folder))
+    assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [
+        "0.bmp: label unknown then, 0 now, other bytes",
+        *(f"{index}.bmp: other bytes" for index in range(1, 5)),
+        "... and 1 more",
+    ]
+
+
+def test_what_cannot_be_read_any_more_is_other_data(folder):
+    reader = record(open_folder(folder), folder / "run")
+    (folder / "data" / "1.bmp").unlink()
+    (folder / "data" / "1.bmp").mkdir()
+    with pytest.raises(ManifestMismatchError, match=r"\n  1\.bmp: cannot be read now\n"):
+        check(reader, open_folder(folder))
+
+
+def test_what_could_not_be_read_then_is_computed_again(folder, caplog):
+    reader = record(open_folder(folder), folder / "run")
+    assert check(reader, open_folder(folder)) == []
+    (folder / "6.bmp").rename(folder / "data" / "6.bmp")
+    assert check(reader, open_folder(folder)) == [3]
+    assert "unit 3: 6.bmp could not be read when it was recorded, but can be now" in caplog.text
+
+
+def test_records_of_an_earlier_version_are_compared_by_what_they_have(folder):
+    reader = record(open_folder(folder), folder / "run", later=LATER)
+    write_folder(folder / "data", change(VALUES, 1), [-1, *LABELS[1:]])
+    assert check(reader, open_folder(folder)) == []
+    write_folder(folder / "data", VALUES, LABELS)
+    with pytest.raises(ManifestMismatchError, match=r"\n  0\.bmp: label unknown then, 0 now\n"):
+        check(reader, open_folder(folder))
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ("abcdefg", ""),
+        ("abcdefx", "example 6: g then, x now"),
+        ("aycdefx", "example 1: b then, y now"),
+        ("xbyz", "example 2: c then, y now"),
+        ("xbcd", "example 4: e then, none now"),
+        ("xbcdefgh", ""),
+    ],
+)
+def test_the_first_id_that_is_another_is_named(ids, expected, tmp_path):
+    fields = [Field("id", "uint8", (1,))]
+    with RecordWriter(tmp_path, {}, fields, NUM_IMAGES, UNIT_SIZE) as writer:
+        for unit in range(4):
+            start, stop = writer.unit_range(unit)
+            writer.write_unit(unit, {"id": encode_ids([*"abcdefg"[start:stop]], 1)})
+        if ids[0] == "x":  # What is not recorded is not compared.
+            writer.forget(0)
+    assert name_other_id(tmp_path, [*ids]) == expected
+
+
+def test_each_host_compares_the_complete_units_that_are_its_own(folder, monkeypatch):
+    """The first one, which shows the results of all, compares all."""
+    reader = record(open_folder(folder), folder / "run")
+    (folder / "run/records.zarr/complete/c/0").unlink()
+    (folder / "run/records.zarr/digest/c/2").write_bytes(b"damaged")
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+
+    def check_on_all_hosts():
+        for host in range(3):
+            monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+            try:
+                yield check(reader, open_folder(folder))
+            except ManifestMismatchError as error:
+                yield [line for line in str(error).splitlines() if line.startswith("  ")]
+
+    (folder / "6.bmp").rename(folder / "data" / "6.bmp")
+    assert [*check_on_all_hosts()] == [[3], [], []]
+    write_folder(folder / "data", change(VALUES, 0, 2, 3, 4), [-1, *LABELS[1:]])
+    others = ["  2.bmp: other bytes", "  3.bmp: other bytes"]
+    assert [*check_on_all_hosts()] == [others, others, []]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    (folder / "run/records.zarr/complete/c/1").unlink()
+    assert [*check_on_all_hosts()][:2] == [[], [3]]
