@@ -3,13 +3,14 @@
 from cfx_jax.data.images import UnreadableImageError
 from cfx_jax.data.loader import Examples, load_units
 from cfx_jax.data.source import UNKNOWN_LABEL, Source
-from cfx_jax.data.sources import open_source
+from cfx_jax.data.sources import check_there, open_source
 
 __all__ = [
     "UNKNOWN_LABEL",
     "Examples",
     "Source",
     "UnreadableImageError",
+    "check_there",
     "load_units",
     "open_source",
 ]

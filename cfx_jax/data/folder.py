@@ -43,13 +43,9 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
     Raises:
         ConfigError: there is no such folder, or its table or class folders cannot be used.
     """
-    root = pathlib.Path(config.path)
-    if config.path and root.is_file():
+    root = find_folder(config)
+    if root.is_file():
         return _open_single(root)
-    if not config.path or not root.is_dir():
-        raise ConfigError(
-            f"data.path: no image folder at {config.path!r}; give one with --config.data.path=DIR"
-        )
     table = next((root / name for name in _TABLES if (root / name).is_file()), None)
     if config.split and (config.class_folders or table is None):
         raise ConfigError(
@@ -71,6 +67,19 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
     listing = list_images(root)
     _logger.info("%d images; %s", len(listing.images), describe_not_read(listing.not_read))
     return _make_source(root, listing.images, [UNKNOWN_LABEL] * len(listing.images))
+
+
+def find_folder(config: DataConfig) -> pathlib.Path:
+    """Returns the path of a folder, or of a file, that is there.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    if not config.path or not os.path.exists(config.path):
+        raise ConfigError(
+            f"data.path: no image folder at {config.path!r}; give one with --config.data.path=DIR"
+        )
+    return pathlib.Path(config.path)
 
 
 def _make_source(

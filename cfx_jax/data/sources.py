@@ -14,13 +14,30 @@ from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
 from cfx_jax.data.arrays import open_npz
 from cfx_jax.data.digests import digest_file
-from cfx_jax.data.folder import open_folder
+from cfx_jax.data.folder import find_folder, open_folder
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import readable_suffixes
 from cfx_jax.data.source import Source, no_boxes
 
 _logger = logging.getLogger(__name__)
 _BUNDLED = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}
+
+
+def check_there(config: DataConfig) -> None:
+    """Checks that there is something to open, which takes less time than loading models for it.
+
+    Args:
+        config: the `data` section.
+
+    Raises:
+        ConfigError: the folder or the TFDS dataset is not there.
+    """
+    if config.source == "folder":
+        find_folder(config)
+    elif config.source == "tfds":
+        from cfx_jax.data.tfds import find_split
+
+        find_split(config)
 
 
 def open_source(config: DataConfig, classifier: Classifier | None = None) -> Source:

@@ -34,10 +34,9 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
     """
     import tensorflow_datasets as tfds
 
+    builder, parts = find_split(config)
     try:
-        builder = tfds.builder(config.name, data_dir=config.path or None)
         records = _open_records(builder, config.split)
-        parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(builder.info.splits)
     except TFRecordError as error:
         raise ConfigError(f"data: {error}; prepare the TFDS dataset anew") from error
     except Exception as error:  # TFDS raises a different type for every way of being absent.
@@ -98,6 +97,22 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         open_image=lambda index: Image.open(io.BytesIO(read(index)["image"])),
         digest=digest_image,
     )
+
+
+def find_split(config: DataConfig) -> tuple[Any, Any]:
+    """Returns the TFDS builder of a prepared dataset, and the parts that its split is made of.
+
+    Raises:
+        ConfigError: the dataset is not there; the message says how to prepare it.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(config.name, data_dir=config.path or None)
+        parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(builder.info.splits)
+    except Exception as error:  # TFDS raises a different type for every way of being absent.
+        raise ConfigError(_help(config, error)) from error
+    return builder, parts
 
 
 def _open_records(builder: Any, split: str) -> Sequence[bytes] | TFRecords:

@@ -141,6 +141,7 @@ class _Study:
             ConfigError: a run has other images or another classifier, or a judge does not fit.
             RecordsError: images or labels are not those that a run has explained.
         """
+        data.check_there(config.data)
         classifier, generator = registry.load_models(config, classifier)
         source = data.open_source(config.data, classifier)
         shape = registry.image_shape(classifier, generator, config.explain.settings())

@@ -116,6 +116,7 @@ def run(
     stop = stop or StopRequest()
     with RunLog() as log:
         config = _name_given(config, classifier, generator)
+        data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)

@@ -346,8 +346,12 @@ def test_without_pictures_the_records_hold_none(run, folder, tmp_path):
 
 def test_a_label_the_classifier_does_not_have_is_named(run, folder, tmp_path):
     (folder / "manifest.csv").write_text("file,label\na.png,1\nb.png,5\n")
-    with pytest.raises(ConfigError, match=r"'b\.png' has label 5.*'tiny' has classes 0 to 4"):
+    with pytest.raises(ConfigError, match=r"line 3: label '5' is no class: .* classes 0 to 4"):
         run(config(folder), tmp_path / "run")
+    asked = config(folder)
+    asked.data = DataConfig()
+    with pytest.raises(ConfigError, match=r"'chelsea' has label 285.*'tiny' has classes 0 to 4"):
+        run(asked, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
