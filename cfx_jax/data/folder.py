@@ -44,14 +44,14 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
         ConfigError: there is no such folder, or its table or class folders cannot be used.
     """
     root = find_folder(config)
-    if root.is_file():
-        return _open_single(root)
     table = next((root / name for name in _TABLES if (root / name).is_file()), None)
     if config.split and (config.class_folders or table is None):
         raise ConfigError(
             f"data.split={config.split} is for a manifest.csv with a column `split`; for the "
             f"images of a sub-folder: --config.data.path={root / config.split}"
         )
+    if root.is_file():
+        return _open_single(root)
     if config.class_folders:
         return _open_class_folders(root, classes)
     if table is not None:
@@ -160,7 +160,8 @@ def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
     rows = read_manifest(table)
     listing = list_images(table.parent)
     there = set(listing.images)
-    file_of = {row.file: _locate(row.file, table.parent, there) for row in rows}
+    root = str(table.parent.resolve())
+    file_of = {row.file: _locate(row.file, root, there) for row in rows}
     if split:
         rows = _take_split(rows, split, table)
     files = [file_of[row.file] for row in rows]
@@ -189,19 +190,22 @@ def _take_split(rows: Sequence[Row], split: str, table: pathlib.Path) -> list[Ro
     return taken
 
 
-def _locate(name: str, root: pathlib.Path, there: set[str]) -> str:
+def _locate(name: str, root: str, there: set[str]) -> str:
     """Returns the path inside the folder of a file as a table lists it, such as `./a.png`."""
     path = posixpath.normpath(name)
-    if os.path.isabs(path) and pathlib.PurePath(path).is_relative_to(root.resolve()):
-        path = os.path.relpath(path, root.resolve())
-    # Tables from Windows have `sub\\a.png`.
-    windows = posixpath.normpath(name.replace("\\", "/"))
-    return windows if path not in there and windows in there else path
+    if path.startswith(root + os.sep):
+        path = os.path.relpath(path, root)
+    if "\\" in path and path not in there:
+        # Tables from Windows have `sub\\a.png`.
+        windows = posixpath.normpath(path.replace("\\", "/"))
+        return windows if windows in there else path
+    return path
 
 
 def _check_there(table: pathlib.Path, files: Sequence[str], there: set[str]) -> None:
     """Counts the files that are not there; without any there is nothing to explain."""
-    gone = [n for n in files if n not in there and not os.path.lexists(table.parent / n)]
+    root = str(table.parent)
+    gone = [n for n in files if n not in there and not os.path.lexists(os.path.join(root, n))]
     if gone and len(gone) == len(files):
         raise ConfigError(
             f"{table}: 0 of {len(files)} readable: no file is there, such as "
