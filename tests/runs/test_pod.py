@@ -71,7 +71,9 @@ def test_a_pod_gives_what_one_process_with_one_device_gives(commands, undisturbe
     assert pod["complete"].all()
     for name, values in pod.items():
         if values.dtype.kind == "f":
-            np.testing.assert_allclose(values, alone[name], atol=1e-3, err_msg=name)
+            # Values that differ by rounding may be stored as neighbours of their type.
+            step = np.finfo(values.dtype).eps
+            np.testing.assert_allclose(values, alone[name], rtol=step, atol=1e-3, err_msg=name)
         elif not name.endswith("_infilled"):  # Pixels of a hard mask may fall to either side.
             np.testing.assert_array_equal(values, alone[name], err_msg=name)
     keep = 1 / (1 + np.exp(-pod["ssr_mask_logits"].astype(np.float32)))
