@@ -117,8 +117,9 @@ def _adapt_generator(model: Any) -> tuple[str, Generator]:
         function, params = model
         if isinstance(function, nn.Module):
             _check_arrays(params)
+            fill: Any = function.apply
             own = type(function).__name__
-            return "a module of Flax Linen", Generator(params, function.apply, own)
+            return "a module of Flax Linen", Generator(params, fill, own)
         if callable(function):
             _check_arrays(params)
             own = getattr(function, "__name__", "custom")
