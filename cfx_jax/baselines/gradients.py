@@ -102,7 +102,7 @@ def grad_cam(
 
         with nn.intercept_methods(_on_maps(add)):
             logits = classifier.apply(classifier.params, image[None])
-        return logits[0, target], seen[place]
+        return classifier.logit(logits[0], target), seen[place]
 
     slopes, maps = jax.grad(logit, has_aux=True)(jnp.zeros(shape))
     weights = slopes.mean(axis=(1, 2), keepdims=True)
@@ -112,7 +112,7 @@ def grad_cam(
 
 def _slope(classifier: Classifier, image: jax.Array, target: jax.Array) -> jax.Array:
     def logit(image: jax.Array) -> jax.Array:
-        return classifier.apply(classifier.params, image[None])[0, target]
+        return classifier.logit(classifier.apply(classifier.params, image[None])[0], target)
 
     return jax.grad(logit)(image)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.objective import classify_infilled, make_problem
 from cfx_jax.generators import Generator
 
@@ -24,7 +24,7 @@ def occlusion(
     height, width = image.shape[:2]
     tall, wide = max(1, 2 * height // num_windows), max(1, 2 * width // num_windows)
     problem = make_problem(key, image, target, "sdr")
-    before = log_odds(classifier.apply(classifier.params, image[None])[0], target)
+    before = classifier.log_odds(classifier.apply(classifier.params, image[None])[0], target)
     tops, lefts = (
         jnp.round(jnp.linspace(0, length - side, min(num_windows, length - side + 1)))
         for length, side in ((height, tall), (width, wide))
@@ -37,7 +37,7 @@ def occlusion(
         window = (down[:, None] & across[None, :]).astype(jnp.float32)
         keep = 1.0 - window[None, ..., None]
         _, logits = classify_infilled(problem, keep, keep, problem.key, classifier, generator)
-        return (before - log_odds(logits[0], target)) * window, window
+        return (before - classifier.log_odds(logits[0], target)) * window, window
 
     def add(sums: tuple[jax.Array, jax.Array], corner: jax.Array) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, sums, fall(corner)), None
@@ -77,7 +77,8 @@ def rise(
         _, logits = classify_infilled(
             problem, mask, jnp.round(mask), fill_key, classifier, generator
         )
-        return sums + jax.nn.softmax(logits[0])[target] * mask[0, ..., 0], None
+        probability = jax.nn.sigmoid(classifier.log_odds(logits[0], target))
+        return sums + probability * mask[0, ..., 0], None
 
     sums, _ = jax.lax.scan(look, jnp.zeros((height, width)), jax.random.split(key, num_masks))
     return sums / (0.5 * num_masks)

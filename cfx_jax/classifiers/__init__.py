@@ -3,15 +3,18 @@
 from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
 from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.ensemble import average
-from cfx_jax.classifiers.logits import log_odds, margin
+from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, margin, predict
 
 __all__ = [
+    "MEANINGS",
     "NORMALIZATIONS",
     "Classifier",
     "Finding",
     "Normalization",
     "NormalizedModule",
+    "Score",
     "average",
     "log_odds",
     "margin",
+    "predict",
 ]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers.diagnosis import Finding, diagnose
+from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, logit, margin, predict
 
 
 @flax.struct.dataclass
@@ -24,13 +25,28 @@ class Classifier:
         params: parameters, any pytree.
         apply: pure `apply(params, images) -> logits`. `images` is float32 `[N, H, W, C]` in
             [0, 1]; normalisation is the classifier's own business. `logits` is float32
-            `[N, num_classes]` BEFORE softmax, with at least two classes. Pass a function that
-            lives as long as the program (a module-level function, not a fresh lambda for every
-            call): compiled programs are cached by its identity.
+            `[N, num_classes]` BEFORE softmax or sigmoid. Pass a function that lives as long as the
+            program (a module-level function, not a fresh lambda for every call): compiled programs
+            are cached by its identity.
         name: shown in records and reports.
         class_names: one name per class, or empty.
         image_size: the `(H, W)` it was trained for, or None when any size will do.
         channels: C of its images, 3 for RGB or 1 for grey.
+        logits: what they are. `"softmax"`: of at least two classes that exclude each other.
+            `"sigmoid"`: a yes or no for each class by itself, or one logit of a binary classifier,
+            whose classes are 1 and 0.
+        contrast: k, to ask why a class rather than k; None asks why it rather than all others.
+        score: what is asked of the logits in place of both, see `cfx_jax.classifiers.Score`.
+
+    What is asked of logits z, for a target c:
+
+    | | evidence `log_odds` | `lead`, above 0 where the decision is made |
+    |---|---|---|
+    | softmax | `z[c] - logsumexp(z[k != c])` | `z[c] - max(z[k != c])` |
+    | sigmoid | `z[c]` | `z[c]` |
+    | sigmoid, one logit | `z` for c = 1, `-z` for c = 0 | the same |
+    | a contrast k | `z[c] - z[k]` | `z[c] - z[k]` |
+    | a score | `score(z, c)` | `score(z, c)` |
 
     Example:
         >>> import jax.numpy as jnp
@@ -47,6 +63,76 @@ class Classifier:
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     image_size: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
     channels: int = flax.struct.field(pytree_node=False, default=3)
+    logits: str = flax.struct.field(pytree_node=False, default="softmax")
+    contrast: Any = None
+    score: Score | None = flax.struct.field(pytree_node=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a meaning of the logits that is not known."""
+        if self.logits not in MEANINGS:
+            known = ", ".join(map(repr, MEANINGS))
+            raise ValueError(f"classifier.logits is {self.logits!r}; expected one of {known}")
+
+    def log_odds(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+        """Computes how much logits speak for the decision, see the table above.
+
+        Args:
+            logits: float32 `[..., K]`.
+            target: int32 scalar, c.
+
+        Returns:
+            float32 `[...]`; its logistic function is the probability of the decision.
+        """
+        if self._is_against_all:
+            return log_odds(logits, target)
+        return self.lead(logits, target)
+
+    def lead(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+        """Computes how far logits are from another decision, see the table above.
+
+        Args:
+            logits: float32 `[..., K]`.
+            target: int32 scalar, c.
+
+        Returns:
+            float32 `[...]`, above 0 where the decision is made.
+        """
+        if self._is_against_all:
+            return margin(logits, target)
+        return self.logit(logits, target)
+
+    def logit(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+        """Computes what methods take the slope of: `z[c]`, or `lead` where that is no maximum.
+
+        Args:
+            logits: float32 `[..., K]`.
+            target: int32 scalar, c.
+
+        Returns:
+            float32 `[...]`.
+        """
+        if self.score is not None:
+            return self.score(logits, target)
+        own = logit(logits, target)
+        return own if self.contrast is None else own - logit(logits, self.contrast)
+
+    def decides(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+        """Tells where the decision is made: the target is predicted, or leads.
+
+        Args:
+            logits: float32 `[..., K]`.
+            target: int32 scalar, c.
+
+        Returns:
+            bool `[...]`.
+        """
+        if self._is_against_all:
+            return predict(logits) == target
+        return self.lead(logits, target) > 0
+
+    @property
+    def _is_against_all(self) -> bool:
+        return self.logits == "softmax" and self.contrast is None and self.score is None
 
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
         """Finds out what is wrong with the classifier, from four calls on one or two images.

@@ -13,7 +13,8 @@ from cfx_jax.classifiers.base import Classifier
 def average(classifiers: Sequence[Classifier]) -> Classifier:
     """Makes one classifier of several: its logits are the mean of their log-probabilities.
 
-    Formula: `logits(k | x) = mean_m log p_m(k | x)`, so a mask that is learnt with it has to
+    Formula: `logits(k | x) = mean_m log p_m(k | x)`, or where classes do not exclude each other the
+    mean of their logits, which are log-odds then, so a mask that is learnt with it has to
     convince all of them: what one network alone sees in a pattern counts little.
 
     Args:
@@ -40,7 +41,7 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
         raise ValueError("there are no classifiers to average; give one or more")
     first = classifiers[0]
     for other in classifiers[1:]:
-        for field in ("channels", "class_names"):
+        for field in ("channels", "class_names", "logits"):
             if getattr(other, field) != getattr(first, field):
                 raise ValueError(
                     f"classifiers {first.name!r} and {other.name!r} differ in their {field}; "
@@ -49,7 +50,7 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
     return dataclasses.replace(
         first,
         params=tuple(classifier.params for classifier in classifiers),
-        apply=_Average(tuple(classifier.apply for classifier in classifiers)),
+        apply=_Average(tuple(classifier.apply for classifier in classifiers), first.logits),
         name="+".join(classifier.name for classifier in classifiers),
     )
 
@@ -59,10 +60,13 @@ class _Average:
     """Equal for equal functions, so that programs compiled for one serve the other."""
 
     applies: tuple[Callable[[Any, jax.Array], jax.Array], ...]
+    meaning: str
 
     def __call__(self, params: Sequence[Any], images: jax.Array) -> jax.Array:
         logits = [apply(p, images) for apply, p in zip(self.applies, params, strict=True)]
         if len({rows.shape for rows in logits}) > 1:
             shapes = " and ".join(str(rows.shape) for rows in logits)
             raise ValueError(f"the averaged classifiers have other classes: logits {shapes}")
-        return jnp.mean(jnp.stack([jax.nn.log_softmax(rows) for rows in logits]), axis=0)
+        if self.meaning == "softmax":
+            logits = [jax.nn.log_softmax(rows) for rows in logits]
+        return jnp.mean(jnp.stack(logits), axis=0)

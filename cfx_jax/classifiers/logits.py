@@ -1,7 +1,15 @@
 """What the logits of a classifier say of a class."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+MEANINGS = ("softmax", "sigmoid")
+"""What logits are: one class of several that exclude each other, or a yes and no for each."""
+
+Score = Callable[[jax.Array, jax.Array], jax.Array]
+"""`score(logits [..., K], target) -> [...]`: above 0 where the decision asked about is made."""
 
 
 def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -18,7 +26,7 @@ def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
     """
     is_target = jnp.arange(logits.shape[-1]) == target
     others = jax.nn.logsumexp(logits, axis=-1, where=~is_target)
-    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - others
+    return logit(logits, target) - others
 
 
 def margin(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -33,4 +41,34 @@ def margin(logits: jax.Array, target: jax.Array) -> jax.Array:
     """
     is_target = jnp.arange(logits.shape[-1]) == target
     others = jnp.max(logits, axis=-1, where=~is_target, initial=-jnp.inf)
-    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - others
+    return logit(logits, target) - others
+
+
+def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Picks `logits[c]`; of the one logit z of a binary classifier z for class 1, -z for class 0.
+
+    Args:
+        logits: float32 `[..., K]`.
+        target: int32 scalar, c; or any shape `[..., 1]` that names one for each.
+
+    Returns:
+        float32 `[...]`.
+    """
+    num_logits = logits.shape[-1]
+    if num_logits == 1:
+        return jnp.sum(jnp.where(target == 1, logits, -logits), axis=-1)
+    return jnp.sum(jnp.where(jnp.arange(num_logits) == target, logits, 0.0), axis=-1)
+
+
+def predict(logits: jax.Array) -> jax.Array:
+    """Names the class of the largest logit; of one logit, class 1 where it is above 0.
+
+    Args:
+        logits: float32 `[..., K]`.
+
+    Returns:
+        int32 `[...]`.
+    """
+    if logits.shape[-1] == 1:
+        return (logits[..., 0] > 0).astype(jnp.int32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -121,7 +121,9 @@ def _succeeds(
     """Whether a hard mask `[1, H, W, 1]` does what was asked of each classifier, float32 `[k]`."""
     infill = generator.apply(generator.params, problem.image[None], mask, key)
     images = composite(problem.image, mask, infill)
-    success = [succeeds(judge.apply(judge.params, images), problem)[0] for judge in classifiers]
+    success = [
+        succeeds(judge.apply(judge.params, images), problem, judge)[0] for judge in classifiers
+    ]
     return jnp.array(success, jnp.float32)
 
 
@@ -129,11 +131,8 @@ def _where_right(
     success: jax.Array, problem: Problem, classifiers: Sequence[Classifier]
 ) -> jax.Array:
     """What keeps or loses a prediction says nothing of a classifier that never made it."""
-    is_right = _predict(classifiers, problem.image[None]) == problem.target
-    return jnp.where(is_right, success, jnp.nan)
-
-
-def _predict(classifiers: Sequence[Classifier], images: jax.Array) -> jax.Array:
-    """Classes predicted for the one image `[1, H, W, C]`, int32 `[k]`, k >= 0."""
-    logits = (classifier.apply(classifier.params, images)[0] for classifier in classifiers)
-    return jnp.array([jnp.argmax(row) for row in logits], jnp.int32)
+    logits = (judge.apply(judge.params, problem.image[None])[0] for judge in classifiers)
+    is_right = [
+        judge.decides(z, problem.target) for judge, z in zip(classifiers, logits, strict=True)
+    ]
+    return jnp.where(jnp.array(is_right, bool), success, jnp.nan)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import prepare
 from cfx_jax.fido.masks import rank_pixels, upsample
@@ -162,7 +162,7 @@ def solve_areas(
         importance = _enlarge(cells, (height, width))
         logits = _look(problem, classifier, generator, importance)
         errors = jnp.square(jnp.sort(importance.reshape(len(areas), -1)) - wanted)
-        evidence = problem.direction * log_odds(logits, problem.target)
+        evidence = problem.direction * classifier.log_odds(logits, problem.target)
         return jnp.sum(weight * errors.mean(axis=1) - evidence)
 
     def step(
@@ -177,11 +177,12 @@ def solve_areas(
     importance = _enlarge(cells, (height, width))
     covered = jax.vmap(_top)(importance, areas)
     logits = _look(problem, classifier, generator, covered)
+    evidence = classifier.log_odds(logits, problem.target)
     return AreaMasks(
         areas=areas,
         importance=importance,
-        log_odds=log_odds(logits, problem.target),
-        probability=jax.nn.softmax(logits, axis=-1)[:, problem.target],
+        log_odds=evidence,
+        probability=jax.nn.sigmoid(evidence),
     )
 
 

@@ -1,10 +1,32 @@
-"""A batch of images as a user gives it: checked, with a target and a key for each."""
+"""A batch of images as a user gives it: checked, with a question, a target and a key for each."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax import classifiers
+from cfx_jax.classifiers import Classifier, Score
 from cfx_jax.fido.checks import check_values
+
+
+def ask(classifier: Classifier, contrast: int | None, score: Score | None) -> Classifier:
+    """Returns a classifier of which a question is asked, or as it is for none.
+
+    Args:
+        classifier: the model to explain.
+        contrast: k, to ask why a class rather than k.
+        score: what is asked of the logits.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if contrast is None and score is None:
+        return classifier
+    if contrast is not None and score is not None:
+        raise ValueError("contrast and score are two questions; give one of them")
+    rather = None if contrast is None else jnp.asarray(contrast, jnp.int32)
+    return dataclasses.replace(classifier, contrast=rather, score=score)
 
 
 def prepare(
@@ -34,7 +56,7 @@ def prepare(
 @jax.jit
 def predict(classifier: Classifier, images: jax.Array) -> jax.Array:
     """Returns the predicted class of each image, int32 `[N]`."""
-    return jnp.argmax(classifier.apply(classifier.params, images), axis=-1)
+    return classifiers.predict(classifier.apply(classifier.params, images))
 
 
 @jax.jit

@@ -24,7 +24,7 @@ def check_problem(
     """Checks names, shapes and types, without running a network.
 
     Args:
-        classifier: its logits must be `[N, K]` with K >= 2.
+        classifier: its logits must be `[N, K]`, K >= 2, or K >= 1 if they are of sigmoids.
         generator: its in-fills must have the shape of the images.
         images: a non-empty floating `[N, H, W, C]`, at least as large as the mask.
         objective: `"ssr"` or `"sdr"`.
@@ -73,6 +73,7 @@ def check_values(
         ValueError: says what was wrong, what was expected and what to do.
     """
     check_pixels(images)
+    check_contrast(classifier, images)
     if targets is None:
         return
     if jnp.shape(targets) != (len(images),) or not jnp.issubdtype(
@@ -83,13 +84,38 @@ def check_values(
             f"expected one whole number for each of the {len(images)} images, or None"
         )
     if not isinstance(targets, jax.core.Tracer):
-        num_classes = logits_shape(classifier, images)[-1]
+        num_classes = count_classes(classifier, images)
         wrong = [int(t) for t in np.asarray(targets) if not 0 <= t < num_classes]
         if wrong:
             raise ValueError(
                 f"targets {wrong} are out of range; the classifier has classes 0 to "
                 f"{num_classes - 1}"
             )
+
+
+def check_contrast(classifier: Classifier, images: jax.Array) -> None:
+    """Checks that the classifier has the class it is asked to set others against.
+
+    Args:
+        classifier: with its contrast, if there is one; silent for a traced one.
+        images: float32 `[N, H, W, C]`, already checked by `check_problem`.
+
+    Raises:
+        ValueError: it has no such class.
+    """
+    if classifier.contrast is None or isinstance(classifier.contrast, jax.core.Tracer):
+        return
+    num_classes = count_classes(classifier, images)
+    if not 0 <= int(classifier.contrast) < num_classes:
+        raise ValueError(
+            f"contrast is class {int(classifier.contrast)}; the classifier has classes 0 to "
+            f"{num_classes - 1}"
+        )
+
+
+def count_classes(classifier: Classifier, images: jax.Array | np.ndarray) -> int:
+    """Returns how many classes the classifier has, without running it: one logit tells two."""
+    return max(2, logits_shape(classifier, images)[-1])
 
 
 def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tuple[int, ...]:
@@ -105,13 +131,16 @@ def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tupl
 
 def _check_logits(classifier: Classifier, images: jax.Array) -> None:
     shape = logits_shape(classifier, images)
-    if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
-        hint = (
-            "; for one logit z of a binary classifier return [0, z]"
-            if shape[1:] in ((), (1,))
-            else ""
-        )
-        raise ValueError(
-            f"classifier {classifier.name!r} returns shape {shape} for {len(images)} images; "
-            f"expected logits [N, num_classes] with at least two classes{hint}"
-        )
+    is_binary = shape[1:] == (1,)
+    takes_one = classifier.logits == "sigmoid" and classifier.contrast is None
+    if len(shape) == 2 and shape[0] == len(images) and shape[1] >= (1 if takes_one else 2):
+        return
+    hint = (
+        '; the one logit of a binary classifier is taken with logits="sigmoid" and no contrast'
+        if is_binary or len(shape) == 1
+        else ""
+    )
+    raise ValueError(
+        f"classifier {classifier.name!r} returns shape {shape} for {len(images)} images; "
+        f"expected logits [N, num_classes] with at least two classes{hint}"
+    )

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax import classifiers
+from cfx_jax.classifiers import Classifier, Score
 from cfx_jax.fido import checks
-from cfx_jax.fido.batch import predict, prepare
+from cfx_jax.fido.batch import ask, predict, prepare
 from cfx_jax.fido.explanation import MOST, Explanation, assign_status, judge, saliency
 from cfx_jax.fido.masks import spread
 from cfx_jax.fido.objective import (
@@ -152,16 +153,17 @@ def finish(
         infilled=verdict.infilled,
         status=jnp.zeros((), jnp.int32),
         target=problem.target,
-        prediction=jnp.argmax(original).astype(jnp.int32),
-        log_odds_original=log_odds(original, problem.target),
+        prediction=classifiers.predict(original),
+        log_odds_original=classifier.log_odds(original, problem.target),
         log_odds_infilled=verdict.log_odds,
         kept_area=jnp.mean(pixels.keep),
         success_rate=verdict.success_rate,
         objective=penalty(pixels, problem.direction, settings)
-        - jnp.mean(evidence(verdict.logits, problem, settings)),
+        - jnp.mean(evidence(verdict.logits, problem, classifier, settings)),
         trace=state.trace,
     )
-    return assign_status(result, problem, settings.success_target or MOST)
+    is_decided = classifier.decides(original, problem.target)
+    return assign_status(result, problem, is_decided, settings.success_target or MOST)
 
 
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
@@ -210,6 +212,8 @@ def explain_one(
     *,
     objective: str = "ssr",
     mode: str = "region",
+    contrast: int | None = None,
+    score: Score | None = None,
     **overrides: Any,
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
@@ -225,6 +229,8 @@ def explain_one(
         target: class to explain; None takes the predicted one.
         objective: `"ssr"` or `"sdr"`.
         mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
+        contrast: as in `explain`; its range is not checked.
+        score: as in `explain`.
         **overrides: fields of `cfx_jax.fido.settings.Settings`.
 
     Returns:
@@ -245,6 +251,7 @@ def explain_one(
         (5, 8, 8)
     """
     settings = get_settings(mode, **overrides)
+    classifier = ask(classifier, contrast, score)
     if jnp.ndim(image) != 3:
         raise ValueError(
             f"image has shape {jnp.shape(image)}; expected [H, W, C]: vmap over a batch, or call "
@@ -271,6 +278,8 @@ def explain(
     *,
     objective: str = "ssr",
     mode: str = "region",
+    contrast: int | None = None,
+    score: Score | None = None,
     **overrides: Any,
 ) -> Explanation:
     """Explains a batch of images.
@@ -290,6 +299,12 @@ def explain(
         mode: `"region"` (default; few parts, a share of hard masks that do what is asked), `"fast"`
             (every pixel by itself, the best objective), `"paper"` (as published) or `"bbmp"`
             (deterministic mask).
+        contrast: a class k, to ask "why the target rather than k?" in place of "why the target?":
+            the evidence is `log p(target) - log p(k)`, and the decision is made where it is above
+            0, whatever else is predicted.
+        score: `score(logits [..., K], target) -> [...]`, any question of your own: it is the
+            evidence, and the decision is made where it is above 0. Pass a function that lives as
+            long as the program.
         **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
 
     Returns:
@@ -309,6 +324,7 @@ def explain(
         >>> e.keep_prob.shape, e.saliency.shape
         ((2, 4, 4), (2, 8, 8))
     """
+    classifier = ask(classifier, contrast, score)
     arguments = (key, classifier, generator, images, targets, mode, overrides)
     return _explain_objectives((objective,), *arguments)[objective]
 
@@ -321,6 +337,8 @@ def explain_both(
     targets: jax.Array | None = None,
     *,
     mode: str = "region",
+    contrast: int | None = None,
+    score: Score | None = None,
     **overrides: Any,
 ) -> dict[str, Explanation]:
     """Explains a batch by SSR and SDR in one compiled run.
@@ -332,6 +350,8 @@ def explain_both(
         images: as in `explain`; memory grows with 2 N.
         targets: as in `explain`.
         mode: as in `explain`.
+        contrast: as in `explain`.
+        score: as in `explain`.
         **overrides: as in `explain`.
 
     Returns:
@@ -340,6 +360,7 @@ def explain_both(
     Raises:
         ValueError: as in `explain`.
     """
+    classifier = ask(classifier, contrast, score)
     arguments = (key, classifier, generator, images, targets, mode, overrides)
     return _explain_objectives(tuple(DIRECTIONS), *arguments)
 

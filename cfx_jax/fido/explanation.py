@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled, succeeds
 from cfx_jax.generators import Generator
@@ -26,7 +26,9 @@ class Status(enum.IntEnum):
 
     OK: enough hard masks drawn from the learnt distribution do what was asked of them: most, or the
         share that the settings ask for.
-    MISCLASSIFIED: the classifier does not predict the target on the original image.
+    MISCLASSIFIED: the classifier does not predict the target on the original image; of sigmoids,
+        its logit is not above 0; with a contrast, the contrast is as likely; with a score, that is
+        not above 0.
     NOT_FLIPPED: SDR, and too many in-filled images are still classified as the target.
     NOT_PRESERVED: SSR, and too many in-filled images are not classified as the target.
     NON_FINITE: the image, a logit or a gradient was not finite; the results are NaN.
@@ -133,8 +135,8 @@ def judge(
     keys = jax.random.split(key, num_masks)
     logits = jax.lax.map(lambda key: one(key)[1], keys)
     return Verdict(
-        log_odds=jnp.mean(log_odds(logits, problem.target)),
-        success_rate=jnp.mean(succeeds(logits, problem).astype(jnp.float32)),
+        log_odds=jnp.mean(classifier.log_odds(logits, problem.target)),
+        success_rate=jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32)),
         infilled=one(keys[0])[0],
         logits=logits,
     )
@@ -159,13 +161,17 @@ def saliency(
 
 
 def assign_status(
-    result: Explanation, problem: Problem, success_target: float = MOST
+    result: Explanation,
+    problem: Problem,
+    is_decided: jax.Array,
+    success_target: float = MOST,
 ) -> Explanation:
     """Returns the explanation with its status, NaN everywhere when something was not finite.
 
     Args:
         result: of one image, whatever its status.
         problem: the image and what was asked of it.
+        is_decided: bool scalar, whether the classifier decides so on the image itself.
         success_target: share of hard masks that have to do what was asked.
 
     Returns:
@@ -177,7 +183,7 @@ def assign_status(
     status = jnp.select(
         [
             ~finite,
-            result.prediction != problem.target,
+            ~is_decided,
             (problem.direction == SDR) & ~is_met,
             (problem.direction == SSR) & ~is_met,
         ],

@@ -14,9 +14,12 @@ With S masks z_s drawn from the mask distribution, generator g, classifier f and
 where KEEP and DROP are the probabilities at the pixels of the image. The soft mask goes to the
 classifier, the rounded one to the generator, and no gradient passes through the in-fill.
 
+What takes the place of the log-odds where the classes do not exclude each other, or where one class
+is asked about rather than another, is told in `cfx_jax.Classifier`.
+
 With a `margin` m the evidence o is capped, because more of it than decides explains nothing:
 
-    +-o -> -mean_s relu(m -+ [ logit(c | x_s) - max_{k != c} logit(k | x_s) ])
+    +-o -> -mean_s relu(m -+ lead(c | x_s)),    lead = logit(c | x_s) - max_{k != c} logit(k | x_s)
 
 With a `success_target` lambda is the price of ONE image, which rises while its masks do what is
 asked and falls while they do not: the smallest region that does it, not the best bargain at a price
@@ -31,7 +34,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier, log_odds, margin
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, spread
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
@@ -140,27 +143,30 @@ def perimeter(probabilities: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sqrt(jnp.square(down) + jnp.square(across) + 1e-8))
 
 
-def evidence(logits: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
+def evidence(
+    logits: jax.Array, problem: Problem, classifier: Classifier, settings: Settings
+) -> jax.Array:
     """Computes how much in-filled images speak for what is asked.
 
     Args:
         logits: float32 `[S, K]`, of in-filled images.
         problem: what is asked.
+        classifier: they are from; says what they mean.
         settings: the cap.
 
     Returns:
         float32 `[S]`: `direction * log-odds`, or with a `margin` m, at most 0,
-        `-relu(m - direction * margin)`.
+        `-relu(m - direction * lead)`.
     """
     if not settings.margin:
-        return problem.direction * log_odds(logits, problem.target)
-    reached = problem.direction * margin(logits, problem.target)
+        return problem.direction * classifier.log_odds(logits, problem.target)
+    reached = problem.direction * classifier.lead(logits, problem.target)
     return -jax.nn.relu(settings.margin - reached)
 
 
-def succeeds(logits: jax.Array, problem: Problem) -> jax.Array:
+def succeeds(logits: jax.Array, problem: Problem, classifier: Classifier) -> jax.Array:
     """Tells of each of `[S, K]` whether the decision is kept (SSR) or changed (SDR), bool `[S]`."""
-    return (jnp.argmax(logits, axis=-1) == problem.target) == (problem.direction == SSR)
+    return classifier.decides(logits, problem.target) == (problem.direction == SSR)
 
 
 def penalty(
@@ -236,10 +242,10 @@ def relaxed_objective(
     pixels = settings.mask_law.keep_map(cells, (height, width))
     masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
-    gain = jnp.mean(evidence(logits, problem, settings))
+    gain = jnp.mean(evidence(logits, problem, classifier, settings))
     cost = asked = penalty(pixels, problem.direction, settings)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price)
     warmup = jnp.minimum(1.0, step / settings.warmup_steps)
-    success = jnp.mean(succeeds(logits, problem).astype(jnp.float32))
+    success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
     return warmup * cost - gain, StepValue(asked - gain, success)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier, margin
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.objective import Problem, classify_infilled
 from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS, Settings
 from cfx_jax.generators import Generator
@@ -64,7 +64,8 @@ def settle(
         (SSR) or least.
     """
     height, width = problem.image.shape[:2]
-    original = margin(classifier.apply(classifier.params, problem.image[None]), problem.target)[0]
+    untouched = classifier.apply(classifier.params, problem.image[None])
+    original = classifier.lead(untouched, problem.target)[0]
     enough = _RESERVE * jnp.minimum(settings.margin, jnp.abs(original))
 
     def at(level: jax.Array) -> jax.Array:
@@ -79,7 +80,7 @@ def settle(
             jax.random.split(mask_key, SETTLING_MASKS)
         )
         _, logits = classify_infilled(problem, masks, masks, fill_key, classifier, generator)
-        reached = problem.direction * margin(logits, problem.target)
+        reached = problem.direction * classifier.lead(logits, problem.target)
 
         def hold(least: jax.Array | float) -> jax.Array:
             return jnp.mean((reached > least).astype(jnp.float32)) >= settings.success_target

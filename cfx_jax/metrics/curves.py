@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier, log_odds
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import rank_pixels
 from cfx_jax.fido.objective import classify_infilled, make_problem
 from cfx_jax.generators import Generator
@@ -149,8 +149,9 @@ def crop_metric(
         image, image.shape, (0, 1), scale, -box[1::-1] * scale, "cubic", antialias=True
     )
     logits = classifier.apply(classifier.params, jnp.clip(crop, 0.0, 1.0)[None])[0]
+    evidence = classifier.log_odds(logits, jnp.asarray(target))
     area = jnp.prod(sides) / (height * width)
-    return jnp.log(jnp.maximum(0.05, area)) - jax.nn.log_softmax(logits)[target]
+    return jnp.log(jnp.maximum(0.05, area)) - jax.nn.log_sigmoid(evidence)
 
 
 def _curve(
@@ -173,5 +174,5 @@ def _curve(
 
     # One after the other, so that memory does not depend on how many there are.
     logits = jax.lax.map(look, kept)
-    probability = jax.nn.softmax(logits, axis=-1)[:, target]
-    return Curve(kept, log_odds(logits, jnp.asarray(target)), probability)
+    evidence = classifier.log_odds(logits, jnp.asarray(target))
+    return Curve(kept, evidence, jax.nn.sigmoid(evidence))

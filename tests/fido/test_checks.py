@@ -56,11 +56,11 @@ def with_logits(function):
         ({"steps": 3}, r"unknown settings \['steps'\]; known are .*num_steps"),
         (
             {"classifier": with_logits(lambda images: images.sum((1, 2, 3)))},
-            r"'odd' returns shape \(2,\).*at least two classes; for one logit z .* \[0, z\]",
+            r"'odd' returns shape \(2,\).*at least two classes; the one logit .*logits=\"sigmoid\"",
         ),
         (
             {"classifier": with_logits(lambda images: images.sum((1, 2)) [:, :1])},
-            r"'odd' returns shape \(2, 1\).*\[0, z\]",
+            r"'odd' returns shape \(2, 1\).*logits=\"sigmoid\" and no contrast",
         ),
         (
             {"classifier": with_logits(lambda images: images)},

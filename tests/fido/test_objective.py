@@ -9,10 +9,14 @@ import pytest
 from scipy import ndimage
 from scipy.special import expit
 
+from cfx_jax import Classifier
 from cfx_jax.classifiers import log_odds, margin
 from cfx_jax.fido import objective
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.settings import MODES, get_settings
+
+# Says what its logits mean, and is never called.
+UNASKED = Classifier(params=(), apply=None)
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])
@@ -26,7 +30,7 @@ def test_log_odds_equals_log_p_over_not_p(num_classes):
 @pytest.mark.parametrize("logits", [[200.0, -200.0], [-3e4, 3e4, 0.0], [90.0, 0.0, 0.0]])
 @pytest.mark.parametrize("target", [0, 1])
 def test_log_odds_is_finite_when_the_classifier_is_sure(logits, target):
-    value, gradient = jax.value_and_grad(objective.log_odds)(jnp.asarray(logits), target)
+    value, gradient = jax.value_and_grad(log_odds)(jnp.asarray(logits), target)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
     others = [x for k, x in enumerate(logits) if k != target]
@@ -177,9 +181,9 @@ def test_margin_is_the_lead_over_the_next_class(logits, expected):
 def test_evidence_counts_up_to_the_margin(name, lead, expected, images):
     problem = make_problem(jax.random.key(0), images[0], 1, name)
     logits = jnp.asarray([[0.0, lead]])
-    found = objective.evidence(logits, problem, get_settings("paper", margin=2.0))
+    found = objective.evidence(logits, problem, UNASKED, get_settings("paper", margin=2.0))
     np.testing.assert_allclose(found, [expected])
-    without = objective.evidence(logits, problem, get_settings("paper"))
+    without = objective.evidence(logits, problem, UNASKED, get_settings("paper"))
     np.testing.assert_allclose(without, [lead if name == "ssr" else -lead], rtol=1e-6)
 
 
@@ -189,7 +193,7 @@ def test_evidence_counts_up_to_the_margin(name, lead, expected, images):
 )
 def test_a_success_keeps_or_changes_the_decision(name, lead, expected, images):
     problem = make_problem(jax.random.key(0), images[0], 1, name)
-    assert bool(objective.succeeds(jnp.asarray([[0.0, lead]]), problem)[0]) == expected
+    assert bool(objective.succeeds(jnp.asarray([[0.0, lead]]), problem, UNASKED)[0]) == expected
 
 
 def test_perimeter_of_a_square_and_of_a_slope():

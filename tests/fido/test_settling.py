@@ -127,7 +127,7 @@ def test_status_says_whether_the_target_is_met(target, status, black):
     assert 0.5 <= e.success_rate[0] < 0.99
     one = jax.tree.map(lambda leaf: leaf[0], e)
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
-    assert assign_status(one, problem, target or 0.5).status == status
+    assert assign_status(one, problem, jnp.asarray(True), target or 0.5).status == status
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""A function of the user's own by its name: `package.module:function`, `file.py:function`.
+
+Its code is run because its user has named it, with all that user may do; nothing is run that is
+not named.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+
+def is_named(name: str) -> bool:
+    """Tells `package.module:function` and `path/to/file.py:function` from the names of a table."""
+    return ":" in name
+
+
+def build(name: str, weights: str | None = None) -> Any:
+    """Calls a function by its name, and returns what it returns.
+
+    Args:
+        name: `package.module:function`, as entry points are spelt, or `path/to/file.py:function`.
+        weights: passed to the function if it is not None; then the function has to take it.
+
+    Returns:
+        Whatever the function returns, not None.
+
+    Raises:
+        ValueError: there is no such function, it asks for other arguments, raises or returns None;
+            the message says which, in one line.
+
+    Example:
+        >>> build("builtins:dict")
+        {}
+    """
+    function = _find(name)
+    arguments = () if weights is None else (weights,)
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        given = "no argument" if weights is None else "the path of the weights"
+        hint = "; --config.classifier.weights=FILE gives one" if weights is None else ""
+        raise ValueError(f"{name} is called with {given}, but: {error}{hint}") from error
+    except ValueError:
+        pass  # Some built-in functions do not tell what they take.
+    try:
+        built = function(*arguments)
+    except Exception as error:
+        raise ValueError(f"{name} raises {_one_line(error)}") from error
+    if built is None:
+        raise ValueError(f"{name} returns None; expected it to return a model")
+    return built
+
+
+def source_digest(name: str) -> str:
+    """Returns the SHA-256 of the file in which a named function is written.
+
+    Args:
+        name: as in `build`.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    function = _find(name)
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        file = None
+    return hashlib.sha256(pathlib.Path(file).read_bytes() if file else b"").hexdigest()
+
+
+def _find(name: str) -> Callable[..., Any]:
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute.isidentifier():
+        raise ValueError(
+            f"{name!r} names no function; expected package.module:function or "
+            "path/to/file.py:function"
+        )
+    module = _import_file(name, place) if place.endswith(".py") else _import_module(name, place)
+    function = getattr(module, attribute, None)
+    if function is None:
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ValueError(
+            f"{name}: {place} has no {attribute!r}; it has {', '.join(sorted(known)) or 'none'}"
+        )
+    if not callable(function):
+        raise ValueError(
+            f"{name} is a {type(function).__name__}; expected a function that returns a model"
+        )
+    return function
+
+
+def _import_module(name: str, module: str) -> ModuleType:
+    # As `python -m` does: modules beside the caller are found, whoever started it.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise ValueError(f"{name}: {module} cannot be imported: {_one_line(error)}") from error
+
+
+def _import_file(name: str, file: str) -> ModuleType:
+    path = pathlib.Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"{name}: there is no file {path}")
+    # By its path, so that two files of one name are two modules, and one is run once.
+    key = f"cfx_jax_named_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look their module up while it runs.
+    sys.modules[key] = module
+    # What lies beside a file is imported by its own name, as when Python runs the file.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[key]
+        raise ValueError(f"{name}: {path} cannot be run: {_one_line(error)}") from error
+    return module
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
