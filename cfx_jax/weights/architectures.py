@@ -205,18 +205,18 @@ def _tell(name: str, arrays: _ARRAYS, place: Place) -> None:
     if ours != theirs:
         _logger.info("arrays of %s: %s is read as %s, and so on", name, theirs, ours)
     if place.others:
-        others = ", ".join(other.rstrip("./") or "the top" for other in place.others)
+        used, *others = (prefix.rstrip("./") for prefix in (place.prefix, *place.others))
         _logger.warning(
-            "the weights of %s are there %d times: those below %r are used; for others put their "
-            "place behind the path, as in FILE#%s (there are %s)",
+            "the weights of %s are there %d times: those below %r are used; for others (%s) put "
+            "their place behind the path, as in FILE#%s",
             name,
-            1 + len(place.others),
-            place.prefix.rstrip("./"),
-            place.others[0].rstrip("./"),
-            others,
+            1 + len(others),
+            used,
+            ", ".join(others),
+            others[0],
         )
-    used = set(place.found.values())
-    aside = [n for n in arrays if n not in used and not n.startswith(tuple(place.others))]
+    taken = set(place.found.values())
+    aside = [n for n in arrays if n not in taken and not n.startswith(tuple(place.others))]
     if aside:
         first = ", ".join(aside[:_NAMED_ASIDE])
         more = ", ..." if len(aside) > _NAMED_ASIDE else ""
