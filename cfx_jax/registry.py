@@ -66,13 +66,15 @@ def load_classifier(
     Args:
         name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
             `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_s16"` to `"vit_l32"`, `"mnist_cnn"`.
-        weights: path of a file or Orbax folder in a published layout, or `hf://owner/name[/file]`;
-            its head decides the number of classes. None takes the weights of an installed package,
-            where there is one.
-        class_names: one for each class; None takes those of the data set the published weights were
-            trained on, if the number of classes is the same.
+        weights: path of a file or folder in a published layout or that of our own parameters, or
+            `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
+            it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights
+            of an installed package, where there is one.
+        class_names: one for each class; None takes those of the `config.json` beside the weights,
+            or of the data set the published weights were trained on, if they are as many.
         normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"` or `"none"`; None takes
-            that of the published weights.
+            that of the `config.json` or `preprocessor_config.json` beside the weights, or of the
+            published weights.
 
     Returns:
         A `Classifier` whose parameters are on the default device.

@@ -175,9 +175,14 @@ def lay_out(
     return Loaded(module, params, facts.normalization or layout.normalization)
 
 
-def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
+def contradicts(facts: Facts, name: str) -> bool:
+    """Tells whether what is said about weights makes them those of another network."""
     said = facts.architecture.partition(".")[0]  # the rest says what it was trained on
-    if said and said != name and not re.fullmatch(architecture.aliases, said):
+    return bool(said) and said != name and not re.fullmatch(ARCHITECTURES[name].aliases, said)
+
+
+def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
+    if contradicts(facts, name):
         raise ValueError(
             f"config.json beside the weights says that they are of {facts.architecture!r}, which "
             f"is not {name}, even where arrays have the same names; if that file is about other "
