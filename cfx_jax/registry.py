@@ -101,7 +101,8 @@ def load_classifier(
     except ValueError as error:
         message = str(error)
         raise ValueError(message if path in message else f"{path}: {message}") from error
-    _tell_preprocessing(path, facts)
+    if said := facts.in_words():
+        _logger.info("%s: %s", path, said)
     if class_names is None:
         class_names = _known_class_names(architecture, facts, module.num_classes)
     elif len(class_names) != module.num_classes:
@@ -124,21 +125,6 @@ def _known_class_names(
     """Those beside the weights, or else of the published classes, where they are as many."""
     published = read_class_names(architecture.class_names)
     return next((n for n in (facts.class_names, published) if len(n) == num_classes), ())
-
-
-def _tell_preprocessing(path: str, facts: Facts) -> None:
-    said = [f"network {facts.architecture}"] if facts.architecture else []
-    if facts.image_size:
-        said.append(f"images of {facts.image_size[0]} x {facts.image_size[1]}")
-    if facts.normalization:
-        said.append(f"mean {facts.normalization.mean}, std {facts.normalization.std}")
-    if facts.crop or facts.interpolation:
-        said.append(
-            f"trained with crop {facts.crop} and {facts.interpolation or 'unknown'} resizing, "
-            "where data.resize of a run decides (crop: 0.875, bicubic)"
-        )
-    if said:
-        _logger.info("%s: %s", path, "; ".join(said))
 
 
 def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:

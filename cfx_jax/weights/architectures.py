@@ -105,6 +105,7 @@ class Loaded(NamedTuple):
 _ARRAYS = Mapping[str, np.ndarray]
 _NAMED_ASIDE = 3
 _UNKNOWN = Facts()
+_SAVE = "save the state_dict() of the model with torch.save"
 _logger = logging.getLogger(__name__)
 
 
@@ -166,6 +167,8 @@ def lay_out(
         params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
     except ValueError as error:
         _name_opaque(place, opaque, published_names(layout.layers(module)))
+        if not arrays and "" in opaque:
+            raise ValueError(f"no tensors, but a {opaque['']}; {_SAVE}") from error
         raise ValueError(
             f"not the weights of {name} in the layout of {layout.name}: {error}"
         ) from error
@@ -200,7 +203,7 @@ def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str])
         if theirs in opaque and ours in names:
             raise ValueError(
                 f"{theirs} is a {opaque[theirs]}, expected a tensor: nothing but plain tensors is "
-                "made from a file; save the state_dict() of the model with torch.save"
+                f"made from a file; {_SAVE}"
             )
 
 

@@ -37,6 +37,20 @@ class Facts(NamedTuple):
     crop: float | None = None
     interpolation: str = ""
 
+    def in_words(self) -> str:
+        """Tells what is known, or ""."""
+        said = [f"network {self.architecture}"] if self.architecture else []
+        if self.image_size:
+            said.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
+        if self.normalization:
+            said.append(f"mean {self.normalization.mean}, std {self.normalization.std}")
+        if self.crop or self.interpolation:
+            said.append(
+                f"trained with crop {self.crop or 'unknown'}, {self.interpolation or 'unknown'} "
+                "resizing, where data.resize of a run decides (crop: 0.875, bicubic)"
+            )
+        return "; ".join(said)
+
 
 def read_facts(folder: pathlib.Path) -> Facts:
     """Reads what the two files in a folder say, where they are there.

