@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.resources
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +29,11 @@ from cfx_jax.generators import (
 )
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, lay_out, packaged_weights
+from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import local_path, read_weights
 from cfx_jax.weights.params_file import read_params
+
+_logger = logging.getLogger(__name__)
 
 
 class Network(NamedTuple):
@@ -62,13 +66,15 @@ def load_classifier(
     Args:
         name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
             `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_s16"` to `"vit_l32"`, `"mnist_cnn"`.
-        weights: path of a file or Orbax folder in a published layout, or `hf://owner/name[/file]`;
-            its head decides the number of classes. None takes the weights of an installed package,
-            where there is one.
-        class_names: one for each class; None takes those of the data set the published weights were
-            trained on, if the number of classes is the same.
+        weights: path of a file or folder in a published layout or that of our own parameters, or
+            `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
+            it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights
+            of an installed package, where there is one.
+        class_names: one for each class; None takes those of the `config.json` beside the weights,
+            or of the data set the published weights were trained on, if they are as many.
         normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"` or `"none"`; None takes
-            that of the published weights.
+            that of the `config.json` or `preprocessor_config.json` beside the weights, or of the
+            published weights.
 
     Returns:
         A `Classifier` whose parameters are on the default device.
@@ -87,16 +93,18 @@ def load_classifier(
     architecture: Architecture = _lookup("classifier", ARCHITECTURES, name)
     path = packaged_weights(name) if weights is None else os.fspath(weights)
     try:
-        module, params, published = lay_out(name, read_weights(path))
+        arrays, opaque, facts = read_weights(path)
+        if normalization is not None:
+            known = _lookup("normalization", NORMALIZATIONS, normalization)
+            facts = facts._replace(normalization=known)
+        module, params, published = lay_out(name, arrays, opaque, facts)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if path in message else f"{path}: {message}") from error
-    if normalization is not None:
-        published = _lookup("normalization", NORMALIZATIONS, normalization)
+    if said := facts.in_words():
+        _logger.info("%s: %s", path, said)
     if class_names is None:
-        published_names = read_class_names(architecture.class_names)
-        fits = len(published_names) == module.num_classes
-        class_names = published_names if fits else ()
+        class_names = _known_class_names(architecture, facts, module.num_classes)
     elif len(class_names) != module.num_classes:
         raise ValueError(
             f"{len(class_names)} class names are given, but {path} has {module.num_classes} classes"
@@ -106,9 +114,17 @@ def load_classifier(
         apply=NormalizedModule(module, published),
         name=name,
         class_names=tuple(class_names),
-        image_size=(architecture.image_size, architecture.image_size),
+        image_size=architecture.sizes(module, facts),
         channels=architecture.channels,
     )
+
+
+def _known_class_names(
+    architecture: Architecture, facts: Facts, num_classes: int
+) -> tuple[str, ...]:
+    """Those beside the weights, or else of the published classes, where they are as many."""
+    published = read_class_names(architecture.class_names)
+    return next((n for n in (facts.class_names, published) if len(n) == num_classes), ())
 
 
 def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
@@ -273,7 +289,7 @@ def _read_network(
     """Reads a file of ours, or of the published layout where a network has one."""
     if not name.startswith("contextual_attention"):
         return read_params(path, template, digest)
-    arrays = read_weights(path)
+    arrays = read_weights(path).arrays
     # The published names have dots, ours have not.
     if any("." in key for key in arrays):
         return contextual_attention_weights.params_from_arrays(arrays)

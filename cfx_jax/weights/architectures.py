@@ -1,9 +1,12 @@
 """The classifiers that can be loaded by name, and the layouts their weights are published in."""
 
+import functools
 import importlib
 import logging
+import math
+import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +20,14 @@ from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
 from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights import efficientnet_lite, torchvision, vit
+from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.layout import (
     Layer,
+    Place,
     arrays_as_they_are,
+    find_place,
     params_from_arrays,
     published_names,
-    unwrap,
 )
 
 Module = Any  # A Flax module with the field `num_classes`.
@@ -36,12 +41,14 @@ class Layout(NamedTuple):
         layers: network -> where its arrays are; the last layer is the one that names the classes.
         normalization: what networks published so were trained to see, unless the user knows better.
         fields: of the module that are not its defaults in networks published so.
+        unsaid: what the arrays leave open, so that `normalization` is a guess, or "".
     """
 
     name: str
     layers: Callable[[Module], list[Layer]]
     normalization: Normalization
     fields: Mapping[str, Any] = types.MappingProxyType({})
+    unsaid: str = ""
 
 
 class Architecture(NamedTuple):
@@ -55,6 +62,7 @@ class Architecture(NamedTuple):
         class_names: file of class names in this folder that fit the published number of classes.
         packaged: `module:Class` of an installed package whose `get_model_file_path()` gives the
             weights, or "".
+        aliases: pattern of the names that timm gives to this very network.
     """
 
     module: Module
@@ -63,18 +71,41 @@ class Architecture(NamedTuple):
     channels: int = 3
     class_names: str = "imagenet_classes.txt"
     packaged: str = ""
+    aliases: str = ""
+
+    def sizes(self, module: Module, facts: Facts) -> tuple[int, int]:
+        """Returns `(H, W)` of the images: what the weights allow, or is said, or is usual."""
+        fixed = getattr(module, "image_size", None)
+        if fixed is None and facts.image_size is not None:
+            return facts.image_size
+        return (fixed or self.image_size,) * 2
 
     def template(self, module: Module) -> Any:
         """Returns the tree of parameters, as shapes."""
-        images = jax.ShapeDtypeStruct(
-            (1, self.image_size, self.image_size, self.channels), np.float32
-        )
+        size = self.sizes(module, Facts())
+        images = jax.ShapeDtypeStruct((1, *size, self.channels), np.float32)
         key = jax.eval_shape(jax.random.key, 0)  # no key that would start a device
         return jax.eval_shape(module.init, key, images)["params"]
 
 
+class Loaded(NamedTuple):
+    """A network with weights.
+
+    Attributes:
+        module: with the number of classes of the file.
+        params: its parameters.
+        normalization: of its images.
+    """
+
+    module: Module
+    params: dict[str, Any]
+    normalization: Normalization
+
+
 _ARRAYS = Mapping[str, np.ndarray]
 _NAMED_ASIDE = 3
+_UNKNOWN = Facts()
+_SAVE = "save the state_dict() of the model with torch.save"
 _logger = logging.getLogger(__name__)
 
 
@@ -102,52 +133,120 @@ def packaged_weights(name: str) -> str:
 
 
 def lay_out(
-    name: str, arrays: Mapping[str, np.ndarray]
-) -> tuple[Module, dict[str, Any], Normalization]:
+    name: str,
+    arrays: _ARRAYS,
+    opaque: Mapping[str, str] = types.MappingProxyType({}),
+    facts: Facts = _UNKNOWN,
+) -> Loaded:
     """Finds the layout of a file's arrays and turns them into parameters.
 
     The number of classes is that of the file. Of several layouts the one is taken whose names agree
-    best. Arrays beside the network, such as those of an optimizer, are left aside with a warning.
+    best. Where the arrays are found, and what is left aside beside them, is logged.
 
     Args:
         name: of the architecture.
         arrays: name -> array of the file, possibly within the wrapper of a training script.
-
-    Returns:
-        `(module, params, normalization)`.
+        opaque: name -> class of what is there instead of arrays.
+        facts: what is said about the weights; they go before what the layout suggests.
 
     Raises:
-        ValueError: arrays are missing, left over or of another shape; the message names them.
+        ValueError: arrays are missing, left over or of another shape, or the facts are those of
+            another network; the message names them.
     """
     architecture = ARCHITECTURES[name]
-    candidates = []
+    _check_facts(name, architecture, facts)
+    places = []
     for layout in architecture.layouts:
         names = published_names(layout.layers(architecture.module))
-        inner, aside = unwrap(arrays, names)
-        candidates.append((sum(n in names for n in inner), layout, inner, aside))
-    _, layout, inner, aside = max(candidates, key=lambda candidate: candidate[0])
+        place = find_place([*arrays, *opaque], names, len(names))
+        places.append((len(place.found.keys() & names), layout, place))
+    _, layout, place = max(places, key=lambda found: found[0])
+    inner = {ours: arrays[theirs] for ours, theirs in place.found.items() if theirs in arrays}
     module = as_published(architecture.module, layout, inner)
     try:
         params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
     except ValueError as error:
+        _name_opaque(place, opaque, published_names(layout.layers(module)))
+        if not arrays and "" in opaque:
+            raise ValueError(f"no tensors, but a {opaque['']}; {_SAVE}") from error
         raise ValueError(
             f"not the weights of {name} in the layout of {layout.name}: {error}"
         ) from error
+    _tell(name, arrays, place)
+    if facts.normalization is None and layout.unsaid:
+        _logger.warning("%s: %s", name, layout.unsaid)
+    return Loaded(module, params, facts.normalization or layout.normalization)
+
+
+def contradicts(facts: Facts, name: str) -> bool:
+    """Tells whether what is said about weights makes them those of another network."""
+    said = facts.architecture.partition(".")[0]  # the rest says what it was trained on
+    return bool(said) and said != name and not re.fullmatch(ARCHITECTURES[name].aliases, said)
+
+
+def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
+    if contradicts(facts, name):
+        raise ValueError(
+            f"config.json beside the weights says that they are of {facts.architecture!r}, which "
+            f"is not {name}, even where arrays have the same names; if that file is about other "
+            "weights, take them apart"
+        )
+    if facts.normalization and len(facts.normalization.mean) not in (1, architecture.channels):
+        raise ValueError(
+            f"the files beside the weights give {len(facts.normalization.mean)} means, and "
+            f"images of {name} have {architecture.channels} channels; give normalization="
+        )
+
+
+def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
+    for ours, theirs in place.found.items():
+        if theirs in opaque and ours in names:
+            raise ValueError(
+                f"{theirs} is a {opaque[theirs]}, expected a tensor: nothing but plain tensors is "
+                f"made from a file; {_SAVE}"
+            )
+
+
+def _tell(name: str, arrays: _ARRAYS, place: Place) -> None:
+    """Logs where the network was found, where it is again, and what is left aside."""
+    ours, theirs = next(iter(place.found.items()))
+    if ours != theirs:
+        _logger.info("arrays of %s: %s is read as %s, and so on", name, theirs, ours)
+    if place.others:
+        used, *others = (prefix.rstrip("./") for prefix in (place.prefix, *place.others))
+        _logger.warning(
+            "the weights of %s are there %d times: those below %r are used; for others (%s) put "
+            "their place behind the path, as in FILE#%s",
+            name,
+            1 + len(others),
+            used,
+            ", ".join(others),
+            others[0],
+        )
+    taken = set(place.found.values())
+    aside = [n for n in arrays if n not in taken and not n.startswith(tuple(place.others))]
     if aside:
         first = ", ".join(aside[:_NAMED_ASIDE])
         more = ", ..." if len(aside) > _NAMED_ASIDE else ""
         _logger.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
-    return module, params, layout.normalization
 
 
 def as_published(module: Module, layout: Layout, arrays: _ARRAYS) -> Module:
     """Returns the module as a layout publishes it, with the classes of the head among the arrays.
 
-    Its number of classes stays as it is where the head is not there.
+    Its number of classes stays as it is where the head is not there. A network with an embedding
+    for each position is one for the size of images that these make.
     """
-    head = layout.layers(module)[-1].sources["bias"]
-    if head in arrays and arrays[head].ndim == 1:
-        module = module.clone(num_classes=len(arrays[head]))
+    layers = layout.layers(module)
+    head = arrays.get(layers[-1].sources["bias"])
+    if head is not None and head.ndim == 1:
+        module = module.clone(num_classes=len(head))
+    for layer in layers:
+        positions = arrays.get(layer.sources.get("position_embedding", ""))
+        if positions is not None and positions.ndim == 3:
+            patches = math.isqrt(max(0, positions.shape[1] - 1))  # one is of the class
+            if patches**2 == positions.shape[1] - 1 > 0:
+                module = module.clone(image_size=patches * module.patch)
     return module.clone(**layout.fields)
 
 
@@ -172,21 +271,40 @@ ARCHITECTURES = {
 _VIT = (
     Layout("torchvision", vit.torchvision, NORMALIZATIONS["imagenet"]),
     Layout("torchvision (legacy)", vit.torchvision_legacy, NORMALIZATIONS["imagenet"]),
-    # Not so DeiT, which timm publishes in the same layout: normalization="imagenet".
-    Layout("timm", vit.timm, NORMALIZATIONS["symmetric"]),
+    Layout(
+        "timm",
+        vit.timm,
+        NORMALIZATIONS["symmetric"],
+        unsaid="the file does not tell what images it was trained to see; taken is the "
+        "normalization 'symmetric' of most networks of timm, and for DeiT give 'imagenet'",
+    ),
     Layout("the JAX original", vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
 )
 
 ARCHITECTURES |= {
-    f"vit_{size}{patch}": Architecture(ViT(patch, dim, depth, heads), 224, _VIT)
-    for size, dim, depth, heads in (("s", 384, 12, 6), ("b", 768, 12, 12), ("l", 1024, 24, 16))
+    f"vit_{size[0]}{patch}": Architecture(
+        ViT(patch, dim, depth, heads),
+        224,
+        _VIT,
+        aliases=rf"(vit|deit)_{size}_patch{patch}_\d+",
+    )
+    for size, dim, depth, heads in (
+        ("small", 384, 12, 6),
+        ("base", 768, 12, 12),
+        ("large", 1024, 24, 16),
+    )
     for patch in (16, 32)
 }
 
 _RESNET = (Layout("torchvision", torchvision.resnet, NORMALIZATIONS["imagenet"]),)
 
 ARCHITECTURES |= {
-    f"resnet{depth}": Architecture(ResNet(sizes, bottleneck), 224, _RESNET)
+    f"resnet{depth}": Architecture(
+        ResNet(sizes, bottleneck),
+        224,
+        _RESNET,
+        aliases=rf"(tv_|ssl_|swsl_)?resnet{depth}|gluon_resnet{depth}_v1b",
+    )
     for depth, sizes, bottleneck in (
         (18, (2, 2, 2, 2), False),
         (34, (3, 4, 6, 3), False),
@@ -209,23 +327,38 @@ ARCHITECTURES["alexnet"] = Architecture(
 )
 
 
-def _ours(network: MnistCNN) -> list[Layer]:
-    """Returns the layout of our own training: paths as they are."""
-    del network
-    paths = ("conv1", "conv2", "dense", "classifier")
-    return [
-        arrays_as_they_are(path, {part: f"{path}/{part}" for part in ("kernel", "bias")})
-        for path in paths
-    ]
-
-
 ARCHITECTURES["mnist_cnn"] = Architecture(
     MnistCNN(),
     28,
-    (
-        Layout("the PyTorch examples", torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),
-        Layout("cfx_jax.train_classifier", _ours, NORMALIZATIONS["mnist"]),
-    ),
+    (Layout("the PyTorch examples", torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
     channels=1,
     class_names="mnist_classes.txt",
 )
+
+
+def _ours(network: Module, published: Callable[[Module], list[Layer]], join: str) -> list[Layer]:
+    """Returns the layout of our own parameters, which is the same for all networks."""
+    layers = []
+    for layer in published(network):
+        parameters = sorted({*layer.sources, *(["bias"] if layer.norm else [])})
+        path = layer.path.replace("/", join)
+        names = {part: f"{path}{join}{part}" if path else part for part in parameters}
+        layers.append(arrays_as_they_are(layer.path, names))
+    return layers
+
+
+for _name, _architecture in ARCHITECTURES.items():
+    _first = _architecture.layouts[0]
+    _own = [
+        Layout(
+            form,
+            functools.partial(_ours, published=_first.layers, join=join),
+            _first.normalization,
+            unsaid="parameters of ours do not tell what images they were trained to see, and with "
+            "which GELU; taken is the normalization 'imagenet', with the exact one"
+            if _architecture.layouts == _VIT
+            else "",
+        )
+        for form, join in (("cfx_jax, in Orbax", "."), ("cfx_jax, in safetensors", "/"))
+    ]
+    ARCHITECTURES[_name] = _architecture._replace(layouts=(*_architecture.layouts, *_own))

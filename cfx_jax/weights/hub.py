@@ -1,15 +1,18 @@
 """Weights on the Hugging Face hub: `hf://owner/name[/file]` -> a file on this disk."""
 
+import logging
 import pathlib
 import posixpath
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from cfx_jax.weights.facts import CONFIG, PREPROCESSOR
 from cfx_jax.weights.params_file import INDEX, shard_names
 
 _ADDRESS = re.compile(r"hf://([^/]+/[^/]+)(?:/(.*))?")
 _USUAL = "model.safetensors"
+_logger = logging.getLogger(__name__)
 
 
 def is_address(path: str) -> bool:
@@ -26,7 +29,7 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
         suffixes: of the files of weights that can be read.
 
     Returns:
-        Path of the file; the shards of an index lie beside it.
+        Path of the file; the shards of an index, and the facts of the repository, lie beside it.
 
     Raises:
         ValueError: the address is malformed or names no file where there are several, or
@@ -53,21 +56,37 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
 
 
 def _fetch(hub: Any, repository: str, file: str, suffixes: tuple[str, ...]) -> pathlib.Path:
-    if not file:
-        try:
-            return pathlib.Path(hub.hf_hub_download(repository, _USUAL))
-        except hub.errors.LocalEntryNotFoundError:  # the hub is out of reach: no list either
+    try:
+        path = pathlib.Path(hub.hf_hub_download(repository, file or _USUAL))
+    except hub.errors.LocalEntryNotFoundError:  # the hub is out of reach: no list either
+        raise
+    except hub.errors.EntryNotFoundError:
+        if file:
             raise
-        except hub.errors.EntryNotFoundError:
-            file = _only_weights(hub.list_repo_files(repository), suffixes)
-    path = pathlib.Path(hub.hf_hub_download(repository, file))
+        file = only_weights(hub.list_repo_files(repository), suffixes)
+        path = pathlib.Path(hub.hf_hub_download(repository, file))
+    folder = posixpath.dirname(file)
     if file.endswith(INDEX):
         for shard in shard_names(path):
-            hub.hf_hub_download(repository, posixpath.join(posixpath.dirname(file), shard))
+            hub.hf_hub_download(repository, posixpath.join(folder, shard))
+    for name in (CONFIG, PREPROCESSOR):
+        try:
+            hub.hf_hub_download(repository, posixpath.join(folder, name))
+        except hub.errors.LocalEntryNotFoundError:
+            _logger.warning("hf://%s: out of reach, so its %s is not read", repository, name)
+        except hub.errors.EntryNotFoundError:
+            pass
     return path
 
 
-def _only_weights(files: Sequence[str], suffixes: tuple[str, ...]) -> str:
+def only_weights(files: Sequence[str], suffixes: tuple[str, ...]) -> str:
+    """Returns the file of weights among the names of a folder.
+
+    Raises:
+        ValueError: there are several, or none.
+    """
+    if _USUAL in files:
+        return _USUAL
     known = [file for file in files if file.endswith(suffixes)]
     # The shards of an index are no candidates of their own.
     known = [file for file in known if file.endswith(INDEX)] or known

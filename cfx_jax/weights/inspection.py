@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.architectures import ARCHITECTURES, Layout, as_published
+from cfx_jax.weights.architectures import ARCHITECTURES, Layout, as_published, contradicts
+from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.layout import (
     Differences,
+    Place,
     compare_arrays,
+    find_place,
     published_names,
     published_shapes,
-    unwrap,
 )
 
 _NAMED = 5  # arrays that differ, of each kind
@@ -29,6 +31,7 @@ class Match(NamedTuple):
         num_arrays: of the layout.
         differences: between the file and the layout.
         aside: names of the file's arrays that lie beside the network.
+        place: where the network lies in the file.
     """
 
     architecture: str
@@ -37,6 +40,7 @@ class Match(NamedTuple):
     num_arrays: int
     differences: Differences
     aside: list[str]
+    place: Place
 
     @property
     def num_agreeing(self) -> int:
@@ -57,8 +61,10 @@ def describe(path: str | os.PathLike[str]) -> str:
         ValueError: the format is unknown or the file is damaged.
         OSError: it cannot be read or fetched.
     """
-    arrays = read_weights(path)
-    return "\n".join([*_table(arrays), "", *_guess(closest(arrays), os.fspath(path))])
+    arrays, opaque, facts = read_weights(path)
+    objects = [f"{name or 'all of it'} ({kind})" for name, kind in opaque.items()]
+    lines = [*_table(arrays), *_differing("objects, which are not read", objects), ""]
+    return "\n".join([*lines, *_guess(closest(arrays), os.fspath(path), facts)])
 
 
 def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
@@ -85,17 +91,21 @@ def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
 
 
 def _overlap(arrays: Mapping[str, np.ndarray], names: set[str]) -> float:
-    inner = unwrap(arrays, names)[0].keys()
+    inner = find_place(list(arrays), names, len(names)).found.keys()
     return len(inner & names) / len(inner | names)
 
 
 def _match(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> Match:
     architecture = ARCHITECTURES[name]
-    inner, aside = unwrap(arrays, published_names(layout.layers(architecture.module)))
+    names = published_names(layout.layers(architecture.module))
+    place = find_place(list(arrays), names, len(names))
+    inner = {ours: arrays[theirs] for ours, theirs in place.found.items()}
     module = as_published(architecture.module, layout, inner)
     shapes = published_shapes(layout.layers(module), architecture.template(module))
     differences = compare_arrays(inner, shapes)
-    return Match(name, layout.name, module.num_classes, len(shapes), differences, aside)
+    used = set(place.found.values())
+    aside = [theirs for theirs in arrays if theirs not in used]
+    return Match(name, layout.name, module.num_classes, len(shapes), differences, aside, place)
 
 
 def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -108,7 +118,7 @@ def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return [*lines, f"{len(arrays)} arrays, {parameters:,} parameters, {num_bytes:,} bytes"]
 
 
-def _guess(matches: Sequence[Match], path: str) -> list[str]:
+def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
     if not matches:
         return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}"]
     match = matches[0]
@@ -125,9 +135,16 @@ def _guess(matches: Sequence[Match], path: str) -> list[str]:
         f"{match.num_classes} classes"
         for match in matches
     ]
+    places = [prefix.rstrip("./") for prefix in (match.place.prefix, *match.place.others)]
+    lines += [f"  below {' and '.join(map(_printable, places))}"] if any(places) else []
     lines += _differing("beside the network", match.aside)
-    loads = dict.fromkeys(match.architecture for match in matches)
-    return [*lines, *(f"    cfx_jax.load_classifier({name!r}, {path!r})" for name in loads)]
+    paths = [path, *(f"{path}#{place}" for place in places[1:])]
+    for name in dict.fromkeys(match.architecture for match in matches):
+        if contradicts(facts, name):
+            lines.append(f"  but config.json beside it says that it is {facts.architecture}")
+        else:
+            lines += [f"    cfx_jax.load_classifier({name!r}, {path!r})" for path in paths]
+    return lines
 
 
 def _differing(kind: str, arrays: Sequence[str]) -> list[str]:

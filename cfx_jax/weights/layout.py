@@ -8,7 +8,8 @@ a file must have, so that every array is used or named, in both directions.
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,15 @@ _Shape = tuple[int, ...]
 _NORM = ("weight", "bias", "running_mean", "running_var")
 # Counts batches seen in training: nothing that an inference network could use.
 _IGNORED = "num_batches_tracked"
-# Where training scripts put a network within what they save, for example {"state_dict": ...}.
-_WRAPPERS = ("", "state_dict.", "model.", "module.", "model_state_dict.", "params.")
+# What wrappers of modules put into the names of arrays, at whichever place.
+_WRAPPERS = re.compile(
+    r"(?<![^./])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+# Of places that hold the same names, those of an optimizer are never meant, and those of an average
+# are where they are asked for.
+_OPTIMIZER = re.compile(r"(?<![^./])opt(_state|imizers?|imizer_states?)?[./]")
+_AVERAGE = re.compile(r"(?<![^./])(\w+_)?(ema|averaged?|swa|shadow)(_\w+)?[./]")
+_NAMED = 5  # of the arrays that differ
 
 
 class Layer(NamedTuple):
@@ -111,26 +119,57 @@ def published_names(layers: Sequence[Layer]) -> set[str]:
     return names | {f"{layer.norm}.{part}" for layer in layers if layer.norm for part in _NORM}
 
 
-def unwrap(
-    arrays: Mapping[str, np.ndarray], names: collections.abc.Container[str]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Takes the network out of what a training script saved around it.
+class Place(NamedTuple):
+    """Where a network lies within what a training script saved.
+
+    Attributes:
+        found: name as published -> name in the file, of all that lies there.
+        prefix: of those names in the file, without wrappers of modules.
+        others: prefixes below which as much of the network lies again, such as an average.
+    """
+
+    found: dict[str, str]
+    prefix: str
+    others: list[str]
+
+
+def find_place(names: Sequence[str], published: Container[str], number: int) -> Place:
+    """Finds the place in a file below which most of the published names lie.
 
     Args:
-        arrays: of the file.
-        names: expected ones.
+        names: of the file.
+        published: expected names.
+        number: how many are expected.
 
     Returns:
-        `(inner, aside)`: the arrays below the wrapper, of the usual ones, that gives most of the
-        expected names (all arrays where none gives any), and the names of those beside it.
+        That place, of which wrappers of modules are no part; all of the file where less than half
+        of what is expected, and of what is there, has an expected name.
     """
-    wrappers = dict.fromkeys(outer + inner for outer in _WRAPPERS for inner in _WRAPPERS)
+    plain = {_WRAPPERS.sub("", name): name for name in names}
+    if len(plain) < len(names):
+        plain = {name: name for name in names}
+    counts: collections.Counter[str] = collections.Counter()
+    for name in plain:
+        starts = (0, *(match.end() for match in re.finditer("[./]", name)))
+        counts.update(name[:start] for start in starts if name[start:] in published)
+    most = max(counts.values(), default=0)
+    places = [prefix for prefix, count in counts.items() if count == most]
+    places.sort(key=lambda prefix: (bool(_OPTIMIZER.search(prefix)), _is_average(prefix)))
+    if 2 * most < min(number, len(names)):
+        places = [""]
+    prefix, *others = places or [""]
+    found = {n.removeprefix(prefix): name for n, name in plain.items() if n.startswith(prefix)}
+    # What lies outside of the wrappers that the network lies in is beside it.
+    wraps = collections.Counter(
+        name.removesuffix(n) for n, name in found.items() if n in published and name.endswith(n)
+    )
+    wrap = max(wraps, key=wraps.__getitem__, default="")
+    found = {n: name for n, name in found.items() if n in published or name.startswith(wrap)}
+    return Place(found, prefix, [other for other in others if not _OPTIMIZER.search(other)])
 
-    def below(wrapper: str) -> dict[str, np.ndarray]:
-        return {n.removeprefix(wrapper): a for n, a in arrays.items() if n.startswith(wrapper)}
 
-    best = max(wrappers, key=lambda wrapper: sum(name in names for name in below(wrapper)))
-    return below(best), [name for name in arrays if not name.startswith(best)]
+def _is_average(prefix: str) -> bool:
+    return bool(_AVERAGE.search(prefix))
 
 
 def params_from_arrays(
@@ -175,8 +214,15 @@ def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape])
     missing, extra, wrong = compare_arrays(arrays, shapes)
     if missing or extra or wrong:
         raise ValueError(
-            f"missing arrays {missing}, unexpected arrays {extra}, wrong shapes {wrong}"
+            f"missing arrays {some(missing)}, unexpected arrays {some(extra)}, "
+            f"wrong shapes {some(wrong)}"
         )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, for a message of one line."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{list(names[:_NAMED])}{more}"
 
 
 def compare_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape]) -> Differences:

@@ -95,7 +95,9 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in names}
     # NumPy raises the others for a type, such as one of 8-bit floats, or a shape it cannot hold.
     except (SafetensorError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+        cut = ", such as a download that was cut off" if type(error) is SafetensorError else ""
+        text = f"{os.fspath(path)} is not a whole safetensors file{cut}: {error}"
+        raise ValueError(text) from error
 
 
 def read_shards(index: str | os.PathLike[str]) -> dict[str, np.ndarray]:

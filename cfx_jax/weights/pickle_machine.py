@@ -1,17 +1,20 @@
 """Interprets the pickle of a PyTorch checkpoint; nothing in it is imported, called or run.
 
-A pickle is a program for a stack machine. This one knows the opcodes and the few callables that
-state dicts need, makes inert values of its own instead, and refuses everything else by name.
+A pickle is a program for a stack machine. This one knows the opcodes that data needs and the few
+callables that make tensors, and makes inert values of its own instead. Whatever else a file wants
+to have made becomes an `Opaque` that carries its name; what could run code is refused by name.
 """
 
 import dataclasses
 import io
 import pickletools
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from cfx_jax.weights.pickle_names import is_data, present_name
 
 _STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -26,6 +29,11 @@ _STORAGES = {
     "torch.BoolStorage": np.dtype(np.bool_),
     "torch.ComplexFloatStorage": np.dtype(np.complex64),
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
+    # Of values beside a network; no tensor on them is read.
+    **dict.fromkeys(("torch.QInt8Storage", "torch.QUInt8Storage"), np.dtype(np.uint8)),
+    **dict.fromkeys(("torch.QUInt4x2Storage", "torch.QUInt2x4Storage"), np.dtype(np.uint8)),
+    **dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"), np.dtype(np.uint8)),
+    "torch.QInt32Storage": np.dtype(np.int32),
 }
 # Leaves room for checkpoints of about 50 000 tensors and keeps time and memory small for any file.
 _MAX_OPCODES = 2_000_000
@@ -38,7 +46,7 @@ class WeightsFormatError(ValueError):
 
 
 class UnsafePickleError(ValueError):
-    """The file asks to call something that no state dict needs; it was not called."""
+    """The file asks for something that could run code; nothing was run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +88,24 @@ class Dict:
     entries: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass(eq=False)
+class Opaque(Dict):
+    """In place of an object that is not made: the name of its class, or of what would make it.
+
+    Its `entries` are those of a kind of dict, `state` is what its attributes would be.
+    """
+
+    name: str = ""
+    state: Any = None
+
+
 class Pickled(NamedTuple):
     """What one pickle describes.
 
     Attributes:
-        value: what it builds, made of `Dict`, `Tensor`, `Storage`, `Global` and Python's own list,
-            tuple, str, bytes, int, float, bool and None. A `Dict` or a list may hold itself.
+        value: what it builds, made of `Dict`, `Opaque`, `Tensor`, `Storage`, `Global` and Python's
+            own list, tuple, str, bytes, bytearray, int, float, bool and None. A `Dict` or a list
+            may hold itself.
         storages: every storage it mentions, by key.
     """
 
@@ -103,15 +123,15 @@ def interpret(stream: io.BytesIO) -> Pickled:
         The value and the storages of the pickle.
 
     Raises:
-        WeightsFormatError: the pickle is damaged, or holds what no state dict does.
-        UnsafePickleError: it asks for a callable that no state dict needs.
+        WeightsFormatError: the pickle is damaged, or of a kind that torch does not write.
+        UnsafePickleError: it asks for something that could run code, named in the message.
     """
     machine = _Machine(stream)
     return Pickled(machine.run(), machine.storages)
 
 
 class _Machine:
-    """The part of the pickle machine that state dicts need; every value it makes is inert."""
+    """The part of the pickle machine that checkpoints need; every value it makes is inert."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self.storages: dict[str, Storage] = {}
@@ -132,7 +152,7 @@ class _Machine:
                 if name == "STOP":
                     return self._stack.pop()
                 if name not in _HANDLERS:
-                    raise WeightsFormatError(f"pickle opcode {name}, which no state dict needs")
+                    raise WeightsFormatError(f"pickle opcode {name}, which torch does not write")
                 argument: Any = None
                 if name in ("GLOBAL", "INST"):
                     argument = _read_name(self._stream)
@@ -164,22 +184,27 @@ class _Machine:
         self._memo[len(self._memo) if slot is None else slot] = self._stack[-1]
 
     def _extend(self, items: list[Any]) -> None:
-        _expect(self._stack[-1], list, "a list to append to").extend(items)
+        if not isinstance(self._stack[-1], Opaque):  # a deque, a set
+            _expect(self._stack[-1], list, "a list to append to").extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         target = _expect(self._stack[-1], Dict, "a dict to set items of")
         target.entries.extend(zip(items[::2], items[1::2], strict=True))
 
+    def _global(self, names: tuple[str, str]) -> None:
+        self._push(_named(present_name(*names)))
+
     def _stack_global(self, _: Any) -> None:
-        parts = [_expect(part, str, "a string as name") for part in self._pop_many(2)]
-        self._push(Global(".".join(parts)))
+        module, name = (_expect(part, str, "a string as name") for part in self._pop_many(2))
+        self._global((module, name))
 
     def _persistent(self, _: Any) -> None:
         match self._stack.pop():
             case ("storage", Global(type_name), str(key), str(), count, *view) if not any(view):
                 pass
-            case ("module", module, *_):
-                _refuse(module)
+            case ("module", Global() as module, *_):
+                self._push(module)
+                return
             case _:
                 raise WeightsFormatError("a persistent id of another kind than a torch storage")
         if type_name not in _STORAGES:
@@ -191,27 +216,47 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         function, arguments = self._pop_many(2)
-        if not (isinstance(function, Global) and function.name in _CALLABLE):
-            _refuse(function)
-        self._push(_call(function.name, _expect(arguments, tuple, "a tuple of arguments")))
+        name = _expect_name(function)
+        self._push(_call(name, _expect(arguments, tuple, "a tuple of arguments")))
+
+    def _new(self, parts: list[Any]) -> None:
+        self._push(Opaque(name=_expect_name(parts[0])))
 
     def _build(self, _: Any) -> None:
-        target = self._pop_many(2)[0]
-        if not (isinstance(target, Dict) and target.ordered):
-            _refuse(target)
-        self._push(target)  # the state, `_metadata` of a module's state dict, is dropped
+        target, state = self._pop_many(2)
+        if isinstance(target, Opaque):
+            target.state = state
+        elif not (isinstance(target, Dict) and target.ordered):
+            raise WeightsFormatError("the pickle changes a value that has no attributes")
+        self._push(target)  # `_metadata` of the state dict of a module is dropped
 
 
-def _read_name(stream: io.BytesIO) -> str:
+def _read_name(stream: io.BytesIO) -> tuple[str, str]:
     """Module and name, a line each; the reader of pickletools would interpret backslashes."""
     lines = [stream.readline(), stream.readline()]
     if not lines[1].endswith(b"\n"):
         raise ValueError("a name without end")
-    return ".".join(line[:-1].decode() for line in lines)
+    return lines[0][:-1].decode(), lines[1][:-1].decode()
 
 
-_CALLABLE = (
-    "collections.OrderedDict",
+def _named(name: str) -> Global:
+    if not is_data(name):
+        raise UnsafePickleError(
+            f"the file asks for {name[:200]!r}, which could run code and which no checkpoint "
+            "needs; nothing was run. If you trust the file, load it where it was written and save "
+            "`model.state_dict()` with torch.save"
+        )
+    return Global(name)
+
+
+def _expect_name(function: Any) -> str:
+    if not isinstance(function, Global):
+        raise WeightsFormatError("the pickle calls a value that has no name")
+    return function.name
+
+
+_TENSORS = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
+_MAKES_TENSORS = (
     "torch.Size",
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor_v2",
@@ -221,12 +266,19 @@ _CALLABLE = (
 def _call(name: str, arguments: tuple[Any, ...]) -> Any:
     """What the real callable would give, as an inert value."""
     match name, arguments:
-        case "collections.OrderedDict", ():
+        case "builtins.getattr", (Global(owner), str(attribute)):  # as some enums are saved
+            return _named(f"{owner}.{attribute}")
+        case ("collections.OrderedDict", ()) | ("collections.defaultdict", (_,)):
             return Dict(ordered=True)
         case "torch.Size", (tuple(size),):
             return size
         case "torch._utils._rebuild_parameter", (Tensor() as tensor, _, _):
             return tensor
+        case "torch._utils._rebuild_parameter_with_state", (Tensor() as tensor, _, _, _):
+            return tensor
+        case "torch._tensor._rebuild_from_type_v2", (Global(function), Global(kind), tuple(), _):
+            # A tensor with attributes of its own, or one of a class that may mean something else.
+            return _call(function, arguments[2]) if kind in _TENSORS else Opaque(name=kind)
         case (
             "torch._utils._rebuild_tensor_v2",
             (Storage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata),
@@ -236,16 +288,12 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
                 raise WeightsFormatError("a lazily conjugated or negated tensor; save its clone()")
             size, stride = tuple(map(_index, size)), tuple(map(_index, stride))
             return Tensor(storage, _index(offset), size, stride)
-    raise WeightsFormatError(f"{name} with arguments it does not take")
-
-
-def _refuse(target: Any) -> NoReturn:
-    if not isinstance(target, Global):
-        raise WeightsFormatError("the pickle calls or changes a value that has no name")
-    raise UnsafePickleError(
-        f"the file asks to call {target.name[:200]!r}, which no state dict needs; nothing was run. "
-        "If you trust the file, load it with torch and save `model.state_dict()` alone"
-    )
+    if name in _MAKES_TENSORS:
+        raise WeightsFormatError(f"{name} with arguments it does not take")
+    # Functions that make an object of the class they are given.
+    is_maker = name.rpartition(".")[2] in ("_reconstructor", "_reconstruct")
+    made = arguments[0] if is_maker and arguments else None
+    return Opaque(name=made.name if isinstance(made, Global) else name)
 
 
 def _expect(value: Any, kind: type, what: str) -> Any:
@@ -260,18 +308,27 @@ def _index(value: Any) -> int:
     return value
 
 
-_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+_HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine._push),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _Machine._push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine._push),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES"), _Machine._push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine._push),
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine._push),  # of Python 2
     "NONE": lambda machine, _: machine._push(None),
     "NEWTRUE": lambda machine, _: machine._push(True),
     "NEWFALSE": lambda machine, _: machine._push(False),
     "EMPTY_TUPLE": lambda machine, _: machine._push(()),
     "EMPTY_LIST": lambda machine, _: machine._push([]),
     "EMPTY_DICT": lambda machine, _: machine._push(Dict()),
+    "EMPTY_SET": lambda machine, _: machine._push(Opaque(name="builtins.set")),
+    "ADDITEMS": lambda machine, _: machine._extend(machine._pop_mark()),
+    "FROZENSET": lambda machine, _: machine._new(
+        [Global("builtins.frozenset"), machine._pop_mark()]
+    ),
     "MARK": _Machine._mark,
+    "POP": lambda machine, _: machine._stack.pop(),
+    "POP_MARK": lambda machine, _: machine._pop_mark(),
+    "DUP": lambda machine, _: machine._push(machine._stack[-1]),
     "TUPLE": lambda machine, _: machine._push(tuple(machine._pop_mark())),
     "TUPLE1": lambda machine, _: machine._push(tuple(machine._pop_many(1))),
     "TUPLE2": lambda machine, _: machine._push(tuple(machine._pop_many(2))),
@@ -282,17 +339,16 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "SETITEMS": lambda machine, _: machine._set_items(machine._pop_mark()),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine._memoize),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, i: machine._push(machine._memo[i])),
-    "GLOBAL": lambda machine, name: machine._push(Global(name)),
+    "GLOBAL": _Machine._global,
     "STACK_GLOBAL": _Machine._stack_global,
     "BINPERSID": _Machine._persistent,
     "REDUCE": _Machine._reduce,
     "BUILD": _Machine._build,
-    # These call without REDUCE. No state dict needs them, so they only name what is refused.
-    "NEWOBJ": lambda machine, _: _refuse(machine._pop_many(2)[0]),
-    "NEWOBJ_EX": lambda machine, _: _refuse(machine._pop_many(3)[0]),
-    "OBJ": lambda machine, _: _refuse(machine._stack[0]),
-    "INST": lambda machine, name: _refuse(Global(name)),
-    **dict.fromkeys(
-        ("EXT1", "EXT2", "EXT4"), lambda _, code: _refuse(Global(f"copyreg extension {code}"))
+    "NEWOBJ": lambda machine, _: machine._new(machine._pop_many(2)),
+    "NEWOBJ_EX": lambda machine, _: machine._new(machine._pop_many(3)),
+    "OBJ": lambda machine, _: machine._new(machine._pop_mark()),
+    "INST": lambda machine, names: machine._new(
+        [_named(present_name(*names)), machine._pop_mark()]
     ),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda _, code: _named(f"copyreg.extension {code}")),
 }

@@ -14,14 +14,17 @@ import io
 import math
 import os
 import pathlib
+import types
 import zipfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.pickle_machine import (
     Dict,
+    Opaque,
     Tensor,
     UnsafePickleError,
     WeightsFormatError,
@@ -30,54 +33,79 @@ from cfx_jax.weights.pickle_machine import (
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_MODULE = ("_parameters", "_buffers", "_modules")  # attributes of a `torch.nn.Module`, each a dict
 # A few bytes of pickle can describe a structure without end. These bounds leave room for
 # checkpoints of about 50 000 tensors and keep time and memory small for any file.
 _MAX_ENTRIES = 200_000
+_MAX_NUMBERS = 5_000_000  # and texts, such as the losses of a training
 _MAX_NAME_LENGTH = 1_000
 _MAX_REPEATED_BYTES = 2**26  # of a tensor that repeats elements (stride 0) beyond the file's size
 
 
-def read_torch_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads every tensor of a PyTorch checkpoint (.pth/.pt) by its dotted name.
+class Checkpoint(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+        arrays: name -> array; the names of nested dicts are joined by dots.
+        opaque: name -> class of the objects that are there instead of arrays, never made.
+        facts: what lies beside the file.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    opaque: Mapping[str, str] = types.MappingProxyType({})
+    facts: Facts = Facts()
+
+
+def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads every tensor of a PyTorch checkpoint by its dotted name.
 
     Neither torch nor the file's pickle is run. Nested dicts give names such as
-    `state_dict.conv.weight`; values that are neither tensors nor dicts are left out. Tensors that
-    share a storage share memory, and a tensor saved with permuted axes is a strided view.
+    `state_dict.conv.weight`, and so do the modules of a pickled network; other values are left out.
+    Tensors that share a storage share memory, and a tensor saved with permuted axes is a strided
+    view.
 
-        arrays = read_torch_arrays("efficientnet-lite0.pth")
+        arrays = read_torch_checkpoint("efficientnet-lite0.pth").arrays
         arrays["_fc.weight"].shape  # (1000, 1280)
 
     Args:
         path: file written by `torch.save`, in the zip or the legacy layout.
 
     Returns:
-        Dotted name -> array, in the order of the file; bfloat16 is `ml_dtypes.bfloat16`.
+        Arrays in the order of the file, bfloat16 as `ml_dtypes.bfloat16`, and the objects that the
+        file holds beside or instead of them.
 
     Raises:
         WeightsFormatError: the file is damaged, truncated or no PyTorch checkpoint of tensors.
-        UnsafePickleError: the file asks for a callable that no state dict needs, named in the
-            message.
+        UnsafePickleError: the file asks for something that could run code, named in the message.
         OSError: the file cannot be read.
     """
     data = pathlib.Path(path).read_bytes()
     try:
         root, storages = _read_zip(data) if data.startswith(b"PK") else _read_legacy(data)
-        if not isinstance(root, Dict):
+        if isinstance(root, list | tuple):  # such as state dicts of a network and an optimizer
+            root = Dict(entries=list(enumerate(root)))
+        if not isinstance(root, Dict) or (not root.entries and not isinstance(root, Opaque)):
             raise WeightsFormatError("holds no dict of tensors; expected a saved state dict")
         arrays: dict[str, np.ndarray] = {}
-        for name, tensor in _named_tensors(root):
+        opaque = {"": root.name} if isinstance(root, Opaque) else {}
+        for name, value in _named_values(root):
+            if isinstance(value, Opaque):
+                opaque[name] = value.name
+                continue
             if name in arrays:
                 raise WeightsFormatError(f"two tensors are named {name!r}; expected one")
-            arrays[name] = _array(name, tensor, storages, max(len(data), _MAX_REPEATED_BYTES))
-        return arrays
+            arrays[name] = _array(name, value, storages, max(len(data), _MAX_REPEATED_BYTES))
+        return Checkpoint(arrays, opaque)
     except (WeightsFormatError, UnsafePickleError) as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from error
 
 
 def _read_legacy(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     stream = io.BytesIO(data)
-    if not data.startswith(b"\x80") or interpret(stream).value != _MAGIC:
+    if not data.startswith(b"\x80"):
         raise WeightsFormatError("neither layout of torch.save; expected a .pth or .pt checkpoint")
+    if interpret(stream).value != _MAGIC:
+        raise WeightsFormatError("a pickle that torch.save did not write; expected its checkpoint")
     if interpret(stream).value != _PROTOCOL:
         raise WeightsFormatError(f"unknown protocol of the legacy layout; expected {_PROTOCOL}")
     interpret(stream)  # sizes of C types: elements have been little-endian in all versions
@@ -150,36 +178,47 @@ def _zip_members(data: bytes) -> dict[str, bytes]:
         raise WeightsFormatError(f"damaged zip file ({error}); expected torch.save's") from error
 
 
-def _named_tensors(root: Dict) -> Iterator[tuple[str, Tensor]]:
+def _named_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
     """Walks nested dicts in file order; without recursion, since the file chooses the depth."""
-    visited = 0
-    walks = [("", iter(root.entries))]
+    visited = numbers = 0
+    walks = [("", _entries(root))]
     while walks:
         prefix, entries = walks[-1]
         for key, value in entries:
-            visited += 1
             if not isinstance(value, Tensor | Dict):
+                numbers += 1
+                if numbers > _MAX_NUMBERS:
+                    raise WeightsFormatError(f"more than {_MAX_NUMBERS} entries beside tensors")
                 continue
-            name = f"{prefix}{_name_part(key)}"
+            visited += 1
+            is_name = type(key) is str or (type(key) is int and abs(key) < 2**63)
+            name = f"{prefix}{key}" if is_name else f"{prefix}({type(key).__name__})"
             if visited > _MAX_ENTRIES or len(name) > _MAX_NAME_LENGTH:
                 raise WeightsFormatError(
                     f"more than {_MAX_ENTRIES} entries, or a name over {_MAX_NAME_LENGTH} long; "
                     "expected a state dict, not dicts that hold one another again and again"
                 )
+            if not is_name:  # nothing that a network could be saved under
+                yield name, Opaque(name=f"dict entry with a {type(key).__name__} as key")
+                continue
+            if isinstance(value, Tensor | Opaque):
+                yield name, value
             if isinstance(value, Dict):
-                walks.append((f"{name}.", iter(value.entries)))
+                walks.append((f"{name}.", _entries(value)))
                 break
-            yield name, value
         else:
             walks.pop()
 
 
-def _name_part(key: Any) -> str:
-    if type(key) is str or (type(key) is int and abs(key) < 2**63):
-        return str(key)
-    raise WeightsFormatError(
-        f"a dict key of type {type(key).__name__} leads to tensors; expected str or int"
-    )
+def _entries(value: Dict) -> Iterator[tuple[Any, Any]]:
+    """The entries of a dict, or what a pickled `torch.nn.Module` holds."""
+    yield from value.entries
+    if isinstance(value, Opaque) and isinstance(value.state, Dict):
+        for key, attribute in value.state.entries:
+            if key in _MODULE and isinstance(attribute, Dict):
+                yield from attribute.entries
+            else:
+                yield key, None
 
 
 def _array(

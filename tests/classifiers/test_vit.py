@@ -159,7 +159,7 @@ def test_the_npz_of_the_original_is_the_network_of_timm_with_the_other_gelu(smal
     arrays = small_arrays(vit.timm)
     expected_module, expected_params, _ = lay_out(small, arrays)
     np.savez(tmp_path / "small.npz", **as_npz(arrays))
-    module, params, published = lay_out(small, read_weights(tmp_path / "small.npz"))
+    module, params, published = lay_out(small, *read_weights(tmp_path / "small.npz"))
     assert module == expected_module.clone(tanh_gelu=True)
     assert module.num_classes == CLASSES
     assert published == NORMALIZATIONS["symmetric"]
@@ -304,13 +304,16 @@ def test_missing_and_left_over_arrays_are_named(small, layers, library, missing)
     assert f"missing arrays {[missing]!r}, unexpected arrays ['pre_logits/kernel']" in message
 
 
-def test_weights_for_another_image_size_are_an_error(small):
+def test_the_embedding_of_positions_decides_the_image_size(small):
     arrays = small_arrays(vit.npz)
     name = "Transformer/posembed_input/pos_embedding"
+    patch = SMALL.patch
     arrays[name] = np.zeros((1, 37, DIM), np.float32)
+    assert lay_out(small, arrays).module.image_size == 6 * patch
+    arrays[name] = np.zeros((1, 38, DIM), np.float32)
     with pytest.raises(ValueError, match="wrong shapes") as error:
         lay_out(small, arrays)
-    assert f"'{name} (1, 37, 48) instead of (1, 17, 48)'" in str(error.value)
+    assert f"'{name} (1, 38, 48) instead of (1, 17, 48)'" in str(error.value)
 
 
 def test_norms_and_softmax_stay_in_float32_when_the_rest_is_bfloat16():

@@ -2,10 +2,20 @@
 
 import logging
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
+from flax.training.train_state import TrainState
+from jax.sharding import NamedSharding, PartitionSpec
 
+from cfx_jax.classifiers import NORMALIZATIONS, Normalization
+from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights.architectures import ARCHITECTURES, lay_out
+from cfx_jax.weights.facts import Facts
+from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.layout import published_names, published_shapes
 
 LITE = ARCHITECTURES["efficientnet_lite0"]
@@ -34,3 +44,250 @@ def test_arrays_beside_the_network_are_named(published, caplog):
         "5 arrays beside efficientnet_lite0 are left aside: optimizer.state.0, optimizer.state.1, "
         "optimizer.state.2, ..."
     )
+
+
+# What training scripts save around a network.
+
+MNIST = ARCHITECTURES["mnist_cnn"]
+
+
+def draw(names, seed=0):
+    """Random arrays of the MNIST network under names made of the published ones."""
+    shapes = published_shapes(MNIST.layouts[0].layers(MNIST.module), MNIST.template(MNIST.module))
+    rng = np.random.default_rng(seed)
+    drawn = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return {names(name): array for name, array in drawn.items()}
+
+
+def below(prefix):
+    return lambda name: prefix + name
+
+
+def same(params, arrays):
+    """Whether parameters are those of arrays under published names."""
+    return np.array_equal(params["dense"]["kernel"], arrays["fc1.weight"].T)
+
+
+ARRAYS = draw(below(""))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "net.", "backbone.",
+        "vit.", "model.", "state_dict.", "state_dict.model.", "state_dict.module._orig_mod.net.",
+        "a.b.c.d.", "model_state_dict.", "ema.", "weights/", "opt/target/", "0.",
+    ],
+)  # fmt: skip
+def test_a_common_prefix_is_taken_off_and_named(prefix, caplog):
+    with caplog.at_level(logging.INFO, "cfx_jax"):
+        _, params, _ = lay_out("mnist_cnn", draw(below(prefix)))
+    assert same(params, ARRAYS)
+    (record,) = caplog.records
+    first = next(iter(ARRAYS))
+    assert record.getMessage() == (
+        f"arrays of mnist_cnn: {prefix}{first} is read as {first}, and so on"
+    )
+    assert record.levelno == logging.INFO
+
+
+def test_wrappers_of_parts_are_taken_out_of_names():
+    _, params, _ = lay_out("mnist_cnn", draw(lambda n: n.replace("fc1.", "fc1.module._orig_mod.")))
+    assert same(params, ARRAYS)
+
+
+def test_names_that_wrappers_alone_tell_apart_are_left_as_they_are(caplog):
+    both = draw(below("module."), seed=1) | ARRAYS
+    assert same(lay_out("mnist_cnn", both).params, draw(below(""), seed=1))
+    assert "the weights of mnist_cnn are there 2 times" in caplog.text
+
+
+def test_what_lies_beside_the_wrapper_is_no_part_of_the_network(caplog):
+    _, params, _ = lay_out("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
+    assert same(params, ARRAYS)
+    assert "1 arrays beside mnist_cnn are left aside: n_averaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("used", "other"),
+    [
+        ("state_dict.", "state_dict_ema."),
+        ("model.", "model_ema.module."),
+        ("net.", "ema_net."),
+        ("net.", "ema."),
+        ("model.", "averaged_model."),
+        ("model.", "swa_model.module."),
+        ("params.", "shadow."),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_raw_and_averaged_weights_the_raw_ones_are_used_and_it_is_said(
+    used, other, is_first, caplog
+):
+    raw, averaged = draw(below(used)), draw(below(other), seed=1)
+    arrays = raw | averaged if is_first else averaged | raw
+    assert same(lay_out("mnist_cnn", arrays).params, ARRAYS)
+    (record,) = caplog.records
+    place = other.removesuffix("module.").rstrip(".")
+    assert f"those below {used.rstrip('.')!r} are used" in record.getMessage()
+    assert record.getMessage().endswith(f"as in FILE#{place}")
+
+
+def test_of_two_networks_the_first_is_used_and_it_is_said(caplog):
+    arrays = draw(below("student.")) | draw(below("teacher.backbone."), seed=1)
+    assert same(lay_out("mnist_cnn", arrays).params, ARRAYS)
+    assert "those below 'student' are used" in caplog.text
+    assert "as in FILE#teacher.backbone\n" in caplog.text
+
+
+def test_state_of_an_optimizer_is_never_the_network(caplog):
+    arrays = draw(below("opt_state.0.mu."), seed=1) | draw(below("params."))
+    assert same(lay_out("mnist_cnn", arrays).params, ARRAYS)
+    assert "8 arrays beside mnist_cnn are left aside: opt_state.0.mu." in caplog.text
+    assert "2 times" not in caplog.text
+
+
+def test_an_object_where_an_array_is_needed_is_named():
+    arrays = draw(below("state_dict."))
+    del arrays["state_dict.fc2.bias"]
+    opaque = {"state_dict.fc2.bias": "net.Masked", "args": "argparse.Namespace"}
+    with pytest.raises(
+        ValueError, match=r"state_dict\.fc2\.bias is a net\.Masked, expected a tens"
+    ):
+        lay_out("mnist_cnn", arrays, opaque)
+    with pytest.raises(ValueError, match=r"^no tensors, but a net\.Net; save the state_dict"):
+        lay_out("mnist_cnn", {}, {"": "net.Net"})
+    whole = draw(below("state_dict.")) | {"args.x": np.ones(1)}
+    assert same(lay_out("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
+
+
+def test_a_message_about_many_names_is_short():
+    with pytest.raises(ValueError, match=r"missing arrays \[.*\] and 96 more") as caught:
+        lay_out("resnet18", ARRAYS)
+    assert len(str(caught.value)) < 700
+
+
+# Parameters of our own networks.
+
+
+def save(path, tree):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, tree)
+
+
+def train_state(params):
+    return TrainState.create(apply_fn=MNIST.module.apply, params=params, tx=optax.adam(1e-3))
+
+
+def sharded(params):
+    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+    return jax.tree.map(
+        lambda a: jax.device_put(
+            a, NamedSharding(mesh, PartitionSpec(*[None] * (a.ndim - 1), "x"))
+        ),
+        params,
+    )
+
+
+TREES = {
+    "params": lambda params: params,
+    "variables": lambda params: {"params": params},
+    "train state": train_state,
+    "train state and more": lambda params: {
+        "state": train_state(params),
+        "key": jax.random.key(0),
+        "epoch": 3,
+    },
+    "sharded": sharded,
+    "sharded train state": lambda params: train_state(sharded(params)),
+    "average beside": lambda params: {
+        "params": params,
+        "ema_params": jax.tree.map(jnp.zeros_like, params),
+    },
+}
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_parameters_are_read_from_orbax(tmp_path, case):
+    params = jax.tree.map(jnp.asarray, lay_out("mnist_cnn", ARRAYS).params)
+    save(tmp_path / "net", TREES[case](params))
+    again = lay_out("mnist_cnn", *read_weights(tmp_path / "net"))
+    assert again.normalization == NORMALIZATIONS["mnist"]
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "resnet18", "resnet50", "vgg16_bn", "alexnet", "vit_s32"]
+)
+def test_every_network_reads_its_own_parameters(name):
+    """By their names and shapes alone, with norms that are folded."""
+    architecture = ARCHITECTURES[name]
+    module = architecture.module
+    template = jax.tree.leaves_with_path(architecture.template(module))
+    expected = {
+        join.join(entry.key for entry in path): leaf.shape
+        for join in "./"
+        for path, leaf in template
+    }
+    found = {}
+    for layout in architecture.layouts[-2:]:
+        found |= published_shapes(layout.layers(module), architecture.template(module))
+    assert found == expected
+
+
+# What is said beside the weights.
+
+SMALL = ViT(patch=16, dim=48, depth=1, heads=3, num_classes=5)
+
+
+@pytest.fixture
+def timm_arrays(monkeypatch):
+    """Arrays of a small network in the layout of timm, under the name of a large one."""
+    small = ARCHITECTURES["vit_s16"]._replace(module=SMALL)
+    monkeypatch.setitem(ARCHITECTURES, "vit_s16", small)
+    (layout,) = (layout for layout in small.layouts if layout.name == "timm")
+    shapes = published_shapes(layout.layers(SMALL), small.template(SMALL))
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
+    deit = Facts("deit_small_patch16_224.fb_in1k", NORMALIZATIONS["imagenet"])
+    found = lay_out("vit_s16", timm_arrays, facts=deit)
+    assert found.normalization == NORMALIZATIONS["imagenet"]
+    assert caplog.text == ""
+    found = lay_out("vit_s16", timm_arrays)
+    assert found.normalization == NORMALIZATIONS["symmetric"]
+    assert "the normalization 'symmetric' of most networks of timm, and for DeiT" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet18", "resnetblur18"), ("resnet18", "resnet18d"), ("resnet50", "resnetaa50.a1_in1k"),
+        ("resnet50", "resnet18"), ("vit_s16", "vit_small_patch32_224"), ("vgg16", "vgg16_bn"),
+        ("vit_s16", "vit_base_patch16_224"), ("mnist_cnn", "resnet18"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
+    with pytest.raises(ValueError, match=rf"says that they are of '{said}', which is not {name},"):
+        lay_out(name, {}, facts=Facts(said))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet18", "resnet18.a1_in1k"), ("resnet50", "tv_resnet50"), ("vgg16", "vgg16"),
+        ("resnet50", "gluon_resnet50_v1b"), ("vit_s16", "vit_small_patch16_224.augreg_in1k"),
+        ("vit_b32", "vit_base_patch32_384"), ("vit_l16", "vit_large_patch16_224"), ("vit_b16", ""),
+        ("vit_b16", "deit_base_patch16_224"), ("vit_b16", "vit_b16"),
+    ],
+)  # fmt: skip
+def test_names_of_timm_for_the_same_network_are_known(name, said):
+    with pytest.raises(ValueError, match=f"not the weights of {name} in the layout"):
+        lay_out(name, {}, facts=Facts(said))
+
+
+def test_a_normalization_of_other_channels_is_refused():
+    colour = Facts(normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
+    with pytest.raises(ValueError, match="give 3 means, and images of mnist_cnn have 1 channels"):
+        lay_out("mnist_cnn", ARRAYS, facts=colour)

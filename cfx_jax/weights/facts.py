@@ -1,0 +1,151 @@
+"""What lies beside weights on the hub: `config.json` and `preprocessor_config.json`.
+
+They say which network the weights are of, what images it was trained to see, and its classes.
+timm and transformers write them in two ways; a `config.json` of something else says nothing here.
+"""
+
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cfx_jax.classifiers import Normalization
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+_RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # numbers of Pillow
+_logger = logging.getLogger(__name__)
+
+
+class Facts(NamedTuple):
+    """What is said about weights; a field is empty where nothing is.
+
+    Attributes:
+        architecture: name that timm gives to the network.
+        normalization: of images in [0, 1].
+        image_size: `(H, W)` of the images it was trained to see.
+        class_names: one for each class.
+        crop: share of the resized image's side that the network sees.
+        interpolation: filter it was resized with, such as `bicubic`.
+    """
+
+    architecture: str = ""
+    normalization: Normalization | None = None
+    image_size: tuple[int, int] | None = None
+    class_names: tuple[str, ...] = ()
+    crop: float | None = None
+    interpolation: str = ""
+
+    def in_words(self) -> str:
+        """Tells what is known, or ""."""
+        said = [f"network {self.architecture}"] if self.architecture else []
+        if self.image_size:
+            said.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
+        if self.normalization:
+            said.append(f"mean {self.normalization.mean}, std {self.normalization.std}")
+        if self.crop or self.interpolation:
+            said.append(
+                f"trained with crop {self.crop or 'unknown'}, {self.interpolation or 'unknown'} "
+                "resizing, where data.resize of a run decides (crop: 0.875, bicubic)"
+            )
+        return "; ".join(said)
+
+
+def read_facts(folder: pathlib.Path) -> Facts:
+    """Reads what the two files in a folder say, where they are there.
+
+    What is there and cannot be understood is named in a warning and counts as not there.
+    """
+    config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    # timm nests what it says about images, and older versions did not.
+    nested = config.get("pretrained_cfg")
+    timm = config | (nested if isinstance(nested, dict) else {})
+    architecture = config.get("architecture")
+    crop: Any = preprocessor.get("crop_pct", timm.get("crop_pct"))
+    interpolation = timm.get("interpolation")
+    resample: Any = preprocessor.get("resample")
+    if type(resample) is int and 0 <= resample < len(_RESAMPLING):
+        interpolation = _RESAMPLING[resample]
+    return Facts(
+        architecture if isinstance(architecture, str) else "",
+        _normalization(timm, preprocessor),
+        _image_size(timm, preprocessor),
+        _class_names(timm),
+        float(crop) if _is_number(crop) and crop > 0 else None,
+        interpolation if isinstance(interpolation, str) else "",
+    )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        _logger.warning("%s is not read: %s", path, error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _normalization(
+    timm: Mapping[str, Any], preprocessor: Mapping[str, Any]
+) -> Normalization | None:
+    if "image_mean" in preprocessor and "image_std" in preprocessor:
+        mean, std = preprocessor["image_mean"], preprocessor["image_std"]
+    elif "mean" in timm and "std" in timm:
+        mean, std = timm["mean"], timm["std"]
+    else:
+        return None
+    if preprocessor.get("do_normalize") is False:
+        mean, std = [0.0], [1.0]
+    mean, std = ([value] if _is_number(value) else value for value in (mean, std))
+    is_known = all(isinstance(v, list) and v and all(map(_is_number, v)) for v in (mean, std))
+    if not is_known or len(mean) != len(std) or min(std) <= 0:
+        _logger.warning("beside the weights mean %s and std %s are not understood", mean, std)
+        return None
+    # Images are in [0, 1] here, and begin in [0, 255] there.
+    scale = preprocessor.get("rescale_factor", 1 / 255) * 255.0
+    if preprocessor.get("do_rescale") is False:
+        scale = 255.0
+    if math.isclose(scale, 1.0, rel_tol=1e-5):
+        scale = 1.0
+    return Normalization(tuple(m / scale for m in mean), tuple(s / scale for s in std))
+
+
+def _image_size(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
+    input_size = timm.get("input_size")
+    candidates = [
+        preprocessor.get("crop_size") if preprocessor.get("do_center_crop", True) else None,
+        preprocessor.get("size"),
+        input_size[1:] if isinstance(input_size, list) else None,
+        timm.get("image_size"),
+    ]
+    size: Any
+    for size in candidates:
+        if isinstance(size, dict):
+            size = [size.get("height"), size.get("width")]
+        sides = size if isinstance(size, list) else [size, size]
+        if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
+            return sides[0], sides[1]
+    return None
+
+
+def _class_names(timm: Mapping[str, Any]) -> tuple[str, ...]:
+    names, descriptions = timm.get("label_names"), timm.get("label_descriptions")
+    if not isinstance(names, list):
+        by_number = timm.get("id2label")
+        if not isinstance(by_number, dict):
+            return ()
+        names = [by_number.get(str(number)) for number in range(len(by_number))]
+        if names == [f"LABEL_{number}" for number in range(len(names))]:
+            return ()  # as transformers calls classes that nobody named
+    if not all(isinstance(name, str) for name in names):
+        _logger.warning("beside the weights the names of the classes are not understood")
+        return ()
+    described = descriptions if isinstance(descriptions, dict) else {}
+    return tuple(str(described.get(name, name)) for name in names)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

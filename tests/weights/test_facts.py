@@ -1,0 +1,153 @@
+"""What `config.json` and `preprocessor_config.json` say beside weights."""
+
+import json
+
+import pytest
+
+from cfx_jax.classifiers import NORMALIZATIONS, Normalization
+from cfx_jax.weights.facts import Facts, read_facts
+
+IMAGENET = NORMALIZATIONS["imagenet"]
+SYMMETRIC = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+MEAN, STD = list(IMAGENET.mean), list(IMAGENET.std)
+# As timm writes it for DeiT.
+TIMM = {
+    "architecture": "deit_small_patch16_224",
+    "num_classes": 2,
+    "label_names": ["n01", "n02"],
+    "label_descriptions": {"n01": "goldfish", "n02": "hen"},
+    "pretrained_cfg": {
+        "tag": "fb_in1k",
+        "input_size": [3, 224, 224],
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "mean": MEAN,
+        "std": STD,
+    },
+}
+# As transformers writes them for a ViT.
+TRANSFORMERS = {
+    "architectures": ["ViTForImageClassification"],
+    "model_type": "vit",
+    "image_size": 384,
+    "id2label": {"0": "tench, Tinca tinca", "1": "goldfish"},
+}
+PROCESSOR = {
+    "do_normalize": True,
+    "do_rescale": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "rescale_factor": 0.00392156862745098,
+    "resample": 2,
+    "size": {"height": 384, "width": 384},
+}
+CONVNEXT = PROCESSOR | {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}
+
+
+@pytest.fixture
+def facts(tmp_path):
+    """Reads what two files say."""
+
+    def read(config=None, preprocessor=None):
+        for name, content in (("config", config), ("preprocessor_config", preprocessor)):
+            if content is not None:
+                (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return read_facts(tmp_path)
+
+    return read
+
+
+def test_timm_says_all_of_it(facts):
+    assert facts(TIMM) == Facts(
+        "deit_small_patch16_224", IMAGENET, (224, 224), ("goldfish", "hen"), 0.9, "bicubic"
+    )
+
+
+def test_what_is_known_is_told_in_words(facts):
+    assert Facts().in_words() == ""
+    assert facts(TIMM).in_words() == (
+        "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
+        "std (0.229, 0.224, 0.225); trained with crop 0.9, bicubic resizing, where data.resize of "
+        "a run decides (crop: 0.875, bicubic)"
+    )
+    assert Facts(crop=1.0).in_words().startswith("trained with crop 1.0, unknown resizing")
+
+
+def test_older_timm_nests_nothing(facts):
+    flat = TIMM["pretrained_cfg"] | {"architecture": "resnet18"}
+    assert facts(flat) == Facts("resnet18", IMAGENET, (224, 224), (), 0.9, "bicubic")
+
+
+def test_transformers_say_it_in_two_files(facts):
+    assert facts(TRANSFORMERS, PROCESSOR) == Facts(
+        "", SYMMETRIC, (384, 384), ("tench, Tinca tinca", "goldfish"), None, "bilinear"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, (224, 224)),
+        ({"size": 192}, (192, 192)),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 200, "width": 160}}, (200, 160)),
+        ({"size": 256, "crop_size": 224, "do_center_crop": True}, (224, 224)),
+        ({"size": 256, "crop_size": 224, "do_center_crop": False}, (256, 256)),
+        ({"size": "large"}, (224, 224)),
+    ],
+)
+def test_what_prepares_images_says_their_size(facts, changes, size):
+    found = facts({"image_size": 224}, CONVNEXT | changes)
+    assert found.image_size == size
+    assert (found.crop, found.interpolation) == (0.875, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mean", "std"),
+    [
+        ({}, 0.5, 0.5),
+        ({"do_normalize": False}, 0.0, 1.0),
+        ({"rescale_factor": 2 / 255}, 0.25, 0.25),
+        ({"do_rescale": False}, 0.5 / 255, 0.5 / 255),
+        ({"image_mean": 0.25, "image_std": 0.125}, 0.25, 0.125),
+    ],
+)
+def test_what_a_network_sees_is_said_for_images_in_0_to_1(facts, changes, mean, std):
+    found = facts(None, PROCESSOR | changes).normalization
+    assert found.mean == pytest.approx((mean,) * len(found.mean))
+    assert found.std == pytest.approx((std,) * len(found.std))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None, {}, [], 3, "text", {"lr": 0.1, "std": 0.02, "architecture": {"depth": 18}},
+        {"pretrained_cfg": None}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}},
+        {"image_size": "large", "crop_pct": True, "interpolation": 3}, {"input_size": [3]},
+        {"image_size": [0, 3]}, {"crop_pct": -1.0},
+    ],
+)  # fmt: skip
+def test_files_of_something_else_say_nothing(facts, config, caplog):
+    assert facts(config) == Facts()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"mean": "imagenet", "std": "imagenet"}, "mean imagenet and std imagenet are not"),
+        ({"mean": MEAN, "std": STD[:2]}, "are not understood"),
+        ({"mean": MEAN, "std": [1, 1, 0]}, "are not understood"),
+        ({"mean": [float("nan")], "std": [1]}, "are not understood"),
+        ({"label_names": ["a", 3]}, "names of the classes are not understood"),
+        ({"id2label": {"0": "a", "7": "b"}}, "names of the classes are not understood"),
+    ],
+)
+def test_what_cannot_be_understood_is_named_and_not_taken(facts, config, message, caplog):
+    assert facts(config) == Facts()
+    assert message in caplog.text
+
+
+def test_a_damaged_file_is_named_and_not_taken(tmp_path, caplog):
+    (tmp_path / "config.json").write_text("{")
+    assert read_facts(tmp_path) == Facts()
+    assert "config.json is not read: Expecting property name" in caplog.text
