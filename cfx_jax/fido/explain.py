@@ -46,7 +46,7 @@ class State:
         optimizer: state of Adam.
         price: float32 scalar, lambda of the next step.
         step: int32 scalar, steps taken.
-        trace: float32 `[num_steps]`, objective of each step taken at full penalty, NaN beyond.
+        trace: float32 `[num_steps]`, objective of each step taken at full penalty, 0 beyond.
     """
 
     cells: jax.Array
@@ -64,7 +64,8 @@ def init(settings: Settings) -> State:
         optimizer=make_optimizer(settings).init(cells),
         price=jnp.asarray(settings.sparsity_weight, jnp.float32),
         step=jnp.zeros((), jnp.int32),
-        trace=jnp.full((settings.num_steps,), jnp.nan),
+        # Not NaN, for which JAX looks under JAX_DEBUG_NANS.
+        trace=jnp.zeros((settings.num_steps,), jnp.float32),
     )
 
 
