@@ -18,7 +18,14 @@ import optax
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import predict, prepare
-from cfx_jax.fido.explanation import MOST, Explanation, assign_status, judge, saliency
+from cfx_jax.fido.explanation import (
+    MOST,
+    Explanation,
+    assign_status,
+    infill_suffices,
+    judge,
+    saliency,
+)
 from cfx_jax.fido.masks import spread
 from cfx_jax.fido.objective import (
     DIRECTIONS,
@@ -137,8 +144,8 @@ def finish(
     height, width = problem.image.shape[:2]
     size, law = (height, width), settings.mask_law
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
-    judge_key, settle_key = (
-        jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(2)
+    judge_key, settle_key, bare_key = (
+        jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(3)
     )
     cells = spread(state.cells, settings.spread)
     if settings.success_target:
@@ -162,7 +169,8 @@ def finish(
         - jnp.mean(evidence(verdict.logits, problem, settings)),
         trace=state.trace,
     )
-    return assign_status(result, problem, settings.success_target or MOST)
+    is_trivial = infill_suffices(bare_key, problem, classifier, generator)
+    return assign_status(result, problem, settings.success_target or MOST, is_trivial)
 
 
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:

@@ -238,6 +238,33 @@ def total_and_threshold(threshold, images):
 
 
 @pytest.mark.parametrize(
+    ("fill", "objective", "status"),
+    [
+        # The image is of class 1 for its bright half; so is one that is bright everywhere.
+        (0.0, "ssr", Status.OK),
+        (1.0, "ssr", Status.INFILL_SUFFICES),
+        (0.0, "sdr", Status.OK),
+        (1.0, "sdr", Status.NOT_FLIPPED),
+    ],
+)
+def test_status_tells_when_the_infill_alone_does_what_is_asked(fill, objective, status, fill_half):
+    def apply(params, images):
+        total = 20.0 * images.mean((1, 2, 3))
+        return jnp.stack([jnp.full_like(total, 6.0), total], axis=1)
+
+    classifier = cfx_jax.Classifier(params=(), apply=apply)
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half.replace(params=jnp.asarray(fill)),
+        jnp.zeros((1, 8, 8, 1)).at[:, :4].set(1.0), jnp.asarray([1]), objective=objective,
+        mode="fast", sparsity_weight=0.1, num_steps=60, mask_size=8,
+    )  # fmt: skip
+    assert Status(int(e.status[0])) == status
+    if status == Status.INFILL_SUFFICES:
+        assert e.kept_area[0] < 0.1
+        assert e.success_rate[0] == 1.0
+
+
+@pytest.mark.parametrize(
     ("objective", "status"), [("ssr", Status.NOT_PRESERVED), ("sdr", Status.NOT_FLIPPED)]
 )
 def test_status_tells_when_no_mask_reaches_the_goal(objective, status, fill_half):
