@@ -80,7 +80,7 @@ def from_torch(
     )
 
 
-def _find_logits(output: Any, tensor: type, num_classes: int) -> Any:
+def _find_logits(output: Any, tensor: type[Any], num_classes: int) -> Any:
     """Returns the logits in what a module returns: itself, its `logits`, or the one that fits."""
     if isinstance(output, tensor):
         return output
@@ -88,13 +88,10 @@ def _find_logits(output: Any, tensor: type, num_classes: int) -> Any:
     named = getattr(output, "logits", None) if named is None else named
     if isinstance(named, tensor):
         return named
-    parts: list[Any] = list(output) if isinstance(output, tuple | list) else []
-    shapes = [tuple(part.shape) for part in parts if isinstance(part, tensor)]
-    fitting = [
-        part
-        for part in parts
-        if isinstance(part, tensor) and tuple(part.shape[1:]) == (num_classes,)
-    ]
+    listed = output if isinstance(output, tuple | list) else ()
+    parts = [part for part in listed if isinstance(part, tensor)]
+    shapes = [tuple(part.shape) for part in parts]
+    fitting = [part for part in parts if tuple(part.shape[1:]) == (num_classes,)]
     if len(fitting) == 1:
         return fitting[0]
     of_shapes = f" of tensors of shapes {shapes}" if shapes else ""
@@ -121,7 +118,7 @@ def _host_classifier(
         host is called once, whatever the number of axes.
     """
     lock = threading.Lock()
-    tried: set[tuple[int, ...]] = set()
+    tried: set[tuple[tuple[int, ...], ...]] = set()
 
     def call(
         function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: Any

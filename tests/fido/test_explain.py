@@ -218,17 +218,17 @@ def test_learning_rate_falls_linearly_to_zero():
 def test_status_tells_what_became_of_each_image(linear_classifier, fill_half):
     weights = np.zeros((8, 8, 1), np.float32)
     weights[2:4, 2:4] = 1.0
-    classifier = linear_classifier(weights)
+    classifier, black_fill = linear_classifier(weights), fill_half.replace(params=jnp.zeros(()))
     white, black = jnp.ones((8, 8, 1)), jnp.zeros((8, 8, 1))
     broken = white.at[0, 0, 0].set(jnp.nan)
     images = jnp.stack([white, black, broken])
     e = cfx_jax.explain(
-        KEY, classifier, fill_half, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
+        KEY, classifier, black_fill, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
     )
     assert [Status(s) for s in e.status] == [Status.OK, Status.MISCLASSIFIED, Status.NON_FINITE]
     assert np.isnan(e.saliency[2]).all()
     assert np.isfinite(e.saliency[:2]).all()
-    alone = cfx_jax.explain(KEY, classifier, fill_half, images[:1], jnp.asarray([1]), mask_size=8)
+    alone = cfx_jax.explain(KEY, classifier, black_fill, images[:1], jnp.asarray([1]), mask_size=8)
     np.testing.assert_allclose(alone.saliency[0], e.saliency[0], atol=1e-5)
 
 
