@@ -10,7 +10,6 @@ from cfx_jax.runs import cli, cluster, preemption, runner
 
 def main(config: Config, workdir: str) -> None:
     """Runs the config, writes the page, then prints the table of the run and where things are."""
-    cluster.join()
     with preemption.watch() as stop:
         runner.run(config, workdir, stop)
         if not cluster.is_first():

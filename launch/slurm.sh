@@ -33,7 +33,10 @@ fi
 
 # Under Slurm JAX takes it that there is a process for each GPU, unless it is told otherwise.
 gpus=${SLURM_GPUS_ON_NODE:-${SBATCH_GPUS_PER_NODE:-1}}
-run=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${gpus##*:} - 1)))"
+gpus=${gpus##*:}
+# A type without a number is one of it.
+if [[ $gpus != [1-9]* ]]; then gpus=1; fi
+run=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"
   srun --kill-on-bad-exit=1 python -m cfx_jax.main --distributed "$@")
 
 if [[ $dry_run ]]; then

@@ -137,10 +137,10 @@ class Classifier:
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
         """Finds out what is wrong with the classifier, from four calls on one or two images.
 
-        It looks for outputs of another shape, probabilities instead of logits, dropout or batch
-        statistics left on, outputs that do not follow the image or want it in [0, 255], values and
-        gradients that are not finite, and gradients that are zero. A classifier that raises is a
-        finding too.
+        It looks for outputs of another shape, probabilities or sigmoids instead of logits, dropout
+        or batch statistics left on, outputs that do not follow the image or want it in [0, 255],
+        values and gradients that are not finite, and gradients that are zero. A classifier that
+        raises is a finding too, and so are images with their channels first.
 
         Args:
             images: real images, float `[N, H, W, C]` in [0, 1]; the first two are used.

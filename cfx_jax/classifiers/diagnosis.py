@@ -21,6 +21,8 @@ from cfx_jax.classifiers.logits import log_odds
 
 Apply = Callable[[Any, jax.Array], Any]
 _MAX_IMAGES = 2
+# Of an axis that can be one of colours.
+_MOST_CHANNELS = 4
 # Two computations of the same logits differ by less, whatever the device: as a share of the range.
 _SAME = 0.01
 # On photographs the logits of EfficientNet-Lite0 differ by about 10 from those of a black image,
@@ -110,13 +112,18 @@ def diagnose(
 
 
 def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
-    """Returns float32 images in [0, 1], and what is wrong with those given."""
+    """Returns float32 images `[N, H, W, C]` in [0, 1], and what is wrong with those given."""
     given = np.asarray(images)
     if given.ndim != 4 or 0 in given.shape or given.dtype.kind not in "fiub":
         raise ValueError(
             f"images have shape {given.shape} and type {given.dtype}; expected float32 [N, H, W, C]"
             " in [0, 1]: give a single image a leading axis with images[None]"
         )
+    found = []
+    if 1 <= given.shape[1] <= _MOST_CHANNELS < min(given.shape[2:]):
+        problem = f"images have shape {list(given.shape)}, channels first; expected [N, H, W, C]"
+        found.append(Finding(problem, "put their channels last: images.transpose(0, 2, 3, 1)"))
+        given = np.moveaxis(given, 1, -1)
     given, dtype = given[:_MAX_IMAGES].astype(np.float32), given.dtype
     finite = np.isfinite(given)
     pixels = np.where(finite, given, 0.0)
@@ -124,7 +131,7 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
     is_8_bit = low >= 0.0 and high > 2.0
     batch = jnp.asarray(np.clip(pixels / (255.0 if is_8_bit else 1.0), 0.0, 1.0))
     if dtype.kind == "f" and finite.all() and low >= 0.0 and high <= 1.0:
-        return batch, []
+        return batch, found
     some = "" if finite.all() else ", some not finite"
     problem = f"images are {dtype} over [{low:.4g}, {high:.4g}]{some}; expected float32 in [0, 1]"
     advice = "undo their normalisation, the classifier normalises by itself"
@@ -132,7 +139,7 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
         advice = "divide 8-bit images by 255, the classifier normalises by itself"
     elif not finite.all():
         advice = "leave out images whose pixels are not finite"
-    return batch, [Finding(problem, advice)]
+    return batch, [*found, Finding(problem, advice)]
 
 
 def _is_logits(output: Any, num_images: int) -> bool:
@@ -236,6 +243,11 @@ def _value_findings(outputs: _Outputs) -> Iterator[Finding]:
             "outputs are probabilities, each row non-negative with the sum 1; expected logits",
             "return what goes into the softmax, or its logarithm (jax.nn.log_softmax): the "
             "log-odds are the same",
+        )
+    elif all(((rows >= 0.0) & (rows <= 1.0)).all() for rows in (logits, outputs.scaled)):
+        yield Finding(
+            "outputs are all within [0, 1], as those of sigmoids are; expected logits",
+            "return what goes into the sigmoid",
         )
     same = _SAME * np.ptp(logits) + 1e-5 * np.abs(logits).max()
     noise = np.abs(outputs.again - logits).max()

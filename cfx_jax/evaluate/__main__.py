@@ -19,7 +19,6 @@ def define_flags() -> None:
 
 def main(config: EvaluateConfig, workdir: str) -> None:
     """Measures, then prints the tables and where they are."""
-    cluster.join()
     with preemption.watch() as stop:
         table = evaluate(config, workdir, flags.FLAGS.records, flags.FLAGS.images, stop)
     if cluster.is_first():

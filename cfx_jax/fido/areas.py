@@ -153,9 +153,9 @@ def solve_areas(
     height, width = problem.image.shape[:2]
     optimizer = optax.adam(optax.linear_schedule(_LEARNING_RATE, 0.0, num_steps))
     # The same cells for each area: A masks are one batch of the classifier.
-    cells = jnp.full((len(areas), min(_CELLS, height), min(_CELLS, width)), 0.5)
+    cells = jnp.full((len(areas), min(_CELLS, height), min(_CELLS, width)), 0.5, jnp.float32)
     # What the sorted mask should be, [A, H * W].
-    places = jnp.arange(height * width) / (height * width)
+    places = jnp.arange(height * width, dtype=jnp.float32) / (height * width)
     wanted = (places >= 1.0 - areas[:, None]).astype(jnp.float32)
 
     def loss(cells: jax.Array, weight: jax.Array) -> jax.Array:
@@ -172,7 +172,7 @@ def solve_areas(
         updates, state = optimizer.update(jax.grad(loss)(cells, weight), state, cells)
         return (jnp.clip(optax.apply_updates(cells, updates), 0.0, 1.0), state), None
 
-    weights = jnp.linspace(0.0, _AREA_WEIGHT, num_steps)
+    weights = jnp.linspace(0.0, _AREA_WEIGHT, num_steps, dtype=jnp.float32)
     (cells, _), _ = jax.lax.scan(step, (cells, optimizer.init(cells)), weights)
     importance = _enlarge(cells, (height, width))
     covered = jax.vmap(_top)(importance, areas)
@@ -199,7 +199,7 @@ def _enlarge(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
     reach = _SPREAD + 1
     offsets = np.arange(-reach, reach + 1)
     distance = np.hypot(offsets[:, None], offsets[None, :])
-    weights = np.exp(-2.0 * np.square(np.maximum(0.0, distance - 1.0) / _SPREAD))
+    weights = np.exp(-2.0 * np.square(np.maximum(0.0, distance - 1.0) / _SPREAD)).astype(np.float32)
     padded = jnp.pad(cells, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
     rows, columns = cells.shape[1:]
     nearby = jnp.stack(

@@ -19,7 +19,14 @@ from cfx_jax import classifiers
 from cfx_jax.classifiers import Classifier, Score
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import ask, predict, prepare
-from cfx_jax.fido.explanation import MOST, Explanation, assign_status, judge, saliency
+from cfx_jax.fido.explanation import (
+    MOST,
+    Explanation,
+    assign_status,
+    infill_suffices,
+    judge,
+    saliency,
+)
 from cfx_jax.fido.masks import spread
 from cfx_jax.fido.objective import (
     DIRECTIONS,
@@ -47,7 +54,7 @@ class State:
         optimizer: state of Adam.
         price: float32 scalar, lambda of the next step.
         step: int32 scalar, steps taken.
-        trace: float32 `[num_steps]`, objective of each step taken at full penalty, NaN beyond.
+        trace: float32 `[num_steps]`, objective of each step taken at full penalty, 0 beyond.
     """
 
     cells: jax.Array
@@ -65,7 +72,8 @@ def init(settings: Settings) -> State:
         optimizer=make_optimizer(settings).init(cells),
         price=jnp.asarray(settings.sparsity_weight, jnp.float32),
         step=jnp.zeros((), jnp.int32),
-        trace=jnp.full((settings.num_steps,), jnp.nan),
+        # Not NaN, for which JAX looks under JAX_DEBUG_NANS.
+        trace=jnp.zeros((settings.num_steps,), jnp.float32),
     )
 
 
@@ -137,8 +145,8 @@ def finish(
     height, width = problem.image.shape[:2]
     size, law = (height, width), settings.mask_law
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
-    judge_key, settle_key = (
-        jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(2)
+    judge_key, settle_key, bare_key = (
+        jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(3)
     )
     cells = spread(state.cells, settings.spread)
     if settings.success_target:
@@ -162,8 +170,13 @@ def finish(
         - jnp.mean(evidence(verdict.logits, problem, classifier, settings)),
         trace=state.trace,
     )
-    is_decided = classifier.decides(original, problem.target)
-    return assign_status(result, problem, is_decided, settings.success_target or MOST)
+    return assign_status(
+        result,
+        problem,
+        classifier.decides(original, problem.target),
+        settings.success_target or MOST,
+        infill_suffices(bare_key, problem, classifier, generator),
+    )
 
 
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:

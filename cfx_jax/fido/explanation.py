@@ -17,6 +17,8 @@ from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
 """Hard masks drawn by `finish` to judge the learnt distribution."""
+NUM_BARE = 4
+"""In-fills of the whole image by which `finish` sees whether the in-fill decides by itself."""
 MOST = 0.5
 """Share of them that makes a success, where the settings have no target of their own."""
 
@@ -33,6 +35,8 @@ class Status(enum.IntEnum):
     NOT_PRESERVED: SSR, and too many in-filled images are not classified as the target.
     NON_FINITE: the image, a logit or a gradient was not finite; the results are NaN.
     UNREADABLE: the image could not be decoded; set by a dataset run, nothing was computed.
+    INFILL_SUFFICES: SSR, and all is met, but in-fills of the whole image are classified as the
+        target, too: no region is needed, and the mask says nothing of one.
     """
 
     OK = 0
@@ -41,6 +45,8 @@ class Status(enum.IntEnum):
     NOT_PRESERVED = 3
     NON_FINITE = 4
     UNREADABLE = 5
+    # Numbers are kept in records: new ones come last.
+    INFILL_SUFFICES = 6
 
 
 @flax.struct.dataclass
@@ -160,11 +166,37 @@ def saliency(
     return jnp.where(direction == SSR, keep, 1.0 - keep)
 
 
+def infill_suffices(
+    key: jax.Array,
+    problem: Problem,
+    classifier: Classifier,
+    generator: Generator,
+    num_infills: int = NUM_BARE,
+) -> jax.Array:
+    """Tells whether in-fills of the whole image are classified as the target, bool scalar.
+
+    Args:
+        key: random key, for generators that draw.
+        problem: the image and what is asked of it.
+        classifier: the model explained.
+        generator: fills the whole image.
+        num_infills: how many have to agree.
+    """
+    nothing = jnp.zeros((1, *problem.image.shape[:2], 1), jnp.float32)
+
+    def one(key: jax.Array) -> jax.Array:
+        _, logits = classify_infilled(problem, nothing, nothing, key, classifier, generator)
+        return classifier.decides(logits[0], problem.target)
+
+    return jnp.all(jax.lax.map(one, jax.random.split(key, num_infills)))
+
+
 def assign_status(
     result: Explanation,
     problem: Problem,
     is_decided: jax.Array,
     success_target: float = MOST,
+    is_trivial: jax.Array | bool = False,
 ) -> Explanation:
     """Returns the explanation with its status, NaN everywhere when something was not finite.
 
@@ -173,6 +205,7 @@ def assign_status(
         problem: the image and what was asked of it.
         is_decided: bool scalar, whether the classifier decides so on the image itself.
         success_target: share of hard masks that have to do what was asked.
+        is_trivial: whether the in-fill suffices for what SSR asks.
 
     Returns:
         An `Explanation`.
@@ -186,8 +219,15 @@ def assign_status(
             ~is_decided,
             (problem.direction == SDR) & ~is_met,
             (problem.direction == SSR) & ~is_met,
+            (problem.direction == SSR) & is_trivial,
         ],
-        [Status.NON_FINITE, Status.MISCLASSIFIED, Status.NOT_FLIPPED, Status.NOT_PRESERVED],
+        [
+            Status.NON_FINITE,
+            Status.MISCLASSIFIED,
+            Status.NOT_FLIPPED,
+            Status.NOT_PRESERVED,
+            Status.INFILL_SUFFICES,
+        ],
         Status.OK,
     )
 

@@ -29,6 +29,9 @@ _GAUSSIAN = 0.6
 _REACH = 2
 # In pixels.
 _FINEST = 0.5
+# Masks are float32, whatever JAX_ENABLE_X64 says.
+_logistic = functools.partial(jax.random.logistic, dtype=jnp.float32)
+_uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
 
 
 class Relaxation(enum.Enum):
@@ -89,7 +92,8 @@ class MaskLaw:
 
     def start(self, keep_prob: float, shape: tuple[int, int]) -> jax.Array:
         """Returns cells `[h, w]` that are all kept with one probability."""
-        return jnp.full(shape, jax.scipy.special.logit(keep_prob) if self.draws else keep_prob)
+        value = jax.scipy.special.logit(keep_prob) if self.draws else keep_prob
+        return jnp.full(shape, value, jnp.float32)
 
     def confine(self, cells: jax.Array) -> jax.Array:
         """Brings cells back to where they mean something, after a step of the optimiser."""
@@ -159,7 +163,7 @@ class MaskLaw:
             field = draw_field(key, shape, self.smooth_scale * min(pixels.keep.shape))
             noise = log_ndtr(field) - log_ndtr(-field)
         else:
-            noise = draw_blocks(jax.random.logistic, key, shape, self.block_size)
+            noise = draw_blocks(_logistic, key, shape, self.block_size)
         perturbed = (pixels.logit + noise)[..., None]
         holes = (perturbed > 0).astype(jnp.float32)
         return jax.nn.sigmoid(perturbed / self.temperature), holes
@@ -170,7 +174,7 @@ class MaskLaw:
         if self.smooth_scale:
             shares = ndtr(draw_field(key, shape, self.smooth_scale * min(pixels.keep.shape)))
         else:
-            shares = draw_blocks(jax.random.uniform, key, shape, self.block_size)
+            shares = draw_blocks(_uniform, key, shape, self.block_size)
         return (shares < pixels.keep).astype(jnp.float32)[..., None]
 
     def show(self, cells: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -243,7 +247,7 @@ def draw_blocks(
     # would lie at the same pixels in every mask.
     grid = (-(-height // block_size) + 1, -(-width // block_size) + 1)
     blocks = sample(block_key, (count, *grid))
-    corners = jax.random.randint(corner_key, (count, 2, 1), 0, block_size)
+    corners = jax.random.randint(corner_key, (count, 2, 1), 0, block_size, jnp.int32)
     rows = (jnp.arange(height) + corners[:, 0]) // block_size
     columns = (jnp.arange(width) + corners[:, 1]) // block_size
     return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -272,13 +276,12 @@ def draw_field(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Arra
     scale = max(scale, _FINEST)
     # As far beyond the ends as a Gaussian reaches.
     grid = [math.ceil(length / scale) + 2 * _REACH for length in size]
-    noise = jax.random.normal(grid_key, (count, *grid))
-    offsets = jax.random.uniform(offset_key, (count, 2))
+    noise = jax.random.normal(grid_key, (count, *grid), jnp.float32)
+    offsets = _uniform(offset_key, (count, 2))
 
     def weigh(offset: jax.Array, length: int, nodes: int) -> jax.Array:
-        distance = (jnp.arange(length) + 0.5)[:, None] / scale - (
-            jnp.arange(nodes) - _REACH + 0.5 + offset
-        )
+        pixels, places = (jnp.arange(n, dtype=jnp.float32) for n in (length, nodes))
+        distance = (pixels + 0.5)[:, None] / scale - (places - _REACH + 0.5 + offset)
         weights = jnp.exp(-0.5 * jnp.square(distance / _GAUSSIAN))
         return weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
 
@@ -330,7 +333,7 @@ def average_blocks(length: int, block_size: int) -> np.ndarray:
 def rank_pixels(importance: jax.Array) -> jax.Array:
     """Returns int32 `[H, W]`: 0 for the most important pixel; equal ones go row by row."""
     order = jnp.argsort(-importance.ravel(), stable=True)
-    rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.size))
+    rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.size, dtype=jnp.int32))
     return rank.reshape(importance.shape)
 
 

@@ -83,7 +83,7 @@ def make_problem(
     return Problem(
         image=image,
         target=jnp.asarray(target, jnp.int32),
-        direction=jnp.asarray(DIRECTIONS[objective]),
+        direction=jnp.asarray(DIRECTIONS[objective], jnp.float32),
         key=jax.random.fold_in(key, index),
     )
 
@@ -246,6 +246,6 @@ def relaxed_objective(
     cost = asked = penalty(pixels, problem.direction, settings)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price)
-    warmup = jnp.minimum(1.0, step / settings.warmup_steps)
+    warmup = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / settings.warmup_steps)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
     return warmup * cost - gain, StepValue(asked - gain, success)

@@ -92,7 +92,7 @@ def settle(
             jnp.where(hold(0.0), jnp.minimum(barely, level), barely),
         ), None
 
-    ends = _Bounds(*(jnp.asarray(end) for end in (-_FARTHEST, _FARTHEST, _FARTHEST)))
+    ends = _Bounds(*(jnp.asarray(end, jnp.float32) for end in (-_FARTHEST, _FARTHEST, _FARTHEST)))
     found, _ = jax.lax.scan(halve, ends, jax.random.split(key, SETTLING_ROUNDS))
     is_dear = found.high - found.barely > _DEAREST
     return at(jnp.where(is_dear, found.barely + _DEAREST / 2.0, found.high))

@@ -9,6 +9,8 @@ import numpy as np
 
 from cfx_jax.generators.base import Generator
 
+_MOST_CHANNELS = 4
+
 
 def check_images(images: jax.Array | np.ndarray) -> jax.Array:
     """Checks the type and the rank of a batch of images.
@@ -24,12 +26,22 @@ def check_images(images: jax.Array | np.ndarray) -> jax.Array:
         raise ValueError(
             f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit images by 255"
         )
+    if is_channels_first(images.shape):
+        raise ValueError(
+            f"images have shape {images.shape}, channels first; expected [N, H, W, C], channels "
+            "last: images.transpose(0, 2, 3, 1)"
+        )
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
             f"images have shape {images.shape}; expected [N, H, W, C], channels last, none of them "
             "0: give a single image a leading axis with images[None]"
         )
     return images.astype(jnp.float32)
+
+
+def is_channels_first(shape: tuple[int, ...]) -> bool:
+    """Tells whether a shape looks like `[N, C, H, W]`: one to four channels, there and not last."""
+    return len(shape) == 4 and 1 <= shape[1] <= _MOST_CHANNELS < min(shape[2:])
 
 
 def check_pixels(images: jax.Array) -> None:

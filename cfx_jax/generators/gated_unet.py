@@ -224,7 +224,7 @@ def _network(params: Any) -> GatedUNet:
 def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Draws each row from a key of its own, so that it does not depend on the rows beside it."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(shape[0]))
-    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:], jnp.float32))(keys)
 
 
 def _mean_of_neighbours(images: jax.Array) -> jax.Array:

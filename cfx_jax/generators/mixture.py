@@ -60,5 +60,6 @@ class _InTurn:
                 for apply, p, own in zip(self.applies, params, keys, strict=True)
             ]
         )
-        turn = (jax.random.randint(first_key, (), 0, count) + jnp.arange(len(images))) % count
+        first = jax.random.randint(first_key, (), 0, count, jnp.int32)
+        turn = (first + jnp.arange(len(images))) % count
         return jnp.take_along_axis(infills, turn[None, :, None, None, None], axis=0)[0]

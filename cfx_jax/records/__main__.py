@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 from cfx_jax.report.export import FORMATS, export_pictures, export_table
 from cfx_jax.runs import cli
@@ -22,8 +23,8 @@ def main() -> None:
     export.add_argument("--to", required=True, metavar="OUT", help="folder to write to")
     export.add_argument("--format", choices=FORMATS, default="parquet", help="of the table")
     export.add_argument("--pictures", action="store_true", help="draw the masks as PNG, too")
-    arguments = parser.parse_args()
-    cli.exit_with(lambda: _run(arguments), user_errors=(ValueError, OSError))
+    arguments = parser.parse_args(cli.expand_home(sys.argv[1:]))
+    cli.exit_with(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:

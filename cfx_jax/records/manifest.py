@@ -13,7 +13,8 @@ from typing import Any
 from cfx_jax.records.storage import Storage
 
 _NAME = "manifest.json"
-_INFORMATIVE = "environment"  # differs between a run and its resumption; never compared
+# Differ between a run and its resumption, by a later version, too; never compared.
+_INFORMATIVE = ("environment", "status_names")
 _MAX_DIFFERENCES = 20
 
 
@@ -30,8 +31,8 @@ def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str
 
     Args:
         storage: the run's folder, made when missing.
-        manifest: JSON values that tell what is run. Its key "environment" is informative: not
-            compared, and kept as the first run wrote it.
+        manifest: JSON values that tell what is run. Its keys "environment" and "status_names" are
+            informative: not compared, and kept as the first run wrote them.
         layout: JSON values that describe the store; compared like the rest.
 
     Raises:
@@ -110,7 +111,7 @@ def _reason(error: OSError) -> str:
 
 
 def _compare(storage: Storage, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    stored, now = ({k: v for k, v in m.items() if k != _INFORMATIVE} for m in (stored, now))
+    stored, now = ({k: v for k, v in m.items() if k not in _INFORMATIVE} for m in (stored, now))
     found = list(_differences(stored, now))
     if not found:
         return

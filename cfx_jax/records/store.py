@@ -62,8 +62,9 @@ class RecordWriter:
 
         Args:
             workdir: the run's folder, made when missing.
-            manifest: JSON values that tell what is run. Its key "environment" (versions, start
-                time, devices) is informative: not compared, and kept as the first run wrote it.
+            manifest: JSON values that tell what is run. Its keys "environment" (versions, start
+                time, devices) and "status_names" are informative: not compared, and kept as the
+                first run wrote them.
             fields: what is kept per example.
             num_examples: length of the example axis.
             unit_size: examples computed and written together.

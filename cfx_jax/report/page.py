@@ -26,6 +26,7 @@ _MEANINGS = {
     "not_preserved": "most in-filled images are no longer classified as the target",
     "non_finite": "the computation gave NaN or infinite values",
     "unreadable": "the image could not be decoded",
+    "infill_suffices": "in-fills of the whole image are classified as the target, too",
 }
 _FACTS = {
     "Classifier": "classifier.name",

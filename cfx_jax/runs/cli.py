@@ -1,16 +1,21 @@
 """The command line: `--config=FILE [--workdir=DIR] [--config.a.b=value ...]`, and its errors."""
 
+import dataclasses
+import io
 import logging
+import os
 import pathlib
 import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+import cfx_jax
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, log
@@ -18,6 +23,13 @@ from cfx_jax.runs.preemption import StoppedError
 
 USER_ERROR = 2
 INTERRUPTED = 130  # As shells say it: 128 and the number of SIGINT.
+NOT_READ = 141  # The same of SIGPIPE.
+
+# What the user can mend. Anything else is a fault of the program.
+_USER_ERRORS = (ConfigError, RecordsError, OSError)
+_FAULT = (
+    "This is a fault of cfx_jax {version}, not of your input: please report it with the lines above"
+)
 
 
 def run_command(
@@ -56,7 +68,8 @@ def parse_command(
         flag_values: where the flags are defined; those of other flags are read, too.
 
     Returns:
-        The config, the folder of the run, and what is left of `argv`.
+        The config, the folder of the run, and what is left of `argv`. A `~` at the beginning of a
+        path is the home folder.
 
     Raises:
         ConfigError: whatever is wrong with the flags, or with the config file.
@@ -64,39 +77,109 @@ def parse_command(
     for argument in argv:
         if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
             check_field(config_type(), match[1])
-    is_given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
-    expected = f"a file whose get_config() returns {config_type.__module__}.{config_type.__name__}"
+    known = ", ".join(packaged_configs(config_type))
+    argv, file = find_config(expand_home(argv), known)
+    expected = f"the name of one that comes with the package ({known}) or a file like them"
     options: dict[str, Any] = {"flag_values": flag_values, "sys_argv": argv}
     # ml_collections loads every config file into one module: what an earlier file has defined would
     # stand for what this one lacks.
     sys.modules.pop("config_config", None)
     try:
-        if is_given or not default_name:
-            config = config_flags.DEFINE_config_file("config", None, f"{expected}.", **options)
+        if file or not default_name:
+            config = config_flags.DEFINE_config_file(
+                "config", None, f"Config: {expected}.", **options
+            )
         else:
             config = config_flags.DEFINE_config_dataclass(
                 "config",
                 config_type(),
-                f"{expected}; default: {config_type.__name__}().",
+                f"Config: {expected}; default: that of {default_name}.",
                 **options,
             )
         workdir = flags.DEFINE_string(
             "workdir", None, "Folder of the run; default: runs/NAME.", flag_values=flag_values
         )
         _show_in_help(flag_values)
-        rest: list[str] = flag_values(argv)
-    except Exception as error:  # A config file is code: it can fail in any way.
-        message = f"{type(error).__name__}: {error}\nin: {' '.join(argv[1:])}"
-        raise ConfigError(message) from error
-    if not is_given and not default_name:
-        raise ConfigError(f"no --config=FILE is given; expected {expected}")
-    name = default_name
-    if is_given:
-        file = config_flags.get_config_filename(flag_values["config"])
-        if not isinstance(config.value, config_type):
-            raise ConfigError(f"--config={file}: expected {expected}")
-        name = pathlib.Path(file).stem
+        rest = parse_flags(argv, flag_values)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # A config file is code: it can fail in any way.
+        if isinstance(error, SystemExit) and _asks_for_help(argv):
+            raise
+        where = f"--config={file}" if file else " ".join(argv[1:])
+        raise ConfigError(f"{where}: {type(error).__name__}: {_line(error)}") from error
+    if not file and not default_name:
+        raise ConfigError(f"no --config is given; expected {expected}")
+    if file and not isinstance(config.value, config_type):
+        raise ConfigError(
+            f"--config={file}: its get_config() returns a {type(config.value).__name__}, not the "
+            f"{config_type.__name__} of this command; expected {expected}"
+        )
+    name = pathlib.Path(file).stem if file else default_name
+    _expand_fields(config.value)
     return config.value, workdir.value or f"runs/{name}", rest
+
+
+def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
+    """Looks for the file that `--config=FILE` means.
+
+    Args:
+        argv: of the program.
+        known: names to tell of where there is no such file.
+
+    Returns:
+        `argv` with the file in place of the name of one that comes with the package, and the file;
+        "" if none is given.
+
+    Raises:
+        ConfigError: there is no such file, nor one of that name.
+    """
+    argv, file = list(argv), ""
+    for index, argument in enumerate(argv):
+        match = re.fullmatch(r"(--?config)(?:=(.*))?", argument, re.DOTALL)
+        if not match or (match[2] is None and index + 1 == len(argv)):
+            continue
+        given = argv[index + 1] if match[2] is None else match[2]
+        file = given if pathlib.Path(given).is_file() else str(packaged_configs().get(given, ""))
+        if not file:
+            what = "is a folder" if pathlib.Path(given).is_dir() else "no such file"
+            raise ConfigError(
+                f"--config={given}: {what}; those that come with the package are given by name, as "
+                f"--config={known.partition(',')[0]}: {known}"
+            )
+        argv[index + (match[2] is None)] = file if match[2] is None else f"{match[1]}={file}"
+    return argv, file
+
+
+def packaged_configs(config_type: type | None = None) -> dict[str, pathlib.Path]:
+    """Returns the config files that come with the package, by name: all, or those of a type."""
+    package = pathlib.Path(cfx_jax.__file__).parent
+    # Installed, they lie in the package; in a checkout, beside it.
+    folder = package / "configs"
+    folder = folder if folder.is_dir() else package.parent / "configs"
+    returns = f"-> {config_type.__name__}:" if config_type else ""
+    return {
+        path.stem: path
+        for path in sorted(folder.glob("*.py"))
+        if returns in path.read_text(encoding="utf-8")
+    }
+
+
+def expand_home(argv: list[str]) -> list[str]:
+    """Reads `~` after `--flag=` as the home folder, which shells do only at the start of a word."""
+    return [
+        re.sub(r"(?<==)~[^/=]*(?=/|$)", lambda match: os.path.expanduser(match[0]), argument)
+        for argument in argv
+    ]
+
+
+def _expand_fields(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _expand_fields(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            setattr(config, field.name, os.path.expanduser(value))
 
 
 def _show_in_help(flag_values: flags.FlagValues) -> None:
@@ -107,17 +190,31 @@ def _show_in_help(flag_values: flags.FlagValues) -> None:
                 flag_values.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the flags of the program, returns the arguments left.
 
     Raises:
         ConfigError: a flag is unknown, missing or cannot be read.
+        SystemExit: with 0, after --help.
     """
     try:
-        rest: list[str] = flags.FLAGS(argv)
+        rest: list[str] = flag_values(expand_home(argv))
     except flags.Error as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(_line(error)) from error
+    except SystemExit:
+        if not _asks_for_help(argv):
+            raise
+        # absl calls it a failure to be asked for help.
+        raise SystemExit(0) from None
     return rest
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return any(re.match(r"--?help", argument) for argument in argv)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def run_main(
@@ -137,34 +234,65 @@ def run_main(
         # writes, and shows the stack of an error before it raises it.
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)
+        cluster.settle_numbers()
+        cluster.join()
         main()
 
     exit_with(lambda: app.run(quiet_main, flags_parser=flags_parser))
 
 
-def exit_with(
-    main: Callable[[], int | None],
-    user_errors: tuple[type[Exception], ...] = (ConfigError, RecordsError, OSError),
-) -> None:
+def exit_with(main: Callable[[], int | None]) -> None:
     """Calls the main function of a command, shows what is logged, and exits.
 
-    The exit status is what `main` returns, 0 for None; `USER_ERROR` after one message to stderr;
-    0 after a request to stop, since what is written is whole; `INTERRUPTED` after Ctrl-C. Any other
-    error is a fault of the program, and ends it with a traceback.
+    The one place where errors become messages. The exit status is what `main` returns, 0 for None;
+    `USER_ERROR` after one message to stderr; 0 after a request to stop, since what is written is
+    whole; `INTERRUPTED` after Ctrl-C; `NOT_READ` when nobody reads what it prints. Any other error
+    is a fault of the program: it ends it with a traceback, whose last line says so.
 
     Args:
         main: the command.
-        user_errors: what it raises for what the user can mend.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Else the name of a file ends a command whose terminal has no letters for it.
+            stream.reconfigure(errors="backslashreplace")
     try:
         with log.shown():
-            sys.exit(main())
-    except user_errors as error:
-        print(f"error: {error}", file=sys.stderr)
-        cluster.leave(USER_ERROR)
+            status = main()
+            sys.stdout.flush()
+            sys.exit(status)
+    except BrokenPipeError:
+        # Python writes once more, in the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        cluster.leave(NOT_READ)
+    except _USER_ERRORS as error:
+        _leave_after(str(error))
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         cluster.leave(0, stopped.deadline)
     except KeyboardInterrupt:
         print("interrupted; go on with the same command", file=sys.stderr)
         cluster.leave(INTERRUPTED)
+    except Exception as error:
+        if message := _outside(error):
+            _leave_after(message)
+        error.add_note(_FAULT.format(version=cfx_jax.__version__))
+        raise
+
+
+def _leave_after(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    cluster.leave(USER_ERROR)
+
+
+def _outside(error: Exception) -> str:
+    """Returns what to say of an error that comes from the machine, "" for any other."""
+    if isinstance(error, UnicodeError) and (found := sys.getfilesystemencoding()) != "utf-8":
+        return f"a name or a text cannot be written in {found}; set PYTHONUTF8=1 ({_line(error)})"
+    is_full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    if is_full or isinstance(error, MemoryError):
+        return (
+            "out of memory; expected a smaller batch, fewer masks a step, or a device with more of "
+            f"it ({_line(error)[:200]})"
+        )
+    return ""

@@ -5,7 +5,9 @@ process must know which one it is to take its own units of work.
 """
 
 import importlib.metadata
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,17 @@ from cfx_jax.runs import preemption
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _MOST_SECONDS_BETWEEN_LOOKS = 16.0
+_PLAIN = ("coordinator_address", "num_processes", "process_id")
+# What JAX asks of a Slurm job; `srun` sets all of them, `sbatch` and `salloc` not.
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_NUMBERS = {
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+}
+_logger = logging.getLogger(__name__)
 
 
 def define_flags() -> None:
@@ -42,36 +55,86 @@ def define_flags() -> None:
 def join() -> None:
     """Joins the other processes that the flags tell of; to be called before JAX is used.
 
+    Every command calls it, also one that is always alone: without a device none can go on.
     Afterwards `jax.process_index()` of `jax.process_count()` says which process this is, and
     `jax.local_devices()` are its own devices.
 
     Raises:
-        ConfigError: the flags do not fit together, or the others do not answer.
+        ConfigError: the flags do not fit together, the others do not answer, or JAX has no device.
     """
-    given = flags.FLAGS
-    plain = (given.coordinator_address, given.num_processes, given.process_id)
-    if plain == (None, None, None):
-        if not given.distributed:
-            return
-    elif None in plain:
+    # Of a command that is always alone, there are no such flags.
+    given = flags.FLAGS.flag_values_dict()
+    plain: tuple[Any, Any, Any] = tuple(map(given.get, _PLAIN))  # type: ignore[assignment]
+    if plain != (None, None, None):
+        _check_plain(*plain)
+    if given.get("distributed") or None not in plain:
+        # It would take SIGTERM for itself.
+        jax.config.update("jax_enable_preemption_service", False)
+        try:
+            jax.distributed.initialize(*plain)
+        except Exception as error:  # Of whatever reads a half set environment.
+            raise ConfigError(
+                f"cannot join the other processes ({_environment_problem(error)}); on plain "
+                "machines give every process the same --coordinator_address=HOST:PORT and "
+                "--num_processes, and its own --process_id"
+            ) from error
+    try:
+        jax.local_devices()
+    except Exception as error:  # Of JAX without a plugin for the platform: one without a word.
+        raise ConfigError(_no_device(error)) from error
+
+
+def _check_plain(address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    if address is None or num_processes is None or process_id is None:
         raise ConfigError(
             "--coordinator_address, --num_processes and --process_id go together; on a TPU slice "
             "and under Slurm, --distributed alone finds them"
         )
-    elif given.process_id >= given.num_processes:
+    if not re.fullmatch(r"(\S*[^\s:\]]|\[\S+\]):\d+", address):
+        raise ConfigError(f"--coordinator_address is {address!r}; expected HOST:PORT of process 0")
+    if process_id >= num_processes:
         raise ConfigError(
-            f"--process_id is {given.process_id}; expected 0 to {given.num_processes - 1}, since "
-            f"--num_processes is {given.num_processes}"
+            f"--process_id is {process_id}; expected 0 to {num_processes - 1}, since "
+            f"--num_processes is {num_processes}"
         )
-    # It would take SIGTERM for itself.
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(*plain)
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot join the other processes ({error}); on plain machines give every process the "
-            "same --coordinator_address=HOST:PORT and --num_processes, and its own --process_id"
-        ) from error
+
+
+def _environment_problem(error: Exception) -> str:
+    """Says what JAX found, or did not find, of a slice or a job."""
+    lacking = [name for name in _SLURM if name not in os.environ]
+    if 0 < len(lacking) < len(_SLURM):
+        return (
+            f"the environment of Slurm is not whole, it lacks {', '.join(lacking)}: start the "
+            "processes by srun, as launch/slurm.sh does"
+        )
+    if "coordinator_address should be defined" in str(error):
+        return "no TPU slice and no Slurm job was found"
+    reason = " ".join(str(error).split())
+    # Of others, such as KeyError, the text alone says nothing.
+    return reason if isinstance(error, RuntimeError | ValueError) else f"{error!r}"
+
+
+def _no_device(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or "JAX has no plugin for it"
+    if not (asked := jax.config.read("jax_platforms")):
+        return f"JAX finds no device: {reason}"
+    return (
+        f"JAX finds no device for JAX_PLATFORMS={asked} ({reason}); leave it unset to take what "
+        "there is, or install what JAX needs: pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"
+    )
+
+
+def settle_numbers() -> None:
+    """Takes back settings of JAX, from environment variables, that would change a run's numbers.
+
+    A run may be gone on with from another shell, and its records are the same then.
+    """
+    changed = [name for name, value in _NUMBERS.items() if getattr(jax.config, name) != value]
+    for name in changed:
+        jax.config.update(name, _NUMBERS[name])
+        _logger.warning(
+            "%s is not followed: every run computes with %s", name.upper(), _NUMBERS[name]
+        )
 
 
 def is_first() -> bool:

@@ -123,7 +123,7 @@ class Explanations(RecordReader):
         """
         super().__init__(workdir)
         self.objectives = tuple(self.manifest.get("objectives") or ())
-        self.status_names = tuple(self.manifest.get("status_names") or ())
+        self.status_names = _with_later(tuple(self.manifest.get("status_names") or ()))
         self.class_names = tuple(self.manifest.get("class_names") or ())
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
@@ -180,6 +180,12 @@ class Explanations(RecordReader):
         expected = ["id", *CLASSES, *(f"{o}_{name}" for o in self.objectives for name in results)]
         lacking = [name for name in expected if name not in names]
         return f"there is no {lacking[0]}" if lacking else ""
+
+
+def _with_later(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Adds the statuses that a later version has: it may have gone on with the run."""
+    known = tuple(status.name.lower() for status in Status)
+    return known if names and names == known[: len(names)] else names
 
 
 def _blank(field: Field) -> float:

@@ -1,7 +1,9 @@
 """Looks into a weights file: `python -m cfx_jax.weights inspect FILE`."""
 
 import argparse
+import sys
 
+from cfx_jax.config import ConfigError
 from cfx_jax.runs import cli
 from cfx_jax.weights.inspection import describe
 
@@ -14,8 +16,15 @@ def main() -> None:
         "inspect", help="list the arrays of a file and tell which classifier it looks like"
     )
     inspect.add_argument("file", help="weights file, Orbax folder or hf://owner/name[/file]")
-    arguments = parser.parse_args()
-    cli.exit_with(lambda: print(describe(arguments.file)), user_errors=(ValueError, OSError))
+    arguments = parser.parse_args(cli.expand_home(sys.argv[1:]))
+    cli.exit_with(lambda: _inspect(arguments.file))
+
+
+def _inspect(file: str) -> None:
+    try:
+        print(describe(file))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The same small network in every library: equal logits, gradients and masks."""
 
+import collections
 import contextlib
 import importlib
 import sys
@@ -341,7 +342,8 @@ def test_a_network_on_the_host_has_gradients_and_maps(host):
     mapped = jax.vmap(jax.vmap(logits_and_gradient, (None, 0)), (None, 0))
     expected = mapped(same, images)
     found = mapped(classifier, images)
-    assert sizes == [2 * 3 * 5]
+    # First once in the open.
+    assert sizes == [1, 2 * 3 * 5]
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     # A cotangent that is the same for all images.
@@ -363,7 +365,7 @@ def test_a_network_on_the_host_with_another_number_of_classes_is_named(host):
     apply = _host_classifier(host_logits, host_gradient, 4)
     classifier = cfx_jax.Classifier(params=(), apply=apply)
     (finding,) = classifier.check(np.full((2, 2, 4, 4), 0.5, np.float32))
-    assert "returns shape (4, 3); expected (4, 4)" in finding.problem
+    assert "returns shape (1, 3); expected (1, 4)" in finding.problem
 
 
 class Tensor:
@@ -372,6 +374,24 @@ class Tensor:
     def __init__(self, array, requires_grad=False, source=None):
         self.array, self.device, self.dtype = array, "here", array.dtype
         self.requires_grad, self.source = requires_grad, source
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    def is_floating_point(self):
+        return self.array.dtype.kind == "f"
+
+    def to(self, device, dtype, copy):
+        assert device == "here"
+        assert copy
+        followed = self if self.requires_grad else self.source
+        return Tensor(self.array.astype(dtype), source=followed)
+
+    def sub_(self, number):
+        assert not self.requires_grad, "a leaf Variable is being used in an in-place operation"
+        self.array -= self.array.dtype.type(number)
+        return self
 
     def float(self):
         return Tensor(self.array.astype(np.float32))
@@ -387,19 +407,22 @@ class Tensor:
 class TorchLike:
     """The network on the host as a module of PyTorch, in training mode."""
 
-    def __init__(self):
-        self.training = True
+    def __init__(self, dtype=np.float32, before=lambda images: None, after=lambda logits: logits):
+        self.training, self.dtype, self.before, self.after = True, dtype, before, after
 
     def eval(self):
         self.training = False
 
     def parameters(self):
-        yield Tensor(WEIGHTS)
+        yield Tensor(WEIGHTS.astype(self.dtype))
 
     def __call__(self, images):
         assert not self.training
-        is_followed = sys.modules["torch"].is_grad_enabled and images.requires_grad
-        return Tensor(host_logits(images.array), source=images if is_followed else None)
+        assert images.dtype == self.dtype, "input and weights should be of the same type"
+        self.before(images)
+        followed = images.source if sys.modules["torch"].is_grad_enabled else None
+        logits = host_logits(images.array.astype(np.float32)).astype(self.dtype)
+        return self.after(Tensor(logits, source=followed))
 
 
 @pytest.fixture
@@ -422,8 +445,10 @@ def torch(monkeypatch):
     def grad(outputs, inputs, grad_outputs, materialize_grads):
         assert outputs.source is inputs, "element 0 of tensors does not require grad"
         assert materialize_grads
-        return (Tensor(host_gradient(inputs.array, grad_outputs.array)),)
+        assert grad_outputs.dtype == outputs.dtype
+        return (Tensor(host_gradient(inputs.array, grad_outputs.array).astype(inputs.dtype)),)
 
+    torch.Tensor, torch.float32 = Tensor, np.float32
     torch.no_grad, torch.enable_grad = lambda: grad_mode(False), lambda: grad_mode(True)
     torch.tensor, torch.zeros = tensor, lambda shape: Tensor(np.zeros(shape, np.float32))
     torch.autograd = types.SimpleNamespace(grad=grad)
@@ -443,6 +468,59 @@ def test_a_module_of_torch_has_its_logits_and_gradients(torch, host, is_grad_ena
     assert torch.is_grad_enabled == is_grad_enabled
     assert (classifier.name, classifier.class_names) == ("TorchLike", ("a", "b", "c"))
     assert (classifier.image_size, classifier.params) == ((4, 4), ())
+
+
+Output = collections.namedtuple("Output", "hidden logits")
+OTHER = Tensor(np.zeros((1, 7), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "shift"),
+    [
+        ({"after": lambda logits: types.SimpleNamespace(logits=logits)}, 0.0),
+        ({"after": lambda logits: Output(OTHER, logits)}, 0.0),
+        ({"after": lambda logits: {"hidden": OTHER, "logits": logits}}, 0.0),
+        ({"after": lambda logits: (logits,)}, 0.0),
+        ({"after": lambda logits: [OTHER, logits, None]}, 0.0),
+        ({"dtype": np.float16}, 0.0),
+        ({"dtype": np.float64}, 0.0),
+        ({"before": lambda images: images.sub_(0.5)}, 0.5),
+    ],
+    ids=["object", "namedtuple", "dict", "tuple of one", "list", "half", "double", "in place"],
+)
+def test_modules_of_torch_may_be_of_many_kinds(torch, host, options, shift):
+    images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    classifier = adapters.from_torch(TorchLike(**options), 3)
+    assert classifier.check(images) == ()
+    atol = 0.02 if options.get("dtype") == np.float16 else 1e-5
+    logits = classifier.apply(classifier.params, images)
+    np.testing.assert_allclose(logits, host[1].apply(host[1].params, images - shift), atol=atol)
+
+
+def fail(*_):
+    raise RuntimeError("shapes cannot be multiplied\n(1x5 and 6x7)")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"after": lambda logits: (logits, logits)}, r"a tuple of tensors of shapes \[\(1, 3\), "),
+        ({"after": lambda logits: None}, r"it returns a NoneType; .*\[N, 3\]: wrap it"),
+        ({"after": lambda logits: {"hidden": OTHER}}, "it returns a dict; expected one tensor"),
+        ({"after": lambda logits: OTHER}, r"returns shape \(1, 7\); expected \(1, 3\)"),
+        ({"before": fail}, r"raises RuntimeError: shapes .* \(1x5 and 6x7\), for images \[1, 2"),
+        ({"after": lambda logits: Tensor(logits.array)}, "backward pass .* not require grad"),
+    ],
+    ids=["two", "none", "dict", "classes", "raises", "detached"],
+)
+def test_what_a_module_of_torch_does_wrong_is_told_in_one_line(torch, options, message, capfd):
+    images = jax.random.uniform(jax.random.key(5), (2, 4, 4, 2))
+    classifier = adapters.from_torch(TorchLike(**options), 3)
+    with pytest.raises(ValueError, match=message) as raised:
+        explain(classifier, images)
+    assert "\n" not in str(raised.value)
+    assert len(classifier.check(images)) == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_module_of_torch_itself_has_its_logits_and_gradients(host):

@@ -81,6 +81,7 @@ FAULTS = {
         r"bfloat16 \[2, 5\] for 2 images" + EXPECTED,
     ),
     "softmax": (lambda p, x: jax.nn.softmax(sound(p, x)), "outputs are probabilities"),
+    "sigmoid": (lambda p, x: jax.nn.sigmoid(sound(p, x)), r"all within \[0, 1\], as those of sigm"),
     "batch statistics": (with_batch_statistics, "an image change by .* the other images"),
     "dropout, one key": (with_dropout_of_one_key, "an image change by .* with its place"),
     "noise": (with_noise, "differ by .* between two calls"),
@@ -120,6 +121,10 @@ def test_nothing_is_wrong_with_a_sound_classifier(num_images):
     assert check(sound, IMAGES[:num_images], class_names=tuple("abcde")) == ()
 
 
+def test_numbers_between_0_and_1_are_logits_where_the_image_can_move_them_out():
+    assert check(lambda p, x: x.mean((1, 2))) == ()
+
+
 def test_log_probabilities_are_as_good_as_logits():
     assert check(lambda p, x: jax.nn.log_softmax(sound(p, x))) == ()
 
@@ -146,9 +151,14 @@ def test_class_names_are_counted():
         (np.uint8(255 * np.asarray(IMAGES)), r"uint8 over \[\d, 25\d\]", "by 255"),
         (255.0 * IMAGES, r"float32 over \[\d\..*, 25.*\]", "by 255"),
         ((IMAGES - 0.5) / 0.2, r"float32 over \[-2\..*, 2\..*\]; expected", "normalisation"),
+        (
+            np.moveaxis(IMAGES, -1, 1),
+            r"shape \[3, 3, 6, 6\], channels first; exp",
+            r"\(0, 2, 3, 1\)",
+        ),
         (IMAGES.at[0].set(jnp.nan), r"float32 over .*, some not finite; expected", "leave out"),
     ],
-    ids=["uint8", "0 to 255", "normalised", "nan"],
+    ids=["uint8", "0 to 255", "normalised", "channels first", "nan"],
 )
 def test_images_out_of_range_are_the_only_finding(images, problem, advice):
     (finding,) = check(sound, images)

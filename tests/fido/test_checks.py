@@ -37,6 +37,10 @@ def with_logits(function):
     [
         ({"images": IMAGES[0]}, r"shape \(8, 8, 3\); expected \[N, H, W, C\].*images\[None\]"),
         ({"images": IMAGES[:0]}, r"shape \(0, 8, 8, 3\); expected .* none of them 0"),
+        *(
+            ({"images": jnp.zeros(shape)}, r"channels first; .*last: images.transpose\(0, 2,")
+            for shape in ((1, 3, 224, 224), (2, 1, 8, 8), (1, 4, 5, 300))
+        ),
         ({"images": jnp.zeros((2, 8, 8, 3), jnp.uint8)}, r"uint8; expected float32.*divide.*255"),
         ({"images": 255 * IMAGES}, r"range over \[127\.5, 127\.5\].*divide 8-bit images by 255"),
         ({"images": IMAGES - 1}, r"range over \[-0\.5, -0\.5\].*undo their normalisation"),

@@ -218,23 +218,50 @@ def test_learning_rate_falls_linearly_to_zero():
 def test_status_tells_what_became_of_each_image(linear_classifier, fill_half):
     weights = np.zeros((8, 8, 1), np.float32)
     weights[2:4, 2:4] = 1.0
-    classifier = linear_classifier(weights)
+    classifier, black_fill = linear_classifier(weights), fill_half.replace(params=jnp.zeros(()))
     white, black = jnp.ones((8, 8, 1)), jnp.zeros((8, 8, 1))
     broken = white.at[0, 0, 0].set(jnp.nan)
     images = jnp.stack([white, black, broken])
     e = cfx_jax.explain(
-        KEY, classifier, fill_half, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
+        KEY, classifier, black_fill, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
     )
     assert [Status(s) for s in e.status] == [Status.OK, Status.MISCLASSIFIED, Status.NON_FINITE]
     assert np.isnan(e.saliency[2]).all()
     assert np.isfinite(e.saliency[:2]).all()
-    alone = cfx_jax.explain(KEY, classifier, fill_half, images[:1], jnp.asarray([1]), mask_size=8)
+    alone = cfx_jax.explain(KEY, classifier, black_fill, images[:1], jnp.asarray([1]), mask_size=8)
     np.testing.assert_allclose(alone.saliency[0], e.saliency[0], atol=1e-5)
 
 
 def total_and_threshold(threshold, images):
     total = images.sum((1, 2, 3))
     return jnp.stack([jnp.full_like(total, threshold), total], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("fill", "objective", "status"),
+    [
+        # The image is of class 1 for its bright half; so is one that is bright everywhere.
+        (0.0, "ssr", Status.OK),
+        (1.0, "ssr", Status.INFILL_SUFFICES),
+        (0.0, "sdr", Status.OK),
+        (1.0, "sdr", Status.NOT_FLIPPED),
+    ],
+)
+def test_status_tells_when_the_infill_alone_does_what_is_asked(fill, objective, status, fill_half):
+    def apply(params, images):
+        total = 20.0 * images.mean((1, 2, 3))
+        return jnp.stack([jnp.full_like(total, 6.0), total], axis=1)
+
+    classifier = cfx_jax.Classifier(params=(), apply=apply)
+    e = cfx_jax.explain(
+        KEY, classifier, fill_half.replace(params=jnp.asarray(fill)),
+        jnp.zeros((1, 8, 8, 1)).at[:, :4].set(1.0), jnp.asarray([1]), objective=objective,
+        mode="fast", sparsity_weight=0.1, num_steps=60, mask_size=8,
+    )  # fmt: skip
+    assert Status(int(e.status[0])) == status
+    if status == Status.INFILL_SUFFICES:
+        assert e.kept_area[0] < 0.1
+        assert e.success_rate[0] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,8 @@ def test_slurm_script_is_not_started_by_hand(machine):
     [
         ({}, "0"),
         ({"SBATCH_GPUS_PER_NODE": "a100:2"}, "0,1"),
+        ({"SBATCH_GPUS_PER_NODE": "a100"}, "0"),
+        ({"SBATCH_GPUS_PER_NODE": ""}, "0"),
         ({"SBATCH_GPUS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "3"}, "0,1,2"),
     ],
 )

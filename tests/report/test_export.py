@@ -45,10 +45,10 @@ def test_only_what_is_computed_is_exported_unit_by_unit(make_run, tmp_path):
 
 
 def test_without_class_names_there_are_numbers(make_run, tmp_path):
-    changes = {"status_names": ["ok"], "class_names": None}
+    changes = {"status_names": ["fine"], "class_names": None}
     table = pyarrow.parquet.read_table(export_table(make_run(**changes), tmp_path))
     assert "label_name" not in table.column_names
-    assert table["ssr_status"].to_pylist()[:2] == ["ok", "unknown status 1"]
+    assert table["ssr_status"].to_pylist()[:2] == ["fine", "unknown status 1"]
 
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(make_run, tmp_path):

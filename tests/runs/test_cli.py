@@ -1,17 +1,22 @@
 """The command line in this process: configs from flags, errors, exit statuses."""
 
 import logging
+import os
 import pathlib
+import subprocess
+import sys
 
+import jax
 import pytest
 from absl import flags
 
+import cfx_jax
 from cfx_jax.config import ClassifierConfig, Config, ConfigError
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cli
 from cfx_jax.runs.preemption import StoppedError
-from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
 # Of ml_collections, when it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -87,25 +92,94 @@ def test_without_flags_a_config_is_that_of_its_type_and_nothing_is_kept():
         (["--config.explain.num_steps=many"], "num_steps=many"),
         (["--config.explain.num_steps=2.5"], r"num_steps=2\.5"),
         (["--config.explain.num_steps"], "Missing value.*num_steps"),
-        (["--config=no/such/file.py"], r"no/such/file\.py"),
-        (["--config={tmp}/empty.py"], r"(?s)get_config.*in: .*empty\.py"),
-        (["--config={tmp}/fails.py"], "(?s)KeyError.*'colour'"),
-        (["--config={tmp}/wrong.py"], r"wrong\.py: expected a file.*cfx_jax\.config\.Config"),
-        (["--confg=configs/demo.py"], "confg"),
+        (["--config.explain.num_steps=many"], r"^flag --config\.explain\.num_steps=many: "),
+        (["--config=no/such/file.py"], r"no/such/file\.py: no such file; .*--config=demo: demo, "),
+        (["--config", "no/such/file.py"], r"no/such/file\.py: no such file"),
+        (["--config=configs/imagenet.py"], r"no such file; .*as --config=demo: demo, .*imagenet, "),
+        (["--config={tmp}"], "is a folder; .*by name"),
+        (["--config="], "--config=: is a folder|no such file"),
+        (["--config={tmp}/empty.py"], r"empty\.py: AttributeError: .*get_config"),
+        (["--config={tmp}/fails.py"], r"fails\.py: KeyError: 'colour'"),
+        (["--config={tmp}/text.py"], r"text\.py: SyntaxError: "),
+        (["--config={tmp}/ends.py"], r"ends\.py: SystemExit: 0"),
+        (
+            ["--config={tmp}/wrong.py"],
+            r"wrong\.py: its .* returns a dict, not the Config of",
+        ),
+        (["--config=train_gated_unet"], "returns a TrainConfig, not the Config of this command"),
+        (["--confg=configs/demo.py"], "^Unknown command line flag 'confg'"),
     ],
 )
-def test_what_is_wrong_with_the_flags_is_told(arguments, message, tmp_path):
+def test_what_is_wrong_with_the_flags_is_told_in_one_line(
+    arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "text.py").write_text("not\n\n a program")
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)")
     (tmp_path / "fails.py").write_text("def get_config():\n    return {}['colour']\n")
     (tmp_path / "wrong.py").write_text("def get_config():\n    return {}\n")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as raised:
         parse(*(text.format(tmp=tmp_path) for text in arguments))
+    assert "\n" not in str(raised.value)
 
 
-def test_a_training_asks_for_its_file():
-    for arguments in ([], ["--config.seed=1"]):
-        with pytest.raises(ConfigError, match=r"config.*get_config\(\)|config\.seed"):
-            parse(*arguments, config_type=TrainConfig, default_name="")
+def test_a_training_asks_for_its_file_and_names_those_there_are():
+    known = "train_contextual_attention, train_gated_unet, train_vae_mnist"
+    with pytest.raises(ConfigError, match=rf"^no --config is given; expected .*\({known}\) or a "):
+        parse(config_type=TrainConfig, default_name="")
+    with pytest.raises(ConfigError, match=r"^Unknown.*config\.seed"):
+        parse("--config.seed=1", config_type=TrainConfig, default_name="")
+
+
+@pytest.mark.parametrize("given", [["--config=mnist"], ["--config", "mnist"], ["-config=mnist"]])
+def test_a_config_that_comes_with_the_package_goes_by_its_name(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, workdir, _ = parse(*given, "--config.seed=3")
+    assert (config.classifier.name, config.seed, workdir) == ("mnist_cnn", 3, "runs/mnist")
+    # A file of the same name comes first: it is what the shell completes.
+    (tmp_path / "mnist").write_text("from cfx_jax.config import Config\nget_config = Config\n")
+    assert parse(*given)[0] == Config()
+
+
+def test_every_config_file_belongs_to_a_command_and_is_known_by_its_type():
+    names = {path.stem for path in CONFIGS.glob("*.py")}
+    assert set(cli.packaged_configs()) == names
+    types = (Config, EvaluateConfig, TrainConfig, TrainClassifierConfig)
+    of_types = [name for config_type in types for name in cli.packaged_configs(config_type)]
+    assert sorted(of_types) == sorted(names)
+
+
+def test_config_files_are_installed_in_the_package(tmp_path):
+    command = ["setup.py", "-q", "egg_info", f"--egg-base={tmp_path}", "build_py"]
+    subprocess.run(
+        [sys.executable, *command, f"--build-lib={tmp_path}/lib"], cwd=CONFIGS.parent, check=True
+    )
+    code = "from cfx_jax.runs import cli; print(*cli.packaged_configs().values())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")},
+    ).stdout.split()  # fmt: skip
+    assert {pathlib.Path(path).parent for path in found} == {tmp_path / "lib/cfx_jax/configs"}
+    assert {pathlib.Path(path).name for path in found} == {p.name for p in CONFIGS.glob("*.py")}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(
+        "from cfx_jax.config import Config, DataConfig\n"
+        "def get_config() -> Config:\n    return Config(data=DataConfig(path='~/images'))\n"
+    )
+    config, workdir, _ = parse(
+        "--config=~/mine.py", "--workdir=~/runs", "--config.classifier.weights=~/a~b.pth"
+    )
+    assert (workdir, config.data.path) == (f"{tmp_path}/runs", f"{tmp_path}/images")
+    assert config.classifier.weights == f"{tmp_path}/a~b.pth"
+    config, _, _ = parse("--config.judges.classifiers=vit_b16=~/b.npz", config_type=EvaluateConfig)
+    assert config.judges.sections()["vit_b16"].weights == f"{tmp_path}/b.npz"
+    assert cli.expand_home(["export", "~", "--to=~", "--to=a~/b", "--to=~no.one/x", "x=1"]) == [
+        "export", "~", f"--to={tmp_path}", "--to=a~/b", "--to=~no.one/x", "x=1"
+    ]  # fmt: skip
 
 
 def test_flags_of_a_second_command_fail_clearly():
@@ -121,12 +195,13 @@ def test_help_lists_the_flags_of_the_command():
     shown = values.main_module_help()
     assert "--config:" in shown
     assert "--workdir:" in shown
+    assert "imagenet_paper, mnist)" in " ".join(shown.split())
 
 
-def end(main, **options):
+def end(main):
     """Returns the exit status of a command."""
     with pytest.raises(SystemExit) as ended:
-        cli.exit_with(main, **options)
+        cli.exit_with(main)
     return ended.value.code
 
 
@@ -152,11 +227,33 @@ def test_what_ends_a_command_is_one_message_and_an_exit_status(error, code, prin
     assert capsys.readouterr().err == printed
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(capsys):
-    with pytest.raises(ValueError, match="a bug"):
-        cli.exit_with(fail_with(ValueError("a bug")))
-    assert end(fail_with(ValueError("bad file")), user_errors=(ValueError,)) == 2
-    assert capsys.readouterr().err == "error: bad file\n"
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, UnicodeError, AssertionError])
+def test_a_fault_of_the_program_keeps_its_traceback_and_says_so(kind, capsys):
+    with pytest.raises(kind, match="a bug") as raised:
+        cli.exit_with(fail_with(kind("a bug")))
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"This is a fault of cfx_jax {cfx_jax.__version__}, not of your input")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("cannot allocate"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB\n at x"),
+    ],
+)
+def test_a_machine_that_is_too_small_is_no_fault_of_the_program(error, capsys):
+    assert end(fail_with(error)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory; expected a smaller batch")
+
+
+def test_text_that_a_locale_has_no_letters_for_is_no_fault_of_the_program(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    assert end(lambda: "\udcc3".encode()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: a name or a text cannot be written in iso8859-1; set PYTHONUTF8")
 
 
 def test_a_command_shows_what_is_logged_and_ends_with_its_status(capsys):

@@ -18,11 +18,12 @@ def joined(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: asked.append(arguments))
 
     def give(distributed=False, coordinator_address=None, num_processes=None, process_id=None):
-        given = types.SimpleNamespace(
-            distributed=distributed, coordinator_address=coordinator_address,
-            num_processes=num_processes, process_id=process_id,
-        )  # fmt: skip
-        monkeypatch.setattr(cluster.flags, "FLAGS", given)
+        given = {
+            "distributed": distributed, "coordinator_address": coordinator_address,
+            "num_processes": num_processes, "process_id": process_id,
+        }  # fmt: skip
+        values = types.SimpleNamespace(flag_values_dict=lambda: given)
+        monkeypatch.setattr(cluster.flags, "FLAGS", values)
         cluster.join()
         return asked
 
@@ -50,6 +51,10 @@ def test_plain_machines_name_their_coordinator(joined, distributed):
         ({"coordinator_address": "host:1234"}, "go together"),
         ({"num_processes": 2, "process_id": 0}, "go together"),
         ({"coordinator_address": "host:1", "num_processes": 2, "process_id": 2}, "expected 0 to 1"),
+        *(
+            ({"coordinator_address": address, "num_processes": 2, "process_id": 0}, "HOST:PORT")
+            for address in ("host", "host:", ":1", "host:port", "http://host")
+        ),
     ],
 )
 def test_flags_that_do_not_fit_together_are_refused(joined, given, message):

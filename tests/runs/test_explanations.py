@@ -12,6 +12,9 @@ from cfx_jax.runs.explanations import Explanations
 
 LEARNT = {"objectives": ["ssr"]}
 NAMES = {"status_names": ["ok"]}
+OF_THE_FIRST_VERSION = [
+    "ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"
+]  # fmt: skip
 SETTINGS = {"settings": {"relaxation": "deterministic", "temperature": 0.1}}
 
 
@@ -22,8 +25,8 @@ def test_a_run_tells_what_it_holds(make_run):
     assert run.complete_units == [0]
     np.testing.assert_array_equal(run.read_result("sdr", "kept_area", 0, 2), [0, 0.125])
     assert run.read_result("ssr", "infilled").shape == (5, 8, 8, 3)
-    assert [run.status_name(code) for code in (1, 6, -1)] == [
-        "misclassified", "unknown status 6", "unknown status -1"
+    assert [run.status_name(code) for code in (1, 7, -1)] == [
+        "misclassified", "unknown status 7", "unknown status -1"
     ]  # fmt: skip
 
 
@@ -72,3 +75,16 @@ def test_other_records_are_refused_in_one_line(tmp_path, manifest, expected):
 
 def test_a_run_without_pictures_has_none(make_run):
     assert not Explanations(make_run(pictures=False)).has_pictures
+
+
+@pytest.mark.parametrize(
+    ("names", "later"),
+    [
+        (OF_THE_FIRST_VERSION, "infill_suffices"),
+        (["ok", "unreadable"], "unknown status 6"),
+    ],
+)
+def test_statuses_that_came_later_have_their_names(names, later, make_run):
+    run = Explanations(make_run(units=[0], status_names=names))
+    assert run.status_names[: len(names)] == tuple(names)
+    assert run.status_name(6) == later

@@ -1,0 +1,81 @@
+"""Commands in environments that are not as they should be: one line, or the same numbers."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cfx_jax.records import RecordReader
+
+TRAIN = ["cfx_jax.train", "--config=train_gated_unet"]
+INFILL = ["cfx_jax.infill_folder", "--images=.", "--masks=.", "--output=out"]
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "message"),
+    [
+        (["cfx_jax.main"], {"JAX_PLATFORMS": "cuda"}, "no device for JAX_PLATFORMS=cuda (JAX has "),
+        (["cfx_jax.main"], {"JAX_PLATFORMS": "bogus"}, "JAX_PLATFORMS=bogus (Unable to init"),
+        (TRAIN, {"JAX_PLATFORMS": "bogus"}, "leave it unset to take what there is, or install "),
+        (INFILL, {"JAX_PLATFORMS": "cuda"}, "pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"),
+        (
+            ["cfx_jax.main", "--distributed"],
+            {"SLURM_JOB_ID": "5", "SLURM_NTASKS": "2"},
+            "not whole, it lacks SLURM_STEP_NODELIST, SLURM_PROCID, SLURM_LOCALID: start the",
+        ),
+        (
+            ["cfx_jax.evaluate", "--distributed"],
+            {"JAX_COORDINATOR_ADDRESS": "localhost:1"},
+            "cannot join the other processes (Number of processes must be defined.); on plain",
+        ),
+        (["cfx_jax.main", "--distributed"], {}, "(no TPU slice and no Slurm job was found)"),
+        (
+            ["cfx_jax.main", "--distributed", *("--num_processes=1", "--process_id=0")],
+            {"JAX_LOCAL_DEVICE_IDS": "0,x"},
+            "--coordinator_address, --num_processes and --process_id go together",
+        ),
+    ],
+)
+def test_what_is_missing_is_told_in_one_line(command, environment, message, tmp_path):
+    whole = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    ended = subprocess.run(
+        [sys.executable, "-m", *command], cwd=tmp_path, env=whole | environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert ended.returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_numbers_of_a_run_do_not_depend_on_settings_of_jax(commands, tmp_path):
+    arguments = ["--config.data.max_examples=2", "--config.report.save_images=False"]
+    commands.run(tmp_path / "plain", *arguments)
+    expected = RecordReader(tmp_path / "plain")
+    for number, environment in enumerate(
+        [
+            {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"},
+            {"JAX_DEBUG_NANS": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict"},
+        ]
+    ):
+        workdir = tmp_path / str(number)
+        shown = commands.run(workdir, *arguments, environment=environment)
+        assert ("warning: JAX_ENABLE_X64 is not followed" in shown) == (number == 0)
+        found = RecordReader(workdir)
+        assert found.fields == expected.fields
+        for field in expected.fields:
+            np.testing.assert_array_equal(found.read(field.name), expected.read(field.name))
+
+
+def test_names_are_shown_in_a_locale_without_their_letters(commands, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photograph = commands.photographs / "00.png"
+    (folder / "café.png").write_bytes(photograph.read_bytes())
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shown = commands.run(tmp_path / "run", f"--config.data.path={folder}", environment=environment)
+    assert r"caf\xe9.png" in shown
+    assert RecordReader(tmp_path / "run").ids() == ["café.png"]
