@@ -160,7 +160,21 @@ class Classifier:
             >>> [finding.problem.partition(",")[0] for finding in findings]
             ['outputs are probabilities']
         """
-        return diagnose(self.apply, self.params, images, self.class_names)
+        apply = self.apply if self.logits == "softmax" else _OfTwoClasses(self.apply)
+        return diagnose(apply, self.params, images, self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfTwoClasses:
+    """Turns one logit z, if there is one, into what says the same of two classes, `[0, z]`."""
+
+    apply: Callable[[Any, jax.Array], Any]
+
+    def __call__(self, params: Any, images: jax.Array) -> Any:
+        logits = self.apply(params, images)
+        if getattr(logits, "shape", ())[1:] != (1,):
+            return logits
+        return jnp.concatenate([jnp.zeros_like(logits), logits], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

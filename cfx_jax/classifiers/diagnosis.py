@@ -164,7 +164,7 @@ def _output_findings(
         return
     seen = f"output is {output.dtype} {list(output.shape)} for {num_images} images; {expected}"
     if output.shape == (num_images, 1):
-        yield Finding(seen, "turn one logit z of two classes into the logits [0, z]")
+        yield Finding(seen, 'say with logits="sigmoid" that it is one logit of two classes')
     elif not _is_logits(output, num_images):
         yield Finding(seen, "return one row of logits an image, before softmax and argmax")
     elif output.dtype != jnp.float32:

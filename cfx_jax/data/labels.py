@@ -13,7 +13,7 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
-from cfx_jax.fido.checks import logits_shape
+from cfx_jax.fido.checks import count_classes
 from cfx_jax.registry import read_class_names
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Classes:
         if classifier.class_names or classifier.image_size is None:
             return cls(classifier.class_names, len(classifier.class_names) or None)
         shape = (1, *classifier.image_size, classifier.channels)
-        return cls(count=logits_shape(classifier, np.zeros(shape, np.float32))[-1])
+        return cls(count=count_classes(classifier, np.zeros(shape, np.float32)))
 
     @property
     def are_known(self) -> bool:

@@ -10,7 +10,7 @@ from cfx_jax import registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.fido.checks import logits_shape
+from cfx_jax.fido.checks import count_classes
 from cfx_jax.generators import Generator
 
 
@@ -97,14 +97,14 @@ def _check(
     try:
         if judge.channels != channels:
             raise ValueError(f"it takes images of {judge.channels} channels")
-        classes = logits_shape(judge, images)[-1]
+        classes = count_classes(judge, images)
     except Exception as error:  # A network may fail in any way on images that are not its own.
         raise ConfigError(
             f"judges.classifiers: {name} cannot be shown the images of {classifier.name}, "
             f"{height} x {width} with {channels} channels ({str(error).splitlines()[0]}); expected "
             "a classifier of such images: give another one, or leave it out"
         ) from error
-    expected = logits_shape(classifier, images)[-1]
+    expected = count_classes(classifier, images)
     if classes != expected:
         raise ConfigError(
             f"judges.classifiers: {name} has {classes} classes, {classifier.name} has {expected}; "

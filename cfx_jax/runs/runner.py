@@ -30,7 +30,7 @@ from cfx_jax.config import (
 )
 from cfx_jax.data import Examples, load_units
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.checks import logits_shape
+from cfx_jax.fido.checks import count_classes
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
@@ -248,7 +248,7 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
         if examples.readable.size and not num_classes:
             images = to_floats(examples.pixels[:2])
             _check(classifier, images)
-            num_classes = logits_shape(classifier, images)[-1]
+            num_classes = count_classes(classifier, images)
         outside = examples.labels[examples.readable] >= num_classes
         if outside.any():
             row = examples.readable[np.argmax(outside)]
