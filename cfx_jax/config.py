@@ -85,6 +85,10 @@ class ExplainConfig:
     Attributes:
         objective: `ssr`, `sdr` or `both`.
         mode: `region`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
+        contrast: a class k, to ask why the target rather than k; None asks why the target.
+        top_classes: explain so many of the most likely classes of each image, as examples with the
+            ids `ID#1`, `ID#2`, ..., in place of its label; None explains the label, or the
+            predicted class where there is none.
         num_steps: optimiser steps.
         num_samples: masks drawn a step.
         learning_rate: of Adam.
@@ -104,6 +108,8 @@ class ExplainConfig:
 
     objective: str = "both"
     mode: str = "region"
+    contrast: int | None = None
+    top_classes: int | None = None
     num_steps: int | None = None
     num_samples: int | None = None
     learning_rate: float | None = None
@@ -131,7 +137,8 @@ class ExplainConfig:
             ValueError: a value is out of range or the mode is unknown.
         """
         fields = dataclasses.asdict(self)
-        del fields["objective"], fields["mode"]
+        for name in ("objective", "mode", "contrast", "top_classes"):
+            del fields[name]
         overrides = {name: value for name, value in fields.items() if value is not None}
         return get_settings(self.mode, **overrides)
 
@@ -194,6 +201,9 @@ class Config:
         check_choice("explain.objective", self.explain.objective, OBJECTIVES)
         if self.batch.per_device_batch_size is not None:
             check_at_least("batch.per_device_batch_size", self.batch.per_device_batch_size, 1)
+        for name in ("contrast", "top_classes"):
+            if (value := getattr(self.explain, name)) is not None:
+                check_at_least(f"explain.{name}", value, int(name == "top_classes"))
         check_at_least("batch.unit_size", self.batch.unit_size, 1)
         check_at_least("report.max_images", self.report.max_images, 0)
         check_seed(self.seed)

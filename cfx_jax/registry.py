@@ -15,7 +15,8 @@ import numpy as np
 
 from cfx_jax.classifiers import NORMALIZATIONS, Classifier, NormalizedModule
 from cfx_jax.config import ClassifierConfig, Config, ConfigError
-from cfx_jax.fido.checks import check_problem
+from cfx_jax.fido.batch import ask
+from cfx_jax.fido.checks import check_contrast, check_problem
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import (
@@ -197,6 +198,7 @@ def load_models(
             generator = load_generator(config.generator.name, config.generator.weights or None)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    classifier = ask(classifier, config.explain.contrast, None)
     if config.precision == "bfloat16":
         return in_bfloat16(classifier), in_bfloat16(generator)
     return classifier, generator
@@ -242,7 +244,8 @@ def image_shape(
         raise ConfigError(f"classifier {classifier.name!r} has no image size to bring images to")
     shape = (*classifier.image_size, classifier.channels)
     try:
-        check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
+        images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
+        check_contrast(classifier, images)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return shape

@@ -3,7 +3,7 @@
 from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
 from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.ensemble import average
-from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, margin, predict
+from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, margin, predict, resolve
 
 __all__ = [
     "MEANINGS",
@@ -17,4 +17,5 @@ __all__ = [
     "log_odds",
     "margin",
     "predict",
+    "resolve",
 ]

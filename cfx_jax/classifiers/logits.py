@@ -60,6 +60,23 @@ def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.arange(num_logits) == target, logits, 0.0), axis=-1)
 
 
+def resolve(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Names a class that is asked for by its rank: -1 the most likely one, -2 the next, and so on.
+
+    Args:
+        logits: float32 `[K]`, of one image.
+        target: int32 scalar, a class, or below 0 a rank.
+
+    Returns:
+        int32 scalar, a class.
+    """
+    if logits.shape[-1] == 1:
+        logits = jnp.concatenate([-logits, logits])
+    # Of equal logits the first counts for more, as where the class is predicted.
+    order = jnp.argsort(-logits, stable=True).astype(jnp.int32)
+    return jnp.where(target < 0, order[jnp.maximum(0, -1 - target)], target)
+
+
 def predict(logits: jax.Array) -> jax.Array:
     """Names the class of the largest logit; of one logit, class 1 where it is above 0.
 

@@ -2,7 +2,7 @@
 
 from cfx_jax.data.images import UnreadableImageError
 from cfx_jax.data.loader import Examples, load_units
-from cfx_jax.data.source import UNKNOWN_LABEL, Source
+from cfx_jax.data.source import UNKNOWN_LABEL, Source, ask_for_each
 from cfx_jax.data.sources import check_there, open_source
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Examples",
     "Source",
     "UnreadableImageError",
+    "ask_for_each",
     "check_there",
     "load_units",
     "open_source",

@@ -25,6 +25,7 @@ class Examples:
         unit: index of the unit.
         ids: n texts.
         labels: int32 `[n]`, `UNKNOWN_LABEL` where there is none.
+        targets: int32 `[n]`, classes to explain, or below 0 their ranks, see `Source.target`.
         digests: uint64 `[n]`, by which their content is known, see `Source.digest`.
         pixels: uint8 `[m, H, W, C]`, of the readable ones only.
         readable: int `[m]`, their rows.
@@ -34,6 +35,7 @@ class Examples:
     unit: int
     ids: list[str]
     labels: np.ndarray
+    targets: np.ndarray
     digests: np.ndarray
     pixels: np.ndarray
     readable: np.ndarray
@@ -92,12 +94,14 @@ def _gather(
     indices: range,
     futures: list[concurrent.futures.Future[_Loaded]],
 ) -> Examples:
+    target = source.target or source.label
     labels, digests, contents = zip(*(future.result() for future in futures), strict=True)
     readable = [row for row, image in enumerate(contents) if not isinstance(image, str)]
     return Examples(
         unit=unit,
         ids=[source.ids[index] for index in indices],
         labels=np.asarray(labels, np.int32),
+        targets=np.asarray([target(index) for index in indices], np.int32),
         digests=np.asarray(digests, np.uint64),
         pixels=np.stack([np.zeros(shape, np.uint8), *(contents[row] for row in readable)])[1:],
         readable=np.asarray(readable, int),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,8 @@ class Source:
             image that `decode` returns; k = 0 where the data have none. Raises
             `UnreadableImageError` where the size of the image has to be known and cannot be read.
         open_image: index -> undecoded PIL image.
+        target: index -> class to explain, or below 0 the rank of one, -1 = the most likely; None
+            takes `label`, which is -1 where it is not known.
         digest: index -> 64 bits of what `open_image` reads, by which other content under the same
             id is known, see `cfx_jax.data.digests`; `UNREADABLE` where it cannot be read.
     """
@@ -36,6 +39,7 @@ class Source:
     boxes: Callable[[int], np.ndarray]
     open_image: Callable[[int], Image.Image]
     digest: Callable[[int], int]
+    target: Callable[[int], int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -131,6 +135,34 @@ class Source:
         with images.reading(self.ids[index]), self.open_image(index) as image:
             rgb = images.to_rgb(image)
             return rgb if channels == 3 else images.to_grey(rgb)
+
+
+def ask_for_each(source: Source, num_classes: int) -> Source:
+    """Makes of each example several, one for each of its most likely classes.
+
+    They are examples of their own, with records, a status and a page like all others, rather than
+    an axis of the records: whatever reads a run reads them.
+
+    Args:
+        source: the examples.
+        num_classes: how many classes of each are explained, in place of its label.
+
+    Returns:
+        A `Source` with the ids `ID#1`, `ID#2` and so on, side by side.
+    """
+
+    def whole(function: Callable[[int], Any]) -> Callable[[int], Any]:
+        return lambda index: function(index // num_classes)
+
+    return dataclasses.replace(
+        source,
+        ids=[f"{name}#{rank + 1}" for name in source.ids for rank in range(num_classes)],
+        label=whole(source.label),
+        boxes=whole(source.boxes),
+        open_image=whole(source.open_image),
+        digest=whole(source.digest),
+        target=lambda index: -1 - index % num_classes,
+    )
 
 
 def no_boxes(index: int) -> np.ndarray:

@@ -143,13 +143,23 @@ class _Study:
         """
         data.check_there(config.data)
         classifier, generator = registry.load_models(config, classifier)
-        source = data.open_source(config.data, classifier)
+        source = runner.open_examples(config, classifier)
         shape = registry.image_shape(classifier, generator, config.explain.settings())
         manifest: dict[str, Any] = {
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
             "classifier": registry.identity(classifier),
         }
         _check_same(learnt, manifest, source)
+        contrast = config.explain.contrast
+        if contrast is not None:
+            manifest["contrast"] = contrast
+        for part in learnt:
+            asked = part.records.manifest["config"]["explain"].get("contrast")
+            if asked != contrast:
+                raise ConfigError(
+                    f"{part.name}: the run asks with contrast {asked}, not {contrast}; expected "
+                    "the same question of all that is compared"
+                )
         judges = load_judges(config, classifier, generator, shape, judge_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
@@ -196,8 +206,8 @@ class _Study:
 
     def prepare(self, examples: Examples, indices: range) -> Unit:
         """Classifies the readable examples of a unit, and finds their boxes."""
-        labels = examples.labels[examples.readable]
-        images = Images(examples.pixels, labels, examples.identities)
+        targets = examples.targets[examples.readable]
+        images = Images(examples.pixels, targets, examples.identities)
         prediction = self.scorer.classify(images)
         size, resize = self.shape[:2], self.config.data.resize
         boxes = [self.source.fitted_boxes(indices[row], size, resize) for row in examples.readable]

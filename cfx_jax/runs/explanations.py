@@ -9,6 +9,7 @@ import numpy as np
 
 from cfx_jax.config import Config
 from cfx_jax.data.loader import Examples
+from cfx_jax.data.source import UNKNOWN_LABEL
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
@@ -77,7 +78,7 @@ def make_values(
     values = {f.name: np.full((n, *f.shape), _blank(f), f.dtype) for f in fields}
     values["id"] = encode_ids(examples.ids, values["id"].shape[1])
     values["label"] = examples.labels
-    values["target"] = examples.labels.copy()
+    values["target"] = np.maximum(examples.targets, UNKNOWN_LABEL)
     if "digest" in values:
         values["digest"] = examples.digests
     if "image" in values:

@@ -53,8 +53,10 @@ from cfx_jax.runs.solver import Images, Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
-# Fields of the settings that runs of earlier versions have not.
+# Fields of the section `explain` and of the settings that runs of earlier versions have not.
 _LATER = (
+    "contrast",
+    "top_classes",
     "smooth_scale",
     "spread",
     "perimeter_weight",
@@ -120,7 +122,7 @@ def run(
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)
-        source = data.open_source(config.data, models[0])
+        source = open_examples(config, models[0])
         fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
         manifest = _manifest(config, settings, source, *models)
         with _open_records(workdir, manifest, fields, source, config.batch.unit_size) as writer:
@@ -148,6 +150,27 @@ def run(
                     _explain(units, load, solver, models[0], write, on_progress)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
     _check_readable(reader, config)
+
+
+def open_examples(config: Config, classifier: Classifier) -> data.Source:
+    """Opens the examples of a run, each image once for each class that is asked for.
+
+    Args:
+        config: its sections `data` and `explain`.
+        classifier: whose classes the labels are; it has an image size.
+
+    Raises:
+        ConfigError: the data are not there, or the classifier has fewer classes.
+    """
+    source = data.open_source(config.data, classifier)
+    if (asked := config.explain.top_classes) is None:
+        return source
+    images = np.zeros((1, *(classifier.image_size or ()), classifier.channels), np.float32)
+    if asked > (known := count_classes(classifier, images)):
+        raise ConfigError(
+            f"explain.top_classes is {asked}, more than the {known} classes of {classifier.name!r}"
+        )
+    return data.ask_for_each(source, asked)
 
 
 def _open_records(
@@ -256,7 +279,7 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
                 f"example {examples.ids[row]!r} has label {examples.labels[row]}, but classifier "
                 f"{classifier.name!r} has classes 0 to {num_classes - 1}"
             )
-        targets = examples.labels[examples.readable]
+        targets = examples.targets[examples.readable]
         yield examples, Images(examples.pixels, targets, examples.identities)
 
 
@@ -334,5 +357,6 @@ def _without_later(described: dict[str, Any], fields: ExplainConfig | Settings) 
 
     So a run of an earlier version can be gone on with.
     """
-    unchanged = {name for name in _LATER if described[name] == getattr(type(fields), name)}
+    later = described.keys() & set(_LATER)
+    unchanged = {name for name in later if described[name] == getattr(type(fields), name)}
     return {name: value for name, value in described.items() if name not in unchanged}

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, resolve
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.batch import predict
 from cfx_jax.fido.explain import State, advance, finish, init
 from cfx_jax.fido.explanation import Explanation
 from cfx_jax.fido.objective import Problem, make_problem
@@ -38,7 +36,7 @@ class Images(NamedTuple):
 
     Attributes:
         pixels: uint8 `[n, H, W, C]`, scaled to [0, 1] on the devices.
-        targets: int32 `[n]`, classes to explain; a negative one takes the predicted class.
+        targets: int32 `[n]`, classes to explain; -1 takes the predicted class, -2 the next, ...
         identities: uint32 `[n]`; the key of an image is that of the run with its identity folded
             in, so nothing depends on the place of an image.
     """
@@ -252,7 +250,8 @@ def _begin(
 
 
 def _name_target(pixels: jax.Array, target: jax.Array, classifier: Classifier) -> jax.Array:
-    return jnp.where(target < 0, predict(classifier, to_floats(pixels)[None])[0], target)
+    logits = classifier.apply(classifier.params, to_floats(pixels)[None])[0]
+    return resolve(logits, target)
 
 
 class _IdleMeter:

@@ -57,8 +57,8 @@ def unit(scorer):
     pixels = np.full((2, SIZE, SIZE, 3), 255, np.uint8)
     images = Images(pixels, jnp.ones(2, jnp.int32), jnp.arange(2, dtype=jnp.uint32))
     examples = Examples(
-        unit=0, ids=["a", "b"], labels=np.ones(2, int), digests=np.ones(2, np.uint64),
-        readable=np.arange(2), pixels=pixels, problems=[],
+        unit=0, ids=["a", "b"], labels=np.ones(2, int), targets=np.ones(2, int),
+        digests=np.ones(2, np.uint64), readable=np.arange(2), pixels=pixels, problems=[],
     )  # fmt: skip
     return Unit(examples, range(2), images, scorer.classify(images), [BOX, np.zeros((0, 4))])
 
