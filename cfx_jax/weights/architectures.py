@@ -193,8 +193,8 @@ def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
         )
     if facts.normalization and len(facts.normalization.mean) not in (1, architecture.channels):
         raise ValueError(
-            f"the files beside the weights give {len(facts.normalization.mean)} means, and "
-            f"images of {name} have {architecture.channels} channels; give normalization="
+            f"a normalization of {len(facts.normalization.mean)} channels, and images of {name} "
+            f"have {architecture.channels}; correct what lies beside the weights, or give another"
         )
 
 

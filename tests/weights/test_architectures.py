@@ -289,5 +289,7 @@ def test_names_of_timm_for_the_same_network_are_known(name, said):
 
 def test_a_normalization_of_other_channels_is_refused():
     colour = Facts(normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
-    with pytest.raises(ValueError, match="give 3 means, and images of mnist_cnn have 1 channels"):
+    with pytest.raises(
+        ValueError, match="a normalization of 3 channels, and images of mnist_cnn have 1"
+    ):
         lay_out("mnist_cnn", ARRAYS, facts=colour)
