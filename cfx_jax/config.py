@@ -7,7 +7,7 @@ line as `--config.section.field=value`.
 import dataclasses
 from typing import Any
 
-from cfx_jax.classifiers import NORMALIZATIONS
+from cfx_jax.classifiers import MEANINGS, NORMALIZATIONS
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import Settings, get_settings
 
@@ -58,16 +58,46 @@ class ClassifierConfig:
     """The classifier to explain.
 
     Attributes:
-        name: of its architecture.
+        name: of its architecture; or a function of your own that builds it,
+            `package.module:function` or `path/to/file.py:function`, see `examples/`.
         weights: path of its weights ("" = the packaged ones).
         class_names: path of a text file with one class name a line ("" = the published ones).
         normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
+        image_size: side of the square that images are brought to; None = as it was trained.
+        channels: of the images of a classifier of your own, 3 or 1; None = as it says.
+        mean, std: in place of a name, `(images - mean) / std`, images in [0, 1], by channel.
+        logits: `softmax` or `sigmoid`, see `cfx_jax.Classifier` ("" = as the classifier says).
     """
 
     name: str = "efficientnet_lite0"
     weights: str = ""
     class_names: str = ""
     normalization: str = ""
+    image_size: int | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    logits: str = ""
+
+    def validate(self) -> None:
+        """Raises `ConfigError` for a field that no classifier has."""
+        if self.normalization:
+            check_choice("classifier.normalization", self.normalization, tuple(NORMALIZATIONS))
+        if self.logits:
+            check_choice("classifier.logits", self.logits, MEANINGS)
+        if self.image_size is not None:
+            check_at_least("classifier.image_size", self.image_size, 1)
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"classifier.channels is {self.channels!r}; expected 3 or 1")
+        if len(self.mean) != len(self.std) or len(self.mean) > 3 or min(self.std, default=1) <= 0:
+            raise ConfigError(
+                f"classifier.mean is {self.mean!r} and classifier.std {self.std!r}; expected one "
+                "number of each for a channel, std above 0"
+            )
+        if self.mean and self.normalization:
+            raise ConfigError(
+                "classifier.mean and classifier.normalization are both given; expected one of them"
+            )
 
 
 @dataclasses.dataclass
@@ -194,9 +224,7 @@ class Config:
             ConfigError: names the field, what it was and what it accepts.
         """
         check_data("data", self.data)
-        if self.classifier.normalization:
-            known = tuple(NORMALIZATIONS)
-            check_choice("classifier.normalization", self.classifier.normalization, known)
+        self.classifier.validate()
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("explain.objective", self.explain.objective, OBJECTIVES)
         if self.batch.per_device_batch_size is not None:

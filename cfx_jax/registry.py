@@ -1,5 +1,6 @@
 """Names -> classifiers and generators with their weights."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.resources
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import NORMALIZATIONS, Classifier, NormalizedModule
+from cfx_jax import adapters
+from cfx_jax.adapters import named
+from cfx_jax.classifiers import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
 from cfx_jax.config import ClassifierConfig, Config, ConfigError
 from cfx_jax.fido.batch import ask
 from cfx_jax.fido.checks import check_contrast, check_problem
@@ -60,22 +63,24 @@ def load_classifier(
     weights: str | os.PathLike[str] | None = None,
     *,
     class_names: Sequence[str] | None = None,
-    normalization: str | None = None,
+    normalization: str | Normalization | None = None,
 ) -> Classifier:
     """Loads a classifier with its weights by name.
 
     Args:
         name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
-            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_s16"` to `"vit_l32"`, `"mnist_cnn"`.
+            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_s16"` to `"vit_l32"`, `"mnist_cnn"`;
+            or a function of your own, `"package.module:function"` or `"path/to/file.py:function"`,
+            that returns a model of any kind that `cfx_jax.adapters.as_classifier` takes.
         weights: path of a file or folder in a published layout or that of our own parameters, or
             `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
             it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights
             of an installed package, where there is one.
         class_names: one for each class; None takes those of the `config.json` beside the weights,
             or of the data set the published weights were trained on, if they are as many.
-        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"` or `"none"`; None takes
-            that of the `config.json` or `preprocessor_config.json` beside the weights, or of the
-            published weights.
+        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or one of your
+            own; None takes that of the `config.json` or `preprocessor_config.json` beside the
+            weights, or of the published weights.
 
     Returns:
         A `Classifier` whose parameters are on the default device.
@@ -91,13 +96,17 @@ def load_classifier(
         >>> classifier.image_size
         (224, 224)
     """
+    if named.is_named(name):
+        known = adapters.Known(
+            normalization=_normalization(normalization), class_names=class_names or ()
+        )
+        return _build_classifier(name, weights, known)
     architecture: Architecture = _lookup("classifier", ARCHITECTURES, name)
     path = packaged_weights(name) if weights is None else os.fspath(weights)
     try:
         arrays, opaque, facts = read_weights(path)
         if normalization is not None:
-            known = _lookup("normalization", NORMALIZATIONS, normalization)
-            facts = facts._replace(normalization=known)
+            facts = facts._replace(normalization=_normalization(normalization))
         module, params, published = lay_out(name, arrays, opaque, facts)
     except ValueError as error:
         message = str(error)
@@ -120,6 +129,24 @@ def load_classifier(
     )
 
 
+def _normalization(given: str | Normalization | None) -> Normalization | None:
+    if isinstance(given, str):
+        found: Normalization = _lookup("normalization", NORMALIZATIONS, given)
+        return found
+    return given
+
+
+def _build_classifier(
+    name: str, weights: str | os.PathLike[str] | None, known: adapters.Known
+) -> Classifier:
+    """Calls a function of the user's own and adapts what it returns."""
+    model = named.build(name, None if weights is None else os.fspath(weights))
+    try:
+        return adapters.as_classifier(model, known, name=name)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def _known_class_names(
     architecture: Architecture, facts: Facts, num_classes: int
 ) -> tuple[str, ...]:
@@ -135,7 +162,8 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         name: a network, `"gated_unet"`, `"gated_unet_stochastic"`, `"contextual_attention"`,
             `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`,
             `"local_mean"`, `"blur"` or `"random_color"`; several, such as `"gated_unet+blur"`, fill
-            in turn, see `cfx_jax.generators.in_turn`.
+            in turn, see `cfx_jax.generators.in_turn`; or a function of your own, as for
+            `load_classifier`, see `cfx_jax.adapters.as_generator`.
         weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
             the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
             trained with the original or with its PyTorch port as the name says; None takes the
@@ -154,6 +182,12 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         >>> cfx_jax.load_generator("local_mean").name
         'local_mean'
     """
+    if named.is_named(name):
+        model = named.build(name, None if weights is None else os.fspath(weights))
+        try:
+            return adapters.as_generator(model, name=name)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     if "+" in name:
         if weights is not None:
             raise ValueError(
@@ -205,12 +239,25 @@ def load_models(
 
 
 def _load_configured(config: ClassifierConfig) -> Classifier:
-    return load_classifier(
+    class_names = _read_class_names(config.class_names) if config.class_names else None
+    normalization: str | Normalization | None = config.normalization or None
+    if config.mean:
+        normalization = Normalization(tuple(config.mean), tuple(config.std))
+    size = None if config.image_size is None else (config.image_size, config.image_size)
+    if named.is_named(config.name):
+        known = adapters.Known(
+            size, config.channels, _normalization(normalization), class_names or (), config.logits
+        )
+        return _build_classifier(config.name, config.weights or None, known)
+    classifier = load_classifier(
         config.name,
         config.weights or None,
-        class_names=_read_class_names(config.class_names) if config.class_names else None,
-        normalization=config.normalization or None,
+        class_names=class_names,
+        normalization=normalization,
     )
+    if size is not None:
+        classifier = dataclasses.replace(classifier, image_size=size)
+    return dataclasses.replace(classifier, logits=config.logits or classifier.logits)
 
 
 def _read_class_names(path: str) -> list[str]:
@@ -241,7 +288,10 @@ def image_shape(
         ConfigError: the classifier has no image size, or something does not fit together.
     """
     if classifier.image_size is None:
-        raise ConfigError(f"classifier {classifier.name!r} has no image size to bring images to")
+        raise ConfigError(
+            f"classifier {classifier.name!r} has no image size to bring images to; give it one, on "
+            "the command line --config.classifier.image_size=224"
+        )
     shape = (*classifier.image_size, classifier.channels)
     try:
         images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
@@ -252,8 +302,15 @@ def image_shape(
 
 
 def identity(model: Classifier | Generator) -> dict[str, str]:
-    """Returns what a manifest keeps of a model: its name and the digest of its weights."""
-    return {"name": model.name, "weights_digest": weights_digest(model.params)}
+    """Returns what a manifest keeps of a model: its name and the digest of its weights.
+
+    Of a model that a function of the user's own builds, also the digest of that function's file.
+    """
+    digest = getattr(model, "host_weights", "") or weights_digest(model.params)
+    found = {"name": model.name, "weights_digest": digest}
+    if named.is_named(model.name):
+        found["source_digest"] = named.source_digest(model.name)
+    return found
 
 
 def weights_digest(params: Any) -> str:

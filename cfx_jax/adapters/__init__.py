@@ -18,9 +18,13 @@ from cfx_jax.adapters.function import from_function
 from cfx_jax.adapters.keras import from_keras
 from cfx_jax.adapters.linen import from_linen
 from cfx_jax.adapters.nnx import from_nnx
+from cfx_jax.adapters.recognition import Known, as_classifier, as_generator
 from cfx_jax.adapters.torch import from_torch
 
 __all__ = [
+    "Known",
+    "as_classifier",
+    "as_generator",
     "from_equinox",
     "from_function",
     "from_keras",

@@ -31,7 +31,7 @@ _EXPECTED = (
 )
 
 
-class Facts(NamedTuple):
+class Known(NamedTuple):
     """What is known of a model beside itself; None and `()` where nothing is.
 
     Attributes:
@@ -39,22 +39,24 @@ class Facts(NamedTuple):
         channels: C of its images.
         normalization: what it was trained to see.
         class_names: one for each class.
+        logits: what they are, see `Classifier.logits`.
     """
 
     image_size: tuple[int, int] | None = None
     channels: int | None = None
     normalization: Normalization | None = None
     class_names: Sequence[str] = ()
+    logits: str = ""
 
 
-def as_classifier(model: Any, facts: Facts, *, name: str = "") -> Classifier:
+def as_classifier(model: Any, known: Known, *, name: str = "") -> Classifier:
     """Adapts a model by what it is; one line of the log says how.
 
     Args:
         model: a `Classifier`, a pair `(flax.linen.Module, variables)`, a `flax.nnx.Module`, a Keras
             model, an Equinox module or `(module, state)`, a `torch.nn.Module`, a function of images
             `[N, H, W, C]`, or a pair `(function of params and images, params)`.
-        facts: what is known beside it. A Keras model knows the size of its images by itself.
+        known: what is known beside it. A Keras model knows the size of its images by itself.
         name: shown in records and reports; that of the model or of its class if empty.
 
     Returns:
@@ -68,19 +70,21 @@ def as_classifier(model: Any, facts: Facts, *, name: str = "") -> Classifier:
     Example:
         >>> def brightness(images):
         ...     return images.mean((1, 2))
-        >>> as_classifier(brightness, Facts(image_size=(8, 8))).name
+        >>> as_classifier(brightness, Known(image_size=(8, 8))).name
         'brightness'
     """
-    how, adapted = _adapt(model, facts, name)
-    known: dict[str, Any] = {"name": name or adapted.name}
-    if facts.image_size is not None:
-        known["image_size"] = facts.image_size
-    if facts.channels is not None:
-        known["channels"] = facts.channels
-    if facts.class_names:
-        known["class_names"] = tuple(facts.class_names)
-    _logger.info("%s is taken as %s", known["name"], how)
-    return dataclasses.replace(adapted, **known)
+    how, adapted = _adapt(model, known, name)
+    fields: dict[str, Any] = {"name": name or adapted.name}
+    if known.image_size is not None:
+        fields["image_size"] = known.image_size
+    if known.channels is not None:
+        fields["channels"] = known.channels
+    if known.class_names:
+        fields["class_names"] = tuple(known.class_names)
+    if known.logits:
+        fields["logits"] = known.logits
+    _logger.info("%s is taken as %s", fields["name"], how)
+    return dataclasses.replace(adapted, **fields)
 
 
 def as_generator(model: Any, *, name: str = "") -> Generator:
@@ -138,10 +142,10 @@ def _adapt_generator(model: Any) -> tuple[str, Generator]:
     )
 
 
-def _adapt(model: Any, facts: Facts, name: str) -> tuple[str, Classifier]:
-    options: dict[str, Any] = {"name": name, "normalization": facts.normalization}
+def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
+    options: dict[str, Any] = {"name": name, "normalization": known.normalization}
     if isinstance(model, Classifier):
-        if facts.normalization is not None:
+        if known.normalization is not None:
             raise ValueError(
                 f"{name or model.name} is a Classifier, which normalises its images by itself; "
                 "leave mean, std and normalization out, or return the model alone"
@@ -154,7 +158,7 @@ def _adapt(model: Any, facts: Facts, name: str) -> tuple[str, Classifier]:
     if _is_a(model, "equinox", "Module"):
         return "an Equinox module, channels first", from_equinox(model, **options)
     if _is_a(model, "torch", "nn.Module"):
-        return "a PyTorch module on the host, channels first", _adapt_torch(model, facts, options)
+        return "a PyTorch module on the host, channels first", _adapt_torch(model, known, options)
     if isinstance(model, tuple) and len(model) == 2:
         return _adapt_pair(*model, options)
     if isinstance(model, nn.Module):
@@ -195,10 +199,10 @@ def _adapt_keras(model: Any, options: Mapping[str, Any]) -> Classifier:
     return dataclasses.replace(adapted, image_size=tuple(shape[1:3]), channels=shape[3])
 
 
-def _adapt_torch(module: Any, facts: Facts, options: Mapping[str, Any]) -> Classifier:
+def _adapt_torch(module: Any, known: Known, options: Mapping[str, Any]) -> Classifier:
     import torch
 
-    if facts.image_size is None:
+    if known.image_size is None:
         raise ValueError(
             f"{options['name'] or type(module).__name__} is a PyTorch module, which does not tell "
             "the size of its images; give one with --config.classifier.image_size=224"
@@ -206,7 +210,7 @@ def _adapt_torch(module: Any, facts: Facts, options: Mapping[str, Any]) -> Class
     module.eval()
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        seen = module(torch.zeros((1, facts.channels or 3, *facts.image_size), device=device))
+        seen = module(torch.zeros((1, known.channels or 3, *known.image_size), device=device))
     if not isinstance(seen, torch.Tensor) or seen.ndim != 2:
         what = tuple(seen.shape) if isinstance(seen, torch.Tensor) else type(seen).__name__
         raise ValueError(

@@ -1,5 +1,7 @@
 """A PyTorch module, called back on the host, as a `Classifier`."""
 
+import dataclasses
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -69,7 +71,7 @@ def from_torch(
         gradient = torch.autograd.grad(logits, leaves, given, materialize_grads=True)[0]
         return gradient.cpu().numpy()
 
-    return adapt(
+    adapted = adapt(
         _host_classifier(forward, backward, num_classes),
         (),
         name or type(module).__name__,
@@ -78,6 +80,20 @@ def from_torch(
         normalization,
         channels_first,
     )
+    return dataclasses.replace(adapted, host_weights=_digest(module.state_dict()))
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of the names, types, shapes and bytes of tensors."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if isinstance(tensor, torch.Tensor):
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(raw.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _find_logits(output: Any, tensor: type[Any], num_classes: int) -> Any:

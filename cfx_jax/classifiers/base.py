@@ -37,6 +37,9 @@ class Classifier:
             whose classes are 1 and 0.
         contrast: k, to ask why a class rather than k; None asks why it rather than all others.
         score: what is asked of the logits in place of both, see `cfx_jax.classifiers.Score`.
+        host_weights: SHA-256 of the weights of a model that JAX calls back on the host, which then
+            are not in `params`; "" for a model of JAX. Dataset runs keep such a model to one device
+            of each process.
 
     What is asked of logits z, for a target c:
 
@@ -66,6 +69,7 @@ class Classifier:
     logits: str = flax.struct.field(pytree_node=False, default="softmax")
     contrast: Any = None
     score: Score | None = flax.struct.field(pytree_node=False, default=None)
+    host_weights: str = flax.struct.field(pytree_node=False, default="")
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a meaning of the logits that is not known."""

@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cfx_jax import data, registry
+from cfx_jax.adapters import named
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import (
     ClassifierConfig,
@@ -336,7 +337,8 @@ def _adopt(
 ) -> EvaluateConfig:
     """Takes what was explained, and how the work was cut, from the manifest of a run."""
     # Of a model that the caller of a run had, its manifest keeps the name alone.
-    if not has_classifier and (name := stored["classifier"]["name"]) not in ARCHITECTURES:
+    name = stored["classifier"]["name"]
+    if not has_classifier and name not in ARCHITECTURES and not named.is_named(name):
         raise ConfigError(
             f"the run explains a classifier {name!r} that was given in Python: evaluate it there, "
             "cfx_jax.evaluate.evaluation.evaluate(..., classifier=...)"

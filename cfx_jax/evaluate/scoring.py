@@ -18,7 +18,7 @@ from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
 from cfx_jax.metrics.sanity import draw_other_class, shuffle_weights
-from cfx_jax.runs import parallel
+from cfx_jax.runs import cluster, parallel
 from cfx_jax.runs.solver import Images
 
 
@@ -96,7 +96,7 @@ class Scorer:
         """
         self.num_judges = len(judges)
         self.num_judge_classifiers = len(judge_classifiers)
-        self._devices = jax.local_devices()
+        self._devices = cluster.devices_for(classifier)
         self._rows = per_device_batch_size
         self.curve_steps = curve_steps
         models = _Models(key, classifier, tuple(judges), baseline_infill, tuple(judge_classifiers))

@@ -17,6 +17,7 @@ import jax
 from absl import flags
 
 import cfx_jax
+from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.records import RecordReader
 from cfx_jax.runs import preemption
@@ -143,6 +144,25 @@ def is_first() -> bool:
     Like `environment`, to be called after `join`.
     """
     return jax.process_index() == 0
+
+
+def devices_for(classifier: Classifier) -> list[jax.Device]:
+    """Returns the local devices that a classifier can be mapped over.
+
+    All of them, but one where JAX calls a model back on the host: two devices that wait for their
+    turn there may wait for ever.
+
+    Args:
+        classifier: the model to explain.
+    """
+    devices = jax.local_devices()
+    if classifier.host_weights and len(devices) > 1:
+        _logger.warning(
+            "%s runs on the host: one of %d devices is used; for more, start as many processes",
+            classifier.name, len(devices),
+        )  # fmt: skip
+        return devices[:1]
+    return devices
 
 
 def environment() -> dict[str, Any]:

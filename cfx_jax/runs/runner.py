@@ -53,8 +53,14 @@ from cfx_jax.runs.solver import Images, Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
-# Fields of the section `explain` and of the settings that runs of earlier versions have not.
+# Fields of the sections `classifier` and `explain` and of the settings that runs of earlier versions
+# have not.
 _LATER = (
+    "image_size",
+    "channels",
+    "mean",
+    "std",
+    "logits",
     "contrast",
     "top_classes",
     "smooth_scale",
@@ -137,7 +143,14 @@ def run(
             ):
                 if units:
                     key = jax.random.key(config.seed)
-                    solver = Solver(key, *models, settings, config.explain.objectives, shape)
+                    solver = Solver(
+                        key,
+                        *models,
+                        settings,
+                        config.explain.objectives,
+                        shape,
+                        cluster.devices_for(models[0]),
+                    )
                     _compile(solver, config.batch)
                     load = functools.partial(
                         load_units, source, shape=shape, resize=config.data.resize
@@ -334,6 +347,7 @@ def _manifest(
     asked = dataclasses.asdict(config)
     del asked["report"]["max_images"], asked["batch"]["per_device_batch_size"]
     asked["explain"] = _without_later(asked["explain"], config.explain)
+    asked["classifier"] = _without_later(asked["classifier"], config.classifier)
     described = dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value}
     return {
         "config": asked,
@@ -352,7 +366,9 @@ def _manifest(
     }
 
 
-def _without_later(described: dict[str, Any], fields: ExplainConfig | Settings) -> dict[str, Any]:
+def _without_later(
+    described: dict[str, Any], fields: ClassifierConfig | ExplainConfig | Settings
+) -> dict[str, Any]:
     """Leaves out what came later while it has its default, with which nothing has changed.
 
     So a run of an earlier version can be gone on with.
