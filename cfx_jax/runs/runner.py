@@ -53,8 +53,8 @@ from cfx_jax.runs.solver import Images, Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
-# Fields of the sections `classifier` and `explain` and of the settings that runs of earlier versions
-# have not.
+# Fields of the sections `classifier` and `explain`, and of the settings, that runs of earlier
+# versions have not.
 _LATER = (
     "image_size",
     "channels",

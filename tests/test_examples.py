@@ -1,0 +1,251 @@
+"""Models of one's own in the commands: the files of `examples/`, and functions that are none."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+
+import cfx_jax
+from cfx_jax import adapters, registry
+from cfx_jax.adapters import named
+from cfx_jax.config import (
+    BatchConfig,
+    ClassifierConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+)
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.evaluate.evaluation import evaluate
+from cfx_jax.records import ManifestMismatchError, RecordReader
+from cfx_jax.runs import runner
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+LIBRARIES = ("function", "linen", "nnx", "keras", "equinox")
+SIZE = 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keras(tmp_path_factory):
+    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield importlib.import_module("keras")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three photographs, for which nothing has to be resized."""
+    root = tmp_path_factory.mktemp("photographs")
+    for name in ("chelsea", "coffee", "rocket"):
+        image = Image.fromarray(getattr(photographs, name)()).resize((SIZE, SIZE))
+        image.save(root / f"{name}.png")
+    return root
+
+
+def config(folder, name, **classifier):
+    return Config(
+        data=DataConfig(source="folder", path=str(folder), resize="stretch"),
+        classifier=ClassifierConfig(name, image_size=SIZE, **classifier),
+        generator=GeneratorConfig("blur"),
+        explain=ExplainConfig(mode="fast", num_steps=4, num_samples=2, mask_size=8),
+        batch=BatchConfig(per_device_batch_size=1, unit_size=2),
+    )
+
+
+def example(library):
+    return f"{EXAMPLES}/{library}_model.py:build"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_run_explains_the_model_that_an_adapter_gives(library, folder, tmp_path):
+    runner.run(config(folder, example(library)), tmp_path / "run")
+    reader = RecordReader(tmp_path / "run")
+    assert reader.complete.all()
+    model = named.build(example(library))
+    known = adapters.Known(image_size=(SIZE, SIZE))
+    classifier = adapters.as_classifier(model, known, name=example(library))
+    runner.run(config(folder, "given"), tmp_path / "python", classifier=classifier)
+    given = RecordReader(tmp_path / "python")
+    for objective in ("ssr", "sdr"):
+        found, expected = (r.read(f"{objective}_mask_logits") for r in (reader, given))
+        np.testing.assert_allclose(found, expected, rtol=2**-10, atol=1e-3)
+        assert np.ptp(found.astype(float)) > 0.05, "something was learnt"
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]) / 255
+    logits = classifier.apply(classifier.params, jnp.asarray(images, jnp.float32))
+    np.testing.assert_array_equal(reader.read("prediction"), np.argmax(logits, axis=1))
+
+
+def test_examples_are_short():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert len(lengths) == 6
+    assert max(lengths.values()) < 30
+
+
+def test_an_evaluation_finds_the_model_of_a_run_again(folder, tmp_path):
+    runner.run(config(folder, example("linen")), tmp_path / "run")
+    asked = EvaluateConfig(baselines=("gradient",), curve_steps=2, sanity_images=0)
+    evaluate(asked, tmp_path / "scores", [str(tmp_path / "run")])
+    found = RecordReader(tmp_path / "scores/scores/images").read("target")
+    np.testing.assert_array_equal(found, RecordReader(tmp_path / "run").read("target"))
+
+
+def test_a_run_whose_function_has_changed_is_not_gone_on_with(folder, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text((EXAMPLES / "function_model.py").read_text())
+    name = f"{own}:build"
+    runner.run(config(folder, name), tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert set(manifest["classifier"]) == {"name", "weights_digest", "source_digest"}
+    runner.run(config(folder, name), tmp_path / "run")
+    own.write_text(own.read_text() + "\n# Changed.\n")
+    with pytest.raises(ManifestMismatchError, match=r"classifier\.source_digest"):
+        runner.run(config(folder, name), tmp_path / "run")
+
+
+def test_a_function_is_given_the_path_of_the_weights(tmp_path):
+    own = tmp_path / "with_weights.py"
+    own.write_text(
+        "import jax.numpy as jnp\n"
+        "def build(path):\n"
+        "    return lambda images: images.mean((1, 2)) * len(path)\n"
+    )
+    asked = ClassifierConfig(f"{own}:build", weights="12345", image_size=8)
+    classifier, _ = registry.load_models(
+        Config(classifier=asked, generator=GeneratorConfig("grey"))
+    )
+    logits = classifier.apply(classifier.params, jnp.ones((1, 8, 8, 3)))
+    np.testing.assert_allclose(logits, 5.0)
+    with pytest.raises(
+        ConfigError, match=r"with no argument, but: missing .*weights=FILE gives one"
+    ):
+        registry.load_models(Config(classifier=ClassifierConfig(f"{own}:build")))
+
+
+def test_a_generator_may_be_a_function_too(tmp_path):
+    own = tmp_path / "fills.py"
+    own.write_text(
+        "import jax.numpy as jnp\n"
+        "def build():\n"
+        "    return lambda images, masks, key: jnp.full_like(images, 0.25)\n"
+    )
+    generator = cfx_jax.load_generator(f"{own}:build")
+    filled = cfx_jax.infill(
+        jax.random.key(0), generator, jnp.ones((1, 4, 4, 3)), jnp.zeros((1, 4, 4, 1))
+    )
+    np.testing.assert_allclose(filled, 0.25)
+    assert registry.identity(generator)["source_digest"]
+
+
+def test_what_images_look_like_can_be_said(folder, tmp_path):
+    """Mean and standard deviation reach the function; channels and size those who load images."""
+    own = tmp_path / "mean.py"
+    own.write_text("def build():\n    return lambda images: images.mean((1, 2))\n")
+    seen = ClassifierConfig(
+        f"{own}:build", image_size=12, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0), logits="sigmoid"
+    )
+    classifier, _ = registry.load_models(Config(classifier=seen, generator=GeneratorConfig("grey")))
+    logits = classifier.apply(classifier.params, jnp.ones((1, 12, 12, 3)))
+    np.testing.assert_allclose(logits, [[1.0, 0.75, 0.5]])
+    assert (classifier.image_size, classifier.logits) == ((12, 12), "sigmoid")
+
+
+BROKEN = {
+    "does_not_import": ("import nothing_of_this_name", "cannot be run: ModuleNotFoundError"),
+    "not_there": ("def other(): pass", "has no 'build'; it has other"),
+    "no_function": ("build = 3", "is a int; expected a function that returns a model"),
+    "returns_nothing": ("def build(): pass", "returns None; expected it to return a model"),
+    "returns_text": (
+        "def build(): return 'model'",
+        "a str is no model that is known; expected a c",
+    ),
+    "raises": (
+        "def build(): raise OSError('no weights\\nhere')",
+        "raises OSError: no weights here",
+    ),
+    "asks": ("def build(depth, width): pass", "with no argument, but: missing a required argument"),
+    "no_arrays": (
+        "def build(): return (lambda p, x: x), {'a': ['text']}",
+        r"params\['a'\]\[0\] is a str; expected arrays",
+    ),
+    "no_variables": (
+        "import flax.linen as nn\ndef build(): return nn.Dense(3)",
+        "is a module of Flax Linen without its variables; expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_function_that_builds_no_model_is_named(case, tmp_path):
+    text, message = BROKEN[case]
+    own = tmp_path / f"{case}.py"
+    own.write_text(text)
+    asked = Config(classifier=ClassifierConfig(f"{own}:build"), generator=GeneratorConfig("grey"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        registry.load_models(asked)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        (ClassifierConfig(example("linen")), "has no image size to bring images to; give it one"),
+        (
+            ClassifierConfig("x", mean=(0.5,)),
+            r"classifier.mean is \(0.5,\) and classifier.std \(\)",
+        ),
+        (ClassifierConfig("x", mean=(0.5,), std=(0.0,)), "std above 0"),
+        (ClassifierConfig("x", mean=(0.5,), std=(1.0,), normalization="none"), "are both given"),
+        (ClassifierConfig("x", logits="logits"), "classifier.logits is 'logits'; expected one of"),
+        (ClassifierConfig("x", channels=4), "classifier.channels is 4; expected 3 or 1"),
+        (
+            ClassifierConfig("x", image_size=0),
+            "classifier.image_size is 0; expected a whole number",
+        ),
+        (ClassifierConfig("no/such.py:build"), "there is no file"),
+        (ClassifierConfig("no_such_module:build"), "no_such_module cannot be imported"),
+        (
+            ClassifierConfig("no_such_module:"),
+            "names no function; expected package.module:function",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused(classifier, message, folder, tmp_path):
+    asked = config(folder, "")
+    asked.classifier = classifier
+    with pytest.raises(ConfigError, match=message):
+        runner.run(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_killed_goes_on_with_a_model_of_ones_own(folder, tmp_path):
+    command = [
+        sys.executable, "launch/local_pod.py", "--num_processes=2", "--devices_per_process=2", "--",
+        f"--workdir={tmp_path}/run", "--config.data.source=folder", f"--config.data.path={folder}",
+        "--config.classifier.name=examples/linen_model.py:build",
+        f"--config.classifier.image_size={SIZE}", "--config.generator.name=blur",
+        "--config.explain.num_steps=4", "--config.explain.mask_size=8",
+    ]  # fmt: skip
+    root = EXAMPLES.parent
+    first = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    complete = tmp_path / "run/records.zarr/complete/c"
+    while not list(complete.glob("*")) and first.poll() is None:
+        pass
+    first.kill()
+    first.communicate()
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert RecordReader(tmp_path / "run").complete.all()
+    assert (tmp_path / "run/report/index.html").is_file()
