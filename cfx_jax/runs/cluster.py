@@ -117,7 +117,8 @@ def _environment_problem(error: Exception) -> str:
 
 def _no_device(error: Exception) -> str:
     reason = " ".join(str(error).split()) or "JAX has no plugin for it"
-    if not (asked := jax.config.read("jax_platforms")):
+    asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if not asked:
         return f"JAX finds no device: {reason}"
     return (
         f"JAX finds no device for JAX_PLATFORMS={asked} ({reason}); leave it unset to take what "

@@ -329,3 +329,33 @@ def test_nothing_retraces_between_batches(linear_classifier, fill_half):
     for seed in range(1, 4):
         run(seed)
     assert len(traces) == traced
+
+
+@pytest.mark.parametrize(
+    ("mode", "block_size"), [("region", 1), ("paper", 1), ("fast", 3), ("bbmp", 1)]
+)
+def test_masks_are_float32_where_jax_computes_in_float64(
+    mode, block_size, random_classifier, fill_half, images
+):
+    def explain():
+        return cfx_jax.explain(
+            KEY, random_classifier, fill_half, images[:1], jnp.asarray([1]),
+            mode=mode, block_size=block_size, mask_size=4, num_steps=2,
+        )  # fmt: skip
+
+    expected = explain()
+    with jax.enable_x64(True):
+        found = explain()
+    assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(expected)]
+    np.testing.assert_allclose(found.keep_prob, expected.keep_prob, atol=1e-4)
+
+
+def test_no_step_of_a_sound_run_gives_nan(random_classifier, fill_half, images):
+    with jax.debug_nans(True):
+        e = cfx_jax.explain(
+            KEY, random_classifier, fill_half, images[:1], mode="fast", mask_size=4, num_steps=2
+        )
+        state = init(get_settings("fast", mask_size=4, num_steps=2))
+        assert np.isfinite(e.trace).all()
+    # Beyond the steps taken, too: a run looks at its states in between.
+    assert np.isfinite(state.trace).all()

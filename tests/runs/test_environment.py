@@ -31,11 +31,6 @@ INFILL = ["cfx_jax.infill_folder", "--images=.", "--masks=.", "--output=out"]
             "cannot join the other processes (Number of processes must be defined.); on plain",
         ),
         (["cfx_jax.main", "--distributed"], {}, "(no TPU slice and no Slurm job was found)"),
-        (
-            ["cfx_jax.main", "--distributed", *("--num_processes=1", "--process_id=0")],
-            {"JAX_LOCAL_DEVICE_IDS": "0,x"},
-            "--coordinator_address, --num_processes and --process_id go together",
-        ),
     ],
 )
 def test_what_is_missing_is_told_in_one_line(command, environment, message, tmp_path):
