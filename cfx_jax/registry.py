@@ -317,7 +317,9 @@ def weights_digest(params: Any) -> str:
     """Returns the SHA-256 of a parameter tree: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
-        array = np.asarray(leaf)
+        # As models of Flax NNX keep for their dropout.
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
