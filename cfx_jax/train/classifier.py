@@ -18,7 +18,7 @@ import optax
 from tqdm import tqdm
 
 from cfx_jax import data
-from cfx_jax.classifiers import NormalizedModule
+from cfx_jax.classifiers import Classifier, NormalizedModule
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data.images import to_floats
 from cfx_jax.records import Storage, claim_folder
@@ -131,7 +131,13 @@ def _read(
     section: str, config: DataConfig, architecture: Architecture, num_classes: int
 ) -> Labelled:
     """Decodes all of a small data set."""
-    source = data.open_source(config)
+    shape = (architecture.image_size, architecture.image_size, architecture.channels)
+    apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
+    blank = jnp.zeros((1, *shape))
+    params = jax.eval_shape(architecture.module.init, jax.random.key(0), blank)["params"]
+    # Not trained yet: says how many classes the labels are of, so that those of folders are found.
+    untrained = Classifier(params, apply, image_size=shape[:2], channels=shape[2])
+    source = data.open_source(config, untrained)
     number = len(source)
     labels = np.asarray([source.label(index) for index in range(number)], np.int32)
     if not number or labels.min() < 0 or labels.max() >= num_classes:
@@ -139,7 +145,6 @@ def _read(
             f"{section}: labels of {source.name!r} expected in 0 to {num_classes - 1}, for one "
             f"image or more; found {sorted(set(labels.tolist()))[:20]}"
         )
-    shape = (architecture.image_size, architecture.image_size, architecture.channels)
     pixels = np.stack([source.pixels(index, shape, config.resize) for index in range(number)])
     return Labelled(pixels, labels)
 

@@ -1,5 +1,6 @@
 """Joining other processes: what flags mean, and what does not fit together."""
 
+import dataclasses
 import json
 import types
 
@@ -69,6 +70,15 @@ def test_others_that_do_not_answer_are_named(joined, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(ConfigError, match=r"cannot join the other processes \(deadline exceeded\)"):
         joined(coordinator_address="host:1234", num_processes=2, process_id=1)
+
+
+def test_a_model_on_the_host_keeps_to_one_device(caplog):
+    classifier = cfx_jax.Classifier(params=(), apply=lambda params, images: images)
+    assert cluster.devices_for(classifier) == jax.local_devices()
+    assert not caplog.records
+    on_host = dataclasses.replace(classifier, host_weights="5e3a", name="own")
+    assert cluster.devices_for(on_host) == jax.local_devices()[:1]
+    assert "own runs on the host: one of 8 devices is used" in caplog.text
 
 
 def test_a_manifest_keeps_where_it_ran():

@@ -65,12 +65,37 @@ def test_another_training_is_refused_in_the_same_folder(config, trained):
         train_classifier(other, trained[0].parent)
 
 
-def test_labels_beyond_the_classes_are_named(config, tmp_path):
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (11, "label 11, but the classifier has classes 0 to 9"),
+        (-1, "data: labels of 'letters/train' expected in 0 to 9"),
+    ],
+)
+def test_labels_beyond_the_classes_are_named(label, message, config, tmp_path):
     path = tmp_path / "letters.npz"
-    np.savez(path, x_train=np.zeros((3, 28, 28), np.uint8), y_train=np.array([0, 3, 11]))
+    np.savez(path, x_train=np.zeros((3, 28, 28), np.uint8), y_train=np.array([0, 3, label]))
     letters = dataclasses.replace(config.data, path=str(path))
-    with pytest.raises(ConfigError, match="data: labels of 'letters/train' expected in 0 to 9"):
+    with pytest.raises(ConfigError, match=message):
         train_classifier(dataclasses.replace(config, data=letters), tmp_path / "run")
+
+
+def test_synset_folders_are_the_classes_of_the_network(config, tmp_path):
+    """Ten folders of ImageNet are ten classes, in their order, of a network that has ten."""
+    from PIL import Image
+
+    pixels, labels = bars(30, 2)
+    labels[:10] = np.arange(10)
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "images" / f"n0{label}440764"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    data = DataConfig(
+        source="folder", path=str(tmp_path / "images"), resize="stretch", class_folders=True
+    )
+    short = dataclasses.replace(config, data=data, num_steps=1, batch_size=30)
+    path, _ = train_classifier(short, tmp_path / "trained")
+    assert path.is_file()
 
 
 @pytest.mark.parametrize(
