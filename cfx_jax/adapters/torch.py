@@ -84,15 +84,15 @@ def from_torch(
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of the names, types, shapes and bytes of tensors."""
+    """Returns the SHA-256 of the names, types, shapes and values of tensors."""
     import torch
 
     found = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         if isinstance(tensor, torch.Tensor):
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(raw.numpy().tobytes())
+            # Which holds the values of all types, and is known to NumPy.
+            found.update(tensor.detach().double().cpu().numpy().tobytes())
     return found.hexdigest()
 
 

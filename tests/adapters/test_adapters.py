@@ -396,6 +396,12 @@ class Tensor:
     def float(self):
         return Tensor(self.array.astype(np.float32))
 
+    def double(self):
+        return Tensor(self.array.astype(np.float64))
+
+    def detach(self):
+        return Tensor(self.array)
+
     def cpu(self):
         return self
 
@@ -413,6 +419,9 @@ class TorchLike:
     def eval(self):
         self.training = False
 
+    def state_dict(self):
+        return {"weights": Tensor(WEIGHTS.astype(self.dtype)), "note": "no tensor"}
+
     def parameters(self):
         yield Tensor(WEIGHTS.astype(self.dtype))
 
@@ -423,6 +432,16 @@ class TorchLike:
         followed = images.source if sys.modules["torch"].is_grad_enabled else None
         logits = host_logits(images.array.astype(np.float32)).astype(self.dtype)
         return self.after(Tensor(logits, source=followed))
+
+
+def test_a_module_of_torch_is_known_by_its_weights(torch):
+    same, again, other = (
+        adapters.from_torch(TorchLike(dtype), 3).host_weights
+        for dtype in (np.float32, np.float32, np.float64)
+    )
+    assert same == again
+    assert same != other
+    assert len(same) == 64
 
 
 @pytest.fixture

@@ -203,8 +203,8 @@ def test_what_scripts_save_beside_a_network_is_not_made_but_named(name, protocol
     "value",
     [
         np.float64(0.5), np.int64(3), np.bool_(True), np.ones((2, 3)), np.random.default_rng(0),
-        random.Random(0).getstate(), [{1}, ({2}, {"a": {3}})], 2**5000, -(2**2100), bytearray(b"x"), b"x",
-        ..., NotImplemented, math.tanh, Options, collections.defaultdict(list, a=[1]),
+        random.Random(0).getstate(), [{1}, ({2}, {"a": {3}})], 2**5000, -(2**2100), bytearray(b"x"),
+        b"x", ..., NotImplemented, math.tanh, Options, collections.defaultdict(list, a=[1]),
     ],
     ids=str,
 )  # fmt: skip
