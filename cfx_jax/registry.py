@@ -140,11 +140,35 @@ def _build_classifier(
     name: str, weights: str | os.PathLike[str] | None, known: adapters.Known
 ) -> Classifier:
     """Calls a function of the user's own and adapts what it returns."""
-    model = named.build(name, None if weights is None else os.fspath(weights))
+    path = None if weights is None else os.fspath(weights)
+    model = named.build(name, path)
     try:
-        return adapters.as_classifier(model, known, name=name)
+        classifier = adapters.as_classifier(model, known, name=name)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    images = jnp.zeros((1, *(classifier.image_size or (64, 64)), classifier.channels))
+    origin = named.origin(name, path, _constants(classifier.apply, classifier.params, images))
+    return dataclasses.replace(classifier, origin=origin)
+
+
+def _build_generator(name: str, weights: str | os.PathLike[str] | None) -> Generator:
+    path = None if weights is None else os.fspath(weights)
+    model = named.build(name, path)
+    try:
+        generator = adapters.as_generator(model, name=name)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    shown = jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64, 1)), jax.random.key(0)
+    origin = named.origin(name, path, _constants(generator.apply, generator.params, *shown))
+    return dataclasses.replace(generator, origin=origin)
+
+
+def _constants(apply: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Returns the arrays that a function has closed over, so far as it can be traced."""
+    try:
+        return list(jax.make_jaxpr(apply)(*arguments).consts)
+    except Exception:  # What is wrong with a foreign model is said where it is first called.
+        return []
 
 
 def _known_class_names(
@@ -183,11 +207,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         'local_mean'
     """
     if named.is_named(name):
-        model = named.build(name, None if weights is None else os.fspath(weights))
-        try:
-            return adapters.as_generator(model, name=name)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+        return _build_generator(name, weights)
     if "+" in name:
         if weights is not None:
             raise ValueError(
@@ -304,12 +324,12 @@ def image_shape(
 def identity(model: Classifier | Generator) -> dict[str, str]:
     """Returns what a manifest keeps of a model: its name and the digest of its weights.
 
-    Of a model that a function of the user's own builds, also the digest of that function's file.
+    Of a model that a function of the user's own builds, also the digest of that and its weights.
     """
     digest = getattr(model, "host_weights", "") or weights_digest(model.params)
     found = {"name": model.name, "weights_digest": digest}
-    if named.is_named(model.name):
-        found["source_digest"] = named.source_digest(model.name)
+    if model.origin:
+        found["origin"] = model.origin
     return found
 
 

@@ -53,7 +53,7 @@ def test_key_comes_first_and_options_are_named(function):
     first, *rest = parameters(function)
     assert first.name == "key"
     for parameter in rest:
-        is_option = parameter.name in ("objective", "mode")
+        is_option = parameter.name in ("objective", "mode", "contrast", "score")
         assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) == is_option, parameter
 
 

@@ -190,7 +190,7 @@ def test_fields_that_exist_pass(path):
     ("path", "known"),
     [
         ("steps", "seed, precision, data, classifier"),
-        ("explain.steps", "objective, mode, num_steps"),
+        ("explain.steps", "objective, mode, contrast, top_classes, num_steps"),
         ("seed.value", "none"),
     ],
 )

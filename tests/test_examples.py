@@ -111,11 +111,46 @@ def test_a_run_whose_function_has_changed_is_not_gone_on_with(folder, tmp_path):
     name = f"{own}:build"
     runner.run(config(folder, name), tmp_path / "run")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert set(manifest["classifier"]) == {"name", "weights_digest", "source_digest"}
+    assert set(manifest["classifier"]) == {"name", "weights_digest", "origin"}
     runner.run(config(folder, name), tmp_path / "run")
     own.write_text(own.read_text() + "\n# Changed.\n")
-    with pytest.raises(ManifestMismatchError, match=r"classifier\.source_digest"):
+    with pytest.raises(ManifestMismatchError, match=r"classifier\.origin"):
         runner.run(config(folder, name), tmp_path / "run")
+
+
+CHANGES = {
+    "its weights, closed over": "import numpy as np\ndef build(path):\n    w = np.load(path)\n",
+    "an array it reads": "import numpy as np\ndef build(path):\n    w = np.load(OTHER)\n",
+    "what it imports": "from helper_{} import w\ndef build(path):\n",
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+@pytest.mark.parametrize("kind", ["classifier", "generator"])
+def test_a_model_is_another_when_what_it_is_made_of_changes(case, kind, tmp_path):
+    weights, other = tmp_path / "w.npy", tmp_path / "other.npy"
+    number = f"{list(CHANGES).index(case)}_{kind}"
+    helper = tmp_path / f"helper_{number}.py"
+    use = {
+        "classifier": "    return lambda images: images.mean((1, 2)) * w\n",
+        "generator": "    return lambda images, masks, key: images * w\n",
+    }[kind]
+    text = CHANGES[case].format(number).replace("OTHER", repr(str(other)))
+    own = tmp_path / f"own_{number}.py"
+    own.write_text(text + use)
+    found = []
+    for value in (1.0, 1.0, 2.0):
+        for path in (weights, other):
+            np.save(path, np.full(3, value, np.float32))
+        helper.write_text(f"import numpy as np\nw = np.full(3, {value}, np.float32)\n")
+        for name in [*sys.modules]:
+            if name.startswith((f"helper_{number}", "cfx_jax_named_")):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        loader = cfx_jax.load_classifier if kind == "classifier" else cfx_jax.load_generator
+        found.append(registry.identity(loader(f"{own}:build", weights))["origin"])
+    assert found[0] == found[1]
+    assert found[1] != found[2]
 
 
 def test_a_function_is_given_the_path_of_the_weights(tmp_path):
@@ -149,7 +184,7 @@ def test_a_generator_may_be_a_function_too(tmp_path):
         jax.random.key(0), generator, jnp.ones((1, 4, 4, 3)), jnp.zeros((1, 4, 4, 1))
     )
     np.testing.assert_allclose(filled, 0.25)
-    assert registry.identity(generator)["source_digest"]
+    assert registry.identity(generator)["origin"]
 
 
 def test_what_images_look_like_can_be_said(folder, tmp_path):

@@ -11,9 +11,11 @@ import inspect
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 
 def is_named(name: str) -> bool:
@@ -58,21 +60,53 @@ def build(name: str, weights: str | None = None) -> Any:
     return built
 
 
-def source_digest(name: str) -> str:
-    """Returns the SHA-256 of the file in which a named function is written.
+def origin(name: str, weights: str | None, constants: Iterable[Any]) -> str:
+    """Returns the SHA-256 of what a model that a named function builds is made of.
+
+    Of the file of the function and of those that it imports from the same folder, of the file of
+    weights that the function is given, and of arrays that the model has closed over. Numbers that
+    it has read and closed over are not seen: a model whose weights are in its `params` is compared
+    whole.
 
     Args:
         name: as in `build`.
+        weights: as in `build`.
+        constants: arrays that the model has closed over.
 
     Raises:
         ValueError: there is no such function.
     """
-    function = _find(name)
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:
-        file = None
-    return hashlib.sha256(pathlib.Path(file).read_bytes() if file else b"").hexdigest()
+    digest = hashlib.sha256()
+    home = sys.modules.get(getattr(inspect.unwrap(_find(name)), "__module__", ""))
+    for path in sorted(_own_files(home)):
+        digest.update(path.read_bytes())
+    if weights is not None and os.path.isfile(weights):
+        digest.update(pathlib.Path(weights).read_bytes())
+    for constant in constants:
+        array = np.asarray(constant)
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _own_files(home: ModuleType | None) -> set[pathlib.Path]:
+    """Returns the file of a module, and of those in its folder whose names it knows, and so on."""
+    found: dict[str, pathlib.Path] = {}
+    waiting = [home]
+    while waiting:
+        module = waiting.pop()
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or module.__name__ in found:
+            continue
+        path = pathlib.Path(file)
+        first = next(iter(found.values()), path)
+        if path.suffix != ".py" or not path.is_relative_to(first.parent):
+            continue
+        found[module.__name__] = path
+        values = list(vars(module).values())
+        waiting += [value for value in values if isinstance(value, ModuleType)]
+        names = {getattr(value, "__module__", None) for value in values}
+        waiting += [sys.modules.get(name) for name in names if isinstance(name, str)]
+    return set(found.values())
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -40,6 +40,8 @@ class Classifier:
         host_weights: SHA-256 of the weights of a model that JAX calls back on the host, which then
             are not in `params`; "" for a model of JAX. Dataset runs keep such a model to one device
             of each process.
+        origin: SHA-256 of what else it is made of, for a model that a function of a user's own
+            builds; "" where `params` say it all.
 
     What is asked of logits z, for a target c:
 
@@ -70,6 +72,7 @@ class Classifier:
     contrast: Any = None
     score: Score | None = flax.struct.field(pytree_node=False, default=None)
     host_weights: str = flax.struct.field(pytree_node=False, default="")
+    origin: str = flax.struct.field(pytree_node=False, default="")
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a meaning of the logits that is not known."""

@@ -19,6 +19,7 @@ class Generator:
             The caller composes `mask * images + (1 - mask) * infill`, so kept pixels of `infill`
             do not matter. Pass a function that lives as long as the program.
         name: shown in records and reports.
+        origin: as that of a `cfx_jax.Classifier`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -32,3 +33,4 @@ class Generator:
         pytree_node=False
     )
     name: str = flax.struct.field(pytree_node=False, default="custom")
+    origin: str = flax.struct.field(pytree_node=False, default="")
