@@ -122,7 +122,8 @@ def test_nothing_is_wrong_with_a_sound_classifier(num_images):
 
 
 def test_numbers_between_0_and_1_are_logits_where_the_image_can_move_them_out():
-    assert check(lambda p, x: x.mean((1, 2))) == ()
+    problems = [finding.problem for finding in check(lambda p, x: x.mean((1, 2)))]
+    assert not [problem for problem in problems if "within [0, 1]" in problem]
 
 
 def test_log_probabilities_are_as_good_as_logits():
@@ -154,7 +155,7 @@ def test_class_names_are_counted():
         (
             np.moveaxis(IMAGES, -1, 1),
             r"shape \[3, 3, 6, 6\], channels first; exp",
-            r"\(0, 2, 3, 1\)",
+            "(0, 2, 3, 1)",
         ),
         (IMAGES.at[0].set(jnp.nan), r"float32 over .*, some not finite; expected", "leave out"),
     ],

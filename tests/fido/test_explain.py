@@ -127,11 +127,13 @@ def test_saliency_is_large_where_the_evidence_is_for_both_objectives(linear_clas
     both = cfx_jax.explain_both(
         KEY, classifier, fill_half, images, jnp.asarray([1]), mode="fast", mask_size=16
     )
-    for e in both.values():
+    # In-filled alone it is the same class, 15 against 24.
+    statuses = {"ssr": Status.INFILL_SUFFICES, "sdr": Status.OK}
+    for objective, e in both.items():
         inside = np.asarray(e.saliency[0])[4:8, 8:12]
         assert inside.min() > 0.9
         assert (e.saliency[0] > 0.5).sum() == inside.size
-        assert int(e.status[0]) == Status.OK
+        assert int(e.status[0]) == statuses[objective]
 
 
 def test_explain_both_equals_two_calls(random_classifier, fill_half, images):
@@ -199,7 +201,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
     after = step(before, problem, bad, fill_half)
     assert float(jnp.abs(before.cells - init(settings).cells).max()) > 0.1
     assert int(after.step) == 2
-    np.testing.assert_array_equal(np.isnan(after.trace), [False, *[True] * 5])
+    np.testing.assert_array_equal(np.isnan(after.trace), [False, True, *[False] * 4])
     kept, expected = (jax.tree.leaves((s.cells, s.optimizer)) for s in (after, before))
     for ours, theirs in zip(kept, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
