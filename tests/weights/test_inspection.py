@@ -89,7 +89,10 @@ def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
         f"    cfx_jax.load_classifier('mnist_cnn', {path + '#ema'!r})",
     ]
     (tmp_path / "config.json").write_text('{"architecture": "lenet"}')
-    assert describe(path).splitlines()[-1] == "  but config.json beside it says that it is lenet"
+    assert (
+        describe(path).splitlines()[-1]
+        == "  but config.json beside it says that they are of 'lenet'"
+    )
 
 
 def test_objects_that_are_not_read_are_told(tmp_path):
