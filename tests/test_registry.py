@@ -149,7 +149,7 @@ def test_a_cut_weights_file_is_refused(tmp_path):
         (lambda arrays: arrays.update(extra=np.zeros(1)), r"unexpected arrays \['extra'\]"),
         (
             lambda arrays: arrays.update({"_fc.weight": arrays["_fc.weight"][:10]}),
-            r"wrong shapes \['_fc\.weight \(10, 1280\) instead of \(1000, 1280\)'\]",
+            r"wrong shapes or types \['_fc\.weight \(10, 1280\) instead of \(1000, 1280\)'\]",
         ),
     ],
     ids=["missing", "extra", "half a head"],

@@ -128,7 +128,7 @@ def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
             f"{match.num_agreeing} of its {match.num_arrays} arrays agree",
             *_differing("missing in the file", match.differences.missing),
             *_differing("only in the file", match.differences.unexpected),
-            *_differing("of another shape", match.differences.wrong),
+            *_differing("of another shape or type", match.differences.wrong),
         ]
     lines = [
         f"looks like {match.architecture} in the layout of {match.layout}, "

@@ -162,6 +162,52 @@ def test_an_object_where_an_array_is_needed_is_named():
     assert same(lay_out("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool", "complex64"])
+@pytest.mark.parametrize("name", ["fc1.weight", "conv2.bias"])
+def test_arrays_of_other_than_floats_are_refused_by_name(name, dtype):
+    arrays = ARRAYS | {name: ARRAYS[name].astype(dtype)}
+    with pytest.raises(ValueError, match=rf"types \['{name} of {dtype} instead of floats'\]"):
+        lay_out("mnist_cnn", arrays)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", ">f4"])
+def test_floats_of_any_precision_are_read(dtype):
+    dtype = jnp.dtype(dtype)
+    params = lay_out("mnist_cnn", {n: a.astype(dtype) for n, a in ARRAYS.items()}).params
+    expected = ARRAYS["fc1.weight"].astype(dtype).astype(np.float32).T
+    np.testing.assert_array_equal(params["dense"]["kernel"], expected)
+
+
+def test_counts_of_batches_are_integers(published):
+    counts = {"_bn0.num_batches_tracked": np.int64(3)}
+    assert lay_out("efficientnet_lite0", published | counts).module.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("instead", "what"),
+    [
+        (["parametrizations.weight.original0", "parametrizations.weight.original1"],
+         "remove_parametrizations"),
+        (["parametrizations.weight.original", "parametrizations.weight.0._u"],
+         "remove_parametrizations"),
+        (["weight_g", "weight_v"], "remove_weight_norm"),
+        (["weight_orig", "weight_u", "weight_v"], "remove_spectral_norm"),
+        (["weight_orig", "weight_mask"], r"prune\.remove"),
+        (["base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"],
+         "merge_and_unload"),
+        (["base_layer.weight", "lora_magnitude_vector.default.weight"], "merge_and_unload"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix):
+    arrays = {prefix + name: array for name, array in ARRAYS.items() if name != "fc1.weight"}
+    arrays |= {f"{prefix}fc1.{name}": ARRAYS["fc1.weight"] for name in instead}
+    with pytest.raises(
+        ValueError, match=rf"missing arrays \['fc1\.weight'\], .*; these are .*{what}"
+    ):
+        lay_out("mnist_cnn", arrays)
+
+
 def test_a_message_about_many_names_is_short():
     with pytest.raises(ValueError, match=r"missing arrays \[.*\] and 96 more") as caught:
         lay_out("resnet18", ARRAYS)
