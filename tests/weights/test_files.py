@@ -67,17 +67,30 @@ def test_a_checkpoint_of_torch_may_have_any_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("usual", ["net.npz", "model.safetensors"])
-def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual):
+def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual, caplog):
     WRITERS["net.npz"](tmp_path / "net.npz")
     (tmp_path / "net.npz").rename(tmp_path / usual)
     (tmp_path / "README.md").write_text("a network")
     check(read_weights(tmp_path))
+    assert caplog.text == ""
     (tmp_path / "other.pth").write_bytes(b"")
     if usual == "model.safetensors":
         check(read_weights(tmp_path))
+        assert f"{tmp_path}: model.safetensors is used, and not other.pth" in caplog.text
     else:
         with pytest.raises(ValueError, match=r"one of its files of weights: net\.npz, other\.pth"):
             read_weights(tmp_path)
+
+
+def test_of_an_index_its_files_are_used_and_others_named(tmp_path, caplog):
+    write_index(tmp_path / "model.safetensors.index.json")
+    check(read_weights(tmp_path))
+    assert caplog.text == ""
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    check(read_weights(f"{tmp_path}/model.safetensors.index.json"))
+    assert caplog.text == ""
+    check(read_weights(tmp_path))
+    assert "index.json is used, and not pytorch_model.bin" in caplog.text
 
 
 def test_a_place_behind_the_path_selects_arrays(tmp_path):
