@@ -217,6 +217,11 @@ def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
 def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
     for ours, theirs in place.found.items():
         if theirs in opaque and ours in names:
+            if opaque[theirs].startswith("tensor of"):
+                raise ValueError(
+                    f"{theirs} is a {opaque[theirs]}, a type that is not read; save the "
+                    "state_dict() of model.float()"
+                )
             raise ValueError(
                 f"{theirs} is a {opaque[theirs]}, expected a tensor: nothing but plain tensors is "
                 f"made from a file; {_SAVE}"

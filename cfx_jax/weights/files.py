@@ -20,6 +20,8 @@ _SUFFIXES = (".safetensors", INDEX, ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pt
 _FORMATS = "safetensors, .npz, a checkpoint of torch.save, and the folder of an Orbax checkpoint"
 # First bytes of files that are no weights -> what they are and what to do.
 _OTHERS = {
+    rb"\s*(<\?xml[^>]*>\s*)?<Error\b": "the answer of a bucket that has no such file, or where you "
+    "have no access (AccessDenied): log in there and download the file itself",
     rb"\s*<(!doctype|html|head|\?xml|!--)": "a page of HTML, as a server sends it in place of a "
     "file that takes a login or is gone: download the file itself",
     rb"version https://git-lfs": "only the pointer of Git LFS to a file: fetch it with git lfs "

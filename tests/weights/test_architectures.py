@@ -158,6 +158,10 @@ def test_an_object_where_an_array_is_needed_is_named():
         lay_out("mnist_cnn", arrays, opaque)
     with pytest.raises(ValueError, match=r"^no tensors, but a net\.Net; save the state_dict"):
         lay_out("mnist_cnn", {}, {"": "net.Net"})
+    with pytest.raises(
+        ValueError, match=r"^state_dict\.fc2\.bias is a tensor of torch\.f8, a type"
+    ):
+        lay_out("mnist_cnn", arrays, {"state_dict.fc2.bias": "tensor of torch.f8"})
     whole = draw(below("state_dict.")) | {"args.x": np.ones(1)}
     assert same(lay_out("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
 
