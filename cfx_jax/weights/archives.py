@@ -97,7 +97,10 @@ def _dtype(name: str, description: str) -> np.dtype:
     if "O" in description:
         raise ValueError(f"array {name!r} holds pickled Python objects, which are never loaded")
     if not _NUMBERS.fullmatch(description):
-        raise ValueError(f"array {name!r} is of type {description!r}, expected numbers")
+        raise ValueError(
+            f"array {name!r} is of type {description!r}, expected numbers; save others, "
+            "such as 8-bit floats, as float32 or float16"
+        )
     return np.dtype(description)
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from cfx_jax.classifiers import Normalization
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # numbers of Pillow
+# Arguments of networks that timm may name outside of `model_args`.
+_ARGUMENTS = ("global_pool", "in_chans", "output_stride", "act_layer")
 _logger = logging.getLogger(__name__)
 
 
@@ -28,6 +31,7 @@ class Facts(NamedTuple):
         class_names: one for each class.
         crop: share of the resized image's side that the network sees.
         interpolation: filter it was resized with, such as `bicubic`.
+        arguments: that timm made the network with, by name.
     """
 
     architecture: str = ""
@@ -36,6 +40,7 @@ class Facts(NamedTuple):
     class_names: tuple[str, ...] = ()
     crop: float | None = None
     interpolation: str = ""
+    arguments: Mapping[str, Any] = types.MappingProxyType({})
 
     def in_words(self) -> str:
         """Tells what is known, or ""."""
@@ -74,6 +79,7 @@ def read_facts(folder: pathlib.Path) -> Facts:
         _class_names(timm),
         float(crop) if _is_number(crop) and crop > 0 else None,
         interpolation if isinstance(interpolation, str) else "",
+        _arguments(timm) if isinstance(architecture, str) else {},
     )
 
 
@@ -129,6 +135,17 @@ def _image_size(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tup
         if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
             return sides[0], sides[1]
     return None
+
+
+def _arguments(timm: Mapping[str, Any]) -> dict[str, Any]:
+    input_size, given = timm.get("input_size"), timm.get("model_args")
+    found = {}
+    if isinstance(input_size, list) and len(input_size) == 3:
+        found["in_chans"] = input_size[0]
+    found |= {name: timm[name] for name in _ARGUMENTS if name in timm}
+    found |= given if isinstance(given, dict) else {}
+    # As timm takes None for what is usual.
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _class_names(timm: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Arrays of a weights file, whatever its format and wherever it is."""
 
+import logging
 import os
 import pathlib
 import re
@@ -10,7 +11,7 @@ from typing import Any
 from cfx_jax.weights import hub
 from cfx_jax.weights.archives import read_npz_arrays, read_orbax_arrays
 from cfx_jax.weights.facts import read_facts
-from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards
+from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards, shard_names
 from cfx_jax.weights.torch_pickle import Checkpoint, read_torch_checkpoint
 
 # Names under which weights are looked for in a folder and on the hub. What a file is, its content
@@ -19,6 +20,8 @@ _SUFFIXES = (".safetensors", INDEX, ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pt
 _FORMATS = "safetensors, .npz, a checkpoint of torch.save, and the folder of an Orbax checkpoint"
 # First bytes of files that are no weights -> what they are and what to do.
 _OTHERS = {
+    rb"\s*(<\?xml[^>]*>\s*)?<Error\b": "the answer of a bucket that has no such file, or where you "
+    "have no access (AccessDenied): log in there and download the file itself",
     rb"\s*<(!doctype|html|head|\?xml|!--)": "a page of HTML, as a server sends it in place of a "
     "file that takes a login or is gone: download the file itself",
     rb"version https://git-lfs": "only the pointer of Git LFS to a file: fetch it with git lfs "
@@ -29,6 +32,7 @@ _OTHERS = {
     rb".{257}ustar": "a tar archive: unpack it and give a file of it",
 }
 _HEAD = 512
+_logger = logging.getLogger(__name__)
 
 
 def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
@@ -138,9 +142,14 @@ def _read_folder(path: pathlib.Path, given: str) -> Checkpoint:
     if not files or (path / "_METADATA").exists():
         return Checkpoint(read_orbax_arrays(path))
     try:
-        return _read(path / hub.only_weights(files, _SUFFIXES), given)
+        used = hub.only_weights(files, _SUFFIXES)
+        checkpoint = _read(path / used, given)
+        shards = shard_names(path / used) if used.endswith(INDEX) else {}
     except ValueError as error:
         raise ValueError(f"{given}: {error}") from error
+    if others := [file for file in files if file != used and file not in shards]:
+        _logger.warning("%s: %s is used, and not %s", given, used, ", ".join(others))
+    return checkpoint
 
 
 def _below(place: str, names: Mapping[str, Any]) -> dict[str, Any]:

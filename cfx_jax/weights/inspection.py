@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.architectures import ARCHITECTURES, Layout, as_published, contradicts
+from cfx_jax.weights.architectures import ARCHITECTURES, Layout, as_published, contradiction
 from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.layout import (
@@ -128,7 +128,7 @@ def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
             f"{match.num_agreeing} of its {match.num_arrays} arrays agree",
             *_differing("missing in the file", match.differences.missing),
             *_differing("only in the file", match.differences.unexpected),
-            *_differing("of another shape", match.differences.wrong),
+            *_differing("of another shape or type", match.differences.wrong),
         ]
     lines = [
         f"looks like {match.architecture} in the layout of {match.layout}, "
@@ -140,8 +140,8 @@ def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
     lines += _differing("beside the network", match.aside)
     paths = [path, *(f"{path}#{place}" for place in places[1:])]
     for name in dict.fromkeys(match.architecture for match in matches):
-        if contradicts(facts, name):
-            lines.append(f"  but config.json beside it says that it is {facts.architecture}")
+        if said := contradiction(facts, name):
+            lines.append(f"  but config.json beside it says that {said}")
         else:
             lines += [f"    cfx_jax.load_classifier({name!r}, {path!r})" for path in paths]
     return lines

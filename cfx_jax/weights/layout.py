@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -28,6 +29,18 @@ _WRAPPERS = re.compile(
 _OPTIMIZER = re.compile(r"(?<![^./])opt(_state|imizers?|imizer_states?)?[./]")
 _AVERAGE = re.compile(r"(?<![^./])(\w+_)?(ema|averaged?|swa|shadow)(_\w+)?[./]")
 _NAMED = 5  # of the arrays that differ
+# Names of arrays that a network has while its weights are made of others -> what to do.
+_UNMERGED = {
+    r"(^|\.)(lora_\w+|base_layer)\.": "adapters of PEFT: save what "
+    "model.merge_and_unload() returns",
+    r"_mask$": "pruned weights: call torch.nn.utils.prune.remove(module, 'weight') before saving",
+    r"(^|\.)parametrizations\.": "parametrized weights: call "
+    "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') before saving",
+    r"_g$": "weights under weight_norm: call torch.nn.utils.remove_weight_norm(module) before "
+    "saving",
+    r"_orig$": "weights under spectral_norm: call torch.nn.utils.remove_spectral_norm(module) "
+    "before saving",
+}
 
 
 class Layer(NamedTuple):
@@ -59,7 +72,7 @@ class Differences(NamedTuple):
     Attributes:
         missing: names of expected arrays that the file has not.
         unexpected: names of arrays that only the file has.
-        wrong: a phrase for each array of another shape.
+        wrong: a phrase for each array of another shape, or of no floats.
     """
 
     missing: list[str]
@@ -209,13 +222,16 @@ def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape])
     """Compares the arrays of a file with those expected.
 
     Raises:
-        ValueError: arrays are missing, left over or of another shape; the message names them.
+        ValueError: arrays are missing, left over, of another shape or of no floats; the message
+            names them.
     """
     missing, extra, wrong = compare_arrays(arrays, shapes)
     if missing or extra or wrong:
+        signs = (what for sign, what in _UNMERGED.items() if any(re.search(sign, n) for n in extra))
+        what = next(signs, "")
         raise ValueError(
             f"missing arrays {some(missing)}, unexpected arrays {some(extra)}, "
-            f"wrong shapes {some(wrong)}"
+            f"wrong shapes or types {some(wrong)}{what and '; these are '}{what}"
         )
 
 
@@ -232,6 +248,13 @@ def compare_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape
         f"{name} {arrays[name].shape} instead of {shape}"
         for name, shape in sorted(shapes.items())
         if name in named and arrays[name].shape != shape
+    ]
+    wrong += [
+        f"{name} of {arrays[name].dtype} instead of floats"
+        for name, shape in sorted(shapes.items())
+        if name in named
+        and arrays[name].shape == shape
+        and not jnp.issubdtype(arrays[name].dtype, jnp.floating)
     ]
     return Differences(sorted(shapes.keys() - named), sorted(named - shapes.keys()), wrong)
 

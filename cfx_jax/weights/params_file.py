@@ -93,8 +93,13 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with safe_open(os.fspath(path), framework="numpy") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}
-    # NumPy raises the others for a type, such as one of 8-bit floats, or a shape it cannot hold.
-    except (SafetensorError, AttributeError, TypeError, ValueError) as error:
+    except AttributeError as error:  # of NumPy, for a type it has not, such as 8-bit floats
+        raise ValueError(
+            f"{os.fspath(path)} has arrays of {error.name}, a type that is not read; save them as "
+            "float32 or float16"
+        ) from error
+    # NumPy raises the others for a type or a shape it cannot hold.
+    except (SafetensorError, TypeError, ValueError) as error:
         cut = ", such as a download that was cut off" if type(error) is SafetensorError else ""
         text = f"{os.fspath(path)} is not a whole safetensors file{cut}: {error}"
         raise ValueError(text) from error

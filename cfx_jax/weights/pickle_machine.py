@@ -241,9 +241,11 @@ def _read_name(stream: io.BytesIO) -> tuple[str, str]:
 
 def _named(name: str) -> Global:
     if not is_data(name):
+        by_pickle = name == "torch.storage._load_from_bytes"
+        why = "as pickle.dump writes tensors" if by_pickle else "which no checkpoint needs"
         raise UnsafePickleError(
-            f"the file asks for {name[:200]!r}, which could run code and which no checkpoint "
-            "needs; nothing was run. If you trust the file, load it where it was written and save "
+            f"the file asks for {name[:200]!r}, which could run code, {why}; nothing was "
+            "run. If you trust the file, load it where it was written and save "
             "`model.state_dict()` with torch.save"
         )
     return Global(name)
@@ -288,6 +290,9 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
                 raise WeightsFormatError("a lazily conjugated or negated tensor; save its clone()")
             size, stride = tuple(map(_index, size)), tuple(map(_index, stride))
             return Tensor(storage, _index(offset), size, stride)
+        # Of types that older versions have not, such as 8-bit floats.
+        case "torch._utils._rebuild_tensor_v3", (_, _, _, _, _, _, Global(dtype), *_):
+            return Opaque(name=f"tensor of {dtype}")
     if name in _MAKES_TENSORS:
         raise WeightsFormatError(f"{name} with arguments it does not take")
     # Functions that make an object of the class they are given.

@@ -105,7 +105,11 @@ def _read_legacy(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     if not data.startswith(b"\x80"):
         raise WeightsFormatError("neither layout of torch.save; expected a .pth or .pt checkpoint")
     if interpret(stream).value != _MAGIC:
-        raise WeightsFormatError("a pickle that torch.save did not write; expected its checkpoint")
+        raise WeightsFormatError(
+            "a pickle that torch.save did not write, such as one of pickle.dump; expected its "
+            "checkpoint: load the file where it was written and save model.state_dict() with "
+            "torch.save"
+        )
     if interpret(stream).value != _PROTOCOL:
         raise WeightsFormatError(f"unknown protocol of the legacy layout; expected {_PROTOCOL}")
     interpret(stream)  # sizes of C types: elements have been little-endian in all versions

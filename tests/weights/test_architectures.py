@@ -1,5 +1,6 @@
 """Arrays are laid out as parameters; each is used or named."""
 
+import json
 import logging
 
 import jax
@@ -13,8 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.vit import ViT
-from cfx_jax.weights.architectures import ARCHITECTURES, lay_out
-from cfx_jax.weights.facts import Facts
+from cfx_jax.weights.architectures import ARCHITECTURES, contradiction, lay_out
+from cfx_jax.weights.facts import Facts, read_facts
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.layout import published_names, published_shapes
 
@@ -157,8 +158,58 @@ def test_an_object_where_an_array_is_needed_is_named():
         lay_out("mnist_cnn", arrays, opaque)
     with pytest.raises(ValueError, match=r"^no tensors, but a net\.Net; save the state_dict"):
         lay_out("mnist_cnn", {}, {"": "net.Net"})
+    with pytest.raises(
+        ValueError, match=r"^state_dict\.fc2\.bias is a tensor of torch\.f8, a type"
+    ):
+        lay_out("mnist_cnn", arrays, {"state_dict.fc2.bias": "tensor of torch.f8"})
     whole = draw(below("state_dict.")) | {"args.x": np.ones(1)}
     assert same(lay_out("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool", "complex64"])
+@pytest.mark.parametrize("name", ["fc1.weight", "conv2.bias"])
+def test_arrays_of_other_than_floats_are_refused_by_name(name, dtype):
+    arrays = ARRAYS | {name: ARRAYS[name].astype(dtype)}
+    with pytest.raises(ValueError, match=rf"types \['{name} of {dtype} instead of floats'\]"):
+        lay_out("mnist_cnn", arrays)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", ">f4"])
+def test_floats_of_any_precision_are_read(dtype):
+    dtype = jnp.dtype(dtype)
+    params = lay_out("mnist_cnn", {n: a.astype(dtype) for n, a in ARRAYS.items()}).params
+    expected = ARRAYS["fc1.weight"].astype(dtype).astype(np.float32).T
+    np.testing.assert_array_equal(params["dense"]["kernel"], expected)
+
+
+def test_counts_of_batches_are_integers(published):
+    counts = {"_bn0.num_batches_tracked": np.int64(3)}
+    assert lay_out("efficientnet_lite0", published | counts).module.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("instead", "what"),
+    [
+        (["parametrizations.weight.original0", "parametrizations.weight.original1"],
+         "remove_parametrizations"),
+        (["parametrizations.weight.original", "parametrizations.weight.0._u"],
+         "remove_parametrizations"),
+        (["weight_g", "weight_v"], "remove_weight_norm"),
+        (["weight_orig", "weight_u", "weight_v"], "remove_spectral_norm"),
+        (["weight_orig", "weight_mask"], r"prune\.remove"),
+        (["base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"],
+         "merge_and_unload"),
+        (["base_layer.weight", "lora_magnitude_vector.default.weight"], "merge_and_unload"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix):
+    arrays = {prefix + name: array for name, array in ARRAYS.items() if name != "fc1.weight"}
+    arrays |= {f"{prefix}fc1.{name}": ARRAYS["fc1.weight"] for name in instead}
+    with pytest.raises(
+        ValueError, match=rf"missing arrays \['fc1\.weight'\], .*; these are .*{what}"
+    ):
+        lay_out("mnist_cnn", arrays)
 
 
 def test_a_message_about_many_names_is_short():
@@ -285,6 +336,67 @@ def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
 def test_names_of_timm_for_the_same_network_are_known(name, said):
     with pytest.raises(ValueError, match=f"not the weights of {name} in the layout"):
         lay_out(name, {}, facts=Facts(said))
+
+
+# As timm writes it on the hub, what the arrays tell and what is about training among it.
+HUB = {
+    "resnet18": {
+        "architecture": "resnet18", "num_classes": 7, "num_features": 512, "global_pool": "avg",
+        "pretrained_cfg": {
+            "tag": "a1_in1k", "custom_load": False, "input_size": [3, 224, 224],
+            "test_input_size": [3, 288, 288], "fixed_input_size": False, "crop_mode": "center",
+            "num_classes": 1000, "pool_size": [7, 7], "first_conv": "conv1", "classifier": "fc",
+            "license": "apache-2.0", "origin_url": "https://example.com", "paper_ids": ["arXiv:1"],
+        },
+    },
+    "vit_s16": {
+        "architecture": "vit_small_patch16_224", "num_classes": 1000, "num_features": 384,
+        "global_pool": "token",
+        "pretrained_cfg": {
+            "tag": "augreg_in21k_ft_in1k", "custom_load": True, "input_size": [3, 224, 224],
+            "fixed_input_size": True, "pool_size": None, "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+        "model_args": {"drop_path_rate": 0.1, "img_size": 224, "num_heads": 6, "act_layer": None},
+    },
+    "efficientnet_lite0": {
+        "architecture": "efficientnet_lite0", "num_features": 1280, "global_pool": "avg",
+        "pretrained_cfg": {"input_size": [3, 224, 224], "first_conv": "conv_stem"},
+    },
+    "vgg16": {"architecture": "vgg16", "num_features": 4096, "global_pool": "avg"},
+    "mnist_cnn": {"architecture": "mnist_cnn", "in_chans": 1},
+}  # fmt: skip
+HUB["vit_b16"] = HUB["vit_s16"] | {"architecture": "deit_base_patch16_224", "model_args": {}}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(HUB[name]))
+    assert contradiction(read_facts(tmp_path), name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("resnet18", {"global_pool": "max"}, "global_pool 'max'"),
+        ("resnet18", {"global_pool": ""}, "global_pool ''"),
+        ("resnet18", {"model_args": {"output_stride": 8}}, "output_stride 8"),
+        ("resnet18", {"model_args": {"output_stride": 32, "act_layer": "silu"}}, "act_layer 'silu"),
+        ("resnet18", {"model_args": {"aa_layer": "blurpool"}}, "aa_layer 'blurpool'"),
+        ("resnet18", {"in_chans": 1}, "in_chans 1"),
+        ("resnet18", {"pretrained_cfg": {"input_size": [1, 224, 224]}}, "in_chans 1"),
+        ("vgg16", {"global_pool": "catavgmax"}, "global_pool 'catavgmax'"),
+        ("efficientnet_lite0", {"act_layer": "swish"}, "act_layer 'swish'"),
+        ("vit_s16", {"global_pool": "avg"}, "global_pool 'avg'"),
+        ("vit_s16", {"model_args": {"num_heads": 12}}, "num_heads 12"),
+        ("vit_s16", {"model_args": {"act_layer": "quick_gelu"}}, "act_layer 'quick_gelu'"),
+        ("mnist_cnn", {"in_chans": 3}, "in_chans 3"),
+    ],
+)
+def test_what_timm_says_of_another_function_is_refused_by_name(tmp_path, name, changes, said):
+    (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
+    with pytest.raises(ValueError, match=f"says that their network has {said}.*is not {name}, "):
+        lay_out(name, {}, facts=read_facts(tmp_path))
 
 
 def test_a_normalization_of_other_channels_is_refused():

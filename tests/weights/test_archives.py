@@ -87,6 +87,7 @@ def test_headers_of_other_writers_are_read(path, header, version):
         (np.array(["a", "b"]), "array 'x' is of type '<U1', expected numbers"),
         (np.zeros(2, [("a", "f4")]), "array 'x' has no header of a plain array"),
         (np.zeros(2, "V3"), "array 'x' is of type '|V3'"),
+        (np.zeros(2, ml_dtypes.float8_e4m3fn), "'<V1', expected numbers; save others, such as 8-b"),
     ],
 )
 def test_what_is_not_of_numbers_is_refused_by_name(path, array, message):

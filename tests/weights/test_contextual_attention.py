@@ -114,7 +114,7 @@ def test_missing_and_unexpected_arrays_are_named(published):
         ValueError,
         match=r"layout of generative-inpainting-pytorch: missing arrays "
         r"\['fine_generator.pmconv9.conv.weight'\], unexpected arrays "
-        r"\['fine_generator.pmconv7.conv.weight'\], wrong shapes \[\]",
+        r"\['fine_generator.pmconv7.conv.weight'\], wrong shapes or types \[\]",
     ):
         params_from_arrays(published)
 
@@ -138,7 +138,7 @@ def test_wrong_shapes_are_named(published):
     published["fine_generator.conv2_downsample.conv.weight"] = np.zeros((64, 32, 3, 3), np.float32)
     published["fine_generator.conv2_downsample.conv.bias"] = np.zeros((), np.float32)
     message = (
-        "wrong shapes ['fine_generator.conv2_downsample.conv.bias () instead of (32,)', "
+        "wrong shapes or types ['fine_generator.conv2_downsample.conv.bias () instead of (32,)', "
         "'fine_generator.conv2_downsample.conv.weight (64, 32, 3, 3) instead of (32, 32, 3, 3)']"
     )
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -59,7 +59,13 @@ def facts(tmp_path):
 
 def test_timm_says_all_of_it(facts):
     assert facts(TIMM) == Facts(
-        "deit_small_patch16_224", IMAGENET, (224, 224), ("goldfish", "hen"), 0.9, "bicubic"
+        "deit_small_patch16_224",
+        IMAGENET,
+        (224, 224),
+        ("goldfish", "hen"),
+        0.9,
+        "bicubic",
+        {"in_chans": 3},
     )
 
 
@@ -75,7 +81,27 @@ def test_what_is_known_is_told_in_words(facts):
 
 def test_older_timm_nests_nothing(facts):
     flat = TIMM["pretrained_cfg"] | {"architecture": "resnet18"}
-    assert facts(flat) == Facts("resnet18", IMAGENET, (224, 224), (), 0.9, "bicubic")
+    assert facts(flat) == Facts(
+        "resnet18", IMAGENET, (224, 224), (), 0.9, "bicubic", {"in_chans": 3}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments"),
+    [
+        ({}, {"in_chans": 3}),
+        ({"in_chans": 1, "global_pool": "max"}, {"in_chans": 1, "global_pool": "max"}),
+        ({"global_pool": None, "model_args": [3]}, {"in_chans": 3}),
+        ({"model_args": {"in_chans": 4, "depth": None}}, {"in_chans": 4}),
+        (
+            {"output_stride": 8, "act_layer": "silu", "num_features": 512},
+            {"in_chans": 3, "output_stride": 8, "act_layer": "silu"},
+        ),
+        ({"architecture": {"depth": 18}, "global_pool": "max"}, {}),
+    ],
+)
+def test_arguments_of_the_network_are_those_of_timm(facts, changes, arguments):
+    assert facts(TIMM | changes).arguments == arguments
 
 
 def test_transformers_say_it_in_two_files(facts):

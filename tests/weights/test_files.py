@@ -67,17 +67,30 @@ def test_a_checkpoint_of_torch_may_have_any_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("usual", ["net.npz", "model.safetensors"])
-def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual):
+def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual, caplog):
     WRITERS["net.npz"](tmp_path / "net.npz")
     (tmp_path / "net.npz").rename(tmp_path / usual)
     (tmp_path / "README.md").write_text("a network")
     check(read_weights(tmp_path))
+    assert caplog.text == ""
     (tmp_path / "other.pth").write_bytes(b"")
     if usual == "model.safetensors":
         check(read_weights(tmp_path))
+        assert f"{tmp_path}: model.safetensors is used, and not other.pth" in caplog.text
     else:
         with pytest.raises(ValueError, match=r"one of its files of weights: net\.npz, other\.pth"):
             read_weights(tmp_path)
+
+
+def test_of_an_index_its_files_are_used_and_others_named(tmp_path, caplog):
+    write_index(tmp_path / "model.safetensors.index.json")
+    check(read_weights(tmp_path))
+    assert caplog.text == ""
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    check(read_weights(f"{tmp_path}/model.safetensors.index.json"))
+    assert caplog.text == ""
+    check(read_weights(tmp_path))
+    assert "index.json is used, and not pytorch_model.bin" in caplog.text
 
 
 def test_a_place_behind_the_path_selects_arrays(tmp_path):
@@ -96,7 +109,13 @@ def test_a_place_behind_the_path_selects_arrays(tmp_path):
 OTHERS = {
     "page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a page of HTML"),
     "short page": (b"<html>404</html>", "a page of HTML"),
-    "error of a bucket": (b"<?xml version='1.0'?><Error>", "a page of HTML"),
+    "error of a bucket": (b"<?xml version='1.0'?><Error>", "the answer of a bucket"),
+    "no access": (
+        b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>',
+        r"no weights but the answer of a bucket .* \(AccessDenied\): log in",
+    ),
+    "bare error of a bucket": (b"<Error><Code>NoSuchKey</Code></Error>", "answer of a bucket"),
+    "XHTML": (b'<?xml version="1.0"?>\n<html>', "a page of HTML"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "git lfs pull"),
     "nothing": (b"", "an empty file"),
     "a reserved disk": (bytes(1000), "zeros only"),
@@ -106,7 +125,16 @@ OTHERS = {
     "HDF5": (b"\x89HDF\r\n\x1a\n", "from_keras"),
     "text": (b"Not Found", "unknown format of weights; known are safetensors, .npz"),
     "JSON": (b'{"error": "gated"}', "not an index of safetensors files"),
-    "plain pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
+    "plain pickle": (pickle.dumps({"a": 1}), "such as one of pickle.dump; .*: load the file where"),
+    "pickle of arrays": (
+        pickle.dumps(ARRAYS),
+        "such as one of pickle.dump; .*: load the file where",
+    ),
+    "pickle of tensors": (
+        b"\x80\x04ctorch.storage\n_load_from_bytes\n.",
+        "'torch.storage._load_from_bytes', which could run code, as pickle.dump writes tensors; "
+        "nothing was run.* with torch.save",
+    ),
 }
 
 

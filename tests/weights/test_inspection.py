@@ -72,7 +72,7 @@ def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
     assert unexpected == (
         "  7 only in the file: extra.0, extra.1, extra.2, extra.3, extra.4, and 2 more"
     )
-    assert wrong == "  1 of another shape: _blocks.0._bn1.weight (3,) instead of (32,)"
+    assert wrong == "  1 of another shape or type: _blocks.0._bn1.weight (3,) instead of (32,)"
 
 
 def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
@@ -89,7 +89,10 @@ def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
         f"    cfx_jax.load_classifier('mnist_cnn', {path + '#ema'!r})",
     ]
     (tmp_path / "config.json").write_text('{"architecture": "lenet"}')
-    assert describe(path).splitlines()[-1] == "  but config.json beside it says that it is lenet"
+    assert (
+        describe(path).splitlines()[-1]
+        == "  but config.json beside it says that they are of 'lenet'"
+    )
 
 
 def test_objects_that_are_not_read_are_told(tmp_path):

@@ -103,6 +103,15 @@ def test_a_missing_file_is_named(tmp_path):
         read_params(tmp_path / "absent", PARAMS)
 
 
+def test_8_bit_floats_are_named(tmp_path):
+    header = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(
+        ValueError, match="file has arrays of float8_e4m3fn, a type that is not rea"
+    ):
+        read_arrays(tmp_path / "file")
+
+
 def test_arrays_of_a_shape_numpy_cannot_hold_are_refused(tmp_path):
     data = save({"kernel": np.zeros((0, 2), np.float32)})
     data = data.replace(b"[0,2]", b"[0,%d]" % 2**62)

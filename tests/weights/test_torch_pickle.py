@@ -301,9 +301,12 @@ PLACES = {
     "8-bit floats": (
         Call(
             Global("torch._utils", "_rebuild_tensor_v3"),
-            (Storage("1", np.ones(2, np.uint8), None, "UntypedStorage"), 0, (2,), (1,)),
+            (
+                *(Storage("1", np.ones(2, np.uint8), None, "UntypedStorage"), 0, (2,), (1,)),
+                *(False, ORDERED, Global("torch", "float8_e4m3fn", stack=True)),
+            ),
         ),
-        "torch._utils._rebuild_tensor_v3",
+        "tensor of torch.float8_e4m3fn",
     ),
     "a quantized tensor": (
         Call(
