@@ -67,6 +67,8 @@ def test_a_unit_of_unreadable_examples_alone(source):
 class Counted:
     """A source of blank images that remembers which were loaded."""
 
+    target = None
+
     def __init__(self, error_at=None):
         self.ids = [str(index) for index in range(100)]
         self.loaded = set()
