@@ -31,6 +31,8 @@ _TABULAR = {".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"}
 _LABELS = re.compile(
     r"(labels?|annotations?|metadata)\b.*\.(txt|json)|manifest\.txt", re.IGNORECASE
 )
+# How others write that a label is not known: it may also be the name of a class.
+_UNKNOWN = {"nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null", "nil", "unknown", "?", "-"}
 
 
 def open_folder(config: DataConfig, classes: Classes) -> Source:
@@ -193,10 +195,12 @@ def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
 def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
     """Opens the images that a table lists, in its order."""
     rows = read_manifest(table)
+    if not rows:
+        raise ConfigError(f"{table}: holds no image: it has no row below the names of its columns")
     listing = list_images(table.parent)
     there = set(listing.images)
-    root = str(table.parent.resolve())
-    file_of = {row.file: _locate(row.file, root, there) for row in rows}
+    roots = {str(table.parent.resolve()), os.path.abspath(table.parent)}
+    file_of = {row.file: _locate(row.file, roots, there) for row in rows}
     if split:
         rows = _take_split(rows, split, table)
     files = [file_of[row.file] for row in rows]
@@ -216,20 +220,21 @@ def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
 
 
 def _take_split(rows: Sequence[Row], split: str, table: pathlib.Path) -> list[Row]:
-    if rows and rows[0].split is None:
+    if rows[0].split is None:
         raise ConfigError(f"{table}: data.split={split} asks for a column `split`; it has none")
     taken = [row for row in rows if row.split == split]
     if not taken:
-        known = ", ".join(sorted({str(row.split) for row in rows})) or "none"
+        known = ", ".join(sorted({str(row.split) for row in rows}))
         raise ConfigError(f"{table}: holds no image of split {split!r}; its splits are {known}")
     return taken
 
 
-def _locate(name: str, root: str, there: set[str]) -> str:
+def _locate(name: str, roots: set[str], there: set[str]) -> str:
     """Returns the path inside the folder of a file as a table lists it, such as `./a.png`."""
     path = posixpath.normpath(name)
-    if path.startswith(root + os.sep):
-        path = os.path.relpath(path, root)
+    for root in roots:
+        if path.startswith(root + os.sep):
+            path = os.path.relpath(path, root)
     if "\\" in path and path not in there:
         # Tables from Windows have `sub\\a.png`.
         windows = posixpath.normpath(path.replace("\\", "/"))
@@ -279,6 +284,8 @@ def _read_label(row: Row, classes: Classes) -> int | str:
     if number is not None:
         return number
     problem = f"{row.place}: label {classes.explain_unknown(text)}"
+    if text.casefold() in _UNKNOWN:
+        problem += "; leave it empty where it is not known"
     if classes.are_known:
         raise ConfigError(problem)
     return problem
@@ -296,6 +303,6 @@ def _name_rows(rows: Sequence[Row], files: Sequence[str], labels: Sequence[int |
             )
         known.add(label)
     return [
-        f"{row.file}#label={row.label}" if row.label and len(labels_of[file]) > 1 else row.file
+        f"{file}#label={row.label}" if row.label and len(labels_of[file]) > 1 else file
         for row, file in zip(rows, files, strict=True)
     ]
