@@ -82,6 +82,8 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
             meant for one of ours, or a row that does not fit its columns.
     """
     text = _decode(path)
+    if not text.strip():
+        raise ConfigError(f"{path}: is empty; {_EXPECTED}")
     header, rows = _split_cells(path, text)
     columns = _name_columns(path, header)
     found = []

@@ -182,7 +182,9 @@ def test_latin_1_is_said(tmp_path, said):
         ("file,label\nx.png,1\ny.png,1", "0 of 2 readable: no file is there, such as .*/x.png'"),
         ("file,label\n", "holds no image: it has no row below the names of its columns"),
         ("file,label,split\n\n,,\n", "it has no row below"),
-        ("", "the first line names ''"),
+        ("", "is empty; expected a column `file`"),
+        (" \n\n", "is empty; expected"),
+        (",,\n", "the first line names ''"),
     ],
 )
 def test_a_table_that_may_mean_something_else_is_refused(tmp_path, text, message):
