@@ -2,6 +2,8 @@
 
 import logging
 import pathlib
+import re
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,7 @@ _logger = logging.getLogger(__name__)
 _NPZ_NAMES = (("images", "x"), ("labels", "y"), ("ids",))
 _EXPECTED = "uint8, or floats in [0, 1], of [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
 _CHANNELS = (1, 3)
+_NUM_SHOWN = 5
 
 
 def open_npz(config: DataConfig, classes: Classes) -> Source:
@@ -32,7 +35,16 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
     Raises:
         ConfigError: the file cannot be read, or its arrays are not as they should be.
     """
-    pixels, labels, ids = _read_npz(config)
+    pixels, labels, ids, unused = _read_npz(config)
+    # Three grey images look like one of RGB; labels or ids say how many there are.
+    is_counted = labels is not None or ids is not None
+    is_single = pixels.ndim == 3 and pixels.shape[0] == 3 and min(pixels.shape[1:]) > 4
+    if is_single and not is_counted:
+        hint = (
+            "this is channels first, one image: save np.moveaxis(images, 0, 2)[None]; three grey "
+            "images: save images[..., None]"
+        )
+        raise _unexpected(config, "images", _EXPECTED, pixels, hint)
     pixels = _check_pixels(config, pixels)
     num_images = len(pixels)
     if labels is None:
@@ -43,18 +55,20 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
     is_integer = labels.dtype.kind in "iu" and labels.shape == (num_images,)
     if not is_integer or labels.min(initial=0) < UNKNOWN_LABEL:
         raise _unexpected(config, "labels", f"integers of at least -1, [{num_images}]", labels)
+    expected = f"text, [{num_images}], each its own"
     is_text = ids.dtype.kind == "U" and ids.shape == (num_images,)
     if not is_text or len(set(ids.tolist())) != num_images:
-        raise _unexpected(config, "ids", f"text, [{num_images}], each its own", ids)
+        raise _unexpected(config, "ids", expected, ids, _name_repeated(ids))
     classes.check_numbers(labels.tolist(), config.path)
     size = " x ".join(map(str, pixels.shape[1:3]))
     _logger.info(
-        "%d %s images of %s pixels in %s, %d of them with a label",
+        "%d %s images of %s pixels in %s, %d of them with a label%s",
         num_images,
         "RGB" if pixels.ndim == 4 else "grey",
         size,
         config.path,
         (labels != UNKNOWN_LABEL).sum(),
+        f"; arrays not used: {_name_some(unused)}" if unused else "",
     )
     return Source(
         name=pathlib.Path(config.path).stem + (f"/{config.split}" if config.split else ""),
@@ -80,9 +94,14 @@ def _check_pixels(config: DataConfig, pixels: np.ndarray) -> np.ndarray:
     is_image = pixels.ndim == 3 or (pixels.ndim == 4 and shape[3] == 3)
     if pixels.dtype.kind not in "uf" or not is_image or 0 in shape[1:]:
         raise _unexpected(config, "images", _EXPECTED, pixels)
+    if not len(pixels):
+        raise _unexpected(config, "images", _EXPECTED, pixels, "it holds no image")
+    low, high = pixels.min(), pixels.max()
     if pixels.dtype == np.uint8:
+        if high == 1:
+            hint = "values 0 and 1 of uint8 are nearly black: multiply by 255"
+            raise _unexpected(config, "images", _EXPECTED, pixels, hint)
         return pixels
-    low, high = (pixels.min(), pixels.max()) if len(pixels) else (0.0, 1.0)
     # Values that are no numbers fail here, too.
     if pixels.dtype.kind == "u" or not (low >= 0 and high <= 1):
         hint = f"values are {low:.4g} to {high:.4g}"
@@ -97,17 +116,17 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
 
 
-def _read_npz(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Returns images and, where present, labels and ids, as they are."""
+def _read_npz(
+    config: DataConfig,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
+    """Returns images and, where present, labels and ids, as they are, and the unused names."""
     ending = f"_{config.split}" if config.split else ""
     try:
         # A pickle could execute code. NumPy does not close the files that it fails to read.
         with open(config.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             known = list(archive)
-            pixels, labels, ids = (
-                next((archive[name + ending] for name in names if name + ending in known), None)
-                for names in _NPZ_NAMES
-            )
+            named = [[n + ending for n in names if n + ending in known] for names in _NPZ_NAMES]
+            pixels, labels, ids = (archive[names[0]] if names else None for names in named)
     except Exception as error:  # A damaged archive raises any type.
         raise ConfigError(
             f"data.path: {config.path!r} cannot be read as an .npz file "
@@ -118,7 +137,52 @@ def _read_npz(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None, np.nda
             f"{config.path}: expected an array `images{ending}` or `x{ending}`; it has "
             f"{', '.join(known) or 'none'}. data.split=train stands for x_train and y_train"
         )
-    return pixels, labels, ids
+    for names in named:
+        if len(names) > 1:
+            raise ConfigError(
+                f"{config.path}: `{names[0]}` and `{names[1]}` may both be meant: remove one"
+            )
+    unused = [name for name in known if [name] not in named]
+    for what, names, is_alike in (("labels", named[1], _may_be_labels), ("ids", named[2], _is_ids)):
+        alike = [n for n in unused if is_alike(n) and not _is_of_other_images(n, known, ending)]
+        if alike and not names:
+            raise ConfigError(
+                f"{config.path}: array `{alike[0]}` is not read; did you mean `{what}{ending}`? "
+                "Rename or remove it"
+            )
+    return pixels, labels, ids, unused
+
+
+def _may_be_labels(name: str) -> bool:
+    words = re.findall("[^\\W_]+", name.casefold())
+    # Those are of the classes, and not of the images.
+    if any(re.match("name|weight", word) for word in words):
+        return False
+    return words[:1] == ["y"] or any(
+        re.match("label|target|class|truth|groundtruth", word) for word in words
+    )
+
+
+def _is_ids(name: str) -> bool:
+    return re.match("ids?(_|$)", name.casefold()) is not None
+
+
+def _is_of_other_images(name: str, known: Sequence[str], ending: str) -> bool:
+    """Tells whether an array is beside images that are not asked for, as `y_train` by `x_train`."""
+    kinds = [kind for names in _NPZ_NAMES[1:] for kind in names if name.startswith(kind)]
+    endings = {name.removeprefix(kind) for kind in kinds} - {ending}
+    return any(image + other in known for image in _NPZ_NAMES[0] for other in endings)
+
+
+def _name_repeated(ids: np.ndarray) -> str:
+    values, counts = np.unique(ids, return_counts=True)
+    repeated = values[counts > 1].astype(str).tolist()
+    return f"there more than once: {_name_some(repeated)}" if repeated else ""
+
+
+def _name_some(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else ""
+    return ", ".join(names[:_NUM_SHOWN]) + more
 
 
 def _unexpected(

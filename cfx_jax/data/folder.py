@@ -15,8 +15,10 @@ from cfx_jax.data import images
 from cfx_jax.data.digests import digest_file
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import (
+    TABLES,
     describe_not_read,
     is_left_behind,
+    is_run,
     list_images,
     readable_suffixes,
 )
@@ -24,9 +26,13 @@ from cfx_jax.data.manifest import Row, read_manifest
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
 _logger = logging.getLogger(__name__)
-# Ours, and that of Hugging Face.
-_TABLES = ("manifest.csv", "metadata.csv")
 _TABULAR = {".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"}
+# Other files are tables if they are called so; `manifest.json` is that of a run.
+_LABELS = re.compile(
+    r"(labels?|annotations?|metadata)\b.*\.(txt|json)|manifest\.txt", re.IGNORECASE
+)
+# How others write that a label is not known: it may also be the name of a class.
+_UNKNOWN = {"nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null", "nil", "unknown", "?", "-"}
 
 
 def open_folder(config: DataConfig, classes: Classes) -> Source:
@@ -44,7 +50,7 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
         ConfigError: there is no such folder, or its table or class folders cannot be used.
     """
     root = find_folder(config)
-    table = next((root / name for name in _TABLES if (root / name).is_file()), None)
+    table = _find_table(root)
     if config.split and (config.class_folders or table is None):
         raise ConfigError(
             f"data.split={config.split} is for a manifest.csv with a column `split`; for the "
@@ -53,18 +59,24 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
     if root.is_file():
         return _open_single(root)
     if config.class_folders:
+        if table is not None:
+            raise ConfigError(
+                f"data.class_folders: {root} has a {table.name}, which gives the classes too; "
+                "remove it or --config.data.class_folders"
+            )
         return _open_class_folders(root, classes)
     if table is not None:
         return _open_table(table, config.split, classes)
-    others = sorted(path.name for path in root.iterdir() if path.suffix.lower() in _TABULAR)
+    others = sorted(path.name for path in root.iterdir() if _may_be_table(path))
     if others:
         _logger.warning(
             "%s: labels are read from a table named %s, not from %s",
             root,
-            " or ".join(_TABLES),
+            " or ".join(TABLES),
             ", ".join(others[:3]),
         )
     listing = list_images(root)
+    _warn_of_tables(root, listing.tables)
     _logger.info("%d images; %s", len(listing.images), describe_not_read(listing.not_read))
     return _make_source(root, listing.images, [UNKNOWN_LABEL] * len(listing.images))
 
@@ -80,6 +92,32 @@ def find_folder(config: DataConfig) -> pathlib.Path:
             f"data.path: no image folder at {config.path!r}; give one with --config.data.path=DIR"
         )
     return pathlib.Path(config.path)
+
+
+def _find_table(root: pathlib.Path) -> pathlib.Path | None:
+    found = [root / name for name in TABLES if (root / name).exists()]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{root}: {found[0].name} and {found[1].name} may both be meant; remove one of them"
+        )
+    if found and not found[0].is_file():
+        raise ConfigError(f"{found[0]}: is a folder; expected a table, or another name for it")
+    return found[0] if found else None
+
+
+def _may_be_table(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in _TABULAR or _LABELS.fullmatch(path.name) is not None
+
+
+def _warn_of_tables(root: pathlib.Path, tables: Sequence[str]) -> None:
+    """Says that the labels of a folder inside are not read."""
+    if tables:
+        more = f", nor {len(tables) - 1} more" if len(tables) > 1 else ""
+        _logger.warning(
+            "%s: the table of a sub-folder is not read: %s%s; to read it, open that folder: "
+            "--config.data.path=%s",
+            root, tables[0], more, (root / tables[0]).parent,
+        )  # fmt: skip
 
 
 def _make_source(
@@ -124,14 +162,10 @@ def _open_single(path: pathlib.Path) -> Source:
 
 def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
     """Opens the images of all sub-folders, each of them a class."""
-    if (root / "manifest.csv").exists():
-        raise ConfigError(
-            f"data.class_folders: {root} has a manifest.csv, which gives the classes too; remove "
-            f"it or --config.data.class_folders"
-        )
-    # Those that programs make, such as .ipynb_checkpoints, are no classes.
+    # Those that programs make, such as .ipynb_checkpoints, are no classes, nor are runs.
     inside = [path for path in root.iterdir() if not is_left_behind(path.name)]
-    folders = sorted(path.name for path in inside if path.is_dir())
+    runs = [path for path in inside if is_run(path)]
+    folders = sorted(path.name for path in inside if path.is_dir() and path not in runs)
     beside = sorted(path.name for path in inside if not path.is_dir())
     if wrong := [n for n in beside if pathlib.PurePath(n).suffix.lower() in readable_suffixes()]:
         raise ConfigError(
@@ -145,9 +179,12 @@ def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
     not_read = sum((listing.not_read for listing in listings), collections.Counter())
     if beside:
         not_read["beside the class folders"] += len(beside)
+    not_read["folder of a run"] += len(runs)
     _logger.info(
         "%d images in %d class folders; %s", len(files), len(folders), describe_not_read(not_read)
     )
+    inner = zip(folders, listings, strict=True)
+    _warn_of_tables(root, [f"{f}/{name}" for f, listing in inner for name in listing.tables])
     labels: list[int] = []
     if files:
         numbers = classes.number(folders, "data.class_folders")
@@ -158,10 +195,12 @@ def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
 def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
     """Opens the images that a table lists, in its order."""
     rows = read_manifest(table)
+    if not rows:
+        raise ConfigError(f"{table}: holds no image: it has no row below the names of its columns")
     listing = list_images(table.parent)
     there = set(listing.images)
-    root = str(table.parent.resolve())
-    file_of = {row.file: _locate(row.file, root, there) for row in rows}
+    roots = {str(table.parent.resolve()), os.path.abspath(table.parent)}
+    file_of = {row.file: _locate(row.file, roots, there) for row in rows}
     if split:
         rows = _take_split(rows, split, table)
     files = [file_of[row.file] for row in rows]
@@ -181,20 +220,21 @@ def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
 
 
 def _take_split(rows: Sequence[Row], split: str, table: pathlib.Path) -> list[Row]:
-    if rows and rows[0].split is None:
+    if rows[0].split is None:
         raise ConfigError(f"{table}: data.split={split} asks for a column `split`; it has none")
     taken = [row for row in rows if row.split == split]
     if not taken:
-        known = ", ".join(sorted({str(row.split) for row in rows})) or "none"
+        known = ", ".join(sorted({str(row.split) for row in rows}))
         raise ConfigError(f"{table}: holds no image of split {split!r}; its splits are {known}")
     return taken
 
 
-def _locate(name: str, root: str, there: set[str]) -> str:
+def _locate(name: str, roots: set[str], there: set[str]) -> str:
     """Returns the path inside the folder of a file as a table lists it, such as `./a.png`."""
     path = posixpath.normpath(name)
-    if path.startswith(root + os.sep):
-        path = os.path.relpath(path, root)
+    for root in roots:
+        if path.startswith(root + os.sep):
+            path = os.path.relpath(path, root)
     if "\\" in path and path not in there:
         # Tables from Windows have `sub\\a.png`.
         windows = posixpath.normpath(path.replace("\\", "/"))
@@ -244,6 +284,8 @@ def _read_label(row: Row, classes: Classes) -> int | str:
     if number is not None:
         return number
     problem = f"{row.place}: label {classes.explain_unknown(text)}"
+    if text.casefold() in _UNKNOWN:
+        problem += "; leave it empty where it is not known"
     if classes.are_known:
         raise ConfigError(problem)
     return problem
@@ -261,6 +303,6 @@ def _name_rows(rows: Sequence[Row], files: Sequence[str], labels: Sequence[int |
             )
         known.add(label)
     return [
-        f"{row.file}#label={row.label}" if row.label and len(labels_of[file]) > 1 else row.file
+        f"{file}#label={row.label}" if row.label and len(labels_of[file]) > 1 else file
         for row, file in zip(rows, files, strict=True)
     ]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from PIL import features
 
+# Tables of a folder: ours, and that of Hugging Face.
+TABLES = ("manifest.csv", "metadata.csv")
 _SUFFIXES = {
     ".apng", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
     ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
@@ -25,17 +27,19 @@ class Listing:
     Attributes:
         images: their paths inside the folder, in the order of their names.
         not_read: what is there beside them -> how many.
+        tables: paths inside the folder of what may be tables of images.
     """
 
     images: list[str]
     not_read: collections.Counter[str]
+    tables: list[str]
 
 
 def list_images(root: pathlib.Path) -> Listing:
     """Lists the images of a folder and of all folders in it.
 
     Links to folders are followed, but no folder is listed twice. What programs leave behind, such
-    as `.DS_Store`, `__MACOSX` or `._a.png`, is no image.
+    as `.DS_Store`, `__MACOSX` or `._a.png`, is no image, nor is what lies in the folder of a run.
 
     Args:
         root: the folder.
@@ -43,7 +47,9 @@ def list_images(root: pathlib.Path) -> Listing:
     suffixes = readable_suffixes()
     found: list[pathlib.PurePath] = []
     not_read: collections.Counter[str] = collections.Counter()
+    tables: list[str] = []
     for folder, names in _walk(root, not_read):
+        tables += [(folder / name).as_posix() for name in TABLES if name in names]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if is_left_behind(name):
@@ -52,7 +58,7 @@ def list_images(root: pathlib.Path) -> Listing:
                 found.append(folder / name)
             else:
                 not_read[_describe(suffix)] += 1
-    return Listing([path.as_posix() for path in sorted(found)], not_read)
+    return Listing([path.as_posix() for path in sorted(found)], not_read, sorted(tables))
 
 
 def readable_suffixes() -> set[str]:
@@ -71,6 +77,11 @@ def readable_suffixes() -> set[str]:
 def is_left_behind(name: str) -> bool:
     """Tells whether a file or folder is of a program and not of a person."""
     return name.startswith((".", "~$")) or name.lower() in _LEFT_BEHIND
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Tells whether a folder is that of a run of ours, with its records and its report."""
+    return (path / "manifest.json").is_file() and (path / "records.zarr").is_dir()
 
 
 def describe_not_read(not_read: collections.Counter[str]) -> str:
@@ -103,6 +114,10 @@ def _walk(
                 not_read["link to a folder that is read already"] += 1
                 continue
             seen.add((status.st_dev, status.st_ino))
+            if pathlib.Path(path) != root and is_run(pathlib.Path(path)):
+                folders.clear()
+                not_read["folder of a run"] += 1
+                continue
             yield pathlib.PurePath(path).relative_to(root), names
             left = [name for name in folders if is_left_behind(name)]
             not_read["folder left behind by a program"] += len(left)

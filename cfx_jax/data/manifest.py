@@ -22,6 +22,15 @@ _MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+# How files of other kinds begin, which may be called .csv all the same.
+_OTHER_KINDS = {
+    b"PK\x03\x04": "a spreadsheet (.xlsx) or a zip file",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF file",
+    b"SQLite": "a database",
+}
 # What each column may be called, small and without spaces and signs; those of Hugging Face, too.
 _COLUMNS = {"file": "file", "filename": "file", "label": "label", "boxes": "boxes",
             "split": "split"}  # fmt: skip
@@ -73,6 +82,8 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
             meant for one of ours, or a row that does not fit its columns.
     """
     text = _decode(path)
+    if not text.strip():
+        raise ConfigError(f"{path}: is empty; {_EXPECTED}")
     header, rows = _split_cells(path, text)
     columns = _name_columns(path, header)
     found = []
@@ -81,7 +92,7 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
         if len(cells) != len(header):
             raise ConfigError(
                 f"{place}: {len(cells)} cells, but the first line names {len(header)} columns; put "
-                'a text with a delimiter in it in quotes, "..."'
+                'a text with a delimiter in it in quotes, "...", and name each column that is used'
             )
         values = {column: cells[index] for column, index in columns.items()}
         if not values["file"]:
@@ -98,6 +109,9 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
 def _decode(path: pathlib.Path) -> str:
     """Returns the text of a file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252."""
     content = path.read_bytes()
+    for start, kind in _OTHER_KINDS.items():
+        if content.startswith(start):
+            raise ConfigError(f"{path}: is {kind}; expected text: save it as CSV in UTF-8")
     encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content:
         # Every second byte of plain text is zero in UTF-16.
@@ -127,8 +141,12 @@ def _split_cells(
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Returns the names of the columns, and line number and cells of each row.
 
-    The delimiter is the one that makes most of our columns of the first line.
+    The delimiter is the one that a line `sep=;` tells, or else the one that makes most of our
+    columns of the first line.
     """
+    # Excel is told its delimiter so.
+    told = re.match(r"sep=(.)(?=[\r\n])", text, re.IGNORECASE)
+    text = text[told.end() :] if told else text
 
     def num_known(delimiter: str) -> int:
         try:
@@ -137,7 +155,7 @@ def _split_cells(
             return -1
         return len({_COLUMNS.get(_fold(name)) for name in names} - {None})
 
-    rows = _read_rows(path, text, max(_DELIMITERS, key=num_known))
+    rows = _read_rows(path, text, told[1] if told else max(_DELIMITERS, key=num_known))
     _, header = next(rows, (0, [""]))
     # Spreadsheets end lines with delimiters of columns that are empty.
     width = len(header)
@@ -178,6 +196,12 @@ def _name_columns(path: pathlib.Path, header: Sequence[str]) -> dict[str, int]:
             )
         else:
             columns[column] = index
+    parts = {_COLUMNS.get(_fold(part)) for part in re.split(r"[\s:]+", header[0])} - {None}
+    if len(header) == 1 and len(parts) > 1:
+        raise ConfigError(
+            f"{path}: the first line names one column, {header[0]!r}; put commas between the "
+            f"columns; {_EXPECTED}"
+        )
     for name in unknown:
         near = _near_column(_fold(name))
         if near is not None and near not in columns:

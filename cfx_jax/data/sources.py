@@ -55,7 +55,7 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
         ConfigError: the data are not there; the message says what is missing and how to get it.
     """
     source = _OPENERS[config.source](config, Classes.of(classifier))
-    if config.max_examples is not None:
+    if config.max_examples is not None and config.max_examples < len(source):
         _logger.info("data.max_examples: the first %d of %d", config.max_examples, len(source))
         source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
     if not len(source):

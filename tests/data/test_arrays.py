@@ -1,5 +1,7 @@
 """Images and labels in an .npz file."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from cfx_jax import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UNKNOWN_LABEL, open_source
 
+LABELS = np.arange(12)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7, 3), np.uint8)
 
 
@@ -71,13 +74,32 @@ def test_a_split_chooses_among_the_arrays(tmp_path, images, labels, split):
         ("", {"images": PIXELS[0, 0]}, r"got uint8 \[7, 3\]"),
         ("", {"images": np.uint8(3)}, r"got uint8 \[\]"),
         ("", {"images": PIXELS[:, :0]}, r"got uint8 \[12, 0, 7, 3\]"),
-        ("", {"images": PIXELS[:0]}, "holds no image"),
+        ("", {"images": PIXELS[:0]}, r"got uint8 \[0, 5, 7, 3\]; it holds no image$"),
+        ("", {"images": PIXELS[:0] / 255}, "it holds no image$"),
+        ("", {"images": PIXELS[:3, ..., 0]}, r"\[3, 5, 7\]; this is channels first, one image"),
+        ("", {"x": PIXELS[:3, ..., 0] / 255}, "channels first, one image: .* three grey images"),
+        ("", {"images": PIXELS % 2}, "values 0 and 1 of uint8 are nearly black: multiply by 255"),
+        ("", {"images": PIXELS, "x": PIXELS}, "`images` and `x` may both be meant: remove one"),
+        ("", {"images": PIXELS, "labels": LABELS, "y": LABELS}, "`labels` and `y` may both be"),
+        ("a", {"images_a": PIXELS, "x_a": PIXELS}, "`images_a` and `x_a` may both be meant"),
+        *(
+            (split, {images: PIXELS, name: LABELS}, f"array `{name}` is not read; did .*{meant}")
+            for split, images, meant in (("", "x", "`labels`"), ("test", "x_test", "`labels_test`"))
+            for name in (
+                "label", "Labels", "targets", "target", "Y", "labels_x", "y_true", "class_id",
+                "train_labels", "groundtruth", "y_train", "true_labels",
+            )
+        ),
+        ("", {"images": PIXELS, "id": LABELS}, "array `id` is not read; did you mean `ids`"),
+        ("test", {"images_test": PIXELS, "labels": LABELS}, "did you mean `labels_test`"),
+        ("test", {"images_test": PIXELS, "y": LABELS}, "did you mean `labels_test`"),
+        ("test", {"images_test": PIXELS, "ids": LABELS}, "did you mean `ids_test`"),
         ("", {"images": PIXELS, "labels": np.ones(12)}, r"labels: expected.*float64 \[12\]"),
         ("", {"images": PIXELS, "y": np.arange(11)}, r"integers .*\[12\]; got int64 \[11\]"),
         ("", {"images": PIXELS, "y": np.zeros((12, 1), int)}, r"got int64 \[12, 1\]"),
         ("", {"images": PIXELS, "labels": np.full(12, -2)}, "integers of at least -1"),
         ("", {"images": PIXELS, "ids": np.arange(12)}, r"ids: expected text, \[12\].*int64 \[12\]"),
-        ("", {"images": PIXELS, "ids": np.array(["a"] * 12)}, "each its own"),
+        ("", {"images": PIXELS, "ids": np.array(["a"] * 12)}, "its own; .* more than once: a$"),
         ("", {"images": PIXELS, "ids": np.array(["a", "b"])}, r"got <U1 \[2\]"),
         ("", {"images": np.array([{}, "pickled"])}, "Object arrays cannot be loaded"),
     ],
@@ -85,6 +107,35 @@ def test_a_split_chooses_among_the_arrays(tmp_path, images, labels, split):
 def test_arrays_that_are_not_as_expected_are_refused(tmp_path, split, arrays, message):
     with pytest.raises(ConfigError, match=message):
         open_npz(tmp_path, split, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("split", "arrays", "unused"),
+    [
+        ("", {"x": PIXELS, "y": LABELS}, ""),
+        ("", {"x": PIXELS, "y": LABELS, "weights": LABELS}, "; arrays not used: weights"),
+        ("", {"x": PIXELS, "class_names": LABELS}, "; arrays not used: class_names"),
+        # Labels of other images.
+        ("", {"x": PIXELS, "x_a": PIXELS, "y_a": LABELS}, "; arrays not used: x_a, y_a"),
+        ("a", {"x_a": PIXELS, "x": PIXELS, "labels": LABELS}, "; arrays not used: x, labels"),
+        (
+            "",
+            {"x": PIXELS} | {f"a{i}": LABELS for i in range(6)},
+            "; arrays not used: a0, a1, a2, a3, a4, and 1 more",
+        ),
+    ],
+)
+def test_arrays_that_are_not_used_are_named(tmp_path, caplog, split, arrays, unused):
+    caplog.set_level(logging.INFO, "cfx_jax")
+    assert len(open_npz(tmp_path, split, **arrays)) == 12
+    assert f" of them with a label{unused}" in caplog.records[0].getMessage()
+    assert ("not used" in caplog.text) == bool(unused)
+
+
+@pytest.mark.parametrize("said", [{"labels": np.arange(3)}, {"ids": np.array(["a", "b", "c"])}])
+def test_three_grey_images_are_known_by_what_is_said_of_them(tmp_path, said):
+    source = open_npz(tmp_path, images=PIXELS[:3, ..., 0], **said)
+    assert [source.decode(i).size for i in range(3)] == [(7, 5)] * 3
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

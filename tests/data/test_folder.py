@@ -4,6 +4,7 @@ import collections
 import io
 import logging
 import os
+import re
 import sys
 
 import numpy as np
@@ -156,11 +157,64 @@ def test_class_folders_beside_other_classes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"beside its sub-folders, such as 'b\.png'; expected"):
         open_folder(tmp_path, class_folders=True)
     (tmp_path / "b.png").unlink()
-    (tmp_path / "manifest.csv").write_text("file,label\nn01/a.png,3\n")
-    with pytest.raises(
-        ConfigError, match=r"has a manifest\.csv.*remove it or --config\.data\.class"
-    ):
-        open_folder(tmp_path, class_folders=True)
+    for name in ("manifest.csv", "metadata.csv"):
+        (tmp_path / name).write_text("file,label\nn01/a.png,3\n")
+        with pytest.raises(ConfigError, match=rf"has a {name}.*remove it or --config\.data\.class"):
+            open_folder(tmp_path, class_folders=True)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("is_classes", [False, True])
+def test_two_tables_in_one_folder_are_refused(tmp_path, is_classes):
+    save(tmp_path, "n01/a.png")
+    for name, label in {"manifest.csv": 3, "metadata.csv": 4}.items():
+        (tmp_path / name).write_text(f"file,label\nn01/a.png,{label}\n")
+    with pytest.raises(ConfigError, match=r"manifest\.csv and metadata\.csv may both be meant"):
+        open_folder(tmp_path, class_folders=is_classes)
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "metadata.csv"])
+def test_a_folder_in_place_of_a_table_is_refused(tmp_path, name):
+    save(tmp_path, "a.png", f"{name}/")
+    with pytest.raises(ConfigError, match=rf"{name}: is a folder; expected a table"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("is_classes", [False, True])
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (["sub/metadata.csv"], r"sub/metadata.csv; to read it, open that folder: .*/sub$"),
+        (["sub/deep/manifest.csv"], r"sub/deep/manifest.csv; to read it, .*/sub/deep$"),
+        (["else/manifest.csv", "sub/metadata.csv"], r"else/manifest.csv, nor 1 more; .*/else$"),
+        (["sub/other.csv", ".cache/manifest.csv"], ""),
+    ],
+)
+def test_a_table_of_a_sub_folder_is_a_warning(tmp_path, caplog, tables, expected, is_classes):
+    save(tmp_path, "sub/a.png", "sub/deep/b.png", "else/c.png", ".cache/d.png")
+    for table in tables:
+        (tmp_path / table).write_text("file,label\na.png,3\n")
+    open_folder(tmp_path, class_folders=is_classes)
+    told = [r.getMessage() for r in caplog.records if "of a sub-folder is not read" in r.message]
+    assert len(told) == bool(expected)
+    assert all(re.search(expected, line) for line in told)
+
+
+def test_the_folder_of_a_run_is_no_data(tmp_path, said):
+    """Which a run writes into the folder that it explains, if it is told to."""
+    save(tmp_path, "a/1.png", "a/run/report/x.png", "run/media/y.png", "run/records.zarr/z.png")
+    for run in ("a/run", "run"):
+        (tmp_path / run / "records.zarr").mkdir(exist_ok=True)
+        (tmp_path / run / "manifest.json").write_text("{}")
+    save(tmp_path, "b/records.zarr/2.png", "c/3.png")
+    (tmp_path / "c" / "manifest.json").write_text("{}")
+    expected = ["a/1.png", "b/records.zarr/2.png", "c/3.png"]
+    assert list(open_folder(tmp_path).ids) == expected
+    assert "3 images; 3 files not read: 2 folder of a run, 1 .json" in said()
+    assert labels_of(open_folder(tmp_path, class_folders=True)) == {
+        name: i for i, name in enumerate(expected)
+    }
+    assert "3 images in 3 class folders; 3 files not read: 2 folder of a run" in said()
 
 
 KINDS = {
@@ -200,7 +254,10 @@ def test_that_all_is_read_is_said_too(tmp_path, said):
     assert said() == "1 images; 0 files not read"
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "Manifest.csv", "manifest.tsv", "metadata.jsonl"])
+@pytest.mark.parametrize("name", [
+    "labels.csv", "Manifest.csv", "manifest.tsv", "metadata.jsonl", "labels.txt", "labels.json",
+    "label.TXT", "annotations.json", "metadata.json", "manifest.txt", "labels.v2.txt",
+])  # fmt: skip
 def test_a_table_that_is_not_read_is_a_warning(tmp_path, caplog, name):
     save(tmp_path, "a.png")
     (tmp_path / name).write_text("file,label\na.png,3\n")
@@ -269,6 +326,12 @@ def test_a_split_without_a_table_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("names", "classifier", "expected"),
     [
+        # The order of their numbers is that of the texts, or they do not count.
+        (["001.cat", "002.dog", "010.fox"], without_names(3), [0, 1, 2]),
+        ([f"{i}_x" for i in range(10)], without_names(10), range(10)),
+        (["class2", "Class1"], without_names(2), [1, 0]),
+        (["airbus380", "boeing747", "cessna172"], without_names(3), [0, 1, 2]),
+        (["cat", "dog2", "fox1"], without_names(3), [0, 1, 2]),
         # Sorted as texts, 10 and 11 come before 2.
         ([str(i) for i in range(12)], None, range(12)),
         ([str(i) for i in range(12)], without_names(12), range(12)),
@@ -312,6 +375,26 @@ def test_class_folders_mean_what_their_names_say(tmp_path, names, classifier, ex
         (["a", "b"], with_names("cat", "dog", "fox"), "2 classes, but .* such as 'a' do not say"),
         (["n01440764", "n02102040"], without_names(10), "2 classes, but .* classes 0 to 9"),
         (["n99999999", "n01440764"], without_names(1000), "1 of 2 names .*'n99999999'"),
+        (
+            [f"{i}_x" for i in range(1, 11)],
+            without_names(10),
+            "'10_x' is before '1_x' in the order",
+        ),
+        ([f"class{i}" for i in range(1, 11)], without_names(10), "'class10' is before 'class2' in"),
+        ([f"class{i}" for i in range(11)], None, "'class10' is before 'class2'"),
+        (
+            [f"c_{i} x" for i in range(11)],
+            None,
+            "'c_10 x' is before 'c_2 x'.* alone .0, 1, 2, ....",
+        ),
+        (["-1", "0x", "10"], None, "1 of 3 names"),
+        (["cat_1", "bird_2", "fox_0"], without_names(3), "'bird_2' is before 'cat_1'"),
+        (["01", "1"], None, "'01' and '1' mean one class: join them"),
+        (["1", "01", "001", "2"], without_names(3), "'001' and '01' mean one class"),
+        (["dog", "DOG", "cat"], with_names("cat", "dog"), "'DOG' and 'dog' mean one class"),
+        (["dog", "hound"], with_names("cat", "dog, hound"), "'dog' and 'hound' mean one class"),
+        (["1", "dog"], with_names("cat", "dog"), "'1' and 'dog' mean one class"),
+        (["n02123045-a", "n02123045"], without_names(1000), "'n02123045' and 'n02123045-a' mean"),
         (["crane", "tabby"], with_names(*IMAGENET), r"classes 134 \(crane\) and 517 \(crane\)"),
         # A network whose classes are sorted as texts: is it the third class, or class 10?
         (["10", "2"], with_names("0", "1", "10", "2"), "'10' is the name of class 2 .* another"),

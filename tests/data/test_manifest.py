@@ -1,6 +1,7 @@
 """Tables of images as people and programs write them: the right label, or an error."""
 
 import csv
+import gzip
 import io
 import logging
 import pathlib
@@ -90,6 +91,9 @@ TABLES = {
     "capitals": "File,Label\na.png,1\nb.png,2",
     "hugging face": "file_name,label\na.png,1\nb.png,2",
     "spreadsheet of a country with decimal commas": '"File Name";"Label"\n"a.png";1\n"b.png";2',
+    "delimiter told to Excel": "sep=;\nfile;label\na.png;1\nb.png;2",
+    "delimiter told to Excel on Windows": "sep=,\r\nfile,label\r\na.png,1\r\nb.png,2\r\n",
+    "tabs told to Excel": "SEP=\t\nfile\tlabel\na.png\t1\nb.png\t2",
     "tabs": "file\tlabel\na.png\t1\nb.png\t2",
     "bars": "file|label\na.png|1\nb.png|2",
     "another order, more columns": "who,label,file\nme,1,a.png\nyou,2,b.png",
@@ -149,6 +153,13 @@ def test_latin_1_is_said(tmp_path, said):
         ("file,file_name,label\na.png,b.png,2", "columns 'file' and 'file_name' are both"),
         ("file,label\na.png,tabby, tabby cat", 'line 2: 3 cells, .* in quotes, "'),
         ("file,label,\na.png,tabby, tabby cat", "line 2: 3 cells, but the first line names 2"),
+        ("file,label,\na.png,1,good", "line 2: 3 cells, .* names 2 .* name each column that is"),
+        ("sep=;\nfile;label\na.png;9", "line 3: label '9' is no class"),
+        ("sep=;\nfile,label\na.png,1", "unknown column 'file,label'; did you mean"),
+        ("file label\na.png 1", "names one column, 'file label'; put commas between the columns"),
+        ("file  label\na.png  1", "put commas between the columns"),
+        ("file:label\na.png:1", "put commas between the columns"),
+        ("Label File\n1 a.png", "put commas between the columns"),
         ("file,label\na.png", "line 2: 1 cells, but the first line names 2 columns"),
         ("file,label\na.png;1", "line 2: 1 cells"),
         ('file,label\n"a.png,1', "line 2: unexpected end of data"),
@@ -158,13 +169,22 @@ def test_latin_1_is_said(tmp_path, said):
         ("file,label\na.png,dgo", "line 2: label 'dgo' is no class: .* did you mean 'dog'"),
         ("file,label\na.png,1.5", r"line 2: label '1\.5' is no class"),
         ("file,label\na.png,1_0", "line 2: label '1_0' is no class"),
-        ("file,label\na.png,nan", "line 2: label 'nan' is no class"),
+        *(
+            (
+                f"file,label\na.png,{text}",
+                f"'{re.escape(text)}' is no class.*; leave it empty where",
+            )
+            for text in ("nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "unknown", "?", "-")
+        ),
         ("file,label\na.png,n02123045", "line 2: label 'n02123045' is no class"),
         ("file,label\na.png,1\n./a.png,1", r"line 3: \./a\.png is listed twice"),
         ("file,label\na.png,1\na.png,mouse\na.png,0", "line 4: a.png is listed twice"),
         ("file,label\nx.png,1\ny.png,1", "0 of 2 readable: no file is there, such as .*/x.png'"),
-        ("file,label\n", "holds no image"),
-        ("", "the first line names ''"),
+        ("file,label\n", "holds no image: it has no row below the names of its columns"),
+        ("file,label,split\n\n,,\n", "it has no row below"),
+        ("", "is empty; expected a column `file`"),
+        (" \n\n", "is empty; expected"),
+        (",,\n", "the first line names ''"),
     ],
 )
 def test_a_table_that_may_mean_something_else_is_refused(tmp_path, text, message):
@@ -229,7 +249,7 @@ def test_a_file_under_two_labels_is_two_examples(tmp_path):
     rows = [("a.png", 1), ("./a.png", "dog"), ("b.png", 2), ("a.png", "")]
     write_manifest(tmp_path, rows)
     source = open_folder(tmp_path, ("mouse", "cat", "dog"))
-    expected = {"a.png#label=1": 1, "./a.png#label=dog": 2, "b.png": 2, "a.png": UNKNOWN_LABEL}
+    expected = {"a.png#label=1": 1, "a.png#label=dog": 2, "b.png": 2, "a.png": UNKNOWN_LABEL}
     assert labels_of(source) == expected
     assert [source.decode(i).size for i in range(4)] == [(4, 3)] * 4
 
@@ -242,6 +262,59 @@ def test_paths_may_be_absolute_or_of_windows(tmp_path):
     assert [source.decode(i).size for i in range(2)] == [(4, 3)] * 2
     write_manifest(tmp_path, [*rows, ("sub/a.png", 1)])
     with pytest.raises(ConfigError, match=r"line 4: sub/a\.png is listed twice"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("sub/a.png", "sub/a.png"),
+        ("./sub/a.png", "sub/a.png"),
+        ("sub//a.png", "sub/a.png"),
+        ("sub/../b.png", "b.png"),
+        ("sub\\a.png", "sub/a.png"),
+        (".\\sub\\a.png", "sub/a.png"),
+        ("{folder}/b.png", "b.png"),
+        ("{folder}/sub/../b.png", "b.png"),
+        ("{link}/sub/a.png", "sub/a.png"),
+        # Others are kept as they are written, but for what says nothing.
+        ("{outside}/c.png", "{outside}/c.png"),
+        ("../outside/./c.png", "../outside/c.png"),
+        ("./gone.png", "gone.png"),
+    ],
+)
+@pytest.mark.parametrize("opened", ["folder", "link"])
+def test_ids_are_paths_inside_the_folder_however_they_are_written(
+    tmp_path, opened, written, expected
+):
+    save(tmp_path, "folder/sub/a.png", "folder/b.png", "folder/x.png", "outside/c.png")
+    (tmp_path / "link").symlink_to("folder")
+    places = {name: str(tmp_path / name) for name in ("folder", "link", "outside")}
+    rows = [("x.png", 2), (written.format(**places), 1)]
+    write_manifest(tmp_path / "folder", rows)
+    if opened == "folder" and "{link}" in written:
+        expected = written
+    source = open_folder(tmp_path / opened)
+    assert labels_of(source) == {"x.png": 2, expected.format(**places): 1}
+    if "gone" not in written:
+        assert source.decode(1).size == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"PK\x03\x04\x14\0", r"a spreadsheet \(\.xlsx\) or a zip file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", r"a spreadsheet \(\.xls\)"),
+        (gzip.compress(b"file,label\na.png,3\n"), "compressed by gzip"),
+        (b"PAR1\x15", "a Parquet file"),
+        (b"%PDF-1.4", "a PDF file"),
+        (b"SQLite format 3\0", "a database"),
+    ],
+)
+def test_another_kind_of_file_in_place_of_a_table_is_named(tmp_path, start, kind):
+    save(tmp_path, "a.png")
+    (tmp_path / "manifest.csv").write_bytes(start + bytes(range(256)))
+    with pytest.raises(ConfigError, match=rf"manifest\.csv: is {kind}; expected text: save it as"):
         open_folder(tmp_path)
 
 

@@ -64,7 +64,7 @@ def test_what_is_not_there_has_no_content(folder):
 
 @pytest.mark.parametrize("name", ["images", "labels"])
 def test_a_change_of_an_array_is_one_of_an_example(name, tmp_path):
-    arrays = {"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3)}
+    arrays = {"images": np.full((3, 8, 8), 9, np.uint8), "labels": np.arange(3)}
 
     def read():
         np.savez(tmp_path / "a.npz", **arrays)

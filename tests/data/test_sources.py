@@ -51,6 +51,14 @@ def test_max_examples_takes_the_first_ones(tmp_path):
     assert len(open_folder(tmp_path, max_examples=9)) == 3
 
 
+@pytest.mark.parametrize(("count", "is_said"), [(1, True), (2, True), (3, False), (100, False)])
+def test_that_examples_are_left_out_is_said(caplog, count, is_said):
+    caplog.set_level("INFO", "cfx_jax")
+    open_source(DataConfig(max_examples=count))
+    assert (f"data.max_examples: the first {count} of 3" in caplog.text) == is_said
+    assert ("max_examples" in caplog.text) == is_said
+
+
 def test_the_fingerprint_follows_the_ids():
     source = open_source(DataConfig())
     assert source.fingerprint == open_source(DataConfig()).fingerprint
