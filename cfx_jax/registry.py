@@ -285,7 +285,8 @@ def image_shape(
         `(H, W, C)`.
 
     Raises:
-        ConfigError: the classifier has no image size, or something does not fit together.
+        ConfigError: the classifier has no image size, something does not fit together, or a model
+            of the user's own raises an error.
     """
     if classifier.image_size is None:
         raise ConfigError(
@@ -293,12 +294,29 @@ def image_shape(
             "the command line --config.classifier.image_size=224"
         )
     shape = (*classifier.image_size, classifier.channels)
+    # Two, as many come at once.
+    some = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
+    _try(classifier, some)
+    _try(generator, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
     try:
         images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
         check_contrast(classifier, images)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return shape
+
+
+def _try(model: Classifier | Generator, *arguments: jax.ShapeDtypeStruct) -> None:
+    """Traces a model of the user's own: what it raises is no fault of this package."""
+    if not named.is_named(model.name):
+        return
+    try:
+        jax.eval_shape(model.apply, model.params, *arguments)
+    except Exception as error:
+        raise ConfigError(
+            f"{model.name} raises {named.one_line(error)} for images {arguments[0].shape}"
+        ) from error
 
 
 def identity(model: Classifier | Generator) -> dict[str, str]:
