@@ -208,7 +208,7 @@ def test_a_function_that_builds_no_model_is_named(case, tmp_path):
 MODELS = {
     "other_size": (
         "images.reshape(len(images), -1) @ jnp.ones((100, 3))",
-        "raises TypeError: dot_g",
+        "raises TypeError: dot",
     ),
     "key": ("{}['logits']", "raises KeyError: 'logits' for images"),
     "numpy": ("np.asarray(images).mean((1, 2))", "raises TracerArrayConversionError: "),
