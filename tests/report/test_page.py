@@ -318,9 +318,9 @@ def test_unusable_input(tmp_path):
 )
 def test_the_question_is_told_with_the_numbers(asked, table, text, tmp_path):
     make_run(tmp_path, config={"seed": 7, "explain": {"mode": "fast", "num_steps": None} | asked})
-    last = summary(tmp_path).splitlines()[-1]
+    last = report.summary(tmp_path).splitlines()[-1]
     assert table in last
     assert ("rather" in last) == ("contrast" in asked)
-    write_report(tmp_path, max_images=0)
+    report.write_report(tmp_path, max_images=0)
     html = (tmp_path / "report/index.html").read_text()
     assert text in html.replace("<bdi>", "").replace("</bdi>", "")
