@@ -61,7 +61,8 @@ class ClassifierConfig:
         name: of its architecture; or a function of your own that builds it,
             `package.module:function` or `path/to/file.py:function`, see `examples/`.
         weights: path of its weights ("" = the packaged ones).
-        class_names: path of a text file with one class name a line ("" = the published ones).
+        class_names: path of a text file with one class name a line, or number and name, or of JSON
+            ("" = the published ones).
         normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
         image_size: side of the square that images are brought to; None = as it was trained.
         channels: of the images of a classifier of your own, 3 or 1; None = as it says.

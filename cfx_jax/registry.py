@@ -31,6 +31,7 @@ from cfx_jax.generators import (
     in_turn,
     vae,
 )
+from cfx_jax.weights import class_names as class_names_file
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, lay_out, packaged_weights
 from cfx_jax.weights.facts import Facts
@@ -76,8 +77,9 @@ def load_classifier(
             `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
             it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights
             of an installed package, where there is one.
-        class_names: one for each class; None takes those of the `config.json` beside the weights,
-            or of the data set the published weights were trained on, if they are as many.
+        class_names: one for each class, two for a head of one logit; None takes those of the
+            `config.json` beside the weights, or of the data set the published weights were trained
+            on, if they are as many.
         normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or one of your
             own; None takes that of the `config.json` or `preprocessor_config.json` beside the
             weights, or of the published weights.
@@ -114,18 +116,19 @@ def load_classifier(
         raise ValueError(message if path in message else f"{path}: {message}") from error
     if said := facts.in_words():
         _logger.info("%s: %s", path, said)
+    num_classes = max(2, module.num_classes)  # One logit tells two.
     if class_names is None:
-        class_names = _known_class_names(architecture, facts, module.num_classes)
-        if facts.class_names and len(facts.class_names) != module.num_classes:
+        class_names = _known_class_names(architecture, facts, num_classes)
+        if facts.class_names and len(facts.class_names) != num_classes:
             _logger.warning(
                 "%s: the names of %d classes beside the weights are put aside, since these have %d",
                 path,
                 len(facts.class_names),
-                module.num_classes,
+                num_classes,
             )
-    elif len(class_names) != module.num_classes:
+    elif len(class_names) != num_classes:
         raise ValueError(
-            f"{len(class_names)} class names are given, but {path} has {module.num_classes} classes"
+            f"{len(class_names)} class names are given, but {path} has {num_classes} classes"
         )
     return Classifier(
         params=jax.device_put(params),
@@ -301,13 +304,14 @@ def _load_configured(config: ClassifierConfig) -> Classifier:
 
 def _read_class_names(path: str) -> list[str]:
     try:
-        # Editors may begin UTF-8 files with a byte order mark and end them with empty lines.
-        return pathlib.Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return class_names_file.read(path)
+    except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"classifier.class_names: {path} cannot be read as a text file with one class name a "
-            f"line ({error})"
+            f"line; save it in UTF-8 ({error})"
         ) from error
+    except ValueError as error:
+        raise ConfigError(f"classifier.class_names: {path}: {error}") from error
 
 
 def image_shape(
@@ -324,7 +328,8 @@ def image_shape(
         `(H, W, C)`.
 
     Raises:
-        ConfigError: the classifier has no image size, or something does not fit together.
+        ConfigError: the classifier has no image size, something does not fit together, or a model
+            of the user's own raises an error.
     """
     if classifier.image_size is None:
         raise ConfigError(
@@ -332,12 +337,29 @@ def image_shape(
             "the command line --config.classifier.image_size=224"
         )
     shape = (*classifier.image_size, classifier.channels)
+    # Two, as many come at once.
+    some = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
+    _try(classifier, some)
+    _try(generator, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
     try:
         images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
         check_contrast(classifier, images)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return shape
+
+
+def _try(model: Classifier | Generator, *arguments: jax.ShapeDtypeStruct) -> None:
+    """Traces a model of the user's own: what it raises is no fault of this package."""
+    if not named.is_named(model.name):
+        return
+    try:
+        jax.eval_shape(model.apply, model.params, *arguments)
+    except Exception as error:
+        raise ConfigError(
+            f"{model.name} raises {named.one_line(error)} for images {arguments[0].shape}"
+        ) from error
 
 
 def identity(model: Classifier | Generator) -> dict[str, str]:

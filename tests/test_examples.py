@@ -213,6 +213,11 @@ BROKEN = {
         "def build(): raise OSError('no weights\\nhere')",
         "raises OSError: no weights h",
     ),
+    "exits": ("def build(): raise SystemExit('no GPU')", "raises SystemExit: no GPU"),
+    "exits_at_once": ("import sys\nsys.exit(3)", "cannot be run: SystemExit: 3"),
+    "is_async": ("async def build(): return 1", "is written with `async def`; expected a"),
+    "yields_async": ("async def build(): yield 1", "is written with `async def`; expected a"),
+    "yields": ("def build(): yield 1", "a generator is no model that is known"),
     "asks": ("def build(depth, width): pass", "no argument, but: missing a required"),
     "no_arrays": (
         "def build(): return (lambda p, x: x), {'a': ['text']}",
@@ -232,6 +237,40 @@ def test_a_function_that_builds_no_model_is_named(case, tmp_path):
     own.write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:
         load(ClassifierConfig(f"{own}:build"))
+    assert "\n" not in str(caught.value)
+
+
+MODELS = {
+    "other_size": (
+        "images.reshape(len(images), -1) @ jnp.ones((100, 3))",
+        "raises TypeError: dot",
+    ),
+    "key": ("{}['logits']", "raises KeyError: 'logits' for images"),
+    "numpy": ("np.asarray(images).mean((1, 2))", "raises TracerArrayConversionError: "),
+    "value": ("images.reshape(7, 7)", "raises TypeError: cannot reshape"),
+    "own": ("int('no\\nnumber')", r"raises ValueError: invalid literal .* for images \(2, 64, 64"),
+    "text": ("'logits'", "raises (AttributeError|TypeError): .*'?str'?"),
+    "one_image": ("images.reshape(1, 16, 16, 3).mean((1, 2))", "raises TypeError: cannot resh"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("kind", ["classifier", "generator"])
+def test_a_model_that_fails_when_it_is_called_is_named(kind, case, folder, tmp_path):
+    text, message = MODELS[case]
+    own = tmp_path / f"{case}.py"
+    takes = "images" if kind == "classifier" else "images, masks, key"
+    own.write_text(
+        "import jax.numpy as jnp\nimport numpy as np\n"
+        f"def build(): return lambda {takes}: {text}\n"
+        "def fine(): return lambda images: images.mean((1, 2))\n"
+    )
+    asked = config(folder, f"{own}:build")
+    if kind == "generator":
+        asked.classifier.name, asked.generator = f"{own}:fine", GeneratorConfig(f"{own}:build")
+    with pytest.raises(ConfigError, match=message) as caught:
+        runner.run(asked, tmp_path / "run")
+    assert f"{own}:build" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax import registry
-from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
+from cfx_jax.config import ClassifierConfig, Config, ConfigError, ExplainConfig, GeneratorConfig
 from cfx_jax.generators import contextual_attention, gated_unet
 from cfx_jax.registry import weights_digest
 from cfx_jax.weights.params_file import encode_params
@@ -336,6 +336,37 @@ def test_a_config_whose_models_cannot_be_loaded_is_refused(section, changes, mes
     setattr(asked, section, dataclasses.replace(getattr(asked, section), **changes))
     with pytest.raises(ConfigError, match=message):
         registry.load_models(asked)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\n\nc\n", r"names\.txt: line 2 is empty"),
+        ("Bär\n".encode("latin-1"), r"names\.txt cannot be read .* save it in UTF-8"),
+    ],
+)
+def test_class_names_that_cannot_be_told_are_refused(content, message, tmp_path):
+    (tmp_path / "names.txt").write_bytes(content)
+    asked = Config(classifier=ClassifierConfig(class_names=str(tmp_path / "names.txt")))
+    with pytest.raises(ConfigError, match=r"classifier\.class_names: .*" + message):
+        registry.load_models(asked)
+
+
+def test_one_logit_has_two_names(tmp_path):
+    path = tmp_path / "binary.safetensors"
+    arrays = mnist_arrays().items()
+    save_file({name: a[:1] if name.startswith("fc2") else a for name, a in arrays}, path)
+    (tmp_path / "names.txt").write_text("no\nyes\n")
+    names = str(tmp_path / "names.txt")
+    section = ClassifierConfig("mnist_cnn", str(path), names, logits="sigmoid")
+    grey = GeneratorConfig("grey")
+    classifier, generator = registry.load_models(Config(classifier=section, generator=grey))
+    assert classifier.class_names == ("no", "yes")
+    shape = registry.image_shape(classifier, generator, ExplainConfig(mask_size=7).settings())
+    assert shape == (28, 28, 1)
+    for wrong in (("one",), ("one", "two", "three")):
+        with pytest.raises(ValueError, match=r"class names are given, but .* has 2 classes"):
+            cfx_jax.load_classifier("mnist_cnn", path, class_names=wrong)
 
 
 def test_class_names_and_normalization_of_a_config_reach_the_classifier(tmp_path, monkeypatch):

@@ -34,14 +34,16 @@ def build(name: str, weights: str | None = None) -> Any:
         Whatever the function returns, not None.
 
     Raises:
-        ValueError: there is no such function, it asks for other arguments, raises or returns None;
-            the message says which, in one line.
+        ValueError: there is no such function, it is asynchronous, asks for other arguments, raises,
+            ends the program or returns None; the message says which, in one line.
 
     Example:
         >>> build("builtins:dict")
         {}
     """
     function = _find(name)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError(f"{name} is written with `async def`; expected a function of plain `def`")
     arguments = () if weights is None else (weights,)
     try:
         inspect.signature(function).bind(*arguments)
@@ -53,8 +55,8 @@ def build(name: str, weights: str | None = None) -> Any:
         pass  # Some built-in functions do not tell what they take.
     try:
         built = function(*arguments)
-    except Exception as error:
-        raise ValueError(f"{name} raises {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # Code made for a script of its own ends it.
+        raise ValueError(f"{name} raises {one_line(error)}") from error
     if built is None:
         raise ValueError(f"{name} returns None; expected it to return a model")
     return built
@@ -136,8 +138,8 @@ def _import_module(name: str, module: str) -> ModuleType:
         sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
-    except Exception as error:
-        raise ValueError(f"{name}: {module} cannot be imported: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{name}: {module} cannot be imported: {one_line(error)}") from error
 
 
 def _import_file(name: str, file: str) -> ModuleType:
@@ -159,12 +161,13 @@ def _import_file(name: str, file: str) -> ModuleType:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[key]
-        raise ValueError(f"{name}: {path} cannot be run: {_one_line(error)}") from error
+        raise ValueError(f"{name}: {path} cannot be run: {one_line(error)}") from error
     return module
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Returns kind and message of an error that code of the user's own has raised."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[:300]}"

@@ -16,6 +16,7 @@ from cfx_jax.adapters.equinox import from_equinox
 from cfx_jax.adapters.function import from_function
 from cfx_jax.adapters.keras import from_keras
 from cfx_jax.adapters.linen import from_linen
+from cfx_jax.adapters.named import one_line
 from cfx_jax.adapters.nnx import from_nnx
 from cfx_jax.adapters.torch import from_torch
 from cfx_jax.classifiers import Classifier, Normalization
@@ -209,8 +210,14 @@ def _adapt_torch(module: Any, known: Known, options: Mapping[str, Any]) -> Class
         )
     module.eval()
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        seen = module(torch.zeros((1, known.channels or 3, *known.image_size), device=device))
+    shape = (1, known.channels or 3, *known.image_size)
+    try:
+        with torch.no_grad():
+            seen = module(torch.zeros(shape, device=device))
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} raises {one_line(error)} for images {shape}"
+        ) from error
     if not isinstance(seen, torch.Tensor) or seen.ndim != 2:
         what = tuple(seen.shape) if isinstance(seen, torch.Tensor) else type(seen).__name__
         raise ValueError(

@@ -39,6 +39,7 @@ from cfx_jax.config import (
 )
 from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import tables
+from cfx_jax.evaluate.boxes import find_boxes
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.judges import Judges, load_judges
 from cfx_jax.evaluate.measures import LATER, Baseline, Joint, Learnt, Part, Reference, Unit
@@ -211,7 +212,8 @@ class _Study:
         images = Images(examples.pixels, targets, examples.identities)
         prediction = self.scorer.classify(images)
         size, resize = self.shape[:2], self.config.data.resize
-        boxes = [self.source.fitted_boxes(indices[row], size, resize) for row in examples.readable]
+        readable = [indices[row] for row in examples.readable]
+        boxes = find_boxes(self.source, readable, size, resize)
         images = images._replace(targets=prediction.target)
         return Unit(examples, indices, images, prediction, boxes)
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax import classifiers
 from cfx_jax.classifiers import Classifier, Score
@@ -44,13 +45,30 @@ def prepare(
         `(keys [N], images, targets [N])`.
 
     Raises:
-        ValueError: pixels or targets are out of range.
+        ValueError: pixels or targets are out of range, or a given target is the contrast.
     """
     check_values(classifier, images, targets)
-    if targets is None:
+    if targets is not None:
+        _check_question(classifier, targets)
+    else:
         targets = predict(classifier, images)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
     return keys, images, jnp.asarray(targets)
+
+
+def _check_question(classifier: Classifier, targets: jax.Array) -> None:
+    """Refuses to ask why a class rather than itself; silent inside a trace."""
+    contrast = classifier.contrast
+    if contrast is None or isinstance(contrast, jax.core.Tracer):
+        return
+    if isinstance(targets, jax.core.Tracer):
+        return
+    same = np.flatnonzero(np.asarray(targets) == int(contrast))
+    if same.size:
+        raise ValueError(
+            f"contrast is class {int(contrast)}, and so are the targets of {same.size} images, the "
+            f"first is image {same[0]}; expected another class than the target to set it against"
+        )
 
 
 @jax.jit

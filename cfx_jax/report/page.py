@@ -89,6 +89,7 @@ def write_report(workdir: str | os.PathLike[str], max_images: int = 100) -> str:
         pictures=written,
         num_examples=run.num_examples,
         counts=_counts(run, examples),
+        rather=_rather(run),
     )
     # Last, so that a page never links to pictures that are not there.
     storage.write(_PAGE, html.encode("utf-8", "replace"))
@@ -116,9 +117,21 @@ def summary(workdir: str | os.PathLike[str]) -> str:
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines.append(f"{len(computed)} of {run.num_examples} images; before, after: ")
-    lines[-1] += "probability (log-odds) of the class"
+    # Of an image with several classes to explain, each is an example.
+    what = "images" if _asked(run, "top_classes") is None else "examples"
+    lines.append(f"{len(computed)} of {run.num_examples} {what}; before, after: ")
+    lines[-1] += f"probability (log-odds) of the class{_rather(run)}"
     return "\n".join(lines)
+
+
+def _asked(run: Explanations, name: str) -> Any:
+    """Returns what the config of a run says of its question; None where it says nothing."""
+    return run.manifest.get("config", {}).get("explain", {}).get(name)
+
+
+def _rather(run: Explanations) -> str:
+    contrast = _asked(run, "contrast")
+    return "" if contrast is None else f" rather than {_class_name(run, contrast)}"
 
 
 def _describe(run: Explanations, indices: Sequence[int]) -> dict[int, dict[str, Any]]:

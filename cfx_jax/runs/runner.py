@@ -276,8 +276,11 @@ def _explain(
 
 
 def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[Examples, Images]]:
-    """Names the targets of examples: their labels, or the predicted class where there is none."""
-    num_classes = 0
+    """Names the targets of examples: their labels, or the predicted class where there is none.
+
+    Says in the end how many of them cannot be set against the contrast.
+    """
+    num_classes, same = 0, list[str]()
     for examples in loaded:
         for problem in examples.problems:
             _logger.warning("unreadable image, recorded as such: %s", problem)
@@ -293,7 +296,17 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
                 f"{classifier.name!r} has classes 0 to {num_classes - 1}"
             )
         targets = examples.targets[examples.readable]
+        if classifier.contrast is not None:
+            rows = examples.readable[targets == int(classifier.contrast)]
+            same += [examples.ids[row] for row in rows]
         yield examples, Images(examples.pixels, targets, examples.identities)
+    if same:
+        _logger.warning(
+            "explain.contrast is the label of %d examples, the first is %r: no class can be set "
+            "against itself, so they count as misclassified",
+            len(same),
+            same[0],
+        )
 
 
 class _Writing:

@@ -305,3 +305,22 @@ def test_unusable_input(tmp_path):
     with pytest.raises(RecordsError, match=r"holds records of id, \.\.\., not of explanations"):
         report.write_report(tmp_path / "other")
     assert not (tmp_path / "other" / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "table", "text"),
+    [
+        ({}, "4 of 4 images; before, after: probability (log-odds) of the class", "class on the"),
+        ({"contrast": 0}, "of the class rather than cat (0)", "class rather than cat (0) on"),
+        ({"contrast": 5}, "of the class rather than class 5", "class rather than class 5 on"),
+        ({"top_classes": 2}, "4 of 4 examples; before, after", "target class on the original"),
+    ],
+)
+def test_the_question_is_told_with_the_numbers(asked, table, text, tmp_path):
+    make_run(tmp_path, config={"seed": 7, "explain": {"mode": "fast", "num_steps": None} | asked})
+    last = report.summary(tmp_path).splitlines()[-1]
+    assert table in last
+    assert ("rather" in last) == ("contrast" in asked)
+    report.write_report(tmp_path, max_images=0)
+    html = (tmp_path / "report/index.html").read_text()
+    assert text in html.replace("<bdi>", "").replace("</bdi>", "")

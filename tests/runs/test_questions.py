@@ -70,6 +70,17 @@ def test_a_contrast_is_asked_of_every_image(config, classifier, tmp_path):
             runner.run(other, tmp_path / "run", classifier=classifier)
 
 
+@pytest.mark.parametrize(("contrast", "said"), [(2, 1), (3, 0)])
+def test_labels_that_are_the_contrast_are_told_of_once(
+    contrast, said, config, classifier, tmp_path, caplog
+):
+    runner.run(asking(config, contrast=contrast), tmp_path / "run", classifier=classifier)
+    message = "explain.contrast is the label of 1 examples, the first is 'c': no class can be set "
+    assert sum(message in record.getMessage() for record in caplog.records) == said
+    status = RecordReader(tmp_path / "run").read("ssr_status")
+    assert not said or status[2] == Status.MISCLASSIFIED
+
+
 def test_an_evaluation_asks_what_the_run_has_asked(config, classifier, tmp_path):
     runner.run(asking(config, contrast=3), tmp_path / "run", classifier=classifier)
     runner.run(config, tmp_path / "plain", classifier=classifier)
