@@ -234,25 +234,11 @@ def run_main(
         # writes, and shows the stack of an error before it raises it.
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)
-        _check_debugging()
         cluster.settle_numbers()
         cluster.join()
         main()
 
     exit_with(lambda: app.run(quiet_main, flags_parser=flags_parser))
-
-
-def _check_debugging() -> None:
-    """Refuses settings of JAX, from environment variables, for finding faults in programs."""
-    ways = ("", "_host_to_device", "_device_to_device", "_device_to_host")
-    guards = [f"jax_transfer_guard{way}" for way in ways]
-    for name in ("jax_disable_jit", *guards):
-        value = getattr(jax.config, name)
-        if value is True or str(value).startswith("disallow"):
-            raise ConfigError(
-                f"{name.upper()}={value} is set: commands compile what they compute and move it to "
-                "devices and back; unset it"
-            )
 
 
 def exit_with(main: Callable[[], int | None]) -> None:

@@ -310,10 +310,10 @@ def test_unusable_input(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "table", "text"),
     [
-        ({}, "4 of 4 images; before, after: probability (log-odds) of the class", "class on the"),
+        ({}, "4 of 5 images; before, after: probability (log-odds) of the class", "class on the"),
         ({"contrast": 0}, "of the class rather than cat (0)", "class rather than cat (0) on"),
         ({"contrast": 5}, "of the class rather than class 5", "class rather than class 5 on"),
-        ({"top_classes": 2}, "4 of 4 examples; before, after", "target class on the original"),
+        ({"top_classes": 2}, "4 of 5 examples; before, after", "target class on the original"),
     ],
 )
 def test_the_question_is_told_with_the_numbers(asked, table, text, tmp_path):
