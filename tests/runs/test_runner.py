@@ -220,8 +220,8 @@ def test_a_run_over_other_data_is_refused(run, done):
     other = config(done.parent / "photographs")
     manifest = done.parent / "photographs" / "manifest.csv"
     text = manifest.read_text()
-    manifest.write_text(text.replace("a.png", "./a.png"))
-    named = r"fingerprint[^\n]*\n(.*\n)?  example 0: a\.png then, \./a\.png now\nChoose"
+    manifest.write_text(text.replace("a.png", "other.png"))
+    named = r"fingerprint[^\n]*\n(.*\n)?  example 0: a\.png then, other\.png now\nChoose"
     with pytest.raises(ManifestMismatchError, match=named):
         run(other, done)
     manifest.write_text(text)
