@@ -5,10 +5,12 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from skimage import data as photographs
@@ -319,9 +321,11 @@ def test_a_pod_that_is_killed_goes_on_with_a_model_of_ones_own(folder, tmp_path)
     first = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     complete = tmp_path / "run/records.zarr/complete/c"
     while not list(complete.glob("*")) and first.poll() is None:
-        pass
-    first.kill()
-    first.communicate()
+        time.sleep(0.01)
+    # The other process and the launcher end with it.
+    for child in psutil.Process(first.pid).children()[:1]:
+        child.kill()
+    first.communicate(timeout=60)
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert RecordReader(tmp_path / "run").complete.all()
