@@ -64,8 +64,9 @@ def test_the_demo_ends_with_a_table_records_and_a_page(tmp_path):
     other = call(*SMALL, f"--workdir={tmp_path}/run", "--config.seed=1")
     assert other.returncode == 2
     assert "Traceback" not in other.stderr
-    assert other.stderr.startswith("error: ")
-    assert "seed" in other.stderr
+    said, error = other.stderr.split("error: ")
+    assert said == "data.max_examples: the first 2 of 3\n"
+    assert "seed" in error
 
 
 def assert_user_error(arguments, texts, monkeypatch):
