@@ -35,6 +35,7 @@ _NUMBERS = {
     "jax_threefry_partitionable": True,
 }
 _logger = logging.getLogger(__name__)
+_PLATFORMS = "jax_platforms"  # The setting of JAX that JAX_PLATFORMS sets.
 
 
 def define_flags() -> None:
@@ -65,7 +66,8 @@ def join() -> None:
     """
     # Of a command that is always alone, there are no such flags.
     given = flags.FLAGS.flag_values_dict()
-    plain: tuple[Any, Any, Any] = tuple(map(given.get, _PLAIN))  # type: ignore[assignment]
+    address, number, index = map(given.get, _PLAIN)
+    plain = (address, number, index)
     if plain != (None, None, None):
         _check_plain(*plain)
     if given.get("distributed") or None not in plain:
@@ -117,7 +119,7 @@ def _environment_problem(error: Exception) -> str:
 
 def _no_device(error: Exception) -> str:
     reason = " ".join(str(error).split()) or "JAX has no plugin for it"
-    asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+    asked = getattr(jax.config, _PLATFORMS)
     if not asked:
         return f"JAX finds no device: {reason}"
     return (
