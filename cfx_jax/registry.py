@@ -16,7 +16,13 @@ import numpy as np
 
 from cfx_jax import adapters
 from cfx_jax.adapters import named
-from cfx_jax.classifiers import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
+from cfx_jax.classifiers import (
+    NORMALIZATIONS,
+    Classifier,
+    Normalization,
+    NormalizedModule,
+    classes_of,
+)
 from cfx_jax.config import ClassifierConfig, Config, ConfigError
 from cfx_jax.fido.batch import ask
 from cfx_jax.fido.checks import check_contrast, check_problem
@@ -116,7 +122,7 @@ def load_classifier(
         raise ValueError(message if path in message else f"{path}: {message}") from error
     if said := facts.in_words():
         _logger.info("%s: %s", path, said)
-    num_classes = max(2, module.num_classes)  # One logit tells two.
+    num_classes = classes_of(module.num_classes)
     if class_names is None:
         class_names = _known_class_names(architecture, facts, num_classes)
         if facts.class_names and len(facts.class_names) != num_classes:

@@ -3,7 +3,15 @@
 from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
 from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.ensemble import average
-from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, margin, predict, resolve
+from cfx_jax.classifiers.logits import (
+    MEANINGS,
+    Score,
+    classes_of,
+    log_odds,
+    margin,
+    predict,
+    resolve,
+)
 
 __all__ = [
     "MEANINGS",
@@ -14,6 +22,7 @@ __all__ = [
     "NormalizedModule",
     "Score",
     "average",
+    "classes_of",
     "log_odds",
     "margin",
     "predict",

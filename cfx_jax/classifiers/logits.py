@@ -60,6 +60,11 @@ def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.arange(num_logits) == target, logits, 0.0), axis=-1)
 
 
+def classes_of(num_logits: int) -> int:
+    """Returns how many classes so many logits tell of: one logit tells of two."""
+    return max(2, num_logits)
+
+
 def resolve(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Names a class that is asked for by its rank: -1 the most likely one, -2 the next, and so on.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.baselines import METHODS
-from cfx_jax.classifiers import Classifier, predict, resolve
+from cfx_jax.classifiers import Classifier, classes_of, predict, resolve
 from cfx_jax.data.images import to_floats
 from cfx_jax.evaluate import transfer
 from cfx_jax.fido.explanation import saliency
@@ -252,7 +252,7 @@ def _classify(image: Images, models: _Models) -> Prediction:
     logits = classifier.apply(classifier.params, image.pixels[None])[0]
     predicted = predict(logits)
     target = resolve(logits, image.targets)
-    other = draw_other_class(_key(image, models), target, max(2, len(logits)))
+    other = draw_other_class(_key(image, models), target, classes_of(len(logits)))
     return Prediction(target, predicted, classifier.log_odds(logits, target), other)
 
 
