@@ -1,4 +1,4 @@
-"""Pictures of what was learnt and measured, and the one way from a picture to a PNG file.
+"""Pictures of what was learnt and measured, and the one way from a picture to a file.
 
 Saliency maps are `[H, W]` in [0, 1], 1 = important, whatever the objective; pictures are uint8
 `[H, W, 3]`, plots `[H, W, 4]`.
@@ -21,13 +21,22 @@ _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
 _SMALLEST_PICTURE = 224
 _GAP = 4  # white pixels between the images of a sheet
 _LEAST_WIDTH = 112  # smaller images of a sheet are enlarged to this
-_TRACE_COLORS = {"ssr": "#2f81f7", "sdr": "#d9730d"}
+_LARGEST_TILE = 1024  # larger pictures of a strip are made smaller to this
+_WEBP_BLOCK = 16  # pixels that share a colour, or a prediction, with their neighbours
+_HALF = 0.5  # of the mass of a map, outlined
 
 
 def encode_png(picture: np.ndarray) -> bytes:
     """Encodes a picture or a plot."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_webp(picture: np.ndarray) -> bytes:
+    """Encodes a picture for a page: a ninth of the size of PNG for photographs, not exact."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="WEBP", quality=80, method=2)
     return buffer.getvalue()
 
 
@@ -40,7 +49,7 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
 def draw_saliency(
     logits: np.ndarray, objective: str, photo: np.ndarray | None, law: MaskLaw
 ) -> np.ndarray:
-    """Draws a learnt mask.
+    """Draws a learnt mask, and around the region that holds half of its mass a line.
 
     Args:
         logits: `[h, w]`, of keeping a cell.
@@ -51,14 +60,102 @@ def draw_saliency(
     Returns:
         A picture of the size of the photograph; without one at least 224 pixels wide.
     """
+    importance = map_importance(logits, objective, photo, law)
+    return draw_edge(overlay(importance, photo), half_region(importance))
+
+
+def map_importance(
+    logits: np.ndarray, objective: str, photo: np.ndarray | None, law: MaskLaw
+) -> np.ndarray:
+    """Maps a learnt mask to importance at the pixels of its photograph.
+
+    Args:
+        logits: `[h, w]`, of keeping a cell.
+        objective: `"ssr"` or `"sdr"`.
+        photo: `[H, W, 3]`; None for whole cells, at least 224 pixels of them.
+        law: of the masks it was learnt with.
+
+    Returns:
+        float `[H, W]` in [0, 1].
+    """
     if photo is not None:
-        height, width = photo.shape[:2]
-        return _overlay(saliency(logits, objective, (height, width), law), photo)
+        return saliency(logits, objective, (photo.shape[0], photo.shape[1]), law)
     factor = max(1, -(-_SMALLEST_PICTURE // max(logits.shape)))
     height, width = (factor * length for length in logits.shape)
     # Without blocks, since nothing says how large one is beside a cell.
-    law = dataclasses.replace(law, block_size=1)
-    return _overlay(saliency(logits, objective, (height, width), law), None)
+    return saliency(logits, objective, (height, width), dataclasses.replace(law, block_size=1))
+
+
+def half_region(importance: np.ndarray) -> np.ndarray:
+    """Returns the smallest region that holds half of the mass of a map `[H, W]`, bool `[H, W]`.
+
+    Pixels of one importance are in it together; it is empty where the map has no mass.
+    """
+    return importance >= _half_level(importance)
+
+
+def draw_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Draws a white line on the inner side of a region's boundary, a dark one on the outer side."""
+    from scipy import ndimage
+
+    width = max(1, round(max(region.shape) / _SMALLEST_PICTURE))
+    # What lies outside of the picture belongs to the region: a line at its edge would say nothing.
+    inner = region & ~ndimage.binary_erosion(region, iterations=width, border_value=1)
+    outer = ndimage.binary_dilation(region, iterations=width) & ~region
+    drawn = picture.copy()
+    drawn[outer], drawn[inner] = 0, 255
+    return drawn
+
+
+def trace_outline(importance: np.ndarray) -> str:
+    """Returns the boundary of `half_region` as the path of an SVG, in pixels."""
+    from skimage import measure
+
+    level = _half_level(importance)
+    if not np.isfinite(level):
+        return ""
+    # A line runs between pixels of either side, and along the edge of the picture.
+    lines = measure.find_contours(np.pad(importance, 1), level - 1e-9)
+    simpler = (measure.approximate_polygon(line, 0.5) for line in lines)
+    return "".join(
+        "M" + "L".join(f"{x - 0.5:.4g} {y - 0.5:.4g}" for y, x in line) + "Z"
+        for line in simpler
+        if len(line) > 2
+    )
+
+
+def overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
+    """Colours a map `[H, W]` on the fixed scale [0, 1], over the grey photo if there is one."""
+    import matplotlib
+
+    colors = matplotlib.colormaps[_COLORMAP](importance)[..., :3]
+    if photo is not None:
+        grey = np.asarray(to_grey(Image.fromarray(photo)))[..., None] / 255
+        colors = _COLOR_SHARE * colors + (1 - _COLOR_SHARE) * grey
+    return np.rint(255 * colors).astype(np.uint8)
+
+
+def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Lays pictures of one size side by side, so that a page loads one file an example.
+
+    Args:
+        tiles: uint8 `[H, W, 3]`. Small ones are enlarged pixel by pixel, large ones made smaller.
+
+    Returns:
+        A picture, and of each tile in it height, width, and distance to the next one: tiles go on
+        to whole blocks of WebP with the last of their columns, so that none is mixed with the next.
+    """
+    height, width = tiles[0].shape[:2]
+    scale = max(-(-_LEAST_WIDTH // width), 1)
+    tiles = [tile.repeat(scale, axis=0).repeat(scale, axis=1) for tile in tiles]
+    height, width = scale * height, scale * width
+    if max(height, width) > _LARGEST_TILE:
+        share = _LARGEST_TILE / max(height, width)
+        height, width = max(1, round(share * height)), max(1, round(share * width))
+        tiles = [np.asarray(Image.fromarray(tile).resize((width, height))) for tile in tiles]
+    padding = -width % _WEBP_BLOCK
+    tiles = [np.pad(tile, ((0, 0), (0, padding), (0, 0)), "edge") for tile in tiles]
+    return np.concatenate(tiles, axis=1), (height, width, width + padding)
 
 
 def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: MaskLaw) -> np.ndarray:
@@ -84,7 +181,7 @@ def draw_scale(over_photo: bool) -> np.ndarray:
     """Draws the colour bar: importance 0 to 1 from left to right, grey photo dark to light."""
     importance = np.tile(np.linspace(0, 1, 256), (24, 1))
     ramp = np.linspace(255, 0, 24).astype(np.uint8)[:, None, None]
-    return _overlay(importance, np.tile(ramp, (1, 256, 3)) if over_photo else None)
+    return overlay(importance, np.tile(ramp, (1, 256, 3)) if over_photo else None)
 
 
 def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -108,33 +205,6 @@ def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         channel_axis=-1,
     )
     return np.asarray(sheet[_GAP:-_GAP, _GAP:-_GAP])
-
-
-def draw_traces(traces: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Plots the objective at each step, transparent, legible on a light and on a dark page.
-
-    Args:
-        traces: by objective, float `[num_steps]`.
-
-    Returns:
-        A plot.
-    """
-    grey = "#808080"
-    figure = _make_figure(4.2, 2.2, dpi=200, facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    for objective, trace in traces.items():
-        steps = np.arange(1, len(trace) + 1)
-        finite = np.where(np.isfinite(trace), trace, np.nan)
-        style = {"color": _TRACE_COLORS[objective], "marker": "o" if len(trace) == 1 else None}
-        axes.plot(steps, finite, label=objective.upper(), linewidth=1.5, **style)
-    axes.set_xlabel("step", color=grey)
-    axes.set_ylabel("objective", color=grey)
-    axes.tick_params(colors=grey, labelsize=8)
-    axes.grid(color=grey, alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(grey)
-    axes.legend(frameon=False, labelcolor=grey)
-    return _render(figure)
 
 
 def draw_curves(
@@ -189,15 +259,13 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
     return _render(figure)
 
 
-def _overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
-    """Colours a saliency map on the fixed scale [0, 1], over the grey photo if there is one."""
-    import matplotlib
-
-    colors = matplotlib.colormaps[_COLORMAP](importance)[..., :3]
-    if photo is not None:
-        grey = np.asarray(to_grey(Image.fromarray(photo)))[..., None] / 255
-        colors = _COLOR_SHARE * colors + (1 - _COLOR_SHARE) * grey
-    return np.rint(255 * colors).astype(np.uint8)
+def _half_level(importance: np.ndarray) -> float:
+    """The least importance in the smallest region with half of the mass; infinite without mass."""
+    ordered = np.sort(importance, axis=None)[::-1]
+    mass = np.cumsum(ordered)
+    if not mass[-1] > 0:
+        return float("inf")
+    return float(ordered[np.searchsorted(mass, _HALF * mass[-1])])
 
 
 def _make_figure(width: float, height: float, **options: Any) -> Any:

@@ -74,14 +74,6 @@ def test_a_file_has_the_values_of_its_picture():
     np.testing.assert_array_equal(Image.open(io.BytesIO(file)), np.round(255 * image))
 
 
-def test_a_trace_is_drawn_in_the_colour_of_its_objective_on_no_background():
-    trace = np.array([1.0, np.inf, 0.5, 0.25, 0.0])
-    plots = [pictures.draw_traces({objective: trace}) for objective in ("ssr", "sdr")]
-    assert [plot[0, 0, 3] for plot in plots] == [0, 0]
-    for plot, color in zip(plots, ([47, 129, 247], [217, 115, 13]), strict=True):
-        assert (plot == [*color, 255]).all(axis=-1).sum() > 100
-
-
 def test_maps_share_the_colours_of_saliency():
     levels = np.linspace(0, 1, 5)
     plot = pictures.draw_maps({"one": np.tile(levels[:, None, None], (1, 8, 8))})
