@@ -22,7 +22,7 @@ class Drawing:
 
     Attributes:
         tiles: kinds of the pictures that lie side by side in a file, in order.
-        geometry: height and width of each, and the distance to the next; none before the first.
+        geometry: of each, as `draw_strip` returns it; none before the first.
         map_size: height and width of the maps that outlines are traced in.
     """
 
@@ -31,7 +31,7 @@ class Drawing:
         kinds = ("saliency", "infilled") if run.has_pictures else ("saliency",)
         self.tiles = ["original"] * run.has_pictures
         self.tiles += [f"{objective}-{kind}" for objective in run.objectives for kind in kinds]
-        self.geometry: tuple[int, int, int] | None = None
+        self.geometry: tuple[int, int, int, int] | None = None
         self.map_size: tuple[int, int] | None = None
 
     def draw(self, unit: Unit, count: int) -> dict[int, tuple[str, dict[str, Any]]]:

@@ -146,9 +146,9 @@ class Page(html.parser.HTMLParser):
         of = self.data["runs"][run]
         with Image.open(self.path.parent / f"images/{run}/0/{index}.webp") as image:
             strip = np.asarray(image)
-        height, width, pitch = of["geometry"]
+        height, width, pitch, before = of["geometry"]
         assert strip.shape == (height, len(of["tiles"]) * pitch, 3)
-        left = of["tiles"].index(kind) * pitch
+        left = of["tiles"].index(kind) * pitch + before
         return strip[:, left : left + width].astype(int)
 
 

@@ -21,7 +21,7 @@ class Detail {
     Object.assign(this, { n, results });
     const run = model.home(n);
     const words = ["prediction", "label"].map((name) => model.className(name, n));
-    this.title = cfx.make("h2", { id: "detail-title", tabIndex: -1 }, cfx.make("bdi", {}, model.className("target", n)));
+    this.title = cfx.make("h1", { id: "detail-title", tabIndex: -1 }, cfx.make("bdi", {}, model.className("target", n)));
     const facts = cfx.make("p.soft", {}, "Predicted: ", cfx.make("bdi", {}, words[0]), " · label: ",
       cfx.make("bdi", {}, words[1]), ` · example ${model.at(run, "index", n)}: `, cfx.make("bdi", {}, model.ids[n]));
     this.cards = cfx.make("div.results", {}, ...this.#original(), ...results.map((result) => this.#card(result)));
@@ -76,7 +76,7 @@ class Detail {
     const run = this.model.home(this.n);
     if (!this.model.runs[run].has_photos || !this.model.hasPicture(run, this.n)) return [];
     const alt = `Original image, example ${this.model.at(run, "index", this.n)}`;
-    return [cfx.make("section.result", { "aria-label": "Original" }, cfx.make("h3", {}, "Original"),
+    return [cfx.make("section.result", { "aria-label": "Original" }, cfx.make("h2", {}, "Original"),
       cfx.make("div.pair", {}, cfx.make("figure", {}, cfx.tile(this.model, run, this.n, "original", alt))))];
   }
 
@@ -84,7 +84,7 @@ class Detail {
     const { model, n } = this;
     const number = (name) => model.value(result, name, n);
     return cfx.make("section.result", { "aria-label": result.label, "data-result": result.key },
-      cfx.make("h3", {}, `${result.label} `, cfx.badge(model.status(result, n))),
+      cfx.make("h2", {}, `${result.label} `, cfx.badge(model.status(result, n))),
       this.#pictures(result),
       cfx.make("div.odds", {}, ...this.#bar("before", number("log_odds_original")), ...this.#bar("after", number("log_odds_infilled"))),
     );
@@ -184,7 +184,7 @@ function plot(traces) {
     mark.style.background = COLORS[line % COLORS.length];
     return cfx.make("span.key", {}, mark, name);
   });
-  return [cfx.make("h3", {}, "Objective at each step"), drawing, cfx.make("p", {}, ...keys)];
+  return [cfx.make("h2", {}, "Objective at each step"), drawing, cfx.make("p", {}, ...keys)];
 }
 
 cfx.Detail = Detail;

@@ -241,7 +241,9 @@ cfx.format = (name, value, isDifference = false) => {
   const { share, signed } = cfx.NUMBERS[name];
   if (!Number.isFinite(value)) return "n/a";
   const sign = (signed || isDifference) && value >= 0 ? "+" : "";
-  return sign + (share ? `${(100 * value).toFixed(1)} %` : value.toFixed(2)).replace("-", "−");
+  // Differences of shares are points, and no share of a share.
+  const words = share ? `${(100 * value).toFixed(1)} ${isDifference ? "pp" : "%"}` : value.toFixed(2);
+  return sign + words.replace("-", "−");
 };
 
 cfx.probability = (logOdds) => 1 / (1 + Math.exp(-logOdds));

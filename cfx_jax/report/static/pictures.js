@@ -33,7 +33,7 @@ cfx.badge = (status) =>
 /** One picture of an example. */
 cfx.tile = (model, run, n, kind, alt, layer = "") => {
   const { tiles, geometry } = model.runs[run];
-  const [height, width, pitch] = geometry;
+  const [height, width, pitch, before] = geometry;
   const index = model.at(run, "index", n);
   const tile = cfx.make(
     `span.tile${layer}`,
@@ -47,6 +47,7 @@ cfx.tile = (model, run, n, kind, alt, layer = "") => {
   tile.style.setProperty("--tiles", tiles.length);
   tile.style.setProperty("--at", tiles.indexOf(kind));
   tile.style.setProperty("--pitch", pitch / width);
+  tile.style.setProperty("--before", before / width);
   tile.style.aspectRatio = `${width} / ${height}`;
   return tile;
 };
