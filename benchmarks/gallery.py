@@ -113,12 +113,11 @@ def make_unit(
     ).astype(np.int32)
     for objective in ("ssr", "sdr"):
         noise = rng.normal(size=(n, CELLS, CELLS))
-        logits = 40 * gaussian_filter(noise, (0, 1.5, 1.5))
+        logits = np.asarray(40 * gaussian_filter(noise, (0, 1.5, 1.5)))
         values[f"{objective}_mask_logits"] = logits.astype(np.float16)
-        values[f"{objective}_status"] = rng.choice([0, 0, 0, 1, 2, 3, 6], n).astype(np.int8)
-        values[f"{objective}_trace"] = rng.normal(size=values[f"{objective}_trace"].shape).astype(
-            np.float32
-        )
+        values[f"{objective}_status"] = np.asarray(rng.choice([0, 0, 0, 1, 2, 3, 6], n), np.int8)
+        trace = values[f"{objective}_trace"]
+        trace[:] = rng.normal(size=trace.shape)
         for name in ("log_odds_original", "log_odds_infilled", "objective"):
             values[f"{objective}_{name}"] = rng.normal(size=n).astype(np.float32)
         for name in ("kept_area", "success_rate"):

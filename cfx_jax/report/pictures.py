@@ -227,7 +227,7 @@ def draw_curves(
     """
     import matplotlib
 
-    figure = _make_figure(5 * len(judges) + 2, 8)
+    figure = make_figure(5 * len(judges) + 2, 8)
     axes = figure.subplots(2, len(judges), squeeze=False, sharey=True)
     colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(scores)))
     for row, curve in enumerate(("deletion", "insertion")):
@@ -255,7 +255,7 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
         A plot.
     """
     number = len(next(iter(maps.values())))
-    figure = _make_figure(1.2 * len(maps), 1.25 * number + 0.8)
+    figure = make_figure(1.2 * len(maps), 1.25 * number + 0.8)
     axes = figure.subplots(number, len(maps), squeeze=False)
     for column, (name, rows) in enumerate(maps.items()):
         axes[0, column].set_title(name.replace("_", "\n"), fontsize=7)
@@ -274,7 +274,8 @@ def _half_level(importance: np.ndarray) -> float:
     return float(ordered[np.searchsorted(mass, _HALF * mass[-1])])
 
 
-def _make_figure(width: float, height: float, **options: Any) -> Any:
+def make_figure(width: float, height: float, **options: Any) -> Any:
+    """Makes a figure of so many inches that no window and no global state knows of."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained", **options)
