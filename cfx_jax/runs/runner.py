@@ -60,6 +60,9 @@ _LATER = (
     "channels",
     "mean",
     "std",
+    "channel_order",
+    "crop",
+    "interpolation",
     "logits",
     "contrast",
     "top_classes",
@@ -152,9 +155,8 @@ def run(
                         cluster.devices_for(models[0]),
                     )
                     _compile(solver, config.batch)
-                    load = functools.partial(
-                        load_units, source, shape=shape, resize=config.data.resize
-                    )
+                    resize = data.resize_for(config.data, models[0])
+                    load = functools.partial(load_units, source, shape=shape, resize=resize)
 
                     def on_progress(objective: str, steps: int, value: float) -> None:
                         stop.check()
