@@ -239,6 +239,7 @@ class _Store:
             unit_size=study.config.batch.unit_size,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
+            ids=study.source.ids,
         )
         self.close = self._writer.close
         try:
