@@ -50,11 +50,11 @@ class ProgressBar:
         self._bar = Bar(
             total=num_images * steps_per_image,
             disable=not (num_images and shown),
+            desc=f"0/{num_images} images, compiling",
             bar_format="{percentage:3.0f}% |{bar:24}| {desc} [{elapsed}, {remaining} left]",
         )
 
     def __enter__(self) -> "ProgressBar":
-        self._describe("compiling")
         return self
 
     def __exit__(self, *_: object) -> None:
