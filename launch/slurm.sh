@@ -74,8 +74,9 @@ if ((status != 0)); then exit "$status"; fi
 if grep -q 'SIGTERM; resume' <<<"$stopped"; then
   echo "$again"
 else
-  # What was said of the start before stands in the output of the job.
-  before=$(grep "^$again" "/proc/$$/fd/1" 2>/dev/null | tail -n 1) || true
+  # What was said of the start before stands in the output of the job, which is a file.
+  before=
+  if [[ -f /proc/$$/fd/1 ]]; then before=$(grep "^$again" "/proc/$$/fd/1" | tail -n 1) || true; fi
   starts=$((${before//[^0-9]/} + 1))
   if ((starts == most_starts)); then
     echo "not queued again: nothing new was written in $starts starts; expected more time for" \
