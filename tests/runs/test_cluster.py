@@ -178,27 +178,36 @@ cli.run_main(main, stop=stop)
 """
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        # Process 0 could go first; JAX would abort the other one.
-        "time.sleep(0.5 * index); cluster.leave(3)",
-        "time.sleep(0.5 - 0.5 * index); cluster.leave(3)",
-        "time.sleep(0.5 * index); cluster.wait_for_others(stop); sys.exit(3)",
-    ],
-)
-def test_those_who_leave_do_not_end_each_other(body):
+def run_members(body, num_processes):
+    """Returns the exit statuses and the outputs of processes that join each other."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     members = [
         subprocess.Popen(
             [
-                *(sys.executable, "-c", MEMBER.format(body=body), "--num_processes=2"),
-                *(f"--coordinator_address=localhost:{port}", f"--process_id={index}"),
+                *(sys.executable, "-c", MEMBER.format(body=body)),
+                *(f"--coordinator_address=localhost:{port}", f"--num_processes={num_processes}"),
+                f"--process_id={index}",
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for index in range(2)
+        for index in range(num_processes)
     ]  # fmt: skip
     outputs = [member.communicate(timeout=60)[0] for member in members]
-    assert ([member.returncode for member in members], outputs) == ([3, 3], ["", ""])
+    return [member.returncode for member in members], outputs
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Process 0 could go first; JAX would abort the other one.
+        "time.sleep(0.5 * index); cluster.leave(3)",
+        "time.sleep(0.5 * index); cluster.wait_for_others(stop); sys.exit(3)",
+    ],
+)
+def test_those_who_leave_do_not_end_each_other(body):
+    assert run_members(body, 2) == ([3, 3], ["", ""])
+
+
+def test_who_is_joined_by_none_leaves_at_once():
+    assert run_members("cluster.leave(3, time.monotonic() + 1000)", 1) == ([3], [""])
