@@ -21,22 +21,28 @@ import preemption
 preemption.GRACE_SECONDS = {grace}
 {before}
 stop = preemption.listen()
+stop.check()
+{setup}
 print("ready", flush=True)
 {body}
 """
 
 
-def run_child(*body, before="", grace=0.3, num_signals=1):
+def run_child(*body, before="", setup="", grace=0.3, num_signals=1):
     """Starts a process, sends SIGTERM once it is ready; returns (exit status, output, errors)."""
     folder = str(pathlib.Path(preemption.__file__).parent)
-    code = CHILD.format(folder=folder, body="\n".join(body), before=before, grace=grace)
+    code = CHILD.format(
+        folder=folder, body="\n".join(body), before=before, setup=setup, grace=grace
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     for _ in range(num_signals):
         process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    # Not by `communicate`, which does not see what was read with the first line.
+    with process:
+        output, errors = process.stdout.read(), process.stderr.read()
     return process.returncode, output, errors
 
 
@@ -56,7 +62,11 @@ def test_a_process_that_others_need_is_ended_later():
     assert preemption.GRACE_SECONDS + 1 < 10
     before = "slept = []; time.sleep = slept.append; os._exit = lambda code: None"
     code, output, _ = run_child(
-        "stop.goes_last = True", "while not slept: pass", "print(slept)", before=before, grace=2
+        "while not slept: pass",
+        "print(slept)",
+        before=before,
+        setup="stop.goes_last = True",
+        grace=2,
     )
     assert (code, output) == (0, "[3]\n")
 
@@ -67,12 +77,11 @@ def test_a_process_that_others_need_is_ended_later():
 )
 def test_a_request_is_raised_where_the_run_looks(num_written, expected):
     code, output, errors = run_child(
-        "stop.check()",
-        f"stop.num_written = {num_written}",
         WAIT,
         "try: stop.check()",
         "except preemption.StoppedError as stopped:",
         "    print(stopped, 0 < stopped.deadline - time.monotonic() <= 60)",
+        setup=f"stop.num_written = {num_written}",
         grace=60,
     )
     assert (code, output, errors) == (0, expected.replace("\n", " True\n"), "")
