@@ -39,9 +39,10 @@ from cfx_jax.generators import (
 )
 from cfx_jax.weights import class_names as class_names_file
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
-from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, lay_out, packaged_weights
+from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights
 from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import local_path, read_weights
+from cfx_jax.weights.fitting import lay_out
 from cfx_jax.weights.params_file import read_params
 
 _logger = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.architectures import ARCHITECTURES, Layout, as_published, contradiction
+from cfx_jax.weights.architectures import ARCHITECTURES, Layout
 from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.fitting import as_published, contradiction, head_in_place
 from cfx_jax.weights.layout import (
     Differences,
     Place,
@@ -99,8 +100,9 @@ def _match(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> Match
     architecture = ARCHITECTURES[name]
     names = published_names(layout.layers(architecture.module))
     place = find_place(list(arrays), names, len(names))
+    place = place._replace(found=head_in_place(layout, architecture.module, place.found))
     inner = {ours: arrays[theirs] for ours, theirs in place.found.items()}
-    module = as_published(architecture.module, layout, inner)
+    module = as_published(architecture, layout, inner)
     shapes = published_shapes(layout.layers(module), architecture.template(module))
     differences = compare_arrays(inner, shapes)
     used = set(place.found.values())
