@@ -3,7 +3,7 @@
 import logging
 import re
 import types
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from cfx_jax.classifiers import Normalization
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, Layout, Module
 from cfx_jax.weights.facts import Facts
-from cfx_jax.weights.layout import Place, find_place, params_from_arrays, published_names
+from cfx_jax.weights.layout import Layer, Place, find_place, params_from_arrays, published_names
+from cfx_jax.weights.unread import OWN
 
 
 class Loaded(NamedTuple):
@@ -82,8 +83,9 @@ def lay_out(
         _name_opaque(place, opaque, published_names(layout.layers(module)))
         if not arrays and "" in opaque:
             raise ValueError(f"no tensors, but a {opaque['']}; {_SAVE}") from error
+        about = _about_head(layout, module, inner)
         raise ValueError(
-            f"not the weights of {name} in the layout of {layout.name}: {error}"
+            f"not the weights of {name} in the layout of {layout.name}: {error}{about}"
         ) from error
     _tell(name, arrays, place)
     if facts.normalization is None and layout.unsaid:
@@ -108,7 +110,8 @@ def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
     if said := contradiction(facts, name):
         raise ValueError(
             f"config.json beside the weights says that {said}, which is not {name}, even where "
-            "arrays have the same names; if that file is about other weights, take them apart"
+            "arrays have the same names; if that file is about other weights, take them apart; "
+            f"for that network {OWN}"
         )
     if facts.normalization and len(facts.normalization.mean) not in (1, architecture.channels):
         raise ValueError(
@@ -198,13 +201,32 @@ def head_in_place(layout: Layout, module: Module, found: Mapping[str, str]) -> d
         head, maybe with a number behind it, that is no other layer of the network.
     """
     layers = layout.layers(module)
-    kernel, bias = (layers[-1].sources[part] for part in ("kernel", "bias"))
-    expected = published_names(layers)
-    stem, _, weight = kernel.rpartition(".")
-    usual = re.compile(rf"({re.escape(stem)}|{_HEADS})(\.\d+)?\.{weight}")
-    heads = [n for n in found if n not in expected and usual.fullmatch(n)]
-    if kernel in found or not stem or len(heads) != 1:
+    sources = layers[-1].sources
+    heads = _heads(layers, found)
+    if sources["kernel"] in found or len(heads) != 1:
         return dict(found)
-    theirs = heads[0].removesuffix(weight)
-    renamed = {heads[0]: kernel, f"{theirs}bias": bias}
+    theirs, _, _ = heads[0].rpartition(".")
+    renamed = {heads[0]: sources["kernel"], f"{theirs}.bias": sources["bias"]}
     return {renamed.get(name, name): place for name, place in found.items()}
+
+
+def _heads(layers: Sequence[Layer], names: Iterable[str]) -> list[str]:
+    """Names of the kernels that look like those of a head, and are of no layer."""
+    expected = published_names(layers)
+    stem, _, kernel = layers[-1].sources["kernel"].rpartition(".")
+    usual = re.compile(rf"({re.escape(stem)}|{_HEADS})(\.\d+)?\.{kernel}")
+    return [name for name in names if name not in expected and usual.fullmatch(name)]
+
+
+def _about_head(layout: Layout, module: Module, arrays: _ARRAYS) -> str:
+    """Tells that the head is what is missing, where nothing else is, or ""."""
+    layers = layout.layers(module)
+    head = set(layers[-1].sources.values())
+    if not head >= {name for name in published_names(layers) if name not in arrays} > set():
+        return ""
+    if heads := _heads(layers, arrays):
+        return f"; this looks like a head of several layers ({', '.join(heads)}): {OWN}"
+    return (
+        f"; there is no head ({layers[-1].sources['kernel']}): give weights that were trained to "
+        f"classify, or {OWN}"
+    )

@@ -18,6 +18,7 @@ from cfx_jax.weights.layout import (
     published_names,
     published_shapes,
 )
+from cfx_jax.weights.unread import OWN, what_it_is
 
 _NAMED = 5  # arrays that differ, of each kind
 
@@ -122,15 +123,17 @@ def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
     if not matches:
-        return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}"]
+        return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}", f"  {OWN}"]
     match = matches[0]
     if any(match.differences):
+        what = what_it_is([*match.differences.unexpected, *match.differences.wrong])
         return [
             f"nearest is {match.architecture} in the layout of {match.layout}: "
             f"{match.num_agreeing} of its {match.num_arrays} arrays agree",
             *_differing("missing in the file", match.differences.missing),
             *_differing("only in the file", match.differences.unexpected),
             *_differing("of another shape or type", match.differences.wrong),
+            *([f"  {what}"] if what else []),
         ]
     lines = [
         f"looks like {match.architecture} in the layout of {match.layout}, "
