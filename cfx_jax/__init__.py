@@ -11,8 +11,8 @@ from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator, infill
 from cfx_jax.registry import load_classifier, load_generator
-
-__version__ = "0.1.0"
+from cfx_jax.runs.runner import run
+from cfx_jax.version import __version__ as __version__
 
 __all__ = [
     "Classifier",
@@ -26,4 +26,5 @@ __all__ = [
     "infill",
     "load_classifier",
     "load_generator",
+    "run",
 ]

@@ -7,7 +7,7 @@ line as `--config.section.field=value`.
 import dataclasses
 from typing import Any
 
-from cfx_jax.classifiers import MEANINGS, NORMALIZATIONS
+from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, MEANINGS, NORMALIZATIONS
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import Settings, get_settings
 
@@ -36,8 +36,8 @@ class DataConfig:
         name: name of the TFDS dataset.
         split: split of the TFDS dataset; of a folder, the rows of manifest.csv with this `split`;
             of an .npz file, the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
-        resize: `crop` (short side to 256/224 of the size, centre crop), `cover` (short side to the
-            size, centre crop) or `stretch`.
+        resize: `crop` (short side to the size over `classifier.crop`, centre crop), `cover` (short
+            side to the size, centre crop) or `stretch`.
         class_folders: the sub-folders of the image folder are the classes: by number, synset of
             ImageNet or name of the classifier, or, where no name is one, in the order of their
             names.
@@ -66,7 +66,13 @@ class ClassifierConfig:
         normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
         image_size: side of the square that images are brought to; None = as it was trained.
         channels: of the images of a classifier of your own, 3 or 1; None = as it says.
-        mean, std: in place of a name, `(images - mean) / std`, images in [0, 1], by channel.
+        mean, std: in place of a name, `(images - mean) / std`, images in [0, 1], by channel, red
+            first.
+        channel_order: `rgb`, or `bgr` for a network that takes blue first.
+        crop: share of the scaled image's side that is cut out of its centre, with `data.resize`
+            `crop`; None = as is said beside the weights, or 0.875.
+        interpolation: filter that scales images, `bicubic`, `bilinear`, `lanczos`, `hamming`, `box`
+            or `nearest` ("" = as is said beside the weights, or bicubic).
         logits: `softmax` or `sigmoid`, see `cfx_jax.Classifier` ("" = as the classifier says).
     """
 
@@ -78,6 +84,9 @@ class ClassifierConfig:
     channels: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    channel_order: str = "rgb"
+    crop: float | None = None
+    interpolation: str = ""
     logits: str = ""
 
     def validate(self) -> None:
@@ -86,6 +95,13 @@ class ClassifierConfig:
             check_choice("classifier.normalization", self.normalization, tuple(NORMALIZATIONS))
         if self.logits:
             check_choice("classifier.logits", self.logits, MEANINGS)
+        check_choice("classifier.channel_order", self.channel_order, CHANNEL_ORDERS)
+        if self.interpolation:
+            check_choice("classifier.interpolation", self.interpolation, INTERPOLATIONS)
+        if self.crop is not None and not 0.0 < self.crop <= 1.0:
+            raise ConfigError(
+                f"classifier.crop is {self.crop!r}; expected a share above 0, up to 1"
+            )
         if self.image_size is not None:
             check_at_least("classifier.image_size", self.image_size, 1)
         if self.channels not in (None, 1, 3):
@@ -226,6 +242,11 @@ class Config:
         """
         check_data("data", self.data)
         self.classifier.validate()
+        if self.classifier.crop is not None and self.data.resize != "crop":
+            raise ConfigError(
+                f"classifier.crop is {self.classifier.crop!r}, but data.resize is "
+                f"{self.data.resize!r}; expected data.resize=crop, or no crop"
+            )
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("explain.objective", self.explain.objective, OBJECTIVES)
         if self.batch.per_device_batch_size is not None:

@@ -14,14 +14,14 @@ PACKAGE = pathlib.Path(cfx_jax.__file__).parent
 
 # From the ground up: a room imports only rooms below it. Rooms of one floor do not know each other.
 FLOORS = [
-    {"classifiers", "generators", "records"},
+    {"classifiers", "generators", "records", "version"},
     {"fido", "weights", "adapters"},
     {"metrics", "config"},
     {"baselines", "registry"},
     {"data"},
-    # The package itself, which hands on what lies below it, and its version.
-    {"cfx_jax"},
     {"runs"},
+    # The package itself, which hands on what lies below it.
+    {"cfx_jax"},
     {"report"},
     {"evaluate", "train"},
     # Commands: flags, then one call; `python -m cfx_jax.ROOM` too, in whichever folder it lies.

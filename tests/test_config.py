@@ -125,6 +125,11 @@ def test_every_model_can_be_trained():
             "Imagenet",
             r"classifier\.normalization is 'Imagenet'; expected one of imagenet, symmetric",
         ),
+        ("classifier.channel_order", "brg", r"channel_order is 'brg'; expected one of rgb, bgr"),
+        ("classifier.interpolation", "cubic", r"interpolation is 'cubic'; expected one of bicubic"),
+        ("classifier.crop", 0.0, r"crop is 0\.0; expected a share above 0, up to 1"),
+        ("classifier.crop", 87.5, r"crop is 87\.5; expected a share above 0, up to 1"),
+        ("classifier.mean", (0.5,), r"expected one number of each for a channel"),
     ],
 )
 def test_what_cannot_run_is_named(field, value, message):
@@ -132,6 +137,14 @@ def test_what_cannot_run_is_named(field, value, message):
     section, _, name = field.rpartition(".")
     setattr(getattr(config, section) if section else config, name, value)
     with pytest.raises(ConfigError, match=message):
+        config.validate()
+
+
+def test_a_crop_is_refused_where_nothing_is_cut():
+    config = Config(classifier=ClassifierConfig(crop=0.9))
+    config.validate()
+    config.data.resize = "stretch"
+    with pytest.raises(ConfigError, match=r"crop is 0\.9, but data\.resize is 'stretch'"):
         config.validate()
 
 

@@ -41,6 +41,7 @@ class Known(NamedTuple):
         normalization: what it was trained to see.
         class_names: one for each class.
         logits: what they are, see `Classifier.logits`.
+        crop, interpolation: how its images were brought to that size.
     """
 
     image_size: tuple[int, int] | None = None
@@ -48,6 +49,8 @@ class Known(NamedTuple):
     normalization: Normalization | None = None
     class_names: Sequence[str] = ()
     logits: str = ""
+    crop: float | None = None
+    interpolation: str = ""
 
 
 def as_classifier(model: Any, known: Known, *, name: str = "") -> Classifier:
@@ -76,14 +79,8 @@ def as_classifier(model: Any, known: Known, *, name: str = "") -> Classifier:
     """
     how, adapted = _adapt(model, known, name)
     fields: dict[str, Any] = {"name": name or adapted.name}
-    if known.image_size is not None:
-        fields["image_size"] = known.image_size
-    if known.channels is not None:
-        fields["channels"] = known.channels
-    if known.class_names:
-        fields["class_names"] = tuple(known.class_names)
-    if known.logits:
-        fields["logits"] = known.logits
+    said = known._replace(class_names=tuple(known.class_names), normalization=None)._asdict()
+    fields |= {field: value for field, value in said.items() if value not in (None, "", ())}
     _logger.info("%s is taken as %s", fields["name"], how)
     return dataclasses.replace(adapted, **fields)
 
@@ -149,7 +146,7 @@ def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
         if known.normalization is not None:
             raise ValueError(
                 f"{name or model.name} is a Classifier, which normalises its images by itself; "
-                "leave mean, std and normalization out, or return the model alone"
+                "leave mean, std, channel_order and normalization out, or return the model alone"
             )
         return "a Classifier", model
     if isinstance(model, nnx.Module):

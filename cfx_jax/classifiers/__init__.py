@@ -1,6 +1,13 @@
 """Image classifiers: pure `apply(params, images) -> logits`, normalisation included."""
 
-from cfx_jax.classifiers.base import NORMALIZATIONS, Classifier, Normalization, NormalizedModule
+from cfx_jax.classifiers.base import (
+    CHANNEL_ORDERS,
+    INTERPOLATIONS,
+    NORMALIZATIONS,
+    Classifier,
+    Normalization,
+    NormalizedModule,
+)
 from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.ensemble import average
 from cfx_jax.classifiers.logits import (
@@ -14,6 +21,8 @@ from cfx_jax.classifiers.logits import (
 )
 
 __all__ = [
+    "CHANNEL_ORDERS",
+    "INTERPOLATIONS",
     "MEANINGS",
     "NORMALIZATIONS",
     "Classifier",

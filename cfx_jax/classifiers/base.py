@@ -13,6 +13,9 @@ import numpy as np
 from cfx_jax.classifiers.diagnosis import Finding, diagnose
 from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, logit, margin, predict
 
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "hamming", "box", "nearest")
+CHANNEL_ORDERS = ("rgb", "bgr")
+
 
 @flax.struct.dataclass
 class Classifier:
@@ -32,6 +35,9 @@ class Classifier:
         class_names: one name per class, or empty.
         image_size: the `(H, W)` it was trained for, or None when any size will do.
         channels: C of its images, 3 for RGB or 1 for grey.
+        crop: share of the side of the scaled image that it was trained, or measured, to see. Like
+            `interpolation` it is for what brings images to `image_size`: dataset runs.
+        interpolation: filter the images were scaled with, one of `INTERPOLATIONS`.
         logits: what they are. `"softmax"`: of at least two classes that exclude each other.
             `"sigmoid"`: a yes or no for each class by itself, or one logit of a binary classifier,
             whose classes are 1 and 0.
@@ -68,6 +74,8 @@ class Classifier:
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     image_size: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
     channels: int = flax.struct.field(pytree_node=False, default=3)
+    crop: float = flax.struct.field(pytree_node=False, default=0.875)
+    interpolation: str = flax.struct.field(pytree_node=False, default="bicubic")
     logits: str = flax.struct.field(pytree_node=False, default="softmax")
     contrast: Any = None
     score: Score | None = flax.struct.field(pytree_node=False, default=None)
@@ -75,10 +83,13 @@ class Classifier:
     origin: str = flax.struct.field(pytree_node=False, default="")
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for a meaning of the logits that is not known."""
-        if self.logits not in MEANINGS:
-            known = ", ".join(map(repr, MEANINGS))
-            raise ValueError(f"classifier.logits is {self.logits!r}; expected one of {known}")
+        """Raises `ValueError` for a field that has none of its known values."""
+        for name, choices in (("logits", MEANINGS), ("interpolation", INTERPOLATIONS)):
+            if (value := getattr(self, name)) not in choices:
+                known = ", ".join(map(repr, choices))
+                raise ValueError(f"classifier.{name} is {value!r}; expected one of {known}")
+        if not 0.0 < self.crop <= 1.0:
+            raise ValueError(f"classifier.crop is {self.crop!r}; expected a share above 0, up to 1")
 
     def log_odds(self, logits: jax.Array, target: jax.Array) -> jax.Array:
         """Computes how much logits speak for the decision, see the table above.
@@ -188,15 +199,21 @@ class _OfTwoClasses:
 class Normalization:
     """What a network was trained to see: `(images - mean) / std`, one number a channel.
 
-    A tuple of one number serves any number of channels.
+    Attributes:
+        mean, std: by channel of the image, red first, whatever the order; one number serves all.
+        channel_order: `"rgb"`, or `"bgr"` for a network that takes blue first: channels change
+            places last.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channel_order: str = "rgb"
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps images `[N, H, W, C]` in [0, 1] to what the network expects."""
-        return (images - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(self.std, images.dtype)
+        mean, std = (jnp.asarray(numbers, images.dtype) for numbers in (self.mean, self.std))
+        normal = (images - mean) / std
+        return normal[..., ::-1] if self.channel_order == "bgr" else normal
 
 
 NORMALIZATIONS = {

@@ -1,17 +1,19 @@
 """Example sources and this host's batches of them, decoded ahead of the devices."""
 
-from cfx_jax.data.images import UnreadableImageError
+from cfx_jax.data.images import Resize, UnreadableImageError
 from cfx_jax.data.loader import Examples, load_units
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, ask_for_each
-from cfx_jax.data.sources import check_there, open_source
+from cfx_jax.data.sources import check_there, open_source, resize_for
 
 __all__ = [
     "UNKNOWN_LABEL",
     "Examples",
+    "Resize",
     "Source",
     "UnreadableImageError",
     "ask_for_each",
     "check_there",
     "load_units",
     "open_source",
+    "resize_for",
 ]

@@ -11,7 +11,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,6 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 _FLOATS = np.arange(256, dtype=np.float32) / np.float32(255.0)
 _MAX_PIXELS = 100_000_000
-# By how much a scaled image covers the size before its centre is cut out. The published protocol
-# resizes the short side to 256 before it crops 224.
-_MARGINS = {"crop": 256 / 224, "cover": 1.0}
 # Value of the EXIF tag: whether x and y change places, and which of them then runs backwards.
 _TURNS = {
     2: (False, True, False),
@@ -35,6 +32,25 @@ _TURNS = {
     7: (True, True, True),
     8: (True, False, True),
 }
+
+
+class Resize(NamedTuple):
+    """How an image is brought to a size; a rule alone stands for it with the usual rest.
+
+    `crop` and `cover` keep the aspect ratio: the image is scaled until it covers the size over
+    `crop`, or just the size, in both directions, and the centre is cut out. `stretch` shows all of
+    it, whatever its aspect ratio.
+
+    Attributes:
+        rule: `crop`, `cover` or `stretch`.
+        crop: for the rule `crop`; the published protocol resizes the short side to 256 before it
+            crops 224.
+        interpolation: one of `cfx_jax.classifiers.INTERPOLATIONS`.
+    """
+
+    rule: str = "crop"
+    crop: float = 224 / 256
+    interpolation: str = "bicubic"
 
 
 class UnreadableImageError(ValueError):
@@ -187,32 +203,31 @@ def to_floats(pixels: Array) -> Array:
     return jnp.asarray(_FLOATS)[pixels] if isinstance(pixels, jax.Array) else _FLOATS[pixels]
 
 
-def fit(image: Image.Image, size: tuple[int, int], resize: str) -> np.ndarray:
-    """Resizes an image bicubically.
-
-    `crop` and `cover` keep the aspect ratio: the image is scaled until it covers 256/224 of the
-    size, or just the size, in both directions, and the centre is cut out. `stretch` shows all of
-    it, whatever its aspect ratio.
+def fit(image: Image.Image, size: tuple[int, int], resize: str | Resize) -> np.ndarray:
+    """Brings an image to a size.
 
     Args:
         image: mode RGB or L.
         size: `(H, W)` to return.
-        resize: `crop`, `cover` or `stretch`.
+        resize: how, or the rule of it.
 
     Returns:
         uint8 `[H, W, C]`, C = 3 for RGB or 1 for L.
 
     Raises:
-        ValueError: `resize` is unknown.
+        ValueError: the rule is unknown.
     """
+    if isinstance(resize, str):
+        resize = Resize(resize)
     # The window in source pixels: what lies outside of it is never scaled up.
     window = _window((image.height, image.width), size, resize)
-    resized = image.resize(size[::-1], Image.Resampling.BICUBIC, box=window)
+    how = Image.Resampling[resize.interpolation.upper()]
+    resized = image.resize(size[::-1], how, box=window)
     return np.asarray(resized).reshape(*size, -1)
 
 
 def fit_boxes(
-    boxes: np.ndarray, image_size: tuple[int, int], size: tuple[int, int], resize: str
+    boxes: np.ndarray, image_size: tuple[int, int], size: tuple[int, int], resize: str | Resize
 ) -> np.ndarray:
     """Moves boxes of an image to where `fit` shows what is in them.
 
@@ -222,13 +237,13 @@ def fit_boxes(
         boxes: `[k, 4]`, `x0 y0 x1 y1` in pixels of the upright image.
         image_size: `(H, W)` of that image.
         size: `(H, W)` of the fitted one.
-        resize: `crop`, `cover` or `stretch`.
+        resize: as in `fit`.
 
     Returns:
         float32 `[k, 4]` in pixels of the fitted image.
 
     Raises:
-        ValueError: the boxes have another shape, or `resize` is unknown.
+        ValueError: the boxes have another shape, or the rule is unknown.
 
     Example:
         >>> fit_boxes(np.array([[100, 0, 200, 50]]), (100, 300), (50, 50), "cover")
@@ -266,15 +281,18 @@ def upright_boxes(fractions: np.ndarray, image: Image.Image) -> np.ndarray:
 
 
 def _window(
-    image_size: tuple[int, int], size: tuple[int, int], resize: str
+    image_size: tuple[int, int], size: tuple[int, int], resize: str | Resize
 ) -> tuple[float, float, float, float]:
     """Returns the part of an image that is shown, `x0 y0 x1 y1` in its pixels."""
     (image_height, image_width), (height, width) = image_size, size
-    if resize == "stretch":
+    if isinstance(resize, str):
+        resize = Resize(resize)
+    if resize.rule == "stretch":
         return 0.0, 0.0, image_width, image_height
-    if resize not in _MARGINS:
-        raise ValueError(f"resize is {resize!r}; expected {', '.join(_MARGINS)} or stretch")
-    scale = _MARGINS[resize] * max(height / image_height, width / image_width)
+    if resize.rule not in ("crop", "cover"):
+        raise ValueError(f"resize is {resize.rule!r}; expected crop, cover or stretch")
+    margin = 1.0 / resize.crop if resize.rule == "crop" else 1.0
+    scale = margin * max(height / image_height, width / image_width)
     columns, rows = round(image_width * scale), round(image_height * scale)
     left, top = (columns - width) // 2, (rows - height) // 2
     return (

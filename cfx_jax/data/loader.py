@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cfx_jax.data.images import UnreadableImageError
+from cfx_jax.data.images import Resize, UnreadableImageError
 from cfx_jax.data.source import Source
 
 # One is being solved, one waits for it, one is being decoded.
@@ -49,7 +49,10 @@ class Examples:
 
 
 def load_units(
-    source: Source, units: Iterable[tuple[int, range]], shape: tuple[int, int, int], resize: str
+    source: Source,
+    units: Iterable[tuple[int, range]],
+    shape: tuple[int, int, int],
+    resize: str | Resize,
 ) -> Iterator[Examples]:
     """Decodes units in their order, some units ahead of the one that is asked for.
 
@@ -59,7 +62,7 @@ def load_units(
         source: the examples.
         units: index of a unit and the examples that belong to it.
         shape: `(H, W, C)` of the images, C = 3 for RGB or 1 for grey.
-        resize: rule of `data.resize`.
+        resize: as in `Source.load`.
 
     Yields:
         `Examples` of each unit.
@@ -79,7 +82,7 @@ def load_units(
             pool.shutdown(cancel_futures=True)
 
 
-def _load(source: Source, index: int, shape: tuple[int, int, int], resize: str) -> _Loaded:
+def _load(source: Source, index: int, shape: tuple[int, int, int], resize: str | Resize) -> _Loaded:
     label, digest = source.label(index), source.digest(index)
     try:
         return label, digest, source.pixels(index, shape, resize)

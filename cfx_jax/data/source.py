@@ -66,13 +66,13 @@ class Source:
             boxes = self.boxes(index)
         return digest(f"{shown} {self.label(index)} {boxes.tolist()}".encode())
 
-    def load(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
+    def load(self, index: int, size: tuple[int, int], resize: str | images.Resize) -> np.ndarray:
         """Decodes one example and brings it to a size, for the functions of `cfx_jax`.
 
         Args:
             index: position in `ids`.
             size: `(H, W)` to return.
-            resize: `crop`, `cover` or `stretch`, see `cfx_jax.data.images.fit`.
+            resize: `crop`, `cover` or `stretch`, or a `cfx_jax.data.Resize` that says more.
 
         Returns:
             float32 `[H, W, 3]` in [0, 1].
@@ -82,7 +82,9 @@ class Source:
         """
         return images.to_floats(self.pixels(index, (*size, 3), resize))
 
-    def pixels(self, index: int, shape: tuple[int, int, int], resize: str) -> np.ndarray:
+    def pixels(
+        self, index: int, shape: tuple[int, int, int], resize: str | images.Resize
+    ) -> np.ndarray:
         """Decodes one example and brings it to a shape, for what scales it on a device.
 
         Args:
@@ -98,7 +100,9 @@ class Source:
         """
         return images.fit(self.decode(index, shape[2]), shape[:2], resize)
 
-    def fitted_boxes(self, index: int, size: tuple[int, int], resize: str) -> np.ndarray:
+    def fitted_boxes(
+        self, index: int, size: tuple[int, int], resize: str | images.Resize
+    ) -> np.ndarray:
         """Returns the boxes of one example where `load` shows what is in them; decodes nothing.
 
         Args:

@@ -66,6 +66,16 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
     return source
 
 
+def resize_for(config: DataConfig, classifier: Classifier) -> images.Resize:
+    """Returns how a run brings images to the size of its classifier.
+
+    Args:
+        config: the `data` section; its `resize` is the rule.
+        classifier: the rest is as it was trained.
+    """
+    return images.Resize(config.resize, classifier.crop, classifier.interpolation)
+
+
 def _bundled(config: DataConfig, classes: Classes) -> Source:
     del config, classes
     from skimage.data import data_dir

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfx_jax.config import ConfigError
-from cfx_jax.data import Source
+from cfx_jax.data import Resize, Source
 
 _logger = logging.getLogger(__name__)
 # Boxes are drawn by hand: one may reach beyond its image by so much of the width or height.
@@ -14,7 +14,7 @@ _OVERHANG = 0.5
 
 
 def find_boxes(
-    source: Source, indices: Sequence[int], size: tuple[int, int], resize: str
+    source: Source, indices: Sequence[int], size: tuple[int, int], resize: str | Resize
 ) -> list[np.ndarray]:
     """Returns the boxes of some examples; warns of those that lie beyond their image.
 

@@ -123,6 +123,7 @@ class _Study:
     config: EvaluateConfig
     source: data.Source
     shape: tuple[int, int, int]
+    resize: data.Resize
     scorer: Scorer
     judges: Judges
     manifest: dict[str, Any]
@@ -181,7 +182,8 @@ class _Study:
         }
         # Of each image once, for all parts.
         content = functools.cache(source.content)
-        return cls(config, source, shape, scorer, judges, manifest, learnt, content)
+        resize = data.resize_for(config.data, classifier)
+        return cls(config, source, shape, resize, scorer, judges, manifest, learnt, content)
 
     @property
     def parts(self) -> list[Part]:
@@ -211,9 +213,8 @@ class _Study:
         targets = examples.targets[examples.readable]
         images = Images(examples.pixels, targets, examples.identities)
         prediction = self.scorer.classify(images)
-        size, resize = self.shape[:2], self.config.data.resize
         readable = [indices[row] for row in examples.readable]
-        boxes = find_boxes(self.source, readable, size, resize)
+        boxes = find_boxes(self.source, readable, self.shape[:2], self.resize)
         images = images._replace(targets=prediction.target)
         return Unit(examples, indices, images, prediction, boxes)
 
@@ -238,6 +239,7 @@ class _Store:
             unit_size=study.config.batch.unit_size,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
+            ids=study.source.ids,
         )
         self.close = self._writer.close
         try:
@@ -268,7 +270,7 @@ def _measure(
     ranges = {
         unit: range(unit * size, min((unit + 1) * size, total)) for unit in units if unit in lacked
     }
-    loaded = load_units(study.source, ranges.items(), study.shape, study.config.data.resize)
+    loaded = load_units(study.source, ranges.items(), study.shape, study.resize)
     ready = sum(min(size, total - unit * size) for unit in units)
     done = ready - sum(map(len, ranges.values()))
     with tqdm(total=ready, initial=done, unit="img", disable=not cluster.is_first()) as bar:
@@ -359,7 +361,7 @@ def _adopt(
 def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data.Source) -> None:
     for part in learnt:
         for what, expected in manifest.items():
-            stored = {key: part.records.manifest[what][key] for key in expected}
+            stored = {key: part.records.manifest[what].get(key) for key in expected}
             if stored != expected:
                 other = name_other_id(part.records.location, source.ids)
                 raise ConfigError(

@@ -242,7 +242,9 @@ def _predict(
 
 
 def _resize(images: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    rows, columns = (_bilinear(n, m) for n, m in zip(size, images.shape[1:3], strict=True))
+    rows, columns = (
+        _bilinear(n, m).astype(images.dtype) for n, m in zip(size, images.shape[1:3], strict=True)
+    )
     # Full precision, because TPUs round matmul operands to bfloat16 by default.
     return jnp.einsum(
         "yh,nhwc,xw->nyxc", rows, images, columns, precision=jax.lax.Precision.HIGHEST

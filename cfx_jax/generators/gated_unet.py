@@ -60,7 +60,7 @@ class GatedUNet(nn.Module):
         kept = mask * (jnp.pad(images, border) - GREY)
         inputs = [push_pull(kept, mask), mask - 0.5]
         if self.stochastic:
-            inputs.append(_noise(key, mask.shape))
+            inputs.append(_noise(key, mask.shape).astype(mask.dtype))
         folded = [fold(array) for array in inputs]
         fill = folded[0]
         residual = UNet(name="unet")(jnp.concatenate(folded, axis=-1))

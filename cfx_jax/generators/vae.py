@@ -229,7 +229,9 @@ def _draw(key: jax.Array, distribution: Gaussian) -> jax.Array:
     """Draws each row from a key of its own, so that it does not depend on the rows beside it."""
     mean, log_std = distribution
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(mean)))
+    # Drawn in float32 whatever the rest is in, so that the draw is the same.
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
+    noise = noise.astype(mean.dtype)
     return mean + jnp.exp(log_std) * noise
 
 

@@ -1,11 +1,12 @@
 """The arrays of a store on disk: how they are opened, and the Zarr group that holds them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorstore as ts
 
-from cfx_jax.records.layout import COMPLETE, Field, Layout
+from cfx_jax.records.layout import COMPLETE, EXAMPLE, Field, Layout, encode_texts
 from cfx_jax.records.manifest import RecordsError
 from cfx_jax.records.storage import Storage, os_error
 
@@ -47,21 +48,41 @@ def open_arrays(
     return arrays
 
 
-def write_group(storage: Storage, layout: Layout) -> None:
-    """Makes the arrays a Zarr group; with the arrays' metadata, for which xarray asks."""
+def write_group(
+    storage: Storage, layout: Layout, ids: Sequence[str], attributes: Mapping[str, Any]
+) -> None:
+    """Makes the arrays a Zarr group that says in text what it holds, once.
+
+    Args:
+        storage: the run's folder, where the arrays are opened.
+        layout: of the store.
+        ids: of all examples, which become the coordinate of their axis; none leaves it out.
+        attributes: of the group.
+    """
     if storage.read(f"{STORE}/zarr.json") is not None:
         return
-    names = [field.name for field in layout.fields] + [COMPLETE]
-    metadata = {name: storage.read(f"{STORE}/{name}/zarr.json") or b"" for name in names}
-    consolidated = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": {name: json.loads(content) for name, content in metadata.items()},
-    }
+    metadata = {}
+    for field in (*layout.fields, Field(COMPLETE, "uint8")):
+        place = f"{STORE}/{field.name}/zarr.json"
+        content = json.loads(storage.read(place) or b"{}")
+        if field.attributes:
+            # Not where the array is made: TensorStore would refuse one that has been made without.
+            content["attributes"] = dict(field.attributes)
+            storage.write(place, json.dumps(content).encode())
+        metadata[field.name] = content
+    if ids:
+        chunk, metadata[EXAMPLE] = encode_texts(ids)
+        storage.write(f"{STORE}/{EXAMPLE}/c/0", chunk)
+        storage.write(f"{STORE}/{EXAMPLE}/zarr.json", json.dumps(metadata[EXAMPLE]).encode())
     group = {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {},
-        "consolidated_metadata": consolidated,
+        "attributes": dict(attributes),
+        # With the arrays' metadata, for which xarray asks.
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": metadata,
+        },
     }
     storage.write(f"{STORE}/zarr.json", json.dumps(group, indent=2).encode())

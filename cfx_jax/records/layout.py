@@ -1,8 +1,10 @@
 """What a store keeps of each example: its fields, and how they are cut into units."""
 
 import dataclasses
+import gzip
 import math
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 
 COMPLETE = "complete"
 """Name of the array that says which examples are computed."""
+
+EXAMPLE = "example"
+"""Name of the axis of examples, and of the texts that are its coordinate."""
 
 _CODECS = [{"name": "zstd", "configuration": {"level": 3, "checksum": True}}]
 
@@ -24,12 +29,15 @@ class Field:
         shape: shape of one example's value, without the example axis.
         dims: names of the axes in `shape`; `("{name}_0", "{name}_1", ...)` when left out. Fields
             may share a name only where they share the size.
+        attributes: JSON values by name, told to those who open the store; not part of what makes a
+            run that run.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...] = ()
     dims: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -71,16 +79,52 @@ def encode_ids(ids: Sequence[str], width: int) -> np.ndarray:
     """
     encoded = np.zeros((len(ids), width), np.uint8)
     for row, text in zip(encoded, ids, strict=True):
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"id {text!r} cannot be written as UTF-8: {error.reason}") from error
+        data = _to_utf8(text)
         if len(data) > width:
             raise ValueError(f"id {text!r} takes {len(data)} bytes, more than the width {width}")
         if data.endswith(b"\0"):
             raise ValueError(f"id {text!r} ends with a NUL character, which is the padding")
         row[: len(data)] = np.frombuffer(data, np.uint8)
     return encoded
+
+
+def encode_texts(texts: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
+    """Returns texts as a Zarr array of one chunk, which TensorStore cannot write.
+
+    Args:
+        texts: N of them.
+
+    Returns:
+        `(chunk, metadata)`: the N texts behind their number, each behind its length in bytes, all
+        32-bit little-endian, as the codec `vlen-utf8` says; compressed by gzip.
+
+    Raises:
+        ValueError: one of them cannot be written as UTF-8.
+    """
+    data = [_to_utf8(text) for text in texts]
+    items = [struct.pack("<I", len(item)) + item for item in data]
+    chunk = struct.pack("<I", len(items)) + b"".join(items)
+    metadata = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [len(texts)],
+        "data_type": "string",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [len(texts)]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "",
+        "codecs": [{"name": "vlen-utf8"}, {"name": "gzip", "configuration": {"level": 6}}],
+        "attributes": {},
+        "dimension_names": [EXAMPLE],
+    }
+    # No time in it: of several processes that write it at once, all write the same.
+    return gzip.compress(chunk, 6, mtime=0), metadata
+
+
+def _to_utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"id {text!r} cannot be written as UTF-8: {error.reason}") from error
 
 
 def decode_ids(encoded: np.ndarray) -> list[str]:
@@ -110,16 +154,16 @@ class Layout:
                 f"got {self.num_examples} and {self.unit_size}"
             )
         names = [field.name for field in self.fields]
-        repeated = {name for name in [*names, COMPLETE] if [*names, COMPLETE].count(name) > 1}
-        if repeated or not names:
+        if len({*names, COMPLETE, EXAMPLE}) < len(names) + 2 or not names:
             raise ValueError(
-                f"fields must have names of their own, other than {COMPLETE!r}, got {names}"
+                f"fields must have names of their own, other than {COMPLETE!r} and {EXAMPLE!r}, "
+                f"got {names}"
             )
-        sizes = {"example": self.num_examples}
+        sizes = {EXAMPLE: self.num_examples}
         for field in self.fields:
             for dim, size in zip(field.dims, field.shape, strict=True):
                 # xarray refuses an axis of two sizes, and one named as a field.
-                if dim in ("example", COMPLETE, *names) or sizes.setdefault(dim, size) != size:
+                if dim in (EXAMPLE, COMPLETE, *names) or sizes.setdefault(dim, size) != size:
                     raise ValueError(
                         f"field {field.name!r}: the axis name {dim!r} (size {size}) is taken by a "
                         "field or by an axis of another size"
@@ -189,5 +233,5 @@ class Layout:
             "data_type": field.dtype,
             "fill_value": fill,
             "codecs": _CODECS,
-            "dimension_names": ["example", *field.dims],
+            "dimension_names": [EXAMPLE, *field.dims],
         }

@@ -5,7 +5,8 @@ A run's folder (`workdir`, on a local disk or `gs://bucket/path`) holds
     manifest.json   what was run, as handed to the writer, plus "records": the layout of the store
     records.zarr/   Zarr v3 group, flat: one array a field, `[num_examples, *field.shape]`
 
-and needs nothing of this package to be read: `zarr.open_group` and `xarray.open_zarr` open it.
+and needs nothing of this package to be read: `zarr.open_group` and `xarray.open_zarr` open it, with
+ids as the coordinate `example`.
 
 The unit of work is a block of `unit_size` consecutive examples (the last one may be shorter). A
 unit is one Zarr chunk in every array, computed whole and written once. The array `complete`
@@ -18,6 +19,7 @@ import collections
 import errno
 import logging
 import os
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +59,9 @@ class RecordWriter:
         unit_size: int,
         host: int = 0,
         num_hosts: int = 1,
+        *,
+        ids: Sequence[str] = (),
+        attributes: Mapping[str, Any] = types.MappingProxyType({}),
     ) -> None:
         """Creates the folder, or opens it to resume.
 
@@ -70,6 +75,9 @@ class RecordWriter:
             unit_size: examples computed and written together.
             host: which of the hosts of this run this one is.
             num_hosts: how many there are.
+            ids: of all examples; as texts they are the coordinate `example` of a store that is
+                begun.
+            attributes: JSON values told to those who open a store that is begun.
 
         Raises:
             ManifestMismatchError: the folder holds a run with another manifest or other fields.
@@ -80,13 +88,15 @@ class RecordWriter:
         if not 0 <= host < num_hosts:
             raise ValueError(f"host must be in [0, {num_hosts}), got {host}")
         self._layout = Layout(num_examples, unit_size, tuple(fields))
+        if ids and len(ids) != num_examples:
+            raise ValueError(f"{len(ids)} ids are given for {num_examples} examples")
         self._host, self._num_hosts = host, num_hosts
         self._storage = _open_storage(workdir)
         claim_folder(self._storage, manifest, self._layout.to_json())
         self._lock = RunLock(self._storage, host, num_hosts)
         try:
             self._arrays = open_arrays(self._storage, self._layout, create=True)
-            write_group(self._storage, self._layout)
+            write_group(self._storage, self._layout, ids, attributes)
         except BaseException:
             self.close()
             raise

@@ -15,11 +15,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-import cfx_jax
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, log
 from cfx_jax.runs.preemption import StoppedError
+from cfx_jax.version import __version__
 
 USER_ERROR = 2
 INTERRUPTED = 130  # As shells say it: 128 and the number of SIGINT.
@@ -153,7 +153,7 @@ def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
 
 def packaged_configs(config_type: type | None = None) -> dict[str, pathlib.Path]:
     """Returns the config files that come with the package, by name: all, or those of a type."""
-    package = pathlib.Path(cfx_jax.__file__).parent
+    package = pathlib.Path(__file__).parent.parent
     # Installed, they lie in the package; in a checkout, beside it.
     folder = package / "configs"
     folder = folder if folder.is_dir() else package.parent / "configs"
@@ -276,7 +276,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
     except Exception as error:
         if message := _outside(error):
             _leave_after(message)
-        error.add_note(_FAULT.format(version=cfx_jax.__version__))
+        error.add_note(_FAULT.format(version=__version__))
         raise
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 from absl import flags
 
-import cfx_jax
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.records import RecordReader
 from cfx_jax.runs import preemption
+from cfx_jax.version import __version__
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _MOST_SECONDS_BETWEEN_LOOKS = 16.0
@@ -171,7 +171,7 @@ def devices_for(classifier: Classifier) -> list[jax.Device]:
 def environment() -> dict[str, Any]:
     """Returns what a manifest keeps of where it ran; it may differ when a run is resumed."""
     return {
-        "versions": {"cfx_jax": cfx_jax.__version__}
+        "versions": {"cfx_jax": __version__}
         | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
         "devices": [str(device) for device in jax.local_devices()],
     }

@@ -2,11 +2,14 @@
 
 import math
 import os
+import types
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
 from cfx_jax.data.loader import Examples
 from cfx_jax.data.source import UNKNOWN_LABEL
@@ -15,15 +18,35 @@ from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 
-CLASSES = ("label", "target", "prediction")
-"""Fields of an example that number a class, -1 where it is not known."""
+CLASSES = types.MappingProxyType(
+    {
+        "label": "class the data give, -1 where they give none",
+        "target": "class explained",
+        "prediction": "class predicted on the original image",
+    }
+)
+"""Fields of an example that number a class, and what they are."""
 
 LATER = ("digest",)
 """Fields that runs begun by earlier versions go on without."""
 
-SCALARS = ("log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective")
-"""Numbers of a result, as `Explanation` describes them."""
+SCALARS = types.MappingProxyType(
+    {
+        "log_odds_original": "log-odds of the decision on the original image",
+        "log_odds_infilled": "log-odds of the decision, mean over hard masks",
+        "kept_area": "share of pixels kept",
+        "success_rate": "share of hard masks that do what was asked",
+        "objective": "objective of the learnt distribution",
+    }
+)
+"""Numbers of a result, as `Explanation` describes them, and what they are."""
 
+# As the climate and forecast conventions have it for numbers that stand for names.
+_STATUS = {
+    "long_name": "what became of the explanation",
+    "flag_values": [status.value for status in Status],
+    "flag_meanings": " ".join(status.name.lower() for status in Status),
+}
 # float16 ends there, and a probability is 0 or 1 long before.
 _LARGEST_LOGIT = 6e4
 _MOST_NAMED = 4  # fields, in an error
@@ -45,20 +68,39 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
     picture = ((*size, 3), ("y", "x", "channel"))
     cells = ((settings.mask_size, settings.mask_size), ("cell_y", "cell_x"))
     fields = [Field("id", "uint8", (id_width,), ("id_byte",))]
-    fields += [Field(name, "int32") for name in CLASSES]
+    fields += [Field(name, "int32", attributes=_named(what)) for name, what in CLASSES.items()]
     fields.append(Field("digest", "uint64"))
     if config.report.save_images:
         fields.append(Field("image", "uint8", *picture))
     for objective in config.explain.objectives:
         fields += [
-            Field(f"{objective}_status", "int8"),
-            Field(f"{objective}_mask_logits", "float16", *cells),
-            Field(f"{objective}_trace", "float32", (settings.num_steps,), ("step",)),
-            *(Field(f"{objective}_{name}", "float32") for name in SCALARS),
+            Field(f"{objective}_status", "int8", attributes=_STATUS),
+            Field(f"{objective}_mask_logits", "float16", *cells, _named("logit of keeping a cell")),
+            Field(
+                f"{objective}_trace",
+                "float32",
+                (settings.num_steps,),
+                ("step",),
+                _named("objective of each step"),
+            ),
+            *(
+                Field(f"{objective}_{name}", "float32", attributes=_named(what))
+                for name, what in SCALARS.items()
+            ),
         ]
         if config.report.save_images:
             fields.append(Field(f"{objective}_infilled", "uint8", *picture))
     return fields
+
+
+def _named(what: str) -> dict[str, str]:
+    return {"long_name": what}
+
+
+def make_attributes(classifier: Classifier) -> dict[str, Any]:
+    """Lists what is told to those who open the records of a run: the names of numbers in them."""
+    names = {"status_names": [status.name.lower() for status in Status]}
+    return names | ({"class_names": [*classifier.class_names]} if classifier.class_names else {})
 
 
 def make_values(

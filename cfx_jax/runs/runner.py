@@ -44,7 +44,7 @@ from cfx_jax.records import (
 )
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
-from cfx_jax.runs.explanations import LATER, make_fields, make_values
+from cfx_jax.runs.explanations import LATER, make_attributes, make_fields, make_values
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import ProgressBar
@@ -60,6 +60,9 @@ _LATER = (
     "channels",
     "mean",
     "std",
+    "channel_order",
+    "crop",
+    "interpolation",
     "logits",
     "contrast",
     "top_classes",
@@ -103,6 +106,7 @@ def run(
 
     Example:
         >>> import tempfile, jax, cfx_jax
+        >>> from cfx_jax.records import RecordReader
         >>> from cfx_jax.config import Config, DataConfig, ExplainConfig, GeneratorConfig
         >>> model = cfx_jax.Classifier(
         ...     params=jax.random.normal(jax.random.key(0), (3, 1000)),
@@ -116,7 +120,7 @@ def run(
         ...     generator=GeneratorConfig("grey"),
         ... )
         >>> workdir = tempfile.mkdtemp()
-        >>> run(config, workdir, classifier=model)
+        >>> cfx_jax.run(config, workdir, classifier=model)
         >>> RecordReader(workdir).read("ssr_mask_logits").shape
         (1, 4, 4)
     """
@@ -131,7 +135,8 @@ def run(
         source = open_examples(config, models[0])
         fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
         manifest = _manifest(config, settings, source, *models)
-        with _open_records(workdir, manifest, fields, source, config.batch.unit_size) as writer:
+        size, attributes = config.batch.unit_size, make_attributes(models[0])
+        with _open_records(workdir, manifest, fields, source, size, attributes) as writer:
             reader = RecordReader(workdir)
             units = _find_units(writer, reader, source)
             if units:
@@ -152,9 +157,8 @@ def run(
                         cluster.devices_for(models[0]),
                     )
                     _compile(solver, config.batch)
-                    load = functools.partial(
-                        load_units, source, shape=shape, resize=config.data.resize
-                    )
+                    resize = data.resize_for(config.data, models[0])
+                    load = functools.partial(load_units, source, shape=shape, resize=resize)
 
                     def on_progress(objective: str, steps: int, value: float) -> None:
                         stop.check()
@@ -192,6 +196,7 @@ def _open_records(
     fields: Sequence[Field],
     source: data.Source,
     unit_size: int,
+    attributes: Mapping[str, Any],
 ) -> RecordWriter:
     """Begins the records of a run, or goes on with them."""
     try:
@@ -203,6 +208,8 @@ def _open_records(
             unit_size=unit_size,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
+            ids=source.ids,
+            attributes=attributes,
         )
     except ManifestMismatchError as error:
         if not (other := name_other_id(workdir, source.ids)):

@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cfx_jax.classifiers import Normalization
+from cfx_jax.classifiers import INTERPOLATIONS, Normalization
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # numbers of Pillow
@@ -49,11 +49,8 @@ class Facts(NamedTuple):
             said.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
         if self.normalization:
             said.append(f"mean {self.normalization.mean}, std {self.normalization.std}")
-        if self.crop or self.interpolation:
-            said.append(
-                f"trained with crop {self.crop or 'unknown'}, {self.interpolation or 'unknown'} "
-                "resizing, where data.resize of a run decides (crop: 0.875, bicubic)"
-            )
+        said += [f"crop {self.crop}"] if self.crop else []
+        said += [f"{self.interpolation} resizing"] if self.interpolation else []
         return "; ".join(said)
 
 
@@ -67,7 +64,6 @@ def read_facts(folder: pathlib.Path) -> Facts:
     nested = config.get("pretrained_cfg")
     timm = config | (nested if isinstance(nested, dict) else {})
     architecture = config.get("architecture")
-    crop: Any = preprocessor.get("crop_pct", timm.get("crop_pct"))
     interpolation = timm.get("interpolation")
     resample: Any = preprocessor.get("resample")
     if type(resample) is int and 0 <= resample < len(_RESAMPLING):
@@ -77,8 +73,8 @@ def read_facts(folder: pathlib.Path) -> Facts:
         _normalization(timm, preprocessor),
         _image_size(timm, preprocessor),
         _class_names(timm),
-        float(crop) if _is_number(crop) and crop > 0 else None,
-        interpolation if isinstance(interpolation, str) else "",
+        _crop(timm, preprocessor),
+        interpolation if interpolation in INTERPOLATIONS else "",
         _arguments(timm) if isinstance(architecture, str) else {},
     )
 
@@ -135,6 +131,21 @@ def _image_size(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tup
         if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
             return sides[0], sides[1]
     return None
+
+
+def _crop(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> float | None:
+    share: Any = preprocessor.get("crop_pct", timm.get("crop_pct"))
+    if share is None and preprocessor.get("do_center_crop"):
+        # As transformers say it: the shorter side is scaled to one number, the other is cut out.
+        scaled: Any = preprocessor.get("size")
+        cut: Any = preprocessor.get("crop_size")
+        if isinstance(scaled, dict):
+            scaled = scaled.get("shortest_edge")
+        if isinstance(cut, dict):
+            cut = cut.get("height")
+        if _is_number(scaled) and _is_number(cut) and scaled > 0:
+            share = cut / scaled
+    return float(share) if _is_number(share) and 0 < share <= 1 else None
 
 
 def _arguments(timm: Mapping[str, Any]) -> dict[str, Any]:

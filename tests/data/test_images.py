@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfx_jax.classifiers import INTERPOLATIONS
 from cfx_jax.config import RESIZES, DataConfig
 from cfx_jax.data import images, load_units, open_source
-from cfx_jax.data.images import UnreadableImageError, fit, fit_boxes, to_floats, to_grey, to_rgb
+from cfx_jax.data.images import (
+    Resize,
+    UnreadableImageError,
+    fit,
+    fit_boxes,
+    to_floats,
+    to_grey,
+    to_rgb,
+)
 from cfx_jax.infill_folder import infill_folder
 from cfx_jax.registry import load_generator
 from cfx_jax.train import classifier, log
@@ -89,6 +98,26 @@ def test_cutting_equals_resizing_the_short_side_and_cutting_the_centre(shape, si
     expected = np.asarray(big, np.float32)[top : top + size[0], left : left + size[1]]
     np.testing.assert_allclose(fit(image, size, resize), expected, atol=2.001)
     assert np.abs(fit(image, size, resize) - expected).mean() < 0.5
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.95, 0.5])
+def test_the_share_of_a_crop_is_that_of_the_side(crop):
+    image = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1))).convert("RGB")
+    result = fit(image, (100, 100), Resize("crop", crop))[..., 0].astype(float)
+    assert result[0, -1] - result[0, 0] == pytest.approx(198 * crop, abs=2)
+    assert result.mean() == pytest.approx(99.5, abs=1.01)  # half a pixel where odd
+    boxes = fit_boxes(np.array([[0, 0, 200, 200]]), (200, 200), (100, 100), Resize("crop", crop))
+    assert boxes[0, 2] - boxes[0, 0] == pytest.approx(100 / crop, abs=1)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_images_are_scaled_with_the_filter_that_is_asked_for(interpolation):
+    image = random_image(size=(60, 90))
+    expected = image.resize((30, 20), Image.Resampling[interpolation.upper()])
+    result = fit(image, (20, 30), Resize("stretch", interpolation=interpolation))
+    np.testing.assert_array_equal(result, expected)
+    usual = fit(image, (20, 30), "stretch")
+    assert (result == usual).all() == (interpolation == "bicubic")
 
 
 def test_stretch_shows_the_whole_image():

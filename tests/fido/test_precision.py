@@ -10,6 +10,9 @@ import pytest
 
 import cfx_jax
 from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.registry import NETWORKS
+from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights.facts import Facts
 
 KEY = jax.random.key(0)
 
@@ -28,6 +31,61 @@ def test_the_classifier_sees_bfloat16_and_gives_float32(images):
     assert model.name == "mine"
     gradient = jax.grad(lambda x: model.apply(model.params, x).sum())(images)
     assert gradient.dtype == jnp.float32
+
+
+def products(jaxpr):
+    """Yields all convolutions and matrix products of a jaxpr."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from products(inner)
+
+
+def check_is_bfloat16(function, *arguments):
+    """Looks at a function and its gradient by the first argument."""
+
+    def total(*arguments):
+        return function(*arguments).astype(jnp.float32).sum()
+
+    shapes = jax.tree.map(
+        lambda leaf: (
+            jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        ),
+        arguments,
+    )
+    found = list(products(jax.make_jaxpr(jax.grad(total))(*shapes).jaxpr))
+    types = {operand.aval.dtype.name for equation in found for operand in equation.invars}
+    assert len(found) > 3
+    assert types == {"bfloat16"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_in_bfloat16_every_product_of_a_generator_is(name):
+    network = NETWORKS[name]
+    size = min(network.image_size, 64)
+    images = jax.ShapeDtypeStruct((1, size, size, network.channels), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    params = jax.eval_shape(network.init, KEY)
+    check_is_bfloat16(lambda x, p, m: network.apply(p, x, m, KEY), images, params, mask)
+
+
+@pytest.mark.parametrize(
+    "name",
+    # One of each family: more blocks of a kind show nothing new.
+    ["efficientnet_lite0", "resnet18", "resnet50", "vgg16_bn", "alexnet", "vit_s16", "mnist_cnn"],
+)
+def test_in_bfloat16_every_product_of_a_classifier_is(name):
+    architecture = ARCHITECTURES[name]
+    module, size = architecture.module, architecture.sizes(architecture.module, Facts())
+    images = jax.ShapeDtypeStruct((1, *size, architecture.channels), jnp.float32)
+    params = architecture.template(module)
+    check_is_bfloat16(lambda x, p: module.apply({"params": p}, x), images, params)
 
 
 def test_a_model_cast_twice_is_traced_once(images):

@@ -45,7 +45,7 @@ writers = []  # of the run that is open now
 
 def open_writer(workdir, manifest=MANIFEST, fields=FIELDS, num_examples=NUM_EXAMPLES, **host):
     """Opens a folder as a run does that is started again: the one before it has ended."""
-    if not host:
+    if "host" not in host:
         end_run()
     writers.append(RecordWriter(workdir, manifest, fields, num_examples, UNIT_SIZE, **host))
     return writers[-1]
@@ -139,6 +139,43 @@ def test_plain_zarr_and_xarray_read_the_store(tmp_path):
     assert dataset["ssr_mask_logits"].dims == ("example", "ssr_mask_logits_0", "ssr_mask_logits_1")
     assert dataset.sizes["example"] == NUM_EXAMPLES
     assert group["image"].chunks == (UNIT_SIZE, 4, 6, 3)
+
+
+TEXTS = ["", "käse/ü.png", "日本", "a\0b", *(f"{n}.jpg" for n in range(6))]
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_other_libraries_read_ids_and_names_as_text(consolidated, tmp_path):
+    told = {"long_name": "class", "flag_values": [0, 1]}
+    fields = (Field("label", "int32", attributes=told), Field("valid", "bool"))
+    attributes = {"class_names": ["ant", "bee"]}
+    open_writer(tmp_path, fields=fields, ids=TEXTS, attributes=attributes)
+    dataset = xarray.open_zarr(
+        tmp_path / "records.zarr", chunks=None, consolidated=consolidated
+    ).load()
+    assert dataset["example"].values.tolist() == TEXTS
+    assert dataset.sel(example="日本")["label"].values == 0
+    assert (dataset.attrs, dataset["label"].attrs) == (attributes, told)
+    # Another process of the run, one of a later version, and one of an earlier version.
+    for again in ({"ids": TEXTS}, {"ids": TEXTS, "attributes": {"more": 1}}, {}):
+        open_writer(tmp_path, fields=[Field("label", "int32"), Field("valid", "bool")], **again)
+        group = zarr.open_group(tmp_path / "records.zarr", mode="r")
+        assert (dict(group.attrs), dict(group["label"].attrs)) == (attributes, told)
+
+
+def test_a_store_of_an_earlier_version_has_no_texts_and_goes_on_without(tmp_path):
+    write_missing(open_writer(tmp_path), [0])
+    assert "example" not in xarray.open_zarr(tmp_path / "records.zarr", chunks=None).coords
+    write_missing(open_writer(tmp_path, ids=TEXTS))
+    assert RecordReader(tmp_path).complete.all()
+    assert "example" not in xarray.open_zarr(tmp_path / "records.zarr", chunks=None).coords
+
+
+def test_ids_of_other_examples_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="3 ids are given for 10 examples"):
+        open_writer(tmp_path, ids=TEXTS[:3])
+    with pytest.raises(ValueError, match=r"id '\\udc80' cannot be written as UTF-8"):
+        open_writer(tmp_path, ids=["\udc80", *TEXTS[1:]])
 
 
 def test_resume_keeps_the_first_environment(tmp_path):

@@ -301,8 +301,12 @@ def test_other_libraries_read_the_records(done):
     assert group["ssr_mask_logits"].shape == (5, 6, 6)
     assert group["ssr_mask_logits"].dtype == np.float16
     assert group["sdr_trace"].shape == (5, 3)
-    dataset = xarray.open_zarr(store, consolidated=False)
+    dataset = xarray.open_zarr(store)
     assert dataset["sdr_mask_logits"].dims == ("example", "cell_y", "cell_x")
+    assert dataset["example"].values.tolist() == RecordReader(done).ids()
+    assert dataset["ssr_status"].attrs["flag_meanings"].split()[5] == "unreadable"
+    assert dataset["ssr_kept_area"].attrs == {"long_name": "share of pixels kept"}
+    assert dataset.attrs["status_names"][0] == "ok"
     assert dataset["ssr_kept_area"].values[0] == group["ssr_kept_area"][0]
     manifest = json.loads((done / "manifest.json").read_text())
     assert manifest["config"]["explain"]["num_steps"] == 3

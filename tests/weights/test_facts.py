@@ -73,10 +73,9 @@ def test_what_is_known_is_told_in_words(facts):
     assert Facts().in_words() == ""
     assert facts(TIMM).in_words() == (
         "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
-        "std (0.229, 0.224, 0.225); trained with crop 0.9, bicubic resizing, where data.resize of "
-        "a run decides (crop: 0.875, bicubic)"
+        "std (0.229, 0.224, 0.225); crop 0.9; bicubic resizing"
     )
-    assert Facts(crop=1.0).in_words().startswith("trained with crop 1.0, unknown resizing")
+    assert Facts(crop=1.0).in_words() == "crop 1.0"
 
 
 def test_older_timm_nests_nothing(facts):
@@ -102,6 +101,21 @@ def test_older_timm_nests_nothing(facts):
 )
 def test_arguments_of_the_network_are_those_of_timm(facts, changes, arguments):
     assert facts(TIMM | changes).arguments == arguments
+
+
+@pytest.mark.parametrize(
+    ("processor", "crop"),
+    [
+        ({"do_center_crop": True, "size": {"shortest_edge": 256}, "crop_size": 224}, 0.875),
+        ({"do_center_crop": True, "size": 320, "crop_size": {"height": 288, "width": 288}}, 0.9),
+        ({"do_center_crop": False, "size": {"shortest_edge": 256}, "crop_size": 224}, None),
+        ({"size": {"height": 224, "width": 224}}, None),
+        ({"do_center_crop": True, "size": 0, "crop_size": 224}, None),
+        ({"do_center_crop": True, "size": 224, "crop_size": 256}, None),
+    ],
+)
+def test_transformers_say_what_is_cut_out_by_its_size(facts, processor, crop):
+    assert facts({}, processor).crop == crop
 
 
 def test_transformers_say_it_in_two_files(facts):

@@ -1,0 +1,17 @@
+"""Names -> classifiers and generators with their weights."""
+
+from cfx_jax.registry.classifiers import load_classifier, read_class_names
+from cfx_jax.registry.generators import NETWORKS, Network, load_generator
+from cfx_jax.registry.models import identity, image_shape, load_models, weights_digest
+
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "identity",
+    "image_shape",
+    "load_classifier",
+    "load_generator",
+    "load_models",
+    "read_class_names",
+    "weights_digest",
+]

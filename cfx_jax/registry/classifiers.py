@@ -1,0 +1,213 @@
+"""Names -> classifiers with their weights."""
+
+import dataclasses
+import functools
+import importlib.resources
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax import adapters
+from cfx_jax.adapters import named
+from cfx_jax.classifiers import (
+    NORMALIZATIONS,
+    Classifier,
+    Normalization,
+    NormalizedModule,
+    classes_of,
+)
+from cfx_jax.config import ClassifierConfig, ConfigError
+from cfx_jax.registry import own
+from cfx_jax.registry.names import look_up, path_of
+from cfx_jax.weights import class_names as class_names_file
+from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights
+from cfx_jax.weights.facts import Facts
+from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.fitting import lay_out
+
+_logger = logging.getLogger(__name__)
+
+
+def load_classifier(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    normalization: str | Normalization | None = None,
+) -> Classifier:
+    """Loads a classifier with its weights by name.
+
+    Args:
+        name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
+            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_t16"` to `"vit_l32"`,
+            `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or a function of your own, `"package.module:function"` or `"path/to/file.py:function"`,
+            that returns a model of any kind that `cfx_jax.adapters.as_classifier` takes.
+        weights: path of a file or folder in a published layout or that of our own parameters, or
+            `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
+            it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights
+            of an installed package, where there is one.
+        class_names: one for each class, two for a head of one logit; None takes those of the
+            `config.json` beside the weights, or of the data set the published weights were trained
+            on, if they are as many.
+        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or one of your
+            own; None takes that of the `config.json` or `preprocessor_config.json` beside the
+            weights, or of the published weights.
+
+    Returns:
+        A `Classifier` whose parameters are on the default device.
+
+    Raises:
+        ValueError: a name is unknown (the known ones are listed), the file holds something else
+            than this network, or the class names are not as many as its classes.
+        FileNotFoundError: there is no such weights file.
+
+    Example:
+        >>> import cfx_jax
+        >>> classifier = cfx_jax.load_classifier("efficientnet_lite0")
+        >>> classifier.image_size
+        (224, 224)
+    """
+    path = path_of(weights)
+    seen: Normalization | None = (
+        look_up("normalization", NORMALIZATIONS, normalization)
+        if isinstance(normalization, str)
+        else normalization
+    )
+    if named.is_named(name):
+        known = adapters.Known(normalization=seen, class_names=class_names or ())
+        return _build(name, path, known)
+    architecture: Architecture = look_up("classifier", ARCHITECTURES, name)
+    path = path or packaged_weights(name)
+    try:
+        arrays, opaque, facts = read_weights(path)
+        if seen is not None:
+            facts = facts._replace(normalization=seen)
+        module, params, published = lay_out(name, arrays, opaque, facts)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if path in message else f"{path}: {message}") from error
+    if said := facts.in_words():
+        _logger.info("%s: %s", path, said)
+    num_classes = classes_of(module.num_classes)
+    if class_names is None:
+        class_names = _known_class_names(architecture, facts, num_classes)
+        if facts.class_names and len(facts.class_names) != num_classes:
+            _logger.warning(
+                "%s: the names of %d classes beside the weights are put aside, since these have %d",
+                path,
+                len(facts.class_names),
+                num_classes,
+            )
+    elif len(class_names) != num_classes:
+        raise ValueError(
+            f"{len(class_names)} class names are given, but {path} has {num_classes} classes"
+        )
+    return Classifier(
+        params=jax.device_put(params),
+        apply=NormalizedModule(module, published),
+        name=name,
+        class_names=tuple(class_names),
+        image_size=architecture.sizes(module, facts),
+        channels=architecture.channels,
+        **_scaled(facts.crop, facts.interpolation),
+    )
+
+
+def load_configured(config: ClassifierConfig) -> Classifier:
+    """Loads the classifier that a section of a config names, as it says.
+
+    Raises:
+        ConfigError: the class names cannot be read, or a field is not for this classifier.
+        ValueError, FileNotFoundError: see `load_classifier`.
+    """
+    class_names = _read_class_names(config.class_names) if config.class_names else None
+    normalization: Normalization | None = None
+    if config.normalization:
+        normalization = look_up("normalization", NORMALIZATIONS, config.normalization)
+    elif config.mean:
+        normalization = Normalization(tuple(config.mean), tuple(config.std))
+    size = None if config.image_size is None else (config.image_size, config.image_size)
+    scaled = _scaled(config.crop, config.interpolation)
+    if named.is_named(config.name):
+        if config.channel_order != "rgb":
+            normalization = _in_order(normalization or NORMALIZATIONS["none"], config.channel_order)
+        known = adapters.Known(
+            size, config.channels, normalization, class_names or (), config.logits, **scaled
+        )
+        return _build(config.name, config.weights or None, known)
+    classifier = load_classifier(
+        config.name,
+        config.weights or None,
+        class_names=class_names,
+        normalization=normalization,
+    )
+    if config.channels not in (None, classifier.channels):
+        raise ConfigError(
+            f"classifier.channels: {config.channels}, but images of {config.name} have "
+            f"{classifier.channels}; leave it out, it is for classifiers of your own"
+        )
+    apply = classifier.apply
+    if isinstance(apply, NormalizedModule):
+        order = _in_order(apply.normalization, config.channel_order)
+        apply = dataclasses.replace(apply, normalization=order)
+    return dataclasses.replace(
+        classifier,
+        apply=apply,
+        image_size=size or classifier.image_size,
+        logits=config.logits or classifier.logits,
+        **scaled,
+    )
+
+
+@functools.cache
+def read_class_names(file: str) -> tuple[str, ...]:
+    """Returns the class names of a packaged file, in the order of the labels.
+
+    ImageNet-1k: WordNet lemmas.
+    """
+    text = importlib.resources.files("cfx_jax.weights").joinpath(file)
+    return tuple(text.read_text(encoding="utf-8").splitlines())
+
+
+def _build(name: str, weights: str | None, known: adapters.Known) -> Classifier:
+    """Builds a classifier with a function of the user's own."""
+
+    def shown(classifier: Classifier) -> tuple[jax.Array, ...]:
+        return (jnp.zeros((1, *(classifier.image_size or (64, 64)), classifier.channels)),)
+
+    adapt = functools.partial(adapters.as_classifier, known=known, name=name)
+    return own.build(name, weights, adapt, shown)
+
+
+def _in_order(normalization: Normalization, channel_order: str) -> Normalization:
+    return dataclasses.replace(normalization, channel_order=channel_order)
+
+
+def _scaled(crop: float | None, interpolation: str) -> dict[str, Any]:
+    """Fields of a classifier that say how its images were scaled, where that is known."""
+    fields = {"crop": crop, "interpolation": interpolation}
+    return {name: value for name, value in fields.items() if value}
+
+
+def _known_class_names(
+    architecture: Architecture, facts: Facts, num_classes: int
+) -> tuple[str, ...]:
+    """Those beside the weights, or else of the published classes, where they are as many."""
+    published = read_class_names(architecture.class_names)
+    return next((n for n in (facts.class_names, published) if len(n) == num_classes), ())
+
+
+def _read_class_names(path: str) -> list[str]:
+    try:
+        return class_names_file.read(path)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"classifier.class_names: {path} cannot be read as a text file with one class name a "
+            f"line; save it in UTF-8 ({error})"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"classifier.class_names: {path}: {error}") from error

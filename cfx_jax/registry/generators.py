@@ -1,0 +1,163 @@
+"""Names -> generators with their weights."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax import adapters
+from cfx_jax.adapters import named
+from cfx_jax.generators import (
+    Generator,
+    Loss,
+    contextual_attention,
+    gated_unet,
+    heuristic,
+    in_turn,
+    vae,
+)
+from cfx_jax.registry import own
+from cfx_jax.registry.names import look_up, path_of
+from cfx_jax.weights import contextual_attention as contextual_attention_weights
+from cfx_jax.weights.files import local_path, read_weights
+from cfx_jax.weights.params_file import read_params
+
+
+class Network(NamedTuple):
+    """A generator with parameters.
+
+    Attributes:
+        init: key -> initial parameters.
+        loss: what it is trained on, a `cfx_jax.generators.Loss`.
+        apply: of its `Generator`.
+        channels: of its images.
+        image_size: side of the images it is measured on.
+    """
+
+    init: Callable[[jax.Array], Any]
+    loss: Loss
+    apply: Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+    channels: int
+    image_size: int
+
+
+def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
+    """Loads an in-filling generator by name.
+
+    Args:
+        name: a network, `"gated_unet"`, `"gated_unet_stochastic"`, `"contextual_attention"`,
+            `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`,
+            `"local_mean"`, `"blur"` or `"random_color"`; several, such as `"gated_unet+blur"`, fill
+            in turn, see `cfx_jax.generators.in_turn`; or a function of your own, as for
+            `load_classifier`, see `cfx_jax.adapters.as_generator`.
+        weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
+            the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
+            trained with the original or with its PyTorch port as the name says; None takes the
+            packaged ones.
+
+    Returns:
+        A `Generator` whose parameters are on the default device.
+
+    Raises:
+        ValueError: the name is unknown (the known ones are listed), the network has no packaged
+            weights, or the file holds something else than this network.
+        FileNotFoundError: there is no such weights file.
+
+    Example:
+        >>> import cfx_jax
+        >>> cfx_jax.load_generator("local_mean").name
+        'local_mean'
+    """
+    path = path_of(weights)
+    if named.is_named(name):
+        adapt = functools.partial(adapters.as_generator, name=name)
+        shown = jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64, 1)), jax.random.key(0)
+        return own.build(name, path, adapt, lambda _: shown)
+    if "+" in name:
+        if path is not None:
+            raise ValueError(
+                f"generator {name!r} names several, and {path} holds the weights of "
+                "one: load each by itself and give them to cfx_jax.generators.in_turn"
+            )
+        return in_turn([load_generator(part.strip()) for part in name.split("+")])
+    if name in _HEURISTICS:
+        if path is not None:
+            raise ValueError(f"generator {name!r} has no weights, but {path} is given")
+        return Generator(params=(), apply=_HEURISTICS[name], name=name)
+    network: Network = look_up("generator", NETWORKS, name, _HEURISTICS)
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    file, digest = _packaged(name) if path is None else (local_path(path), None)
+    params = _read_network(name, file, template, digest)
+    return Generator(params=jax.device_put(params), apply=network.apply, name=name)
+
+
+def _packaged(name: str) -> tuple[pathlib.Path, str]:
+    """Returns the path of the weights that come with the package, and their SHA-256."""
+    if name not in _PACKAGED:
+        raise ValueError(
+            f"generator {name!r} has no packaged weights: train it with python -m cfx_jax.train, "
+            "or give a file (weights=PATH, on the command line --config.generator.weights=PATH)"
+        )
+    return pathlib.Path(__file__).parent.parent / "weights" / f"{name}.safetensors", _PACKAGED[name]
+
+
+def _read_network(
+    name: str, path: str | os.PathLike[str], template: Any, digest: str | None
+) -> dict[str, Any]:
+    """Reads a file of ours, or of the published layout where a network has one."""
+    if not name.startswith("contextual_attention"):
+        return read_params(path, template, digest)
+    arrays = read_weights(path).arrays
+    # The published names have dots, ours have not.
+    if any("." in key for key in arrays):
+        return contextual_attention_weights.params_from_arrays(arrays)
+    return read_params(path, template)
+
+
+_HEURISTICS: dict[str, Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]] = {
+    "grey": heuristic.grey,
+    "local_mean": heuristic.local_mean,
+    "blur": heuristic.blur,
+    "random_color": heuristic.random_color,
+}
+
+NETWORKS = {
+    "gated_unet": Network(gated_unet.init, gated_unet.loss, gated_unet.apply, 3, 224),
+    "gated_unet_stochastic": Network(
+        functools.partial(gated_unet.init, stochastic=True),
+        gated_unet.loss,
+        gated_unet.apply,
+        3,
+        224,
+    ),
+    "contextual_attention": Network(
+        contextual_attention.init, contextual_attention.loss, contextual_attention.apply, 3, 224
+    ),
+}
+NETWORKS |= {
+    name: Network(
+        functools.partial(vae.init, architecture=architecture),
+        functools.partial(vae.loss, architecture=architecture),
+        functools.partial(vae.apply, architecture=architecture),
+        architecture.channels,
+        image_size,
+    )
+    for name, architecture, image_size in (
+        ("vae", vae.PHOTOGRAPHS, 224),
+        ("vae_digits", vae.DIGITS, 28),
+    )
+}
+# The same layout of weights, computed as the PyTorch port does; see that module.
+NETWORKS["contextual_attention_pytorch"] = NETWORKS["contextual_attention"]._replace(
+    apply=functools.partial(contextual_attention.apply, port=True)
+)
+
+# SHA-256 of the files in weights/.
+_PACKAGED = {
+    "gated_unet": "1a03e1a9e6b0792d6d50f90fe37bd0c2dcf268751f5bbfe36750fb9c3b966258",
+    "vae_digits": "dfa0397855c35cc03a2d5703c517fe7821a6a2d245f7d7f7eb1e8ef085dadaad",
+}

@@ -1,0 +1,111 @@
+"""The models of a run: loaded as a config asks, checked to fit together, and known by digests."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import Config, ConfigError
+from cfx_jax.fido.batch import ask
+from cfx_jax.fido.checks import check_contrast, check_problem
+from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.fido.settings import Settings
+from cfx_jax.generators import Generator
+from cfx_jax.registry import own
+from cfx_jax.registry.classifiers import load_configured
+from cfx_jax.registry.generators import load_generator
+
+
+def load_models(
+    config: Config, classifier: Classifier | None = None, generator: Generator | None = None
+) -> tuple[Classifier, Generator]:
+    """Loads the models a config names, where they are not given, in the precision it asks for.
+
+    Args:
+        config: its sections `classifier` and `generator`, and `precision`.
+        classifier: in place of the one the config names.
+        generator: in place of the one the config names.
+
+    Raises:
+        ConfigError: a name is unknown, or weights or class names cannot be read.
+    """
+    try:
+        if classifier is None:
+            classifier = load_configured(config.classifier)
+        if generator is None:
+            generator = load_generator(config.generator.name, config.generator.weights or None)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    classifier = ask(classifier, config.explain.contrast, None)
+    if config.precision == "bfloat16":
+        return in_bfloat16(classifier), in_bfloat16(generator)
+    return classifier, generator
+
+
+def image_shape(
+    classifier: Classifier, generator: Generator, settings: Settings
+) -> tuple[int, int, int]:
+    """Returns the shape that images are brought to, after checking that the models agree on it.
+
+    Args:
+        classifier: its image size and channels are those of the images.
+        generator: fills images of that shape.
+        settings: of the masks, which must not be finer than the images.
+
+    Returns:
+        `(H, W, C)`.
+
+    Raises:
+        ConfigError: the classifier has no image size, something does not fit together, or a model
+            of the user's own raises an error.
+    """
+    if classifier.image_size is None:
+        raise ConfigError(
+            f"classifier {classifier.name!r} has no image size to bring images to; give it one, on "
+            "the command line --config.classifier.image_size=224"
+        )
+    shape = (*classifier.image_size, classifier.channels)
+    # Two, as many come at once.
+    some = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
+    own.check_runs(classifier, some)
+    own.check_runs(generator, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
+    try:
+        images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
+        check_contrast(classifier, images)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return shape
+
+
+def identity(model: Classifier | Generator) -> dict[str, Any]:
+    """Returns what a manifest keeps of a model: its name and the digest of its weights.
+
+    Of a model that a function of the user's own builds, also the digest of that and its weights.
+    """
+    digest = getattr(model, "host_weights", "") or weights_digest(model.params)
+    found: dict[str, Any] = {"name": model.name, "weights_digest": digest}
+    if isinstance(model, Classifier):
+        # What it sees is part of what it is; not said where it is usual, as in earlier versions.
+        usual = Classifier((), model.apply)
+        for name in ("crop", "interpolation"):
+            if (value := getattr(model, name)) != getattr(usual, name):
+                found[name] = value
+    if model.origin:
+        found["origin"] = model.origin
+    return found
+
+
+def weights_digest(params: Any) -> str:
+    """Returns the SHA-256 of a parameter tree: names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        # As models of Flax NNX keep for their dropout.
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

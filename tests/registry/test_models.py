@@ -1,0 +1,62 @@
+"""The models of a run, and what they are known by."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from cfx_jax import registry
+from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
+from cfx_jax.registry import weights_digest
+
+
+def test_the_digest_follows_names_types_shapes_and_values():
+    params = {"kernel": np.arange(6, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+    changes = [
+        params | {"kernel": params["kernel"] + np.float32(1e-6)},
+        params | {"kernel": params["kernel"].reshape(2, 3)},
+        params | {"bias": params["bias"].view(np.int32)},
+        {"kernels": params["kernel"], "bias": params["bias"]},
+    ]
+    digests = {weights_digest(tree) for tree in (params, *changes)}
+    assert len(digests) == 5
+    reordered = {"bias": params["bias"], "kernel": params["kernel"]}
+    assert weights_digest(reordered) == weights_digest(params)
+
+
+def test_the_digest_does_not_depend_on_the_device():
+    params = {"kernel": np.arange(6, dtype=np.float32)}
+    moved = jax.device_put(params, jax.devices()[-1])
+    assert weights_digest(moved) == weights_digest(params)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("classifier", {"name": "lenet"}, "lenet.*known are .*efficientnet_lite0"),
+        ("generator", {"name": "magic"}, "magic.*blur, .*grey, local_mean"),
+        ("classifier", {"weights": "none.pth"}, r"none\.pth"),
+        (
+            "classifier",
+            {"class_names": "/no/such/names.txt"},
+            r"classifier\.class_names: /no/such/names\.txt cannot be read .* one class name a line",
+        ),
+    ],
+)
+def test_a_config_whose_models_cannot_be_loaded_is_refused(section, changes, message):
+    asked = Config()
+    setattr(asked, section, dataclasses.replace(getattr(asked, section), **changes))
+    with pytest.raises(ConfigError, match=message):
+        registry.load_models(asked)
+
+
+def test_models_that_are_given_stand_in_for_those_of_the_config(random_classifier, fill_half):
+    asked = Config(classifier=ClassifierConfig("lenet"), generator=GeneratorConfig("magic"))
+    assert registry.load_models(asked, random_classifier, fill_half) == (
+        random_classifier,
+        fill_half,
+    )
+    asked.precision = "bfloat16"
+    classifier, _ = registry.load_models(asked, random_classifier, fill_half)
+    assert classifier.apply is not random_classifier.apply
