@@ -44,8 +44,9 @@ def load_classifier(
     Args:
         name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
             `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_t16"` to `"vit_l32"`,
-            `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or a function of your own, `"package.module:function"` or `"path/to/file.py:function"`,
-            that returns a model of any kind that `cfx_jax.adapters.as_classifier` takes.
+            `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or a function of your own,
+            `"package.module:function"` or `"path/to/file.py:function"`, that returns a model of any
+            kind that `cfx_jax.adapters.as_classifier` takes.
         weights: path of a file or folder in a published layout or that of our own parameters, or
             `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
             it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights

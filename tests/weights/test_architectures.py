@@ -370,6 +370,7 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
         ("resnet18", "resnetblur18"), ("resnet18", "resnet18t"), ("resnet50", "resnetaa50.a1_in1k"),
         ("resnet50", "resnet18"), ("vit_s16", "vit_small_patch32_224"), ("vgg16", "vgg16_bn"),
         ("vit_s16", "vit_base_patch16_224"), ("mnist_cnn", "resnet18"),
+        ("vit_b16", "vit_base_patch16_clip_224"), ("convnext_tiny", "convnextv2_tiny"),
     ],
 )  # fmt: skip
 def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
@@ -383,7 +384,10 @@ def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
         ("resnet18", "resnet18.a1_in1k"), ("resnet50", "tv_resnet50"), ("vgg16", "vgg16"),
         ("resnet50", "gluon_resnet50_v1b"), ("vit_s16", "vit_small_patch16_224.augreg_in1k"),
         ("vit_b32", "vit_base_patch32_384"), ("vit_l16", "vit_large_patch16_224"), ("vit_b16", ""),
-        ("vit_b16", "deit_base_patch16_224"), ("vit_b16", "vit_b16"),
+        ("vit_b16", "deit_base_patch16_224"), ("vit_b16", "vit_b16"), ("resnet50", "resnet50d"),
+        ("vit_t16", "deit_tiny_distilled_patch16_224"), ("vit_b16", "deit3_base_patch16_384"),
+        ("vit_s14", "vit_small_patch14_reg4_dinov2"), ("vit_b16", "vit_base_patch16_gap_224"),
+        ("convnext_tiny", "convnext_tiny.in12k_ft_in1k"), ("resnet50", "gluon_resnet50_v1d"),
     ],
 )  # fmt: skip
 def test_names_of_timm_for_the_same_network_are_known(name, said):
