@@ -6,6 +6,7 @@ with the least evidence (SSR).
 """
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.data.demo import demo_images
 from cfx_jax.fido.explain import explain, explain_both, explain_one
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
@@ -20,6 +21,7 @@ __all__ = [
     "Generator",
     "Settings",
     "Status",
+    "demo_images",
     "explain",
     "explain_both",
     "explain_one",

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled, succeeds
+from cfx_jax.fido.show import to_html
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
@@ -85,6 +87,20 @@ class Explanation:
     success_rate: jax.Array
     objective: jax.Array
     trace: jax.Array
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks; `cfx_jax.report.figure` draws more."""
+        one = np.ndim(self.status) == 0
+        found = jax.tree.map(lambda leaf: np.asarray(leaf)[None] if one else np.asarray(leaf), self)
+        return to_html(
+            found.saliency,
+            found.target,
+            [Status(code).name.lower() for code in found.status.tolist()],
+            found.log_odds_original,
+            found.log_odds_infilled,
+            found.kept_area,
+            found.success_rate,
+        )
 
 
 class Verdict(NamedTuple):
