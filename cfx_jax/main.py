@@ -3,21 +3,23 @@
 Several processes share a run with `--distributed`, or `--coordinator_address` and its companions.
 """
 
+import functools
+
 from cfx_jax.config import Config
 from cfx_jax.report import page
 from cfx_jax.runs import cli, cluster, preemption, runner
 
 
-def main(config: Config, workdir: str) -> None:
+def main(config: Config, workdir: str, stop: preemption.StopRequest) -> None:
     """Runs the config, writes the page, then prints the table of the run and where things are."""
-    with preemption.watch() as stop:
-        runner.run(config, workdir, stop)
-        if not cluster.is_first():
-            return
+    runner.run(config, workdir, stop)
+    if cluster.is_first():
         place = page.write_report(workdir, config.report.max_images)
-    print(f"{page.summary(workdir)}\nrecords: {workdir}/records.zarr\nreport:  {place}")
+        print(f"{page.summary(workdir)}\nrecords: {workdir}/records.zarr\nreport:  {place}")
+    cluster.wait_for_others(stop)
 
 
 if __name__ == "__main__":
+    stop = preemption.listen()
     cluster.define_flags()
-    cli.run_command(main, Config, "demo")
+    cli.run_command(functools.partial(main, stop=stop), Config, "demo", stop)

@@ -11,12 +11,14 @@ exit status is that of the pod.
 import argparse
 import codecs
 import os
+import pty
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Sequence
@@ -79,21 +81,15 @@ def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> int:
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
-    processes = [
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Else a terminal sends Ctrl-C to them, too.
-        )
-        for command in commands
-    ]
+    # A process hears SIGTERM once it listens, also one that was sent while Python started.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    started = [_start(command, environment, index) for index, command in enumerate(commands)]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    processes = [process for process, _ in started]
     screen = _Screen()
     readers = [
-        threading.Thread(target=screen.copy, args=(index, process), daemon=True)
-        for index, process in enumerate(processes)
+        threading.Thread(target=screen.copy, args=(index, output), daemon=True)
+        for index, (_, output) in enumerate(started)
     ]
     for reader in readers:
         reader.start()
@@ -101,6 +97,38 @@ def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> int:
     for reader in readers:
         reader.join(_SECONDS_FOR_LAST_LINES)
     return 128 - code if code < 0 else code
+
+
+def _start(
+    command: Sequence[str], environment: dict[str, str], index: int
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """Starts a process; returns it and where its output is read."""
+    # One that writes to a terminal redraws its progress.
+    reader, writer = pty.openpty() if _shows_progress(index) else os.pipe()
+    if os.isatty(writer):
+        termios.tcsetwinsize(writer, termios.tcgetwinsize(sys.stdout.fileno()))
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Else a terminal sends Ctrl-C to them, too.
+    )
+    os.close(writer)
+    return process, reader
+
+
+def _shows_progress(index: int) -> bool:
+    return index == 0 and sys.stdout.isatty()
+
+
+def _read(descriptor: int) -> bytes:
+    """Reads some of an output; nothing once all who write to it have ended."""
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:  # As a terminal says it.
+        return b""
 
 
 def _wait(
@@ -145,16 +173,15 @@ class _Screen:
         self._lock = threading.Lock()
         self._progress = ""
 
-    def copy(self, index: int, process: "subprocess.Popen[bytes]") -> None:
+    def copy(self, index: int, output: int) -> None:
         """Prints what a process writes, until it ends."""
-        assert process.stdout is not None
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         label, rest = f"[{index}] ", ""
-        while chunk := os.read(process.stdout.fileno(), 1 << 16):
+        while chunk := _read(output):
             *lines, rest = (rest + decoder.decode(chunk)).split("\n")
             rest = _last_state(rest)  # Nothing else of it will ever be seen.
             progress = None
-            if index == 0 and sys.stdout.isatty():
+            if _shows_progress(index):
                 state = _visible(rest) if rest.startswith("\r") else ""
                 progress = state and label + state
             self.print([label + _visible(line) for line in lines], progress)

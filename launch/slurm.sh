@@ -2,25 +2,28 @@
 # Explains on the GPUs of a Slurm cluster: one process a node, which uses all GPUs that the job has
 # there. `cfx_jax` has to be installed in the environment active at submission, and the workdir
 # has to be one that all nodes see. A job that is pre-empted or out of time is queued again and goes
-# on where it was.
+# on where it was, unless it has written nothing new in several starts one after the other.
 #
-#   sbatch --nodes=4 --gpus-per-node=8 --time=4:00:00 launch/slurm.sh \
+#   sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --time=4:00:00 launch/slurm.sh \
 #     --config=configs/imagenet.py --workdir=/shared/runs/imagenet
 #
 #   bash launch/slurm.sh --dry_run ...   prints the commands and runs none of them
 #
-# Everything else (partition, account, ...) is asked of sbatch as usual: by its options before the
-# name of this script, or by SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_GPUS_PER_NODE and so on.
+# GPUs, CPUs and everything else (partition, account, ...) are asked of sbatch as usual: by its
+# options before the name of this script, or by SBATCH_GPUS, SBATCH_PARTITION and so on. Every node
+# needs as many GPUs as the others, and about 8 CPUs for each, to decode images; a job that asks for
+# no GPU explains on its CPUs.
 #
 #SBATCH --job-name=cfx_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node=1
-#SBATCH --cpus-per-gpu=8
 #SBATCH --requeue
 #SBATCH --signal=TERM@60
 #SBATCH --open-mode=append
 set -euo pipefail
+
+most_starts=5 # Without anything new.
+again='queued again'
 
 dry_run=
 if [[ ${1-} == --dry_run ]]; then
@@ -31,28 +34,55 @@ elif [[ -z ${SLURM_JOB_ID-} ]]; then
   exit 2
 fi
 
-# Under Slurm JAX takes it that there is a process for each GPU, unless it is told otherwise.
-gpus=${SLURM_GPUS_ON_NODE:-${SBATCH_GPUS_PER_NODE:-1}}
+# However GPUs were asked for, srun is told of all that the job has on a node: it would heed one of
+# these variables and not another. Under Slurm JAX takes it that there is a process for each GPU,
+# unless it is told otherwise.
+gpus=${SLURM_GPUS_ON_NODE:-${SBATCH_GPUS_PER_NODE:-0}}
 gpus=${gpus##*:}
 # A type without a number is one of it.
-if [[ $gpus != [1-9]* ]]; then gpus=1; fi
-run=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"
-  srun --kill-on-bad-exit=1 python -m cfx_jax.main --distributed "$@")
+if [[ $gpus != [0-9]* ]]; then gpus=1; fi
+devices=()
+if ((gpus > 0)); then devices=("JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"); fi
+# Blocked, SIGTERM waits until the process listens to it. An `env` of before 2019 has no such option.
+block=(--block-signal=TERM)
+if ! env "${block[@]}" true 2>/dev/null; then block=(); fi
+run=(srun --kill-on-bad-exit=1 "--gpus-per-node=$gpus"
+  env ${block[@]+"${block[@]}"} ${devices[@]+"${devices[@]}"}
+  python -m cfx_jax.main --distributed "$@")
 
 if [[ $dry_run ]]; then
-  # shellcheck source-path=SCRIPTDIR source=common.sh
-  source "$(dirname "$0")/common.sh"
-  quoted sbatch "$0" "$@"
-  quoted "${run[@]}"
+  # What is sourced is not beside the copy of this script that Slurm starts.
+  echo "sbatch launch/slurm.sh ${*@Q}"
+  echo "${run[*]@Q}"
   exit
 fi
 
+if ((gpus == 0)); then echo "no GPU was asked for (--gpus-per-node=N): explaining on CPUs" >&2; fi
+
 # Slurm queues a job again only if it has to end it. The processes are warned by SIGTERM, and stop
-# before that: with exit status 0 and this sentence.
+# before that: with exit status 0 and a sentence. It is looked for in a file without a name, which
+# goes with this script.
 log=$(mktemp)
+# shellcheck disable=SC2094  # It is read once it is written.
+exec 3>"$log" 4<"$log"
+rm "$log"
 status=0
-"${run[@]}" 2>&1 | tee "$log" || status=$?
-if ((status == 0)) && grep -q 'resume with the same command' "$log"; then
-  scontrol requeue "$SLURM_JOB_ID"
+"${run[@]}" 2>&1 | tee /dev/fd/3 || status=$?
+stopped=$(grep 'stopped by SIGTERM.*resume with the same command' <&4) || exit "$status"
+if ((status != 0)); then exit "$status"; fi
+
+if grep -q 'SIGTERM; resume' <<<"$stopped"; then
+  echo "$again"
+else
+  # What was said of the start before stands in the output of the job, which is a file.
+  before=
+  if [[ -f /proc/$$/fd/1 ]]; then before=$(grep "^$again" "/proc/$$/fd/1" | tail -n 1) || true; fi
+  starts=$((${before//[^0-9]/} + 1))
+  if ((starts == most_starts)); then
+    echo "not queued again: nothing new was written in $starts starts; expected more time for" \
+      'each, as by --time, than one unit of work takes' >&2
+    exit 1
+  fi
+  echo "$again: nothing new was written in $starts starts"
 fi
-exit "$status"
+scontrol requeue "$SLURM_JOB_ID"

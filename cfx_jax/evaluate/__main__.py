@@ -1,5 +1,7 @@
 """Measures explanations: `python -m cfx_jax.evaluate --records=DIR ... | --config=FILE`."""
 
+import functools
+
 from absl import flags
 
 from cfx_jax.evaluate.config import EvaluateConfig
@@ -17,15 +19,16 @@ def define_flags() -> None:
     )
 
 
-def main(config: EvaluateConfig, workdir: str) -> None:
+def main(config: EvaluateConfig, workdir: str, stop: preemption.StopRequest) -> None:
     """Measures, then prints the tables and where they are."""
-    with preemption.watch() as stop:
-        table = evaluate(config, workdir, flags.FLAGS.records, flags.FLAGS.images, stop)
+    table = evaluate(config, workdir, flags.FLAGS.records, flags.FLAGS.images, stop)
     if cluster.is_first():
         print(f"{table}\ntables: {workdir}/table.md, .csv, .json, images.csv, *.png")
+    cluster.wait_for_others(stop)
 
 
 if __name__ == "__main__":
+    stop = preemption.listen()
     cluster.define_flags()
     define_flags()
-    cli.run_command(main, EvaluateConfig, "evaluation")
+    cli.run_command(functools.partial(main, stop=stop), EvaluateConfig, "evaluation", stop)

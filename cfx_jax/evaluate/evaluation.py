@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cfx_jax import data, registry
 from cfx_jax.adapters import named
@@ -50,6 +49,7 @@ from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
+from cfx_jax.runs.progress import Bar
 from cfx_jax.runs.same_data import check_same_data, name_other_id
 from cfx_jax.runs.solver import Images
 from cfx_jax.weights.architectures import ARCHITECTURES
@@ -273,7 +273,7 @@ def _measure(
     loaded = load_units(study.source, ranges.items(), study.shape, study.resize)
     ready = sum(min(size, total - unit * size) for unit in units)
     done = ready - sum(map(len, ranges.values()))
-    with tqdm(total=ready, initial=done, unit="img", disable=not cluster.is_first()) as bar:
+    with Bar(total=ready, initial=done, unit="img", disable=not cluster.is_first()) as bar:
         for examples in loaded:
             stop.check()
             is_readable = len(examples.readable) > 0
@@ -282,6 +282,7 @@ def _measure(
             for store in stores:
                 if examples.unit in store.missing:
                     store.measure(examples, unit, content)
+            stop.num_written += 1
             bar.update(len(examples.ids))
 
 

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, log
-from cfx_jax.runs.preemption import StoppedError
+from cfx_jax.runs.preemption import StoppedError, StopRequest
 from cfx_jax.version import __version__
 
 USER_ERROR = 2
@@ -33,7 +33,10 @@ _FAULT = (
 
 
 def run_command(
-    command: Callable[[Any, str], None], config_type: type, default_name: str = ""
+    command: Callable[[Any, str], None],
+    config_type: type,
+    default_name: str = "",
+    stop: StopRequest | None = None,
 ) -> None:
     """Parses the command line, runs a command and exits: 0, or 2 after one message to stderr.
 
@@ -42,6 +45,7 @@ def run_command(
         config_type: what `get_config()` of a config file returns.
         default_name: of a run without a config file, which takes the defaults of `config_type`; ""
             asks for a file.
+        stop: as in `run_main`.
     """
     parsed: list[tuple[Any, str]] = []
 
@@ -50,7 +54,7 @@ def run_command(
         parsed.append((config, workdir))
         return rest
 
-    run_main(lambda: command(*parsed[0]), parse)
+    run_main(lambda: command(*parsed[0]), parse, stop)
 
 
 def parse_command(
@@ -218,13 +222,16 @@ def _line(error: BaseException) -> str:
 
 
 def run_main(
-    main: Callable[[], None], flags_parser: Callable[[list[str]], list[str]] = parse_flags
+    main: Callable[[], None],
+    flags_parser: Callable[[list[str]], list[str]] = parse_flags,
+    stop: StopRequest | None = None,
 ) -> None:
     """Parses the flags of the program, calls `main` and exits as `exit_with` does.
 
     Args:
         main: the command.
         flags_parser: `argv -> arguments left`.
+        stop: looked at while other processes are joined; None never stops.
     """
 
     def quiet_main(argv: list[str]) -> None:
@@ -235,7 +242,7 @@ def run_main(
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)
         cluster.settle_numbers()
-        cluster.join()
+        cluster.join(stop or StopRequest())
         main()
 
     exit_with(lambda: app.run(quiet_main, flags_parser=flags_parser))

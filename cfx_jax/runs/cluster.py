@@ -4,17 +4,24 @@ They share no computation. JAX must know of all of them to find its devices on a
 process must know which one it is to take its own units of work.
 """
 
+import concurrent.futures
+import contextlib
 import importlib.metadata
 import logging
 import os
 import re
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 from absl import flags
+
+# Nothing public tells who has left, nor which address JAX has found.
+from jax._src import distributed
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
@@ -23,7 +30,9 @@ from cfx_jax.runs import preemption
 from cfx_jax.version import __version__
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
-_MOST_SECONDS_BETWEEN_LOOKS = 16.0
+_MOST_SECONDS_BETWEEN_LOOKS = 16.0  # At files.
+_SECONDS_TO_LEAVE = 0.25
+_SECONDS_BETWEEN_CHECKS = 0.05  # Of what other processes tell.
 _PLAIN = ("coordinator_address", "num_processes", "process_id")
 # What JAX asks of a Slurm job; `srun` sets all of them, `sbatch` and `salloc` not.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -36,6 +45,7 @@ _NUMBERS = {
 }
 _logger = logging.getLogger(__name__)
 _PLATFORMS = "jax_platforms"  # The setting of JAX that JAX_PLATFORMS sets.
+_joined = threading.Event()
 
 
 def define_flags() -> None:
@@ -52,18 +62,26 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "process_id", None, "Which one this is; with --coordinator_address.", lower_bound=0
     )
+    flags.DEFINE_float(
+        "join_seconds", 300.0, "How long the other processes are waited for.", lower_bound=0.0
+    )
 
 
-def join() -> None:
+def join(stop: preemption.StopRequest) -> None:
     """Joins the other processes that the flags tell of; to be called before JAX is used.
 
     Every command calls it, also one that is always alone: without a device none can go on.
     Afterwards `jax.process_index()` of `jax.process_count()` says which process this is, and
     `jax.local_devices()` are its own devices.
 
+    Args:
+        stop: looked at while the others are waited for.
+
     Raises:
         ConfigError: the flags do not fit together, the others do not answer, or JAX has no device.
+        StoppedError: the command was asked to stop.
     """
+    stop.check()
     # Of a command that is always alone, there are no such flags.
     given = flags.FLAGS.flag_values_dict()
     address, number, index = map(given.get, _PLAIN)
@@ -73,18 +91,59 @@ def join() -> None:
     if given.get("distributed") or None not in plain:
         # It would take SIGTERM for itself.
         jax.config.update("jax_enable_preemption_service", False)
-        try:
-            jax.distributed.initialize(*plain)
-        except Exception as error:  # Of whatever reads a half set environment.
-            raise ConfigError(
-                f"cannot join the other processes ({_environment_problem(error)}); on plain "
-                "machines give every process the same --coordinator_address=HOST:PORT and "
-                "--num_processes, and its own --process_id"
-            ) from error
+        _connect(plain, given["join_seconds"], stop)
+        stop.goes_last = _others() != [] and distributed.global_state.process_id == 0
     try:
         jax.local_devices()
     except Exception as error:  # Of JAX without a plugin for the platform: one without a word.
         raise ConfigError(_no_device(error)) from error
+
+
+def _connect(
+    plain: tuple[str | None, int | None, int | None], seconds: float, stop: preemption.StopRequest
+) -> None:
+    """Joins in a thread of its own: JAX hears no signal meanwhile, and aborts when it gives up."""
+    joined: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def initialize() -> None:
+        try:
+            # Whole seconds, and more than are waited for here.
+            jax.distributed.initialize(*plain, initialization_timeout=int(seconds) + 600)
+            joined.set_result(None)
+        except Exception as error:
+            joined.set_exception(error)
+
+    threading.Thread(target=initialize, daemon=True).start()
+    give_up = time.monotonic() + seconds
+    while not concurrent.futures.wait([joined], _SECONDS_BETWEEN_CHECKS).done:
+        stop.check()
+        if time.monotonic() > give_up:
+            raise ConfigError(
+                f"cannot join the other processes: {_who_is_missing()} within {seconds:g} s; "
+                "--join_seconds=N waits longer"
+            )
+    try:
+        joined.result()
+        _joined.set()
+    except Exception as error:  # Of whatever reads a half set environment.
+        raise ConfigError(
+            f"cannot join the other processes ({_environment_problem(error)}); on plain "
+            "machines give every process the same --coordinator_address=HOST:PORT and "
+            "--num_processes, and its own --process_id"
+        ) from error
+
+
+def _who_is_missing() -> str:
+    state = distributed.global_state
+    if state.coordinator_address is None:
+        return "the environment did not tell of them"
+    host, _, port = state.coordinator_address.rpartition(":")
+    if state.process_id:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+        except OSError as error:
+            return f"process {state.process_id} did not reach process 0 at {host}:{port} ({error})"
+    return f"not all {state.num_processes} processes came to process 0 at {host}:{port}"
 
 
 def _check_plain(address: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -212,18 +271,65 @@ def keep_looking(stop: preemption.StopRequest) -> Iterator[None]:
         pause = min(2 * pause, _MOST_SECONDS_BETWEEN_LOOKS)
 
 
-def leave(code: int, deadline: float = 0.0) -> None:
+def _others() -> list[int]:
+    """Returns the processes that this one has joined."""
+    state = distributed.global_state
+    return [index for index in range(state.num_processes) if index != state.process_id]
+
+
+def _tell(event: str) -> None:
+    state = distributed.global_state
+    assert state.client is not None
+    state.client.key_value_set(f"cfx_jax/{event}/{state.process_id}", "")
+
+
+def _have_told(event: str) -> bool:
+    """Tells whether all processes, this one too, have told of an event."""
+    state = distributed.global_state
+    assert state.client is not None
+    return len(state.client.key_value_dir_get(f"cfx_jax/{event}/")) == state.num_processes
+
+
+def wait_for_others(stop: preemption.StopRequest) -> None:
+    """Waits until all processes have come here; the first one may still write what is written once.
+
+    Without it they wait in JAX, which ends a process that waits for more than five minutes.
+
+    Args:
+        stop: looked at meanwhile.
+
+    Raises:
+        StoppedError: the command was asked to stop.
+    """
+    if not _others():
+        return
+    _tell("done")
+    while not _have_told("done"):
+        stop.check()
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
+
+
+def leave(code: int, deadline: float | None = None) -> None:
     """Ends this process; where there are others, without waiting for them as JAX would.
+
+    JAX ends those that lose process 0 with a stack dump, so that one stays until they have left.
 
     Args:
         code: exit status.
-        deadline: `time.monotonic()` until which process 0 of several stays: it answers the others,
-            and those that lose it are ended with an error.
+        deadline: `time.monotonic()` until which process 0 of several stays at most; by default
+            `GRACE_SECONDS` from now.
     """
     if not jax.distributed.is_initialized():
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.process_index() == 0:
-        time.sleep(max(0.0, deadline - time.monotonic()))
+    if deadline is None:
+        deadline = time.monotonic() + preemption.GRACE_SECONDS
+    if _joined.is_set() and _others():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # Of one who is lost already.
+            _tell("left")
+            while distributed.global_state.process_id == 0 and not _have_told("left"):
+                if time.monotonic() > deadline - _SECONDS_TO_LEAVE:
+                    break
+                time.sleep(_SECONDS_BETWEEN_CHECKS)
     os._exit(code)

@@ -4,13 +4,12 @@ Python runs a signal handler between two steps of the main thread, which may be 
 compiling. A thread of its own hears the signal at once.
 """
 
-import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 GRACE_SECONDS = 8.0
 """Time between the signal and the end of a process that did not stop by itself."""
@@ -23,8 +22,9 @@ class StoppedError(Exception):
         deadline: `time.monotonic()` at which the process is ended if it has not gone by then.
     """
 
-    def __init__(self, deadline: float) -> None:
-        super().__init__("stopped by SIGTERM; resume with the same command")
+    def __init__(self, deadline: float, num_written: int = 1) -> None:
+        when = "" if num_written else " before anything new was written"
+        super().__init__(f"stopped by SIGTERM{when}; resume with the same command")
         self.deadline = deadline
 
 
@@ -33,51 +33,51 @@ class StopRequest:
 
     Attributes:
         deadline: `time.monotonic()` at which the process is ended; infinite before the request.
+        num_written: units of work that this process has written; whoever writes them counts.
+        goes_last: whether other processes are lost without this one: it is ended a second later.
     """
 
     def __init__(self) -> None:
         self.deadline = float("inf")
+        self.num_written = 0
+        self.goes_last = False
 
     def check(self) -> None:
         """Raises `StoppedError` if the run was asked to stop."""
         if self.deadline < float("inf"):
-            raise StoppedError(self.deadline)
+            raise StoppedError(self.deadline, self.num_written)
 
 
-@contextlib.contextmanager
-def watch() -> Iterator[StopRequest]:
-    """Listens to SIGTERM; to be entered by the main thread.
+@functools.cache
+def listen() -> StopRequest:
+    """Listens to SIGTERM from now until the process has ended; to be called by the main thread.
 
-    Yields:
-        The `StopRequest`, for the run to look at now and then. A process that has not left the
-        context `GRACE_SECONDS` after the signal is ended with exit status 0: what it has written by
-        then is whole, since records are written unit by unit.
+    A launcher may start the process with SIGTERM blocked, so that none is lost while Python starts:
+    one that came before is heard now. There is no way back: what ends after the run, such as the
+    connection to other processes, ends as quietly with a signal as without.
+
+    Returns:
+        The `StopRequest`, for the run to look at now and then. A process that is still there
+        `GRACE_SECONDS` after the signal is ended with exit status 0: what it has written by then is
+        whole, since records are written unit by unit.
     """
-    request, done = StopRequest(), threading.Event()
+    request = StopRequest()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    threading.Thread(target=_wait_for_signal, args=(reader, request), daemon=True).start()
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    return request
 
-    def listen() -> None:
-        while (heard := os.read(reader, 1)) and heard[0] != signal.SIGTERM:
-            pass
-        if not heard:
-            return
-        request.deadline = time.monotonic() + GRACE_SECONDS
-        if not done.wait(GRACE_SECONDS):
-            # On a line of its own, below whatever a progress bar has left.
-            print(f"\n{StoppedError(request.deadline)}", file=sys.stderr, flush=True)
-            os._exit(0)
 
-    listener = threading.Thread(target=listen, daemon=True)
-    handler = signal.signal(signal.SIGTERM, lambda *_: None)
-    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    listener.start()
-    try:
-        yield request
-    finally:
-        done.set()
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, handler)
-        os.close(writer)
-        listener.join()
-        os.close(reader)
+def _wait_for_signal(reader: int, request: StopRequest) -> None:
+    while os.read(reader, 1)[0] != signal.SIGTERM:
+        pass
+    grace = GRACE_SECONDS + request.goes_last
+    request.deadline = time.monotonic() + grace
+    time.sleep(grace)
+    # On a line of its own, below whatever a progress bar has left.
+    stopped = StoppedError(request.deadline, request.num_written)
+    print(f"\n{stopped}", file=sys.stderr, flush=True)
+    os._exit(0)

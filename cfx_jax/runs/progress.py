@@ -1,6 +1,36 @@
-"""The progress bar of a run: images done, current objective, time left."""
+"""Progress bars: on a terminal redrawn all the time, elsewhere a line every half minute."""
+
+import io
+import sys
+import time
+from typing import Any
 
 from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Bar(tqdm):
+    """The bar of tqdm; where the standard error is no terminal, lines without a redraw."""
+
+    def __init__(self, **options: Any) -> None:
+        """Starts the clock; `options` are those of tqdm."""
+        self._in_lines = not sys.stderr.isatty()
+        self._next_line = 0.0
+        super().__init__(**options, file=io.StringIO() if self._in_lines else sys.stderr)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draws the bar, or prints its line if that is due."""
+        if not self._in_lines:
+            super().display(msg, pos)
+        elif msg is None and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            print(self, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends it with its last state."""
+        self._next_line = 0.0
+        super().close()
 
 
 class ProgressBar:
@@ -17,14 +47,14 @@ class ProgressBar:
         self._num_images = num_images
         self._steps_per_image = steps_per_image
         self._images_done = 0
-        self._bar = tqdm(
+        self._bar = Bar(
             total=num_images * steps_per_image,
             disable=not (num_images and shown),
+            desc=f"0/{num_images} images, compiling",
             bar_format="{percentage:3.0f}% |{bar:24}| {desc} [{elapsed}, {remaining} left]",
         )
 
     def __enter__(self) -> "ProgressBar":
-        self._describe("compiling")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -144,7 +144,7 @@ def run(
             steps = len(config.explain.objectives) * settings.num_steps
             with (
                 ProgressBar(sum(map(len, units.values())), steps, shown=cluster.is_first()) as bar,
-                _Writing(writer, fields, bar) as write,
+                _Writing(writer, fields, bar, stop) as write,
             ):
                 if units:
                     key = jax.random.key(config.seed)
@@ -319,10 +319,13 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
 class _Writing:
     """Writes units in a thread of its own, so that no device waits for a disk."""
 
-    def __init__(self, writer: RecordWriter, fields: Sequence[Field], bar: ProgressBar) -> None:
+    def __init__(
+        self, writer: RecordWriter, fields: Sequence[Field], bar: ProgressBar, stop: StopRequest
+    ) -> None:
         self._writer = writer
         self._fields = fields
         self._bar = bar
+        self._stop = stop
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: collections.deque[concurrent.futures.Future[None]] = collections.deque()
 
@@ -344,6 +347,7 @@ class _Writing:
     def _write(self, examples: Examples, explanations: Mapping[str, Explanation]) -> None:
         values = make_values(self._fields, examples, explanations)
         self._writer.write_unit(examples.unit, values)
+        self._stop.num_written += 1
         self._bar.finish_images(len(examples.ids))
 
 

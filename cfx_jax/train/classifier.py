@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from cfx_jax import data
 from cfx_jax.classifiers import Classifier, NormalizedModule
@@ -23,6 +22,7 @@ from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data.images import to_floats
 from cfx_jax.records import Storage, claim_folder
 from cfx_jax.runs import cluster, parallel
+from cfx_jax.runs.progress import Bar
 from cfx_jax.train.config import TrainClassifierConfig
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture
 from cfx_jax.weights.params_file import encode_params
@@ -105,7 +105,7 @@ def _fit(
         return optax.apply_updates(params, updates), state, loss
 
     state = optimizer.init(params)
-    with tqdm(total=config.num_steps, unit="step") as bar:
+    with Bar(total=config.num_steps, unit="step") as bar:
         for index, rows in enumerate(_batches(len(training.labels), config), 1):
             batch = training.pixels[rows], training.labels[rows]
             params, state, loss = step(params, state, *batch)

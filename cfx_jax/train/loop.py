@@ -17,12 +17,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.flatten_util import ravel_pytree
-from tqdm import tqdm
 
 from cfx_jax import data, registry
 from cfx_jax.config import ConfigError
 from cfx_jax.records import Storage, claim_folder
 from cfx_jax.runs import cluster, parallel
+from cfx_jax.runs.progress import Bar
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.train.log import Heldout, TrainLog
@@ -115,7 +115,7 @@ def _take_steps(
     first, last = int(state.step), config.num_steps
     state = parallel.replicate(state, devices)
     started: collections.deque[jax.Array] = collections.deque()
-    with tqdm(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
+    with Bar(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
         for step, batch in enumerate(crops.batches(first, last, rows), first + 1):
             state, metrics = take_step(state, shard(batch), places, key, classifier_params)
             started.append(metrics["loss"])

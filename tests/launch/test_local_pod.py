@@ -31,10 +31,15 @@ elif action.startswith("exit"):
     sys.exit(int(action.removeprefix("exit")))
 elif action == "die":
     os.kill(os.getpid(), signal.SIGKILL)
-elif action == "wait":
+elif action in ("wait", "late"):
+    if action == "late":
+        print("ready")
+        time.sleep(0.5)  # As long as Python takes to start.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, hear)
-    print("ready")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    if action == "wait":
+        print("ready")
     for _ in range(600):
         time.sleep(0.1)
         if heard:
@@ -45,6 +50,7 @@ elif action == "ignore":
     print("ready")
     time.sleep(60)
 elif action == "progress":
+    print("redraws" if sys.stdout.isatty() else "lines")
     for state in ("", " 10%", " 20%", "      ", ""):
         sys.stderr.write("\r" + state)
         sys.stderr.flush()
@@ -186,11 +192,22 @@ def test_a_process_that_fails_after_a_signal_leaves_the_others_their_time(folder
     assert status == 128 + signal.SIGINT
 
 
+def test_a_process_hears_what_was_sent_before_it_listened(folder):
+    with start(folder, "--do0=late", "--do1=late") as pod:
+        assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
+        pod.send_signal(signal.SIGTERM)
+        written, status = finish(pod)
+    assert sorted(written) == ["[0] heard SIGTERM", "[1] heard SIGTERM"]
+    assert status == 0
+
+
 def test_progress_bars_come_out_as_their_last_state(folder):
     written, _ = finish(start(folder, "--do0=progress", "--do1=progress"))
-    expected = ["an image is broken", "100%", "  indented, ended as on Windows", "no end"]
+    expected = [
+        "lines", "an image is broken", "100%", "  indented, ended as on Windows", "no end"
+    ]  # fmt: skip
     assert lines_of(written, 0) == lines_of(written, 1) == expected
-    assert len(written) == 8
+    assert len(written) == 10
 
 
 def test_a_terminal_shows_the_progress_of_process_0(folder):
@@ -212,7 +229,8 @@ def test_a_terminal_shows_the_progress_of_process_0(folder):
     # Wiped before anything else is printed: at the end of a line stands nothing but the line.
     screen = [line.rpartition("\r\x1b[K")[2] for line in shown.split("\n")]
     expected = ["an image is broken", "100%", "  indented, ended as on Windows", "no end"]
-    assert lines_of(screen, 0) == lines_of(screen, 1) == expected
+    assert lines_of(screen, 0) == ["redraws", *expected]
+    assert lines_of(screen, 1) == ["lines", *expected]
 
 
 def read(terminal):

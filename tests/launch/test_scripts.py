@@ -16,6 +16,7 @@ from cfx_jax.runs.preemption import StoppedError
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 STOPPED = f"0 {StoppedError(0.0)}"
+FRUITLESS = f"0 {StoppedError(0.0, num_written=0)}"
 ARGUMENTS = [
     "--config=configs/imagenet.py",
     "--workdir=gs://bucket/run 1",
@@ -68,7 +69,7 @@ class Machine:
     def answer(self, name, lines):
         (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
 
-    def run(self, script, *arguments, **variables):
+    def run(self, script, *arguments, output=subprocess.PIPE, **variables):
         environment = {
             "PATH": f"{self.tools}:{os.environ['PATH']}",
             "FAKE": str(self.folder),
@@ -78,7 +79,8 @@ class Machine:
         }
         return subprocess.run(
             ["bash", LAUNCH / script, *arguments],
-            env=environment | variables, capture_output=True, text=True, check=False, timeout=60,
+            env=environment | variables, text=True, check=False, timeout=60, stdout=output,
+            stderr=output,
         )  # fmt: skip
 
     def calls(self):
@@ -126,10 +128,8 @@ def test_dry_run_runs_nothing_and_a_run_runs_what_it_prints(script, machine):
     printed = commands(dry.stdout)
     machine.answer("states", ["ABSENT", "ACTIVE"])
     assert machine.run(script, *ARGUMENTS, **VARIABLES[script]).returncode == 0
-    if script == "slurm.sh":  # Where sbatch starts the script, and env starts srun.
-        assert printed.pop(0) == ["sbatch", str(LAUNCH / script), *ARGUMENTS]
-        assert printed[0][:2] == ["env", "JAX_LOCAL_DEVICE_IDS=0,1,2,3"]
-        printed[0] = printed[0][2:]
+    if script == "slurm.sh":  # Where sbatch starts the script.
+        assert printed.pop(0) == ["sbatch", "launch/slurm.sh", *ARGUMENTS]
     assert machine.calls() == printed
 
 
@@ -294,8 +294,11 @@ def test_what_is_not_committed_is_named(machine):
 
 @pytest.mark.parametrize(
     ("answer", "requeued", "status"),
-    [("0 done", False, 0), (STOPPED, True, 0), (f"1{STOPPED[1:]}", False, 1), ("2 e", False, 2)],
-)
+    [
+        ("0 done", False, 0), (STOPPED, True, 0), (FRUITLESS, True, 0),
+        (f"1{STOPPED[1:]}", False, 1), ("2 e", False, 2), ("143 e", False, 143),
+    ],
+)  # fmt: skip
 def test_a_slurm_job_that_was_stopped_is_queued_again(answer, requeued, status, machine):
     machine.answer("runs", [answer])
     result = machine.run("slurm.sh", *ARGUMENTS, **VARIABLES["slurm.sh"])
@@ -304,6 +307,26 @@ def test_a_slurm_job_that_was_stopped_is_queued_again(answer, requeued, status, 
     calls = machine.calls()
     assert calls.pop(0)[-len(ARGUMENTS) :] == ARGUMENTS
     assert calls == ([["scontrol", "requeue", "7"]] if requeued else [])
+    assert [path.name for path in machine.folder.iterdir() if path.name.startswith("tmp.")] == []
+
+
+def test_a_slurm_job_that_writes_nothing_new_is_given_up(machine):
+    """Its output goes on where it was when it is queued again."""
+    starts = [FRUITLESS, STOPPED, *[FRUITLESS] * 5]
+    machine.answer("runs", starts)
+    with (machine.folder / "output").open("a") as output:
+        statuses = [
+            machine.run("slurm.sh", output=output, **VARIABLES["slurm.sh"]).returncode
+            for _ in starts
+        ]
+    assert statuses == [0] * 6 + [1]
+    assert len([call for call in machine.calls() if call[0] == "scontrol"]) == 6
+    lines = (machine.folder / "output").read_text().splitlines()
+    fruitless = "queued again: nothing new was written in"
+    assert [line for line in lines if line.startswith("queued")] == [
+        f"{fruitless} 1 starts", "queued again", *(f"{fruitless} {n} starts" for n in range(1, 5))
+    ]  # fmt: skip
+    assert lines[-1].startswith("not queued again: nothing new was written in 5 starts; expected")
 
 
 def test_slurm_script_is_not_started_by_hand(machine):
@@ -314,40 +337,63 @@ def test_slurm_script_is_not_started_by_hand(machine):
 
 
 @pytest.mark.parametrize(
-    ("settings", "ids"),
+    ("settings", "gpus", "ids"),
     [
-        ({}, "0"),
-        ({"SBATCH_GPUS_PER_NODE": "a100:2"}, "0,1"),
-        ({"SBATCH_GPUS_PER_NODE": "a100"}, "0"),
-        ({"SBATCH_GPUS_PER_NODE": ""}, "0"),
-        ({"SBATCH_GPUS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "3"}, "0,1,2"),
+        ({}, 0, None),
+        ({"SBATCH_GPUS_PER_NODE": "a100:2"}, 2, "0,1"),
+        ({"SBATCH_GPUS_PER_NODE": "a100"}, 1, "0"),
+        ({"SBATCH_GPUS_PER_NODE": ""}, 0, None),
+        ({"SBATCH_GPUS_PER_NODE": "0"}, 0, None),
+        ({"SBATCH_GPUS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "3"}, 3, "0,1,2"),
     ],
 )
-def test_a_slurm_process_is_given_all_gpus_of_its_node(settings, ids, machine):
-    printed = machine.run("slurm.sh", "--dry_run", **settings).stdout
-    assert f"env JAX_LOCAL_DEVICE_IDS={ids} srun " in printed
+def test_a_slurm_process_is_given_all_gpus_of_its_node(settings, gpus, ids, machine):
+    run = commands(machine.run("slurm.sh", "--dry_run", **settings).stdout)[1]
+    assert run[:3] == ["srun", "--kill-on-bad-exit=1", f"--gpus-per-node={gpus}"]
+    told = [word for word in run if word.startswith("JAX_LOCAL_DEVICE_IDS=")]
+    assert told == ([f"JAX_LOCAL_DEVICE_IDS={ids}"] if ids else [])
+
+
+def test_slurm_processes_start_with_sigterm_blocked_where_env_can(machine):
+    dry = ("slurm.sh", "--dry_run")
+    assert "--block-signal=TERM" in commands(machine.run(*dry).stdout)[1]
+    (machine.tools / "env").write_text("#!/bin/sh\nexit 125\n")
+    (machine.tools / "env").chmod(0o755)
+    run = commands(machine.run(*dry).stdout)[1]
+    assert run[run.index("env") + 1] == "python"
 
 
 def test_slurm_reads_its_options():
     text = (LAUNCH / "slurm.sh").read_text()
     options = re.findall(r"^#SBATCH (--.+)$", text, re.MULTILINE)
-    assert {
-        "--ntasks-per-node=1", "--gpus-per-node=1", "--requeue", "--signal=TERM@60",
+    # None of GPUs and CPUs: Slurm refuses those that do not fit others of the command line.
+    assert set(options) == {
+        "--job-name=cfx_jax", "--nodes=1", "--ntasks-per-node=1", "--requeue", "--signal=TERM@60",
         "--open-mode=append",
-    } < set(options)  # fmt: skip
+    }  # fmt: skip
     # Slurm stops looking for options at the first command.
     first_command = re.search(r"^[^#\n]", text, re.MULTILINE).start()
     assert text.rindex("\n#SBATCH") < first_command
 
 
-def test_pods_that_are_stopped_are_started_again(machine):
+def test_slurm_starts_a_copy_of_the_script_alone(machine):
+    shutil.copy(LAUNCH / "slurm.sh", machine.folder / "slurm_script")
+    for arguments in (["--dry_run"], []):
+        ended = machine.run(machine.folder / "slurm_script", *arguments, **VARIABLES["slurm.sh"])
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("slow", ["pip", "python"])
+@pytest.mark.parametrize("num_signals", [1, 2])
+def test_pods_that_are_stopped_are_started_again(slow, num_signals, machine):
     """XPK runs the command as below, and counts pods that end with 0 as done, with 143 as lost."""
     xpk = (
         "_sigterm() (kill -SIGTERM $! 2>/dev/null;); trap _sigterm SIGTERM; ({command}) & PID=$!; "
         "while kill -0 $PID 2>/dev/null; do sleep 0.1; done; wait $PID"
     )
-    (machine.tools / "pip").write_text("#!/bin/sh\n")
-    (machine.tools / "python").write_text(
+    for name in ("pip", "python"):
+        (machine.tools / name).write_text("#!/bin/sh\n")
+    (machine.tools / slow).write_text(
         "#!/usr/bin/env bash\ntrap 'exit 0' TERM\necho started\nfor _ in {1..20}; do sleep .1; done"
     )
     for name in ("pip", "python"):
@@ -359,5 +405,6 @@ def test_pods_that_are_stopped_are_started_again(machine):
         env=os.environ | {"PATH": f"{machine.tools}:{os.environ['PATH']}"},
     ) as pod:  # fmt: skip
         assert pod.stdout.readline() == b"started\n"
-        pod.send_signal(signal.SIGTERM)
+        for _ in range(num_signals):
+            pod.send_signal(signal.SIGTERM)
         assert pod.wait(timeout=30) == 128 + signal.SIGTERM

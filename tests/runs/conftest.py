@@ -83,16 +83,10 @@ class Commands:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
 
-    def start(self, workdir, *more, pod=None, num_steps=4, environment=None):
-        """Starts a run; `pod = (num_processes, devices_per_process)` makes it a pod."""
-        launcher = [sys.executable, "-m", "cfx_jax.main"]
-        if pod:
-            launcher = [
-                sys.executable, "launch/local_pod.py", f"--num_processes={pod[0]}",
-                f"--devices_per_process={pod[1]}", "--",
-            ]  # fmt: skip
-        command = [
-            *launcher, "--config=configs/folder.py", f"--workdir={workdir}",
+    def arguments(self, workdir, *more, num_steps=4):
+        """Returns the arguments of a run."""
+        return [
+            "--config=configs/folder.py", f"--workdir={workdir}",
             f"--config.data.path={self.photographs}",
             "--config.classifier.name=mnist_cnn", f"--config.classifier.weights={self.weights}",
             "--config.generator.name=vae_digits",
@@ -101,6 +95,16 @@ class Commands:
             # Half of the time of a process would go into the pictures of 64 images.
             "--config.batch.unit_size=4", "--config.report.max_images=2", *more,
         ]  # fmt: skip
+
+    def start(self, workdir, *more, pod=None, num_steps=4, environment=None):
+        """Starts a run; `pod = (num_processes, devices_per_process)` makes it a pod."""
+        launcher = [sys.executable, "-m", "cfx_jax.main"]
+        if pod:
+            launcher = [
+                sys.executable, "launch/local_pod.py", f"--num_processes={pod[0]}",
+                f"--devices_per_process={pod[1]}", "--",
+            ]  # fmt: skip
+        command = [*launcher, *self.arguments(workdir, *more, num_steps=num_steps)]
         self._started += 1
         log = self.folder / f"{self._started}.log"
         return Run(command, workdir, log, self.environment | (environment or {}))

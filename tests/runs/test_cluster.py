@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import socket
+import subprocess
+import sys
+import threading
 import types
 
 import jax
@@ -10,22 +14,25 @@ import pytest
 import cfx_jax
 from cfx_jax.config import ConfigError
 from cfx_jax.runs import cluster
+from cfx_jax.runs.preemption import StoppedError, StopRequest
 
 
 @pytest.fixture
 def joined(monkeypatch):
     """Lets JAX believe it; returns what it was asked for, and a function that sets the flags."""
     asked = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *arguments, **_: asked.append(arguments)
+    )
 
-    def give(distributed=False, coordinator_address=None, num_processes=None, process_id=None):
-        given = {
-            "distributed": distributed, "coordinator_address": coordinator_address,
-            "num_processes": num_processes, "process_id": process_id,
+    def give(stop=None, **given):
+        expected = {
+            "distributed": False, "coordinator_address": None, "num_processes": None,
+            "process_id": None, "join_seconds": 60.0,
         }  # fmt: skip
-        values = types.SimpleNamespace(flag_values_dict=lambda: given)
+        values = types.SimpleNamespace(flag_values_dict=lambda: expected | given)
         monkeypatch.setattr(cluster.flags, "FLAGS", values)
-        cluster.join()
+        cluster.join(stop or StopRequest())
         return asked
 
     preemption_service = jax.config.jax_enable_preemption_service
@@ -43,7 +50,8 @@ def test_slices_and_slurm_are_found_by_jax(joined):
 
 @pytest.mark.parametrize("distributed", [False, True])
 def test_plain_machines_name_their_coordinator(joined, distributed):
-    assert joined(distributed, "host:1234", 4, 3) == [("host:1234", 4, 3)]
+    others = {"coordinator_address": "host:1234", "num_processes": 4, "process_id": 3}
+    assert joined(distributed=distributed, **others) == [("host:1234", 4, 3)]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +71,67 @@ def test_flags_that_do_not_fit_together_are_refused(joined, given, message):
         joined(**given)
 
 
-def test_others_that_do_not_answer_are_named(joined, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("deadline exceeded")
+def test_an_environment_that_is_not_whole_is_named(joined, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("half an environment")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(ConfigError, match=r"cannot join the other processes \(deadline exceeded\)"):
-        joined(coordinator_address="host:1234", num_processes=2, process_id=1)
+    with pytest.raises(ConfigError, match=r"cannot join the other processes \(half an environment"):
+        joined(distributed=True)
+
+
+@pytest.fixture
+def others_are_late(monkeypatch):
+    """JAX waits for them, in C, until the test is over."""
+    over = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: over.wait())
+    yield
+    over.set()
+
+
+def test_a_request_to_stop_is_heard_while_others_are_waited_for(joined, others_are_late):
+    stop = StopRequest()
+    timer = threading.Timer(0.1, lambda: setattr(stop, "deadline", 0.0))
+    timer.start()
+    with pytest.raises(StoppedError, match="before anything new was written"):
+        joined(stop, distributed=True)
+    timer.join()
+
+
+def test_a_request_that_came_before_is_heard_first(joined):
+    stop = StopRequest()
+    stop.deadline = 0.0
+    with pytest.raises(StoppedError):
+        joined(stop, distributed=True)
+
+
+def test_an_environment_that_does_not_answer_is_given_up(joined, others_are_late):
+    with pytest.raises(ConfigError, match=r"the environment did not tell of them within 0\.01 s"):
+        joined(distributed=True, join_seconds=0.01)
+
+
+@pytest.mark.parametrize(
+    ("host", "index", "message"),
+    [
+        ("localhost", 1, "process 1 did not reach process 0 at localhost:{port} ([Errno "),
+        ("no.such.host.invalid", 1, "did not reach process 0 at no.such.host.invalid:{port} ([Err"),
+        ("localhost", 0, "not all 2 processes came to process 0 at localhost:{port} within 0.1 s"),
+    ],
+)
+def test_who_was_not_reached_is_named_before_jax_aborts(host, index, message):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "cfx_jax.main", f"--coordinator_address={host}:{port}"),
+            *("--num_processes=2", f"--process_id={index}", "--join_seconds=0.1"),
+        ],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: cannot join the other processes: ")
+    assert message.format(port=port) in line
 
 
 def test_a_model_on_the_host_keeps_to_one_device(caplog):
@@ -94,3 +156,58 @@ def test_a_process_that_is_alone_leaves_as_any_other(code):
     with pytest.raises(SystemExit) as ended:
         cluster.leave(code)
     assert ended.value.code == code
+
+
+def test_a_process_that_is_alone_waits_for_none():
+    cluster.wait_for_others(StopRequest())
+
+
+# Processes of two that do what the argument says, after they have joined each other.
+MEMBER = """
+import sys, time
+from absl import flags
+from cfx_jax.runs import cli, cluster, preemption
+
+def main():
+    index = flags.FLAGS.process_id
+    {body}
+
+stop = preemption.listen()
+cluster.define_flags()
+cli.run_main(main, stop=stop)
+"""
+
+
+def run_members(body, num_processes):
+    """Returns the exit statuses and the outputs of processes that join each other."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    members = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", MEMBER.format(body=body)),
+                *(f"--coordinator_address=localhost:{port}", f"--num_processes={num_processes}"),
+                f"--process_id={index}",
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for index in range(num_processes)
+    ]  # fmt: skip
+    outputs = [member.communicate(timeout=60)[0] for member in members]
+    return [member.returncode for member in members], outputs
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Process 0 could go first; JAX would abort the other one.
+        "time.sleep(0.5 * index); cluster.leave(3)",
+        "time.sleep(0.5 * index); cluster.wait_for_others(stop); sys.exit(3)",
+    ],
+)
+def test_those_who_leave_do_not_end_each_other(body):
+    assert run_members(body, 2) == ([3, 3], ["", ""])
+
+
+def test_who_is_joined_by_none_leaves_at_once():
+    assert run_members("cluster.leave(3, time.monotonic() + 1000)", 1) == ([3], [""])

@@ -183,10 +183,32 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(commands, undisturbed, 
 
 
 @pytest.mark.slow
+def test_a_pod_that_is_pre_empted_while_it_starts_stops(commands, tmp_path):
+    pod = commands.start(tmp_path / "run", pod=(2, 2))
+    while len(members(pod)) < 2:
+        assert pod.process.poll() is None
+    pod.process.send_signal(signal.SIGTERM)
+    output = pod.finish(timeout=60)
+    assert output.count("before anything new was written; resume with the same command") == 2
+    assert len(output.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_wrong_config_ends_a_pod_with_its_message_and_2(commands, tmp_path):
+    output = commands.run(
+        tmp_path / "run", "--config.data.path=/no/such/folder", pod=(2, 1), code=2
+    )
+    lines = [line for line in output.splitlines() if not line.startswith("[pod] ")]
+    assert {line.partition(": ")[0] for line in lines} == {"[0] error", "[1] error"}
+
+
+@pytest.mark.slow
 def test_a_pod_that_is_pre_empted_stops_and_goes_on(commands, undisturbed, files, tmp_path):
     pod = commands.start(tmp_path / "run", pod=(2, 2))
     pod.wait_for_units(3)
-    pod.process.send_signal(signal.SIGTERM)
+    for _ in range(3):  # The first asks it to stop, and the others change nothing.
+        pod.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
     output = pod.finish(timeout=20)
     assert output.count("resume with the same command") == 2
     assert 3 <= pod.num_complete() < 16

@@ -1,84 +1,125 @@
 """SIGTERM, sent to real processes: heard at once, and the end of those that do not listen."""
 
-import os
+import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from cfx_jax.runs import preemption
-from cfx_jax.runs.preemption import StoppedError
 
+STOPPED = "stopped by SIGTERM before anything new was written; resume with the same command\n"
 # Minutes in C, without a step of Python in which a signal handler could run.
 DEAF = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+WAIT = "while stop.deadline == float('inf'): time.sleep(0.01)"
+# The module alone, since the package takes a second to import.
 CHILD = """
-import sys, time
-from cfx_jax.runs import preemption
-preemption.GRACE_SECONDS = 0.3
-with preemption.watch() as stop:
-    print("ready", flush=True)
-    {body}
+import os, signal, sys, time
+sys.path.insert(0, {folder!r})
+import preemption
+preemption.GRACE_SECONDS = {grace}
+{before}
+stop = preemption.listen()
+stop.check()
+{setup}
+print("ready", flush=True)
+{body}
 """
 
 
-def run_child(body):
+def run_child(*body, before="", setup="", grace=0.3, num_signals=1):
     """Starts a process, sends SIGTERM once it is ready; returns (exit status, output, errors)."""
+    folder = str(pathlib.Path(preemption.__file__).parent)
+    code = CHILD.format(
+        folder=folder, body="\n".join(body), before=before, setup=setup, grace=grace
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(body=body)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    for _ in range(num_signals):
+        process.send_signal(signal.SIGTERM)
+    # Not by `communicate`, which does not see what was read with the first line.
+    with process:
+        output, errors = process.stdout.read(), process.stderr.read()
     return process.returncode, output, errors
 
 
 def test_a_process_that_does_not_come_back_to_python_is_ended():
-    assert run_child(DEAF) == (0, "", "\nstopped by SIGTERM; resume with the same command\n")
+    assert run_child(DEAF) == (0, "", f"\n{STOPPED}")
 
 
 def test_a_process_that_is_too_slow_to_stop_is_ended():
-    body = "\n    ".join(
-        ["try:", "    while True: time.sleep(0.01); stop.check()", "finally: time.sleep(100)"]
+    code, _, errors = run_child(
+        "try:", "    while True: time.sleep(0.01); stop.check()", "finally: time.sleep(100)"
     )
-    code, _, errors = run_child(body)
     assert code == 0
     assert errors.startswith("\nstopped by SIGTERM")
 
 
-def test_a_request_is_raised_where_the_run_looks():
-    with preemption.watch() as stop:
-        stop.check()
-        assert stop.deadline == float("inf")
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(1000):  # The listener is a thread.
-            if stop.deadline < float("inf"):
-                break
-            time.sleep(0.01)
-        with pytest.raises(StoppedError, match="resume with the same command") as raised:
-            stop.check()
-    remaining = raised.value.deadline - time.monotonic()
-    assert 0 < remaining <= preemption.GRACE_SECONDS < 10
+def test_a_process_that_others_need_is_ended_later():
+    assert preemption.GRACE_SECONDS + 1 < 10
+    before = "slept = []; time.sleep = slept.append; os._exit = lambda code: None"
+    code, output, _ = run_child(
+        "while not slept: pass",
+        "print(slept)",
+        before=before,
+        setup="stop.goes_last = True",
+        grace=2,
+    )
+    assert (code, output) == (0, "[3]\n")
+
+
+@pytest.mark.parametrize(
+    ("num_written", "expected"),
+    [(0, STOPPED), (2, "stopped by SIGTERM; resume with the same command\n")],
+)
+def test_a_request_is_raised_where_the_run_looks(num_written, expected):
+    code, output, errors = run_child(
+        WAIT,
+        "try: stop.check()",
+        "except preemption.StoppedError as stopped:",
+        "    print(stopped, 0 < stopped.deadline - time.monotonic() <= 60)",
+        setup=f"stop.num_written = {num_written}",
+        grace=60,
+    )
+    assert (code, output, errors) == (0, expected.replace("\n", " True\n"), "")
+
+
+def test_a_signal_that_came_while_it_was_blocked_is_heard():
+    before = (
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); "
+        "os.kill(os.getpid(), signal.SIGTERM); assert signal.sigpending() == {signal.SIGTERM}"
+    )
+    code, output, _ = run_child(WAIT, "print('stopped')", before=before, num_signals=0, grace=60)
+    assert (code, output) == (0, "stopped\n")
+
+
+def test_more_signals_and_those_to_a_process_that_ends_change_nothing():
+    code, output, errors = run_child(
+        WAIT,
+        "import atexit",
+        # Python ends threads first, and then calls this.
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.01)))",
+        "print('stopped')",
+        num_signals=3,
+        grace=60,
+    )
+    assert (code, output, errors) == (0, "stopped\n", "")
 
 
 def test_other_signals_are_left_alone():
-    heard = []
-    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append("usr1"))
-    try:
-        with preemption.watch() as stop:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.05)
-            stop.check()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert heard == ["usr1"]
+    code, output, _ = run_child(
+        "signal.signal(signal.SIGUSR1, lambda *_: print('usr1'))",
+        "os.kill(os.getpid(), signal.SIGUSR1)",
+        "time.sleep(0.05)",
+        "stop.check()",
+        num_signals=0,
+    )
+    assert (code, output) == (0, "usr1\n")
 
 
-def test_what_was_there_before_is_put_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with preemption.watch():
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.set_wakeup_fd(-1) == -1
+def test_it_listens_once():
+    code, output, _ = run_child("print(preemption.listen() is stop)", num_signals=0)
+    assert (code, output) == (0, "True\n")
