@@ -236,8 +236,8 @@ def _facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
     steps, samples = (run.manifest["settings"].get(key) for key in ("num_steps", "num_samples"))
     if steps and samples:
         each = len(run.objectives) * steps * samples
-        facts.append(("Masks learnt from, an example", f"{each:,}"))
-        facts.append(("In all", f"{computed * each:,}"))
+        cost = f"{each:,} gradients of the networks an example, {computed * each:,} in all"
+        facts.append(("Cost of learning", cost))
     return facts
 
 

@@ -109,7 +109,7 @@ def draw_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def trace_outline(importance: np.ndarray) -> str:
-    """Returns the boundary of `half_region` as the path of an SVG, in pixels."""
+    """Returns the boundary of `half_region` as the path of an SVG, in half pixels."""
     from skimage import measure
 
     level = _half_level(importance)
@@ -117,11 +117,13 @@ def trace_outline(importance: np.ndarray) -> str:
         return ""
     # A line runs between pixels of either side, and along the edge of the picture.
     lines = measure.find_contours(np.pad(importance, 1), level - 1e-9)
-    # There is a point for each pixel; a third of them is as good to look at.
-    return "".join(
-        "M" + "L".join(f"{x - 0.5:.4g} {y - 0.5:.4g}" for y, x in line[::_STRIDE]) + "Z"
-        for line in lines
-    )
+    path = ""
+    for line in lines:
+        # There is a point for each pixel; a third of them, to half a pixel, is as good to look at.
+        points = np.rint(2 * line[::_STRIDE, ::-1] - 1).astype(int)
+        steps = np.diff(points, axis=0).ravel().tolist()
+        path += f"M{points[0, 0]} {points[0, 1]}l{' '.join(map(str, steps))}z" if steps else ""
+    return path
 
 
 def overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:

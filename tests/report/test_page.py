@@ -221,7 +221,7 @@ def test_numbers_and_names(page):
     for text in ("Mode fast", "Seed 7", "Computed 4 of 5 examples"):
         assert text in page.text()
     # Two objectives of 20 steps with 4 masks each.
-    assert "Masks learnt from, an example 160 In all 640" in page.text()
+    assert "learning 160 gradients of the networks an example, 640 in all" in page.text()
     assert "Not computed yet 1" in page.text()
 
 

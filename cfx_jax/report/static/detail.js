@@ -154,7 +154,7 @@ class Detail {
   #addOutline(result, path) {
     const layers = this.element.querySelector(`[data-result="${result.key}"] .layers`);
     const [height, width] = this.model.runs[result.run].map_size;
-    layers.append(cfx.svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    layers.append(cfx.svg("svg", { viewBox: `0 0 ${2 * width} ${2 * height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
       cfx.svg("path", { d: path, class: "halo" }), cfx.svg("path", { d: path, class: "edge" })));
   }
 }

@@ -92,7 +92,9 @@ class Model {
     );
     this.placeOf = new Map();
     for (let n = this.size - 1; n >= 0; n--) this.placeOf.set(this.ids[n], n);
+    // Made when first asked for.
     this.lowerIds = null;
+    this.counts = new Map();
   }
 
   result(key) {
@@ -136,14 +138,17 @@ class Model {
 
   /** How many examples have each status of a result, in the order of the statuses. */
   countStatuses(result) {
-    const counts = new Map();
-    for (let n = 0; n < this.size; n++) {
-      const status = this.status(result, n);
-      counts.set(status, (counts.get(status) ?? 0) + 1);
+    if (!this.counts.has(result.key)) {
+      const counts = new Map();
+      for (let n = 0; n < this.size; n++) {
+        const status = this.status(result, n);
+        counts.set(status, (counts.get(status) ?? 0) + 1);
+      }
+      const order = this.runs[result.run].statuses;
+      const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+      this.counts.set(result.key, [...counts].sort((a, b) => rank(a[0]) - rank(b[0]) || (a[0] < b[0] ? -1 : 1)));
     }
-    const order = this.runs[result.run].statuses;
-    const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
-    return [...counts].sort((a, b) => rank(a[0]) - rank(b[0]) || (a[0] < b[0] ? -1 : 1));
+    return this.counts.get(result.key);
   }
 
   /** Classes that occur as targets, by name. */
