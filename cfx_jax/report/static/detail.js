@@ -56,8 +56,10 @@ class Detail {
         this.#apply();
       },
     });
-    return cfx.make("div.bar", {}, cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider),
-      cfx.make("label.choice", {}, this.outline, "Line around half of it"), this.swap);
+    const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
+    // Where the records keep no photographs there is nothing below the map, or beside it.
+    opacity.hidden = this.swap.hidden = !this.model.runs[this.model.home(this.n)].has_photos;
+    return cfx.make("div.bar", {}, opacity, cfx.make("label.choice", {}, this.outline, "Line around half of it"), this.swap);
   }
 
   #apply() {
