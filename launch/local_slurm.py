@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lacking = [name for name in _DAEMONS if shutil.which(name, path=_PATH) is None]
     if lacking:
         print(
-            f"error: {' and '.join(lacking)} not found; install Slurm ({wanted})", file=sys.stderr
+            f"error: {' and '.join(lacking)} not found; install Slurm", file=sys.stderr
         )
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
