@@ -1,0 +1,40 @@
+"""launch/local_slurm.py, where it cannot hold a cluster; tests/runs/test_slurm.py has one of it."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+
+
+def run(*arguments, before="pass"):
+    code = (
+        f"import sys; sys.path.insert(0, {str(LAUNCH)!r}); import local_slurm; {before}; "
+        "sys.exit(local_slurm.main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_programs_that_are_not_there_are_named(tmp_path):
+    ended = run(f"--folder={tmp_path}", before="local_slurm._DAEMONS = ('no_slurmd', 'no_ctld')")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: no_slurmd and no_ctld not found; install Slurm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: --folder"),
+        (["--folder=a", "--gpus=5"], "choose from 1, 2, 3, 4"),
+        (["--folder=a", "--grace=soon"], "invalid int value: 'soon'"),
+    ],
+)
+def test_wrong_options_are_told(arguments, message):
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert message in ended.stderr
