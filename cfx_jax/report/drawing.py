@@ -43,48 +43,52 @@ class Drawing:
         if not count:
             return {}
         run, start = self._run, unit.indices[0]
-        photos, infilled = None, {}
-        if run.has_pictures:
-            photos = run.read("image", start, start + count)
-            infilled = {
-                objective: run.read_result(objective, "infilled", start, start + count)
-                for objective in run.objectives
-            }
-        traces = {
-            objective: run.read_result(objective, "trace", start, start + count)
+        kinds = ("trace", "infilled") if run.has_pictures else ("trace",)
+        read = {
+            f"{objective}_{kind}": run.read_result(objective, kind, start, start + count)
             for objective in run.objectives
+            for kind in kinds
         }
+        if run.has_pictures:
+            read["image"] = run.read("image", start, start + count)
+        statuses = unit.results[run.objectives[0]]["status"][:count].tolist()
+        readable = [
+            row for row, code in enumerate(statuses) if run.status_name(code) != "unreadable"
+        ]
 
-        def draw_one(row: int) -> tuple[int, tuple[str, dict[str, Any]]] | None:
-            if run.status_name(int(unit.results[run.objectives[0]]["status"][row])) == "unreadable":
-                return None
-            photo = None if photos is None else photos[row]
-            maps = {
-                objective: pictures.map_importance(logits[row], objective, photo, run.mask_law)
-                for objective, logits in unit.masks.items()
-                if not np.isnan(logits[row]).any()
-            }
-            filled = {objective: images[row] for objective, images in infilled.items()}
-            details = {
-                f"{objective}_trace": _thin(traces[objective][row]) for objective in run.objectives
-            } | {
-                f"{objective}_outline": pictures.trace_outline(maps[objective])
-                if objective in maps
-                else ""
-                for objective in run.objectives
-            }
-            return row, (self._write(unit.indices[row], photo, maps, filled), details)
+        def draw_one(row: int) -> tuple[str, dict[str, Any]]:
+            masks = {objective: logits[row] for objective, logits in unit.masks.items()}
+            return self._draw(
+                unit.indices[row], masks, {name: of[row] for name, of in read.items()}
+            )
 
         # Encoding lets other threads go on.
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            return dict(filter(None, pool.map(draw_one, range(count))))
+            return dict(zip(readable, pool.map(draw_one, readable), strict=True))
+
+    def _draw(
+        self, index: int, masks: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
+    ) -> tuple[str, dict[str, Any]]:
+        """Draws an example, of what the records hold of it; returns its place and details."""
+        objectives, photo = self._run.objectives, values.get("image")
+        maps = {
+            objective: pictures.map_importance(logits, objective, photo, self._run.mask_law)
+            for objective, logits in masks.items()
+            if not np.isnan(logits).any()
+        }
+        outlines = {objective: pictures.trace_outline(drawn) for objective, drawn in maps.items()}
+        details: dict[str, Any] = {}
+        for objective in objectives:
+            details[f"{objective}_trace"] = _thin(values[f"{objective}_trace"])
+            details[f"{objective}_outline"] = outlines.get(objective, "")
+        return self._write(index, photo, maps, values), details
 
     def _write(
         self,
         index: int,
         photo: np.ndarray | None,
         maps: Mapping[str, np.ndarray],
-        infilled: Mapping[str, np.ndarray],
+        values: Mapping[str, np.ndarray],
     ) -> str:
         """Writes the pictures of an example; returns their place, "" where there is nothing."""
         if photo is None and not maps:
@@ -100,7 +104,7 @@ class Drawing:
                 tiles.append(nothing)
             else:
                 drawn = pictures.overlay(maps[objective], None)
-                tiles.append(drawn if kind == "saliency" else infilled[objective])
+                tiles.append(drawn if kind == "saliency" else values[f"{objective}_infilled"])
         self.map_size = (some.shape[0], some.shape[1])
         strip, self.geometry = pictures.draw_strip(tiles)
         place = f"images/{self._number}/{index // 1000}/{index}.webp"
