@@ -210,8 +210,10 @@ def test_controls_change_the_view_and_the_address(tab, galleries):
     view = page.evaluate("location.hash.slice(1)")
     assert shown(tab.show(view)) == [IDS[index] for index in expected]
     page.get_by_label("not flipped").uncheck()
+    assert page.evaluate("cfx.gallery.view.status") == []
     page.go_back()
-    assert page.get_by_label("not flipped").is_checked()
+    page.wait_for_function("document.querySelector('input[value=not_flipped]').checked")
+    assert shown(page) == [IDS[index] for index in expected]
 
 
 def test_the_keyboard_is_enough(tab):

@@ -60,11 +60,9 @@ class Gallery {
 
   /** Changes a part of the view; typing adds no steps to the history. */
   #change(part, isTyping = false) {
-    const view = { ...this.view, ...part };
-    if (isTyping) {
-      history.replaceState(null, "", this.#address(view));
-      this.#show();
-    } else location.hash = this.#address(view);
+    // At once rather than by the event of a new address: a second change would be of the old view.
+    history[isTyping ? "replaceState" : "pushState"](null, "", this.#address({ ...this.view, ...part }));
+    this.#show();
   }
 
   #show() {
