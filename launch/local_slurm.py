@@ -67,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     lacking = [name for name in _DAEMONS if shutil.which(name, path=_PATH) is None]
     if lacking:
-        print(
-            f"error: {' and '.join(lacking)} not found; install Slurm ({wanted})", file=sys.stderr
-        )
+        print(f"error: {' and '.join(lacking)} not found; install Slurm", file=sys.stderr)
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
