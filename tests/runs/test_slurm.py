@@ -102,7 +102,8 @@ class Slurm:
 
 
 def ended(state):
-    return state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
+    # There are others in between, such as SIGNALING.
+    return state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 
 @pytest.fixture(scope="module")
