@@ -26,7 +26,7 @@ from cfx_jax.weights.architectures import ARCHITECTURES
 
 BATCH = 8
 CLASS = 5
-TIMM = {"s": "small", "b": "base", "l": "large"}
+TIMM = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
 LITE = [name for name in ARCHITECTURES if name.startswith("efficientnet_lite")]
 
 
@@ -84,9 +84,10 @@ def original(name: str) -> Callable[[], torch.nn.Module]:
     if name in LITE:
         return lambda: EfficientNet.from_name(name.replace("_", "-"))
     if name.startswith("vit"):
-        size, patch = name[4], name[5:]
-        published = f"vit_{TIMM[size]}_patch{patch}_224"
-        return lambda: timm.create_model(published, num_classes=1000)
+        size, patch = TIMM[name[4]], int(name[5:])
+        # timm names no ViT of patches of 14 for images of 224.
+        published = f"vit_{size}_patch16_224"
+        return lambda: timm.create_model(published, num_classes=1000, patch_size=patch)
     make: Callable[[], torch.nn.Module] = getattr(torchvision.models, name)
     return make
 

@@ -5,14 +5,23 @@ generative model finds plausible there changes the classifier's decision most (S
 with the least evidence (SSR).
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.explain import explain, explain_both, explain_one
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator, infill
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.runner import run
 from cfx_jax.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from cfx_jax.data.demo import demo_images
+    from cfx_jax.runs.runner import run
+
+# What reads images and shows progress is imported when it is asked for.
+_LATER = {"demo_images": "cfx_jax.data.demo", "run": "cfx_jax.runs.runner"}
 
 __all__ = [
     "Classifier",
@@ -20,6 +29,7 @@ __all__ = [
     "Generator",
     "Settings",
     "Status",
+    "demo_images",
     "explain",
     "explain_both",
     "explain_one",
@@ -28,3 +38,10 @@ __all__ = [
     "load_generator",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what is imported late."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

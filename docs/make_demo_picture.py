@@ -3,31 +3,27 @@
 python docs/make_demo_picture.py runs/demo docs/images/demo.jpg
 """
 
-import pathlib
 import sys
 
 from PIL import Image
 
-KINDS = ("original", "ssr-saliency", "ssr-infilled", "sdr-saliency", "sdr-infilled")
-GAP = 4
+from cfx_jax.report import pictures
+from cfx_jax.runs.explanations import Explanations
 
 
-def main(run: str, target: str) -> None:
-    """Reads `run/report/images` and writes `target`, one row an example."""
-    folder = pathlib.Path(run) / "report" / "images"
-    rows = [
-        [Image.open(original.with_name(original.name.replace("original", kind))) for kind in KINDS]
-        for original in sorted(folder.glob("*-original.png"))
-    ]
-    if not rows:
-        sys.exit(f"no pictures in {folder}; run python -m cfx_jax.main --workdir={run} first")
-    width, height = rows[0][0].size
-    size = (len(KINDS) * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP)
-    sheet = Image.new("RGB", size, "white")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(picture, (x * (width + GAP), y * (height + GAP)))
-    sheet.save(target, quality=88)
+def main(workdir: str, target: str) -> None:
+    """Reads the records in `workdir` and writes `target`, one row an example."""
+    run = Explanations(workdir)
+    rows = []
+    for index in run.complete.nonzero()[0].tolist():
+        photo = run.read("image", index, index + 1)[0]
+        row = [photo]
+        for objective in run.objectives:
+            logits = run.read_result(objective, "mask_logits", index, index + 1)[0]
+            row.append(pictures.draw_saliency(logits, objective, photo, run.mask_law))
+            row.append(run.read_result(objective, "infilled", index, index + 1)[0])
+        rows.append([picture / 255 for picture in row])
+    Image.fromarray(pictures.draw_sheet(rows)).save(target, quality=88)
 
 
 if __name__ == "__main__":

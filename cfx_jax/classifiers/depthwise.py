@@ -87,14 +87,18 @@ def _same_padding(size: int, k: int, stride: int) -> tuple[int, tuple[int, int]]
 
 
 def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """out[y, x] = sum_ij kernel[i, j] * padded[stride * y + i, stride * x + j]."""
+    """out[y, x] = sum_ij kernel[i, j] * padded[stride * y + i, stride * x + j].
+
+    Image after image, in a loop: what comes behind it would otherwise be fused with it, and each of
+    the passes of a layer norm would compute it anew.
+    """
     k = kernel.shape[0]
     (out_h, pad_h), (out_w, pad_w) = (_same_padding(n, k, stride) for n in images.shape[1:3])
-    padded = jnp.pad(images, ((0, 0), pad_h, pad_w, (0, 0)))
-    out = jnp.zeros((), images.dtype)
-    for i, j in np.ndindex(k, k):
-        out = out + _window(padded, i, j, out_h, out_w, stride) * kernel[i, j, 0]
-    return out
+
+    def convolve(image: jax.Array) -> jax.Array:
+        return _sum_of_taps(jnp.pad(image, (pad_h, pad_w, (0, 0))), kernel, out_h, out_w, stride)
+
+    return lax.map(convolve, images)
 
 
 def _shifted_vjp(
@@ -109,16 +113,12 @@ def _shifted_vjp(
         span = (out - 1) * stride + 1
         return (k - 1 - low, size - span + low, stride - 1)
 
-    zero = jnp.zeros((), cotangent.dtype)
-    grid = lax.pad(
-        cotangent,
-        zero,
-        ((0, 0, 0), spread(out_h, height, pad_h[0]), spread(out_w, width, pad_w[0]), (0, 0, 0)),
-    )
-    image_grad = jnp.zeros((), cotangent.dtype)
-    for i, j in np.ndindex(k, k):
-        tap = kernel[k - 1 - i, k - 1 - j, 0]
-        image_grad = image_grad + _window(grid, i, j, height, width, 1) * tap
+    def convolve(cotangent: jax.Array) -> jax.Array:
+        zero = jnp.zeros((), cotangent.dtype)
+        pads = (spread(out_h, height, pad_h[0]), spread(out_w, width, pad_w[0]), (0, 0, 0))
+        grid = lax.pad(cotangent, zero, pads)
+        return _sum_of_taps(grid, kernel[::-1, ::-1], height, width, 1)
+
     padded = jnp.pad(images, ((0, 0), pad_h, pad_w, (0, 0)))
     kernel_grad = jnp.stack(
         [
@@ -126,7 +126,16 @@ def _shifted_vjp(
             for i, j in np.ndindex(k, k)
         ]
     )
-    return image_grad, kernel_grad.reshape(kernel.shape)
+    return lax.map(convolve, cotangent), kernel_grad.reshape(kernel.shape)
+
+
+def _sum_of_taps(
+    padded: jax.Array, kernel: jax.Array, height: int, width: int, stride: int
+) -> jax.Array:
+    total = jnp.zeros((), padded.dtype)
+    for i, j in np.ndindex(kernel.shape[:2]):
+        total = total + _window(padded, i, j, height, width, stride) * kernel[i, j, 0]
+    return total
 
 
 def _window(
@@ -134,4 +143,4 @@ def _window(
 ) -> jax.Array:
     rows = slice(top, top + (height - 1) * stride + 1, stride)
     columns = slice(left, left + (width - 1) * stride + 1, stride)
-    return padded[:, rows, columns, :]
+    return padded[..., rows, columns, :]

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers.base import NORMALIZATIONS
-from cfx_jax.classifiers.depthwise import depthwise_conv
-from cfx_jax.classifiers.layers import Conv
+from cfx_jax.classifiers.layers import Conv, Depthwise
 
 
 class Stage(NamedTuple):
@@ -39,22 +38,6 @@ STEM_FEATURES = 32
 HEAD_FEATURES = 1280
 NORMALIZATION = NORMALIZATIONS["symmetric"]
 """Measured on Lite0: 81.5 % top-1 against 74.0 % with the mean and deviation of ImageNet."""
-
-
-class Depthwise(nn.Module):
-    """Depthwise convolution and bias; parameters `kernel [k, k, 1, C]`, `bias [C]`."""
-
-    kernel: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Convolves `[N, H, W, C]`, adds the bias."""
-        channels = images.shape[-1]
-        shape = (self.kernel, self.kernel, 1, channels)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        return depthwise_conv(images, kernel, self.stride) + bias
 
 
 class MBConv(nn.Module):

@@ -1,15 +1,16 @@
 """ResNet v1.5 for inference: the 3x3 convolution of a bottleneck strides, not its first 1x1.
 
-Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the deep stem and the
+averaging shortcuts are those of He et al., "Bag of Tricks", CVPR 2019 (ResNet-D).
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers.layers import Conv
+from cfx_jax.classifiers.layers import Conv, halved
 
-STEM_FEATURES = 64
+FEATURES = 64
 EXPANSION = 4
 
 
@@ -20,11 +21,13 @@ class Block(nn.Module):
         features: channels inside of the block; a bottleneck gives four times as many.
         stride: step of the block.
         bottleneck: which of the two.
+        pooled_downsample: see `ResNet`.
     """
 
     features: int
     stride: int
     bottleneck: bool
+    pooled_downsample: bool
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -39,8 +42,15 @@ class Block(nn.Module):
             hidden = nn.relu(Conv(out, 3, self.stride, 1, name="conv1")(images))
             hidden = Conv(out, 3, 1, 1, name="conv2")(hidden)
         if hidden.shape != images.shape:
-            images = Conv(out, 1, self.stride, name="downsample")(images)
+            images = self._downsample(images, out)
         return nn.relu(hidden + images)
+
+    def _downsample(self, images: jax.Array, out: int) -> jax.Array:
+        if not self.pooled_downsample:
+            return Conv(out, 1, self.stride, name="downsample")(images)
+        if self.stride == 2:
+            images = halved(images)
+        return Conv(out, name="pooled_downsample")(images)
 
 
 class ResNet(nn.Module):
@@ -51,24 +61,35 @@ class ResNet(nn.Module):
             doubles the channels.
         bottleneck: the kind of block.
         num_classes: length of the logits.
+        stem_features: channels of the 3x3 convolutions of a deep stem; () where the stem is one
+            convolution of 7x7.
+        pooled_downsample: whether shortcuts that halve the resolution average 2x2 pixels, in place
+            of taking one of them.
     """
 
     stage_sizes: tuple[int, ...]
     bottleneck: bool
     num_classes: int = 1000
+    stem_features: tuple[int, ...] = ()
+    pooled_downsample: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits before softmax, float32 `[N, num_classes]`."""
-        hidden = nn.relu(Conv(STEM_FEATURES, 7, 2, 3, name="conv1")(images))
+        hidden = images
+        for index, features in enumerate(self.stem_features):
+            hidden = nn.relu(Conv(features, 3, 1 if index else 2, 1, name=f"stem_{index}")(hidden))
+        if not self.stem_features:
+            hidden = nn.relu(Conv(FEATURES, 7, 2, 3, name="conv1")(hidden))
         hidden = nn.max_pool(hidden, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 stride = 2 if stage > 0 and block == 0 else 1
                 hidden = Block(
-                    STEM_FEATURES * 2**stage,
+                    FEATURES * 2**stage,
                     stride,
                     self.bottleneck,
+                    self.pooled_downsample,
                     name=f"stage_{stage}_block_{block}",
                 )(hidden)
         return nn.Dense(self.num_classes, name="classifier")(jnp.mean(hidden, axis=(1, 2)))

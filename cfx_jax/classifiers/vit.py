@@ -1,33 +1,17 @@
-"""Vision Transformers for inference: patches, class token, learnt positions, pre-norm blocks.
+"""Vision Transformers for inference: patches, tokens, learnt positions, pre-norm blocks.
 
 Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-
-class Patches(nn.Module):
-    """Linear map of each patch; parameters `kernel [patch, patch, C, dim]`, `bias [dim]`."""
-
-    patch: int
-    dim: int
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, H / patch * W / patch, dim]`, row by row."""
-        count, height, width, channels = images.shape
-        side = self.patch
-        shape = (side, side, channels, self.dim)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.dim,))
-        # A matmul because the input gradient of a strided convolution is a dilated one, which
-        # multiplies mostly zeros: more than ten times slower on CPU.
-        grid = images.reshape(count, height // side, side, width // side, side, channels)
-        rows = jnp.swapaxes(grid, 2, 3).reshape(count, -1, side * side * channels)
-        return rows @ kernel.reshape(-1, self.dim) + bias
+from cfx_jax.classifiers.layers import Patches, gelu
 
 
 class Block(nn.Module):
@@ -38,12 +22,14 @@ class Block(nn.Module):
         mlp_dim: width of the hidden layer of the perceptron.
         epsilon: of the normalisations.
         tanh_gelu: see `ViT`.
+        layer_scale: see `ViT`.
     """
 
     heads: int
     mlp_dim: int
     epsilon: float
     tanh_gelu: bool
+    layer_scale: bool
 
     @nn.compact
     def __call__(self, hidden: jax.Array, count: int) -> jax.Array:
@@ -52,14 +38,22 @@ class Block(nn.Module):
         normed = nn.LayerNorm(self.epsilon, name="attention_norm")(hidden)
         qkv = nn.Dense(3 * dim, name="qkv")(normed)
         attended = nn.Dense(dim, name="attention_out")(attention(qkv, self.heads, count))
-        hidden = hidden[:, :count] + attended
+        hidden = hidden[:, :count] + self._scaled(attended, "attention_scale")
         normed = nn.LayerNorm(self.epsilon, name="mlp_norm")(hidden)
         inner = gelu(nn.Dense(self.mlp_dim, name="mlp_in")(normed), self.tanh_gelu)
-        return hidden + nn.Dense(dim, name="mlp_out")(inner)
+        return hidden + self._scaled(nn.Dense(dim, name="mlp_out")(inner), "mlp_scale")
+
+    def _scaled(self, hidden: jax.Array, name: str) -> jax.Array:
+        if not self.layer_scale:
+            return hidden
+        return hidden * self.param(name, nn.initializers.ones, hidden.shape[-1:], jnp.float32)
 
 
 class ViT(nn.Module):
-    """Maps normalised RGB images `[N, image_size, image_size, 3]` to logits `[N, num_classes]`.
+    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+
+    H and W are multiples of the patch. For images of another size than `image_size` the embeddings
+    of positions are resized, as in the JAX original, see `resize_positions`.
 
     Attributes:
         patch: side of a patch in pixels.
@@ -68,11 +62,20 @@ class ViT(nn.Module):
         heads: of each attention.
         mlp_dim: width of the hidden layer of each perceptron; None takes `4 * dim`.
         num_classes: length of the logits.
-        image_size: side of the images in pixels, a multiple of the patch: every position has its
-            own embedding, so the weights are for one size.
+        image_size: side of the images that the embeddings of positions are for, in pixels, a
+            multiple of the patch.
         epsilon: of the normalisations.
         tanh_gelu: approximates the GELU by a tanh, as the JAX original does; the PyTorch networks
             take the exact one.
+        class_token: whether there is one.
+        distilled: whether there is a second one with a head of its own, learnt from a teacher, as
+            in DeiT (Touvron et al., ICML 2021); the logits are the mean of both heads.
+        registers: number of further tokens, which nothing is read from (Darcet et al., ICLR 2024).
+        token_positions: whether the tokens beside the patches have embeddings of positions, too.
+        layer_scale: whether the two branches of a block are scaled channel by channel (Touvron et
+            al., ICCV 2021).
+        mean_pool: whether the head sees the mean of the patches in place of the class token.
+        norm_pooled: whether the last normalisation comes after that mean.
     """
 
     patch: int
@@ -84,34 +87,117 @@ class ViT(nn.Module):
     image_size: int = 224
     epsilon: float = 1e-6
     tanh_gelu: bool = False
+    class_token: bool = True
+    distilled: bool = False
+    registers: int = 0
+    token_positions: bool = True
+    layer_scale: bool = False
+    mean_pool: bool = False
+    norm_pooled: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens beside the patches, which come before them."""
+        return self.class_token + self.distilled + self.registers
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits before softmax, float32 `[N, num_classes]`.
 
         Raises:
-            ValueError: the images have another size than the weights are for.
+            ValueError: patches do not tile the images.
         """
-        size = (self.image_size, self.image_size)
-        if images.shape[1:3] != size:
-            raise ValueError(
-                f"images are {images.shape[1]} x {images.shape[2]} pixels, but the position "
-                f"embedding of these weights is for {size[0]} x {size[1]}: resize the images"
-            )
-        hidden = Patches(self.patch, self.dim, name="embedding")(images)
-        shape = (1, 1 + hidden.shape[1], self.dim)
-        positions = self.param("position_embedding", nn.initializers.normal(0.02), shape)
-        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.dim))
-        token = jnp.broadcast_to(token, (len(images), 1, self.dim))
-        hidden = jnp.concatenate([token, hidden], axis=1) + positions
+        hidden = self._embedded(images)
+        # The last block computes nothing but what the head sees.
+        last = hidden.shape[1] if self.mean_pool else 1 + self.distilled
         for index in range(self.depth):
-            # The head sees the class token only, so the last block computes nothing else.
-            count = 1 if index == self.depth - 1 else hidden.shape[1]
-            mlp_dim = self.mlp_dim or 4 * self.dim
-            block = Block(self.heads, mlp_dim, self.epsilon, self.tanh_gelu, name=f"block_{index}")
-            hidden = block(hidden, count)
-        normed = nn.LayerNorm(self.epsilon, name="norm")(hidden[:, 0])
-        return nn.Dense(self.num_classes, name="classifier")(normed)
+            count = last if index == self.depth - 1 else hidden.shape[1]
+            hidden = Block(
+                self.heads,
+                self.mlp_dim or 4 * self.dim,
+                self.epsilon,
+                self.tanh_gelu,
+                self.layer_scale,
+                name=f"block_{index}",
+            )(hidden, count)
+        if not self.norm_pooled:
+            hidden = nn.LayerNorm(self.epsilon, name="norm")(hidden)
+        pooled = hidden[:, self.num_tokens :].mean(1) if self.mean_pool else hidden[:, 0]
+        if self.norm_pooled:
+            pooled = nn.LayerNorm(self.epsilon, name="pooled_norm")(pooled)
+        logits = nn.Dense(self.num_classes, name="classifier")(pooled)
+        if not self.distilled:
+            return logits
+        return (logits + nn.Dense(self.num_classes, name="distilled")(hidden[:, 1])) / 2
+
+    def _embedded(self, images: jax.Array) -> jax.Array:
+        """Maps images `[N, H, W, 3]` to tokens `[N, T, dim]` with their positions."""
+        if images.shape[1] % self.patch or images.shape[2] % self.patch:
+            raise ValueError(
+                f"images are {images.shape[1]} x {images.shape[2]} pixels, which patches of "
+                f"{self.patch} do not tile; give a size that is a multiple of {self.patch}, such "
+                f"as the {self.image_size} of the weights"
+            )
+        grid = Patches(self.patch, self.dim, name="embedding")(images)
+        with_positions = self.num_tokens if self.token_positions else 0
+        side = self.image_size // self.patch
+        positions = self.param(
+            "position_embedding",
+            nn.initializers.normal(0.02),
+            (1, with_positions + side**2, self.dim),
+            jnp.float32,
+        )
+        _, rows, columns, _ = grid.shape
+        positions = resize_positions(positions, with_positions, (rows, columns))
+        hidden = grid.reshape(len(images), -1, self.dim)
+        tokens = {
+            "class_token": int(self.class_token),
+            "distilled_token": int(self.distilled),
+            "registers": self.registers,
+        }
+        shown = [
+            jnp.broadcast_to(self._tokens(name, count), (len(images), count, self.dim))
+            for name, count in tokens.items()
+            if count
+        ]
+        if self.token_positions:
+            return jnp.concatenate([*shown, hidden], axis=1) + positions
+        return jnp.concatenate([*shown, hidden + positions], axis=1)
+
+    def _tokens(self, name: str, count: int) -> jax.Array:
+        return self.param(name, nn.initializers.zeros, (1, count, self.dim), jnp.float32)
+
+
+def resize_positions(positions: jax.Array, num_tokens: int, grid: tuple[int, int]) -> jax.Array:
+    """Resizes embeddings of positions to another grid of patches.
+
+    Bilinear with the corners in their place, as the JAX original does (`scipy.ndimage.zoom` of
+    order 1).
+
+    Args:
+        positions: `[1, T + n * n, dim]` of T tokens that come first, and of the patches row by row.
+        num_tokens: T.
+        grid: `(height, width)` of the patches.
+
+    Returns:
+        `[1, T + height * width, dim]`, the first T as they are.
+    """
+    first, patches = positions[:, :num_tokens], positions[0, num_tokens:]
+    side = math.isqrt(len(patches))
+    if grid == (side, side):
+        return positions
+    rows, columns = (_corner_weights(side, count) for count in grid)
+    square = patches.reshape(side, side, -1)
+    precise = lax.Precision.HIGHEST
+    resized = jnp.einsum("yi,ijd,xj->yxd", rows, square, columns, precision=precise)
+    flat = resized.astype(positions.dtype).reshape(1, grid[0] * grid[1], -1)
+    return jnp.concatenate([first, flat], axis=1)
+
+
+def _corner_weights(length: int, count: int) -> np.ndarray:
+    """Weights `[count, length]` of linear interpolation that keeps both ends."""
+    places = np.linspace(0.0, length - 1.0, count)
+    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(length))).astype(np.float32)
 
 
 def attention(qkv: jax.Array, heads: int, count: int) -> jax.Array:
@@ -136,15 +222,3 @@ def attention(qkv: jax.Array, heads: int, count: int) -> jax.Array:
     summed = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(v.dtype), v)
     attended = (summed / weights.sum(-1, keepdims=True)).astype(v.dtype)
     return jnp.swapaxes(attended, 1, 2).reshape(batch, count, width // 3)
-
-
-def gelu(inputs: jax.Array, tanh: bool) -> jax.Array:
-    """Computes `x Phi(x)`, with the normal distribution function `Phi` or its tanh approximation.
-
-    The two differ by 4.7e-4 at most: 0.02 % of the logits and 0.05 % of the input gradient of a
-    ViT-B/16 with random weights.
-    """
-    if tanh:
-        return nn.gelu(inputs)
-    # `nn.gelu(approximate=False)` takes erfc, which costs XLA on CPU two and a half times as much.
-    return 0.5 * inputs * (1.0 + lax.erf(inputs * 0.5**0.5))

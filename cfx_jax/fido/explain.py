@@ -23,7 +23,6 @@ from cfx_jax.fido.explanation import (
     MOST,
     Explanation,
     assign_status,
-    infill_suffices,
     judge,
     saliency,
 )
@@ -149,11 +148,21 @@ def finish(
         jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(3)
     )
     cells = spread(state.cells, settings.spread)
-    if settings.success_target:
-        cells = settle(settle_key, cells, problem, classifier, generator, settings=settings)
-    pixels = law.keep_map(cells, size)
     original = classifier.apply(classifier.params, problem.image[None])[0]
-    verdict = judge(judge_key, pixels, problem, classifier, generator, law=law)
+    if settings.success_target:
+        lead = classifier.lead(original, problem.target)
+        cells = settle(settle_key, cells, lead, problem, classifier, generator, settings=settings)
+    pixels = law.keep_map(cells, size)
+    verdict = judge(
+        judge_key,
+        pixels,
+        problem,
+        classifier,
+        generator,
+        law=law,
+        bare_key=bare_key,
+        at_once=settings.num_samples,
+    )
     result = Explanation(
         mask_logits=law.mask_logits(cells),
         keep_prob=law.keep_prob(cells),
@@ -175,7 +184,7 @@ def finish(
         problem,
         classifier.decides(original, problem.target),
         settings.success_target or MOST,
-        infill_suffices(bare_key, problem, classifier, generator),
+        verdict.infill_suffices,
     )
 
 

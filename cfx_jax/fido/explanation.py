@@ -4,21 +4,23 @@ Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled, succeeds
+from cfx_jax.fido.show import to_html
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
 """Hard masks drawn by `finish` to judge the learnt distribution."""
 NUM_BARE = 4
-"""In-fills of the whole image by which `finish` sees whether the in-fill decides by itself."""
+"""In-fills of the whole image by which `judge` sees whether the in-fill decides by itself."""
 MOST = 0.5
 """Share of them that makes a success, where the settings have no target of their own."""
 
@@ -86,6 +88,20 @@ class Explanation:
     objective: jax.Array
     trace: jax.Array
 
+    def _repr_html_(self) -> str:
+        """A table for notebooks; `cfx_jax.report.figure` draws more."""
+        one = np.ndim(self.status) == 0
+        found = jax.tree.map(lambda leaf: np.asarray(leaf)[None] if one else np.asarray(leaf), self)
+        return to_html(
+            found.saliency,
+            found.target,
+            [Status(code).name.lower() for code in found.status.tolist()],
+            found.log_odds_original,
+            found.log_odds_infilled,
+            found.kept_area,
+            found.success_rate,
+        )
+
 
 class Verdict(NamedTuple):
     """What hard masks drawn from a learnt distribution do.
@@ -95,12 +111,15 @@ class Verdict(NamedTuple):
         success_rate: float32 scalar, share of masks that do what was asked.
         infilled: float32 `[H, W, C]`, the image under the first of the masks.
         logits: float32 `[num_masks, K]`, of the image under each of them.
+        infill_suffices: bool scalar, whether in-fills of the whole image are classified as the
+            target, too; False where none was looked at.
     """
 
     log_odds: jax.Array
     success_rate: jax.Array
     infilled: jax.Array
     logits: jax.Array
+    infill_suffices: jax.Array
 
 
 def judge(
@@ -112,6 +131,8 @@ def judge(
     *,
     law: MaskLaw,
     num_masks: int = NUM_HARD_MASKS,
+    bare_key: jax.Array | None = None,
+    at_once: int = 1,
 ) -> Verdict:
     """Draws hard masks and sees what they do to the classifier.
 
@@ -126,25 +147,47 @@ def judge(
         generator: fills the holes.
         law: of the masks that were optimised.
         num_masks: how many are drawn.
+        bare_key: random key of in-fills of the whole image; None looks at none.
+        at_once: masks looked at together at most, for their memory.
 
     Returns:
         A `Verdict`.
     """
 
-    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mask_key, fill_key = jax.random.split(key)
-        mask = law.draw_hard(mask_key, pixels)
+    def look(
+        mask_key: jax.Array, fill_key: jax.Array, is_bare: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        mask = jnp.where(is_bare, 0.0, law.draw_hard(mask_key, pixels))
         infilled, logits = classify_infilled(problem, mask, mask, fill_key, classifier, generator)
         return infilled[0], logits[0]
 
-    # One after the other, so that memory does not depend on how many there are.
-    keys = jax.random.split(key, num_masks)
-    logits = jax.lax.map(lambda key: one(key)[1], keys)
+    def look_at_some(first: jax.Array, some: tuple[jax.Array, Any]) -> tuple[jax.Array, jax.Array]:
+        place, arguments = some
+        infilled, logits = jax.vmap(look)(*arguments)
+        return jnp.where(place == 0, infilled[0], first), logits
+
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, num_masks))
+    mask_keys, fill_keys = keys[:, 0], keys[:, 1]
+    if bare_key is not None:
+        bare_keys = jax.random.split(bare_key, NUM_BARE)
+        mask_keys, fill_keys = (jnp.concatenate([k, bare_keys]) for k in (mask_keys, fill_keys))
+    total = len(fill_keys)
+    # Parts of one size, or the networks would be in the program twice, which is what takes long to
+    # compile; so are the in-fills of the whole image in the same loop.
+    size = next(size for size in range(min(at_once, total), 0, -1) if total % size == 0)
+    is_bare = jnp.arange(total) >= num_masks
+    parts = jax.tree.map(lambda a: a.reshape(-1, size), (mask_keys, fill_keys, is_bare))
+    infilled, logits = jax.lax.scan(
+        look_at_some, jnp.zeros_like(problem.image), (jnp.arange(total // size), parts)
+    )
+    logits = logits.reshape(total, -1)
+    bare, logits = logits[num_masks:], logits[:num_masks]
     return Verdict(
         log_odds=jnp.mean(classifier.log_odds(logits, problem.target)),
         success_rate=jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32)),
-        infilled=one(keys[0])[0],
+        infilled=infilled,
         logits=logits,
+        infill_suffices=jnp.all(classifier.decides(bare, problem.target)) & (len(bare) > 0),
     )
 
 
@@ -164,31 +207,6 @@ def saliency(
     """
     keep = law.show(cells, size)
     return jnp.where(direction == SSR, keep, 1.0 - keep)
-
-
-def infill_suffices(
-    key: jax.Array,
-    problem: Problem,
-    classifier: Classifier,
-    generator: Generator,
-    num_infills: int = NUM_BARE,
-) -> jax.Array:
-    """Tells whether in-fills of the whole image are classified as the target, bool scalar.
-
-    Args:
-        key: random key, for generators that draw.
-        problem: the image and what is asked of it.
-        classifier: the model explained.
-        generator: fills the whole image.
-        num_infills: how many have to agree.
-    """
-    nothing = jnp.zeros((1, *problem.image.shape[:2], 1), jnp.float32)
-
-    def one(key: jax.Array) -> jax.Array:
-        _, logits = classify_infilled(problem, nothing, nothing, key, classifier, generator)
-        return classifier.decides(logits[0], problem.target)
-
-    return jnp.all(jax.lax.map(one, jax.random.split(key, num_infills)))
 
 
 def assign_status(

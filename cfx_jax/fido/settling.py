@@ -42,6 +42,7 @@ class _Bounds(NamedTuple):
 def settle(
     key: jax.Array,
     cells: jax.Array,
+    original: jax.Array,
     problem: Problem,
     classifier: Classifier,
     generator: Generator,
@@ -53,6 +54,7 @@ def settle(
     Args:
         key: random key.
         cells: float32 `[h, w]`, logits of keeping each cell.
+        original: float32 scalar, `Classifier.lead` of the target on the image itself.
         problem: the image and what is asked of it.
         classifier: the model explained.
         generator: fills the holes.
@@ -64,8 +66,6 @@ def settle(
         (SSR) or least.
     """
     height, width = problem.image.shape[:2]
-    untouched = classifier.apply(classifier.params, problem.image[None])
-    original = classifier.lead(untouched, problem.target)[0]
     enough = _RESERVE * jnp.minimum(settings.margin, jnp.abs(original))
 
     def at(level: jax.Array) -> jax.Array:

@@ -24,9 +24,10 @@ from cfx_jax.config import ClassifierConfig, ConfigError
 from cfx_jax.registry import own
 from cfx_jax.registry.names import look_up, path_of
 from cfx_jax.weights import class_names as class_names_file
-from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, lay_out, packaged_weights
+from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights
 from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.fitting import lay_out
 
 _logger = logging.getLogger(__name__)
 
@@ -42,9 +43,10 @@ def load_classifier(
 
     Args:
         name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
-            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_s16"` to `"vit_l32"`, `"mnist_cnn"`;
-            or a function of your own, `"package.module:function"` or `"path/to/file.py:function"`,
-            that returns a model of any kind that `cfx_jax.adapters.as_classifier` takes.
+            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_t16"` to `"vit_l32"`,
+            `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or a function of your own,
+            `"package.module:function"` or `"path/to/file.py:function"`, that returns a model of any
+            kind that `cfx_jax.adapters.as_classifier` takes.
         weights: path of a file or folder in a published layout or that of our own parameters, or
             `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
             it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights

@@ -1,1 +1,5 @@
-"""What people look at: pictures, plots, the page and the tables of a run; no accelerator needed."""
+"""What people look at: pictures, figures, the gallery and tables of runs; no accelerator needed."""
+
+from cfx_jax.report.notebook import figure
+
+__all__ = ["figure"]

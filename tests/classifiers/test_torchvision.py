@@ -22,7 +22,8 @@ from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG
 from cfx_jax.registry import read_class_names
-from cfx_jax.weights.architectures import ARCHITECTURES, lay_out
+from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights.fitting import lay_out
 from cfx_jax.weights.layout import published_shapes
 
 GOLDEN = pathlib.Path(__file__).with_name("torchvision_golden.npz")

@@ -29,6 +29,13 @@ def black():
     return cfx_jax.load_generator("grey").replace(apply=lambda _, x, mask, key: jnp.zeros_like(x))
 
 
+def settle_alone(cells, problem, classifier, generator, settings):
+    """As `finish` does with the image's own logits."""
+    original = classifier.apply(classifier.params, problem.image[None])[0]
+    lead = classifier.lead(original, problem.target)
+    return settle(KEY, cells, lead, problem, classifier, generator, settings=settings)
+
+
 @pytest.mark.parametrize("share", [0.2, 0.6])
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_the_smallest_level_that_holds_is_found(objective, share, black):
@@ -39,7 +46,7 @@ def test_the_smallest_level_that_holds_is_found(objective, share, black):
     )
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
-    cells = settle(KEY, slope, problem, classifier, black, settings=settings)
+    cells = settle_alone(slope, problem, classifier, black, settings)
     pixels = settings.mask_law.keep_map(cells, (SIZE, SIZE))
     # Above the share for SSR, below for SDR, by the reserve of half a logit, which is 5 % of the
     # image, the step of the bisection, which is 4 %, and what the masks vary.
@@ -55,7 +62,7 @@ def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
     never = Classifier(params=2.0 if objective == "ssr" else -1.0, apply=count_white)
     settings = get_settings("region", mask_size=4, sharpness=3.0)
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
-    cells = settle(KEY, jnp.zeros((4, 4)), problem, never, black, settings=settings)
+    cells = settle_alone(jnp.zeros((4, 4)), problem, never, black, settings)
     keep = settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep
     np.testing.assert_allclose(keep, kept, atol=1e-6)
 
@@ -71,7 +78,7 @@ def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
     settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
-    cells = settle(KEY, slope, problem, classifier, black, settings=settings)
+    cells = settle_alone(slope, problem, classifier, black, settings)
     kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
     assert 0.5 < kept < 0.85 if objective == "ssr" else 0.15 < kept < 0.5
 
@@ -87,9 +94,7 @@ def test_where_only_the_whole_image_has_the_reserve_it_is_not_taken(black):
     settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
     slope = jnp.broadcast_to(jnp.linspace(6.0, -6.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
-    cells = settle(
-        KEY, slope, problem, Classifier(params=0.3, apply=jump), black, settings=settings
-    )
+    cells = settle_alone(slope, problem, Classifier(params=0.3, apply=jump), black, settings)
     kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
     # The first level tried keeps half, and two more a sixth of the image more.
     assert 0.6 < kept < 0.75

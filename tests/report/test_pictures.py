@@ -74,14 +74,6 @@ def test_a_file_has_the_values_of_its_picture():
     np.testing.assert_array_equal(Image.open(io.BytesIO(file)), np.round(255 * image))
 
 
-def test_a_trace_is_drawn_in_the_colour_of_its_objective_on_no_background():
-    trace = np.array([1.0, np.inf, 0.5, 0.25, 0.0])
-    plots = [pictures.draw_traces({objective: trace}) for objective in ("ssr", "sdr")]
-    assert [plot[0, 0, 3] for plot in plots] == [0, 0]
-    for plot, color in zip(plots, ([47, 129, 247], [217, 115, 13]), strict=True):
-        assert (plot == [*color, 255]).all(axis=-1).sum() > 100
-
-
 def test_maps_share_the_colours_of_saliency():
     levels = np.linspace(0, 1, 5)
     plot = pictures.draw_maps({"one": np.tile(levels[:, None, None], (1, 8, 8))})
@@ -101,3 +93,35 @@ def test_curves_are_drawn_for_each_judge():
     assert plot.shape == (800, 1200, 4)
     color = plot[..., :3].astype(int)
     assert (np.ptp(color, axis=-1) > 60).sum() > 500, "no line in colour"
+
+
+def test_the_region_of_half_of_the_mass():
+    importance = np.array([[0.1, 0.2], [0.3, 0.6]])
+    assert pictures.half_region(importance).tolist() == [[False, False], [False, True]]
+    assert pictures.half_region(np.ones((2, 2))).all(), "equal pixels are in it together"
+    assert not pictures.half_region(np.zeros((2, 2))).any()
+
+
+def test_an_outline_runs_around_the_region():
+    importance = np.zeros((12, 10))
+    importance[2:8, 3:9] = 1
+    path = pictures.trace_outline(importance)
+    points = [tuple(map(float, p.split())) for p in path.strip("MZ").split("L")]
+    (left, top), (right, bottom) = np.min(points, axis=0), np.max(points, axis=0)
+    np.testing.assert_allclose([left, top, right, bottom], [3, 2, 9, 8], atol=0.6)
+    assert pictures.trace_outline(np.zeros((4, 4))) == ""
+    assert pictures.trace_outline(np.ones((4, 4))).startswith("M"), "along the edge of the picture"
+
+
+@pytest.mark.parametrize(("size", "expected"), [(28, 112), (224, 224), (227, 227), (2000, 1024)])
+def test_tiles_of_a_strip_are_not_mixed(size, expected):
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    tiles = [np.full((size, size, 3), color, np.uint8) for color in colors]
+    strip, (height, width, pitch, before) = pictures.draw_strip(tiles)
+    assert (height, width) == (expected, expected)
+    assert strip.shape == (height, 3 * pitch, 3)
+    decoded = np.asarray(Image.open(io.BytesIO(pictures.encode_webp(strip)))).astype(int)
+    for at, color in enumerate(colors):
+        # With the columns beside it, which a page that scales it takes part of.
+        tile = decoded[:, at * pitch + before - 1 : at * pitch + before + width + 1]
+        assert np.abs(tile - color).max() < 12

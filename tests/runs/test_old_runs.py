@@ -93,7 +93,7 @@ def test_it_is_read(old_run, is_from_before_blocks):
     np.testing.assert_allclose(table["ssr_kept_area"], [0.246, 0.241, np.nan, 0.294], atol=5e-4)
     assert export_pictures(old_run, "out") == 6
     page.write_report(old_run)
-    assert len(list((old_run / "report/images").glob("*.png"))) == 3 * 6 + 1
+    assert len(list((old_run / "report/images").rglob("*.webp"))) == 3
     summary = page.summary(old_run)
     assert (
         "a.png  9 (9)            SDR        10.6 % (-2.14)  9.3 % (-2.28)   25.7 %  ok" in summary

@@ -14,9 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.vit import ViT
-from cfx_jax.weights.architectures import ARCHITECTURES, contradiction, lay_out
+from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.facts import Facts, read_facts
 from cfx_jax.weights.files import read_weights
+from cfx_jax.weights.fitting import contradiction, lay_out
 from cfx_jax.weights.layout import published_names, published_shapes
 
 LITE = ARCHITECTURES["efficientnet_lite0"]
@@ -212,6 +213,58 @@ def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix)
         lay_out("mnist_cnn", arrays)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "what"),
+    [
+        ("layer1.0.se.fc1.weight", (4, 64, 1, 1), "a network with squeeze and excitation"),
+        ("stages.0.blocks.0.mlp.grn.weight", (64,), "a ConvNeXt V2"),
+        ("blocks.0.mlp.w12.weight", (64, 64), "a ViT with SwiGLU"),
+        ("blocks.0.mlp.fc1_g.weight", (64, 64), "a ViT with SwiGLU"),
+        ("blocks.0.attn.q_norm.weight", (64,), "a ViT that normalises queries and keys"),
+        ("norm_pre.weight", (64,), "a ViT with a norm before its blocks"),
+        ("attn_pool.q.weight", (64,), "a ViT that pools by attention"),
+        ("blocks.0.attn.relative_position_bias_table", (64, 2), "a transformer with relative"),
+        ("pre_logits/kernel", (64, 64), "a head with a hidden layer"),
+        ("mask_token", (1, 64), "a network that was trained to fill masks"),
+        ("patch_embed.conv1.0.weight", (64, 64), "a ViT whose patches are embedded by a network"),
+    ],
+)
+def test_what_is_not_read_is_called_by_what_it_is(name, shape, what):
+    with pytest.raises(ValueError, match=f"these look like {what}.* not read: use a model of your"):
+        lay_out("mnist_cnn", ARRAYS | {name: np.zeros(shape, np.float32)})
+
+
+def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
+    layers = ARCHITECTURES["resnet50"].layouts[0].layers(ARCHITECTURES["resnet50"].module)
+    arrays = {name: np.zeros((1,), np.float32) for name in published_names(layers)}
+    arrays["layer1.0.conv2.weight"] = np.zeros((128, 4, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="a ResNeXt or a wide ResNet, which is not read: use a"):
+        lay_out("resnet50", arrays)
+
+
+@pytest.mark.parametrize("head", ["fc2.1", "fc.1", "fc", "head", "classifier.1", "classifier"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_head_elsewhere_than_usual_is_found(head, prefix):
+    """Such as `fc2 = Sequential(Dropout(), Linear())`."""
+    arrays = {prefix + n.replace("fc2", head): array for n, array in ARRAYS.items()}
+    params = lay_out("mnist_cnn", arrays).params
+    np.testing.assert_array_equal(params["classifier"]["kernel"], ARRAYS["fc2.weight"].T)
+
+
+def test_no_head_and_a_head_of_several_layers_are_said():
+    arrays = {name: array for name, array in ARRAYS.items() if not name.startswith("fc2")}
+    with pytest.raises(
+        ValueError, match=r"no head \(fc2\.weight\): give weights that were trained"
+    ):
+        lay_out("mnist_cnn", arrays)
+    for layer in (0, 3):
+        arrays |= {f"fc2.{layer}.weight": np.zeros((5, 5)), f"fc2.{layer}.bias": np.zeros(5)}
+    with pytest.raises(
+        ValueError, match=r"of several layers \(fc2\.0\.weight, fc2\.3\.weight\): use a model"
+    ):
+        lay_out("mnist_cnn", arrays)
+
+
 def test_a_message_about_many_names_is_short():
     with pytest.raises(ValueError, match=r"missing arrays \[.*\] and 96 more") as caught:
         lay_out("resnet18", ARRAYS)
@@ -314,9 +367,10 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet18", "resnetblur18"), ("resnet18", "resnet18d"), ("resnet50", "resnetaa50.a1_in1k"),
+        ("resnet18", "resnetblur18"), ("resnet18", "resnet18t"), ("resnet50", "resnetaa50.a1_in1k"),
         ("resnet50", "resnet18"), ("vit_s16", "vit_small_patch32_224"), ("vgg16", "vgg16_bn"),
         ("vit_s16", "vit_base_patch16_224"), ("mnist_cnn", "resnet18"),
+        ("vit_b16", "vit_base_patch16_clip_224"), ("convnext_tiny", "convnextv2_tiny"),
     ],
 )  # fmt: skip
 def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
@@ -330,7 +384,10 @@ def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
         ("resnet18", "resnet18.a1_in1k"), ("resnet50", "tv_resnet50"), ("vgg16", "vgg16"),
         ("resnet50", "gluon_resnet50_v1b"), ("vit_s16", "vit_small_patch16_224.augreg_in1k"),
         ("vit_b32", "vit_base_patch32_384"), ("vit_l16", "vit_large_patch16_224"), ("vit_b16", ""),
-        ("vit_b16", "deit_base_patch16_224"), ("vit_b16", "vit_b16"),
+        ("vit_b16", "deit_base_patch16_224"), ("vit_b16", "vit_b16"), ("resnet50", "resnet50d"),
+        ("vit_t16", "deit_tiny_distilled_patch16_224"), ("vit_b16", "deit3_base_patch16_384"),
+        ("vit_s14", "vit_small_patch14_reg4_dinov2"), ("vit_b16", "vit_base_patch16_gap_224"),
+        ("convnext_tiny", "convnext_tiny.in12k_ft_in1k"), ("resnet50", "gluon_resnet50_v1d"),
     ],
 )  # fmt: skip
 def test_names_of_timm_for_the_same_network_are_known(name, said):
@@ -387,7 +444,7 @@ def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
         ("resnet18", {"pretrained_cfg": {"input_size": [1, 224, 224]}}, "in_chans 1"),
         ("vgg16", {"global_pool": "catavgmax"}, "global_pool 'catavgmax'"),
         ("efficientnet_lite0", {"act_layer": "swish"}, "act_layer 'swish'"),
-        ("vit_s16", {"global_pool": "avg"}, "global_pool 'avg'"),
+        ("vit_s16", {"global_pool": "map"}, "global_pool 'map'"),
         ("vit_s16", {"model_args": {"num_heads": 12}}, "num_heads 12"),
         ("vit_s16", {"model_args": {"act_layer": "quick_gelu"}}, "act_layer 'quick_gelu'"),
         ("mnist_cnn", {"in_chans": 3}, "in_chans 3"),

@@ -75,6 +75,15 @@ def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
     assert wrong == "  1 of another shape or type: _blocks.0._bn1.weight (3,) instead of (32,)"
 
 
+def test_what_is_not_read_is_told_by_what_it_is(tmp_path):
+    arrays = zeros("resnet18") | {"layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1))}
+    np.savez(tmp_path / "net.npz", **arrays)
+    *_, nearest, unexpected, what = describe(tmp_path / "net.npz").splitlines()
+    assert nearest.startswith("nearest is resnet18 in the layout of torchvision: ")
+    assert unexpected == "  1 only in the file: layer1.0.se.fc1.weight"
+    assert what.startswith("  these look like a network with squeeze and excitation")
+
+
 def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
     full = zeros("mnist_cnn")
     arrays = {f"net.{n}": a for n, a in full.items()} | {f"ema.{n}": a for n, a in full.items()}
@@ -108,7 +117,8 @@ def test_a_file_of_something_else_lists_what_is_known(tmp_path):
     np.savez(tmp_path / "net.npz", **{"a\x1b[2J": np.ones(2)})
     lines = describe(tmp_path / "net.npz").splitlines()
     assert lines[1].split() == [r"'a\x1b[2J'", "(2,)", "float64"]
-    assert lines[-1].startswith("looks like none of the known classifiers: efficientnet_lite0, ")
+    assert lines[-2].startswith("looks like none of the known classifiers: efficientnet_lite0, ")
+    assert lines[-1].startswith("  use a model of your own: --config.classifier.name=")
 
 
 def run(*arguments):

@@ -1,0 +1,27 @@
+"""Photographs to try things on."""
+
+import numpy as np
+
+from cfx_jax.config import DataConfig
+from cfx_jax.data.sources import open_source
+
+
+def demo_images(size: int = 224) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the three photographs of the demo, a cat, a cup of espresso and a rocket.
+
+    They come with scikit-image.
+
+    Args:
+        size: side of the square that they are cropped and brought to, in pixels.
+
+    Returns:
+        Images, float32 `[3, size, size, 3]` in [0, 1], and their ImageNet classes, int32 `[3]`.
+
+    Raises:
+        ValueError: `size` is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}; expected at least 1 pixel")
+    source = open_source(DataConfig())
+    images = [source.load(index, (size, size), "crop") for index in range(len(source))]
+    return np.stack(images), np.array([source.label(i) for i in range(len(source))], np.int32)

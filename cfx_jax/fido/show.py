@@ -1,0 +1,83 @@
+"""How explanations look in a notebook before anything is drawn of them: a table as HTML."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_MOST = 10
+_CELLS = 28  # along the longer side of a map
+_SIDE = 84  # pixels of a map
+# Of the perceptual colour map inferno, at 0, 1/4, ..., 1.
+_COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
+_HEADS = ("", "saliency", "target", "status", "before", "after", "area kept", "masks that agree")
+
+
+def to_html(
+    saliency: np.ndarray,
+    target: np.ndarray,
+    status: Sequence[str],
+    before: np.ndarray,
+    after: np.ndarray,
+    kept_area: np.ndarray,
+    success_rate: np.ndarray,
+) -> str:
+    """Lays explanations out as a table with a small map of each.
+
+    Args:
+        saliency: float `[N, H, W]` in [0, 1].
+        target: int `[N]`.
+        status: names, N.
+        before: float `[N]`, log-odds.
+        after: float `[N]`, log-odds.
+        kept_area: float `[N]` in [0, 1].
+        success_rate: float `[N]` in [0, 1].
+
+    Returns:
+        HTML of the first ten, and how many more there are.
+    """
+    rows = [
+        (
+            str(n),
+            _map(saliency[n]),
+            str(int(target[n])),
+            status[n].replace("_", " "),
+            _odds(before[n]),
+            _odds(after[n]),
+            f"{kept_area[n]:.1%}",
+            f"{success_rate[n]:.0%}",
+        )
+        for n in range(min(len(target), _MOST))
+    ]
+    heads = "".join(f"<th>{head}</th>" for head in _HEADS)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    more = len(target) - len(rows)
+    rest = f"<p>and {more} more</p>" if more else ""
+    how = "<p>With the images: <code>cfx_jax.report.figure(explanation, images)</code></p>"
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{rest}{how}"
+
+
+def _map(saliency: np.ndarray) -> str:
+    """Draws a map `[H, W]` as squares; nothing where it is not finite."""
+    if not np.isfinite(saliency).all():
+        return ""
+    step = max(1, -(-max(saliency.shape) // _CELLS))
+    # The middle of each square of pixels.
+    cells = saliency[step // 2 :: step, step // 2 :: step]
+    height, width = cells.shape
+    stops = np.linspace(0, 1, len(_COLORS))
+    channels = [np.interp(cells, stops, channel) for channel in zip(*_COLORS, strict=True)]
+    colors = np.rint(np.stack(channels, -1)).astype(int).tolist()
+    squares = "".join(
+        f'<rect x="{x}" y="{y}" width="1" height="1" fill="rgb({r},{g},{b})"/>'
+        for y, row in enumerate(colors)
+        for x, (r, g, b) in enumerate(row)
+    )
+    size = f'width="{_SIDE}" height="{round(_SIDE * height / width)}"'
+    label = 'role="img" aria-label="saliency map" shape-rendering="crispEdges"'
+    return f'<svg {size} viewBox="0 0 {width} {height}" {label}>{squares}</svg>'
+
+
+def _odds(log_odds: float) -> str:
+    if not np.isfinite(log_odds):
+        return "n/a"
+    return f"{1 / (1 + np.exp(-float(log_odds))):.1%} ({log_odds:+.2f})"

@@ -1,0 +1,119 @@
+"""The pictures of a run's examples, and what lies over and beside them: outlines and traces."""
+
+import concurrent.futures
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cfx_jax.records import Storage
+from cfx_jax.report import pictures
+from cfx_jax.report.examples import Unit
+from cfx_jax.runs.explanations import Explanations
+
+_GREY = 128  # in the place of pictures there are none of
+_THREADS = 4
+_MOST_STEPS = 200  # of a trace that are drawn
+_DIGITS = 5
+
+
+class Drawing:
+    """Draws the examples of a run.
+
+    Attributes:
+        tiles: kinds of the pictures that lie side by side in a file, in order.
+        geometry: of each, as `draw_strip` returns it; none before the first.
+        map_size: height and width of the maps that outlines are traced in.
+    """
+
+    def __init__(self, storage: Storage, number: int, run: Explanations) -> None:
+        self._storage, self._number, self._run = storage, number, run
+        kinds = ("saliency", "infilled") if run.has_pictures else ("saliency",)
+        self.tiles = ["original"] * run.has_pictures
+        self.tiles += [f"{objective}-{kind}" for objective in run.objectives for kind in kinds]
+        self.geometry: tuple[int, int, int, int] | None = None
+        self.map_size: tuple[int, int] | None = None
+
+    def draw(self, unit: Unit, count: int) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Draws the first examples of a unit.
+
+        Returns:
+            By row, of those with a picture or a trace: the place of the picture, and the details.
+        """
+        if not count:
+            return {}
+        run, start = self._run, unit.indices[0]
+        photos, infilled = None, {}
+        if run.has_pictures:
+            photos = run.read("image", start, start + count)
+            infilled = {
+                objective: run.read_result(objective, "infilled", start, start + count)
+                for objective in run.objectives
+            }
+        traces = {
+            objective: run.read_result(objective, "trace", start, start + count)
+            for objective in run.objectives
+        }
+
+        def draw_one(row: int) -> tuple[int, tuple[str, dict[str, Any]]] | None:
+            if run.status_name(int(unit.results[run.objectives[0]]["status"][row])) == "unreadable":
+                return None
+            photo = None if photos is None else photos[row]
+            maps = {
+                objective: pictures.map_importance(logits[row], objective, photo, run.mask_law)
+                for objective, logits in unit.masks.items()
+                if not np.isnan(logits[row]).any()
+            }
+            filled = {objective: images[row] for objective, images in infilled.items()}
+            details = {
+                f"{objective}_trace": _thin(traces[objective][row]) for objective in run.objectives
+            } | {
+                f"{objective}_outline": pictures.trace_outline(maps[objective])
+                if objective in maps
+                else ""
+                for objective in run.objectives
+            }
+            return row, (self._write(unit.indices[row], photo, maps, filled), details)
+
+        # Encoding lets other threads go on.
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            return dict(filter(None, pool.map(draw_one, range(count))))
+
+    def _write(
+        self,
+        index: int,
+        photo: np.ndarray | None,
+        maps: Mapping[str, np.ndarray],
+        infilled: Mapping[str, np.ndarray],
+    ) -> str:
+        """Writes the pictures of an example; returns their place, "" where there is nothing."""
+        if photo is None and not maps:
+            return ""
+        some = photo if photo is not None else next(iter(maps.values()))
+        nothing = np.full((*some.shape[:2], 3), _GREY, np.uint8)
+        tiles = []
+        for name in self.tiles:
+            objective, _, kind = name.partition("-")
+            if photo is not None and name == "original":
+                tiles.append(photo)
+            elif objective not in maps:
+                tiles.append(nothing)
+            else:
+                drawn = pictures.overlay(maps[objective], None)
+                tiles.append(drawn if kind == "saliency" else infilled[objective])
+        self.map_size = (some.shape[0], some.shape[1])
+        strip, self.geometry = pictures.draw_strip(tiles)
+        place = f"images/{self._number}/{index // 1000}/{index}.webp"
+        self._storage.write(place, pictures.encode_webp(strip))
+        return place
+
+
+def round_digits(value: float) -> float | None:
+    """Returns a number with five digits for a file of JSON, None where it is not finite."""
+    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def _thin(trace: np.ndarray) -> list[float | None]:
+    """A trace with fewer steps, its last one among them."""
+    stride = -(-len(trace) // _MOST_STEPS)
+    return [round_digits(value) for value in trace[::-1][::stride][::-1].tolist()]

@@ -1,0 +1,127 @@
+"""What a run says of its examples: columns, a unit at a time, and the words for them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from cfx_jax.metrics.masks import posterior_entropy
+from cfx_jax.runs.explanations import CLASSES, SCALARS, Explanations
+
+OBJECTIVES = {"ssr": "smallest supporting region", "sdr": "smallest deletion region"}
+MEANINGS = {
+    "ok": "most masks drawn do what was asked of them",
+    "misclassified": "the classifier does not predict the target on the original image",
+    "not_flipped": "most in-filled images are still classified as the target",
+    "not_preserved": "most in-filled images are no longer classified as the target",
+    "non_finite": "the computation gave NaN or infinite values",
+    "unreadable": "the image could not be decoded",
+    "infill_suffices": "in-fills of the whole image are classified as the target, too",
+}
+NUMBERS = (*SCALARS, "entropy")
+"""Numbers of a result; the entropy is that of the cells of its mask, in bits a cell."""
+
+_NONE = "n/a"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of a run, less its pictures.
+
+    Attributes:
+        indices: of the examples in the run.
+        ids: of the examples.
+        classes: `label`, `target` and `prediction`, -1 where one is not known.
+        results: by objective, `status` and each of `NUMBERS`, `[n]`.
+        masks: by objective, logits of keeping a cell, `[n, h, w]`; NaN where none is learnt.
+    """
+
+    indices: range
+    ids: list[str]
+    classes: dict[str, list[int]]
+    results: dict[str, dict[str, np.ndarray]]
+    masks: dict[str, np.ndarray]
+
+
+def read_units(run: Explanations) -> Iterator[Unit]:
+    """Yields the units that are computed, in order: no more than one of them is in memory."""
+    for number in run.complete_units:
+        start, stop = run.unit_range(number)
+        masks, results = {}, {}
+        for objective in run.objectives:
+            logits = run.read_result(objective, "mask_logits", start, stop)
+            masks[objective] = logits
+            results[objective] = {
+                name: run.read_result(objective, name, start, stop) for name in ("status", *SCALARS)
+            } | {"entropy": posterior_entropy(expit(logits.astype(np.float32)))}
+        yield Unit(
+            range(start, stop),
+            run.ids(start, stop),
+            {name: run.read(name, start, stop).tolist() for name in CLASSES},
+            results,
+            masks,
+        )
+
+
+def describe(run: Explanations, unit: Unit, row: int) -> dict[str, Any]:
+    """Returns what a page says of an example in words and numbers, as texts."""
+    results = {
+        objective: describe_result(run, {name: of[row].item() for name, of in columns.items()})
+        for objective, columns in unit.results.items()
+    }
+    statuses = [result["status"] for result in results.values()]
+    return {
+        "id": unit.ids[row],
+        "results": results,
+        "failed": any(status != "ok" for status in statuses),
+        "unreadable": "unreadable" in statuses,
+        **{name: class_name(run, numbers[row]) for name, numbers in unit.classes.items()},
+    }
+
+
+def describe_result(run: Explanations, values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the numbers of a result as texts."""
+    return {
+        "status": run.status_name(values["status"]),
+        "before": _odds(values["log_odds_original"]),
+        "after": _odds(values["log_odds_infilled"]),
+        "kept_area": _percent(values["kept_area"]),
+        "success_rate": _percent(values["success_rate"]),
+        "objective": _number(values["objective"]),
+        "entropy": _number(values["entropy"]),
+    }
+
+
+def class_name(run: Explanations, number: int) -> str:
+    """Returns the name of a class with its number, `not known` for -1."""
+    if number < 0:
+        return "not known"
+    known = number < len(run.class_names)
+    return f"{run.class_names[number]} ({number})" if known else f"class {number}"
+
+
+def asked(run: Explanations, name: str) -> Any:
+    """Returns what the config of a run says of its question; None where it says nothing."""
+    return run.manifest.get("config", {}).get("explain", {}).get(name)
+
+
+def rather(run: Explanations) -> str:
+    """Returns ` rather than CLASS` where the question of a run has a contrast."""
+    contrast = asked(run, "contrast")
+    return "" if contrast is None else f" rather than {class_name(run, contrast)}"
+
+
+def _odds(log_odds: float) -> str:
+    if not np.isfinite(log_odds):
+        return _NONE
+    return f"{_percent(expit(log_odds))} ({_number(log_odds, signed=True)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if np.isfinite(share) else _NONE
+
+
+def _number(value: float, signed: bool = False) -> str:
+    return f"{value:{'+' if signed else ''}.2f}" if np.isfinite(value) else _NONE

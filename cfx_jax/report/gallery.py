@@ -1,0 +1,264 @@
+"""The gallery of runs: records -> a folder that opens in a browser, no accelerator, no server.
+
+    index.html              the page, with the first 100 examples for who has no JavaScript
+    *.js, gallery.css       what lets people browse; nothing is loaded from elsewhere
+    data/R/rows-B.js        numbers of run R, thousands of examples a file
+    data/R/details-B.js     outlines and traces, 64 examples a file, loaded when one is looked at
+    images/R/T/I.webp       the pictures of example I side by side, loaded when they are in view
+
+Browsers read no files for a page that is a file itself, but run scripts: data are calls of a
+function. A run is read and written a unit at a time. The page comes last, so that it never names
+what is not there yet.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cfx_jax.records import Storage
+from cfx_jax.report import pictures
+from cfx_jax.report.drawing import Drawing, round_digits
+from cfx_jax.report.examples import (
+    MEANINGS,
+    NUMBERS,
+    OBJECTIVES,
+    Unit,
+    class_name,
+    describe,
+    rather,
+    read_units,
+)
+from cfx_jax.runs.explanations import CLASSES, Explanations
+
+_PAGE = "index.html"
+_FOLDER = pathlib.Path(__file__).parent
+_SCRIPTS = ("model.js", "pictures.js", "list.js", "detail.js", "gallery.js")
+_ASSETS = ("gallery.css", *_SCRIPTS)
+_FACTS = {
+    "Classifier": "classifier.name",
+    "In-fill": "generator.name",
+    "Mode": "config.explain.mode",
+    "Seed": "config.seed",
+}
+_DETAILS = {
+    "config": "Config of the run",
+    "settings": "Settings of the mode",
+    "environment": "Versions and devices",
+}
+_LISTED = 100
+_ROWS_IN_PART = 5000
+_DETAILS_IN_PART = 64
+
+
+def write_gallery(
+    workdirs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    max_images: int | None = None,
+) -> str:
+    """Writes the gallery of runs, of all they have computed so far.
+
+    Args:
+        workdirs: the runs' folders. Of several runs, examples of the same id are shown together.
+        output: folder to write to, made when missing, on a local disk or `gs://bucket/path`.
+        max_images: draw pictures of the first so many computed examples of each run, None of all.
+
+    Returns:
+        Place of `index.html` in `output`.
+
+    Raises:
+        FileNotFoundError: there is no run in a folder.
+        RecordsError: a manifest or a chunk is damaged, or of something else than a run.
+        ValueError: `max_images` is negative.
+        OSError: `output` cannot be written.
+    """
+    if max_images is not None and max_images < 0:
+        raise ValueError(f"max_images is {max_images}; expected 0 or more")
+    runs, storage = [Explanations(workdir) for workdir in workdirs], Storage(output)
+    most = np.inf if max_images is None else max_images
+    written = [
+        _write_run(storage, number, run, name, most)
+        for number, (run, name) in enumerate(zip(runs, _names(workdirs), strict=True))
+    ]
+    storage.write("scale.png", pictures.encode_png(pictures.draw_scale(runs[0].has_pictures)))
+    for name in _ASSETS:
+        storage.write(name, (_FOLDER / "static" / name).read_bytes())
+    html = _template().render(
+        runs=written,
+        scripts=_SCRIPTS,
+        objectives={
+            name: (name.upper(), OBJECTIVES[name])
+            for name in OBJECTIVES
+            if any(name in run.objectives for run in runs)
+        },
+        data={"runs": [run.data for run in written]},
+    )
+    storage.write(_PAGE, html.encode("utf-8", "replace"))
+    return storage.place(_PAGE)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the page says of a run.
+
+    Attributes:
+        data: for the scripts.
+        listed: the first examples, for the static list.
+        counts: of each status that occurs.
+        facts: settings worth a line.
+        settings: parts of the manifest, as texts.
+    """
+
+    data: dict[str, Any]
+    listed: list[dict[str, Any]]
+    counts: list[dict[str, Any]]
+    facts: list[tuple[str, Any]]
+    settings: list[tuple[str, str]]
+
+
+def _write_run(storage: Storage, number: int, run: Explanations, name: str, most: float) -> _Run:
+    """Writes the data and the pictures of a run."""
+    drawing = Drawing(storage, number, run)
+    rows = _Parts(storage, f"data/{number}/rows", _ROWS_IN_PART)
+    details = _Parts(storage, f"data/{number}/details", _DETAILS_IN_PART)
+    counts = {objective: collections.Counter[str]() for objective in run.objectives}
+    listed: list[dict[str, Any]] = []
+    named: set[int] = set()
+    computed = 0
+    for unit in read_units(run):
+        drawn = drawing.draw(unit, int(min(max(most - computed, 0), len(unit.indices))))
+        for row, index in enumerate(unit.indices):
+            picture, detail = drawn.get(row, ("", None))
+            if detail is not None:
+                details.add(index, {"index": index, **detail})
+            rows.add(computed, _row(unit, row) | {"pictured": int(bool(picture))})
+            if computed < _LISTED:
+                listed.append(describe(run, unit, row) | {"index": index, "picture": picture})
+            computed += 1
+        for objective, results in unit.results.items():
+            counts[objective].update(map(run.status_name, results["status"].tolist()))
+        named.update(*unit.classes.values())
+    rows.close()
+    details.close()
+    data = {
+        "name": name,
+        "dataset": (run.manifest.get("dataset") or {}).get("name", "a run"),
+        "objectives": [*run.objectives],
+        "statuses": [*run.status_names],
+        "classes": {number: class_name(run, number) for number in sorted(named)},
+        "rather": rather(run),
+        "examples": run.num_examples,
+        "computed": computed,
+        "pictured": int(min(most, computed)),
+        "parts": rows.written,
+        "details_in_part": _DETAILS_IN_PART,
+        "tiles": drawing.tiles,
+        "geometry": drawing.geometry,
+        "map_size": drawing.map_size,
+        "has_photos": run.has_pictures,
+    }
+    settings = [
+        (title, json.dumps(run.manifest[key], indent=2))
+        for key, title in _DETAILS.items()
+        if run.manifest.get(key)
+    ]
+    return _Run(data, listed, _count(run, counts), _facts(run, computed), settings)
+
+
+class _Parts:
+    """Writes rows to numbered files, in order, so many indices a file."""
+
+    def __init__(self, storage: Storage, name: str, size: int) -> None:
+        self._storage, self._name, self._size = storage, name, size
+        self._rows: list[dict[str, Any]] = []
+        self._part = 0
+        self.written: list[int] = []
+
+    def add(self, index: int, row: dict[str, Any]) -> None:
+        """Takes a row over; indices grow."""
+        if index // self._size != self._part:
+            self.close()
+            self._part = index // self._size
+        self._rows.append(row)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if not self._rows:
+            return
+        columns = {key: [row[key] for row in self._rows] for key in self._rows[0]}
+        name = f"{self._name}-{self._part}"
+        content = json.dumps(columns, separators=(",", ":"), allow_nan=False)
+        self._storage.write(f"{name}.js", f'cfx_part("{name}",{content})\n'.encode())
+        self.written.append(self._part)
+        self._rows.clear()
+
+
+def _row(unit: Unit, row: int) -> dict[str, Any]:
+    """What the page can search, filter and sort by."""
+    found: dict[str, Any] = {"index": unit.indices[row], "id": unit.ids[row]}
+    found |= {name: unit.classes[name][row] for name in CLASSES}
+    for objective, columns in unit.results.items():
+        found[f"{objective}_status"] = int(columns["status"][row])
+        found |= {f"{objective}_{name}": round_digits(columns[name][row]) for name in NUMBERS}
+    return found
+
+
+def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Returns, for each status that occurs, its meaning and how often each objective has it."""
+    occurring = set().union(*counts.values())
+    order = [*run.status_names, *sorted(occurring - {*run.status_names})]
+    return [
+        {
+            "status": status,
+            "meaning": MEANINGS.get(status, ""),
+            "numbers": {name: counts[name].get(status, 0) for name in run.objectives},
+        }
+        for status in order
+        if status in occurring
+    ]
+
+
+def _facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
+    """Returns the settings worth a line, of those the manifest has, and what a run costs."""
+    facts = []
+    for label, path in _FACTS.items():
+        value: Any = run.manifest
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            facts.append((label, value))
+    facts.append(("Computed", f"{computed:,} of {run.num_examples:,} examples"))
+    steps, samples = (run.manifest["settings"].get(key) for key in ("num_steps", "num_samples"))
+    if steps and samples:
+        each = len(run.objectives) * steps * samples
+        facts.append(("Masks learnt from, an example", f"{each:,}"))
+        facts.append(("In all", f"{computed * each:,}"))
+    return facts
+
+
+def _names(workdirs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Names runs by their folders: the last parts of their paths that tell them apart."""
+    paths = [pathlib.PurePath(os.path.abspath(workdir)).parts for workdir in workdirs]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("gallery.html.jinja")

@@ -1,0 +1,103 @@
+"""Figures of explanations for notebooks and slides."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.report import pictures
+
+_MOST = 16
+_SIDE = 2.6  # inches
+_DPI = 120
+
+
+def figure(
+    explanation: Explanation,
+    images: np.ndarray | jax.Array | None = None,
+    *,
+    class_names: Sequence[str] = (),
+) -> Any:
+    """Draws explanations: before, what matters, after; a row each.
+
+    Args:
+        explanation: of one image, or of N as `explain` returns them; the first 16 are drawn.
+        images: that were explained, `[N, H, W, C]` in [0, 1], without N for one; None draws the map
+            without them.
+        class_names: by number of a class.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which notebooks show: the image with its probability, the
+        saliency over it with a line around the region that holds half of its mass, and the image
+        in-filled under a hard mask with its probability.
+
+    Raises:
+        ValueError: there are not as many images as explanations, or of another size.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, cfx_jax
+        >>> model = cfx_jax.Classifier(
+        ...     params=jnp.eye(3), apply=lambda params, images: 9 * images.mean((1, 2)) @ params
+        ... )
+        >>> images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+        >>> grey = cfx_jax.load_generator("grey")
+        >>> e = cfx_jax.explain(jax.random.key(1), model, grey, images, num_steps=2, mask_size=4)
+        >>> drawn = figure(e, images, class_names=["red", "green", "blue"])
+        >>> len(drawn.axes)
+        6
+    """
+    found = jax.tree.map(np.asarray, explanation)
+    if found.status.ndim == 0:
+        found = jax.tree.map(lambda leaf: leaf[None], found)
+        images = None if images is None else np.asarray(images)[None]
+    expected = found.infilled.shape
+    if images is not None and (images := np.asarray(images)).shape != expected:
+        raise ValueError(
+            f"images have shape {list(images.shape)}; expected {list(expected)}, those explained"
+        )
+    count = min(len(found.status), _MOST)
+    columns = 2 if images is None else 3
+    drawn = pictures.make_figure(_SIDE * columns, (_SIDE + 0.35) * count, dpi=_DPI)
+    axes = drawn.subplots(count, columns, squeeze=False)
+    for row in range(count):
+        one = jax.tree.map(lambda leaf, row=row: leaf[row], found)
+        photo = None if images is None else pictures.to_pixels(np.nan_to_num(images[row]))
+        _draw_row(axes[row], one, photo, class_names)
+    # Notebooks show a figure of pyplot only, which keeps it until it is closed.
+    drawn._repr_png_ = lambda: _encode(drawn)
+    return drawn
+
+
+def _draw_row(
+    axes: Sequence[Any], one: Explanation, photo: np.ndarray | None, class_names: Sequence[str]
+) -> None:
+    target = int(one.target)
+    name = class_names[target] if target < len(class_names) else f"class {target}"
+    after = f"{_percent(one.log_odds_infilled)} after, {Status(int(one.status)).name.lower()}"
+    infilled = pictures.to_pixels(np.nan_to_num(one.infilled))
+    panels = [] if photo is None else [(photo, f"{name}\n{_percent(one.log_odds_original)} before")]
+    panels.append((_overlay(one.saliency, photo), f"→ what matters\narea kept {one.kept_area:.0%}"))
+    panels.append((infilled, f"→ in-filled\n{after}"))
+    for axis, (picture, title) in zip(axes, panels, strict=True):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=9)
+        axis.axis("off")
+
+
+def _overlay(saliency: Any, photo: np.ndarray | None) -> np.ndarray:
+    if np.isnan(saliency).any():
+        return np.full((*saliency.shape, 3), 255, np.uint8) if photo is None else photo
+    return pictures.draw_edge(pictures.overlay(saliency, photo), pictures.half_region(saliency))
+
+
+def _percent(log_odds: Any) -> str:
+    return f"{1 / (1 + np.exp(-np.float64(log_odds))):.1%}" if np.isfinite(log_odds) else "n/a"
+
+
+def _encode(drawn: Any) -> bytes:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,192 @@
+"use strict";
+// One example: its pictures, numbers and traces, of one result or of several side by side.
+
+const COLORS = ["#2f81f7", "#d9730d", "#1a9e57", "#b454d0", "#c9a200", "#d1344b"];
+const PLOT = { width: 540, height: 200, left: 48, right: 8, top: 8, bottom: 26 };
+
+class Detail {
+  constructor(model) {
+    this.model = model;
+    this.element = cfx.make("article", { "aria-labelledby": "detail-title" });
+    this.showsOriginal = false;
+    this.opacity = 0.55;
+    this.hasOutline = true;
+  }
+
+  /** Shows an example, of a view. */
+  show(view, n) {
+    const { model } = this;
+    const selected = [view.result, view.with].map((key) => model.result(key)).filter(Boolean);
+    const results = (selected.length > 1 ? selected : model.results).filter((r) => model.rows[r.run][n] >= 0);
+    Object.assign(this, { n, results });
+    const run = model.home(n);
+    const words = ["prediction", "label"].map((name) => model.className(name, n));
+    this.title = cfx.make("h1", { id: "detail-title", tabIndex: -1 }, cfx.make("bdi", {}, model.className("target", n)));
+    const facts = cfx.make("p.soft", {}, "Predicted: ", cfx.make("bdi", {}, words[0]), " · label: ",
+      cfx.make("bdi", {}, words[1]), ` · example ${model.at(run, "index", n)}: `, cfx.make("bdi", {}, model.ids[n]));
+    this.cards = cfx.make("div.results", {}, ...this.#original(), ...results.map((result) => this.#card(result)));
+    this.traces = cfx.make("div.traces");
+    this.element.replaceChildren(
+      this.title, facts, this.#tools(), this.cards,
+      cfx.make("div.lines", {}, this.#numbers(selected.length > 1), this.traces),
+    );
+    this.#apply();
+    this.#addDetails(n);
+  }
+
+  /** Shows the original in the place of what is in-filled, or the other way round. */
+  toggle() {
+    this.showsOriginal = !this.showsOriginal;
+    this.#apply();
+  }
+
+  #tools() {
+    this.slider = cfx.make("input", {
+      type: "range", min: 0, max: 1, step: 0.05, value: this.opacity, id: "opacity",
+      oninput: () => {
+        this.opacity = Number(this.slider.value);
+        this.#apply();
+      },
+    });
+    this.swap = cfx.make("button", { type: "button", onclick: () => this.toggle() }, "Show original (O)");
+    this.outline = cfx.make("input", {
+      type: "checkbox", checked: this.hasOutline,
+      onchange: () => {
+        this.hasOutline = this.outline.checked;
+        this.#apply();
+      },
+    });
+    const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
+    // Where the records keep no photographs there is nothing below the map, or beside it.
+    opacity.hidden = this.swap.hidden = !this.model.runs[this.model.home(this.n)].has_photos;
+    return cfx.make("div.bar", {}, opacity, cfx.make("label.choice", {}, this.outline, "Line around half of it"), this.swap);
+  }
+
+  #apply() {
+    this.element.style.setProperty("--opacity", this.opacity);
+    for (const outline of this.element.querySelectorAll(".layers svg")) outline.style.display = this.hasOutline ? "" : "none";
+    for (const stage of this.element.querySelectorAll(".swap")) this.#swapTo(stage, this.showsOriginal);
+    this.swap.setAttribute("aria-pressed", this.showsOriginal);
+  }
+
+  #swapTo(stage, isOriginal) {
+    stage.querySelector(".over").style.visibility = isOriginal ? "" : "hidden";
+    stage.nextElementSibling.textContent = isOriginal ? "Original" : "In-filled; hover for the original";
+  }
+
+  #original() {
+    const run = this.model.home(this.n);
+    if (!this.model.runs[run].has_photos || !this.model.hasPicture(run, this.n)) return [];
+    const alt = `Original image, example ${this.model.at(run, "index", this.n)}`;
+    return [cfx.make("section.result", { "aria-label": "Original" }, cfx.make("h2", {}, "Original"),
+      cfx.make("div.pair", {}, cfx.make("figure", {}, cfx.tile(this.model, run, this.n, "original", alt))))];
+  }
+
+  #card(result) {
+    const { model, n } = this;
+    const number = (name) => model.value(result, name, n);
+    return cfx.make("section.result", { "aria-label": result.label, "data-result": result.key },
+      cfx.make("h2", {}, `${result.label} `, cfx.badge(model.status(result, n))),
+      this.#pictures(result),
+      cfx.make("div.odds", {}, ...this.#bar("before", number("log_odds_original")), ...this.#bar("after", number("log_odds_infilled"))),
+    );
+  }
+
+  #pictures(result) {
+    const { model, n } = this;
+    const name = `example ${model.at(result.run, "index", n)}`;
+    const figure = (picture, caption) => cfx.make("figure", {}, picture, cfx.make("figcaption", {}, caption));
+    const map = cfx.saliency(model, result, n, `${result.label} saliency map, ${name}`);
+    const figures = [figure(map, "Saliency")];
+    if (model.runs[result.run].has_photos && model.hasMask(result, n)) {
+      const stage = cfx.make("span.layers.swap", {},
+        cfx.tile(model, result.run, n, `${result.objective}-infilled`, `Image in-filled outside the ${result.label} mask, ${name}`),
+        cfx.tile(model, result.run, n, "original", `Original image, ${name}`, ".over"));
+      for (const [event, hovers] of [["mouseenter", true], ["mouseleave", false]])
+        stage.addEventListener(event, () => this.#swapTo(stage, hovers !== this.showsOriginal));
+      figures.push(figure(stage, ""));
+    }
+    return cfx.make("div.pair", {}, ...figures);
+  }
+
+  #bar(words, logOdds) {
+    const share = 100 * cfx.probability(logOdds);
+    const text = Number.isFinite(logOdds) ? `${share.toFixed(1)} % (${cfx.format("log_odds_original", logOdds)})` : "n/a";
+    const fill = cfx.make(`div.fill.${words}`);
+    fill.style.width = `${Number.isFinite(share) ? share : 0}%`;
+    return [cfx.make("span", {}, words), cfx.make("div.track", { "aria-hidden": "true" }, fill), cfx.make("span.number", {}, text)];
+  }
+
+  #numbers(isPair) {
+    const { model, n, results } = this;
+    const hasDifference = isPair && results.length === 2;
+    const [first, second] = results;
+    const rows = Object.entries(cfx.NUMBERS).map(([name, { label }]) => {
+      const values = results.map((result) => model.value(result, name, n));
+      const cells = values.map((value) => cfx.make("td.number", {}, cfx.format(name, value)));
+      if (hasDifference) cells.push(cfx.make("td.number.difference", {}, cfx.format(name, values[1] - values[0], true)));
+      return cfx.make("tr", {}, cfx.make("th", { scope: "row" }, label), ...cells);
+    });
+    const heads = results.map((result) => result.label);
+    if (hasDifference) heads.push(`${second.label} less ${first.label}`);
+    return cfx.make("div.wide", {}, cfx.make("table", {},
+      cfx.make("thead", {}, cfx.make("tr", {}, cfx.make("td"), ...heads.map((head) => cfx.make("th.number", { scope: "col" }, head)))),
+      cfx.make("tbody", {}, ...rows)));
+  }
+
+  /** Outlines and traces come in parts of their own, when an example is looked at. */
+  async #addDetails(n) {
+    const traces = [];
+    for (const result of this.results) {
+      if (!this.model.hasMask(result, n)) continue;
+      const run = this.model.runs[result.run];
+      const index = this.model.at(result.run, "index", n);
+      const part = await cfx.load(`data/${result.run}/details-${Math.floor(index / run.details_in_part)}`);
+      if (this.n !== n) return; // Another example is shown by now.
+      const row = part.index.indexOf(index);
+      traces.push([result.label, part[`${result.objective}_trace`][row]]);
+      this.#addOutline(result, part[`${result.objective}_outline`][row]);
+    }
+    this.traces.replaceChildren(...plot(traces));
+    this.#apply();
+  }
+
+  #addOutline(result, path) {
+    const layers = this.element.querySelector(`[data-result="${result.key}"] .layers`);
+    const [height, width] = this.model.runs[result.run].map_size;
+    layers.append(cfx.svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+      cfx.svg("path", { d: path, class: "halo" }), cfx.svg("path", { d: path, class: "edge" })));
+  }
+}
+
+/** Lines of the objective at each step, with a key. */
+function plot(traces) {
+  const finite = traces.flatMap(([, trace]) => trace).filter((value) => value !== null);
+  if (!finite.length) return [];
+  const low = Math.min(...finite), high = Math.max(...finite);
+  const { width, height, left, right, top, bottom } = PLOT;
+  const x = (step, steps) => left + ((width - left - right) * step) / Math.max(1, steps - 1);
+  const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
+  const text = (words, at, anchor) => cfx.svg("text", { x: at[0], y: at[1], "text-anchor": anchor }, words);
+  const lines = traces.map(([, trace], line) => {
+    let path = "", pen = "M";
+    trace.forEach((value, step) => {
+      if (value !== null) path += `${pen}${x(step, trace.length).toFixed(1)} ${y(value).toFixed(1)}`;
+      pen = value === null ? "M" : "L";
+    });
+    return cfx.svg("path", { d: path, class: "curve", stroke: COLORS[line % COLORS.length] });
+  });
+  const drawing = cfx.svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img",
+    "aria-label": `Objective at each step: ${traces.map(([name, trace]) => `${name} from ${trace[0]} to ${trace.at(-1)}`).join(", ")}` },
+    cfx.svg("path", { class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}` }),
+    text(high.toFixed(2), [left - 6, top + 10], "end"), text(low.toFixed(2), [left - 6, height - bottom], "end"),
+    text("step", [(width + left) / 2, height - 8], "middle"), ...lines);
+  const keys = traces.map(([name], line) => {
+    const mark = cfx.make("i");
+    mark.style.background = COLORS[line % COLORS.length];
+    return cfx.make("span.key", {}, mark, name);
+  });
+  return [cfx.make("h2", {}, "Objective at each step"), drawing, cfx.make("p", {}, ...keys)];
+}
+
+cfx.Detail = Detail;

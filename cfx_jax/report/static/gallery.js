@@ -1,0 +1,235 @@
+"use strict";
+// The page: controls, the view that they and the address hold, and which part of it is shown.
+
+const VIEWS = { grid: "Pictures", table: "Table" };
+
+class Gallery {
+  constructor(model) {
+    this.model = model;
+    this.element = document.getElementById("gallery");
+    this.list = new cfx.List(model, (n) => this.#address({ ...this.view, at: n }));
+    this.detail = new cfx.Detail(model);
+    this.told = cfx.make("p.told", { role: "status" });
+    this.element.append(this.#controls(), this.told, this.list.scroller, this.#one());
+    addEventListener("hashchange", () => this.#show());
+    addEventListener("keydown", (event) => this.#key(event));
+    this.#show();
+  }
+
+  /** The view in the address; what it does not say, or says wrongly, is as at first. */
+  #read() {
+    const { model } = this;
+    const said = new URLSearchParams(location.hash.slice(1));
+    const known = (name, choices, otherwise) => (choices.includes(said.get(name)) ? said.get(name) : otherwise);
+    const keys = model.results.map((result) => result.key);
+    const result = known("result", keys, keys[0]);
+    // Of two runs the same objective at once.
+    const partner = model.results.find((r) => r.run === 1 && r.objective === model.result(result).objective);
+    const others = keys.filter((key) => key !== result);
+    const other = said.get("with") === "none" ? "" : known("with", others, result.startsWith("0-") ? (partner?.key ?? "") : "");
+    const place = model.placeOf.get(said.get("at"));
+    return {
+      result,
+      with: other,
+      status: (said.get("status") ?? "").split(",").filter(Boolean),
+      target: said.get("target") ?? "",
+      label: said.get("label") ?? "",
+      predicted: known("predicted", ["right", "wrong"], ""),
+      find: said.get("find") ?? "",
+      differ: other !== "" && said.get("differ") === "1",
+      sort: known("sort", this.#sorts(other).map(([name]) => name), "data"),
+      order: known("order", ["up", "down"], "up"),
+      view: known("view", Object.keys(VIEWS), "grid"),
+      at: place,
+    };
+  }
+
+  #address(view) {
+    const said = new URLSearchParams();
+    const { at, differ, status, ...texts } = view;
+    for (const [name, value] of Object.entries(texts)) {
+      const isAtFirst = { sort: "data", order: "up", view: "grid", result: this.model.results[0].key }[name] === value;
+      if (value && !isAtFirst) said.set(name, value);
+    }
+    if (!view.with && this.model.runs.length > 1) said.set("with", "none");
+    if (status.length) said.set("status", status.join(","));
+    if (differ) said.set("differ", "1");
+    if (at !== undefined) said.set("at", this.model.ids[at]);
+    return `#${said}`;
+  }
+
+  /** Changes a part of the view; typing adds no steps to the history. */
+  #change(part, isTyping = false) {
+    const view = { ...this.view, ...part };
+    if (isTyping) {
+      history.replaceState(null, "", this.#address(view));
+      this.#show();
+    } else location.hash = this.#address(view);
+  }
+
+  #show() {
+    const before = this.view;
+    this.view = this.#read();
+    const { at, ...asked } = this.view;
+    const isSame = before && JSON.stringify({ ...asked }) === JSON.stringify({ ...before, at: undefined });
+    if (!isSame) {
+      const begin = performance.now();
+      this.shown = this.model.select(this.view);
+      this.#fill();
+      this.told.textContent = `${this.shown.length.toLocaleString("en")} of ${this.model.size.toLocaleString("en")} examples`;
+      if (at === undefined) this.list.show(this.view, this.shown, (name) => this.#sortBy(name));
+      else this.isListStale = true;
+      cfx.lastShown = performance.now() - begin;
+    }
+    const isOne = at !== undefined;
+    for (const part of [this.controls, this.told, this.list.scroller]) part.hidden = isOne;
+    this.one.hidden = !isOne;
+    document.getElementById("about").hidden = isOne;
+    if (isOne) this.#showOne(at, before?.at === undefined);
+    else if (before?.at !== undefined) this.#backToList(before.at);
+  }
+
+  #showOne(n, isFirst) {
+    const place = this.shown.indexOf(n);
+    this.place.textContent = place < 0 ? "not in the list" : `${(place + 1).toLocaleString("en")} of ${this.shown.length.toLocaleString("en")}`;
+    this.previous.disabled = place <= 0;
+    this.next.disabled = place >= this.shown.length - 1;
+    this.detail.show(this.view, n);
+    if (isFirst) {
+      scrollTo(0, 0);
+      this.detail.title.focus({ preventScroll: true });
+    }
+  }
+
+  #backToList(n) {
+    if (this.isListStale) this.list.show(this.view, this.shown, (name) => this.#sortBy(name));
+    this.isListStale = false;
+    this.list.current = Math.max(0, this.shown.indexOf(n));
+    requestAnimationFrame(() => this.list.focus());
+  }
+
+  #step(by) {
+    const place = this.shown.indexOf(this.view.at) + by;
+    if (place < 0 || place >= this.shown.length) return;
+    history.replaceState(null, "", this.#address({ ...this.view, at: this.shown[place] }));
+    this.#show();
+  }
+
+  #back() {
+    this.#change({ at: undefined });
+  }
+
+  #key(event) {
+    if (this.view.at === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.target.matches("input[type=range], input[type=search], select")) return;
+    const does = { ArrowRight: () => this.#step(1), ArrowLeft: () => this.#step(-1), Escape: () => this.#back(), o: () => this.detail.toggle() };
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (!(key in does)) return;
+    event.preventDefault();
+    does[key]();
+  }
+
+  #one() {
+    this.place = cfx.make("span", { role: "status" });
+    this.previous = cfx.make("button", { type: "button", onclick: () => this.#step(-1) }, "← Previous");
+    this.next = cfx.make("button", { type: "button", onclick: () => this.#step(1) }, "Next →");
+    const back = cfx.make("button", { type: "button", onclick: () => this.#back() }, "Back to all (Esc)");
+    this.one = cfx.make("div", { hidden: true }, cfx.make("div.bar", {}, back, this.previous, this.place, this.next), this.detail.element);
+    return this.one;
+  }
+
+  #sorts(other) {
+    const numbers = Object.entries(cfx.NUMBERS).map(([name, { label }]) => [name, label]);
+    const differences = other ? numbers.map(([name, label]) => [`difference-${name}`, `Difference: ${label.toLowerCase()}`]) : [];
+    return [["data", "Order of the data"], ["id", "Id"], ["target", "Target"], ["status", "Status"], ...numbers, ...differences];
+  }
+
+  #sortBy(name) {
+    const isSame = this.view.sort === name;
+    this.#change({ sort: name, order: isSame && this.view.order === "up" ? "down" : "up" });
+  }
+
+  #controls() {
+    const search = (name, words, more = {}) => cfx.make("label", {}, words,
+      cfx.make("input", { type: "search", name, autocomplete: "off", oninput: (e) => this.#change({ [name]: e.target.value }, true), ...more }));
+    const select = (name, words) => cfx.make("label", {}, words, cfx.make("select", { name, onchange: (e) => this.#change({ [name]: e.target.value }) }));
+    this.statuses = cfx.make("fieldset");
+    this.differ = cfx.make("label.choice", {}, cfx.make("input", { type: "checkbox", name: "differ",
+      onchange: (e) => this.#change({ differ: e.target.checked }) }), "Status differs");
+    this.order = cfx.make("button", { type: "button", onclick: () => this.#change({ order: this.view.order === "up" ? "down" : "up" }) });
+    this.controls = cfx.make("form.controls", { "aria-label": "What is shown", onsubmit: (e) => e.preventDefault() },
+      select("result", "Goal"), select("with", "Beside it"), search("target", "Target", { list: "targets" }), search("label", "Label"),
+      select("predicted", "Prediction"), search("find", "Id"), select("sort", "Sort by"), this.order, select("view", "Show as"),
+      this.differ, this.statuses, this.#names());
+    return this.controls;
+  }
+
+  #names() {
+    const names = cfx.make("datalist", { id: "targets" });
+    // Only once somebody searches: there may be thousands.
+    this.element.addEventListener("focusin", (event) => {
+      if (event.target.name === "target" && !names.children.length)
+        names.append(...this.model.targets().map((name) => cfx.make("option", { value: name })));
+    });
+    return names;
+  }
+
+  /** Sets the controls to the view. */
+  #fill() {
+    const { model, view, controls } = this;
+    const results = model.results.map(({ key, label }) => [key, label]);
+    options(controls.elements.result, results, view.result);
+    options(controls.elements.with, [["none", "nothing"], ...results.filter(([key]) => key !== view.result)], view.with || "none");
+    options(controls.elements.predicted, [["", "any"], ["right", "is the label"], ["wrong", "is not the label"]], view.predicted);
+    options(controls.elements.sort, this.#sorts(view.with), view.sort);
+    options(controls.elements.view, Object.entries(VIEWS), view.view);
+    for (const name of ["target", "label", "find"])
+      if (controls.elements[name].value !== view[name]) controls.elements[name].value = view[name];
+    controls.elements.with.closest("label").hidden = results.length < 2;
+    this.differ.hidden = !view.with;
+    controls.elements.differ.checked = view.differ;
+    this.order.textContent = view.order === "up" ? "↑ smallest first" : "↓ largest first";
+    this.#fillStatuses(view);
+  }
+
+  #fillStatuses(view) {
+    const counts = this.model.countStatuses(this.model.result(view.result));
+    const choices = counts.map(([status, count]) => {
+      const box = cfx.make("input", { type: "checkbox", value: status, checked: view.status.includes(status) });
+      box.addEventListener("change", () => {
+        const others = this.view.status.filter((name) => name !== status);
+        this.#change({ status: box.checked ? [...others, status] : others });
+      });
+      return cfx.make("label.choice", {}, box, cfx.badge(status), ` ${count.toLocaleString("en")}`);
+    });
+    const focused = document.activeElement?.closest?.("fieldset") === this.statuses ? document.activeElement.value : null;
+    this.statuses.replaceChildren(cfx.make("legend", {}, "Status"), ...choices);
+    if (focused !== null) this.statuses.querySelector(`input[value="${CSS.escape(focused)}"]`)?.focus();
+  }
+}
+
+function options(select, choices, chosen) {
+  const before = [...select.options].map((option) => option.value).join("\n");
+  if (before !== choices.map(([value]) => value).join("\n"))
+    select.replaceChildren(...choices.map(([value, text]) => cfx.make("option", { value }, text)));
+  select.value = chosen;
+}
+
+async function main() {
+  const listed = document.getElementById("listed");
+  const { runs } = JSON.parse(document.getElementById("data").textContent);
+  if (!runs.some((run) => run.computed)) return;
+  listed.hidden = true;
+  try {
+    const model = await cfx.open(runs);
+    document.getElementById("gallery").hidden = false;
+    cfx.gallery = new Gallery(model);
+  } catch (error) {
+    // The list without scripts is still there.
+    listed.hidden = false;
+    listed.prepend(cfx.make("p.bad", { role: "alert" }, error.message));
+    throw error;
+  }
+}
+
+main();

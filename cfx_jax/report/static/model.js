@@ -1,0 +1,249 @@
+"use strict";
+// What there is to show: parts of data, the columns of all examples, filters and orders of them.
+// Nothing here touches the page.
+const cfx = (window.cfx = {});
+
+cfx.NUMBERS = {
+  kept_area: { label: "Area kept", short: "area", share: true },
+  log_odds_original: { label: "Log-odds before", short: "before", signed: true },
+  log_odds_infilled: { label: "Log-odds after", short: "after", signed: true },
+  success_rate: { label: "Masks that agree", short: "agree", share: true },
+  objective: { label: "Objective", short: "objective" },
+  entropy: { label: "Entropy", short: "entropy" },
+};
+
+// A part of data is a script that calls this: a page that is a file may read no other files.
+const waiting = new Map();
+window.cfx_part = (name, value) => {
+  waiting.get(name).resolve(value);
+  waiting.delete(name);
+};
+const parts = new Map();
+
+/** Loads a part once; the promise is rejected where its file is missing or cut short. */
+cfx.load = (name) => {
+  if (!parts.has(name)) {
+    parts.set(
+      name,
+      new Promise((resolve, reject) => {
+        const fail = () => {
+          parts.delete(name);
+          reject(new Error(`${name}.js cannot be loaded: copy the folder as a whole`));
+        };
+        waiting.set(name, { resolve });
+        const script = document.createElement("script");
+        script.src = `${name}.js`;
+        script.onerror = fail;
+        script.onload = () => (waiting.has(name) ? fail() : script.remove());
+        document.head.append(script);
+      }),
+    );
+  }
+  return parts.get(name);
+};
+
+/** Reads the rows of all runs and brings examples of one id together. */
+cfx.open = async (runs) => {
+  const tables = await Promise.all(
+    runs.map(async (run, r) => {
+      const loaded = await Promise.all(run.parts.map((part) => cfx.load(`data/${r}/rows-${part}`)));
+      const table = {};
+      for (const part of loaded)
+        for (const name of Object.keys(part)) (table[name] ??= []).push(part[name]);
+      for (const name of Object.keys(table)) {
+        const values = table[name].flat();
+        // Where there is no number is NaN: it fails every comparison, and is sorted last.
+        const isNumber = name !== "id";
+        table[name] = isNumber ? Float64Array.from(values, (v) => v ?? NaN) : values;
+      }
+      return table.id ? table : { id: [] };
+    }),
+  );
+  return new Model(runs, tables);
+};
+
+class Model {
+  constructor(runs, tables) {
+    this.runs = runs;
+    this.tables = tables;
+    // Examples in the order of the first run, then what only later ones have; by run their rows.
+    if (runs.length === 1) {
+      this.ids = tables[0].id;
+      this.rows = [Int32Array.from(this.ids, (_, row) => row)];
+    } else {
+      const place = new Map();
+      for (const table of tables)
+        for (const id of table.id) if (!place.has(id)) place.set(id, place.size);
+      this.ids = [...place.keys()];
+      this.rows = tables.map((table) => {
+        const rows = new Int32Array(this.ids.length).fill(-1);
+        for (let row = table.id.length - 1; row >= 0; row--) rows[place.get(table.id[row])] = row;
+        return rows;
+      });
+    }
+    this.size = this.ids.length;
+    this.results = runs.flatMap((run, r) =>
+      run.objectives.map((objective) => ({
+        key: `${r}-${objective}`,
+        run: r,
+        objective,
+        label: (runs.length > 1 ? `${cfx.letter(r)} · ` : "") + objective.toUpperCase(),
+      })),
+    );
+    this.placeOf = new Map();
+    for (let n = this.size - 1; n >= 0; n--) this.placeOf.set(this.ids[n], n);
+    this.lowerIds = null;
+  }
+
+  result(key) {
+    return this.results.find((result) => result.key === key);
+  }
+
+  /** A column of a run at an example; NaN where the run has no such example. */
+  at(run, name, n) {
+    const row = this.rows[run][n];
+    return row < 0 ? NaN : this.tables[run][name][row];
+  }
+
+  value(result, name, n) {
+    return this.at(result.run, `${result.objective}_${name}`, n);
+  }
+
+  status(result, n) {
+    const code = this.value(result, "status", n);
+    if (Number.isNaN(code)) return "absent";
+    return this.runs[result.run].statuses[code] ?? `unknown status ${code}`;
+  }
+
+  hasPicture(run, n) {
+    return this.at(run, "pictured", n) === 1;
+  }
+
+  /** Whether a mask was learnt, of which there is a picture. */
+  hasMask(result, n) {
+    return this.hasPicture(result.run, n) && !Number.isNaN(this.value(result, "entropy", n));
+  }
+
+  /** The first run that knows an example. */
+  home(n) {
+    return this.rows.findIndex((rows) => rows[n] >= 0);
+  }
+
+  /** The name of the class that an example has as `target`, `label` or `prediction`. */
+  className(name, n, run = this.home(n)) {
+    return this.runs[run].classes[this.at(run, name, n)] ?? "not known";
+  }
+
+  /** How many examples have each status of a result, in the order of the statuses. */
+  countStatuses(result) {
+    const counts = new Map();
+    for (let n = 0; n < this.size; n++) {
+      const status = this.status(result, n);
+      counts.set(status, (counts.get(status) ?? 0) + 1);
+    }
+    const order = this.runs[result.run].statuses;
+    const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+    return [...counts].sort((a, b) => rank(a[0]) - rank(b[0]) || (a[0] < b[0] ? -1 : 1));
+  }
+
+  /** Classes that occur as targets, by name. */
+  targets() {
+    const names = new Set();
+    for (let n = 0; n < this.size; n++) names.add(this.className("target", n));
+    return [...names].sort();
+  }
+
+  /** The examples that a view shows, in its order. */
+  select(view) {
+    const result = this.result(view.result);
+    const keep = this.#filters(view, result);
+    const found = [];
+    for (let n = 0; n < this.size; n++) if (keep.every((test) => test(n))) found.push(n);
+    return this.#sort(found, view, result);
+  }
+
+  #filters(view, result) {
+    const tests = [];
+    if (view.status.length) {
+      const wanted = new Set(view.status);
+      tests.push((n) => wanted.has(this.status(result, n)));
+    }
+    for (const name of ["target", "label"]) {
+      if (!view[name]) continue;
+      // Of a few thousand names rather than of all examples.
+      const matching = this.runs.map(
+        (run) =>
+          new Set(
+            Object.keys(run.classes)
+              .filter((number) => matches(run.classes[number], view[name]))
+              .map(Number),
+          ),
+      );
+      tests.push((n) => matching[this.home(n)].has(this.at(this.home(n), name, n)));
+    }
+    if (view.predicted) {
+      tests.push((n) => {
+        const label = this.at(result.run, "label", n);
+        const isRight = label === this.at(result.run, "prediction", n);
+        return label >= 0 && isRight === (view.predicted === "right");
+      });
+    }
+    if (view.find) {
+      this.lowerIds ??= this.ids.map((id) => id.toLowerCase());
+      const text = view.find.toLowerCase();
+      tests.push((n) => this.lowerIds[n].includes(text));
+    }
+    if (view.differ) {
+      const other = this.result(view.with);
+      tests.push((n) => this.status(result, n) !== this.status(other, n));
+    }
+    return tests;
+  }
+
+  /** What examples are sorted by: a number, or a text. */
+  sortKey(view, result = this.result(view.result)) {
+    const other = this.result(view.with);
+    if (view.sort === "id") return (n) => this.ids[n];
+    if (view.sort === "target") return (n) => this.className("target", n);
+    if (view.sort === "status") return (n) => this.value(result, "status", n);
+    if (view.sort.startsWith("difference-") && other) {
+      const name = view.sort.slice("difference-".length);
+      return (n) => this.value(other, name, n) - this.value(result, name, n);
+    }
+    if (view.sort in cfx.NUMBERS) return (n) => this.value(result, view.sort, n);
+    return (n) => n;
+  }
+
+  #sort(found, view, result) {
+    const key = this.sortKey(view, result);
+    const keys = found.map(key);
+    const sign = view.order === "down" ? -1 : 1;
+    const order = found.map((_, place) => place);
+    // Without a number last, whatever the direction; ties in the order of the data.
+    const compare = (i, j) => {
+      const a = keys[i], b = keys[j];
+      if (a < b) return -sign;
+      if (a > b) return sign;
+      return Number.isNaN(a) - Number.isNaN(b) || i - j;
+    };
+    return Int32Array.from(order.sort(compare), (place) => found[place]);
+  }
+}
+
+function matches(name, text) {
+  return name.toLowerCase().includes(text.toLowerCase());
+}
+
+cfx.letter = (run) => String.fromCharCode(65 + (run % 26));
+
+/** A number as a text: shares in percent, the sign of log-odds and of differences shown. */
+cfx.format = (name, value, isDifference = false) => {
+  const { share, signed } = cfx.NUMBERS[name];
+  if (!Number.isFinite(value)) return "n/a";
+  const sign = (signed || isDifference) && value >= 0 ? "+" : "";
+  // Differences of shares are points, and no share of a share.
+  const words = share ? `${(100 * value).toFixed(1)} ${isDifference ? "pp" : "%"}` : value.toFixed(2);
+  return sign + words.replace("-", "−");
+};
+
+cfx.probability = (logOdds) => 1 / (1 + Math.exp(-logOdds));

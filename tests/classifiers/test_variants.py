@@ -1,0 +1,250 @@
+"""ConvNeXt, and variants of ViT and ResNet, against timm, torchvision and transformers.
+
+The names and shapes of the arrays are those of the originals: which variant it is, they tell.
+"""
+
+import functools
+import gzip
+import json
+import pathlib
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from cfx_jax.classifiers import NORMALIZATIONS
+from cfx_jax.classifiers.convnext import ConvNeXt
+from cfx_jax.classifiers.layers import gelu, halved
+from cfx_jax.classifiers.resnet import ResNet
+from cfx_jax.classifiers.vit import ViT, resize_positions
+from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights.facts import Facts
+from cfx_jax.weights.fitting import lay_out
+
+GOLDEN = pathlib.Path(__file__).with_name("variants_golden.npz")
+SHAPES = pathlib.Path(__file__).with_name("variants_shapes.json.gz")
+CLASSES, TARGET, STRIDE = 7, 4, 3
+CONVNEXT = ConvNeXt((1, 2, 1, 1), (8, 12, 16, 24))
+# The hidden layer is not four times as wide, and no two of dimension, heads and tokens agree.
+VIT = ViT(8, 48, 2, 3, 96, image_size=32)
+BASIC, BOTTLENECK = ResNet((1, 1, 1, 1), bottleneck=False), ResNet((1, 2, 1, 1), bottleneck=True)
+# Name -> as it is usually, like which architecture it is published, side of its images, fields that
+# are otherwise, and how timm says that it pools where no array tells.
+SMALL = {
+    "convnext_torchvision": (CONVNEXT, "convnext_tiny", 64, {}, None),
+    "convnext_timm": (CONVNEXT, "convnext_tiny", 64, {}, None),
+    "convnext_transformers": (CONVNEXT, "convnext_tiny", 64, {}, None),
+    "vit_registers": (
+        VIT,
+        "vit_b14",
+        32,
+        {"layer_scale": True, "registers": 3, "token_positions": False},
+        None,
+    ),
+    "vit_registers_with_positions": (VIT, "vit_b14", 32, {"registers": 2}, None),
+    "vit_mean": (VIT, "vit_b16", 32, {"mean_pool": True, "norm_pooled": True}, None),
+    "vit_mean_of_normed": (VIT, "vit_b16", 32, {"mean_pool": True}, "avg"),
+    "vit_without_class_token": (
+        VIT,
+        "vit_b16",
+        32,
+        {"mean_pool": True, "class_token": False},
+        "avg",
+    ),
+    "vit_distilled": (VIT, "vit_t16", 32, {"distilled": True}, None),
+    "vit_transformers": (VIT, "vit_b16", 32, {"epsilon": 1e-12}, None),
+    "deit_transformers": (VIT, "vit_t16", 32, {"epsilon": 1e-12, "distilled": True}, None),
+    "resnet_d_basic": (
+        BASIC,
+        "resnet18",
+        56,
+        {"stem_features": (32, 32, 64), "pooled_downsample": True},
+        None,
+    ),
+    "resnet_d_bottleneck": (
+        BOTTLENECK,
+        "resnet50",
+        56,
+        {"stem_features": (16, 16, 32), "pooled_downsample": True},
+        None,
+    ),
+}
+
+
+def draw_arrays(shapes):
+    """Draws the arrays of a network by name and shape, so that no layer dies or saturates."""
+    arrays = {}
+    for name, shape in shapes.items():
+        values = np.random.default_rng([0, zlib.crc32(name.encode())]).normal(size=shape)
+        if len(shape) in (2, 4):
+            values /= np.sqrt(np.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            values = np.exp(0.3 * values)
+        elif name.endswith("weight"):
+            values = 1.0 + 0.3 * values
+        arrays[name] = values.astype(np.float32)
+    return arrays
+
+
+def draw_images(size):
+    return np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+
+
+def relative_error(value, expected):
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+@functools.cache
+def published():
+    """Name -> name of array -> shape, of the originals."""
+    return json.loads(gzip.decompress(SHAPES.read_bytes()))
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Makes a small network loadable by name."""
+
+    def add(name):
+        module, like, size, _, _ = SMALL[name]
+        known = ARCHITECTURES[like]._replace(module=module, image_size=size)
+        monkeypatch.setitem(ARCHITECTURES, f"small_{name}", known)
+        return f"small_{name}"
+
+    return add
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def evaluate(module, params, images):
+    def target(images):
+        logits = module.apply({"params": params}, images)
+        return logits[0, TARGET], logits
+
+    return jax.grad(target, has_aux=True)(images)
+
+
+def facts_of(name):
+    pool = SMALL[name][-1]
+    return Facts(arguments={"global_pool": pool} if pool else {})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_and_input_gradient_equal_those_of_the_original(name, register):
+    golden = np.load(GOLDEN)
+    usual, _, size, fields, _ = SMALL[name]
+    arrays = draw_arrays(published()[name])
+    module, params, _ = lay_out(register(name), arrays, facts=facts_of(name))
+    assert module == usual.clone(num_classes=CLASSES, **fields)
+    gradient, logits = evaluate(module, params, draw_images(size))
+    assert logits.dtype == jnp.float32
+    assert relative_error(logits, golden[f"{name}_logits"]) < 1e-5
+    sample = np.asarray(gradient[0, ::STRIDE, ::STRIDE])
+    assert relative_error(sample, golden[f"{name}_gradient"]) < 1e-3
+    norm = float(np.linalg.norm(gradient[0]))
+    assert norm == pytest.approx(float(golden[f"{name}_gradient_norm"]), rel=1e-3)
+    assert not np.any(gradient[1])
+
+
+@pytest.mark.parametrize("grid", [(5, 9), (4, 4), (2, 3), (1, 7)])
+def test_positions_are_resized_as_the_jax_original_does(grid):
+    positions = np.random.default_rng(0).normal(size=(1, 2 + 16, 3)).astype(np.float32)
+    zoom = (grid[0] / 4, grid[1] / 4, 1)
+    expected = scipy.ndimage.zoom(positions[0, 2:].reshape(4, 4, 3), zoom, order=1)
+    resized = resize_positions(jnp.asarray(positions), 2, grid)
+    np.testing.assert_array_equal(resized[:, :2], positions[:, :2])
+    np.testing.assert_allclose(resized[0, 2:].reshape(expected.shape), expected, atol=1e-6)
+
+
+def test_a_vit_for_other_images_is_the_one_whose_positions_were_resized():
+    small = VIT.clone(depth=1)
+    images = jax.random.normal(jax.random.key(1), (2, 40, 40, 3))
+    params = jax.jit(small.init)(jax.random.key(0), images[:, :32, :32])["params"]
+    positions = resize_positions(params["position_embedding"], 1, (5, 5))
+    of_that_size = small.clone(image_size=40)
+    expected = jax.jit(of_that_size.apply)(
+        {"params": params | {"position_embedding": positions}}, images
+    )
+    np.testing.assert_allclose(
+        jax.jit(small.apply)({"params": params}, images), expected, atol=1e-6
+    )
+    other = jax.jit(small.apply)({"params": params}, images[:, :, :32])
+    assert np.abs(other - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_the_slope_of_the_gelu_is_that_of_its_formula(tanh):
+    places = jnp.linspace(-6.0, 6.0, 101)
+
+    def reference(x):
+        return jax.nn.gelu(x, approximate=tanh)
+
+    np.testing.assert_allclose(gelu(places, tanh), reference(places), atol=1e-6)
+    slopes = jax.vmap(jax.grad(lambda x: gelu(x, tanh)))(places)
+    np.testing.assert_allclose(slopes, jax.vmap(jax.grad(reference))(places), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 2)])
+def test_halving_averages_what_is_there(size):
+    images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    half = halved(jnp.asarray(images))
+    assert half.shape[1:3] == (-(-size[0] // 2), -(-size[1] // 2))
+    for y, x in np.ndindex(half.shape[1:3]):
+        expected = images[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2))
+        np.testing.assert_allclose(half[:, y, x], expected, atol=1e-6)
+
+
+# Renames what the others publish as the original ConvNeXt does.
+TO_ORIGINAL = {
+    r"^stem\.": "downsample_layers.0.",
+    r"^stages\.(\d)\.downsample\.": r"downsample_layers.\1.",
+    r"^stages\.(\d)\.blocks\.": r"stages.\1.",
+    "conv_dw": "dwconv",
+    r"mlp\.fc": "pwconv",
+    r"head\.norm": "norm",
+    r"head\.fc": "head",
+}
+
+
+def test_the_original_convnext_is_that_of_timm_under_other_names(register):
+    arrays = draw_arrays(published()["convnext_timm"])
+    expected = lay_out(register("convnext_timm"), arrays)
+    renamed = {
+        functools.reduce(lambda n, rule: re.sub(*rule, n), TO_ORIGINAL.items(), name): array
+        for name, array in arrays.items()
+    }
+    found = lay_out("small_convnext_timm", {f"model.{n}": a for n, a in renamed.items()})
+    assert (found.module, found.normalization) == (expected.module, NORMALIZATIONS["imagenet"])
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_variants_read_their_own_parameters(name, register):
+    module, params, _ = lay_out(
+        register(name), draw_arrays(published()[name]), facts=facts_of(name)
+    )
+    for join in "./":
+        leaves = jax.tree.leaves_with_path(params)
+        own = {join.join(key.key for key in path): leaf for path, leaf in leaves}
+        again = lay_out(f"small_{name}", own, facts=facts_of(name))
+        # They do not tell the epsilon of their norms.
+        usual = module.clone(epsilon=1e-6) if isinstance(module, ViT) else module
+        assert again.module == usual
+        jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+# Depth of the third stage, width of the first, and the millions of parameters in the paper.
+SIZES = {"tiny": (9, 96, 28.6), "small": (27, 96, 50.2), "base": (27, 128, 88.6)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_convnexts_have_the_published_depths_and_widths(size):
+    depth, width, millions = SIZES[size]
+    architecture = ARCHITECTURES[f"convnext_{size}"]
+    params = architecture.template(architecture.module)
+    assert len([name for name in params if "block" in name]) == 9 + depth
+    assert params["classifier"]["kernel"].shape == (8 * width, 1000)
+    number = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert number / 1e6 == pytest.approx(millions, abs=0.05)

@@ -1,0 +1,22 @@
+"""Photographs to try things on."""
+
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax.config import DataConfig
+from cfx_jax.data import open_source
+
+
+def test_they_are_those_of_the_demo():
+    images, classes = cfx_jax.demo_images(32)
+    assert images.shape == (3, 32, 32, 3)
+    assert images.dtype == np.float32
+    assert classes.dtype == np.int32
+    assert classes.tolist() == [285, 967, 657]
+    np.testing.assert_array_equal(images[1], open_source(DataConfig()).load(1, (32, 32), "crop"))
+
+
+def test_no_size_is_refused():
+    with pytest.raises(ValueError, match="size is 0; expected at least 1 pixel"):
+        cfx_jax.demo_images(0)

@@ -1,0 +1,341 @@
+"""The gallery in a real browser, opened as a file: what it shows is what the records hold."""
+
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.records import RecordWriter, encode_ids
+from cfx_jax.report.gallery import write_gallery
+from cfx_jax.runs.explanations import Explanations, make_fields
+
+HOW = (
+    "needs a browser: python -m pip install '.[browser]', and apt-get install chromium or "
+    "python -m playwright install chromium"
+)
+HOSTILE = '<img src=x onerror="window.hit=1">\'</script><script>window.hit=1</script>'
+STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
+MINUS = "\N{MINUS SIGN}"
+CLASSES = ["tabby cat", "tiger cat", f"dog {HOSTILE}", "cup"]
+COUNT, UNIT, SIZE = 300, 64, 16
+NUMBERS = ["log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason=HOW)
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    with playwright.sync_playwright() as driver:
+        if not found and not os.path.exists(driver.chromium.executable_path):
+            pytest.skip(HOW)
+        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def write_run(workdir, seed, ids, **changes):
+    """A run whose numbers are random; two examples are unreadable or not finite."""
+    rng = np.random.default_rng(seed)
+    config = Config(explain=ExplainConfig(mask_size=2, num_steps=3), report=ReportConfig())
+    fields = make_fields(config, ["e" * 120], (SIZE, SIZE))
+    manifest = {
+        "objectives": ["ssr", "sdr"],
+        "status_names": STATUS_NAMES,
+        "class_names": CLASSES,
+        "settings": {"relaxation": "concrete", "temperature": 0.4},
+        "dataset": {"name": f"set {HOSTILE}"},
+    } | changes
+    with RecordWriter(workdir, manifest, fields, len(ids), UNIT) as writer:
+        for unit in writer.missing_units():
+            start, stop = writer.unit_range(unit)
+            n = stop - start
+            values = {f.name: np.zeros((n, *f.shape), f.dtype) for f in fields}
+            values["id"] = encode_ids(ids[start:stop], 120)
+            values["image"] = rng.integers(0, 255, (n, SIZE, SIZE, 3), np.uint8)
+            for name in ("label", "target", "prediction"):
+                values[name] = rng.integers(-1 if name == "label" else 0, 4, n).astype(np.int32)
+            for objective in ("ssr", "sdr"):
+                for name in NUMBERS:
+                    values[f"{objective}_{name}"] = rng.normal(size=n).astype(np.float32)
+                logits = rng.normal(size=(n, 2, 2)).astype(np.float16)
+                values[f"{objective}_mask_logits"] = logits
+                values[f"{objective}_status"] = rng.integers(0, 4, n).astype(np.int8)
+                values[f"{objective}_trace"] = rng.normal(size=(n, 3)).astype(np.float32)
+                for name in [*NUMBERS, "mask_logits", "trace"] if unit == 0 else []:
+                    values[f"{objective}_{name}"][[2, 3]] = np.nan
+                values[f"{objective}_status"][[2, 3]] = 4, 5
+            writer.write_unit(unit, values)
+    return workdir
+
+
+IDS = [f"folder/{index:03}.png" for index in range(COUNT)]
+IDS[5] = HOSTILE
+
+
+@pytest.fixture(scope="module")
+def galleries(tmp_path_factory):
+    """One of a run, and one of it beside another that lacks a hundred of its examples."""
+    folder = tmp_path_factory.mktemp("galleries")
+    runs = [write_run(folder / "one", 0, IDS), write_run(folder / "two", 1, IDS[100:][::-1])]
+    return {
+        "records": [Explanations(run) for run in runs],
+        "one": pathlib.Path(write_gallery(runs[:1], folder / "gallery")),
+        "both": pathlib.Path(write_gallery(runs, folder / "both")),
+    }
+
+
+@pytest.fixture
+def tab(browser, galleries):
+    """Opens views; nothing may fail, or be asked of anybody else."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.problems = []
+    page.on("console", lambda message: page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("requestfailed", lambda request: page.problems.append(request.url))
+    page.on("request", lambda r: None if r.url.startswith("file:") else page.problems.append(r.url))
+
+    def show(view="", gallery="one"):
+        page.goto("about:blank")
+        page.goto(f"{galleries[gallery].as_uri()}#{view}")
+        page.wait_for_function("window.cfx?.gallery?.view")
+        return page
+
+    page.show = show
+    yield page
+    assert page.problems == []
+    assert page.evaluate("window.hit") is None
+    context.close()
+
+
+def shown(page):
+    return page.evaluate("[...cfx.gallery.shown].map((n) => cfx.gallery.model.ids[n])")
+
+
+def column(galleries, name, run=0):
+    return galleries["records"][run].read(name)
+
+
+def test_it_opens_as_a_file_and_shows_all(tab):
+    page = tab.show()
+    assert shown(page) == IDS
+    assert page.inner_text(".told") == "300 of 300 examples"
+    assert not page.is_visible("#listed")
+    links = page.locator(".grid a")
+    assert 10 < links.count() < 120, "only what is in view is on the page"
+    assert links.nth(0).get_attribute("title") == IDS[0]
+    page.wait_for_function(
+        "[...document.querySelectorAll('.grid img')].every((i) => i.complete && i.naturalWidth)"
+    )
+    # What has no mask says why.
+    assert page.locator(".grid li").nth(2).inner_text().startswith("non finite")
+    assert page.locator(".grid li").nth(3).inner_text().startswith("unreadable")
+
+
+FILTERS = {
+    "status=not_flipped": lambda of: of("sdr_status") == 2,
+    "status=ok,not_preserved": lambda of: np.isin(of("sdr_status"), [0, 3]),
+    "target=CAT": lambda of: np.isin(of("target"), [0, 1]),
+    "target=onerror%3D": lambda of: of("target") == 2,
+    "label=not known": lambda of: of("label") == -1,
+    "label=tiger": lambda of: of("label") == 1,
+    "predicted=right": lambda of: of("label") == of("prediction"),
+    "predicted=wrong": lambda of: (of("label") >= 0) & (of("label") != of("prediction")),
+    "find=R/01": lambda of: (np.arange(COUNT) // 10) == 1,
+    "find=OnError": lambda of: np.arange(COUNT) == 5,
+    "status=ok&target=cup&predicted=wrong": lambda of: (
+        (of("sdr_status") == 0) & (of("target") == 3) & (of("label") != of("prediction"))
+        & (of("label") >= 0)
+    ),
+    "target=nothing is called so": lambda of: np.zeros(COUNT, bool),
+    # What no view has is as if it were not said.
+    "result=9-ssr&sort=beauty&order=sideways&view=film&predicted=perhaps": lambda of: (
+        np.ones(COUNT, bool)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("view", FILTERS)
+def test_filters_give_the_rows_of_the_records(tab, galleries, view):
+    page = tab.show(view if "result=" in view else f"result=0-sdr&{view}")
+    expected = FILTERS[view](lambda name: column(galleries, name))
+    assert shown(page) == [IDS[index] for index in np.flatnonzero(expected)]
+    assert page.inner_text(".told") == f"{expected.sum()} of 300 examples"
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "entropy", "id", "target", "status"])
+def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
+    if name == "id":
+        keys = np.array(IDS)
+    elif name == "target":
+        keys = np.array([f"{CLASSES[number]} ({number})" for number in column(galleries, name)])
+    elif name == "entropy":
+        keep = 1 / (1 + np.exp(-column(galleries, "sdr_mask_logits").astype(float)))
+        keys = -(keep * np.log2(keep) + (1 - keep) * np.log2(1 - keep)).mean(axis=(1, 2))
+    else:
+        keys = column(galleries, f"sdr_{name}")
+    if name not in ("id", "target"):
+        # As the page has them: with five digits.
+        keys = np.array([float(f"{key:.5g}") for key in keys])
+    ranks = np.unique(keys, return_inverse=True)[1].astype(float)
+    missing = keys != keys
+    for order, sign in (("up", 1), ("down", -1)):
+        page = tab.show(f"result=0-sdr&sort={name}&order={order}&view=table")
+        expected = np.argsort(np.where(missing, np.inf, sign * ranks), kind="stable")
+        assert shown(page) == [IDS[index] for index in expected]
+        rows = page.locator(".rows tbody tr:not(.spacer)")
+        assert rows.locator("a").all_inner_texts()[:9] == [IDS[i] for i in expected[:9]]
+        assert rows.nth(7).get_attribute("aria-rowindex") == "9"
+
+
+def test_controls_change_the_view_and_the_address(tab, galleries):
+    page = tab.show()
+    page.get_by_label("Target", exact=True).fill("tabby")
+    page.get_by_label("not flipped").check()
+    page.get_by_label("Show as").select_option("table")
+    page.get_by_role("button", name="Area kept").click()
+    page.get_by_role("button", name="Area kept").click()
+    assert page.get_by_role("columnheader", name="Area kept").get_attribute("aria-sort") == (
+        "descending"
+    )
+    rows = (column(galleries, "target") == 0) & (column(galleries, "ssr_status") == 2)
+    area = column(galleries, "ssr_kept_area")
+    expected = sorted(np.flatnonzero(rows), key=lambda index: -area[index])
+    assert shown(page) == [IDS[index] for index in expected]
+    # The link alone gives the same view, to whoever it is sent.
+    view = page.evaluate("location.hash.slice(1)")
+    assert shown(tab.show(view)) == [IDS[index] for index in expected]
+    page.get_by_label("not flipped").uncheck()
+    page.go_back()
+    assert page.get_by_label("not flipped").is_checked()
+
+
+def test_the_keyboard_is_enough(tab):
+    page = tab.show()
+    page.locator(".grid a").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    title = page.evaluate("document.activeElement.title")
+    place = IDS.index(title)
+    assert place == 1 + page.evaluate("cfx.gallery.list.columns")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail-title")
+    assert page.evaluate("document.activeElement.id") == "detail-title"
+    assert page.inner_text(".bar [role=status]") == f"{place + 1} of 300"
+    page.keyboard.press("ArrowRight")
+    assert IDS[place + 1] in page.inner_text("article")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert IDS[place - 1] in page.inner_text("article")
+    page.keyboard.press("Escape")
+    page.wait_for_function(f"document.activeElement.title === {IDS[place - 1]!r}")
+    page.keyboard.press("End")
+    page.wait_for_function(f"document.activeElement.title === {IDS[-1]!r}")
+
+
+def test_an_example_shows_its_numbers_pictures_and_traces(tab, galleries):
+    page = tab.show("at=folder/012.png")
+    text = page.inner_text("article")
+    assert text.startswith(f"{CLASSES[column(galleries, 'target')[12]]}")
+    for objective in ("ssr", "sdr"):
+        before = column(galleries, f"{objective}_log_odds_original")[12]
+        said = f"{100 / (1 + np.exp(-before)):.1f} % ({before:+.2f})".replace("-", MINUS)
+        card = page.locator(f'[data-result="0-{objective}"]')
+        assert said in card.inner_text()
+        assert card.locator("path.edge").get_attribute("d").startswith("M")
+    assert page.locator(".plot .curve").count() == 2
+    cells = page.locator("article tbody tr").nth(0).locator("td").all_inner_texts()
+    areas = [column(galleries, f"{objective}_kept_area")[12] for objective in ("ssr", "sdr")]
+    assert cells == [f"{100 * area:.1f} %".replace("-", MINUS) for area in areas]
+
+
+def test_the_original_takes_the_place_of_the_in_filled_picture(tab):
+    page = tab.show("at=folder/012.png")
+    over = page.locator('[data-result="0-ssr"] .over')
+    assert not over.is_visible()
+    page.keyboard.press("o")
+    assert over.is_visible()
+    assert page.get_by_role("button", name="Show original").get_attribute("aria-pressed") == "true"
+    page.keyboard.press("o")
+    page.locator('[data-result="0-ssr"] .swap').hover()
+    assert over.is_visible()
+    assert not page.locator('[data-result="0-sdr"] .over').is_visible()
+
+
+def test_the_saliency_is_as_opaque_as_the_slider_says(tab):
+    page = tab.show("at=folder/012.png")
+    opacity = "getComputedStyle(document.querySelector('article .map')).opacity"
+    assert page.evaluate(opacity) == "0.55"
+    page.get_by_label("Saliency", exact=True).focus()
+    page.keyboard.press("Home")
+    assert page.evaluate(opacity) == "0"
+    page.get_by_label("Line around half of it").uncheck()
+    assert not page.locator("path.edge").first.is_visible()
+
+
+@pytest.mark.parametrize("view", ["", "view=table", "at=" + "%3Cimg"])
+def test_names_are_texts(tab, view):
+    page = tab.show(f"find=onerror&{view}")
+    page.wait_for_timeout(50)
+    assert HOSTILE in page.evaluate("document.querySelector('#gallery').textContent") or (
+        page.locator(".grid a").get_attribute("title") == HOSTILE
+    )
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_two_runs_lie_side_by_side_with_their_differences(tab, galleries):
+    page = tab.show("sort=difference-kept_area&order=down&view=table", "both")
+    of = {id_: index for index, id_ in enumerate(IDS[100:][::-1])}
+    first, second = (column(galleries, "ssr_kept_area", run) for run in (0, 1))
+    common = {id_: second[of[id_]] - first[IDS.index(id_)] for id_ in IDS[100:]}
+    there = {id_: value for id_, value in common.items() if np.isfinite(value)}
+    found = shown(page)
+    assert [round(there[id_], 3) for id_ in found[: len(there)]] == sorted(
+        (round(value, 3) for value in there.values()), reverse=True
+    )
+    assert set(found[len(there) :]) == set(IDS) - set(there)
+    page = tab.show(f"at={found[0]}", "both")
+    cells = page.locator("article tbody tr").nth(0).locator("td").all_inner_texts()
+    assert cells[2] == f"+{100 * there[found[0]]:.1f} pp"
+    assert [card.get_attribute("data-result") for card in page.locator("[data-result]").all()] == [
+        "0-ssr", "1-ssr"
+    ]  # fmt: skip
+    page = tab.show("differ=1", "both")
+    codes = [column(galleries, "ssr_status", run) for run in (0, 1)]
+    same = [id_ for id_ in IDS[100:] if codes[0][IDS.index(id_)] == codes[1][of[id_]]]
+    assert shown(page) == [id_ for id_ in IDS if id_ not in same]
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("view", ["", "view=table", "at=folder/012.png"])
+def test_it_fits_the_screen(tab, width, view):
+    tab.set_viewport_size({"width": width, "height": 800})
+    for gallery in ("one", "both"):
+        page = tab.show(view, gallery)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_without_scripts_there_is_the_list(browser, galleries):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(galleries["one"].as_uri())
+    assert page.locator("section.example").count() == 100
+    assert page.locator("section.example").first.is_visible()
+    assert not page.locator("#gallery").is_visible()
+    context.close()
+
+
+def test_a_gallery_that_is_not_whole_says_so_and_shows_the_list(browser, galleries, tmp_path):
+    shutil.copytree(galleries["one"].parent, tmp_path / "gallery")
+    (tmp_path / "gallery/data/0/rows-0.js").unlink()
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((tmp_path / "gallery/index.html").as_uri())
+    assert "data/0/rows-0.js cannot be loaded" in page.locator("[role=alert]").inner_text()
+    assert page.locator("section.example").count() == 100
+    assert page.locator("section.example").first.is_visible()
+    context.close()

@@ -1,0 +1,130 @@
+"""The files of a gallery: what they hold of the records, and the command that writes them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cfx_jax.report import __main__ as command
+from cfx_jax.report import drawing, gallery
+
+
+def read_part(folder, name):
+    """What a part of data calls the page with."""
+    text = (folder / f"{name}.js").read_text()
+    assert text.startswith(f'cfx_part("{name}",')
+    return json.loads(text[len(f'cfx_part("{name}",') : -len(")\n")])
+
+
+def read_data(folder):
+    text = (folder / "index.html").read_text()
+    begin = text.index(">", text.index('id="data"')) + 1
+    return json.loads(text[begin : text.index("</script>", begin)])["runs"]
+
+
+def test_rows_are_in_parts_and_hold_the_numbers(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "_ROWS_IN_PART", 2)
+    gallery.write_gallery([make_run()], tmp_path / "out")
+    (run,) = read_data(tmp_path / "out")
+    assert run["parts"] == [0, 1, 2]
+    parts = [read_part(tmp_path / "out", f"data/0/rows-{part}") for part in run["parts"]]
+    assert [part["index"] for part in parts] == [[0, 1], [2, 3], [4]]
+    assert parts[0]["id"] == ["a.png", "deep/../b c.png"]
+    assert parts[1]["ssr_kept_area"] == [None, 0.375]
+    assert parts[1]["sdr_status"] == [5, 0]
+    assert parts[1]["pictured"] == [0, 1]
+    # Cells of probability 1/8,104 hold hardly any entropy, those of 1/2 one bit each.
+    assert parts[0]["ssr_entropy"] == pytest.approx([0.5009, 0.5009], abs=1e-3)
+    assert parts[1]["ssr_entropy"][0] is None
+
+
+def test_what_is_not_computed_is_in_no_part(make_run, tmp_path):
+    gallery.write_gallery([make_run(units=[1])], tmp_path / "out")
+    (run,) = read_data(tmp_path / "out")
+    assert (run["examples"], run["computed"]) == (5, 2)
+    assert read_part(tmp_path / "out", "data/0/rows-0")["index"] == [2, 3]
+    images = (tmp_path / "out" / "images").rglob("*.*")
+    assert [path.name for path in images] == ["3.webp"]
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    assert gallery._names(paths) == ["a/run", "b/run"]
+    assert gallery._names([f"{paths[0]}/", tmp_path / "other"]) == ["run", "other"]
+    assert gallery._names(paths[:1]) == ["run"]
+    assert gallery._names([paths[0], paths[0]])[0].endswith("a/run"), "one run beside itself"
+
+
+def test_several_runs_have_files_of_their_own_and_no_id_twice(make_run, tmp_path):
+    run = make_run()
+    gallery.write_gallery([run, run], tmp_path / "out", max_images=2)
+    first, second = read_data(tmp_path / "out")
+    assert first["pictured"] == second["pictured"] == 2
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert text.count('id="example-0-1"') == text.count('id="example-1-1"') == 1
+    for number in "01":
+        assert len(list((tmp_path / "out" / "images" / number).rglob("*.webp"))) == 2
+
+
+def test_a_gallery_that_is_written_again_has_a_page_last(make_run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    run = make_run()
+    monkeypatch.setattr(drawing.pictures, "encode_webp", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        gallery.write_gallery([run], tmp_path / "out")
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_a_long_trace_is_thinned_and_keeps_its_end():
+    steps = np.arange(1001.0)
+    thin = drawing._thin(steps)
+    assert len(thin) <= 200
+    assert thin[-1] == 1000
+    assert set(np.diff(thin)) == {6.0}
+    assert drawing._thin(np.array([np.nan, 1.0])) == [None, 1]
+
+
+def test_what_is_no_run_is_refused_before_anything_is_written(make_run, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
+        gallery.write_gallery([make_run(), tmp_path / "none"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cfx_jax.report", *map(os.fspath, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_writes_beside_the_records_or_where_it_is_told(make_run, tmp_path):
+    run = make_run()
+    alone = call(run)
+    assert (alone.returncode, alone.stdout) == (0, f"{run}/report/index.html\n"), alone.stderr
+    assert (run / "report/index.html").is_file()
+    done = call(run, "no/such/run", f"--output={tmp_path}/both")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no/such/run holds no manifest.json")
+    assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: RUN"),
+        (["a", "b"], "several runs need --output=DIR"),
+        (["a", "--max_images=-1"], "--max_images is -1; expected 0 or more"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

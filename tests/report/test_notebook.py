@@ -1,0 +1,118 @@
+"""Figures of explanations, and the table that notebooks show of them."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.report import figure
+
+
+def make(count=None, **changes):
+    """Explanations whose upper half is kept, of images of 8 x 6 pixels."""
+    saliency = np.zeros((8, 6), np.float32)
+    saliency[:4] = 1
+    one = Explanation(
+        mask_logits=np.zeros((4, 3), np.float32),
+        keep_prob=np.full((4, 3), 0.5, np.float32),
+        saliency=saliency,
+        infilled=np.full((8, 6, 3), 0.25, np.float32),
+        status=np.int32(Status.NOT_PRESERVED),
+        target=np.int32(1),
+        prediction=np.int32(1),
+        log_odds_original=np.float32(np.log(3)),
+        log_odds_infilled=np.float32(0),
+        kept_area=np.float32(0.5),
+        success_rate=np.float32(0.25),
+        objective=np.float32(1),
+        trace=np.zeros(3, np.float32),
+    ).replace(**changes)
+    if count is None:
+        return one
+    return jax.tree.map(lambda leaf: np.stack([leaf] * count), one)
+
+
+def titles(drawn):
+    return [axis.get_title() for axis in drawn.axes]
+
+
+def test_a_row_shows_before_what_matters_and_after():
+    drawn = figure(make(2), np.ones((2, 8, 6, 3)), class_names=["cat", "dog"])
+    assert len(drawn.axes) == 6
+    assert titles(drawn)[:3] == [
+        "dog\n75.0% before",
+        "→ what matters\narea kept 50%",
+        "→ in-filled\n50.0% after, not_preserved",
+    ]
+    original, overlay, infilled = [axis.images[0].get_array() for axis in drawn.axes[:3]]
+    assert (original == 255).all()
+    assert (infilled == 64).all()
+    # The line runs inside of the region that holds half of the mass, and dark outside of it.
+    assert (overlay[3] == 255).all()
+    assert (overlay[4] == 0).all()
+    assert len(set(map(tuple, overlay[:3].reshape(-1, 3).tolist()))) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "images", "panels"),
+    [
+        (None, None, 2),
+        (None, np.zeros((8, 6, 3)), 3),
+        (3, None, 6),
+        (20, np.zeros((20, 8, 6, 3)), 48),
+    ],
+)
+def test_of_one_or_of_many_with_and_without_images(count, images, panels):
+    assert len(figure(make(count), images).axes) == panels
+
+
+def test_a_grey_image_is_grey():
+    grey = make(1, infilled=np.full((8, 6, 1), 0.5, np.float32))
+    drawn = figure(grey, np.zeros((1, 8, 6, 1)))
+    assert (drawn.axes[2].images[0].get_array() == 128).all()
+    assert titles(drawn)[0].startswith("class 1\n")
+
+
+def test_what_is_not_finite_is_drawn_as_far_as_it_goes():
+    nan = np.float32(np.nan)
+    broken = make(
+        saliency=np.full((8, 6), nan), infilled=np.full((8, 6, 3), nan), log_odds_infilled=nan
+    )
+    drawn = figure(broken, np.ones((8, 6, 3)))
+    assert (drawn.axes[1].images[0].get_array() == 255).all()
+    assert "n/a after" in titles(drawn)[2]
+    assert "n/a" in broken._repr_html_()
+
+
+def test_a_notebook_shows_it():
+    with Image.open(io.BytesIO(figure(make())._repr_png_())) as image:
+        assert image.format == "PNG"
+        assert image.width > image.height
+
+
+def test_other_images_are_refused():
+    with pytest.raises(
+        ValueError, match=r"images have shape \[1, 8, 6, 3\]; expected \[2, 8, 6, 3\]"
+    ):
+        figure(make(2), np.zeros((1, 8, 6, 3)))
+
+
+def test_the_table_of_an_explanation():
+    html = make()._repr_html_()
+    assert "<td>not preserved</td><td>75.0% (+1.10)</td><td>50.0% (+0.00)</td>" in html
+    assert html.count("<rect") == 8 * 6
+    assert html.count('fill="rgb(252,255,164)"') == html.count('fill="rgb(0,0,4)"') == 24
+    many = make(12)._repr_html_()
+    assert many.count("<svg") == 10
+    assert "and 2 more" in many
+
+
+def test_a_large_map_is_shown_by_the_middles_of_its_squares():
+    saliency = np.zeros((64, 64), np.float32)
+    saliency[:, 32:] = 1
+    html = make(saliency=saliency)._repr_html_()
+    assert html.count("<rect") == 21 * 21
+    assert len(html) < 40_000
