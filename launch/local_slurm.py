@@ -53,6 +53,7 @@ PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
 KillWait=15
+SchedulerParameters=sched_interval=1,bf_interval=1
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16 Gres=gpu:{gpus}
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16 Gres=gpu:{gpus}
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime={grace}
