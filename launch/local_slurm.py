@@ -53,6 +53,7 @@ PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
 KillWait=15
+SchedulerParameters=sched_interval=1,bf_interval=1
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16 Gres=gpu:{gpus}
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16 Gres=gpu:{gpus}
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime={grace}
@@ -67,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     lacking = [name for name in _DAEMONS if shutil.which(name, path=_PATH) is None]
     if lacking:
-        print(
-            f"error: {' and '.join(lacking)} not found; install Slurm", file=sys.stderr
-        )
+        print(f"error: {' and '.join(lacking)} not found; install Slurm", file=sys.stderr)
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -12,9 +12,11 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from cfx_jax.baselines.controls import centre, random, uniform
 from cfx_jax.baselines.gradients import (
+    find_last_maps,
     grad_cam,
     gradient,
     gradient_x_input,
@@ -45,6 +47,22 @@ METHODS: dict[str, Method] = {
     "uniform": uniform,
 }
 """By name; the last three do not look at the classifier and are controls."""
+
+
+def impossible(method: str, classifier: Classifier, shape: tuple[int, int, int]) -> str:
+    """Says why a method cannot explain a classifier, "" where it can; runs nothing.
+
+    Args:
+        method: a name of `METHODS`.
+        classifier: the model to explain.
+        shape: `(H, W, C)` of its images.
+    """
+    if method == "grad_cam":
+        try:
+            find_last_maps(classifier, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def attribute(

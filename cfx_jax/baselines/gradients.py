@@ -91,7 +91,7 @@ def grad_cam(
         ValueError: no module of the classifier returns maps.
     """
     del key, generator
-    place, shape = _last_maps(classifier, image)
+    place, shape = find_last_maps(classifier, image[None])
 
     def logit(change: jax.Array) -> tuple[jax.Array, jax.Array]:
         seen: list[jax.Array] = []
@@ -128,16 +128,23 @@ def _on_maps(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
     return intercept
 
 
-def _last_maps(classifier: Classifier, image: jax.Array) -> tuple[int, tuple[int, ...]]:
-    """Returns how many maps come before the last ones, and their shape; runs nothing."""
+def find_last_maps(
+    classifier: Classifier, images: jax.Array | jax.ShapeDtypeStruct
+) -> tuple[int, tuple[int, ...]]:
+    """Returns how many feature maps come before the last ones, and their shape; runs nothing.
+
+    Raises:
+        ValueError: no module of the classifier returns maps.
+    """
     shapes: list[tuple[int, ...]] = []
 
     def note(maps: jax.Array) -> jax.Array:
         shapes.append(maps.shape)
         return maps
 
+    # A function of its own, or JAX would remember that it has been here, and nothing be noted.
     with nn.intercept_methods(_on_maps(note)):
-        jax.eval_shape(classifier.apply, classifier.params, image[None])
+        jax.eval_shape(lambda p, x: classifier.apply(p, x), classifier.params, images)
     if not shapes:
         raise ValueError(
             f"classifier {classifier.name!r} has no feature maps that a module of Flax Linen "

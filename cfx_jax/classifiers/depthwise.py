@@ -86,6 +86,8 @@ def _same_padding(size: int, k: int, stride: int) -> tuple[int, tuple[int, int]]
     return out, (total // 2, total - total // 2)
 
 
+# A function of its own in the program: its k * k terms are traced once for all layers of a shape.
+@partial(jax.jit, static_argnames="stride")
 def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """out[y, x] = sum_ij kernel[i, j] * padded[stride * y + i, stride * x + j].
 
@@ -101,6 +103,7 @@ def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return lax.map(convolve, images)
 
 
+@partial(jax.jit, static_argnames="stride")
 def _shifted_vjp(
     images: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int
 ) -> tuple[jax.Array, jax.Array]:

@@ -65,9 +65,13 @@ class Patches(nn.Module):
     patch: int
     features: int
 
-    @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps `[N, H, W, C]` to `[N, H // patch, W // patch, features]`."""
+        return self.grid(images)
+
+    @nn.compact
+    def grid(self, images: jax.Array) -> jax.Array:
+        """Does the same for a transformer: its patches are tokens, and no feature maps."""
         count, height, width, channels = images.shape
         side = self.patch
         rows, columns = height // side, width // side

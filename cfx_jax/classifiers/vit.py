@@ -138,7 +138,7 @@ class ViT(nn.Module):
                 f"{self.patch} do not tile; give a size that is a multiple of {self.patch}, such "
                 f"as the {self.image_size} of the weights"
             )
-        grid = Patches(self.patch, self.dim, name="embedding")(images)
+        grid = Patches(self.patch, self.dim, name="embedding").grid(images)
         with_positions = self.num_tokens if self.token_positions else 0
         side = self.image_size // self.patch
         positions = self.param(

@@ -27,6 +27,7 @@ import numpy as np
 
 from cfx_jax import data, registry
 from cfx_jax.adapters import named
+from cfx_jax.baselines import impossible
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import (
     ClassifierConfig,
@@ -163,6 +164,7 @@ class _Study:
                     f"{part.name}: the run asks with contrast {asked}, not {contrast}; expected "
                     "the same question of all that is compared"
                 )
+        config = _without_impossible(config, classifier, shape)
         judges = load_judges(config, classifier, generator, shape, judge_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
@@ -357,6 +359,19 @@ def _adopt(
         explain=ExplainConfig(**stored["explain"]),
         batch=dataclasses.replace(config.batch, unit_size=stored["batch"]["unit_size"]),
     )
+
+
+def _without_impossible(
+    config: EvaluateConfig, classifier: Classifier, shape: tuple[int, int, int]
+) -> EvaluateConfig:
+    """Leaves out the methods that cannot explain a classifier, and says so."""
+    possible = []
+    for name in config.baselines:
+        if reason := impossible(name, classifier, shape):
+            _logger.warning("baselines: %s is left out: %s", name, reason)
+        else:
+            possible.append(name)
+    return dataclasses.replace(config, baselines=tuple(possible))
 
 
 def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data.Source) -> None:

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import cfx_jax
-from cfx_jax.baselines import METHODS, attribute
+from cfx_jax.baselines import METHODS, attribute, impossible
+from cfx_jax.baselines.gradients import find_last_maps
+from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
+from cfx_jax.weights.architectures import ARCHITECTURES
 
 KEY = jax.random.key(0)
 SIZE = 14
@@ -104,6 +107,30 @@ def test_grad_cam_of_a_pooled_network(black, images):
         expected = jax.image.resize(coarse, (SIZE, SIZE), "linear")
         np.testing.assert_allclose(found[index], expected, atol=1e-6)
     assert np.ptp(found) > 0
+
+
+def test_methods_tell_which_classifiers_they_cannot_explain(linear_classifier):
+    linear = linear_classifier(WEIGHTS)
+    shape = (SIZE, SIZE, 3)
+    found = {method: impossible(method, linear, shape) for method in METHODS}
+    assert {method for method, reason in found.items() if reason} == {"grad_cam"}
+    assert "no feature maps that a module of Flax Linen returns" in found["grad_cam"]
+
+
+@pytest.mark.parametrize(
+    ("name", "has_maps"), [("resnet18", True), ("convnext_tiny", True), ("vit_t16", False)]
+)
+def test_the_last_feature_maps_are_those_before_the_pooling(name, has_maps):
+    architecture = ARCHITECTURES[name]
+    module = architecture.module
+    apply = NormalizedModule(module, NORMALIZATIONS["imagenet"])
+    classifier = cfx_jax.Classifier(architecture.template(module), apply)
+    for _ in range(2):
+        reason = impossible("grad_cam", classifier, (224, 224, 3))
+        assert bool(reason) != has_maps
+    if has_maps:
+        images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+        assert find_last_maps(classifier, images)[1][1:3] == (7, 7)
 
 
 def test_grad_cam_needs_feature_maps(linear_classifier, black, images):

@@ -38,6 +38,7 @@ class Slurm:
 
     def __init__(self, conf, folder, environment):
         self._folder = folder
+        self._urged = set()
         self._environment = environment | {
             "SLURM_CONF": conf, "PATH": PATH, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
@@ -81,28 +82,34 @@ class Slurm:
         """Waits until a job runs after so many restarts: for two minutes, unless it is told to."""
 
         def runs(state, _, restarts):
-            self._urge(job, state)
+            self._urge(job, state, restarts)
             assert not ended(state), self.output(job)
             return (state, restarts) == ("RUNNING", restart)
 
         self.wait(job, runs)
 
-    def _urge(self, job, state):
-        if state == "PENDING":
-            command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-            # It may have started meanwhile.
-            subprocess.run(command, env=self._environment, capture_output=True, check=False)
+    def _urge(self, job, state, restarts):
+        """Lets a job that was queued again start in 3 s.
+
+        At once would be too soon: a node launches no job that it has killed in the same second.
+        """
+        if state == "PENDING" and restarts and (job, restarts) not in self._urged:
+            command = ["scontrol", "update", f"JobId={job}", "StartTime=now+3"]
+            # Nothing can be told of it while its last processes end.
+            if not subprocess.run(command, env=self._environment, capture_output=True).returncode:
+                self._urged.add((job, restarts))
 
     def finish(self, job, restarts=0):
         """Waits for the end of a job that was started again so often; returns its exit status."""
-        self.wait(job, lambda state, *_: self._urge(job, state) or ended(state))
+        self.wait(job, lambda state, _, n: self._urge(job, state, n) or ended(state))
         _, code, seen = self.look(job)
         assert seen == restarts, self.output(job)
         return code
 
 
 def ended(state):
-    return state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
+    # There are others in between, such as SIGNALING.
+    return state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 
 @pytest.fixture(scope="module")
