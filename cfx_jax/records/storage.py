@@ -41,7 +41,8 @@ class Storage:
         elif "://" in self.location:
             raise ValueError(f"{self.location}: expected a folder on a local disk or gs://...")
         else:
-            self.root = pathlib.Path(self.location).absolute()
+            # Without `..`, which TensorStore refuses.
+            self.root = pathlib.Path(os.path.abspath(self.location))
             self._spec = {"driver": "file", "path": f"{self.root}/"}
         self._files = ts.KvStore.open(self._spec).result()
 

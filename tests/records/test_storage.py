@@ -18,6 +18,13 @@ def test_round_trip_makes_folders_and_replaces(tmp_path):
     assert storage.place("c.txt") == f"{tmp_path}/new/run/c.txt"
 
 
+def test_a_path_may_go_up(tmp_path):
+    (tmp_path / "other").mkdir()
+    storage = Storage(f"{tmp_path}/other/../run")
+    storage.write("a.txt", b"content")
+    assert (tmp_path / "run/a.txt").read_bytes() == b"content"
+
+
 def test_of_several_that_create_one_does(tmp_path):
     """Each from a thread of its own, all at once."""
     barrier, won = threading.Barrier(8), []
