@@ -311,12 +311,29 @@ def test_what_cannot_be_built_is_refused(classifier, message, folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+BARE = """
+import jax.numpy as jnp
+
+def build():
+    return colours
+
+def colours(images):
+    n = len(images)
+    return 9 * images[:, ::8, ::8].reshape(n, 4, 2, 4, 2, 3).mean((2, 4)).reshape(n, -1)
+"""
+
+
 @pytest.mark.slow
-def test_a_pod_that_is_killed_goes_on_with_a_model_of_ones_own(folder, tmp_path):
+@pytest.mark.parametrize("has_params", [True, False])
+def test_a_pod_that_is_killed_goes_on_with_a_model_of_ones_own(has_params, folder, tmp_path):
+    name = "examples/linen_model.py:build"
+    if not has_params:
+        (tmp_path / "bare.py").write_text(BARE)
+        name = f"{tmp_path}/bare.py:build"
     command = [
         sys.executable, "launch/local_pod.py", "--num_processes=2", "--devices_per_process=2", "--",
         f"--workdir={tmp_path}/run", "--config.data.source=folder", f"--config.data.path={folder}",
-        "--config.classifier.name=examples/linen_model.py:build",
+        f"--config.classifier.name={name}",
         f"--config.classifier.image_size={SIZE}", "--config.generator.name=blur",
         "--config.explain.num_steps=4", "--config.explain.mask_size=8",
     ]  # fmt: skip

@@ -60,6 +60,9 @@ def train_over_devices(
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies every leaf to every device; the result has a leading axis of devices."""
+    # Models may have none, as of PyTorch and a blur; JAX cannot map nothing over many hosts.
+    if not jax.tree.leaves(tree):
+        return tree
     copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=list(devices))
     return copy(np.arange(len(devices)), tree)
 
