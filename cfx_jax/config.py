@@ -106,7 +106,13 @@ class ClassifierConfig:
             check_at_least("classifier.image_size", self.image_size, 1)
         if self.channels not in (None, 1, 3):
             raise ConfigError(f"classifier.channels is {self.channels!r}; expected 3 or 1")
-        if len(self.mean) != len(self.std) or len(self.mean) > 3 or min(self.std, default=1) <= 0:
+        numbers = (*self.mean, *self.std)
+        if (
+            any(type(number) not in (int, float) for number in numbers)
+            or len(self.mean) != len(self.std)
+            or len(self.mean) not in (0, 1, self.channels or 3)
+            or min(self.std, default=1) <= 0
+        ):
             raise ConfigError(
                 f"classifier.mean is {self.mean!r} and classifier.std {self.std!r}; expected one "
                 "number of each for a channel, std above 0"

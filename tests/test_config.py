@@ -130,6 +130,7 @@ def test_every_model_can_be_trained():
         ("classifier.crop", 0.0, r"crop is 0\.0; expected a share above 0, up to 1"),
         ("classifier.crop", 87.5, r"crop is 87\.5; expected a share above 0, up to 1"),
         ("classifier.mean", (0.5,), r"expected one number of each for a channel"),
+        ("classifier.mean", ("abc",), r"mean is \('abc',\) and .* expected one number of each"),
     ],
 )
 def test_what_cannot_run_is_named(field, value, message):

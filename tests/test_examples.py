@@ -1,5 +1,6 @@
 """Models of one's own in the commands: the files of `examples/`, and functions that are none."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -82,7 +83,8 @@ def test_a_run_explains_the_model_that_an_adapter_gives(library, folder, tmp_pat
     model = named.build(example(library))
     known = adapters.Known(image_size=(SIZE, SIZE))
     classifier = adapters.as_classifier(model, known, name=example(library))
-    runner.run(config(folder, "given"), tmp_path / "python", classifier=classifier)
+    asked = dataclasses.replace(config(folder, "given"), classifier=ClassifierConfig("given"))
+    cfx_jax.run(asked, tmp_path / "python", classifier=classifier)
     given = RecordReader(tmp_path / "python")
     for objective in ("ssr", "sdr"):
         found, expected = (r.read(f"{objective}_mask_logits") for r in (reader, given))
@@ -228,6 +230,14 @@ BROKEN = {
         "def build(): return (lambda p, x: x), {'a': ['text']}",
         r"params\['a'\]\[0\] is a str; expected arrays",
     ),
+    "no_numbers": (
+        "import numpy\ndef build(): return (lambda p, x: x), {'a': numpy.array(['text'])}",
+        r"params\['a'\] is an array of <U4; expected numbers",
+    ),
+    "mixed_keys": (
+        "def build(): return (lambda p, x: x), {'a': 1.0, 2: 2.0}",
+        "params are no tree of arrays",
+    ),
     "no_variables": (
         "import flax.linen as nn\ndef build(): return nn.Dense(3)",
         "is a module of Flax Linen without its variables; expected",
@@ -279,6 +289,62 @@ def test_a_model_that_fails_when_it_is_called_is_named(kind, case, folder, tmp_p
     assert "\n" not in str(caught.value)
 
 
+UNLEARNT = {
+    "loop": (
+        "jax.lax.while_loop(lambda x: x.sum() < 0, lambda x: x, images).mean((1, 2))",
+        r"raises ValueError: Reverse-mode .* when its gradient is taken for images \(2, 1, 64, 64",
+    ),
+    "callback": (
+        "jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(images.shape, 'f4'), images)"
+        ".mean((1, 2))",
+        "raises (ValueError|NotImplementedError): .* when its gradient is taken",
+    ),
+    "at_most_two": (
+        "images[:, 0, 0] if len(images) <= 2 else int('other')",
+        r"raises ValueError: invalid literal .* when its gradient is taken for images \(2, 3, 64",
+    ),
+    "only_two": (
+        "images[:, 0, 0] if len(images) == 2 else int('other')",
+        r"raises ValueError: invalid literal .* for images \(1, 64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNLEARNT)
+def test_a_model_that_cannot_be_learnt_of_is_named(case, folder, tmp_path):
+    text, message = UNLEARNT[case]
+    own = tmp_path / f"{case}.py"
+    own.write_text(f"import jax\ndef build(): return lambda images: {text}\n")
+    asked = config(folder, f"{own}:build")
+    asked.explain.num_samples = 3
+    with pytest.raises(ConfigError, match=message) as caught:
+        runner.run(asked, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "classifier", "message"),
+    [
+        ({"image_size": 64}, "given", r"classifier\.image_size is for the classifier that the con"),
+        (
+            {"logits": "sigmoid"},
+            "given",
+            "another is given; change that one, as in",
+        ),
+        ({}, "good.py:build", "classifier is a str; expected a cfx_jax.Classifier, see cfx_jax.ad"),
+    ],
+)
+def test_what_is_said_of_a_classifier_that_is_given_is_not_lost(
+    section, classifier, message, folder, tmp_path
+):
+    if classifier == "given":
+        classifier = cfx_jax.Classifier((), lambda p, x: x.mean((1, 2)), image_size=(64, 64))
+    asked = dataclasses.replace(config(folder, "x"), classifier=ClassifierConfig("x", **section))
+    with pytest.raises(ConfigError, match=message):
+        cfx_jax.run(asked, tmp_path / "run", classifier=classifier)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("classifier", "message"),
     [
@@ -288,6 +354,7 @@ def test_a_model_that_fails_when_it_is_called_is_named(kind, case, folder, tmp_p
             r"mean is \(0.5,\) and classifier.std \(\)",
         ),
         (ClassifierConfig("x", mean=(0.5,), std=(0.0,)), "std above 0"),
+        (ClassifierConfig("mnist_cnn", mean=(0.5,) * 3, std=(1.0,) * 3), "have 1 channels; expec"),
         (ClassifierConfig("x", mean=(0.5,), std=(1.0,), normalization="none"), "are both given"),
         (ClassifierConfig("x", logits="logits"), "classifier.logits is 'logits'; expected one of"),
         (ClassifierConfig("x", channels=4), "classifier.channels is 4; expected 3 or 1"),

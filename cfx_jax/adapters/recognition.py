@@ -225,11 +225,17 @@ def _adapt_torch(module: Any, known: Known, options: Mapping[str, Any]) -> Class
 
 
 def _check_arrays(params: Any) -> None:
-    for path, leaf in jax.tree.leaves_with_path(params):
+    try:
+        leaves = jax.tree.leaves_with_path(params)
+    except ValueError as error:
+        raise ValueError(f"params are no tree of arrays ({one_line(error)})") from error
+    for path, leaf in leaves:
+        place = f"params{jax.tree_util.keystr(path)}"
         if not isinstance(leaf, (jax.Array, np.ndarray, float, int)):
-            raise ValueError(
-                f"params{jax.tree_util.keystr(path)} is a {type(leaf).__name__}; expected arrays"
-            )
+            raise ValueError(f"{place} is a {type(leaf).__name__}; expected arrays")
+        # What has bits and no number: objects, texts, times, records. (bfloat16 is of kind V, too.)
+        if isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "OSUMmT" or leaf.dtype.names):
+            raise ValueError(f"{place} is an array of {leaf.dtype}; expected numbers")
 
 
 def _is_a(model: Any, library: str, kind: str) -> bool:

@@ -12,6 +12,7 @@ from cfx_jax.classifiers.layers import Depthwise, Patches, gelu
 KERNEL = 7
 STEM = 4
 EXPANSION = 4
+STRIDE = 32
 EPSILON = 1e-6
 
 
@@ -49,7 +50,16 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits before softmax, float32 `[N, num_classes]`."""
+        """Returns logits before softmax, float32 `[N, num_classes]`.
+
+        Raises:
+            ValueError: the images are smaller than 32 pixels.
+        """
+        if min(images.shape[1:3]) < STRIDE:
+            raise ValueError(
+                f"the images, {images.shape[1]} x {images.shape[2]} pixels, are too small for this "
+                f"network, which divides them by {STRIDE}; resize them"
+            )
         hidden = images
         for stage, (size, features) in enumerate(zip(self.stage_sizes, self.features, strict=True)):
             if stage == 0:

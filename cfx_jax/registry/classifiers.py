@@ -140,6 +140,12 @@ def load_configured(config: ClassifierConfig) -> Classifier:
             size, config.channels, normalization, class_names or (), config.logits, **scaled
         )
         return _build(config.name, config.weights or None, known)
+    channels = look_up("classifier", ARCHITECTURES, config.name).channels
+    if len(config.mean) not in (0, 1, channels):
+        raise ConfigError(
+            f"classifier.mean has {len(config.mean)} numbers, and images of {config.name} have "
+            f"{channels} channels; expected as many, or one"
+        )
     classifier = load_classifier(
         config.name,
         config.weights or None,

@@ -72,12 +72,15 @@ def image_shape(
     some = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
     own.check_runs(classifier, some)
+    own.check_runs(classifier, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     own.check_runs(generator, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
     try:
         images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
         check_contrast(classifier, images)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for count in {1, settings.num_samples}:
+        own.check_learns(classifier, jax.ShapeDtypeStruct((count, *shape), jnp.float32))
     return shape
 
 

@@ -49,13 +49,37 @@ def check_runs(model: Classifier | Generator, *arguments: jax.ShapeDtypeStruct) 
     Raises:
         ConfigError: it raises something.
     """
+    _trace(model, "", model.apply, *arguments)
+
+
+def check_learns(classifier: Classifier, images: jax.ShapeDtypeStruct) -> None:
+    """Traces what learning asks of a classifier of the user's own: its gradient, image by image.
+
+    Raises:
+        ConfigError: it raises something.
+    """
+
+    def gradient(params: Any, images: jax.Array) -> jax.Array:
+        return jax.grad(lambda shown: classifier.apply(params, shown).sum())(images)
+
+    batch = jax.ShapeDtypeStruct((2, *images.shape), images.dtype)
+    mapped = jax.vmap(gradient, in_axes=(None, 0))
+    _trace(classifier, " when its gradient is taken", mapped, batch)
+
+
+def _trace(
+    model: Classifier | Generator,
+    when: str,
+    function: Callable[..., Any],
+    *arguments: jax.ShapeDtypeStruct,
+) -> None:
     if not named.is_named(model.name):
         return
     try:
-        jax.eval_shape(model.apply, model.params, *arguments)
+        jax.eval_shape(function, model.params, *arguments)
     except Exception as error:
         raise ConfigError(
-            f"{model.name} raises {named.one_line(error)} for images {arguments[0].shape}"
+            f"{model.name} raises {named.one_line(error)}{when} for images {arguments[0].shape}"
         ) from error
 
 

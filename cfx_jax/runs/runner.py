@@ -242,11 +242,29 @@ def _name_given(
     config: Config, classifier: Classifier | None, generator: Generator | None
 ) -> Config:
     """Returns a config that says of models that are given their names, and no more."""
+    for given, expected in ((classifier, Classifier), (generator, Generator)):
+        if given is not None and not isinstance(given, expected):
+            raise ConfigError(
+                f"{expected.__name__.lower()} is a {type(given).__name__}; expected a "
+                f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or give a name in the config"
+            )
     if classifier is not None:
+        _refuse_said_twice(config.classifier)
         config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
     if generator is not None:
         config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
     return config
+
+
+def _refuse_said_twice(section: ClassifierConfig) -> None:
+    """What a section says of its own classifier would be lost on one that is given."""
+    usual = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
+    said = [name for name, value in dataclasses.asdict(section).items() if value != usual[name]]
+    if said:
+        raise ConfigError(
+            f"classifier.{said[0]} is for the classifier that the config names, and another "
+            "is given; change that one, as in classifier.replace(image_size=(224, 224))"
+        )
 
 
 def _compile(solver: Solver, config: BatchConfig) -> None:

@@ -93,7 +93,9 @@ class Architecture(NamedTuple):
 
 
 _AVERAGED = ("avg", "fast", "fastavg")  # one function
-_RELU = types.MappingProxyType({"global_pool": _AVERAGED, "act_layer": ("relu",)})
+_RELU = types.MappingProxyType(
+    {"global_pool": _AVERAGED, "act_layer": ("relu",), "hidden_act": ("relu",)}
+)
 
 
 def packaged_weights(name: str) -> str:
@@ -164,6 +166,9 @@ ARCHITECTURES |= {
             "depth": (depth,),
             "embed_dim": (dim,),
             "global_pool": ("token", "avg"),
+            "hidden_act": ("gelu",),
+            "layer_norm_eps": (1e-12,),
+            "num_attention_heads": (heads,),
             "mlp_ratio": (4,),
             "num_heads": (heads,),
             "patch_size": (patch,),
@@ -225,6 +230,8 @@ ARCHITECTURES |= {
             "conv_mlp": (False,),
             "depths": ([3, 3, depth, 3],),
             "dims": ([width, 2 * width, 4 * width, 8 * width],),
+            "hidden_act": ("gelu",),
+            "layer_norm_eps": (1e-12,),  # of the last norm only, and it does not matter there
             "global_pool": _AVERAGED,
             "output_stride": (32,),
         },

@@ -18,6 +18,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # numbers of Pillow
 # Arguments of networks that timm may name outside of `model_args`.
 _ARGUMENTS = ("global_pool", "in_chans", "output_stride", "act_layer")
+_TOLD_BY_TRANSFORMERS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 _logger = logging.getLogger(__name__)
 
 
@@ -68,14 +69,25 @@ def read_facts(folder: pathlib.Path) -> Facts:
     resample: Any = preprocessor.get("resample")
     if type(resample) is int and 0 <= resample < len(_RESAMPLING):
         interpolation = _RESAMPLING[resample]
+    elif resample is not None:
+        interpolation = resample
+    # A config of something else says nothing.
+    is_of_images = isinstance(architecture, str) or bool(preprocessor)
+    if is_of_images and interpolation not in (None, *INTERPOLATIONS):
+        _logger.warning("beside the weights interpolation %r is not understood", interpolation)
+    if preprocessor.get("do_flip_channel_order"):
+        _logger.warning(
+            "beside the weights do_flip_channel_order is not followed; the network takes blue "
+            "first: give classifier.channel_order=bgr"
+        )
     return Facts(
         architecture if isinstance(architecture, str) else "",
         _normalization(timm, preprocessor),
         _image_size(timm, preprocessor),
         _class_names(timm),
-        _crop(timm, preprocessor),
+        _crop(timm, preprocessor, is_of_images),
         interpolation if interpolation in INTERPOLATIONS else "",
-        _arguments(timm) if isinstance(architecture, str) else {},
+        _arguments(timm) if isinstance(architecture, str) else _transformers(config),
     )
 
 
@@ -107,9 +119,13 @@ def _normalization(
         _logger.warning("beside the weights mean %s and std %s are not understood", mean, std)
         return None
     # Images are in [0, 1] here, and begin in [0, 255] there.
-    scale = preprocessor.get("rescale_factor", 1 / 255) * 255.0
+    factor: Any = preprocessor.get("rescale_factor", 1 / 255)
     if preprocessor.get("do_rescale") is False:
-        scale = 255.0
+        factor = 1.0
+    if not _is_number(factor) or factor <= 0:
+        _logger.warning("beside the weights rescale_factor %r is not understood", factor)
+        return None
+    scale = factor * 255.0
     if math.isclose(scale, 1.0, rel_tol=1e-5):
         scale = 1.0
     return Normalization(tuple(m / scale for m in mean), tuple(s / scale for s in std))
@@ -133,7 +149,9 @@ def _image_size(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tup
     return None
 
 
-def _crop(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> float | None:
+def _crop(
+    timm: Mapping[str, Any], preprocessor: Mapping[str, Any], is_of_images: bool
+) -> float | None:
     share: Any = preprocessor.get("crop_pct", timm.get("crop_pct"))
     if share is None and preprocessor.get("do_center_crop"):
         # As transformers say it: the shorter side is scaled to one number, the other is cut out.
@@ -145,7 +163,11 @@ def _crop(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> float | N
             cut = cut.get("height")
         if _is_number(scaled) and _is_number(cut) and scaled > 0:
             share = cut / scaled
-    return float(share) if _is_number(share) and 0 < share <= 1 else None
+    if _is_number(share) and 0 < share <= 1:
+        return float(share)
+    if share is not None and is_of_images:
+        _logger.warning("beside the weights a crop of %r is not understood", share)
+    return None
 
 
 def _arguments(timm: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +179,13 @@ def _arguments(timm: Mapping[str, Any]) -> dict[str, Any]:
     found |= given if isinstance(given, dict) else {}
     # As timm takes None for what is usual.
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _transformers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers says of a network that its arrays do not tell."""
+    if not isinstance(config.get("model_type"), str):
+        return {}
+    return {name: config[name] for name in _TOLD_BY_TRANSFORMERS if config.get(name) is not None}
 
 
 def _class_names(timm: Mapping[str, Any]) -> tuple[str, ...]:

