@@ -1,14 +1,16 @@
 """How far a run is, and whether what it has written is sound."""
 
 import collections
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from cfx_jax.records.arrays import STORE
-from cfx_jax.records.layout import COMPLETE
+from cfx_jax.records.layout import COMPLETE, EXAMPLE
 from cfx_jax.records.lock import is_locked
 from cfx_jax.records.storage import Storage
 from cfx_jax.runs.explanations import Explanations
@@ -100,8 +102,11 @@ def _metadata_problems(storage: Storage, fields: list[str]) -> Iterator[str]:
         if group["zarr_format"] != 3 or group["node_type"] != "group":
             raise ValueError("not the metadata of a Zarr v3 group")
         listed = group["consolidated_metadata"]["metadata"]
-        if sorted(listed) != sorted([*fields, COMPLETE]):
+        # Stores of earlier versions have no texts.
+        if set(listed) - {EXAMPLE} != {*fields, COMPLETE}:
             raise ValueError("it lists other arrays than there are")
-    except (KeyError, TypeError, ValueError) as error:
+        if EXAMPLE in listed and not gzip.decompress(storage.read(f"{STORE}/{EXAMPLE}/c/0") or b""):
+            raise ValueError(f"the texts of {EXAMPLE} are lost")
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zlib.error) as error:
         place = f"{storage.place(STORE)}/zarr.json"
         yield f"{place}: damaged ({error}); delete it, the run makes it anew"

@@ -1,5 +1,6 @@
 """How far a run is, and what is wrong with its records."""
 
+import gzip
 import re
 
 import numpy as np
@@ -33,6 +34,24 @@ def test_a_run_that_is_being_written(make_run):
         "SDR: 1 not_preserved",
     ]
     assert "writing" not in describe_progress(run)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"text" * 99)[:-9]])
+def test_texts_of_ids_are_checked_too(content, make_run):
+    run = make_run()
+    before, reader = list(find_problems(run)), RecordReader(run)
+    (run / "records.zarr/zarr.json").unlink()
+    ids = [f"{index}.png" for index in range(5)]
+    RecordWriter(run, reader.manifest, reader.fields, 5, 2, ids=ids).close()
+    assert list(find_problems(run)) == before
+    texts = run / "records.zarr/example/c/0"
+    texts.unlink()
+    if content is not None:
+        texts.write_bytes(content)
+    problem, *others = find_problems(run)
+    assert others == before
+    assert problem.startswith(f"{run}/records.zarr/zarr.json: damaged (")
+    assert problem.endswith("delete it, the run makes it anew")
 
 
 def test_a_run_that_has_not_begun(make_run):
