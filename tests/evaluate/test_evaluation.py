@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from cfx_jax.config import (
     GeneratorConfig,
 )
 from cfx_jax.data import Source
+from cfx_jax.evaluate import evaluation
 from cfx_jax.evaluate.config import EvaluateConfig, JudgesConfig
 from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.evaluate.scoring import Scorer
@@ -340,3 +342,17 @@ def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
 def test_a_config_that_cannot_run_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         EvaluateConfig(**options).validate()
+
+
+@pytest.mark.parametrize(
+    ("run", "here"),
+    [({"crop": 0.95}, {}), ({}, {"crop": 0.95}), ({"interpolation": "box"}, {})],
+)
+def test_a_classifier_that_sees_other_images_is_refused(run, here, monkeypatch):
+    """Also where one of the two says nothing, because it scales images as usual."""
+    monkeypatch.setattr(evaluation, "name_other_id", lambda *_: "")
+    records = types.SimpleNamespace(manifest={"classifier": {"name": "net"} | run}, location="run")
+    learnt = [types.SimpleNamespace(records=records, name="ssr", run="run")]
+    source = types.SimpleNamespace(ids=[])
+    with pytest.raises(ConfigError, match="expected the same images and classifier"):
+        evaluation._check_same(learnt, {"classifier": {"name": "net"} | here}, source)
