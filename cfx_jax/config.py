@@ -66,8 +66,8 @@ class ClassifierConfig:
         normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
         image_size: side of the square that images are brought to; None = as it was trained.
         channels: of the images of a classifier of your own, 3 or 1; None = as it says.
-        mean, std: in place of a name, `(images - mean) / std`, images in [0, 1], by channel, red
-            first.
+        mean: in place of a name, `(images - mean) / std`, images in [0, 1], by channel, red first.
+        std: by channel, with `mean`.
         channel_order: `rgb`, or `bgr` for a network that takes blue first.
         crop: share of the scaled image's side that is cut out of its centre, with `data.resize`
             `crop`; None = as is said beside the weights, or 0.875.
@@ -125,7 +125,13 @@ class ClassifierConfig:
 
 @dataclasses.dataclass
 class GeneratorConfig:
-    """The in-filling generator: its name and the path of its weights ("" = the packaged ones)."""
+    """The in-filling generator.
+
+    Attributes:
+        name: one that comes with the package, several joined by `+`, or a function of your own that
+            builds it, as that of the classifier.
+        weights: path of its weights ("" = the packaged ones).
+    """
 
     name: str = "gated_unet"
     weights: str = ""
@@ -229,7 +235,15 @@ class ReportConfig:
 class Config:
     """A whole run. The defaults are the demo: three photographs, both objectives.
 
-    `precision` is that of the networks: `float32`, or `bfloat16` for speed on accelerators.
+    Attributes:
+        seed: of all random numbers; with the id of an image it decides those of the image.
+        precision: of the networks, `float32`, or `bfloat16` for speed on accelerators.
+        data: where the images come from.
+        classifier: to explain.
+        generator: that fills holes.
+        explain: what to learn and how.
+        batch: how the work is cut.
+        report: the page of the run.
     """
 
     seed: int = 0

@@ -200,7 +200,8 @@ class Normalization:
     """What a network was trained to see: `(images - mean) / std`, one number a channel.
 
     Attributes:
-        mean, std: by channel of the image, red first, whatever the order; one number serves all.
+        mean: by channel of the image, red first, whatever the order; one number serves all.
+        std: as `mean`.
         channel_order: `"rgb"`, or `"bgr"` for a network that takes blue first: channels change
             places last.
     """

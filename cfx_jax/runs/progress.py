@@ -1,28 +1,31 @@
-"""Progress bars: on a terminal redrawn all the time, elsewhere a line every half minute."""
+"""Progress: a bar on a terminal, a widget in a notebook, elsewhere a line every half minute."""
 
 import io
 import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
+# What tqdm chooses where ipywidgets can draw; in a notebook without them there are lines.
+_IS_WIDGET = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+_BAR = "{bar}" if _IS_WIDGET else "{bar:24}"
 
 
 class Bar(tqdm):
-    """The bar of tqdm; where the standard error is no terminal, lines without a redraw."""
+    """The bar of tqdm; where it cannot be redrawn, lines."""
 
     def __init__(self, **options: Any) -> None:
         """Starts the clock; `options` are those of tqdm."""
-        self._in_lines = not sys.stderr.isatty()
+        self._in_lines = not (_IS_WIDGET or sys.stderr.isatty())
         self._next_line = 0.0
         super().__init__(**options, file=io.StringIO() if self._in_lines else sys.stderr)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Draws the bar, or prints its line if that is due."""
+    def display(self, msg: str | None = None, pos: int | None = None, **state: Any) -> None:
+        """Draws the bar, or prints its line if that is due; `state` is that of a widget."""
         if not self._in_lines:
-            super().display(msg, pos)
+            super().display(msg, pos, **state)
         elif msg is None and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             print(self, file=sys.stderr, flush=True)
@@ -51,7 +54,7 @@ class ProgressBar:
             total=num_images * steps_per_image,
             disable=not (num_images and shown),
             desc=f"0/{num_images} images, compiling",
-            bar_format="{percentage:3.0f}% |{bar:24}| {desc} [{elapsed}, {remaining} left]",
+            bar_format=f"{{percentage:3.0f}}% |{_BAR}| {{desc}} [{{elapsed}}, {{remaining}} left]",
         )
 
     def __enter__(self) -> "ProgressBar":

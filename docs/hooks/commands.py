@@ -1,0 +1,210 @@
+"""The page of all commands, made of their flags and of the docstrings of their configs.
+
+No field is described here: what a config's docstring does not say, the page does not know, and a
+field that it leaves out is an error.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import io
+import itertools
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import griffe
+
+import cfx_jax
+from cfx_jax.config import Config
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.runs import cli
+from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
+
+PACKAGE = pathlib.Path(cfx_jax.__file__).parent
+# With a config: its type, and the modules beside `runs/cli.py` that define flags of the command.
+CONFIGURED: dict[str, tuple[type, list[str]]] = {
+    "cfx_jax.main": (Config, ["runs/cluster.py"]),
+    "cfx_jax.evaluate": (EvaluateConfig, ["evaluate/__main__.py", "runs/cluster.py"]),
+    "cfx_jax.train": (TrainConfig, []),
+    "cfx_jax.train_classifier": (TrainClassifierConfig, []),
+}
+# With flags only.
+FLAGGED = {"cfx_jax.infill_folder": ["infill_folder.py"]}
+# With arguments, by the words that lead to what is asked of them.
+ARGUED = {
+    "cfx_jax.records": [[], ["status"], ["verify"], ["export"]],
+    "cfx_jax.report": [[]],
+    "cfx_jax.weights": [[], ["inspect"]],
+}
+_HEAD = """# Commands and options
+
+Every command is a module, `python -m NAME`. Those of this page that take a config read
+
+    python -m NAME --config=FILE --workdir=DIR --config.section.field=value
+
+FILE is a file with a function `get_config()`, or the name of one that comes with the package; every
+field can be set after it. This page is made of the docstrings of the configs, and of the flags.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag of a command line.
+
+    Attributes:
+        name: without its dashes.
+        default: as Python writes it.
+        text: what it is for.
+        kind: of `absl.flags.DEFINE_KIND`.
+    """
+
+    name: str
+    default: str
+    text: str
+    kind: str
+
+
+def write_page() -> str:
+    """Returns the page as Markdown."""
+    parts = [_HEAD]
+    for module, (config_type, files) in CONFIGURED.items():
+        parts += [_begin(module), _flag_table(["runs/cli.py", *files])]
+        parts += [_config_files(config_type), *_sections(config_type)]
+    for module, files in FLAGGED.items():
+        parts += [_begin(module), _flag_table(files)]
+    for module, calls in ARGUED.items():
+        parts.append(_begin(module))
+        parts += [f"```text\n{help_of(module, words)}\n```" for words in calls]
+    return "\n\n".join(parts) + "\n"
+
+
+def read_flags(file: str) -> Iterator[Flag]:
+    """Yields the flags that a module of the package defines; without running it."""
+    tree = ast.parse((PACKAGE / file).read_text("utf-8"))
+    for node in ast.walk(tree):
+        call = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if call.startswith("flags.DEFINE_"):
+            name, default, text = (ast.literal_eval(value) for value in node.args[:3])
+            shown = "" if default in (None, "", []) else repr(default)
+            yield Flag(name, shown, text, call.removeprefix("flags.DEFINE_"))
+
+
+def read_fields(config_type: type) -> dict[str, str]:
+    """Returns what the docstrings of a config type and its parents say of their fields.
+
+    Raises:
+        KeyError: of a field they say nothing.
+    """
+    said: dict[str, str] = {}
+    for kind in reversed(config_type.__mro__[:-1]):
+        docstring = griffe.Docstring(inspect.getdoc(kind) or "")
+        for section in docstring.parse("google", warnings=False):
+            if section.kind is griffe.DocstringSectionKind.attributes:
+                for attribute in section.value:
+                    said[attribute.name] = attribute.description
+    names = [field.name for field in dataclasses.fields(config_type)]
+    if missing := [name for name in names if name not in said]:
+        raise KeyError(f"the docstring of {config_type.__name__} does not describe {missing}")
+    return {name: said[name] for name in names}
+
+
+def help_of(module: str, words: list[str]) -> str:
+    """Returns what a command with arguments says of itself."""
+    main: Callable[[], None] = importlib.import_module(f"{module}.__main__").main
+    shown = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [module, *words, "--help"]),
+        mock.patch.dict("os.environ", COLUMNS="100"),
+        contextlib.redirect_stdout(shown),
+        contextlib.suppress(SystemExit),
+    ):
+        main()
+    return shown.getvalue().strip()
+
+
+def _begin(module: str) -> str:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
+    return f"## python -m {module}\n\n{text}"
+
+
+def _flag_table(files: list[str]) -> str:
+    flags = itertools.chain(*map(read_flags, files))
+    rows = [f"| `--{flag.name}` | {_code(flag.default)} | {_cell(flag.text)} |" for flag in flags]
+    return "\n".join(["| flag | default | |", "|---|---|---|", *rows])
+
+
+def _config_files(config_type: type) -> str:
+    rows = []
+    for name, path in cli.packaged_configs(config_type).items():
+        text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        rows.append(f"| `--config={name}` | {_cell(text.partition(chr(10))[0])} |")
+    return "\n".join(["| config | |", "|---|---|", *rows])
+
+
+def _sections(config_type: type) -> Iterator[str]:
+    """Yields a table for the fields of a config and one for each of its sections.
+
+    What a config takes over from `Config` is said once, with that.
+    """
+    fields, said = dataclasses.fields(config_type), read_fields(config_type)
+    old = {f.name for f in dataclasses.fields(Config)} if config_type is not Config else set()
+    own = [field for field in fields if field.name not in old]
+    if old & {field.name for field in fields if issubclass(config_type, Config)}:
+        yield "It takes the fields of [`python -m cfx_jax.main`](#python-m-cfx_jaxmain), too."
+    elif config_type is not Config:
+        own = list(fields)
+    yield _field_table("config", own, said)
+    for field in own:
+        section = _default(field)
+        if not dataclasses.is_dataclass(section):
+            continue
+        path = f"config.{field.name}"
+        if config_type is not Config and type(section).__module__ == Config.__module__:
+            changed = ", ".join(f"`{path}.{k}={v}`" for k, v in _changes(section))
+            yield f"`{path}` is as [of a run](#configdata), by default {changed}."
+        else:
+            inner = [(one, getattr(section, one.name)) for one in dataclasses.fields(section)]
+            yield f"### {path}\n\n" + _field_table(
+                path, [one for one, _ in inner], read_fields(type(section))
+            )
+
+
+def _field_table(path: str, fields: list[dataclasses.Field[Any]], said: dict[str, str]) -> str:
+    rows = []
+    for field in fields:
+        default = _default(field)
+        if dataclasses.is_dataclass(default):
+            continue
+        kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+        name = f"`{path}.{field.name}`"
+        rows.append(
+            f"| {name} | {_code(_cell(kind))} | `{default!r}` | {_cell(said[field.name])} |"
+        )
+    return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows])
+
+
+def _changes(section: Any) -> Iterator[tuple[str, Any]]:
+    usual = type(section)()
+    for field in dataclasses.fields(section):
+        if (value := getattr(section, field.name)) != getattr(usual, field.name):
+            yield field.name, value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""

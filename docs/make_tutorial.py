@@ -1,0 +1,63 @@
+"""Runs docs/tutorial.py as a notebook and writes its page, docs/tutorial.md, with its pictures.
+
+python docs/make_tutorial.py
+
+Both are committed, so that the site is built in seconds and the page can be read without it.
+"""
+
+import base64
+import io
+import pathlib
+from typing import Any
+
+import jupytext
+import nbclient
+from PIL import Image
+
+DOCS = pathlib.Path(__file__).parent
+SOURCE = DOCS / "tutorial.py"
+PAGE = DOCS / "tutorial.md"
+PICTURES = DOCS / "images"
+_HEAD = "<!-- Made of tutorial.py by make_tutorial.py. -->\n\n"
+_SECONDS = 1200  # that a cell may take
+
+
+def main() -> None:
+    """Runs the notebook and writes the page."""
+    notebook = run(jupytext.read(SOURCE))
+    for old in PICTURES.glob("tutorial_*.webp"):
+        old.unlink()
+    parts = []
+    for cell in notebook.cells:
+        parts += [write_source(cell), *write_outputs(cell)]
+    PAGE.write_text(_HEAD + "\n\n".join(parts) + "\n", "utf-8")
+
+
+def run(notebook: Any) -> Any:
+    """Runs all cells of a notebook in a process of their own; an error in one ends it."""
+    nbclient.NotebookClient(notebook, timeout=_SECONDS, kernel_name="python3").execute()
+    return notebook
+
+
+def write_source(cell: Any) -> str:
+    """Returns the text of a cell, or its code in a fence."""
+    source = cell.source.strip()
+    return source if cell.cell_type == "markdown" else f"```python\n{source}\n```"
+
+
+def write_outputs(cell: Any) -> list[str]:
+    """Returns what a cell has printed, in fences, and its pictures, which are written to files."""
+    parts = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream" and output.name == "stdout":
+            parts.append(f"```text\n{output.text.rstrip()}\n```")
+        elif "image/png" in output.get("data", {}):
+            name = f"tutorial_{cell.metadata['picture']}.webp"
+            png = base64.b64decode(output.data["image/png"])
+            Image.open(io.BytesIO(png)).convert("RGB").save(PICTURES / name, quality=85, method=6)
+            parts.append(f"![{cell.metadata['alt']}](images/{name})")
+    return parts
+
+
+if __name__ == "__main__":
+    main()
