@@ -36,7 +36,7 @@ CONFIGURED: dict[str, tuple[type, list[str]]] = {
 # With flags only.
 FLAGGED = {"cfx_jax.infill_folder": ["infill_folder.py"]}
 # With arguments, by the words that lead to what is asked of them.
-ARGUED = {
+ARGUED: dict[str, list[list[str]]] = {
     "cfx_jax.records": [[], ["status"], ["verify"], ["export"]],
     "cfx_jax.report": [[]],
     "cfx_jax.weights": [[], ["inspect"]],
@@ -60,21 +60,20 @@ class Flag:
         name: without its dashes.
         default: as Python writes it.
         text: what it is for.
-        kind: of `absl.flags.DEFINE_KIND`.
     """
 
     name: str
     default: str
     text: str
-    kind: str
 
 
 def write_page() -> str:
     """Returns the page as Markdown."""
-    parts = [_HEAD]
+    parts: list[str] = [_HEAD]
     for module, (config_type, files) in CONFIGURED.items():
         parts += [_begin(module), _flag_table(["runs/cli.py", *files])]
-        parts += [_config_files(config_type), *_sections(config_type)]
+        parts.append(_config_files(config_type))
+        parts += _sections(config_type)
     for module, files in FLAGGED.items():
         parts += [_begin(module), _flag_table(files)]
     for module, calls in ARGUED.items():
@@ -87,11 +86,9 @@ def read_flags(file: str) -> Iterator[Flag]:
     """Yields the flags that a module of the package defines; without running it."""
     tree = ast.parse((PACKAGE / file).read_text("utf-8"))
     for node in ast.walk(tree):
-        call = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if call.startswith("flags.DEFINE_"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
             name, default, text = (ast.literal_eval(value) for value in node.args[:3])
-            shown = "" if default in (None, "", []) else repr(default)
-            yield Flag(name, shown, text, call.removeprefix("flags.DEFINE_"))
+            yield Flag(name, "" if default in (None, "", []) else repr(default), text)
 
 
 def read_fields(config_type: type) -> dict[str, str]:

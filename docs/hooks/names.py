@@ -9,7 +9,7 @@ from typing import Any
 import griffe
 
 # Griffe knows the section by its plural only, and takes the singular for a remark.
-_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^Example:\n((?:    .*\n?|\n)+)", re.MULTILINE)
 _NAME = re.compile(r"(?<!`)`((?:cfx_jax\.)?[A-Za-z_][\w.]*)`(?!`)")
 
 
@@ -26,10 +26,18 @@ def _link(owner: griffe.Module | griffe.Class, public: dict[str, str]) -> None:
         if member.is_alias:
             continue
         if member.docstring:
-            text = _EXAMPLE.sub("Examples:", member.docstring.value)
+            text = _EXAMPLE.sub(write_example, member.docstring.value)
             member.docstring.value = link_names(text, public)
         if isinstance(member, griffe.Module | griffe.Class):
             _link(member, public)
+
+
+def write_example(match: re.Match[str]) -> str:
+    """Returns a section of examples; one that is no session of Python in a fence."""
+    code = match[1]
+    if not code.lstrip().startswith(">>>"):
+        code = f"    ```python\n{code.rstrip()}\n    ```\n"
+    return f"Examples:\n{code}"
 
 
 def link_names(text: str, public: dict[str, str]) -> str:
