@@ -12,12 +12,14 @@ import inspect
 import io
 import itertools
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import griffe
+import names
 
 import cfx_jax
 from cfx_jax.config import Config
@@ -43,9 +45,11 @@ ARGUED: dict[str, list[list[str]]] = {
 }
 _HEAD = """# Commands and options
 
-Every command is a module, `python -m NAME`. Those of this page that take a config read
+Every command is a module, `python -m NAME`. Those that take a config are given it as
 
-    python -m NAME --config=FILE --workdir=DIR --config.section.field=value
+```text
+python -m NAME --config=FILE --workdir=DIR --config.section.field=value
+```
 
 FILE is a file with a function `get_config()`, or the name of one that comes with the package; every
 field can be set after it. This page is made of the docstrings of the configs, and of the flags.
@@ -103,11 +107,23 @@ def read_fields(config_type: type) -> dict[str, str]:
         for section in docstring.parse("google", warnings=False):
             if section.kind is griffe.DocstringSectionKind.attributes:
                 for attribute in section.value:
-                    said[attribute.name] = attribute.description
+                    said[attribute.name] = name_choices(attribute.description, kind.__module__)
     names = [field.name for field in dataclasses.fields(config_type)]
     if missing := [name for name in names if name not in said]:
         raise KeyError(f"the docstring of {config_type.__name__} does not describe {missing}")
     return {name: said[name] for name in names}
+
+
+def name_choices(text: str, module: str) -> str:
+    """Returns the text of a field with the values in place of the name of a constant."""
+
+    def name(match: re.Match[str]) -> str:
+        home, _, constant = match[2].rpartition(".")
+        choices = getattr(importlib.import_module(home or module), constant)
+        few = "some of " if match[1] == "names" else "one of "
+        return few + ", ".join(f"`{choice}`" for choice in choices)
+
+    return re.sub(r"(one|a name|names) of `([\w.]*[A-Z]{3,})`", name, text)
 
 
 def help_of(module: str, words: list[str]) -> str:
@@ -200,7 +216,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    line = " ".join(text.split()).replace("|", r"\|")
+    return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", names.link_names(line, {}))
 
 
 def _code(text: str) -> str:
