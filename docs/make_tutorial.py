@@ -18,7 +18,7 @@ DOCS = pathlib.Path(__file__).parent
 SOURCE = DOCS / "tutorial.py"
 PAGE = DOCS / "tutorial.md"
 PICTURES = DOCS / "images"
-_HEAD = "<!-- Made of tutorial.py by make_tutorial.py. -->\n\n"
+_HEAD = "---\nhide: [navigation]\n---\n\n<!-- Made of tutorial.py by make_tutorial.py. -->\n\n"
 _SECONDS = 1200  # that a cell may take
 
 

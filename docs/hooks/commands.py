@@ -144,7 +144,7 @@ def _begin(module: str) -> str:
     path = PACKAGE.joinpath(*module.split(".")[1:])
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
-    return f"## python -m {module}\n\n{text}"
+    return f"## {module}\n\n{text}"
 
 
 def _flag_table(files: list[str]) -> str:
@@ -170,7 +170,7 @@ def _sections(config_type: type) -> Iterator[str]:
     old = {f.name for f in dataclasses.fields(Config)} if config_type is not Config else set()
     own = [field for field in fields if field.name not in old]
     if old & {field.name for field in fields if issubclass(config_type, Config)}:
-        yield "It takes the fields of [`python -m cfx_jax.main`](#python-m-cfx_jaxmain), too."
+        yield "It takes the fields of [`python -m cfx_jax.main`](#cfx_jaxmain), too."
     elif config_type is not Config:
         own = list(fields)
     yield _field_table("config", own, said)
