@@ -196,10 +196,10 @@ def _field_table(path: str, fields: list[dataclasses.Field[Any]], said: dict[str
         if dataclasses.is_dataclass(default):
             continue
         kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-        name = f"`{path}.{field.name}`"
-        rows.append(
-            f"| {name} | {_code(_cell(kind))} | `{default!r}` | {_cell(said[field.name])} |"
-        )
+        # Narrow screens break it after a dot.
+        name = f"<code>{path}.<wbr>{field.name}</code>"
+        cells = f"{name} | `{kind.replace(' | ', ' or ')}` | `{default!r}`"
+        rows.append(f"| {cells} | {_cell(said[field.name])} |")
     return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows])
 
 
