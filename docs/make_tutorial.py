@@ -46,12 +46,13 @@ def write_source(cell: Any) -> str:
 
 
 def write_outputs(cell: Any) -> list[str]:
-    """Returns what a cell has printed, in fences, and its pictures, which are written to files."""
+    """Returns what a cell has printed, in a fence, and its picture, which is written to a file."""
+    outputs = cell.get("outputs", [])
     parts = []
-    for output in cell.get("outputs", []):
-        if output.output_type == "stream" and output.name == "stdout":
-            parts.append(f"```text\n{output.text.rstrip()}\n```")
-        elif "image/png" in output.get("data", {}):
+    if printed := "".join(out.text for out in outputs if out.get("name") == "stdout").rstrip():
+        parts.append(f"```text\n{printed}\n```")
+    for output in outputs:
+        if "image/png" in output.get("data", {}):
             name = f"tutorial_{cell.metadata['picture']}.webp"
             png = base64.b64decode(output.data["image/png"])
             Image.open(io.BytesIO(png)).convert("RGB").save(PICTURES / name, quality=85, method=6)

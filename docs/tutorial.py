@@ -158,7 +158,8 @@ figure(
 #
 # `cfx_jax.run` does what the command `python -m cfx_jax.main` does: it reads images in units,
 # explains them on all devices, writes records as it goes, and goes on where it was stopped. Here
-# are three files in a folder; a third of the steps is enough for a look.
+# are three files in a folder; a third of the steps is enough for a look, and no label is given, so
+# the predicted class is explained.
 
 # %%
 home = pathlib.Path(tempfile.mkdtemp())
@@ -168,7 +169,7 @@ for name, image in zip(("cat", "coffee", "rocket"), images, strict=True):
     Image.fromarray(np.uint8(255 * image)).save(photos / f"{name}.png")
 
 config = Config(
-    data=DataConfig(source="folder", path=str(photos)),
+    data=DataConfig(source="folder", path=str(photos), resize="stretch"),
     explain=ExplainConfig(objective="ssr", num_steps=20),
     batch=BatchConfig(unit_size=3),
 )
@@ -184,7 +185,7 @@ cfx_jax.run(config, home / "run", classifier=classifier, generator=generator)
 
 # %%
 records = xarray.open_zarr(home / "run" / "records.zarr")
-print(records.sizes)
+print(dict(records.sizes))
 print(records[["ssr_kept_area", "ssr_success_rate"]].to_dataframe().round(2))
 
 # %% [markdown]
@@ -215,7 +216,7 @@ def keep_most(saliency, shares):
 
 
 def probability(images):
-    logits = classifier.apply(classifier.params, jnp.asarray(images))
+    logits = jax.jit(classifier.apply)(classifier.params, images)
     return np.asarray(jax.nn.softmax(logits))[np.arange(len(images)), classes]
 
 
@@ -259,6 +260,6 @@ for name in ("gated_unet", "blur", "local_mean", "grey"):
     print(f"{name:11} in the holes:", probability(filled).round(2))
 
 # %% [markdown]
-# Where the probability falls with every other in-fill, say "kept by `gated_unet`", not "kept".
-# What a mask proves, what it does not, and when another tool is the better one:
-# [concepts](concepts.md).
+# The rocket, last in each row, keeps its probability with two of the four fills, and loses all of
+# it with the others. So say "kept with `gated_unet` and with `blur`", not "kept". What a mask
+# proves, what it does not, and when another tool is the better one: [concepts](concepts.md).
