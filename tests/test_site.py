@@ -72,7 +72,7 @@ def test_every_public_name_has_its_place(site):
     for name in cfx_jax.__all__:
         assert f'id="cfx_jax.{name}"' in text
     # Examples are code, with the colours of code.
-    assert text.count('class="language-pycon') > 20
+    assert text.count('<span class="gp">') > 50
     assert ">>>" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL).replace("&gt;", ">")
 
 
