@@ -5,6 +5,7 @@ results or prepares the next job, the devices already work on another.
 """
 
 import collections
+import concurrent.futures
 import functools
 import math
 import time
@@ -145,10 +146,11 @@ class Solver:
         blank = Images(np.zeros((1, *self._shape), np.uint8), np.zeros(1, int), np.zeros(1, int))
         begin = next(iter(self._begin.values()))
         problem, state = begin(*self._shard(blank), self._key)
-        self._compiled = (
-            self._advance.lower(state, problem, *self._models).compile(),
-            self._finish.lower(state, problem, *self._models).compile(),
-        )
+        # At once: Python traces the second program while XLA, on another core, compiles the first.
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as pool:
+            longest = pool.submit(self._finish.lower(state, problem, *self._models).compile)
+            advance = self._advance.lower(state, problem, *self._models).compile()
+            self._compiled = (advance, longest.result())
         return max(map(_bytes_needed, self._compiled))
 
     def stream(
