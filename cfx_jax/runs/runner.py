@@ -20,14 +20,7 @@ import numpy as np
 
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import (
-    BatchConfig,
-    ClassifierConfig,
-    Config,
-    ConfigError,
-    ExplainConfig,
-    GeneratorConfig,
-)
+from cfx_jax.config import BatchConfig, ClassifierConfig, Config, ConfigError, ExplainConfig
 from cfx_jax.data import Examples, load_units
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.checks import count_classes
@@ -127,7 +120,7 @@ def run(
     config.validate()
     stop = stop or StopRequest()
     with RunLog() as log:
-        config = _name_given(config, classifier, generator)
+        config = registry.name_given(config, classifier, generator)
         data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
@@ -235,35 +228,6 @@ def _check_readable(reader: RecordReader, config: Config) -> None:
         raise ConfigError(
             f"0 of {len(status)} images readable; what was wrong with each is in the warnings of "
             "the run, and in the file log of its folder"
-        )
-
-
-def _name_given(
-    config: Config, classifier: Classifier | None, generator: Generator | None
-) -> Config:
-    """Returns a config that says of models that are given their names, and no more."""
-    for given, expected in ((classifier, Classifier), (generator, Generator)):
-        if given is not None and not isinstance(given, expected):
-            raise ConfigError(
-                f"{expected.__name__.lower()} is a {type(given).__name__}; expected a "
-                f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or give a name in the config"
-            )
-    if classifier is not None:
-        _refuse_said_twice(config.classifier)
-        config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
-    if generator is not None:
-        config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
-    return config
-
-
-def _refuse_said_twice(section: ClassifierConfig) -> None:
-    """What a section says of its own classifier would be lost on one that is given."""
-    usual = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
-    said = [name for name, value in dataclasses.asdict(section).items() if value != usual[name]]
-    if said:
-        raise ConfigError(
-            f"classifier.{said[0]} is for the classifier that the config names, and another "
-            "is given; change that one, as in classifier.replace(image_size=(224, 224))"
         )
 
 
