@@ -102,14 +102,9 @@ def class_name(run: Explanations, number: int) -> str:
     return f"{run.class_names[number]} ({number})" if known else f"class {number}"
 
 
-def asked(run: Explanations, name: str) -> Any:
-    """Returns what the config of a run says of its question; None where it says nothing."""
-    return run.manifest.get("config", {}).get("explain", {}).get(name)
-
-
 def rather(run: Explanations) -> str:
     """Returns ` rather than CLASS` where the question of a run has a contrast."""
-    contrast = asked(run, "contrast")
+    contrast = run.asked("contrast")
     return "" if contrast is None else f" rather than {class_name(run, contrast)}"
 
 

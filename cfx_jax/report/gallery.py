@@ -34,6 +34,7 @@ from cfx_jax.report.examples import (
     rather,
     read_units,
 )
+from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import CLASSES, Explanations
 
 _PAGE = "index.html"
@@ -233,11 +234,8 @@ def _facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
         if value is not None:
             facts.append((label, value))
     facts.append(("Computed", f"{computed:,} of {run.num_examples:,} examples"))
-    steps, samples = (run.manifest["settings"].get(key) for key in ("num_steps", "num_samples"))
-    if steps and samples:
-        each = len(run.objectives) * steps * samples
-        cost = f"{each:,} gradients of the networks an example, {computed * each:,} in all"
-        facts.append(("Cost of learning", cost))
+    if cost := describe_cost(run):
+        facts.append(("Cost", cost))
     return facts
 
 
