@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.report import pictures
 
@@ -76,10 +77,14 @@ def _draw_row(
 ) -> None:
     target = int(one.target)
     name = class_names[target] if target < len(class_names) else f"class {target}"
-    after = f"{_percent(one.log_odds_infilled)} after, {Status(int(one.status)).name.lower()}"
+    after = (
+        f"{show.probability(one.log_odds_infilled)} after, {Status(int(one.status)).name.lower()}"
+    )
     infilled = pictures.to_pixels(np.nan_to_num(one.infilled))
-    panels = [] if photo is None else [(photo, f"{name}\n{_percent(one.log_odds_original)} before")]
-    panels.append((_overlay(one.saliency, photo), f"→ what matters\narea kept {one.kept_area:.0%}"))
+    before = f"{name}\n{show.probability(one.log_odds_original)} before"
+    panels = [] if photo is None else [(photo, before)]
+    area = f"→ what matters\narea kept {show.percent(one.kept_area)}"
+    panels.append((_overlay(one.saliency, photo), area))
     panels.append((infilled, f"→ in-filled\n{after}"))
     for axis, (picture, title) in zip(axes, panels, strict=True):
         axis.imshow(picture)
@@ -91,10 +96,6 @@ def _overlay(saliency: Any, photo: np.ndarray | None) -> np.ndarray:
     if np.isnan(saliency).any():
         return np.full((*saliency.shape, 3), 255, np.uint8) if photo is None else photo
     return pictures.draw_edge(pictures.overlay(saliency, photo), pictures.half_region(saliency))
-
-
-def _percent(log_odds: Any) -> str:
-    return f"{1 / (1 + np.exp(-np.float64(log_odds))):.1%}" if np.isfinite(log_odds) else "n/a"
 
 
 def _encode(drawn: Any) -> bytes:
