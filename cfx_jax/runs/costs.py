@@ -39,7 +39,7 @@ def _times(run: Explanations, what: str) -> list[str]:
     speed = timed / max(float(np.sum(columns["seconds"] / columns["processes"])), 1e-9)
     return [
         f"{timed:,}{f' of {done:,}' if timed < done else ''} {what}s",
-        f"{speed:,.{1 if speed >= 1 else 3}f} {what}s/s",
+        f"{speed:{',.1f' if speed >= 1 else '.2g'}} {what}s/s",
         f"{np.sum(columns['seconds'] * columns['devices']):,.0f} device-seconds",
     ]
 

@@ -296,6 +296,8 @@ def test_results_that_are_not_finite_have_no_pictures(tmp_path):
     assert details["ssr_trace"][1] == [None] * 20
     assert details["ssr_trace"][0][::19] == [1, -1.5]
     assert [bool(path) for path in details["sdr_outline"] + details["ssr_outline"]] == [0, 0, 1, 1]
+    assert details["sdr_cells"] == [[], []]
+    assert details["ssr_cells"] == [[8, *[0] * 8, 8]] * 2
     assert "! non finite" in page.text("example-0")
     assert "Target after 50.0 % (+0.00) n/a" in page.text("example-0")
 
