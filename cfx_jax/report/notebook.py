@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.report import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST = 16
 _SIDE = 2.6  # inches
@@ -21,7 +24,7 @@ def figure(
     images: np.ndarray | jax.Array | None = None,
     *,
     class_names: Sequence[str] = (),
-) -> Any:
+) -> "Figure":
     """Draws explanations: before, what matters, after; a row each.
 
     Args:
