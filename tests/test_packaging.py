@@ -1,10 +1,14 @@
 """What people install: the wheel that `python -m build` makes, and the types it gives them."""
 
+import os
 import pathlib
+import re
 import shutil
+import site
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 
 import pytest
@@ -68,3 +72,40 @@ def test_it_names_the_command_and_its_licence(wheel):
         "[console_scripts]", "cfx_jax = cfx_jax.__main__:main"
     ]  # fmt: skip
     assert texts["LICENSE"] == (ROOT / "LICENSE").read_text()
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """That of an environment that has the wheel, and beside it all that this one has."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
+    return folder / "bin" / "python"
+
+
+def check_types(python, program, cache):
+    """What mypy says of a program of a user's own, by line."""
+    strict = ["--strict", "--hide-error-codes", "--no-pretty", "--no-error-summary"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *strict, f"--cache-dir={cache}",
+         f"--python-executable={python}", program.name],
+        cwd=program.parent, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    said = re.findall(rf"^{program.name}:(\d+): (.*)$", done.stdout, re.MULTILINE)
+    assert len(said) == len(done.stdout.splitlines()), done.stdout
+    return {int(line): re.sub('^note: Revealed type is "', "", words) for line, words in said}
+
+
+def test_a_users_program_has_the_types_it_expects(python, tmp_path, request):
+    program = shutil.copy(ROOT / "tests/user_program.py", tmp_path)
+    said = check_types(python, program, request.config.cache.mkdir("mypy"))
+    lines = enumerate(program.read_text().splitlines(), 1)
+    expected = {n: line.partition("  # ")[2] for n, line in lines if "  # " in line}
+    assert said.keys() == expected.keys(), said
+    for number, words in expected.items():
+        assert said[number].startswith(words), number
