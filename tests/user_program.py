@@ -24,7 +24,8 @@ reveal_type(classifier)  # cfx_jax.classifiers.base.Classifier
 reveal_type(classifier.image_size)  # tuple[int, int] | None
 reveal_type(classifier.class_names)  # tuple[str, ...]
 reveal_type(classifier.replace(image_size=(224, 224)))  # cfx_jax.classifiers.base.Classifier
-reveal_type(classifier.check(np.ones((1, 8, 8, 3))))  # tuple[cfx_jax.classifiers.diagnosis.Finding
+findings = classifier.check(np.ones((1, 8, 8, 3)))
+reveal_type([finding.problem for finding in findings])  # list[str]
 reveal_type(average([classifier, classifier]))  # cfx_jax.classifiers.base.Classifier
 generator = cfx_jax.load_generator("gated_unet")
 reveal_type(generator)  # cfx_jax.generators.base.Generator
@@ -37,17 +38,17 @@ reveal_type(linen)  # cfx_jax.classifiers.base.Classifier
 # Explanations.
 images, classes = cfx_jax.demo_images()
 reveal_type(images)  # numpy.ndarray
-reveal_type(classifier.apply(classifier.params, jnp.asarray(images)))  # jax.jaxlib._jax.Array
+reveal_type(classifier.apply(classifier.params, jnp.asarray(images)))  # jax.Array
 key = jax.random.key(0)
 e = cfx_jax.explain(key, classifier, generator, images, classes, objective="sdr", num_steps=30)
 reveal_type(e)  # cfx_jax.fido.explanation.Explanation
-reveal_type(e.saliency)  # jax.jaxlib._jax.Array
-reveal_type(e.status)  # jax.jaxlib._jax.Array
+reveal_type(e.saliency)  # jax.Array
+reveal_type(e.status)  # jax.Array
 reveal_type(e.replace(status=e.status))  # cfx_jax.fido.explanation.Explanation
 reveal_type(cfx_jax.Status(0).name)  # str
 reveal_type(cfx_jax.explain_both(key, classifier, generator, images))  # dict[str, cfx_jax.fido
 reveal_type(cfx_jax.explain_one(key, classifier, generator, images[0], 3))  # cfx_jax.fido
-reveal_type(cfx_jax.infill(key, generator, images, images[..., :1]))  # jax.jaxlib._jax.Array
+reveal_type(cfx_jax.infill(key, generator, images, images[..., :1]))  # jax.Array
 drawn = report.figure(e, images, class_names=classifier.class_names)
 reveal_type(drawn)  # matplotlib.figure.Figure
 drawn.savefig("before_and_after.png")
@@ -58,7 +59,7 @@ config = Config(data=DataConfig(source="folder", path="DIR"), explain=ExplainCon
 reveal_type(cfx_jax.run(config, "runs/mine", classifier=own))  # None
 reveal_type(RecordReader("runs/mine").read("label"))  # numpy.ndarray
 run = Explanations("runs/mine")
-reveal_type(run.read_result("ssr", "kept_area")[run.complete])  # numpy.ndarray
+reveal_type(run.read_result("ssr", "kept_area"))  # numpy.ndarray
 reveal_type(run.ids())  # list[str]
 
 # Mistakes.

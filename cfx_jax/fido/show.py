@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from scipy.special import expit
+
+Scalar = float | np.ndarray | jax.Array
 
 _MOST = 10
 _CELLS = 28  # along the longer side of a map
@@ -14,22 +17,22 @@ _NONE = "n/a"
 _HEADS = ("", "saliency", "target", "status", "before", "after", "area kept", "masks that agree")
 
 
-def odds(log_odds: float | np.ndarray) -> str:
+def odds(log_odds: Scalar) -> str:
     """Returns the probability that log-odds stand for, and them: `35.8 % (-0.58)`, or `n/a`."""
     return f"{probability(log_odds)} ({log_odds:+.2f})" if np.isfinite(log_odds) else _NONE
 
 
-def probability(log_odds: float | np.ndarray) -> str:
+def probability(log_odds: Scalar) -> str:
     """Returns the probability that log-odds stand for: `35.8 %`, or `n/a`."""
     return percent(expit(np.float64(log_odds)))
 
 
-def percent(share: float | np.ndarray) -> str:
+def percent(share: Scalar) -> str:
     """Returns a share as `35.8 %`, or `n/a` where it is not finite."""
     return f"{100 * share:.1f} %" if np.isfinite(share) else _NONE
 
 
-def number(value: float | np.ndarray) -> str:
+def number(value: Scalar) -> str:
     """Returns a number with two decimals, or `n/a` where it is not finite."""
     return f"{value:.2f}" if np.isfinite(value) else _NONE
 
