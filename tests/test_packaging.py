@@ -23,6 +23,7 @@ def build(what, source, folder):
     done = subprocess.run(
         [sys.executable, "-c", code, folder], cwd=source, capture_output=True, text=True, check=True
     )
+    assert "would be ignored" not in done.stdout + done.stderr
     return folder / done.stdout.splitlines()[-1]
 
 
