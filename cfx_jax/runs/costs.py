@@ -38,7 +38,7 @@ def _times(run: Explanations, what: str) -> list[str]:
     # Of several processes each has a share of the time by the clock.
     speed = timed / max(float(np.sum(columns["seconds"] / columns["processes"])), 1e-9)
     return [
-        f"{timed:,}{f' of {done:,}' if timed < done else ''} {what}s",
+        f"{timed:,}{f' of {done:,}' if timed < done else ''} {what}{'s' if done > 1 else ''}",
         f"{speed:{',.1f' if speed >= 1 else '.2g'}} {what}s/s",
         f"{np.sum(columns['seconds'] * columns['devices']):,.0f} device-seconds",
     ]

@@ -43,10 +43,10 @@ def test_a_run_tells_what_it_has_cost(make_run, settings, explain, costs, line):
 
 
 def test_what_a_kill_has_left_does_not_count(make_run):
-    run = make_run(units=[0])
-    Costs(Storage(run), 3).write(0, Cost(1.0, 1, 1))
+    run = make_run(units=[2])
+    Costs(Storage(run), 3).write(2, Cost(2.0, 1, 1))
     Costs(Storage(run), 3).write(1, Cost(9.0, 1, 1))
-    assert describe_cost(Explanations(run)) == "2 images, 2.0 images/s, 1 device-seconds"
+    assert describe_cost(Explanations(run)) == "1 image, 0.5 images/s, 2 device-seconds"
 
 
 def test_every_unit_of_a_run_is_timed_and_only_once(tmp_path):
