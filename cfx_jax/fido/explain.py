@@ -13,6 +13,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cfx_jax import classifiers
@@ -229,8 +230,8 @@ def explain_one(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    image: jax.Array,
-    target: jax.Array | int | None = None,
+    image: jax.Array | np.ndarray,
+    target: jax.Array | np.ndarray | int | None = None,
     *,
     objective: str = "ssr",
     mode: str = "region",
@@ -295,8 +296,8 @@ def explain(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None = None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None = None,
     *,
     objective: str = "ssr",
     mode: str = "region",
@@ -355,8 +356,8 @@ def explain_both(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None = None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None = None,
     *,
     mode: str = "region",
     contrast: int | None = None,
@@ -392,15 +393,17 @@ def _explain_objectives(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None,
     mode: str,
     overrides: dict[str, Any],
 ) -> dict[str, Explanation]:
     settings = get_settings(mode, **overrides)
-    for objective in objectives:
-        images = checks.check_problem(classifier, generator, images, objective, settings)
-    asked = prepare(key, classifier, images, targets)
+    checked = [
+        checks.check_problem(classifier, generator, images, objective, settings)
+        for objective in objectives
+    ]
+    asked = prepare(key, classifier, checked[0], targets)
     problems = [jax.vmap(functools.partial(make_problem, objective=o))(*asked) for o in objectives]
     stacked = jax.tree.map(lambda *rows: jnp.concatenate(rows), *problems)
     solved = _solve_batch(stacked, classifier, generator, settings=settings)

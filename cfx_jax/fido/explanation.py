@@ -4,7 +4,7 @@ Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
 
 import enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import flax.struct
 import jax
@@ -87,6 +87,11 @@ class Explanation:
     success_rate: jax.Array
     objective: jax.Array
     trace: jax.Array
+
+    if TYPE_CHECKING:
+        # Flax makes it, and type checkers do not know of it.
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other fields."""
 
     def _repr_html_(self) -> str:
         """A table for notebooks; `cfx_jax.report.figure` draws more."""

@@ -1,10 +1,11 @@
-"""The pictures of a run's examples, and what lies over and beside them: outlines and traces."""
+"""The pictures of a run's examples, and what lies over and beside them: outlines and plots."""
 
 import concurrent.futures
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
@@ -15,6 +16,7 @@ _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4
 _MOST_STEPS = 200  # of a trace that are drawn
 _DIGITS = 5
+_BINS = 10  # of the probabilities of cells
 
 
 class Drawing:
@@ -81,6 +83,7 @@ class Drawing:
         for objective in objectives:
             details[f"{objective}_trace"] = _thin(values[f"{objective}_trace"])
             details[f"{objective}_outline"] = outlines.get(objective, "")
+            details[f"{objective}_cells"] = _count_cells(masks[objective])
         return self._write(index, photo, maps, values), details
 
     def _write(
@@ -115,6 +118,14 @@ class Drawing:
 def round_digits(value: float) -> float | None:
     """Returns a number with five digits for a file of JSON, None where it is not finite."""
     return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def _count_cells(logits: np.ndarray) -> list[int]:
+    """Counts the cells of a mask by their probability of being kept; none where none is learnt."""
+    if np.isnan(logits).any():
+        return []
+    counts, _ = np.histogram(expit(logits.astype(np.float32)), _BINS, (0, 1))
+    return [int(count) for count in counts]
 
 
 def _thin(trace: np.ndarray) -> list[float | None]:

@@ -206,6 +206,10 @@ class Explanations(RecordReader):
         """
         return self.read(f"{objective}_{name}", start, stop)
 
+    def asked(self, name: str) -> Any:
+        """Returns what the config of the run says of its question; None where it says nothing."""
+        return self.manifest.get("config", {}).get("explain", {}).get(name)
+
     def status_name(self, code: int) -> str:
         """Returns the name of a status, also of one that this run does not know."""
         known = 0 <= code < len(self.status_names)

@@ -250,6 +250,12 @@ def test_an_example_shows_its_numbers_pictures_and_traces(tab, galleries):
         assert said in card.inner_text()
         assert card.locator("path.edge").get_attribute("d").startswith("M")
     assert page.locator(".plot .curve").count() == 2
+    cells = column(galleries, "ssr_mask_logits")[12].astype(np.float32)
+    kept, _ = np.histogram(1 / (1 + np.exp(-cells)), 10, (0, 1))
+    said = page.locator(".plot").nth(1).get_attribute("aria-label")
+    shares = ", ".join(f"{25 * count} %" for count in kept)
+    assert said.startswith(f"Cells of the mask: from never kept to always: SSR {shares}; SDR ")
+    assert page.locator(".plot rect").count() == 20
     cells = page.locator("article tbody tr").nth(0).locator("td").all_inner_texts()
     areas = [column(galleries, f"{objective}_kept_area")[12] for objective in ("ssr", "sdr")]
     assert cells == [f"{100 * area:.1f} %".replace("-", MINUS) for area in areas]
