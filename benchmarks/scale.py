@@ -33,7 +33,8 @@ from cfx_jax.fido.explanation import NUM_HARD_MASKS
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.jobs import Images
+from cfx_jax.runs.solver import Solver
 
 IMAGENET = 50_000
 

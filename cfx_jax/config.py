@@ -157,6 +157,7 @@ class ExplainConfig:
         margin: of the logits, beyond which evidence does not count.
         success_target: share of hard masks that have to do what is asked.
         sharpness: of the logits in the end.
+        patience: an image stops once its objective has not fallen over so many steps; 0 = never.
     """
 
     objective: str = "both"
@@ -177,6 +178,7 @@ class ExplainConfig:
     margin: float | None = None
     success_target: float | None = None
     sharpness: float | None = None
+    patience: int | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -71,7 +71,9 @@ class Explanation:
             prediction at the target (SSR) or move it away (SDR).
         objective: float32, `penalty - evidence`, at full penalty and the price of the settings; the
             evidence is `direction * log_odds_infilled`, or capped, see `cfx_jax.fido.objective`.
-        trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty.
+        trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty; 0
+            beyond the steps taken.
+        steps: int32, steps taken: `num_steps`, or fewer with a `patience`.
     """
 
     mask_logits: jax.Array
@@ -87,6 +89,7 @@ class Explanation:
     success_rate: jax.Array
     objective: jax.Array
     trace: jax.Array
+    steps: jax.Array
 
     if TYPE_CHECKING:
         # Flax makes it, and type checkers do not know of it.

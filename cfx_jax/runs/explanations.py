@@ -88,6 +88,10 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
                 for name, what in SCALARS.items()
             ),
         ]
+        if settings.patience:
+            fields.append(
+                Field(f"{objective}_steps", "int32", attributes=_named("optimiser steps taken"))
+            )
         if config.report.save_images:
             fields.append(Field(f"{objective}_infilled", "uint8", *picture))
     return fields
@@ -136,6 +140,8 @@ def make_values(
         )
         for name in SCALARS:
             values[f"{objective}_{name}"][rows] = getattr(result, name)
+        if f"{objective}_steps" in values:
+            values[f"{objective}_steps"][rows] = result.steps
         if f"{objective}_infilled" in values:
             values[f"{objective}_infilled"][rows] = _to_uint8(result.infilled)
     return values

@@ -41,11 +41,12 @@ from cfx_jax.records import (
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
 from cfx_jax.runs.explanations import LATER, make_attributes, make_fields, make_values
+from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import ProgressBar
 from cfx_jax.runs.same_data import check_same_data, name_other_id
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.solver import Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
@@ -68,6 +69,7 @@ _LATER = (
     "margin",
     "success_target",
     "sharpness",
+    "patience",
 )
 
 
