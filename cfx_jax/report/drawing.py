@@ -45,7 +45,7 @@ class Drawing:
         if not count:
             return {}
         run, start = self._run, unit.indices[0]
-        kinds = ("trace", "infilled") if run.has_pictures else ("trace",)
+        kinds = ["trace", *["infilled"] * run.has_pictures, *["steps"] * run.has_steps]
         read = {
             f"{objective}_{kind}": run.read_result(objective, kind, start, start + count)
             for objective in run.objectives
@@ -81,7 +81,8 @@ class Drawing:
         outlines = {objective: pictures.trace_outline(drawn) for objective, drawn in maps.items()}
         details: dict[str, Any] = {}
         for objective in objectives:
-            details[f"{objective}_trace"] = _thin(values[f"{objective}_trace"])
+            trace = values[f"{objective}_trace"]
+            details[f"{objective}_trace"] = _thin(trace[: values.get(f"{objective}_steps")])
             details[f"{objective}_outline"] = outlines.get(objective, "")
             details[f"{objective}_cells"] = _count_cells(masks[objective])
         return self._write(index, photo, maps, values), details

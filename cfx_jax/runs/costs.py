@@ -47,9 +47,16 @@ def _times(run: Explanations, what: str) -> list[str]:
 def _evaluations(run: Explanations) -> int:
     """How often an example is in-filled and classified, see `Settings.num_evaluations`.
 
-    0 where the manifest does not say it.
+    The mean, where images may stop early; 0 where the manifest does not say it.
     """
     settings = run.manifest["settings"]
-    learning = settings.get("num_steps", 0) * settings.get("num_samples", 0)
+    steps, samples = settings.get("num_steps", 0), settings.get("num_samples", 0)
+    if not steps or not samples:
+        return 0
     settling = SETTLING_ROUNDS * SETTLING_MASKS if settings.get("success_target") else 0
-    return len(run.objectives) * (learning + settling) if learning else 0
+    taken = len(run.objectives) * float(steps)
+    if run.has_steps:
+        columns = [run.read_result(objective, "steps") for objective in run.objectives]
+        # Of an image that is not computed, or could not be read, there are none.
+        taken = sum(float(np.mean(column[column > 0])) for column in columns if (column > 0).any())
+    return round(taken * samples) + len(run.objectives) * settling

@@ -156,6 +156,7 @@ class Explanations(RecordReader):
         class_names: by number of a class; none where the classifier has none.
         mask_law: how the masks were drawn.
         has_pictures: whether photographs and in-fills are kept.
+        has_steps: whether images may have taken fewer steps than the settings allow.
 
     Example:
         run = Explanations(workdir)
@@ -176,6 +177,7 @@ class Explanations(RecordReader):
         self.class_names = tuple(self.manifest.get("class_names") or ())
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
+        self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
         if problem := self._problem(names):
             raise RecordsError(
                 f"{workdir} holds records of {', '.join(names[:_MOST_NAMED])}, ..., not of "
@@ -199,7 +201,8 @@ class Explanations(RecordReader):
 
         Args:
             objective: one of `objectives`.
-            name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"` or one of `SCALARS`.
+            name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"`, `"steps"` or one of
+                `SCALARS`.
             start: first example, as in a Python slice.
             stop: one past the last example, as in a Python slice.
 

@@ -31,10 +31,13 @@ from cfx_jax.config import (
 )
 from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.fido.explanation import Status
+from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
 from cfx_jax.records import RecordReader, RecordWriter
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
 from cfx_jax.report import page as report
 from cfx_jax.runs import runner
+from cfx_jax.runs.costs import describe_cost
+from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StoppedError, StopRequest
 from cfx_jax.runs.solver import Solver
 
@@ -211,6 +214,11 @@ def test_with_patience_the_records_say_how_many_steps_each_image_took(run, folde
         readable = found[0].read(f"{objective}_status") != Status.UNREADABLE
         assert 6 <= steps[readable].min() < 40
         np.testing.assert_array_equal((trace[readable] != 0).sum(1), steps[readable])
+    run_of_two = Explanations(tmp_path / "two")
+    taken = [run_of_two.read_result(objective, "steps")[readable] for objective in ("ssr", "sdr")]
+    mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks a step.
+    settling = 2 * SETTLING_ROUNDS * SETTLING_MASKS
+    assert describe_cost(run_of_two).endswith(f"{mean + settling} evaluations an image")
     for field in found[0].fields:
         first, second = (reader.read(field.name) for reader in found)
         np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3, err_msg=field.name)
