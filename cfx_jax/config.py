@@ -14,7 +14,7 @@ from cfx_jax.fido.settings import Settings, get_settings
 OBJECTIVES = (*DIRECTIONS, "both")
 SOURCES = ("bundled", "folder", "npz", "tfds")
 RESIZES = ("crop", "cover", "stretch")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "auto")
 _MAX_SEED = 2**32 - 1
 
 
@@ -231,7 +231,8 @@ class ReportConfig:
 class Config:
     """A whole run. The defaults are the demo: three photographs, both objectives.
 
-    `precision` is that of the networks: `float32`, or `bfloat16` for speed on accelerators.
+    `precision` is that of the networks: `float32`, `bfloat16` for speed on accelerators, or `auto`,
+    which is the latter where there is one and the former on CPU.
     """
 
     seed: int = 0

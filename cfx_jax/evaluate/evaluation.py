@@ -93,6 +93,7 @@ def evaluate(
         StoppedError: the evaluation was asked to stop; what is written is whole.
     """
     config.validate()
+    config = registry.settle_precision(config)
     stop = stop or StopRequest()
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = _open_runs(runs)

@@ -7,6 +7,7 @@ from cfx_jax.registry.models import (
     image_shape,
     load_models,
     name_given,
+    settle_precision,
     weights_digest,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "load_models",
     "name_given",
     "read_class_names",
+    "settle_precision",
     "weights_digest",
 ]

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+import logging
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from cfx_jax.generators import Generator
 from cfx_jax.registry import own
 from cfx_jax.registry.classifiers import load_configured
 from cfx_jax.registry.generators import load_generator
+
+_logger = logging.getLogger(__name__)
+_AnyConfig = TypeVar("_AnyConfig", bound=Config)
 
 
 def load_models(
@@ -44,6 +48,25 @@ def load_models(
     if config.precision == "bfloat16":
         return in_bfloat16(classifier), in_bfloat16(generator)
     return classifier, generator
+
+
+def settle_precision(config: _AnyConfig) -> _AnyConfig:
+    """Returns a config whose precision `auto` has become what suits the backend, and logs which.
+
+    Args:
+        config: of a run or an evaluation. The backend must be up: hosts of a pod have joined.
+
+    Example:
+        >>> from cfx_jax.config import Config
+        >>> settle_precision(Config(precision="float32")).precision
+        'float32'
+    """
+    if config.precision != "auto":
+        return config
+    backend = jax.default_backend()
+    precision = "float32" if backend == "cpu" else "bfloat16"
+    _logger.info("precision: %s, on %s", precision, backend)
+    return dataclasses.replace(config, precision=precision)
 
 
 def name_given(

@@ -126,6 +126,7 @@ def run(
     stop = stop or StopRequest()
     with RunLog() as log:
         config = registry.name_given(config, classifier, generator)
+        config = registry.settle_precision(config)
         data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()

@@ -569,5 +569,8 @@ def test_bfloat16_stays_near_and_is_another_run(run, done, folder, tmp_path):
     for name, tolerance in (("ssr_log_odds_original", 0.2), ("ssr_kept_area", 0.02)):
         found = RecordReader(tmp_path / "run").read(name)
         np.testing.assert_allclose(found, RecordReader(done).read(name), atol=tolerance)
-    with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
-        run(config(folder), tmp_path / "run")
+    for precision in ("float32", "auto"):  # On CPU the same.
+        asked = config(folder)
+        asked.precision = precision
+        with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
+            run(asked, tmp_path / "run")
