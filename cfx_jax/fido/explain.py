@@ -24,6 +24,7 @@ from cfx_jax.fido.explanation import (
     MOST,
     Explanation,
     assign_status,
+    find_top,
     judge,
     saliency,
 )
@@ -197,6 +198,7 @@ def finish(
         bare_key=bare_key,
         at_once=settings.num_samples,
     )
+    top_classes, top_before, top_after = find_top(original, verdict.logits, classifier)
     result = Explanation(
         mask_logits=law.mask_logits(cells),
         keep_prob=law.keep_prob(cells),
@@ -213,6 +215,9 @@ def finish(
         - jnp.mean(evidence(verdict.logits, problem, classifier, settings)),
         trace=state.trace,
         steps=state.step,
+        top_classes=top_classes,
+        top_before=top_before,
+        top_after=top_after,
     )
     return assign_status(
         result,

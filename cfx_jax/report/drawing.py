@@ -10,7 +10,7 @@ from scipy.special import expit
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
 from cfx_jax.report.examples import Unit
-from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs.explanations import TOP, Explanations
 
 _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4
@@ -46,6 +46,7 @@ class Drawing:
             return {}
         run, start = self._run, unit.indices[0]
         kinds = ["trace", *["infilled"] * run.has_pictures, *["steps"] * run.has_steps]
+        kinds += [*TOP] if run.has_top else []
         read = {
             f"{objective}_{kind}": run.read_result(objective, kind, start, start + count)
             for objective in run.objectives
@@ -83,6 +84,9 @@ class Drawing:
         for objective in objectives:
             trace = values[f"{objective}_trace"]
             details[f"{objective}_trace"] = _thin(trace[: values.get(f"{objective}_steps")])
+            details[f"{objective}_top"] = _top(
+                *(values.get(f"{objective}_{name}", np.empty(0)) for name in TOP)
+            )
             details[f"{objective}_outline"] = outlines.get(objective, "")
             details[f"{objective}_cells"] = _count_cells(masks[objective])
         return self._write(index, photo, maps, values), details
@@ -127,6 +131,12 @@ def _count_cells(logits: np.ndarray) -> list[int]:
         return []
     counts, _ = np.histogram(expit(logits.astype(np.float32)), _BINS, (0, 1))
     return [int(count) for count in counts]
+
+
+def _top(classes: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[list[float | None]]:
+    """Lists of each class its number and its probabilities, before and after."""
+    rows = zip(classes.tolist(), before.tolist(), after.tolist(), strict=True)
+    return [[number, *map(round_digits, of)] for number, *of in rows if number >= 0]
 
 
 def _thin(trace: np.ndarray) -> list[float | None]:

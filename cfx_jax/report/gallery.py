@@ -137,6 +137,8 @@ def _write_run(storage: Storage, number: int, run: Explanations, name: str, most
             picture, detail = drawn.get(row, ("", None))
             if detail is not None:
                 details.add(index, {"index": index, **detail})
+                for objective in run.objectives:
+                    named.update(number for number, *_ in detail[f"{objective}_top"])
             rows.add(computed, _row(unit, row) | {"pictured": int(bool(picture))})
             if computed < _LISTED:
                 listed.append(describe(run, unit, row) | {"index": index, "picture": picture})

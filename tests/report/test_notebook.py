@@ -30,6 +30,10 @@ def make(count=None, **changes):
         success_rate=np.float32(0.25),
         objective=np.float32(1),
         trace=np.zeros(3, np.float32),
+        steps=np.int32(3),
+        top_classes=np.arange(5, dtype=np.int32),
+        top_before=np.full(5, 0.2, np.float32),
+        top_after=np.full(5, 0.2, np.float32),
     ).replace(**changes)
     if count is None:
         return one

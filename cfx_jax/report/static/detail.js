@@ -147,9 +147,28 @@ class Detail {
       traces.push([result.label, part[`${result.objective}_trace`][row]]);
       cells.push([result.label, part[`${result.objective}_cells`][row]]);
       this.#addOutline(result, part[`${result.objective}_outline`][row]);
+      this.#addTop(result, part[`${result.objective}_top`][row]);
     }
     this.traces.replaceChildren(...plotTraces(traces), ...plotCells(cells), ...keys(traces));
     this.#apply();
+  }
+
+  /** Bars of the likeliest classes, before and after. */
+  #addTop(result, top) {
+    if (!top.length) return;
+    const { classes } = this.model.runs[result.run];
+    const bar = (kind, share) => {
+      const fill = cfx.make(`div.fill.${kind}`);
+      fill.style.width = `${100 * (share ?? 0)}%`;
+      return cfx.make("div.track", { "aria-hidden": "true" }, fill);
+    };
+    const rows = top.map(([number, before, after]) =>
+      cfx.make("li", {}, cfx.make("bdi", {}, classes[number]),
+        cfx.make("span.number", {}, `${percent(before)} → ${percent(after)}`),
+        cfx.make("div", {}, bar("before", before), bar("after", after))),
+    );
+    const card = this.element.querySelector(`[data-result="${result.key}"]`);
+    card.append(cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
   }
 
   #addOutline(result, path) {
@@ -158,6 +177,11 @@ class Detail {
     layers.append(cfx.svg("svg", { viewBox: `0 0 ${2 * width} ${2 * height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
       cfx.svg("path", { d: path, class: "halo" }), cfx.svg("path", { d: path, class: "edge" })));
   }
+}
+
+/** Text of a probability. */
+function percent(share) {
+  return share === null ? "n/a" : `${(100 * share).toFixed(1)} %`;
 }
 
 /** Lines of the objective at each step. */
