@@ -24,9 +24,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from figures import Found, merge, show
 from timing import median_seconds, seconds_a_row
 
 from cfx_jax.classifiers import Classifier, NormalizedModule
+from cfx_jax.config import DataConfig
+from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.explain import finish, init
 from cfx_jax.fido.objective import make_problem
@@ -37,6 +40,8 @@ from cfx_jax.registry import NETWORKS, load_classifier, load_generator
 from cfx_jax.runs import cluster, parallel
 from cfx_jax.runs.solver import Images, Solver
 from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.crops import Crops
+from cfx_jax.train.photographs import hold
 from cfx_jax.train.step import DEVICE_AXIS, init_state, train_step
 from cfx_jax.weights.architectures import ARCHITECTURES
 
@@ -46,7 +51,6 @@ PRECISIONS: dict[str, Callable[[Any], Any]] = {
     "bfloat16": in_bfloat16,
     "float32": lambda model: model,
 }
-Found = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +232,7 @@ def measure_judge(size: Size, found: Found, weights: str | None) -> Found:
 
 
 def measure_training(size: Size, found: Found, weights: str | None) -> Found:
-    """Steps of a training, masks drawn on the device, no step waited for."""
+    """Steps of a training on the same crops, and on crops cut from photographs on the device."""
     del found, weights
     network, settings = NETWORKS[size.trained], TrainConfig().settings()
     device = jax.local_devices()[:1]
@@ -237,17 +241,25 @@ def measure_training(size: Size, found: Found, weights: str | None) -> Found:
     )
     state = init_state(KEY, network.init(KEY), network.channels, settings)
     state = parallel.replicate(state, device)
-    crops = jnp.asarray(random_bytes(size.crops, size.crop)[None, ..., : network.channels])
     rows = jnp.arange(size.crops, dtype=jnp.int32)[None]
+    crops = hold(Crops(open_source(DataConfig()), size.crop, network.channels, 0), 3, device)
 
-    def train() -> Any:
+    def train(batches: Iterable[jax.Array | np.ndarray]) -> Any:
         nonlocal state
-        for _ in range(size.steps):
-            state, metrics = take_step(state, crops, rows, KEY, None)
+        for pixels in batches:
+            state, metrics = take_step(state, pixels, rows, KEY, None)
         return metrics["loss"]
 
-    seconds = median_seconds(train, size.repeats)
-    return {"training": {"step_images_per_s": size.steps * size.crops / seconds}}
+    def draw() -> Iterator[jax.Array | np.ndarray]:
+        for batch in crops.batches(0, size.steps, size.crops):
+            yield crops.on_devices(batch[None])
+
+    same = list(draw())[:1] * size.steps
+    bare = median_seconds(lambda: train(same), size.repeats)
+    drawn = median_seconds(lambda: train(draw()), size.repeats)
+    images = size.steps * size.crops
+    rates = {"step_images_per_s": images / bare, "with_crops_images_per_s": images / drawn}
+    return {"training": rates}
 
 
 def compare(size: Size, found: Found) -> Found:
@@ -328,30 +340,6 @@ def peak_bytes() -> int | None:
     """Most memory in use so far, of a device that tells."""
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return None if peak is None else int(peak)
-
-
-def merge(found: Found, new: Mapping[str, Any]) -> None:
-    """Adds figures to those of earlier stages."""
-    for name, value in new.items():
-        if isinstance(value, dict) and isinstance(found.get(name), dict):
-            merge(found[name], value)
-        else:
-            found[name] = value
-
-
-def show(found: Mapping[str, Any]) -> None:
-    """Prints a line for each figure."""
-    for name, value in _flat(found):
-        text = f"{value:,.4g}" if isinstance(value, float) else value
-        print(f"{name:48} {text}", flush=True)
-
-
-def _flat(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in found.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield above + name, value
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def test_everything_is_measured(tmp_path):
         expected = figures["learning_rows_per_s"] * seconds
         assert found["share_of_networks"][mode] == pytest.approx(expected)
     assert found["judge"]["images_per_s"] > 0
-    assert found["training"]["step_images_per_s"] > 0
+    assert set(found["training"]) == {"step_images_per_s", "with_crops_images_per_s"}
+    assert min(found["training"].values()) > 0
     if "pytorch" not in found["not_measured"]:
         assert found["pytorch"]["networks"]["resnet18"]["float32"] > 0
     assert "share_of_networks.region" in out
