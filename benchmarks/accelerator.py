@@ -46,6 +46,8 @@ from cfx_jax.train.step import DEVICE_AXIS, init_state, train_step
 from cfx_jax.weights.architectures import ARCHITECTURES
 
 CLASS = 5
+# Before the first use of the device: PyTorch, in a process beside, needs some of its memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
 KEY = jax.random.key(0)
 PRECISIONS: dict[str, Callable[[Any], Any]] = {
     "bfloat16": in_bfloat16,
@@ -156,19 +158,19 @@ def describe(size: str) -> Found:
 def measure_ceilings(size: Size, found: Found, weights: str | None) -> Found:
     """What no network can beat: a matrix product in bfloat16, and a copy in memory."""
     del found, weights
-    side, number = size.matrix, 10
+    side, products, copies = size.matrix, 10, 50
     left, right = (
         jax.random.normal(key, (side, side), jnp.bfloat16) / math.sqrt(side)
         for key in jax.random.split(KEY)
     )
     # In turn on their own results, so that none is left out.
     product = jax.jit(
-        lambda a, b: jax.lax.fori_loop(0, number, lambda _, a: (a @ b).astype(a.dtype), a)
+        lambda a, b: jax.lax.fori_loop(0, products, lambda _, a: (a @ b).astype(a.dtype), a)
     )
-    copy = jax.jit(lambda x: jax.lax.fori_loop(0, number, lambda _, x: x + 1, x))
+    copy = jax.jit(lambda x: jax.lax.fori_loop(0, copies, lambda _, x: x + 1, x))
     numbers = jnp.zeros(size.copied, jnp.float32)
-    flops = number * 2 * side**3 / median_seconds(lambda: product(left, right), size.repeats)
-    moved = number * 2 * numbers.nbytes / median_seconds(lambda: copy(numbers), size.repeats)
+    flops = products * 2 * side**3 / median_seconds(lambda: product(left, right), size.repeats)
+    moved = copies * 2 * numbers.nbytes / median_seconds(lambda: copy(numbers), size.repeats)
     return {"ceilings": {"matmul_flop_per_s": flops, "copy_bytes_per_s": moved}}
 
 
