@@ -38,7 +38,8 @@ from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import NETWORKS, load_classifier, load_generator
 from cfx_jax.runs import cluster, parallel
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.jobs import Images
+from cfx_jax.runs.solver import Solver
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.train.photographs import hold
