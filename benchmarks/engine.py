@@ -34,7 +34,8 @@ from cfx_jax.fido.objective import DIRECTIONS, make_problem
 from cfx_jax.fido.settings import MODES, Settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.jobs import Images
+from cfx_jax.runs.solver import Solver
 
 SIZE = (224, 224)
 BATCH = 8

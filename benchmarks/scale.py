@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import pathlib
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
+from timing import seconds_a_row
 
 from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
@@ -33,7 +33,8 @@ from cfx_jax.fido.explanation import NUM_HARD_MASKS
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.jobs import Images
+from cfx_jax.runs.solver import Solver
 
 IMAGENET = 50_000
 
@@ -80,8 +81,8 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
         return generator.apply(generator.params, images, mask, jax.random.key(0))
 
     masked = np.repeat(images, settings.num_samples, axis=0)
-    a_step = {f.__name__: _seconds_a_row(f, masked) for f in (gradient, fill)}
-    a_mask = {f.__name__: _seconds_a_row(f, images) for f in (forward, fill)}
+    a_step = {f.__name__: seconds_a_row(f, masked) for f in (gradient, fill)}
+    a_mask = {f.__name__: seconds_a_row(f, images) for f in (forward, fill)}
     for batch, times in ((masked, a_step), (images, a_mask)):
         listed = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in times.items())
         yield f"in batches of {len(batch)}: {listed} a row"
@@ -162,26 +163,6 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 def _photographs(folder: str, size: tuple[int, int], number: int) -> np.ndarray:
     source = open_source(DataConfig(source="folder", path=folder))
     return np.stack([source.pixels(index, (*size, 3), "crop") for index in range(number)])
-
-
-def _seconds_a_row(function: Callable[[jax.Array], jax.Array], rows: np.ndarray) -> float:
-    """Times a network over and over on its own result, as a run does, so that none is left out."""
-    number = 5
-
-    @jax.jit
-    def repeat(rows: jax.Array) -> jax.Array:
-        def step(rows: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return jnp.clip(rows + 1e-6 * function(rows), 0.0, 1.0), None
-
-        return jax.lax.scan(step, rows, None, length=number)[0]
-
-    jax.block_until_ready(repeat(rows))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(repeat(rows))
-        times.append((time.perf_counter() - start) / number / len(rows))
-    return statistics.median(times)
 
 
 def _seconds_an_explanation(solver: Solver, pixels: np.ndarray) -> float:

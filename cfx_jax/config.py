@@ -14,7 +14,7 @@ from cfx_jax.fido.settings import Settings, get_settings
 OBJECTIVES = (*DIRECTIONS, "both")
 SOURCES = ("bundled", "folder", "npz", "tfds")
 RESIZES = ("crop", "cover", "stretch")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "auto")
 _MAX_SEED = 2**32 - 1
 
 
@@ -163,6 +163,7 @@ class ExplainConfig:
         margin: of the logits, beyond which evidence does not count.
         success_target: share of hard masks that have to do what is asked.
         sharpness: of the logits in the end.
+        patience: an image stops once its objective has not fallen over so many steps; 0 = never.
     """
 
     objective: str = "both"
@@ -183,6 +184,7 @@ class ExplainConfig:
     margin: float | None = None
     success_target: float | None = None
     sharpness: float | None = None
+    patience: int | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -237,7 +239,8 @@ class Config:
 
     Attributes:
         seed: of all random numbers; with the id of an image it decides those of the image.
-        precision: of the networks, `float32`, or `bfloat16` for speed on accelerators.
+        precision: of the networks, `float32`, `bfloat16` for speed on accelerators, or `auto`,
+            which is the latter where there is one and the former on CPU.
         data: where the images come from.
         classifier: to explain.
         generator: that fills holes.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax.baselines.controls import centre, random, uniform
 from cfx_jax.baselines.gradients import (
@@ -70,8 +71,8 @@ def attribute(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None = None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Explains a batch of images by another method.
 

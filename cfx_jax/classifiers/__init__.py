@@ -17,6 +17,7 @@ from cfx_jax.classifiers.logits import (
     log_odds,
     margin,
     predict,
+    probabilities,
     resolve,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "log_odds",
     "margin",
     "predict",
+    "probabilities",
     "resolve",
 ]

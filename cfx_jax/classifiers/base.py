@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import flax.linen as nn
 import flax.struct
@@ -81,6 +81,11 @@ class Classifier:
     score: Score | None = flax.struct.field(pytree_node=False, default=None)
     host_weights: str = flax.struct.field(pytree_node=False, default="")
     origin: str = flax.struct.field(pytree_node=False, default="")
+
+    if TYPE_CHECKING:
+        # Flax makes it, and type checkers do not know of it.
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other fields."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a field that has none of its known values."""

@@ -82,6 +82,23 @@ def resolve(logits: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.where(target < 0, order[jnp.maximum(0, -1 - target)], target)
 
 
+def probabilities(logits: jax.Array, meaning: str) -> jax.Array:
+    """Computes the probability of every class; one logit tells two of them.
+
+    Args:
+        logits: float32 `[..., K]`.
+        meaning: of them, one of `MEANINGS`.
+
+    Returns:
+        float32 `[..., K]`, or `[..., 2]` of one logit.
+    """
+    if meaning == "softmax":
+        return jax.nn.softmax(logits)
+    if logits.shape[-1] == 1:
+        logits = jnp.concatenate([-logits, logits], axis=-1)
+    return jax.nn.sigmoid(logits)
+
+
 def predict(logits: jax.Array) -> jax.Array:
     """Names the class of the largest logit; of one logit, class 1 where it is above 0.
 

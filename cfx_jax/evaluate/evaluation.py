@@ -49,10 +49,10 @@ from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids, field
 from cfx_jax.report import page
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import Bar
 from cfx_jax.runs.same_data import check_same_data, name_other_id
-from cfx_jax.runs.solver import Images
 from cfx_jax.weights.architectures import ARCHITECTURES
 
 _logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def evaluate(
         StoppedError: the evaluation was asked to stop; what is written is whole.
     """
     config.validate()
+    config = registry.settle_precision(config)
     stop = stop or StopRequest()
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = _open_runs(runs)

@@ -26,7 +26,7 @@ from cfx_jax.fido.masks import Relaxation
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field
 from cfx_jax.runs.explanations import Explanations
-from cfx_jax.runs.solver import Images
+from cfx_jax.runs.jobs import Images
 
 SANITY_CHECKS = ("weights_agreement", "class_agreement")
 """Rank agreement of a map with that of shuffled weights, and of another class."""

@@ -19,7 +19,7 @@ from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
 from cfx_jax.metrics.sanity import draw_other_class, shuffle_weights
 from cfx_jax.runs import cluster, parallel
-from cfx_jax.runs.solver import Images
+from cfx_jax.runs.jobs import Images
 
 
 class Prediction(NamedTuple):

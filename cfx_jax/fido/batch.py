@@ -31,7 +31,10 @@ def ask(classifier: Classifier, contrast: int | None, score: Score | None) -> Cl
 
 
 def prepare(
-    key: jax.Array, classifier: Classifier, images: jax.Array, targets: jax.Array | None
+    key: jax.Array,
+    classifier: Classifier,
+    images: jax.Array,
+    targets: jax.Array | np.ndarray | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Checks the values of a batch, and gives each image its key and its target.
 
@@ -56,7 +59,7 @@ def prepare(
     return keys, images, jnp.asarray(targets)
 
 
-def _check_question(classifier: Classifier, targets: jax.Array) -> None:
+def _check_question(classifier: Classifier, targets: jax.Array | np.ndarray) -> None:
     """Refuses to ask why a class rather than itself; silent inside a trace."""
     contrast = classifier.contrast
     if contrast is None or isinstance(contrast, jax.core.Tracer):

@@ -17,7 +17,7 @@ from cfx_jax.generators.checks import check_images, check_infills, check_pixels
 def check_problem(
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
+    images: jax.Array | np.ndarray,
     objective: str,
     settings: Settings,
 ) -> jax.Array:

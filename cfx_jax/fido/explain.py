@@ -13,6 +13,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cfx_jax import classifiers
@@ -23,6 +24,7 @@ from cfx_jax.fido.explanation import (
     MOST,
     Explanation,
     assign_status,
+    find_top,
     judge,
     saliency,
 )
@@ -42,6 +44,8 @@ from cfx_jax.generators import Generator
 # Of the change of the logarithm of the price in a step, and how far it may go from the start.
 _PRICE_RATE = 0.75
 _PRICES = (0.05, 10.0)
+# Of the objective over `patience` steps, as a share of it.
+_LEAST_FALL = 0.01
 
 
 @flax.struct.dataclass
@@ -93,10 +97,11 @@ def advance(
         classifier: the model to explain.
         generator: fills the holes.
         settings: the same in every call for one image.
-        num_steps: steps to take now; the calls add up to `settings.num_steps`.
+        num_steps: steps to take now, unless the image is done before.
 
     Returns:
-        The state after them. A step whose gradient is not finite changes nothing but the trace.
+        The state after them. A step whose gradient is not finite changes nothing but the trace, and
+        of an image that is done (`is_done`) a step changes nothing at all.
     """
     optimizer = make_optimizer(settings)
 
@@ -107,18 +112,48 @@ def advance(
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.cells)
         cells = settings.mask_law.confine(optax.apply_updates(state.cells, updates))
-        finite = jnp.all(jnp.isfinite(gradient))
+        finite, goes_on = jnp.all(jnp.isfinite(gradient)), ~is_done(state, settings)
+        moves = finite & goes_on
         # Not a gradient of zeros: the momentum of Adam would move the cells all the same.
         cells, optimizer_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
+            lambda new, old: jnp.where(moves, new, old),
             (cells, optimizer_state),
             (state.cells, state.optimizer),
         )
-        trace = state.trace.at[state.step].set(jnp.where(finite, value.objective, jnp.nan))
-        price = jnp.where(finite, adapt_price(state.price, value.success, settings), state.price)
-        return State(cells, optimizer_state, price, state.step + 1, trace), None
+        # Beyond the end, where nothing is written, for an image that is done.
+        place = jnp.where(goes_on, state.step, settings.num_steps)
+        trace = state.trace.at[place].set(jnp.where(finite, value.objective, jnp.nan))
+        price = jnp.where(moves, adapt_price(state.price, value.success, settings), state.price)
+        return State(cells, optimizer_state, price, state.step + goes_on, trace), None
 
     return jax.lax.scan(step, state, None, length=num_steps)[0]
+
+
+def is_done(state: State, settings: Settings) -> jax.Array:
+    """Tells whether an image takes no more steps.
+
+    That is after `num_steps`, and with a `patience` of p once the mean objective of the last p
+    steps is not below that of the p before them by a hundredth of its size. It is seen in the trace
+    of the image alone, so no other image has a say.
+
+    Args:
+        state: of one image.
+        settings: of its optimisation.
+
+    Returns:
+        bool scalar.
+    """
+    done = state.step >= settings.num_steps
+    if not (window := settings.patience):
+        return done
+    start = jnp.maximum(state.step - 2 * window, 0)
+    before, after = (
+        jnp.mean(jax.lax.dynamic_slice(state.trace, (start + shift,), (window,)))
+        for shift in (0, window)
+    )
+    # Where a step was not finite, neither is the mean, and nothing is to be hoped for.
+    falls = before - after > _LEAST_FALL * jnp.abs(before)
+    return done | ((state.step >= settings.warmup_steps + 2 * window) & ~falls)
 
 
 def finish(
@@ -163,6 +198,7 @@ def finish(
         bare_key=bare_key,
         at_once=settings.num_samples,
     )
+    top_classes, top_before, top_after = find_top(original, verdict.logits, classifier)
     result = Explanation(
         mask_logits=law.mask_logits(cells),
         keep_prob=law.keep_prob(cells),
@@ -178,6 +214,10 @@ def finish(
         objective=penalty(pixels, problem.direction, settings)
         - jnp.mean(evidence(verdict.logits, problem, classifier, settings)),
         trace=state.trace,
+        steps=state.step,
+        top_classes=top_classes,
+        top_before=top_before,
+        top_after=top_after,
     )
     return assign_status(
         result,
@@ -214,14 +254,21 @@ def solve(
     problem: Problem, classifier: Classifier, generator: Generator, *, settings: Settings
 ) -> Explanation:
     """Runs one problem from its first step to its `Explanation`."""
-    state = advance(
-        init(settings),
-        problem,
-        classifier,
-        generator,
+    take = functools.partial(
+        advance,
+        problem=problem,
+        classifier=classifier,
+        generator=generator,
         settings=settings,
-        num_steps=settings.num_steps,
     )
+    if settings.patience:
+        state = jax.lax.while_loop(
+            lambda state: ~is_done(state, settings),
+            functools.partial(take, num_steps=1),
+            init(settings),
+        )
+    else:
+        state = take(init(settings), num_steps=settings.num_steps)
     return finish(state, problem, classifier, generator, settings=settings)
 
 
@@ -229,8 +276,8 @@ def explain_one(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    image: jax.Array,
-    target: jax.Array | int | None = None,
+    image: jax.Array | np.ndarray,
+    target: jax.Array | np.ndarray | int | None = None,
     *,
     objective: str = "ssr",
     mode: str = "region",
@@ -295,8 +342,8 @@ def explain(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None = None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None = None,
     *,
     objective: str = "ssr",
     mode: str = "region",
@@ -355,8 +402,8 @@ def explain_both(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None = None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None = None,
     *,
     mode: str = "region",
     contrast: int | None = None,
@@ -392,15 +439,17 @@ def _explain_objectives(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
-    images: jax.Array,
-    targets: jax.Array | None,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray | None,
     mode: str,
     overrides: dict[str, Any],
 ) -> dict[str, Explanation]:
     settings = get_settings(mode, **overrides)
-    for objective in objectives:
-        images = checks.check_problem(classifier, generator, images, objective, settings)
-    asked = prepare(key, classifier, images, targets)
+    checked = [
+        checks.check_problem(classifier, generator, images, objective, settings)
+        for objective in objectives
+    ]
+    asked = prepare(key, classifier, checked[0], targets)
     problems = [jax.vmap(functools.partial(make_problem, objective=o))(*asked) for o in objectives]
     stacked = jax.tree.map(lambda *rows: jnp.concatenate(rows), *problems)
     solved = _solve_batch(stacked, classifier, generator, settings=settings)

@@ -4,14 +4,14 @@ Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
 
 import enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, probabilities
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled, succeeds
 from cfx_jax.fido.show import to_html
@@ -19,6 +19,8 @@ from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
 """Hard masks drawn by `finish` to judge the learnt distribution."""
+NUM_TOP = 5
+"""Classes whose probabilities an explanation tells."""
 NUM_BARE = 4
 """In-fills of the whole image by which `judge` sees whether the in-fill decides by itself."""
 MOST = 0.5
@@ -71,7 +73,13 @@ class Explanation:
             prediction at the target (SSR) or move it away (SDR).
         objective: float32, `penalty - evidence`, at full penalty and the price of the settings; the
             evidence is `direction * log_odds_infilled`, or capped, see `cfx_jax.fido.objective`.
-        trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty.
+        trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty; 0
+            beyond the steps taken.
+        steps: int32, steps taken: `num_steps`, or fewer with a `patience`.
+        top_classes: int32 `[5]`, the classes that are likeliest on the original image or on the
+            in-filled ones, likeliest first; -1 where there are fewer.
+        top_before: float32 `[5]`, their probabilities on the original image.
+        top_after: float32 `[5]`, their mean probabilities on the in-filled ones.
     """
 
     mask_logits: jax.Array
@@ -87,6 +95,15 @@ class Explanation:
     success_rate: jax.Array
     objective: jax.Array
     trace: jax.Array
+    steps: jax.Array
+    top_classes: jax.Array
+    top_before: jax.Array
+    top_after: jax.Array
+
+    if TYPE_CHECKING:
+        # Flax makes it, and type checkers do not know of it.
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other fields."""
 
     def _repr_html_(self) -> str:
         """A table for notebooks; `cfx_jax.report.figure` draws more."""
@@ -207,6 +224,28 @@ def saliency(
     """
     keep = law.show(cells, size)
     return jnp.where(direction == SSR, keep, 1.0 - keep)
+
+
+def find_top(
+    original: jax.Array, infilled: jax.Array, classifier: Classifier
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Finds the classes that are likeliest before or after, with their probabilities.
+
+    Args:
+        original: float32 `[K]`, logits of the image.
+        infilled: float32 `[S, K]`, logits of the in-filled images.
+        classifier: says what logits mean.
+
+    Returns:
+        `top_classes`, `top_before`, `top_after` of an `Explanation`.
+    """
+    before = probabilities(original, classifier.logits)
+    after = jnp.mean(probabilities(infilled, classifier.logits), axis=0)
+    count = min(NUM_TOP, len(before))
+    _, found = jax.lax.top_k(jnp.maximum(before, after), count)
+    lacking = (0, NUM_TOP - count)
+    classes = jnp.pad(found.astype(jnp.int32), lacking, constant_values=-1)
+    return classes, jnp.pad(before[found], lacking), jnp.pad(after[found], lacking)
 
 
 def assign_status(

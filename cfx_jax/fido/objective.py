@@ -66,7 +66,7 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    key: jax.Array, image: jax.Array, target: jax.Array | int, objective: str
+    key: jax.Array, image: jax.Array, target: jax.Array | int, objective: str | jax.Array
 ) -> Problem:
     """Packs what is asked of one image; the objective is folded into the key of the example.
 
@@ -74,16 +74,16 @@ def make_problem(
         key: random key of this example.
         image: float32 `[H, W, C]` in [0, 1].
         target: class to explain.
-        objective: `"ssr"` or `"sdr"`.
+        objective: `"ssr"` or `"sdr"`, or int32, its place in `DIRECTIONS`.
 
     Returns:
         A `Problem`.
     """
-    index = list(DIRECTIONS).index(objective)
+    index = list(DIRECTIONS).index(objective) if isinstance(objective, str) else objective
     return Problem(
         image=image,
         target=jnp.asarray(target, jnp.int32),
-        direction=jnp.asarray(DIRECTIONS[objective], jnp.float32),
+        direction=jnp.asarray([*DIRECTIONS.values()], jnp.float32)[index],
         key=jax.random.fold_in(key, index),
     )
 

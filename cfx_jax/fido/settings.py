@@ -46,6 +46,9 @@ class Settings:
             price of one image, and the map ends at the smallest level that does it, see
             `adapt_price` and `settle`; 0 = one price, and what comes out, as published.
         sharpness: the logits are multiplied by it in the end, where there is a `success_target`.
+        patience: an image takes no more steps once the mean objective of so many of them is not
+            below that of as many before, see `cfx_jax.fido.explain.is_done`; 0 = all images take
+            `num_steps`, as published.
     """
 
     num_steps: int
@@ -65,12 +68,20 @@ class Settings:
     margin: float = 0.0
     success_target: float = 0.0
     sharpness: float = 1.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_samples", "warmup_steps", "mask_size", "block_size"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if type(self.patience) is not int or self.patience < 0:
+            raise ValueError(f"patience is {self.patience!r}; expected a whole number, 0 or more")
+        if 2 * self.patience > self.num_steps:
+            raise ValueError(
+                f"patience is {self.patience}, and twice as many steps are compared; there are "
+                f"{self.num_steps}: take a patience of at most {self.num_steps // 2}, or 0"
+            )
         for name in ("learning_rate", "temperature", "sharpness"):
             value = getattr(self, name)
             if not _is_finite(value) or value <= 0:
@@ -134,7 +145,7 @@ class Settings:
 
     @property
     def num_evaluations(self) -> int:
-        """Times that an image is in-filled and classified before the mask is judged."""
+        """Times, at most, that an image is in-filled and classified before the mask is judged."""
         settling = SETTLING_ROUNDS * SETTLING_MASKS if self.success_target else 0
         return self.num_steps * self.num_samples + settling
 

@@ -1,15 +1,40 @@
-"""How explanations look in a notebook before anything is drawn of them: a table as HTML."""
+"""How explanations are told: their numbers as texts, and for notebooks a table as HTML."""
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
+from scipy.special import expit
+
+Scalar = float | np.ndarray | jax.Array
 
 _MOST = 10
 _CELLS = 28  # along the longer side of a map
 _SIDE = 84  # pixels of a map
 # Of the perceptual colour map inferno, at 0, 1/4, ..., 1.
 _COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
+_NONE = "n/a"
 _HEADS = ("", "saliency", "target", "status", "before", "after", "area kept", "masks that agree")
+
+
+def odds(log_odds: Scalar) -> str:
+    """Returns the probability that log-odds stand for, and them: `35.8 % (-0.58)`, or `n/a`."""
+    return f"{probability(log_odds)} ({log_odds:+.2f})" if np.isfinite(log_odds) else _NONE
+
+
+def probability(log_odds: Scalar) -> str:
+    """Returns the probability that log-odds stand for: `35.8 %`, or `n/a`."""
+    return percent(expit(np.float64(log_odds)))
+
+
+def percent(share: Scalar) -> str:
+    """Returns a share as `35.8 %`, or `n/a` where it is not finite."""
+    return f"{100 * share:.1f} %" if np.isfinite(share) else _NONE
+
+
+def number(value: Scalar) -> str:
+    """Returns a number with two decimals, or `n/a` where it is not finite."""
+    return f"{value:.2f}" if np.isfinite(value) else _NONE
 
 
 def to_html(
@@ -41,10 +66,10 @@ def to_html(
             _map(saliency[n]),
             str(int(target[n])),
             status[n].replace("_", " "),
-            _odds(before[n]),
-            _odds(after[n]),
-            f"{kept_area[n]:.1%}",
-            f"{success_rate[n]:.0%}",
+            odds(before[n]),
+            odds(after[n]),
+            percent(kept_area[n]),
+            percent(success_rate[n]),
         )
         for n in range(min(len(target), _MOST))
     ]
@@ -75,9 +100,3 @@ def _map(saliency: np.ndarray) -> str:
     size = f'width="{_SIDE}" height="{round(_SIDE * height / width)}"'
     label = 'role="img" aria-label="saliency map" shape-rendering="crispEdges"'
     return f'<svg {size} viewBox="0 0 {width} {height}" {label}>{squares}</svg>'
-
-
-def _odds(log_odds: float) -> str:
-    if not np.isfinite(log_odds):
-        return "n/a"
-    return f"{1 / (1 + np.exp(-float(log_odds))):.1%} ({log_odds:+.2f})"

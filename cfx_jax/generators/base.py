@@ -1,7 +1,7 @@
 """The `Generator` value: what the engine needs to know about the model that fills holes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.struct
 import jax
@@ -34,3 +34,8 @@ class Generator:
     )
     name: str = flax.struct.field(pytree_node=False, default="custom")
     origin: str = flax.struct.field(pytree_node=False, default="")
+
+    if TYPE_CHECKING:
+        # Flax makes it, and type checkers do not know of it.
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other fields."""

@@ -3,12 +3,15 @@
 It knows fields and units, and nothing of what they mean; see `store`.
 """
 
+from cfx_jax.records.costs import Cost, Costs
 from cfx_jax.records.layout import Field, decode_ids, encode_ids
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
 from cfx_jax.records.storage import Storage
 from cfx_jax.records.store import RecordReader, RecordWriter, fields_as_begun
 
 __all__ = [
+    "Cost",
+    "Costs",
     "Field",
     "ManifestMismatchError",
     "RecordReader",

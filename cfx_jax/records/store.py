@@ -4,6 +4,7 @@ A run's folder (`workdir`, on a local disk or `gs://bucket/path`) holds
 
     manifest.json   what was run, as handed to the writer, plus "records": the layout of the store
     records.zarr/   Zarr v3 group, flat: one array a field, `[num_examples, *field.shape]`
+    costs.zarr/     how long units took, which is no part of the results; see `costs`
 
 and needs nothing of this package to be read: `zarr.open_group` and `xarray.open_zarr` open it, with
 ids as the coordinate `example`.

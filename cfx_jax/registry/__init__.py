@@ -2,7 +2,14 @@
 
 from cfx_jax.registry.classifiers import load_classifier, read_class_names
 from cfx_jax.registry.generators import NETWORKS, Network, load_generator
-from cfx_jax.registry.models import identity, image_shape, load_models, weights_digest
+from cfx_jax.registry.models import (
+    identity,
+    image_shape,
+    load_models,
+    name_given,
+    settle_precision,
+    weights_digest,
+)
 
 __all__ = [
     "NETWORKS",
@@ -12,6 +19,8 @@ __all__ = [
     "load_classifier",
     "load_generator",
     "load_models",
+    "name_given",
     "read_class_names",
+    "settle_precision",
     "weights_digest",
 ]

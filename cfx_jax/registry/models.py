@@ -1,14 +1,16 @@
 """The models of a run: loaded as a config asks, checked to fit together, and known by digests."""
 
+import dataclasses
 import hashlib
-from typing import Any
+import logging
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import Config, ConfigError
+from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
 from cfx_jax.fido.batch import ask
 from cfx_jax.fido.checks import check_contrast, check_problem
 from cfx_jax.fido.precision import in_bfloat16
@@ -17,6 +19,9 @@ from cfx_jax.generators import Generator
 from cfx_jax.registry import own
 from cfx_jax.registry.classifiers import load_configured
 from cfx_jax.registry.generators import load_generator
+
+_logger = logging.getLogger(__name__)
+_AnyConfig = TypeVar("_AnyConfig", bound=Config)
 
 
 def load_models(
@@ -43,6 +48,52 @@ def load_models(
     if config.precision == "bfloat16":
         return in_bfloat16(classifier), in_bfloat16(generator)
     return classifier, generator
+
+
+def settle_precision(config: _AnyConfig) -> _AnyConfig:
+    """Returns a config whose precision `auto` has become what suits the backend, and logs which.
+
+    Args:
+        config: of a run or an evaluation. The backend must be up: hosts of a pod have joined.
+
+    Example:
+        >>> from cfx_jax.config import Config
+        >>> settle_precision(Config(precision="float32")).precision
+        'float32'
+    """
+    if config.precision != "auto":
+        return config
+    backend = jax.default_backend()
+    precision = "float32" if backend == "cpu" else "bfloat16"
+    _logger.info("precision: %s, on %s", precision, backend)
+    return dataclasses.replace(config, precision=precision)
+
+
+def name_given(
+    config: Config, classifier: Classifier | None, generator: Generator | None
+) -> Config:
+    """Returns a config that says of models that are given their names, and no more.
+
+    Args:
+        config: of a run.
+        classifier: in place of the one the config names; None leaves it to the config.
+        generator: in place of the one the config names; None leaves it to the config.
+
+    Raises:
+        ConfigError: what is given is no model, or the config says something of its own classifier.
+    """
+    for given, expected in ((classifier, Classifier), (generator, Generator)):
+        if given is not None and not isinstance(given, expected):
+            raise ConfigError(
+                f"{expected.__name__.lower()} is a {type(given).__name__}; expected a "
+                f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or give a name in the config"
+            )
+    if classifier is not None:
+        _refuse_said_twice(config.classifier)
+        config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
+    if generator is not None:
+        config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
+    return config
 
 
 def image_shape(
@@ -112,3 +163,14 @@ def weights_digest(params: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _refuse_said_twice(section: ClassifierConfig) -> None:
+    """What a section says of its own classifier would be lost on one that is given."""
+    usual = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
+    said = [name for name, value in dataclasses.asdict(section).items() if value != usual[name]]
+    if said:
+        raise ConfigError(
+            f"classifier.{said[0]} is for the classifier that the config names, and another "
+            "is given; change that one, as in classifier.replace(image_size=(224, 224))"
+        )

@@ -1,20 +1,22 @@
-"""The pictures of a run's examples, and what lies over and beside them: outlines and traces."""
+"""The pictures of a run's examples, and what lies over and beside them: outlines and plots."""
 
 import concurrent.futures
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
 from cfx_jax.report.examples import Unit
-from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs.explanations import TOP, Explanations
 
 _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4
 _MOST_STEPS = 200  # of a trace that are drawn
 _DIGITS = 5
+_BINS = 10  # of the probabilities of cells
 
 
 class Drawing:
@@ -43,7 +45,8 @@ class Drawing:
         if not count:
             return {}
         run, start = self._run, unit.indices[0]
-        kinds = ("trace", "infilled") if run.has_pictures else ("trace",)
+        kinds = ["trace", *["infilled"] * run.has_pictures, *["steps"] * run.has_steps]
+        kinds += [*TOP] if run.has_top else []
         read = {
             f"{objective}_{kind}": run.read_result(objective, kind, start, start + count)
             for objective in run.objectives
@@ -79,8 +82,13 @@ class Drawing:
         outlines = {objective: pictures.trace_outline(drawn) for objective, drawn in maps.items()}
         details: dict[str, Any] = {}
         for objective in objectives:
-            details[f"{objective}_trace"] = _thin(values[f"{objective}_trace"])
+            trace = values[f"{objective}_trace"]
+            details[f"{objective}_trace"] = _thin(trace[: values.get(f"{objective}_steps")])
+            details[f"{objective}_top"] = _top(
+                *(values.get(f"{objective}_{name}", np.empty(0)) for name in TOP)
+            )
             details[f"{objective}_outline"] = outlines.get(objective, "")
+            details[f"{objective}_cells"] = _count_cells(masks[objective])
         return self._write(index, photo, maps, values), details
 
     def _write(
@@ -115,6 +123,20 @@ class Drawing:
 def round_digits(value: float) -> float | None:
     """Returns a number with five digits for a file of JSON, None where it is not finite."""
     return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def _count_cells(logits: np.ndarray) -> list[int]:
+    """Counts the cells of a mask by their probability of being kept; none where none is learnt."""
+    if np.isnan(logits).any():
+        return []
+    counts, _ = np.histogram(expit(logits.astype(np.float32)), _BINS, (0, 1))
+    return [int(count) for count in counts]
+
+
+def _top(classes: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[list[float | None]]:
+    """Lists of each class its number and its probabilities, before and after."""
+    rows = zip(classes.tolist(), before.tolist(), after.tolist(), strict=True)
+    return [[number, *map(round_digits, of)] for number, *of in rows if number >= 0]
 
 
 def _thin(trace: np.ndarray) -> list[float | None]:

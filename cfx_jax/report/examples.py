@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from cfx_jax.fido import show
 from cfx_jax.metrics.masks import posterior_entropy
 from cfx_jax.runs.explanations import CLASSES, SCALARS, Explanations
 
@@ -22,8 +23,6 @@ MEANINGS = {
 }
 NUMBERS = (*SCALARS, "entropy")
 """Numbers of a result; the entropy is that of the cells of its mask, in bits a cell."""
-
-_NONE = "n/a"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +84,12 @@ def describe_result(run: Explanations, values: Mapping[str, Any]) -> dict[str, s
     """Returns the numbers of a result as texts."""
     return {
         "status": run.status_name(values["status"]),
-        "before": _odds(values["log_odds_original"]),
-        "after": _odds(values["log_odds_infilled"]),
-        "kept_area": _percent(values["kept_area"]),
-        "success_rate": _percent(values["success_rate"]),
-        "objective": _number(values["objective"]),
-        "entropy": _number(values["entropy"]),
+        "before": show.odds(values["log_odds_original"]),
+        "after": show.odds(values["log_odds_infilled"]),
+        "kept_area": show.percent(values["kept_area"]),
+        "success_rate": show.percent(values["success_rate"]),
+        "objective": show.number(values["objective"]),
+        "entropy": show.number(values["entropy"]),
     }
 
 
@@ -102,26 +101,7 @@ def class_name(run: Explanations, number: int) -> str:
     return f"{run.class_names[number]} ({number})" if known else f"class {number}"
 
 
-def asked(run: Explanations, name: str) -> Any:
-    """Returns what the config of a run says of its question; None where it says nothing."""
-    return run.manifest.get("config", {}).get("explain", {}).get(name)
-
-
 def rather(run: Explanations) -> str:
     """Returns ` rather than CLASS` where the question of a run has a contrast."""
-    contrast = asked(run, "contrast")
+    contrast = run.asked("contrast")
     return "" if contrast is None else f" rather than {class_name(run, contrast)}"
-
-
-def _odds(log_odds: float) -> str:
-    if not np.isfinite(log_odds):
-        return _NONE
-    return f"{_percent(expit(log_odds))} ({_number(log_odds, signed=True)})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if np.isfinite(share) else _NONE
-
-
-def _number(value: float, signed: bool = False) -> str:
-    return f"{value:{'+' if signed else ''}.2f}" if np.isfinite(value) else _NONE

@@ -3,7 +3,7 @@
     index.html              the page, with the first 100 examples for who has no JavaScript
     *.js, gallery.css       what lets people browse; nothing is loaded from elsewhere
     data/R/rows-B.js        numbers of run R, thousands of examples a file
-    data/R/details-B.js     outlines and traces, 64 examples a file, loaded when one is looked at
+    data/R/details-B.js     outlines and plots, 64 examples a file, loaded when one is looked at
     images/R/T/I.webp       the pictures of example I side by side, loaded when they are in view
 
 Browsers read no files for a page that is a file itself, but run scripts: data are calls of a
@@ -34,6 +34,7 @@ from cfx_jax.report.examples import (
     rather,
     read_units,
 )
+from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import CLASSES, Explanations
 
 _PAGE = "index.html"
@@ -136,6 +137,8 @@ def _write_run(storage: Storage, number: int, run: Explanations, name: str, most
             picture, detail = drawn.get(row, ("", None))
             if detail is not None:
                 details.add(index, {"index": index, **detail})
+                for objective in run.objectives:
+                    named.update(number for number, *_ in detail[f"{objective}_top"])
             rows.add(computed, _row(unit, row) | {"pictured": int(bool(picture))})
             if computed < _LISTED:
                 listed.append(describe(run, unit, row) | {"index": index, "picture": picture})
@@ -233,11 +236,8 @@ def _facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
         if value is not None:
             facts.append((label, value))
     facts.append(("Computed", f"{computed:,} of {run.num_examples:,} examples"))
-    steps, samples = (run.manifest["settings"].get(key) for key in ("num_steps", "num_samples"))
-    if steps and samples:
-        each = len(run.objectives) * steps * samples
-        cost = f"{each:,} gradients of the networks an example, {computed * each:,} in all"
-        facts.append(("Cost of learning", cost))
+    if cost := describe_cost(run):
+        facts.append(("Cost", cost))
     return facts
 
 

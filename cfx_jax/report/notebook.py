@@ -2,13 +2,17 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.report import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST = 16
 _SIDE = 2.6  # inches
@@ -20,7 +24,7 @@ def figure(
     images: np.ndarray | jax.Array | None = None,
     *,
     class_names: Sequence[str] = (),
-) -> Any:
+) -> "Figure":
     """Draws explanations: before, what matters, after; a row each.
 
     Args:
@@ -76,10 +80,14 @@ def _draw_row(
 ) -> None:
     target = int(one.target)
     name = class_names[target] if target < len(class_names) else f"class {target}"
-    after = f"{_percent(one.log_odds_infilled)} after, {Status(int(one.status)).name.lower()}"
+    after = (
+        f"{show.probability(one.log_odds_infilled)} after, {Status(int(one.status)).name.lower()}"
+    )
     infilled = pictures.to_pixels(np.nan_to_num(one.infilled))
-    panels = [] if photo is None else [(photo, f"{name}\n{_percent(one.log_odds_original)} before")]
-    panels.append((_overlay(one.saliency, photo), f"→ what matters\narea kept {one.kept_area:.0%}"))
+    before = f"{name}\n{show.probability(one.log_odds_original)} before"
+    panels = [] if photo is None else [(photo, before)]
+    area = f"→ what matters\narea kept {show.percent(one.kept_area)}"
+    panels.append((_overlay(one.saliency, photo), area))
     panels.append((infilled, f"→ in-filled\n{after}"))
     for axis, (picture, title) in zip(axes, panels, strict=True):
         axis.imshow(picture)
@@ -91,10 +99,6 @@ def _overlay(saliency: Any, photo: np.ndarray | None) -> np.ndarray:
     if np.isnan(saliency).any():
         return np.full((*saliency.shape, 3), 255, np.uint8) if photo is None else photo
     return pictures.draw_edge(pictures.overlay(saliency, photo), pictures.half_region(saliency))
-
-
-def _percent(log_odds: Any) -> str:
-    return f"{1 / (1 + np.exp(-np.float64(log_odds))):.1%}" if np.isfinite(log_odds) else "n/a"
 
 
 def _encode(drawn: Any) -> bytes:

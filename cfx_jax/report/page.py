@@ -3,7 +3,7 @@
 import itertools
 import os
 
-from cfx_jax.report.examples import asked, describe, rather, read_units
+from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations
 
@@ -53,7 +53,7 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     # Of an image with several classes to explain, each is an example.
-    what = "images" if asked(run, "top_classes") is None else "examples"
+    what = "images" if run.asked("top_classes") is None else "examples"
     lines.append(f"{run.complete.sum()} of {run.num_examples} {what}; before, after: ")
     lines[-1] += f"probability (log-odds) of the class{rather(run)}"
     return "\n".join(lines)

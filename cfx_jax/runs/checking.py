@@ -13,6 +13,7 @@ from cfx_jax.records.arrays import STORE
 from cfx_jax.records.layout import COMPLETE, EXAMPLE
 from cfx_jax.records.lock import is_locked
 from cfx_jax.records.storage import Storage
+from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import Explanations
 
 # The statuses of examples of which nothing was learnt.
@@ -21,7 +22,7 @@ _MOST_NAMED = 20
 
 
 def describe_progress(workdir: str | os.PathLike[str]) -> str:
-    """Tells how far a run is: examples done, statuses, failures.
+    """Tells how far a run is: examples done, statuses, what it has cost, failures.
 
     Args:
         workdir: the run's folder.
@@ -49,6 +50,8 @@ def describe_progress(workdir: str | os.PathLike[str]) -> str:
         lines.append(f"{objective.upper()}: {listed or 'nothing yet'}")
         failures = [code for code, name in enumerate(run.status_names) if name in _FAILURES]
         failed |= done & np.isin(codes, failures)
+    if cost := describe_cost(run):
+        lines.append(f"cost: {cost}")
     if failed.any():
         lines.append(f"{failed.sum():,} failed:")
         ids = run.ids()

@@ -13,7 +13,7 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
 from cfx_jax.data.loader import Examples
 from cfx_jax.data.source import UNKNOWN_LABEL
-from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
@@ -27,7 +27,16 @@ CLASSES = types.MappingProxyType(
 )
 """Fields of an example that number a class, and what they are."""
 
-LATER = ("digest",)
+TOP = types.MappingProxyType(
+    {
+        "top_classes": "classes likeliest on the original image or in-filled",
+        "top_before": "their probabilities on the original image",
+        "top_after": "their probabilities, mean over hard masks",
+    }
+)
+"""Of the classes that are likeliest, `[5]` each, as `Explanation` describes them."""
+
+LATER = ("digest", *(f"{objective}_{name}" for objective in DIRECTIONS for name in TOP))
 """Fields that runs begun by earlier versions go on without."""
 
 SCALARS = types.MappingProxyType(
@@ -88,6 +97,20 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
                 for name, what in SCALARS.items()
             ),
         ]
+        fields += [
+            Field(
+                f"{objective}_{name}",
+                "int32" if name == "top_classes" else "float32",
+                (NUM_TOP,),
+                ("rank",),
+                _named(what),
+            )
+            for name, what in TOP.items()
+        ]
+        if settings.patience:
+            fields.append(
+                Field(f"{objective}_steps", "int32", attributes=_named("optimiser steps taken"))
+            )
         if config.report.save_images:
             fields.append(Field(f"{objective}_infilled", "uint8", *picture))
     return fields
@@ -136,6 +159,8 @@ def make_values(
         )
         for name in SCALARS:
             values[f"{objective}_{name}"][rows] = getattr(result, name)
+        for name in (name for name in ("steps", *TOP) if f"{objective}_{name}" in values):
+            values[f"{objective}_{name}"][rows] = getattr(result, name)
         if f"{objective}_infilled" in values:
             values[f"{objective}_infilled"][rows] = _to_uint8(result.infilled)
     return values
@@ -150,6 +175,8 @@ class Explanations(RecordReader):
         class_names: by number of a class; none where the classifier has none.
         mask_law: how the masks were drawn.
         has_pictures: whether photographs and in-fills are kept.
+        has_top: whether the likeliest classes are kept.
+        has_steps: whether images may have taken fewer steps than the settings allow.
 
     Example:
         run = Explanations(workdir)
@@ -170,6 +197,8 @@ class Explanations(RecordReader):
         self.class_names = tuple(self.manifest.get("class_names") or ())
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
+        self.has_top = any(f"{objective}_top_classes" in names for objective in self.objectives)
+        self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
         if problem := self._problem(names):
             raise RecordsError(
                 f"{workdir} holds records of {', '.join(names[:_MOST_NAMED])}, ..., not of "
@@ -193,7 +222,8 @@ class Explanations(RecordReader):
 
         Args:
             objective: one of `objectives`.
-            name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"` or one of `SCALARS`.
+            name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"`, `"steps"` or one of
+                `SCALARS` or `TOP`.
             start: first example, as in a Python slice.
             stop: one past the last example, as in a Python slice.
 
@@ -205,6 +235,10 @@ class Explanations(RecordReader):
             RecordsError: the data on disk are damaged.
         """
         return self.read(f"{objective}_{name}", start, stop)
+
+    def asked(self, name: str) -> Any:
+        """Returns what the config of the run says of its question; None where it says nothing."""
+        return self.manifest.get("config", {}).get("explain", {}).get(name)
 
     def status_name(self, code: int) -> str:
         """Returns the name of a status, also of one that this run does not know."""

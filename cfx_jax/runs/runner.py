@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +21,7 @@ import numpy as np
 
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import (
-    BatchConfig,
-    ClassifierConfig,
-    Config,
-    ConfigError,
-    ExplainConfig,
-    GeneratorConfig,
-)
+from cfx_jax.config import BatchConfig, ClassifierConfig, Config, ConfigError, ExplainConfig
 from cfx_jax.data import Examples, load_units
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.checks import count_classes
@@ -35,6 +29,8 @@ from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.records import (
+    Cost,
+    Costs,
     Field,
     ManifestMismatchError,
     RecordReader,
@@ -45,11 +41,12 @@ from cfx_jax.records import (
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
 from cfx_jax.runs.explanations import LATER, make_attributes, make_fields, make_values
+from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import ProgressBar
 from cfx_jax.runs.same_data import check_same_data, name_other_id
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.solver import Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
@@ -72,6 +69,7 @@ _LATER = (
     "margin",
     "success_target",
     "sharpness",
+    "patience",
 )
 
 
@@ -127,7 +125,8 @@ def run(
     config.validate()
     stop = stop or StopRequest()
     with RunLog() as log:
-        config = _name_given(config, classifier, generator)
+        config = registry.name_given(config, classifier, generator)
+        config = registry.settle_precision(config)
         data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
@@ -139,12 +138,13 @@ def run(
         with _open_records(workdir, manifest, fields, source, size, attributes) as writer:
             reader = RecordReader(workdir)
             units = _find_units(writer, reader, source)
+            storage = Storage(workdir)
             if units:
-                log.begin(Storage(workdir), jax.process_index())
+                log.begin(storage, jax.process_index())
             steps = len(config.explain.objectives) * settings.num_steps
             with (
                 ProgressBar(sum(map(len, units.values())), steps, shown=cluster.is_first()) as bar,
-                _Writing(writer, fields, bar, stop) as write,
+                _Writing(writer, fields, Costs(storage, reader.num_units), bar, stop) as write,
             ):
                 if units:
                     key = jax.random.key(config.seed)
@@ -238,35 +238,6 @@ def _check_readable(reader: RecordReader, config: Config) -> None:
         )
 
 
-def _name_given(
-    config: Config, classifier: Classifier | None, generator: Generator | None
-) -> Config:
-    """Returns a config that says of models that are given their names, and no more."""
-    for given, expected in ((classifier, Classifier), (generator, Generator)):
-        if given is not None and not isinstance(given, expected):
-            raise ConfigError(
-                f"{expected.__name__.lower()} is a {type(given).__name__}; expected a "
-                f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or give a name in the config"
-            )
-    if classifier is not None:
-        _refuse_said_twice(config.classifier)
-        config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
-    if generator is not None:
-        config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
-    return config
-
-
-def _refuse_said_twice(section: ClassifierConfig) -> None:
-    """What a section says of its own classifier would be lost on one that is given."""
-    usual = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
-    said = [name for name, value in dataclasses.asdict(section).items() if value != usual[name]]
-    if said:
-        raise ConfigError(
-            f"classifier.{said[0]} is for the classifier that the config names, and another "
-            "is given; change that one, as in classifier.replace(image_size=(224, 224))"
-        )
-
-
 def _compile(solver: Solver, config: BatchConfig) -> None:
     most = math.ceil(config.unit_size / solver.num_devices)
     if config.per_device_batch_size is None:
@@ -288,9 +259,12 @@ def _explain(
     """Explains units and takes them out of `units`; in smaller batches where memory runs out."""
     while units:
         jobs = _jobs(load(list(units.items())), classifier)
+        begun = time.monotonic()
         try:
             for examples, explanations in solver.stream(jobs, on_progress):
-                write(examples, explanations)
+                begun, before = time.monotonic(), begun
+                cost = Cost(begun - before, solver.num_devices, jax.process_count())
+                write(examples, explanations, cost)
                 del units[examples.unit]
         except jax.errors.JaxRuntimeError as error:
             size = half_batch(solver.per_device_batch_size, error)
@@ -338,10 +312,16 @@ class _Writing:
     """Writes units in a thread of its own, so that no device waits for a disk."""
 
     def __init__(
-        self, writer: RecordWriter, fields: Sequence[Field], bar: ProgressBar, stop: StopRequest
+        self,
+        writer: RecordWriter,
+        fields: Sequence[Field],
+        costs: Costs,
+        bar: ProgressBar,
+        stop: StopRequest,
     ) -> None:
         self._writer = writer
         self._fields = fields
+        self._costs = costs
         self._bar = bar
         self._stop = stop
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -350,9 +330,11 @@ class _Writing:
     def __enter__(self) -> "_Writing":
         return self
 
-    def __call__(self, examples: Examples, explanations: Mapping[str, Explanation]) -> None:
+    def __call__(
+        self, examples: Examples, explanations: Mapping[str, Explanation], cost: Cost
+    ) -> None:
         """Takes a unit over; waits, and fails, if an earlier one cannot be written."""
-        self._pending.append(self._pool.submit(self._write, examples, explanations))
+        self._pending.append(self._pool.submit(self._write, examples, explanations, cost))
         while len(self._pending) > _UNITS_IN_WRITING:
             self._pending.popleft().result()
 
@@ -362,8 +344,12 @@ class _Writing:
         for future in self._pending:
             future.result()
 
-    def _write(self, examples: Examples, explanations: Mapping[str, Explanation]) -> None:
+    def _write(
+        self, examples: Examples, explanations: Mapping[str, Explanation], cost: Cost
+    ) -> None:
         values = make_values(self._fields, examples, explanations)
+        # First: a unit is complete from the end of `write_unit` on.
+        self._costs.write(examples.unit, cost)
         self._writer.write_unit(examples.unit, values)
         self._stop.num_written += 1
         self._bar.finish_images(len(examples.ids))

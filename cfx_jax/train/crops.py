@@ -1,13 +1,15 @@
-"""Random crops to train on, decoded ahead of the accelerator.
+"""Random crops to train on: decoded ahead of the accelerator, or cut there from held photographs.
 
 What batch t holds follows from (seed, t, row) alone, so a training that is resumed at step t sees
-what it would have seen.
+what it would have seen, and so does one whose device holds all photographs, or does not.
 """
 
 import collections
 import concurrent.futures
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -18,12 +20,23 @@ from cfx_jax.data.source import Source
 _BATCHES_AHEAD = 4
 
 
+class Window(NamedTuple):
+    """Where a crop is cut out of its photograph, in pixels, and whether it is mirrored then."""
+
+    left: int
+    top: int
+    mirrored: bool
+
+
 class Crops:
     """Square crops of the images of a source; half of those in colour are mirrored.
 
     Grey ones are not: they are digits, and a mirrored digit is none.
 
     Attributes:
+        source: what is drawn from.
+        size: side of a crop in pixels.
+        channels: of a crop.
         unreadable: id -> what was wrong, of the images that were drawn but could not be decoded.
             The next image of the source takes the place of such a one.
     """
@@ -37,9 +50,9 @@ class Crops:
             channels: 3, or 1 for grey.
             seed: of all draws.
         """
-        self._source = source
-        self._size = size
-        self._channels = channels
+        self.source = source
+        self.size = size
+        self.channels = channels
         self._seed = seed
         self.unreadable: dict[str, str] = {}
 
@@ -70,30 +83,54 @@ class Crops:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def on_devices(self, batch: np.ndarray) -> np.ndarray | jax.Array:
+        """Makes crops of a batch that is spread over the devices; here it is of crops already."""
+        return batch
+
     def crop(self, step: int, row: int) -> np.ndarray:
         """Draws one crop, uint8 `[size, size, channels]`."""
-        rng = np.random.default_rng((self._seed, step, row))
-        image = self._decode(int(rng.integers(len(self._source))))
-        scale = self._size / min(image.size)
-        if scale > 1:
-            width, height = (max(self._size, round(side * scale)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (int(rng.integers(side - self._size + 1)) for side in image.size)
-        pixels = np.asarray(image.crop((left, top, left + self._size, top + self._size)))
-        if self._channels == 3 and rng.random() < 0.5:
+        rng = self.generator(step, row)
+        image = self._decode(int(rng.integers(len(self.source))))
+        left, top, mirrored = self.draw(rng, image.size)
+        pixels = np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+        if mirrored:
             pixels = pixels[:, ::-1]
-        return pixels.reshape(self._size, self._size, -1)
+        return pixels.reshape(self.size, self.size, -1)
 
-    def _decode(self, index: int) -> Image.Image:
-        for offset in range(len(self._source)):
-            place = (index + offset) % len(self._source)
-            if self._source.ids[place] in self.unreadable:
-                continue
-            try:
-                return self._source.decode(place, self._channels)
-            except UnreadableImageError as error:
-                self.unreadable[self._source.ids[place]] = str(error)
-        raise ConfigError(
-            f"data: none of the {len(self._source)} images of {self._source.name!r} can be "
+    def generator(self, step: int, row: int) -> np.random.Generator:
+        """Of all that is drawn for a row: first the photograph, then the window."""
+        return np.random.default_rng((self._seed, step, row))
+
+    def draw(self, rng: np.random.Generator, image_size: tuple[int, int]) -> Window:
+        """Draws a window in a photograph of `(width, height)`."""
+        left, top = (int(rng.integers(side - self.size + 1)) for side in image_size)
+        return Window(left, top, self.channels == 3 and bool(rng.random() < 0.5))
+
+    def decode(self, place: int) -> Image.Image | None:
+        """Decodes a photograph, enlarged to the size of a crop; None where that cannot be."""
+        if self.source.ids[place] in self.unreadable:
+            return None
+        try:
+            image = self.source.decode(place, self.channels)
+        except UnreadableImageError as error:
+            self.unreadable[self.source.ids[place]] = str(error)
+            return None
+        scale = self.size / min(image.size)
+        if scale > 1:
+            width, height = (max(self.size, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image
+
+    def refuse(self) -> ConfigError:
+        """Returns the error for a source of which nothing can be decoded."""
+        return ConfigError(
+            f"data: none of the {len(self.source)} images of {self.source.name!r} can be "
             f"decoded; for example {next(iter(self.unreadable.values()))}"
         )
+
+    def _decode(self, index: int) -> Image.Image:
+        for offset in range(len(self.source)):
+            image = self.decode((index + offset) % len(self.source))
+            if image is not None:
+                return image
+        raise self.refuse()

@@ -1,5 +1,6 @@
 """What a training tells: metrics and held-out figures as CSV and for TensorBoard, sample sheets."""
 
+import collections
 import csv
 import io
 import pathlib
@@ -19,6 +20,7 @@ from cfx_jax.runs import parallel
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.quality import Quality, fill, heldout_masks, measure
 
+_STEPS_BEHIND = 4  # More than are started before the training waits for one.
 _SHEET_IMAGES = 2  # of each kind of mask
 
 
@@ -70,7 +72,8 @@ class TrainLog:
         for name in ("metrics.csv", "heldout.csv"):
             _truncate(workdir / name, first_step)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
-        self._waiting: list[Mapping[str, jax.Array]] = []
+        self._started: collections.deque[Mapping[str, jax.Array]] = collections.deque()
+        self._fetched: list[dict[str, Any]] = []
 
     def __enter__(self) -> "TrainLog":
         return self
@@ -79,12 +82,20 @@ class TrainLog:
         self._board.close()
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of a step, with a leading axis of devices; does not wait for them."""
-        self._waiting.append(metrics)
+        """Takes the metrics of a step, with a leading axis of devices; does not wait for them.
+
+        Those of an earlier step are fetched meanwhile: fetched all at once, they would take the
+        time of several steps of a fast device, which had nothing to do.
+        """
+        self._started.append(metrics)
+        if len(self._started) > _STEPS_BEHIND:
+            self._fetched.append(parallel.unreplicate(self._started.popleft()))
 
     def write_metrics(self, step: int) -> None:
         """Writes the means of the metrics added since the last time."""
-        steps, self._waiting = parallel.unreplicate(self._waiting), []
+        steps = [*self._fetched, *parallel.unreplicate(list(self._started))]
+        self._started.clear()
+        self._fetched.clear()
         means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
         self._write("metrics.csv", [{"step": step} | means])
         for name, value in means.items():

@@ -26,6 +26,7 @@ from cfx_jax.runs.progress import Bar
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.train.log import Heldout, TrainLog
+from cfx_jax.train.photographs import HeldCrops, hold
 from cfx_jax.train.step import DEVICE_AXIS, TrainState, init_state, train_step
 from cfx_jax.weights.params_file import encode_params
 
@@ -62,8 +63,10 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     crops = Crops(source, config.crop_size, registry.NETWORKS[config.model].channels, config.seed)
     with _checkpoints(workdir) as checkpoints:
         saved = _restore(checkpoints, config)
+        num_draws = (config.num_steps - int(saved.step)) * config.batch_size
+        drawn = hold(crops, num_draws, jax.local_devices())
         with TrainLog(workdir, int(saved.step)) as log:
-            for step, state, metrics in _take_steps(config, saved, crops):
+            for step, state, metrics in _take_steps(config, saved, drawn):
                 log.add(metrics)
                 is_checkpoint = _is_due(config, step, config.checkpoint_every)
                 # A mean that reached over a checkpoint would be lost in part by a stop.
@@ -81,7 +84,7 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _take_steps(
-    config: TrainConfig, state: TrainState, crops: Crops
+    config: TrainConfig, state: TrainState, crops: Crops | HeldCrops
 ) -> Iterator[tuple[int, TrainState, dict[str, jax.Array]]]:
     """Takes the steps that are left.
 
@@ -117,7 +120,8 @@ def _take_steps(
     started: collections.deque[jax.Array] = collections.deque()
     with Bar(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
         for step, batch in enumerate(crops.batches(first, last, rows), first + 1):
-            state, metrics = take_step(state, shard(batch), places, key, classifier_params)
+            pixels = crops.on_devices(shard(batch))
+            state, metrics = take_step(state, pixels, places, key, classifier_params)
             started.append(metrics["loss"])
             while len(started) > (_STEPS_AHEAD if step < last else 0):
                 loss = parallel.unreplicate(started.popleft())

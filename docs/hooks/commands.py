@@ -22,6 +22,7 @@ import griffe
 import names
 
 import cfx_jax
+from cfx_jax.__main__ import COMMANDS
 from cfx_jax.config import Config
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.runs import cli
@@ -144,7 +145,9 @@ def _begin(module: str) -> str:
     path = PACKAGE.joinpath(*module.split(".")[1:])
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
-    return f"## {module}\n\n{text}"
+    name = module.removeprefix("cfx_jax.")
+    short = next(short for short, command in COMMANDS.items() if command.module == name)
+    return f"## {module}\n\n{text}\n\nIn short: `cfx_jax {short}`."
 
 
 def _flag_table(files: list[str]) -> str:

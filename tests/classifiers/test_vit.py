@@ -51,13 +51,8 @@ def relative_error(value, expected):
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Makes a small network loadable by name."""
-    like = ARCHITECTURES["vit_b16"]
-    monkeypatch.setitem(
-        ARCHITECTURES, "vit_small_test", like._replace(module=SMALL, image_size=SIZE)
-    )
-    return "vit_small_test"
+def small(register):
+    return register("vit", SMALL, "vit_b16", SIZE)
 
 
 @functools.cache
@@ -77,29 +72,13 @@ def small_arrays(layers):
     [("torchvision", vit.torchvision, "imagenet"), ("timm", vit.timm, "symmetric")],
 )
 def test_logits_and_input_gradient_equal_those_of_the_original(
-    small, library, layers, normalization
+    small, library, layers, normalization, assert_as_original
 ):
-    golden = np.load(GOLDEN)
     module, params, published = lay_out(small, small_arrays(layers))
     assert published == NORMALIZATIONS[normalization]
     assert not module.tanh_gelu
-
-    @jax.jit
-    def evaluate(params, images):
-        def target(images):
-            logits = module.apply({"params": params}, images)
-            return logits[0, TARGET], logits
-
-        return jax.grad(target, has_aux=True)(images)
-
-    gradient, logits = evaluate(params, draw_images())
-    assert logits.dtype == jnp.float32
-    assert relative_error(logits, golden[f"{library}_logits"]) < 1e-5
-    sample = np.asarray(gradient[0, ::STRIDE, ::STRIDE])
-    assert relative_error(sample, golden[f"{library}_gradient"]) < 1e-5
-    norm = float(np.linalg.norm(gradient[0]))
-    assert norm == pytest.approx(float(golden[f"{library}_gradient_norm"]), rel=1e-5)
-    assert not np.any(gradient[1])
+    golden, images = np.load(GOLDEN), draw_images()
+    assert_as_original(golden, library, module, params, images, TARGET, STRIDE, of_gradient=1e-5)
 
 
 def test_the_files_torchvision_offers_name_the_perceptrons_otherwise(small):
@@ -298,7 +277,7 @@ def test_missing_and_left_over_arrays_are_named(small, layers, library, missing)
     del arrays[missing]
     # The layer before the head in the files for the classes of ImageNet-21k.
     arrays["pre_logits/kernel"] = np.zeros((DIM, DIM), np.float32)
-    with pytest.raises(ValueError, match="not the weights of vit_small_test") as error:
+    with pytest.raises(ValueError, match="not the weights of small_vit") as error:
         lay_out(small, arrays)
     message = str(error.value)
     assert f"in the layout of {library}: " in message

@@ -14,7 +14,7 @@ from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
-from cfx_jax.runs.solver import Images
+from cfx_jax.runs.jobs import Images
 
 SIZE, STEPS = 32, 4
 BOX = np.array([[8.0, 4.0, 24.0, 16.0]])

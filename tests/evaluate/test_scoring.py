@@ -7,7 +7,7 @@ import pytest
 
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.fido.masks import MaskLaw, Relaxation
-from cfx_jax.runs.solver import Images
+from cfx_jax.runs.jobs import Images
 
 SIZE = 8
 

@@ -10,7 +10,7 @@ import pytest
 import cfx_jax
 from cfx_jax import Status
 from cfx_jax.fido.explain import advance, finish, init, make_optimizer
-from cfx_jax.fido.explanation import saliency
+from cfx_jax.fido.explanation import find_top, saliency
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import SDR, SSR, make_problem
 from cfx_jax.fido.settings import get_settings
@@ -115,6 +115,32 @@ def test_fields_have_the_documented_shapes_types_and_ranges(random_classifier, f
     np.testing.assert_array_equal(e.target, e.prediction)
     logits = random_classifier.apply(random_classifier.params, images)
     np.testing.assert_array_equal(e.prediction, np.argmax(logits, -1))
+
+
+@pytest.mark.parametrize(
+    ("meaning", "num_logits"), [("softmax", 8), ("softmax", 3), ("sigmoid", 8), ("sigmoid", 1)]
+)
+def test_the_likeliest_classes_are_those_before_or_after(meaning, num_logits):
+    """Also the class that takes the place of the one explained; fewer where there are fewer."""
+    rng = np.random.default_rng(4)
+    original, infilled = rng.normal(size=num_logits), rng.normal(size=(6, num_logits))
+
+    def share(z):
+        if meaning == "softmax":
+            return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+        yes = 1 / (1 + np.exp(-z))
+        return np.concatenate([1 - yes, yes], -1) if num_logits == 1 else yes
+
+    infilled[:, -1] += 9.0  # It hides nothing: rank 1 afterwards, whatever it was before.
+    before, after = share(original), share(infilled).mean(0)
+    expected = np.argsort(-np.maximum(before, after))[:5]
+    classifier = cfx_jax.Classifier(params=(), apply=lambda _, x: x, logits=meaning)
+    arguments = (jnp.asarray(array, jnp.float32) for array in (original, infilled))
+    classes, found_before, found_after = find_top(*arguments, classifier)
+    lacking = 5 - len(expected)
+    np.testing.assert_array_equal(classes, [*expected, *[-1] * lacking])
+    np.testing.assert_allclose(found_before, [*before[expected], *[0] * lacking], rtol=1e-5)
+    np.testing.assert_allclose(found_after, [*after[expected], *[0] * lacking], rtol=1e-5)
 
 
 def test_saliency_is_large_where_the_evidence_is_for_both_objectives(linear_classifier, fill_half):

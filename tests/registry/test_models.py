@@ -1,6 +1,7 @@
 """The models of a run, and what they are known by."""
 
 import dataclasses
+import logging
 
 import jax
 import numpy as np
@@ -60,3 +61,22 @@ def test_models_that_are_given_stand_in_for_those_of_the_config(random_classifie
     asked.precision = "bfloat16"
     classifier, _ = registry.load_models(asked, random_classifier, fill_half)
     assert classifier.apply is not random_classifier.apply
+
+
+@pytest.mark.parametrize(
+    ("asked", "backend", "precision"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "gpu", "bfloat16"),
+        ("auto", "tpu", "bfloat16"),
+        ("float32", "tpu", "float32"),
+        ("bfloat16", "cpu", "bfloat16"),
+    ],
+)
+def test_an_automatic_precision_is_that_of_the_backend(
+    asked, backend, precision, monkeypatch, caplog
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    with caplog.at_level(logging.INFO, "cfx_jax"):
+        assert registry.settle_precision(Config(precision=asked)).precision == precision
+    assert (f"precision: {precision}, on {backend}" in caplog.text) == (asked == "auto")

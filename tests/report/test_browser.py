@@ -63,6 +63,11 @@ def write_run(workdir, seed, ids, **changes):
                 logits = rng.normal(size=(n, 2, 2)).astype(np.float16)
                 values[f"{objective}_mask_logits"] = logits
                 values[f"{objective}_status"] = rng.integers(0, 4, n).astype(np.int8)
+                # Fewer classes than five.
+                values[f"{objective}_top_classes"] = np.tile([3, 0, 1, -1, -1], (n, 1)).astype("i4")
+                for name in ("top_before", "top_after"):
+                    shares = rng.dirichlet(np.ones(5), n).astype(np.float32)
+                    values[f"{objective}_{name}"] = shares
                 values[f"{objective}_trace"] = rng.normal(size=(n, 3)).astype(np.float32)
                 for name in [*NUMBERS, "mask_logits", "trace"] if unit == 0 else []:
                     values[f"{objective}_{name}"][[2, 3]] = np.nan
@@ -249,7 +254,22 @@ def test_an_example_shows_its_numbers_pictures_and_traces(tab, galleries):
         card = page.locator(f'[data-result="0-{objective}"]')
         assert said in card.inner_text()
         assert card.locator("path.edge").get_attribute("d").startswith("M")
+        bars = card.locator("ol.top li")
+        assert bars.count() == 3
+        shares = [
+            column(galleries, f"{objective}_top_{when}")[12, 1] for when in ("before", "after")
+        ]
+        said = " → ".join(f"{100 * share:.1f} %" for share in shares)
+        assert bars.nth(1).inner_text().split("\n") == [f"{CLASSES[0]} (0)", said]
+        wide = [bar.bounding_box()["width"] for bar in bars.nth(1).locator(".fill").all()]
+        assert wide[0] / wide[1] == pytest.approx(shares[0] / shares[1], rel=0.1)
     assert page.locator(".plot .curve").count() == 2
+    cells = column(galleries, "ssr_mask_logits")[12].astype(np.float32)
+    kept, _ = np.histogram(1 / (1 + np.exp(-cells)), 10, (0, 1))
+    said = page.locator(".plot").nth(1).get_attribute("aria-label")
+    shares = ", ".join(f"{25 * count} %" for count in kept)
+    assert said.startswith(f"Cells of the mask: from never kept to always: SSR {shares}; SDR ")
+    assert page.locator(".plot rect").count() == 20
     cells = page.locator("article tbody tr").nth(0).locator("td").all_inner_texts()
     areas = [column(galleries, f"{objective}_kept_area")[12] for objective in ("ssr", "sdr")]
     assert cells == [f"{100 * area:.1f} %".replace("-", MINUS) for area in areas]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.report import figure
 
@@ -29,6 +30,10 @@ def make(count=None, **changes):
         success_rate=np.float32(0.25),
         objective=np.float32(1),
         trace=np.zeros(3, np.float32),
+        steps=np.int32(3),
+        top_classes=np.arange(5, dtype=np.int32),
+        top_before=np.full(5, 0.2, np.float32),
+        top_after=np.full(5, 0.2, np.float32),
     ).replace(**changes)
     if count is None:
         return one
@@ -43,9 +48,9 @@ def test_a_row_shows_before_what_matters_and_after():
     drawn = figure(make(2), np.ones((2, 8, 6, 3)), class_names=["cat", "dog"])
     assert len(drawn.axes) == 6
     assert titles(drawn)[:3] == [
-        "dog\n75.0% before",
-        "→ what matters\narea kept 50%",
-        "→ in-filled\n50.0% after, not_preserved",
+        "dog\n75.0 % before",
+        "→ what matters\narea kept 50.0 %",
+        "→ in-filled\n50.0 % after, not_preserved",
     ]
     original, overlay, infilled = [axis.images[0].get_array() for axis in drawn.axes[:3]]
     assert (original == 255).all()
@@ -102,12 +107,26 @@ def test_other_images_are_refused():
 
 def test_the_table_of_an_explanation():
     html = make()._repr_html_()
-    assert "<td>not preserved</td><td>75.0% (+1.10)</td><td>50.0% (+0.00)</td>" in html
+    assert "<td>not preserved</td><td>75.0 % (+1.10)</td><td>50.0 % (+0.00)</td>" in html
     assert html.count("<rect") == 8 * 6
     assert html.count('fill="rgb(252,255,164)"') == html.count('fill="rgb(0,0,4)"') == 24
     many = make(12)._repr_html_()
     assert many.count("<svg") == 10
     assert "and 2 more" in many
+
+
+@pytest.mark.parametrize(
+    ("log_odds", "text"),
+    [
+        (np.float32(np.log(3)), "75.0 % (+1.10)"),
+        (-0.5843, "35.8 % (-0.58)"),
+        (np.float32(-1e4), "0.0 % (-10000.00)"),
+        (np.inf, "n/a"),
+        (np.nan, "n/a"),
+    ],
+)
+def test_log_odds_are_told_with_their_probability(log_odds, text):
+    assert show.odds(log_odds) == text
 
 
 def test_a_large_map_is_shown_by_the_middles_of_its_squares():

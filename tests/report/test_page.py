@@ -220,8 +220,8 @@ def test_numbers_and_names(page):
     assert "label: not known" in page.text("example-3")
     for text in ("Mode fast", "Seed 7", "Computed 4 of 5 examples"):
         assert text in page.text()
-    # Two objectives of 20 steps with 4 masks each.
-    assert "learning 160 gradients of the networks an example, 640 in all" in page.text()
+    # Two objectives of 20 steps with 4 masks each; the writer took no times.
+    assert "Cost 160 evaluations an image" in page.text()
     assert "Not computed yet 1" in page.text()
 
 
@@ -296,6 +296,8 @@ def test_results_that_are_not_finite_have_no_pictures(tmp_path):
     assert details["ssr_trace"][1] == [None] * 20
     assert details["ssr_trace"][0][::19] == [1, -1.5]
     assert [bool(path) for path in details["sdr_outline"] + details["ssr_outline"]] == [0, 0, 1, 1]
+    assert details["sdr_cells"] == [[], []]
+    assert details["ssr_cells"] == [[8, *[0] * 8, 8]] * 2
     assert "! non finite" in page.text("example-0")
     assert "Target after 50.0 % (+0.00) n/a" in page.text("example-0")
 

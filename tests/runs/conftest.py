@@ -83,20 +83,21 @@ class Commands:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
 
-    def arguments(self, workdir, *more, num_steps=4):
-        """Returns the arguments of a run."""
+    def arguments(self, workdir, *more, num_steps=14):
+        """Returns the arguments of a run, whose images may stop after 10 steps."""
         return [
             "--config=configs/folder.py", f"--workdir={workdir}",
             f"--config.data.path={self.photographs}",
             "--config.classifier.name=mnist_cnn", f"--config.classifier.weights={self.weights}",
             "--config.generator.name=vae_digits",
             f"--config.explain.num_steps={num_steps}", "--config.explain.num_samples=2",
-            "--config.explain.mask_size=14", "--config.batch.per_device_batch_size=2",
+            "--config.explain.mask_size=14", "--config.explain.patience=2",
+            "--config.batch.per_device_batch_size=2",
             # Half of the time of a process would go into the pictures of 64 images.
             "--config.batch.unit_size=4", "--config.report.max_images=2", *more,
         ]  # fmt: skip
 
-    def start(self, workdir, *more, pod=None, num_steps=4, environment=None):
+    def start(self, workdir, *more, pod=None, num_steps=14, environment=None):
         """Starts a run; `pod = (num_processes, devices_per_process)` makes it a pod."""
         launcher = [sys.executable, "-m", "cfx_jax.main"]
         if pod:

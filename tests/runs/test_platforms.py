@@ -16,7 +16,7 @@ from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import NETWORKS
-from cfx_jax.runs.solver import Images
+from cfx_jax.runs.jobs import Images
 from cfx_jax.train.step import DEVICE_AXIS, TrainSettings, init_state, train_step
 from cfx_jax.weights.architectures import ARCHITECTURES
 

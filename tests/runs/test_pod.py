@@ -78,6 +78,7 @@ def test_a_pod_gives_what_one_process_with_one_device_gives(commands, undisturbe
             np.testing.assert_array_equal(values, alone[name], err_msg=name)
     keep = 1 / (1 + np.exp(-pod["ssr_mask_logits"].astype(np.float32)))
     assert np.ptp(keep) > 0.05, "something was learnt"
+    assert len(set(pod["sdr_steps"].tolist())) > 1, "images stop at different steps"
     assert (undisturbed / "report/index.html").is_file()
 
 

@@ -31,10 +31,13 @@ from cfx_jax.config import (
 )
 from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.fido.explanation import Status
+from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
 from cfx_jax.records import RecordReader, RecordWriter
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
 from cfx_jax.report import page as report
 from cfx_jax.runs import runner
+from cfx_jax.runs.costs import describe_cost
+from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StoppedError, StopRequest
 from cfx_jax.runs.solver import Solver
 
@@ -196,6 +199,29 @@ def test_a_stopped_run_goes_on_where_it_was(run, done, tmp_path, monkeypatch):
     for field in resumed.fields:
         expected = undisturbed.read(field.name)
         np.testing.assert_array_equal(resumed.read(field.name), expected, err_msg=field.name)
+
+
+def test_with_patience_the_records_say_how_many_steps_each_image_took(run, folder, tmp_path):
+    """A step that is not taken has no objective; another batch size changes nothing."""
+    found = []
+    for name, batch_size in (("one", 1), ("two", 2)):
+        asked = config(folder, num_steps=40, batch_size=batch_size)
+        asked.explain.patience = 2
+        run(asked, tmp_path / name)
+        found.append(RecordReader(tmp_path / name))
+    for objective in ("ssr", "sdr"):
+        steps, trace = (found[0].read(f"{objective}_{field}") for field in ("steps", "trace"))
+        readable = found[0].read(f"{objective}_status") != Status.UNREADABLE
+        assert 6 <= steps[readable].min() < 40
+        np.testing.assert_array_equal((trace[readable] != 0).sum(1), steps[readable])
+    run_of_two = Explanations(tmp_path / "two")
+    taken = [run_of_two.read_result(objective, "steps")[readable] for objective in ("ssr", "sdr")]
+    mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks a step.
+    settling = 2 * SETTLING_ROUNDS * SETTLING_MASKS
+    assert describe_cost(run_of_two).endswith(f"{mean + settling} evaluations an image")
+    for field in found[0].fields:
+        first, second = (reader.read(field.name) for reader in found)
+        np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3, err_msg=field.name)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +501,7 @@ def test_with_too_little_memory_it_goes_on_in_smaller_batches(
     run, done, tmp_path, monkeypatch, caplog
 ):
     """Memory for one image: a batch of four runs out in the middle, one of two when compiled."""
-    start, compile_, compiled, calls = Solver._start, Solver.compile, [], []
+    call, compile_, compiled, calls = Solver._call, Solver.compile, [], []
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
     def compile_with_little_memory(self, size):
@@ -485,14 +511,14 @@ def test_with_too_little_memory_it_goes_on_in_smaller_batches(
             raise error
         return needed
 
-    def start_with_little_memory(self, objective, images):
+    def call_with_little_memory(self, pool):
         calls.append(self.per_device_batch_size)
         if len(calls) > 2 and self.per_device_batch_size > 1:
             raise error
-        return start(self, objective, images)
+        return call(self, pool)
 
     monkeypatch.setattr(Solver, "compile", compile_with_little_memory)
-    monkeypatch.setattr(Solver, "_start", start_with_little_memory)
+    monkeypatch.setattr(Solver, "_call", call_with_little_memory)
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: one)
     asked = config(done.parent / "photographs", batch_size=4)
@@ -512,7 +538,7 @@ def test_an_error_that_smaller_batches_do_not_help_ends_the_run(run, folder, tmp
     def fail(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
 
-    monkeypatch.setattr(Solver, "_start", fail)
+    monkeypatch.setattr(Solver, "_call", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
         run(config(folder), tmp_path / "run")
 
@@ -543,5 +569,8 @@ def test_bfloat16_stays_near_and_is_another_run(run, done, folder, tmp_path):
     for name, tolerance in (("ssr_log_odds_original", 0.2), ("ssr_kept_area", 0.02)):
         found = RecordReader(tmp_path / "run").read(name)
         np.testing.assert_allclose(found, RecordReader(done).read(name), atol=tolerance)
-    with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
-        run(config(folder), tmp_path / "run")
+    for precision in ("float32", "auto"):  # On CPU the same.
+        asked = config(folder)
+        asked.precision = precision
+        with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
+            run(asked, tmp_path / "run")

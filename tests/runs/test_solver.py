@@ -10,7 +10,8 @@ from cfx_jax import Status
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.batch import image_checksums
 from cfx_jax.fido.settings import get_settings
-from cfx_jax.runs.solver import Images, Solver
+from cfx_jax.runs.jobs import Images
+from cfx_jax.runs.solver import Solver
 
 KEY = jax.random.key(0)
 CUT = {"mask_size": 6, "num_steps": 40}
@@ -114,7 +115,7 @@ def test_the_next_job_is_started_before_the_last_one_is_handed_over(solver, imag
     def jobs():
         for name in ("a", "b", "c"):
             events.append(f"{name} asked for")
-            yield name, first(images, 2)
+            yield name, first(images, 8)  # All places.
 
     for name, _ in solver.stream(jobs(), lambda *_: None):
         events.append(f"{name} done")
@@ -196,3 +197,75 @@ def test_streaming_before_compiling_is_refused(models, images):
     solver = Solver(KEY, *models, get_settings("fast", **CUT), ["sdr"], (6, 6, 1))
     with pytest.raises(RuntimeError, match="call compile first"):
         solve(solver, images)
+
+
+@pytest.fixture(scope="module")
+def patient(models):
+    """Two images a device, on two devices, which take no more steps than they need."""
+    settings = get_settings("fast", mask_size=6, num_steps=60, patience=5)
+    return make_solver(models, settings, ["ssr", "sdr"], batch_size=2, num_devices=2)
+
+
+def stream_both(solver, images, **options):
+    [(_, results)] = solver.stream([("job", images)], **options)
+    return results
+
+
+def test_images_that_are_done_take_no_more_steps(patient, models, images):
+    """Each stops by its own trace: as `explain` says of it, which has all images at once."""
+    expected = cfx_jax.explain_both(
+        KEY,
+        *models,
+        to_floats(images.pixels),
+        TARGETS,
+        mode="fast",
+        mask_size=6,
+        num_steps=60,
+        patience=5,
+    )
+    found = stream_both(patient, images)
+    taken = np.concatenate([found[name].steps for name in ("ssr", "sdr")])
+    assert len(set(taken.tolist())) > 2, "images stop at different steps"
+    assert taken.min() < 60
+    for name, result in found.items():
+        np.testing.assert_array_equal(result.steps, expected[name].steps)
+        np.testing.assert_allclose(result.keep_prob, expected[name].keep_prob, atol=1e-4)
+        for trace, steps in zip(result.trace, result.steps, strict=True):
+            assert (trace[:steps] != 0).all()
+            assert not trace[steps:].any()
+
+
+def test_an_image_that_stops_early_is_the_same_in_any_company(patient, images):
+    together = stream_both(patient, images)
+    order = np.random.default_rng(3).permutation(len(TARGETS))
+    mixed = stream_both(patient, Images(*(array[order] for array in images)))
+    alone = stream_both(patient, Images(*(array[4:5] for array in images)))
+    for name, result in together.items():
+        for leaf, other in zip(*map(jax.tree.leaves, (result, mixed[name])), strict=True):
+            np.testing.assert_array_equal(leaf[order], other)
+        for leaf, other in zip(*map(jax.tree.leaves, (result, alone[name])), strict=True):
+            np.testing.assert_array_equal(leaf[4:5], other)
+
+
+def test_progress_counts_steps_that_are_spared(patient, images):
+    told = []
+    stream_both(patient, images, on_progress=lambda *progress: told.append(progress))
+    for name in ("ssr", "sdr"):
+        assert sum(steps for objective, steps, _ in told if objective == name) == 11 * 60
+
+
+def test_places_of_images_that_are_done_go_to_others_without_a_retrace(
+    patient, images, monkeypatch
+):
+    stream_both(patient, images)
+    traced.clear()
+    calls = []
+    start = patient._call
+    monkeypatch.setattr(patient, "_call", lambda pool: calls.append(start(pool)) or calls[-1])
+    found = stream_both(patient, images)
+    assert not traced
+    places, steps_per_call = 4, 5
+    needed = sum(int(result.steps.sum()) for result in found.values()) / places / steps_per_call
+    in_batches = 2 * -(-len(TARGETS) // places) * 60 / steps_per_call
+    # A call goes by before an end is seen, another is cut short by it, and the last images are few.
+    assert needed < len([call for call in calls if call]) < 0.9 * in_batches

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from cfx_jax.train import log as log_module
 from cfx_jax.train.log import TrainLog
 from cfx_jax.train.quality import Quality
 
@@ -35,6 +36,22 @@ def test_metrics_are_means_since_the_last_time(tmp_path):
         "step": "4", "mask": "square", "psnr": "1.33333", "l1": "0.1", "ssim": "0.9"
     }  # fmt: skip
     assert (tmp_path / "samples" / "step_00000004.png").read_bytes() == b"picture"
+
+
+def test_metrics_are_fetched_some_steps_late_and_not_all_at_once(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(tree):
+        fetched.append(len(tree) if isinstance(tree, list) else 1)
+        return [{"loss": 1.0}] * fetched[-1] if isinstance(tree, list) else {"loss": 1.0}
+
+    monkeypatch.setattr(log_module.parallel, "unreplicate", fetch)
+    with TrainLog(tmp_path, 0) as log:
+        for step in range(10):
+            log.add({"loss": step})
+        assert fetched == [1] * 6
+        log.write_metrics(10)
+        assert fetched == [1] * 6 + [4]
 
 
 def test_a_resumed_log_is_that_of_an_undisturbed_run(tmp_path):

@@ -166,7 +166,9 @@ def test_the_host_waits_for_no_step_before_two_more_are_started(monkeypatch):
     devices = len(jax.local_devices())
     config = TrainConfig(model="vae_digits", batch_size=devices, num_steps=7, warmup_steps=2)
     state = TrainState(*[np.zeros((), np.int32)] * 4)
-    crops = types.SimpleNamespace(batches=lambda *_: np.zeros((7, devices, 1), np.uint8))
+    crops = types.SimpleNamespace(
+        batches=lambda *_: np.zeros((7, devices, 1), np.uint8), on_devices=lambda batch: batch
+    )
     steps = loop._take_steps(config, state, crops)
     assert [(step, metrics["loss"]) for step, _, metrics in steps] == [(n, n) for n in started]
     assert waited == [(1, 3), (2, 4), (3, 5), (4, 6), (5, 7), (6, 7), (7, 7)]

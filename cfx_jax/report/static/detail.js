@@ -134,9 +134,9 @@ class Detail {
       cfx.make("tbody", {}, ...rows)));
   }
 
-  /** Outlines and traces come in parts of their own, when an example is looked at. */
+  /** Outlines and what is plotted come in parts of their own, when an example is looked at. */
   async #addDetails(n) {
-    const traces = [];
+    const traces = [], cells = [];
     for (const result of this.results) {
       if (!this.model.hasMask(result, n)) continue;
       const run = this.model.runs[result.run];
@@ -145,10 +145,30 @@ class Detail {
       if (this.n !== n) return; // Another example is shown by now.
       const row = part.index.indexOf(index);
       traces.push([result.label, part[`${result.objective}_trace`][row]]);
+      cells.push([result.label, part[`${result.objective}_cells`][row]]);
       this.#addOutline(result, part[`${result.objective}_outline`][row]);
+      this.#addTop(result, part[`${result.objective}_top`][row]);
     }
-    this.traces.replaceChildren(...plot(traces));
+    this.traces.replaceChildren(...plotTraces(traces), ...plotCells(cells), ...keys(traces));
     this.#apply();
+  }
+
+  /** Bars of the likeliest classes, before and after. */
+  #addTop(result, top) {
+    if (!top.length) return;
+    const { classes } = this.model.runs[result.run];
+    const bar = (kind, share) => {
+      const fill = cfx.make(`div.fill.${kind}`);
+      fill.style.width = `${100 * (share ?? 0)}%`;
+      return cfx.make("div.track", { "aria-hidden": "true" }, fill);
+    };
+    const rows = top.map(([number, before, after]) =>
+      cfx.make("li", {}, cfx.make("bdi", {}, classes[number]),
+        cfx.make("span.number", {}, `${percent(before)} → ${percent(after)}`),
+        cfx.make("div", {}, bar("before", before), bar("after", after))),
+    );
+    const card = this.element.querySelector(`[data-result="${result.key}"]`);
+    card.append(cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
   }
 
   #addOutline(result, path) {
@@ -159,34 +179,74 @@ class Detail {
   }
 }
 
-/** Lines of the objective at each step, with a key. */
-function plot(traces) {
+/** Text of a probability. */
+function percent(share) {
+  return share === null ? "n/a" : `${(100 * share).toFixed(1)} %`;
+}
+
+/** Lines of the objective at each step. */
+function plotTraces(traces) {
   const finite = traces.flatMap(([, trace]) => trace).filter((value) => value !== null);
   if (!finite.length) return [];
   const low = Math.min(...finite), high = Math.max(...finite);
   const { width, height, left, right, top, bottom } = PLOT;
   const x = (step, steps) => left + ((width - left - right) * step) / Math.max(1, steps - 1);
   const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
-  const text = (words, at, anchor) => cfx.svg("text", { x: at[0], y: at[1], "text-anchor": anchor }, words);
   const lines = traces.map(([, trace], line) => {
     let path = "", pen = "M";
     trace.forEach((value, step) => {
       if (value !== null) path += `${pen}${x(step, trace.length).toFixed(1)} ${y(value).toFixed(1)}`;
       pen = value === null ? "M" : "L";
     });
-    return cfx.svg("path", { d: path, class: "curve", stroke: COLORS[line % COLORS.length] });
+    return cfx.svg("path", { d: path, class: "curve", stroke: color(line) });
   });
-  const drawing = cfx.svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img",
-    "aria-label": `Objective at each step: ${traces.map(([name, trace]) => `${name} from ${trace[0]} to ${trace.at(-1)}`).join(", ")}` },
+  const words = traces.map(([name, trace]) => `${name} from ${trace[0]} to ${trace.at(-1)}`).join(", ");
+  return drawPlot("Objective at each step", words, { high: high.toFixed(2), low: low.toFixed(2), below: "step" }, lines);
+}
+
+/** Bars of how many cells of a mask are kept with which probability: the learnt distribution. */
+function plotCells(cells) {
+  if (!cells.length) return [];
+  const shares = cells.map(([name, counts]) => [name, counts.map((count) => count / counts.reduce((a, b) => a + b))]);
+  const high = Math.max(...shares.flatMap(([, of]) => of));
+  const { width, height, left, right, top, bottom } = PLOT;
+  const step = (width - left - right) / shares[0][1].length;
+  const thick = (0.8 * step) / shares.length;
+  const bars = shares.flatMap(([, of], line) =>
+    of.map((share, bin) => {
+      const long = ((height - top - bottom) * share) / high;
+      const x = left + step * (bin + 0.1) + thick * line;
+      return cfx.svg("rect", { x, y: height - bottom - long, width: thick, height: long, fill: color(line) });
+    }),
+  );
+  const percent = (share) => `${(100 * share).toFixed(0)} %`;
+  const words = shares.map(([name, of]) => `${name} ${of.map(percent).join(", ")}`).join("; ");
+  const ends = { high: percent(high), low: "0 %", below: "probability of keeping a cell, 0 to 1" };
+  return drawPlot("Cells of the mask", `from never kept to always: ${words}`, ends, bars);
+}
+
+function drawPlot(title, words, { high, low, below }, marks) {
+  const { width, height, left, right, top, bottom } = PLOT;
+  const text = (words, at, anchor) => cfx.svg("text", { x: at[0], y: at[1], "text-anchor": anchor }, words);
+  const drawing = cfx.svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": `${title}: ${words}` },
     cfx.svg("path", { class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}` }),
-    text(high.toFixed(2), [left - 6, top + 10], "end"), text(low.toFixed(2), [left - 6, height - bottom], "end"),
-    text("step", [(width + left) / 2, height - 8], "middle"), ...lines);
-  const keys = traces.map(([name], line) => {
+    text(high, [left - 6, top + 10], "end"), text(low, [left - 6, height - bottom], "end"),
+    text(below, [(width + left) / 2, height - 8], "middle"), ...marks);
+  return [cfx.make("h2", {}, title), drawing];
+}
+
+/** Which result has which colour in the plots. */
+function keys(named) {
+  const marks = named.map(([name], line) => {
     const mark = cfx.make("i");
-    mark.style.background = COLORS[line % COLORS.length];
+    mark.style.background = color(line);
     return cfx.make("span.key", {}, mark, name);
   });
-  return [cfx.make("h2", {}, "Objective at each step"), drawing, cfx.make("p", {}, ...keys)];
+  return marks.length ? [cfx.make("p", {}, ...marks)] : [];
+}
+
+function color(line) {
+  return COLORS[line % COLORS.length];
 }
 
 cfx.Detail = Detail;

@@ -1,0 +1,62 @@
+"""What a run has cost so far, in one line."""
+
+import numpy as np
+
+from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
+from cfx_jax.records import Cost, Costs, Storage
+from cfx_jax.runs.explanations import Explanations
+
+
+def describe_cost(run: Explanations) -> str:
+    """Tells what a run has cost, of the units whose time was taken.
+
+    A run of several processes is as fast as all of them together, and one that was gone on with
+    elsewhere as fast as it was on average. Compiling does not count, nor what was computed and lost
+    when the run was killed.
+
+    Args:
+        run: finished or not.
+
+    Returns:
+        Such as `400 images, 2.8 images/s, 143 device-seconds, 288 evaluations an image`; of a run
+        of an earlier version, which took no times, the end of it or "".
+    """
+    # Of an image with several classes to explain, each is an example.
+    what = "image" if run.asked("top_classes") is None else "example"
+    each = _evaluations(run)
+    parts = [*_times(run, what), *([f"{each:,} evaluations an {what}"] if each else [])]
+    return ", ".join(parts)
+
+
+def _times(run: Explanations, what: str) -> list[str]:
+    costs = Costs(Storage(run.location), run.num_units).read()
+    units = [unit for unit in run.complete_units if np.isfinite(costs[unit]).all()]
+    if not units:
+        return []
+    columns = dict(zip(Cost._fields, costs[units].T.astype(float), strict=True))
+    timed, done = sum(len(range(*run.unit_range(unit))) for unit in units), run.complete.sum()
+    # Of several processes each has a share of the time by the clock.
+    speed = timed / max(float(np.sum(columns["seconds"] / columns["processes"])), 1e-9)
+    return [
+        f"{timed:,}{f' of {done:,}' if timed < done else ''} {what}{'s' if done > 1 else ''}",
+        f"{speed:{',.1f' if speed >= 1 else '.2g'}} {what}s/s",
+        f"{np.sum(columns['seconds'] * columns['devices']):,.0f} device-seconds",
+    ]
+
+
+def _evaluations(run: Explanations) -> int:
+    """How often an example is in-filled and classified, see `Settings.num_evaluations`.
+
+    The mean, where images may stop early; 0 where the manifest does not say it.
+    """
+    settings = run.manifest["settings"]
+    steps, samples = settings.get("num_steps", 0), settings.get("num_samples", 0)
+    if not steps or not samples:
+        return 0
+    settling = SETTLING_ROUNDS * SETTLING_MASKS if settings.get("success_target") else 0
+    taken = len(run.objectives) * float(steps)
+    if run.has_steps:
+        columns = [run.read_result(objective, "steps") for objective in run.objectives]
+        # Of an image that is not computed, or could not be read, there are none.
+        taken = sum(float(np.mean(column[column > 0])) for column in columns if (column > 0).any())
+    return round(taken * samples) + len(run.objectives) * settling

@@ -1,0 +1,43 @@
+"""How long devices had nothing to do, as far as the host can see."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class IdleMeter:
+    """Bounds from above how long the devices had nothing to do, from what the host can see.
+
+    A program that is found done when the next one is started may have been done since the host last
+    saw it at work.
+    """
+
+    def __init__(self) -> None:
+        self._newest: Any = None
+        self._first = self._seen_at_work = self._last = time.monotonic()
+        self._idle = 0.0
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the time so far, at most, in which the devices had nothing to do."""
+        return self._idle / max(self._last - self._first, 1e-9)
+
+    def run(self, program: Callable[..., Any], *arguments: Any) -> Any:
+        """Starts a program."""
+        now = time.monotonic()
+        if self._newest is None:
+            self._first = now
+        elif self._newest.is_ready():
+            self._idle += now - self._seen_at_work
+        result = program(*arguments)
+        self._newest = jax.tree.leaves(result)[0]
+        self._seen_at_work = self._last = time.monotonic()
+        return result
+
+    def look(self) -> None:
+        """Looks whether the newest program is still at work."""
+        self._last = time.monotonic()
+        if self._newest is not None and not self._newest.is_ready():
+            self._seen_at_work = self._last

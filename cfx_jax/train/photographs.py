@@ -1,0 +1,163 @@
+"""All photographs of a training on every device, where crops are cut without the host.
+
+Of each channel there is one row of bytes, a photograph behind the other, line by line, each with
+its own size: nothing is scaled, cut or padded to a common one, so crops are those that are decoded
+on the host, byte for byte.
+"""
+
+import concurrent.futures
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from cfx_jax.runs import parallel
+from cfx_jax.runs.batch_size import device_memory
+from cfx_jax.train.crops import Crops
+
+_logger = logging.getLogger(__name__)
+# Of the memory a program may take: there are two copies while they are put there, and a training
+# needs the most of it.
+_DEVICE_SHARE = 0.25
+_HOST_SHARE = 0.25
+_MOST_PIXELS = 2**31 - 1  # What an int32 can count.
+_DECODED_AHEAD = 64
+
+
+class HeldCrops:
+    """Crops as `Crops` draws them, cut on the devices."""
+
+    def __init__(
+        self,
+        crops: Crops,
+        photographs: Sequence[np.ndarray | None],
+        devices: Sequence[jax.Device],
+    ) -> None:
+        """Copies the photographs to the devices.
+
+        Args:
+            crops: what is drawn.
+            photographs: uint8 `[H, W, C]`, one for each image of the source; None for an image that
+                cannot be decoded, whose place the next one takes.
+            devices: each holds all.
+
+        Raises:
+            ConfigError: there is no photograph.
+        """
+        self._crops = crops
+        readable = [place for place, pixels in enumerate(photographs) if pixels is not None]
+        if not readable:
+            raise crops.refuse()
+        held = [pixels for pixels in photographs if pixels is not None]
+        self._sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in held]
+        ends = itertools.accumulate(width * height for width, height in self._sizes)
+        self._starts = [0, *ends]
+        # For each place the photograph that is drawn there: its own, or the next one.
+        next_one = np.searchsorted(readable, np.arange(len(photographs)))
+        self._drawn = (next_one % len(readable)).tolist()
+        self._planes = parallel.replicate(
+            tuple(
+                np.concatenate([pixels[..., channel].ravel() for pixels in held])
+                for channel in range(crops.channels)
+            ),
+            devices,
+        )
+        self._cut = parallel.map_over_devices(
+            functools.partial(cut, size=crops.size), devices, num_mapped=1, num_shared=1
+        )
+
+    def batches(self, first_step: int, last_step: int, num_rows: int) -> Iterator[np.ndarray]:
+        """Yields where the crops of a step lie, int32 `[num_rows, 3]`; see `Crops.batches`."""
+        for step in range(first_step, last_step):
+            yield np.asarray([self._window(step, row) for row in range(num_rows)], np.int32)
+
+    def on_devices(self, batch: np.ndarray) -> jax.Array:
+        """Cuts the crops of a batch that is spread over the devices; waits for nothing."""
+        crops: jax.Array = self._cut(batch, self._planes)
+        return crops
+
+    def _window(self, step: int, row: int) -> tuple[int, int, bool]:
+        rng = self._crops.generator(step, row)
+        index = self._drawn[int(rng.integers(len(self._drawn)))]
+        width, _ = self._sizes[index]
+        left, top, mirrored = self._crops.draw(rng, self._sizes[index])
+        return self._starts[index] + top * width + left, width, mirrored
+
+
+def hold(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> Crops | HeldCrops:
+    """Puts all photographs on the devices, if they fit and each is drawn once on average.
+
+    Args:
+        crops: what is drawn.
+        num_draws: crops that are left to draw.
+        devices: of the training.
+
+    Returns:
+        Crops of the same bytes, or `crops`: where more than a quarter of the memory that a program
+        may take on a device, or that the host has free, would be needed.
+
+    Raises:
+        ConfigError: none of the images can be decoded.
+    """
+    if num_draws < len(crops.source):
+        return crops
+    free = _HOST_SHARE * psutil.virtual_memory().available
+    most_bytes = min(_DEVICE_SHARE * device_memory(devices[0]), free)
+    photographs = _decode_all(crops, min(_MOST_PIXELS, int(most_bytes / crops.channels)))
+    if photographs is None:
+        _logger.info("the photographs do not fit on a device; they are decoded as they are drawn")
+        return crops
+    return HeldCrops(crops, photographs, devices)
+
+
+def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Array:
+    """Cuts out one crop.
+
+    Args:
+        window: int32 `[3]`: place of the first pixel, pixels in a line, whether it is mirrored.
+        planes: of each channel uint8 `[all pixels]`.
+        size: of the crop.
+
+    Returns:
+        uint8 `[size, size, channels]`.
+
+    Example:
+        >>> cut(jnp.asarray([1, 3, 0]), [jnp.arange(9, dtype=jnp.uint8)], size=2)[..., 0].tolist()
+        [[1, 2], [4, 5]]
+    """
+    first, width, mirrored = window
+    starts = first + width * jnp.arange(size)
+    # Whole lines: a gather of single bytes is slow on TPU.
+    lines = [
+        jax.vmap(lambda start, plane=plane: jax.lax.dynamic_slice(plane, (start,), (size,)))(starts)
+        for plane in planes
+    ]
+    crop = jnp.stack(lines, axis=-1)
+    return jnp.where(mirrored == 1, crop[:, ::-1], crop)
+
+
+def _decode_all(crops: Crops, most_pixels: int) -> list[np.ndarray | None] | None:
+    """Decodes the source, in threads; None as soon as that is more than `most_pixels`."""
+    photographs: list[np.ndarray | None] = []
+    pixels_left = most_pixels
+
+    def decode(place: int) -> np.ndarray | None:
+        image = crops.decode(place)
+        if image is None:
+            return None
+        return np.asarray(image).reshape(image.height, image.width, -1)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        places = range(len(crops.source))
+        for start in places[::_DECODED_AHEAD]:
+            photographs += pool.map(decode, places[start : start + _DECODED_AHEAD])
+            new = [pixels for pixels in photographs[start:] if pixels is not None]
+            pixels_left -= sum(pixels.shape[0] * pixels.shape[1] for pixels in new)
+            if pixels_left < 0:
+                return None
+    return photographs
