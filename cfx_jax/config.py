@@ -163,7 +163,8 @@ class ExplainConfig:
         margin: of the logits, beyond which evidence does not count.
         success_target: share of hard masks that have to do what is asked.
         sharpness: of the logits in the end.
-        patience: an image stops once its objective has not fallen over so many steps; 0 = never.
+        patience: an image stops once the mean objective of so many steps is not below that of as
+            many before by a hundredth of its size; 0 = never.
     """
 
     objective: str = "both"

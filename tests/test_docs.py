@@ -6,9 +6,9 @@ What cannot run says so in the title of its fence, and `NOT_RUN` lists it.
 """
 
 import dataclasses
+import importlib
 import pathlib
 import re
-import runpy
 import shlex
 import sys
 import tomllib
@@ -202,7 +202,7 @@ def check_module(module, arguments):
             mock.patch.object(sys, "argv", [module, *arguments]),
             mock.patch.object(cli, "exit_with"),
         ):
-            runpy.run_module(f"{module}.__main__")["main"]()
+            importlib.import_module(f"{module}.__main__").main()
     elif module == "cfx_jax.infill_folder":
         check_script("cfx_jax/infill_folder.py", arguments)
     else:

@@ -231,13 +231,21 @@ class Learnt:
             "success_rate": self._read("success_rate", unit),
             "log_odds_infilled": self._read("log_odds_infilled", unit),
             # The objective with hard masks less that of the last step, with relaxed ones.
-            "soft_hard_gap": self._read("objective", unit) - self._read("trace", unit)[:, -1],
+            "soft_hard_gap": self._read("objective", unit) - self._last_of_trace(unit),
             "entropy": masks.posterior_entropy(probability),
             "pixel_entropy": masks.posterior_entropy(scorer.keep(cells, size, law)),
         }
         for value in values.values():
             value[~is_explained] = np.nan
         return values | {"status": self._read("status", unit)}
+
+    def _last_of_trace(self, unit: Unit) -> np.ndarray:
+        trace = self._read("trace", unit)
+        if not self.records.has_steps:
+            return trace[:, -1]
+        # -1 where nothing was taken, of what is not explained.
+        last = np.maximum(self._read("steps", unit), 1) - 1
+        return np.take_along_axis(trace, last[:, None], axis=1)[:, 0]
 
     def _judge(
         self, cells: np.ndarray, maps: np.ndarray, unit: Unit, scorer: Scorer

@@ -77,7 +77,7 @@ class Explanation:
             beyond the steps taken.
         steps: int32, steps taken: `num_steps`, or fewer with a `patience`.
         top_classes: int32 `[5]`, the classes that are likeliest on the original image or on the
-            in-filled ones, likeliest first; -1 where there are fewer.
+            in-filled ones, likeliest first; -1 where there are fewer, or something was not finite.
         top_before: float32 `[5]`, their probabilities on the original image.
         top_after: float32 `[5]`, their mean probabilities on the in-filled ones.
     """
@@ -291,4 +291,7 @@ def assign_status(
     def blank(leaf: jax.Array) -> jax.Array:
         return jnp.where(finite, leaf, jnp.nan) if leaf.dtype == jnp.float32 else leaf
 
-    return jax.tree.map(blank, result).replace(status=status.astype(jnp.int32))
+    return jax.tree.map(blank, result).replace(
+        status=status.astype(jnp.int32),
+        top_classes=jnp.where(finite, result.top_classes, -1),
+    )

@@ -46,9 +46,9 @@ class Settings:
             price of one image, and the map ends at the smallest level that does it, see
             `adapt_price` and `settle`; 0 = one price, and what comes out, as published.
         sharpness: the logits are multiplied by it in the end, where there is a `success_target`.
-        patience: an image takes no more steps once the mean objective of so many of them is not
-            below that of as many before, see `cfx_jax.fido.explain.is_done`; 0 = all images take
-            `num_steps`, as published.
+        patience: p, an image takes no more steps once the mean objective of its last p steps is not
+            below that of the p steps before them by a hundredth of its size, from step
+            `warmup_steps + 2 p` on; 0 = all images take `num_steps`, as published.
     """
 
     num_steps: int
@@ -77,10 +77,12 @@ class Settings:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
         if type(self.patience) is not int or self.patience < 0:
             raise ValueError(f"patience is {self.patience!r}; expected a whole number, 0 or more")
-        if 2 * self.patience > self.num_steps:
+        earliest = self.warmup_steps + 2 * self.patience
+        if self.patience and earliest >= self.num_steps:
             raise ValueError(
-                f"patience is {self.patience}, and twice as many steps are compared; there are "
-                f"{self.num_steps}: take a patience of at most {self.num_steps // 2}, or 0"
+                f"patience is {self.patience}, so no image stops before step {earliest}, which is "
+                f"warmup_steps + 2 * patience; there are {self.num_steps} steps: take a smaller "
+                "patience, more steps, or 0, with which no image stops early"
             )
         for name in ("learning_rate", "temperature", "sharpness"):
             value = getattr(self, name)

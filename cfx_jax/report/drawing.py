@@ -83,7 +83,8 @@ class Drawing:
         details: dict[str, Any] = {}
         for objective in objectives:
             trace = values[f"{objective}_trace"]
-            details[f"{objective}_trace"] = _thin(trace[: values.get(f"{objective}_steps")])
+            taken = trace[: values.get(f"{objective}_steps")]
+            details[f"{objective}_trace"], details[f"{objective}_steps"] = _thin(taken), len(taken)
             details[f"{objective}_top"] = _top(
                 *(values.get(f"{objective}_{name}", np.empty(0)) for name in TOP)
             )

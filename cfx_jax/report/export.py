@@ -99,7 +99,7 @@ def _columns(run: Explanations, start: int, stop: int) -> dict[str, list[Any]]:
     for objective in run.objectives:
         codes = run.read_result(objective, "status", start, stop).tolist()
         columns[f"{objective}_status"] = [run.status_name(code) for code in codes]
-        for name in SCALARS:
+        for name in (*SCALARS, *["steps"] * run.has_steps):
             values = run.read_result(objective, name, start, stop).tolist()
             columns[f"{objective}_{name}"] = values
     return columns

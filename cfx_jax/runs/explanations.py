@@ -90,7 +90,7 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
                 "float32",
                 (settings.num_steps,),
                 ("step",),
-                _named("objective of each step"),
+                _named("objective of each step; NaN where none was taken"),
             ),
             *(
                 Field(f"{objective}_{name}", "float32", attributes=_named(what))
@@ -153,7 +153,8 @@ def make_values(
         values["target"][rows] = result.target
         values["prediction"][rows] = result.prediction
         values[f"{objective}_status"][rows] = result.status
-        values[f"{objective}_trace"][rows] = result.trace
+        is_taken = np.arange(result.trace.shape[1]) < np.asarray(result.steps)[:, None]
+        values[f"{objective}_trace"][rows] = np.where(is_taken, result.trace, np.nan)
         values[f"{objective}_mask_logits"][rows] = np.clip(
             result.mask_logits, -_LARGEST_LOGIT, _LARGEST_LOGIT
         )

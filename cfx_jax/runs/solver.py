@@ -225,9 +225,11 @@ class Solver:
         for place, task in zip(places, fresh, strict=True):
             pool.tasks[place] = task
         # Places that nobody has stand still with a real image, which can produce no NaN.
-        asked = self._ask([task or fresh[0] for task in pool.tasks])
+        pixels, targets, *others = self._ask([task or fresh[0] for task in pool.tasks])
+        if (targets < 0).any():
+            targets = self._name_target(pixels, targets, self._models[0])
         is_fresh = self._shard(np.isin(np.arange(len(pool.tasks)), places))
-        begun = self._begin(*asked, is_fresh, self._key)
+        begun = self._begin(pixels, targets, *others, is_fresh, self._key)
         if len(fresh) < len(pool.tasks) and pool.state is not None:
             begun = self._replace(is_fresh, begun, (pool.problem, pool.state))
         pool.problem, pool.state = begun
@@ -311,10 +313,8 @@ class Solver:
         )
         codes = np.asarray([_OBJECTIVES.index(task.objective) for task in tasks], np.int32)
         typed = pixels, targets.astype(np.int32), identities.astype(np.uint32), codes
-        pixels, targets, identities, codes = self._shard(typed)
-        if (targets < 0).any():
-            targets = self._name_target(pixels, targets, self._models[0])
-        return pixels, targets, identities, codes
+        sharded: tuple[Any, Any, Any, Any] = self._shard(typed)
+        return sharded
 
     def _shard(self, rows: Any) -> Any:
         return parallel.shard(rows, len(self._devices), self._rows_per_device)

@@ -254,6 +254,8 @@ def test_status_tells_what_became_of_each_image(linear_classifier, fill_half):
         KEY, classifier, black_fill, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
     )
     assert [Status(s) for s in e.status] == [Status.OK, Status.MISCLASSIFIED, Status.NON_FINITE]
+    assert (e.top_classes[:2, 0] >= 0).all()
+    assert (e.top_classes[2] == -1).all(), "nothing is claimed of what is not finite"
     assert np.isnan(e.saliency[2]).all()
     assert np.isfinite(e.saliency[:2]).all()
     alone = cfx_jax.explain(KEY, classifier, black_fill, images[:1], jnp.asarray([1]), mask_size=8)

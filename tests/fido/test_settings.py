@@ -62,6 +62,13 @@ def test_bounds_that_are_in_range_pass():
         ("fast", {"mask_size": True}, "mask_size is True"),
         ("fast", {"block_size": 0}, "block_size is 0; expected a whole number of at least 1"),
         ("fast", {"warmup_steps": "9"}, "warmup_steps is '9'"),
+        ("fast", {"patience": -1}, "patience is -1; expected a whole number, 0 or more"),
+        ("fast", {"patience": 2.5}, r"patience is 2\.5; expected a whole number"),
+        (
+            "region",
+            {"patience": 27},
+            r"patience is 27, so no image stops before step 60.*: take a smaller",
+        ),
         ("fast", {"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
         ("fast", {"temperature": math.nan}, "temperature is nan"),
         ("fast", {"sparsity_weight": -1e-3}, "sparsity_weight is -0.001; expected 0 or more"),

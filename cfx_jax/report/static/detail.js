@@ -144,7 +144,7 @@ class Detail {
       const part = await cfx.load(`data/${result.run}/details-${Math.floor(index / run.details_in_part)}`);
       if (this.n !== n) return; // Another example is shown by now.
       const row = part.index.indexOf(index);
-      traces.push([result.label, part[`${result.objective}_trace`][row]]);
+      traces.push([result.label, part[`${result.objective}_trace`][row], part[`${result.objective}_steps`][row]]);
       cells.push([result.label, part[`${result.objective}_cells`][row]]);
       this.#addOutline(result, part[`${result.objective}_outline`][row]);
       this.#addTop(result, part[`${result.objective}_top`][row]);
@@ -190,18 +190,22 @@ function plotTraces(traces) {
   if (!finite.length) return [];
   const low = Math.min(...finite), high = Math.max(...finite);
   const { width, height, left, right, top, bottom } = PLOT;
-  const x = (step, steps) => left + ((width - left - right) * step) / Math.max(1, steps - 1);
+  // Of images that stopped early the lines are shorter.
+  const longest = Math.max(...traces.map(([, , steps]) => steps));
+  const x = (at, count, steps) => left + ((width - left - right) * (at / Math.max(1, count - 1)) * steps) / longest;
   const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
-  const lines = traces.map(([, trace], line) => {
+  const lines = traces.map(([, trace, steps], line) => {
     let path = "", pen = "M";
     trace.forEach((value, step) => {
-      if (value !== null) path += `${pen}${x(step, trace.length).toFixed(1)} ${y(value).toFixed(1)}`;
+      if (value !== null) path += `${pen}${x(step, trace.length, steps).toFixed(1)} ${y(value).toFixed(1)}`;
       pen = value === null ? "M" : "L";
     });
     return cfx.svg("path", { d: path, class: "curve", stroke: color(line) });
   });
-  const words = traces.map(([name, trace]) => `${name} from ${trace[0]} to ${trace.at(-1)}`).join(", ");
-  return drawPlot("Objective at each step", words, { high: high.toFixed(2), low: low.toFixed(2), below: "step" }, lines);
+  const words = traces.map(([name, trace, steps]) => `${name} from ${trace[0]} to ${trace.at(-1)} in ${steps} steps`).join(", ");
+  const taken = traces.map(([name, , steps]) => `${name} ${steps}`).join(", ");
+  const ends = { high: high.toFixed(2), low: low.toFixed(2), below: `steps: ${taken}` };
+  return drawPlot("Objective at each step", words, ends, lines);
 }
 
 /** Bars of how many cells of a mask are kept with which probability: the learnt distribution. */
