@@ -86,8 +86,11 @@ def test_every_image_is_there_once(finished, length):
 def test_memory_is_flat_after_warming_up(finished):
     _, seen = finished
     memory = np.asarray([memory for memory, _ in seen[len(seen) // 5 :]])
-    assert memory[-1] < 1.05 * memory[0]
-    assert memory.max() < 1.05 * memory[0]
+    # Bytes are counted when a unit is written, and the devices may be at work then, or between two
+    # programs: what a program takes meanwhile is as much early as late.
+    early, late = np.array_split(memory, 2)
+    assert late.max() < 1.05 * early.max()
+    assert late.min() < 1.05 * early.min()
 
 
 def test_nothing_is_traced_again(finished):
