@@ -133,8 +133,8 @@ def is_done(state: State, settings: Settings) -> jax.Array:
     """Tells whether an image takes no more steps.
 
     That is after `num_steps`, and with a `patience` of p once the mean objective of the last p
-    steps is not below that of the p before them by a hundredth of its size. It is seen in the trace
-    of the image alone, so no other image has a say.
+    steps is not below that of the p before them by a hundredth of its size, from step
+    `warmup_steps + 2 p` on. It is seen in the trace of the image alone, so no other has a say.
 
     Args:
         state: of one image.

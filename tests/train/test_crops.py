@@ -12,12 +12,8 @@ SIZES = [(40, 60), (33, 32), (64, 50), (90, 41)]
 
 
 @pytest.fixture
-def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for index, (height, width) in enumerate(SIZES):
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
-    return tmp_path
+def folder(write_photographs):
+    return write_photographs(SIZES)
 
 
 def make_crops(folder, size=32, channels=3, seed=0):

@@ -8,7 +8,6 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import open_source
@@ -23,14 +22,11 @@ UNREADABLE = {"0.png", "5.png"}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for index, (height, width) in enumerate(SIZES):
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+def folder(write_photographs):
+    root = write_photographs(SIZES)
     for name in UNREADABLE:
-        (tmp_path / name).write_bytes(b"no image")
-    return tmp_path
+        (root / name).write_bytes(b"no image")
+    return root
 
 
 def make_crops(folder, channels=3):
