@@ -29,6 +29,14 @@ jax.config.update("jax_numpy_rank_promotion", "allow")
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Names a test after the argument, not after its bytes, which may hold the time of day.
+
+    The processes that share the tests out must all have collected the same names.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Frees the compiled programs of a module of tests.
