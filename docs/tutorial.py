@@ -17,7 +17,7 @@
 # own, explain a whole folder, read what it wrote, compare it with Grad-CAM, and see when a mask
 # must not be believed. It takes a few minutes on two cores, and needs no download. Install the
 # package first: `python -m pip install '.[docs]'` in a checkout brings the kernel of Jupyter and
-# xarray, too. This page is also [a notebook](tutorial.ipynb).
+# xarray, too. This page is also [a notebook](tutorial.py).
 
 # %%
 import pathlib

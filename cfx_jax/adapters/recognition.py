@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from flax import nnx
 
 from cfx_jax.adapters.equinox import from_equinox
 from cfx_jax.adapters.function import from_function
@@ -149,7 +148,7 @@ def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
                 "leave mean, std, channel_order and normalization out, or return the model alone"
             )
         return "a Classifier", model
-    if isinstance(model, nnx.Module):
+    if _is_a(model, "flax.nnx", "Module"):
         return "a module of Flax NNX", from_nnx(model, **options)
     if _is_a(model, "keras", "Model"):
         return "a Keras model", _adapt_keras(model, options)

@@ -15,6 +15,12 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).parents[2]
 # Files outside of docs/ that have a page of their own.
 PAGES = {"CHANGELOG.md": "changelog.md", "examples/README.md": "examples.md"}
+# Links lead to files, so that they work without the site, too: on it, they lead to these.
+LINKS = {f"../{source}": page for source, page in PAGES.items()} | {
+    "../cfx_jax/config.py": "cli.md",
+    "../cfx_jax/evaluate/config.py": "cli.md#cfx_jaxevaluate",
+    "tutorial.py": "tutorial.ipynb",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -31,8 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Leads links to files that have a page of their own to that page."""
-    for source, page in PAGES.items():
-        markdown = markdown.replace(f"](../{source})", f"]({page})")
+    for source, page in LINKS.items():
+        markdown = markdown.replace(f"]({source})", f"]({page})")
     # Pages made of files of the root.
     return re.sub(r"\]\(docs/([\w/]+\.md)", r"](\1", markdown)
 
