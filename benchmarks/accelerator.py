@@ -31,8 +31,9 @@ from cfx_jax.classifiers import Classifier, NormalizedModule
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explain import finish, init
+from cfx_jax.fido.explain import finish
 from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.optimisation import init
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.generators import Generator

@@ -29,8 +29,8 @@ from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explain import advance, init
 from cfx_jax.fido.objective import DIRECTIONS, make_problem
+from cfx_jax.fido.optimisation import advance, init
 from cfx_jax.fido.settings import MODES, Settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator

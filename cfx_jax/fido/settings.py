@@ -226,4 +226,6 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     known = {field.name for field in dataclasses.fields(Settings)}
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"unknown settings {unknown}; known are {', '.join(sorted(known))}")
-    return dataclasses.replace(MODES[mode], **overrides)
+    # Numbers of NumPy, as a sweep over an array gives them, are numbers.
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
+    return dataclasses.replace(MODES[mode], **plain)

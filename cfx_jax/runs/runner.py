@@ -7,7 +7,6 @@ and `RecordWriter` writes it; all of them at once, each with a unit of its own.
 
 import collections
 import concurrent.futures
-import dataclasses
 import functools
 import logging
 import math
@@ -21,12 +20,11 @@ import numpy as np
 
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import BatchConfig, ClassifierConfig, Config, ConfigError, ExplainConfig
+from cfx_jax.config import BatchConfig, Config, ConfigError
 from cfx_jax.data import Examples, load_units
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.checks import count_classes
 from cfx_jax.fido.explanation import Explanation, Status
-from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.records import (
     Cost,
@@ -41,6 +39,7 @@ from cfx_jax.records import (
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
 from cfx_jax.runs.explanations import LATER, make_attributes, make_fields, make_values
+from cfx_jax.runs.identity import make_manifest
 from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
@@ -50,27 +49,6 @@ from cfx_jax.runs.solver import Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
-# Fields of the sections `classifier` and `explain`, and of the settings, that runs of earlier
-# versions have not.
-_LATER = (
-    "image_size",
-    "channels",
-    "mean",
-    "std",
-    "channel_order",
-    "crop",
-    "interpolation",
-    "logits",
-    "contrast",
-    "top_classes",
-    "smooth_scale",
-    "spread",
-    "perimeter_weight",
-    "margin",
-    "success_target",
-    "sharpness",
-    "patience",
-)
 
 
 def run(
@@ -133,7 +111,7 @@ def run(
         shape = registry.image_shape(*models, settings)
         source = open_examples(config, models[0])
         fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
-        manifest = _manifest(config, settings, source, *models)
+        manifest = make_manifest(config, settings, source, *models)
         size, attributes = config.batch.unit_size, make_attributes(models[0])
         with _open_records(workdir, manifest, fields, source, size, attributes) as writer:
             reader = RecordReader(workdir)
@@ -362,45 +340,3 @@ def _check(classifier: Classifier, images: np.ndarray) -> None:
         _logger.warning("classifier checked: %s", "; ".join(map(str, findings)))
     else:
         _logger.info("classifier checked: ok")
-
-
-def _manifest(
-    config: Config,
-    settings: Settings,
-    source: data.Source,
-    classifier: Classifier,
-    generator: Generator,
-) -> dict[str, Any]:
-    """What makes this run this run; only `environment` may differ when it is resumed."""
-    asked = dataclasses.asdict(config)
-    del asked["report"]["max_images"], asked["batch"]["per_device_batch_size"]
-    asked["explain"] = _without_later(asked["explain"], config.explain)
-    asked["classifier"] = _without_later(asked["classifier"], config.classifier)
-    described = dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value}
-    return {
-        "config": asked,
-        "settings": _without_later(described, settings),
-        "dataset": {
-            "name": source.name,
-            "num_examples": len(source),
-            "fingerprint": source.fingerprint,
-        },
-        "classifier": registry.identity(classifier),
-        "generator": registry.identity(generator),
-        "class_names": list(classifier.class_names) or None,
-        "objectives": list(config.explain.objectives),
-        "status_names": [status.name.lower() for status in Status],
-        "environment": cluster.environment(),
-    }
-
-
-def _without_later(
-    described: dict[str, Any], fields: ClassifierConfig | ExplainConfig | Settings
-) -> dict[str, Any]:
-    """Leaves out what came later while it has its default, with which nothing has changed.
-
-    So a run of an earlier version can be gone on with.
-    """
-    later = described.keys() & set(_LATER)
-    unchanged = {name for name in later if described[name] == getattr(type(fields), name)}
-    return {name: value for name, value in described.items() if name not in unchanged}

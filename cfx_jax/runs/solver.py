@@ -19,9 +19,10 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier, resolve
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explain import State, advance, finish, init, is_done
+from cfx_jax.fido.explain import finish
 from cfx_jax.fido.explanation import Explanation
 from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
+from cfx_jax.fido.optimisation import State, advance, init, is_done
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel

@@ -9,10 +9,10 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Status
-from cfx_jax.fido.explain import advance, finish, init, make_optimizer
+from cfx_jax.fido.explain import init
 from cfx_jax.fido.explanation import find_top, saliency
 from cfx_jax.fido.masks import MaskLaw, Relaxation
-from cfx_jax.fido.objective import SDR, SSR, make_problem
+from cfx_jax.fido.objective import SDR, SSR
 from cfx_jax.fido.settings import get_settings
 
 KEY = jax.random.key(0)
@@ -194,53 +194,6 @@ def test_another_key_draws_other_masks(random_classifier, fill_half, images):
     first, again, other = (run(jax.random.key(seed)).keep_prob for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-3
-
-
-def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, images):
-    settings = get_settings("fast", mask_size=8, num_steps=12)
-    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
-    go = jax.jit(functools.partial(advance, settings=settings), static_argnames="num_steps")
-    whole = go(init(settings), *arguments, num_steps=12)
-    pieces = init(settings)
-    for num_steps in (4, 4, 4):
-        pieces = go(pieces, *arguments, num_steps=num_steps)
-    np.testing.assert_allclose(pieces.cells, whole.cells, atol=1e-5)
-    np.testing.assert_allclose(pieces.trace, whole.trace, atol=1e-4)
-    assert int(whole.step) == 12
-    e = jax.jit(functools.partial(finish, settings=settings))(whole, *arguments)
-    assert e.keep_prob.shape == (8, 8)
-
-
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_half, images):
-    """The classifier is NaN from the second step on; Adam has a momentum by then."""
-
-    def apply(params, composites):
-        score = composites.mean((1, 2, 3)) * params
-        return jnp.stack([jnp.zeros_like(score), score], axis=1)
-
-    settings = get_settings("fast", mask_size=8, num_steps=6)
-    problem = make_problem(KEY, images[0], 1, "ssr")
-    good = cfx_jax.Classifier(params=jnp.asarray(50.0), apply=apply)
-    bad = good.replace(params=jnp.asarray(jnp.nan))
-    step = functools.partial(advance, settings=settings, num_steps=1)
-    before = step(init(settings), problem, good, fill_half)
-    after = step(before, problem, bad, fill_half)
-    assert float(jnp.abs(before.cells - init(settings).cells).max()) > 0.1
-    assert int(after.step) == 2
-    np.testing.assert_array_equal(np.isnan(after.trace), [False, True, *[False] * 4])
-    kept, expected = (jax.tree.leaves((s.cells, s.optimizer)) for s in (after, before))
-    for ours, theirs in zip(kept, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_learning_rate_falls_linearly_to_zero():
-    """For a constant gradient Adam's step is exactly its learning rate, here lr (1 - t / T)."""
-    optimizer = make_optimizer(get_settings("paper"))
-    cells = jnp.zeros((2, 2))
-    state, update = optimizer.init(cells), jax.jit(optimizer.update)
-    for t in range(300):
-        updates, state = update(jnp.full((2, 2), 3.0), state, cells)
-        np.testing.assert_allclose(updates, -0.05 * (1 - t / 300), rtol=1e-4, atol=1e-8)
 
 
 def test_status_tells_what_became_of_each_image(linear_classifier, fill_half):

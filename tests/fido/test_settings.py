@@ -100,3 +100,11 @@ def test_bounds_that_are_in_range_pass():
 def test_wrong_settings_are_named(mode, overrides, message):
     with pytest.raises(ValueError, match=message):
         get_settings(mode, **overrides)
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = get_settings("region", num_steps=np.int64(7), learning_rate=np.float64(0.25))
+    assert settings == get_settings("region", num_steps=7, learning_rate=0.25)
+    assert type(settings.num_steps) is int
+    with pytest.raises(ValueError, match=r"num_steps is 7\.0; expected a whole number"):
+        get_settings("region", num_steps=np.float64(7))

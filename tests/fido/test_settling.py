@@ -8,7 +8,6 @@ from scipy import ndimage
 
 import cfx_jax
 from cfx_jax import Classifier, Status
-from cfx_jax.fido.explain import adapt_price
 from cfx_jax.fido.explanation import assign_status
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.settings import get_settings
@@ -133,29 +132,6 @@ def test_status_says_whether_the_target_is_met(target, status, black):
     one = jax.tree.map(lambda leaf: leaf[0], e)
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
     assert assign_status(one, problem, jnp.asarray(True), target or 0.5).status == status
-
-
-@pytest.mark.parametrize(
-    ("success", "factor"), [(1.0, np.exp(0.75 * 0.05)), (0.5, np.exp(-0.75 * 0.45))]
-)
-def test_price_follows_success(success, factor):
-    settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
-    price = adapt_price(jnp.asarray(1e-4), jnp.asarray(success), settings)
-    np.testing.assert_allclose(price, 1e-4 * factor, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("success", "end"), [(1.0, 1e-3), (0.0, 5e-6)])
-def test_price_stays_in_its_bounds(success, end):
-    settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
-    price = jnp.asarray(1e-4)
-    for _ in range(200):
-        price = adapt_price(price, jnp.asarray(success), settings)
-    np.testing.assert_allclose(price, end, rtol=1e-5)
-
-
-def test_without_a_target_the_price_stays():
-    price = jnp.asarray(1e-4)
-    assert adapt_price(price, jnp.asarray(1.0), get_settings("fast")) is price
 
 
 def test_evaluations_are_counted():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from cfx_jax.fido.explain import advance, init
 from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.optimisation import advance, init
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.runs.parallel import map_over_devices, replicate, shard, slices, unshard
 

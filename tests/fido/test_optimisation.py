@@ -1,0 +1,120 @@
+"""Steps of the optimisation of one image: how they add up, when they end, what they cost."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax.fido.explain import finish
+from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.optimisation import adapt_price, advance, init, is_done, make_optimizer
+from cfx_jax.fido.settings import get_settings
+
+KEY = jax.random.key(0)
+
+
+def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, images):
+    settings = get_settings("fast", mask_size=8, num_steps=12)
+    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
+    go = jax.jit(functools.partial(advance, settings=settings), static_argnames="num_steps")
+    whole = go(init(settings), *arguments, num_steps=12)
+    pieces = init(settings)
+    for num_steps in (4, 4, 4):
+        pieces = go(pieces, *arguments, num_steps=num_steps)
+    np.testing.assert_allclose(pieces.cells, whole.cells, atol=1e-5)
+    np.testing.assert_allclose(pieces.trace, whole.trace, atol=1e-4)
+    assert int(whole.step) == 12
+    e = jax.jit(functools.partial(finish, settings=settings))(whole, *arguments)
+    assert e.keep_prob.shape == (8, 8)
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_half, images):
+    """The classifier is NaN from the second step on; Adam has a momentum by then."""
+
+    def apply(params, composites):
+        score = composites.mean((1, 2, 3)) * params
+        return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+    settings = get_settings("fast", mask_size=8, num_steps=6)
+    problem = make_problem(KEY, images[0], 1, "ssr")
+    good = cfx_jax.Classifier(params=jnp.asarray(50.0), apply=apply)
+    bad = good.replace(params=jnp.asarray(jnp.nan))
+    step = functools.partial(advance, settings=settings, num_steps=1)
+    before = step(init(settings), problem, good, fill_half)
+    after = step(before, problem, bad, fill_half)
+    assert float(jnp.abs(before.cells - init(settings).cells).max()) > 0.1
+    assert int(after.step) == 2
+    np.testing.assert_array_equal(np.isnan(after.trace), [False, True, *[False] * 4])
+    kept, expected = (jax.tree.leaves((s.cells, s.optimizer)) for s in (after, before))
+    for ours, theirs in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_learning_rate_falls_linearly_to_zero():
+    """For a constant gradient Adam's step is exactly its learning rate, here lr (1 - t / T)."""
+    optimizer = make_optimizer(get_settings("paper"))
+    cells = jnp.zeros((2, 2))
+    state, update = optimizer.init(cells), jax.jit(optimizer.update)
+    for t in range(300):
+        updates, state = update(jnp.full((2, 2), 3.0), state, cells)
+        np.testing.assert_allclose(updates, -0.05 * (1 - t / 300), rtol=1e-4, atol=1e-8)
+
+
+def state_after(trace, settings):
+    full = np.zeros(settings.num_steps, np.float32)
+    full[: len(trace)] = trace
+    return init(settings).replace(step=jnp.int32(len(trace)), trace=jnp.asarray(full))
+
+
+@pytest.mark.parametrize(
+    ("trace", "stops"),
+    [
+        # Of the last four steps the mean is 0.980 and 0.992 of that of the four before.
+        (np.geomspace(1.0, 0.98 ** (9 / 4), 10), False),
+        (np.geomspace(1.0, 0.992 ** (9 / 4), 10), True),
+        # Below zero, too, and where the objective rises.
+        (-np.geomspace(1.0, 1.02 ** (9 / 4), 10), False),
+        (np.linspace(1.0, 2.0, 10), True),
+        # The first steps, in which the penalty sets in, do not count, and no step before them all.
+        (np.r_[9.0, 9.0, np.ones(8)], True),
+        (np.r_[1.0, 1.0, np.full(4, 2.0), np.ones(4)], False),
+        (np.ones(9), False),
+        (np.r_[np.ones(9), np.nan], True),
+        ([], False),
+    ],
+)
+def test_an_image_stops_when_its_objective_no_longer_falls(trace, stops):
+    settings = get_settings("fast", num_steps=20, warmup_steps=2, patience=4)
+    assert bool(is_done(state_after(trace, settings), settings)) is stops
+
+
+def test_without_patience_only_the_last_step_stops():
+    settings = get_settings("fast", num_steps=12, warmup_steps=2)
+    stops = [bool(is_done(state_after(np.ones(n), settings), settings)) for n in range(13)]
+    assert stops == [*[False] * 12, True]
+
+
+@pytest.mark.parametrize(
+    ("success", "factor"), [(1.0, np.exp(0.75 * 0.05)), (0.5, np.exp(-0.75 * 0.45))]
+)
+def test_price_follows_success(success, factor):
+    settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
+    price = adapt_price(jnp.asarray(1e-4), jnp.asarray(success), settings)
+    np.testing.assert_allclose(price, 1e-4 * factor, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("success", "end"), [(1.0, 1e-3), (0.0, 5e-6)])
+def test_price_stays_in_its_bounds(success, end):
+    settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
+    price = jnp.asarray(1e-4)
+    for _ in range(200):
+        price = adapt_price(price, jnp.asarray(success), settings)
+    np.testing.assert_allclose(price, end, rtol=1e-5)
+
+
+def test_without_a_target_the_price_stays():
+    price = jnp.asarray(1e-4)
+    assert adapt_price(price, jnp.asarray(1.0), get_settings("fast")) is price
