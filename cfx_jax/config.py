@@ -143,7 +143,7 @@ class ExplainConfig:
 
     Attributes:
         objective: `ssr`, `sdr` or `both`.
-        mode: `region`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
+        mode: `region`, `quick`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
         contrast: a class k, to ask why the target rather than k; None asks why the target.
         top_classes: explain so many of the most likely classes of each image, as examples with the
             ids `ID#1`, `ID#2`, ..., in place of its label; None explains the label, or the
@@ -163,6 +163,8 @@ class ExplainConfig:
         margin: of the logits, beyond which evidence does not count.
         success_target: share of hard masks that have to do what is asked.
         sharpness: of the logits in the end.
+        look_steps: steps at the start in which nothing moves: the gradients of their masks say
+            where every cell begins.
         patience: an image stops once the mean objective of so many steps is not below that of as
             many before by a hundredth of its size; 0 = never.
     """
@@ -185,6 +187,7 @@ class ExplainConfig:
     margin: float | None = None
     success_target: float | None = None
     sharpness: float | None = None
+    look_steps: int | None = None
     patience: int | None = None
 
     @property

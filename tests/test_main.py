@@ -91,7 +91,7 @@ def assert_user_error(arguments, texts, monkeypatch):
         (["--config.nothing=3"], ["config.nothing", "data, classifier, generator"]),
         (["--config.explain.num_steps=many"], ["num_steps", "many"]),
         (["--config.classifier.name=resnet"], ["resnet", "efficientnet_lite0"]),
-        (["--config.explain.mode=quick"], ["quick", "bbmp, fast, paper"]),
+        (["--config.explain.mode=slow"], ["slow", "bbmp, fast, paper"]),
         (["--config.data.source=folder"], ["--config.data.path=DIR"]),
         (["--config=no/such/file.py"], ["no/such/file.py"]),
         (["--config={tmp}/empty.py"], ["empty.py", "get_config"]),

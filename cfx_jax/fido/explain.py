@@ -158,7 +158,7 @@ def explain_one(
         image: float32 `[H, W, C]` in [0, 1].
         target: class to explain; None takes the predicted one.
         objective: `"ssr"` or `"sdr"`.
-        mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
+        mode: `"region"`, `"quick"`, `"fast"`, `"paper"` or `"bbmp"`.
         contrast: as in `explain`; its range is not checked.
         score: as in `explain`.
         **overrides: fields of `cfx_jax.fido.settings.Settings`.
@@ -226,9 +226,9 @@ def explain(
         targets: int `[N]`, classes to explain; None takes the predicted ones.
         objective: `"ssr"`, the smallest region that supports the decision, or `"sdr"`, the
             smallest whose in-filling changes it.
-        mode: `"region"` (default; few parts, a share of hard masks that do what is asked), `"fast"`
-            (every pixel by itself, the best objective), `"paper"` (as published) or `"bbmp"`
-            (deterministic mask).
+        mode: `"region"` (default; few parts, a share of hard masks that do what is asked),
+            `"quick"` (the same in half of the evaluations), `"fast"` (every pixel by itself, the
+            best objective), `"paper"` (as published) or `"bbmp"` (deterministic mask).
         contrast: a class k, to ask "why the target rather than k?" in place of "why the target?":
             the evidence is `log p(target) - log p(k)`, and the decision is made where it is above
             0, whatever else is predicted.

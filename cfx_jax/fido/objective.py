@@ -225,7 +225,8 @@ def relaxed_objective(
 
     Args:
         cells: float32 `[h, w]`, the learnt mask.
-        step: int32 scalar t; decides the noise and the warm-up `w(t) = min(1, t / warmup_steps)`.
+        step: int32 scalar t; decides the noise and the warm-up
+            `w(t) = clip((t - look_steps) / warmup_steps, 0, 1)`.
         problem: the image and what is asked of it.
         classifier: the model to explain.
         generator: fills the holes.
@@ -246,6 +247,7 @@ def relaxed_objective(
     cost = asked = penalty(pixels, problem.direction, settings)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price)
-    warmup = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / settings.warmup_steps)
+    learnt_for = jnp.asarray(step, jnp.float32) - settings.look_steps
+    warmup = jnp.clip(learnt_for / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
     return warmup * cost - gain, StepValue(asked - gain, success)

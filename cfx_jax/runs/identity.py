@@ -30,6 +30,7 @@ _LATER = (
     "margin",
     "success_target",
     "sharpness",
+    "look_steps",
     "patience",
 )
 

@@ -9,8 +9,8 @@ import pytest
 
 import cfx_jax
 from cfx_jax.fido.explain import finish
-from cfx_jax.fido.objective import make_problem
-from cfx_jax.fido.optimisation import adapt_price, advance, init, is_done, make_optimizer
+from cfx_jax.fido.objective import make_problem, relaxed_objective
+from cfx_jax.fido.optimisation import adapt_price, advance, begin, init, is_done, make_optimizer
 from cfx_jax.fido.settings import get_settings
 
 KEY = jax.random.key(0)
@@ -53,6 +53,62 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_look_moves_nothing_and_then_all_in_proportion(random_classifier, fill_half, images):
+    settings = get_settings("fast", mask_size=8, num_steps=6, look_steps=3)
+    assert settings.num_evaluations == 24
+    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
+    step = jax.jit(functools.partial(advance, settings=settings, num_steps=1))
+
+    @jax.jit
+    def gradient(t):
+        loss = jax.grad(relaxed_objective, has_aux=True)
+        return loss(init(settings).cells, t, *arguments, settings)[0]
+
+    states = [init(settings)]
+    for _ in range(4):
+        states.append(step(states[-1], *arguments))
+    for state in states[1:3]:
+        np.testing.assert_array_equal(state.cells, states[0].cells)
+    # Of the evidence alone: the penalty, which is the same for all cells, sets in afterwards.
+    slope = sum(np.asarray(gradient(jnp.int32(t))) for t in range(3))
+    assert np.ptp(slope) > 0
+    expected = states[0].cells - np.clip(0.7 * slope / slope.std(), -1.5, 1.5)
+    np.testing.assert_allclose(states[3].cells, expected, atol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, states[3].optimizer, states[0].optimizer)
+    assert float(jnp.abs(states[4].cells - states[3].cells).max()) > 0.1
+    assert int(states[4].optimizer[0].count) == 1
+    assert np.all(np.asarray(states[4].trace[:4]) != 0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_where_learning_begins_does_not_depend_on_the_scale_of_slopes(scale):
+    slope = np.array([[1.0, -1.0], [1.0, -1.0]], np.float32)
+    np.testing.assert_allclose(
+        begin(jnp.ones((2, 2)), jnp.asarray(scale * slope)), 1 - 0.7 * slope, rtol=1e-5
+    )
+
+
+def test_learning_begins_where_it_was_when_no_mask_makes_a_difference():
+    np.testing.assert_array_equal(begin(jnp.ones((3, 3)), jnp.zeros((3, 3))), np.ones((3, 3)))
+    # One cell in a hundred decides: it does not fly off.
+    slope = jnp.zeros((10, 10)).at[3, 4].set(-1.0)
+    assert float(begin(jnp.zeros((10, 10)), slope)[3, 4]) == 1.5
+
+
+def test_the_penalty_sets_in_after_the_look(random_classifier, fill_half, images):
+    """At the first step that moves the loss is minus the evidence, later the penalty is added."""
+    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
+    settings = get_settings("fast", mask_size=8, look_steps=5, warmup_steps=4)
+    cells = init(settings).cells
+    shares = []
+    for t in (0, 5, 7, 9, 50):
+        loss, value = relaxed_objective(cells, jnp.int32(t), *arguments, settings)
+        free = get_settings("fast", mask_size=8, look_steps=5, warmup_steps=4, sparsity_weight=0.0)
+        gain, _ = relaxed_objective(cells, jnp.int32(t), *arguments, free)
+        shares.append(float((loss - gain) / (value.objective - gain)))
+    np.testing.assert_allclose(shares, [0.0, 0.0, 0.5, 1.0, 1.0], atol=1e-4)
+
+
 def test_learning_rate_falls_linearly_to_zero():
     """For a constant gradient Adam's step is exactly its learning rate, here lr (1 - t / T)."""
     optimizer = make_optimizer(get_settings("paper"))
@@ -89,6 +145,13 @@ def state_after(trace, settings):
 def test_an_image_stops_when_its_objective_no_longer_falls(trace, stops):
     settings = get_settings("fast", num_steps=20, warmup_steps=2, patience=4)
     assert bool(is_done(state_after(trace, settings), settings)) is stops
+
+
+def test_patience_begins_to_count_after_the_look():
+    settings = get_settings("fast", num_steps=20, warmup_steps=2, look_steps=3, patience=4)
+    trace = np.ones(20)
+    stops = [bool(is_done(state_after(trace[:n], settings), settings)) for n in range(21)]
+    assert stops.index(True) == 3 + 2 + 8
 
 
 def test_without_patience_only_the_last_step_stops():

@@ -55,7 +55,7 @@ def test_bounds_that_are_in_range_pass():
 @pytest.mark.parametrize(
     ("mode", "overrides", "message"),
     [
-        ("quick", {}, r"unknown mode 'quick'; known are bbmp, fast, paper, region"),
+        ("slow", {}, r"unknown mode 'slow'; known are bbmp, fast, paper, quick, region"),
         ("fast", {"steps": 3}, r"unknown settings \['steps'\]; known are .*num_samples.*num_steps"),
         ("fast", {"num_steps": 0}, "num_steps is 0; expected a whole number of at least 1"),
         ("fast", {"num_samples": 2.0}, r"num_samples is 2\.0"),
@@ -100,6 +100,29 @@ def test_bounds_that_are_in_range_pass():
 def test_wrong_settings_are_named(mode, overrides, message):
     with pytest.raises(ValueError, match=message):
         get_settings(mode, **overrides)
+
+
+def test_quick_is_region_in_half_of_its_evaluations():
+    quick, region = MODES["quick"], MODES["region"]
+    assert 2 * quick.num_evaluations == region.num_evaluations
+    steps = {"num_steps": 60, "look_steps": 0, "learning_rate": 0.5, "warmup_steps": 6}
+    assert dataclasses.replace(quick, **steps) == region
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"look_steps": -1}, "look_steps is -1; expected a whole number, 0 or more"),
+        ({"look_steps": 2.0}, "look_steps is 2.0; expected a whole number, 0 or more"),
+        ({"look_steps": 9, "num_steps": 9}, "look_steps is 9 of 9 steps, so nothing is learnt"),
+        ({"patience": 9}, "before step 24, which is look_steps [+] warmup_steps"),
+    ],
+)
+def test_a_look_leaves_steps_to_learn(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        get_settings("quick", **overrides)
+    with pytest.raises(ValueError, match="look_steps moves logits"):
+        get_settings("bbmp", look_steps=1)
 
 
 def test_numbers_of_numpy_are_numbers():
