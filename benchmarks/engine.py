@@ -125,7 +125,13 @@ def compare_quality(arguments: argparse.Namespace) -> Iterator[str]:
 def measure_demo(_: argparse.Namespace) -> Iterator[str]:
     """The demo in a process of its own, compile included."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cfx_jax.main", f"--workdir={folder}/demo"]
+        command = [
+            sys.executable,
+            "-m",
+            "cfx_jax.main",
+            "--config=demo",
+            f"--workdir={folder}/demo",
+        ]
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

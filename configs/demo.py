@@ -2,14 +2,14 @@
 
     python -m cfx_jax.main --config=configs/demo.py [--workdir=runs/demo]
 
-Takes about three minutes on a 2-core CPU and needs no download. It learns the smallest region that
-supports the label (SSR) and the smallest whose in-filling destroys it (SDR), and ends with a table
-and a page to open in a browser.
+Takes about two minutes on a 2-core CPU and needs no download: mode `quick` takes half of the
+evaluations of the default. It learns the smallest region that supports the label (SSR) and the
+smallest whose in-filling destroys it (SDR), and ends with a table and a page to open in a browser.
 """
 
-from cfx_jax.config import Config
+from cfx_jax.config import Config, ExplainConfig
 
 
 def get_config() -> Config:
-    """Returns the defaults, which are the demo."""
-    return Config()
+    """Returns the config of the demo: the defaults, quickly."""
+    return Config(explain=ExplainConfig(mode="quick"))

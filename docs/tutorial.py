@@ -157,9 +157,9 @@ figure(
 # ## A whole folder
 #
 # `cfx_jax.run` does what the command `python -m cfx_jax.main` does: it reads images in units,
-# explains them on all devices, writes records as it goes, and goes on where it was stopped. Here
-# are three files in a folder; a third of the steps is enough for a look, and no label is given, so
-# the predicted class is explained.
+# explains them on all devices, writes records as it goes, and goes on where it was stopped. Only
+# the page and the table in the end are the command's. Here are three files in a folder; a third of
+# the steps is enough for a look, and no label is given, so the predicted class is explained.
 
 # %%
 home = pathlib.Path(tempfile.mkdtemp())

@@ -18,10 +18,10 @@ def demo_images(size: int = 224) -> tuple[np.ndarray, np.ndarray]:
         Images, float32 `[3, size, size, 3]` in [0, 1], and their ImageNet classes, int32 `[3]`.
 
     Raises:
-        ValueError: `size` is below 1.
+        ValueError: `size` is no whole number, or below 1.
     """
-    if size < 1:
-        raise ValueError(f"size is {size}; expected at least 1 pixel")
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(f"size is {size!r}; expected a whole number of pixels, at least 1")
     source = open_source(DataConfig())
     images = [source.load(index, (size, size), "crop") for index in range(len(source))]
     return np.stack(images), np.array([source.label(i) for i in range(len(source))], np.int32)

@@ -253,7 +253,8 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
 
     Args:
         mode: `"region"`, `"quick"`, `"fast"`, `"paper"` or `"bbmp"`.
-        **overrides: fields of `Settings`.
+        **overrides: fields of `Settings`. With fewer steps than those of the mode, its look takes
+            at most half of them.
 
     Returns:
         Validated `Settings`.
@@ -269,4 +270,6 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
         raise ValueError(f"unknown settings {unknown}; known are {', '.join(sorted(known))}")
     # Numbers of NumPy, as a sweep over an array gives them, are numbers.
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
+    if "num_steps" in plain and isinstance(plain["num_steps"], int):
+        plain = {"look_steps": min(MODES[mode].look_steps, plain["num_steps"] // 2), **plain}
     return dataclasses.replace(MODES[mode], **plain)

@@ -62,7 +62,8 @@ def write_group(
     if storage.read(f"{STORE}/zarr.json") is not None:
         return
     metadata = {}
-    for field in (*layout.fields, Field(COMPLETE, "uint8")):
+    said = {"long_name": "1 once it is written"}
+    for field in (*layout.fields, Field(COMPLETE, "uint8", attributes=said)):
         place = f"{STORE}/{field.name}/zarr.json"
         content = json.loads(storage.read(place) or b"{}")
         if field.attributes:

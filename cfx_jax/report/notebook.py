@@ -1,14 +1,16 @@
 """Figures of explanations for notebooks and slides."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.generators.checks import check_pixels
 from cfx_jax.report import pictures
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ def figure(
         in-filled under a hard mask with its probability.
 
     Raises:
-        ValueError: there are not as many images as explanations, or of another size.
+        TypeError: it is no `Explanation`.
+        ValueError: there is none in it, or there are not as many images as explanations, or they
+            are of another size or not in [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, cfx_jax
@@ -53,15 +57,13 @@ def figure(
         >>> len(drawn.axes)
         6
     """
-    found = jax.tree.map(np.asarray, explanation)
+    found = jax.tree.map(np.asarray, _check_explanation(explanation))
     if found.status.ndim == 0:
         found = jax.tree.map(lambda leaf: leaf[None], found)
         images = None if images is None else np.asarray(images)[None]
     expected = found.infilled.shape
-    if images is not None and (images := np.asarray(images)).shape != expected:
-        raise ValueError(
-            f"images have shape {list(images.shape)}; expected {list(expected)}, those explained"
-        )
+    if images is not None:
+        images = _check_images(np.asarray(images), expected)
     count = min(len(found.status), _MOST)
     columns = 2 if images is None else 3
     drawn = pictures.make_figure(_SIDE * columns, (_SIDE + 0.35) * count, dpi=_DPI)
@@ -73,6 +75,32 @@ def figure(
     # Notebooks show a figure of pyplot only, which keeps it until it is closed.
     drawn._repr_png_ = lambda: _encode(drawn)
     return drawn
+
+
+def _check_explanation(explanation: Any) -> Explanation:
+    if isinstance(explanation, Mapping) and explanation:
+        names = " and ".join(f"[{name!r}]" for name in explanation)
+        raise TypeError(f"there are several explanations, {names}; draw one of them at a time")
+    if not isinstance(explanation, Explanation):
+        raise TypeError(
+            f"a {type(explanation).__name__} is no Explanation; expected what cfx_jax.explain "
+            "returns"
+        )
+    shape = np.shape(explanation.status)
+    if len(shape) > 1 or 0 in shape:
+        raise ValueError(
+            f"status has shape {list(shape)}; expected the explanation of one image, or of N >= 1"
+        )
+    return explanation
+
+
+def _check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
+    if images.shape != expected:
+        raise ValueError(
+            f"images have shape {list(images.shape)}; expected {list(expected)}, those explained"
+        )
+    check_pixels(jnp.asarray(images))
+    return images
 
 
 def _draw_row(
@@ -91,7 +119,8 @@ def _draw_row(
     panels.append((infilled, f"→ in-filled\n{after}"))
     for axis, (picture, title) in zip(axes, panels, strict=True):
         axis.imshow(picture)
-        axis.set_title(title, fontsize=9)
+        # A name may hold a dollar, which is no formula.
+        axis.set_title(title, fontsize=9, parse_math=False)
         axis.axis("off")
 
 

@@ -98,7 +98,7 @@ def parse_command(
             config = config_flags.DEFINE_config_dataclass(
                 "config",
                 config_type(),
-                f"Config: {expected}; default: that of {default_name}.",
+                f"Config: {expected}; without one, every field has its default.",
                 **options,
             )
         workdir = flags.DEFINE_string(

@@ -76,11 +76,13 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
     id_width = max(len(text.encode()) for text in ids)
     picture = ((*size, 3), ("y", "x", "channel"))
     cells = ((settings.mask_size, settings.mask_size), ("cell_y", "cell_x"))
-    fields = [Field("id", "uint8", (id_width,), ("id_byte",))]
+    fields = [
+        Field("id", "uint8", (id_width,), ("id_byte",), _named("id as UTF-8, 0 beyond its end"))
+    ]
     fields += [Field(name, "int32", attributes=_named(what)) for name, what in CLASSES.items()]
-    fields.append(Field("digest", "uint64"))
+    fields.append(Field("digest", "uint64", attributes=_named("hash of the pixels")))
     if config.report.save_images:
-        fields.append(Field("image", "uint8", *picture))
+        fields.append(Field("image", "uint8", *picture, _named("the photograph, RGB")))
     for objective in config.explain.objectives:
         fields += [
             Field(f"{objective}_status", "int8", attributes=_STATUS),
@@ -112,7 +114,8 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
                 Field(f"{objective}_steps", "int32", attributes=_named("optimiser steps taken"))
             )
         if config.report.save_images:
-            fields.append(Field(f"{objective}_infilled", "uint8", *picture))
+            filled = _named("the photograph, RGB, in-filled under one of the hard masks")
+            fields.append(Field(f"{objective}_infilled", "uint8", *picture, filled))
     return fields
 
 

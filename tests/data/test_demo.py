@@ -1,5 +1,7 @@
 """Photographs to try things on."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ def test_they_are_those_of_the_demo():
     np.testing.assert_array_equal(images[1], open_source(DataConfig()).load(1, (32, 32), "crop"))
 
 
-def test_no_size_is_refused():
-    with pytest.raises(ValueError, match="size is 0; expected at least 1 pixel"):
-        cfx_jax.demo_images(0)
+@pytest.mark.parametrize("size", [0, (64, 32), "64", 64.0])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match=re.escape(f"size is {size!r}; expected a whole number")):
+        cfx_jax.demo_images(size)

@@ -114,6 +114,7 @@ def test_quick_is_region_in_half_of_its_evaluations():
     [
         ({"look_steps": -1}, "look_steps is -1; expected a whole number, 0 or more"),
         ({"look_steps": 2.0}, "look_steps is 2.0; expected a whole number, 0 or more"),
+        ({"look_steps": 24}, "look_steps is 24 of 24 steps"),
         ({"look_steps": 9, "num_steps": 9}, "look_steps is 9 of 9 steps, so nothing is learnt"),
         ({"patience": 9}, "before step 24, which is look_steps [+] warmup_steps"),
     ],
@@ -123,6 +124,13 @@ def test_a_look_leaves_steps_to_learn(overrides, message):
         get_settings("quick", **overrides)
     with pytest.raises(ValueError, match="look_steps moves logits"):
         get_settings("bbmp", look_steps=1)
+
+
+@pytest.mark.parametrize(("num_steps", "look_steps"), [(1, 0), (2, 1), (7, 3), (8, 4), (60, 4)])
+def test_the_look_of_a_mode_takes_at_most_half_of_the_steps(num_steps, look_steps):
+    assert get_settings("quick", num_steps=num_steps).look_steps == look_steps
+    assert get_settings("quick", num_steps=9, look_steps=7).look_steps == 7
+    assert get_settings("region", num_steps=num_steps).look_steps == 0
 
 
 def test_numbers_of_numpy_are_numbers():

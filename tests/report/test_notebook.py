@@ -135,3 +135,31 @@ def test_a_large_map_is_shown_by_the_middles_of_its_squares():
     html = make(saliency=saliency)._repr_html_()
     assert html.count("<rect") == 21 * 21
     assert len(html) < 40_000
+
+
+def test_a_dollar_in_a_name_is_no_formula():
+    drawn = figure(make(), class_names=["cat", r"cost $5 and $\frac$"])
+    assert drawn.axes[0].get_title().startswith("→ what matters")
+    titled = figure(make(), np.ones((8, 6, 3)), class_names=["cat", r"cost $5 and $\frac$"])
+    assert titles(titled)[0].startswith(r"cost $5 and $\frac$")
+    assert titled._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("explanation", "images", "error", "message"),
+    [
+        ({"ssr": make(), "sdr": make()}, None, TypeError, r"\['ssr'\] and \['sdr'\]; draw one"),
+        (make().saliency, None, TypeError, "a ndarray is no Explanation; expected what cfx_jax"),
+        (jax.tree.map(lambda leaf: leaf[:0], make(1)), None, ValueError, r"status has shape \[0\]"),
+        (jax.tree.map(lambda leaf: leaf[None], make(2)), None, ValueError, r"shape \[1, 2\]"),
+        (make(), np.full((8, 6, 3), 255, np.uint8), ValueError, "divide 8-bit images by 255"),
+        (make(), np.full((8, 6, 3), -2.0), ValueError, "undo their normalisation"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(explanation, images, error, message):
+    with pytest.raises(error, match=message):
+        figure(explanation, images)
+
+
+def test_images_that_were_not_finite_are_drawn():
+    assert len(figure(make(), np.full((8, 6, 3), np.nan)).axes) == 3

@@ -334,6 +334,7 @@ def test_other_libraries_read_the_records(done):
     assert dataset["example"].values.tolist() == RecordReader(done).ids()
     assert dataset["ssr_status"].attrs["flag_meanings"].split()[5] == "unreadable"
     assert dataset["ssr_kept_area"].attrs == {"long_name": "share of pixels kept"}
+    assert [name for name, array in dataset.items() if not array.attrs.get("long_name")] == []
     assert dataset.attrs["status_names"][0] == "ok"
     assert dataset["ssr_kept_area"].values[0] == group["ssr_kept_area"][0]
     manifest = json.loads((done / "manifest.json").read_text())
