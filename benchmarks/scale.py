@@ -29,7 +29,7 @@ from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explanation import NUM_HARD_MASKS
+from cfx_jax.fido.judging import NUM_HARD_MASKS
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import load_classifier, load_generator

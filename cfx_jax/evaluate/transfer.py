@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.explanation import NUM_HARD_MASKS, judge
+from cfx_jax.fido.judging import NUM_HARD_MASKS, judge
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import SSR, Problem, composite, succeeds
 from cfx_jax.generators import Generator

@@ -22,9 +22,9 @@ from cfx_jax.fido.explanation import (
     Explanation,
     assign_status,
     find_top,
-    judge,
     saliency,
 )
+from cfx_jax.fido.judging import judge, settle_and_judge
 from cfx_jax.fido.masks import spread
 from cfx_jax.fido.objective import (
     DIRECTIONS,
@@ -35,7 +35,7 @@ from cfx_jax.fido.objective import (
 )
 from cfx_jax.fido.optimisation import State, advance, init, is_done
 from cfx_jax.fido.settings import Settings, get_settings
-from cfx_jax.fido.settling import settle
+from cfx_jax.fido.settling import begin_search
 from cfx_jax.generators import Generator
 
 
@@ -60,7 +60,7 @@ def finish(
         The `Explanation` of one image, without a leading axis.
     """
     height, width = problem.image.shape[:2]
-    size, law = (height, width), settings.mask_law
+    size, law, asked = (height, width), settings.mask_law, (problem, classifier, generator)
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
     judge_key, settle_key, bare_key = (
         jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(3)
@@ -69,18 +69,16 @@ def finish(
     original = classifier.apply(classifier.params, problem.image[None])[0]
     if settings.success_target:
         lead = classifier.lead(original, problem.target)
-        cells = settle(settle_key, cells, lead, problem, classifier, generator, settings=settings)
-    pixels = law.keep_map(cells, size)
-    verdict = judge(
-        judge_key,
-        pixels,
-        problem,
-        classifier,
-        generator,
-        law=law,
-        bare_key=bare_key,
-        at_once=settings.num_samples,
-    )
+        search = begin_search(cells, problem.direction, lead, settings)
+        cells, verdict = settle_and_judge(
+            settle_key, judge_key, search, *asked, law=law, bare_key=bare_key
+        )
+        pixels = law.keep_map(cells, size)
+    else:
+        pixels = law.keep_map(cells, size)
+        verdict = judge(
+            judge_key, pixels, *asked, law=law, bare_key=bare_key, at_once=settings.num_samples
+        )
     top_classes, top_before, top_after = find_top(original, verdict.logits, classifier)
     result = Explanation(
         mask_logits=law.mask_logits(cells),

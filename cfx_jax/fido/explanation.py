@@ -1,10 +1,10 @@
-"""What comes out: the `Explanation` of an image, its status, and the judgement by hard masks.
+"""What comes out: the `Explanation` of an image, and its status.
 
 Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
 
 import enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.struct
 import jax
@@ -12,19 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, probabilities
-from cfx_jax.fido.masks import KeepMap, MaskLaw
-from cfx_jax.fido.objective import SDR, SSR, Problem, classify_infilled, succeeds
+from cfx_jax.fido.masks import MaskLaw
+from cfx_jax.fido.objective import SDR, SSR, Problem
 from cfx_jax.fido.show import to_html
-from cfx_jax.generators import Generator
 
-NUM_HARD_MASKS = 32
-"""Hard masks drawn by `finish` to judge the learnt distribution."""
 NUM_TOP = 5
 """Classes whose probabilities an explanation tells."""
-NUM_BARE = 4
-"""In-fills of the whole image by which `judge` sees whether the in-fill decides by itself."""
 MOST = 0.5
-"""Share of them that makes a success, where the settings have no target of their own."""
+"""Share of hard masks that makes a success, where the settings have no target of their own."""
 
 
 class Status(enum.IntEnum):
@@ -118,94 +113,6 @@ class Explanation:
             found.kept_area,
             found.success_rate,
         )
-
-
-class Verdict(NamedTuple):
-    """What hard masks drawn from a learnt distribution do.
-
-    Attributes:
-        log_odds: float32 scalar, mean log-odds of the target on the in-filled images.
-        success_rate: float32 scalar, share of masks that do what was asked.
-        infilled: float32 `[H, W, C]`, the image under the first of the masks.
-        logits: float32 `[num_masks, K]`, of the image under each of them.
-        infill_suffices: bool scalar, whether in-fills of the whole image are classified as the
-            target, too; False where none was looked at.
-    """
-
-    log_odds: jax.Array
-    success_rate: jax.Array
-    infilled: jax.Array
-    logits: jax.Array
-    infill_suffices: jax.Array
-
-
-def judge(
-    key: jax.Array,
-    pixels: KeepMap,
-    problem: Problem,
-    classifier: Classifier,
-    generator: Generator,
-    *,
-    law: MaskLaw,
-    num_masks: int = NUM_HARD_MASKS,
-    bare_key: jax.Array | None = None,
-    at_once: int = 1,
-) -> Verdict:
-    """Draws hard masks and sees what they do to the classifier.
-
-    Masks are drawn rather than the probability cut at 1/2: a distribution whose samples preserve
-    the decision may keep no pixel with more than probability 1/2, and was not optimised to.
-
-    Args:
-        key: random key.
-        pixels: the mask distribution at the pixels.
-        problem: the image and what is asked of it.
-        classifier: the model explained.
-        generator: fills the holes.
-        law: of the masks that were optimised.
-        num_masks: how many are drawn.
-        bare_key: random key of in-fills of the whole image; None looks at none.
-        at_once: masks looked at together at most, for their memory.
-
-    Returns:
-        A `Verdict`.
-    """
-
-    def look(
-        mask_key: jax.Array, fill_key: jax.Array, is_bare: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        mask = jnp.where(is_bare, 0.0, law.draw_hard(mask_key, pixels))
-        infilled, logits = classify_infilled(problem, mask, mask, fill_key, classifier, generator)
-        return infilled[0], logits[0]
-
-    def look_at_some(first: jax.Array, some: tuple[jax.Array, Any]) -> tuple[jax.Array, jax.Array]:
-        place, arguments = some
-        infilled, logits = jax.vmap(look)(*arguments)
-        return jnp.where(place == 0, infilled[0], first), logits
-
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, num_masks))
-    mask_keys, fill_keys = keys[:, 0], keys[:, 1]
-    if bare_key is not None:
-        bare_keys = jax.random.split(bare_key, NUM_BARE)
-        mask_keys, fill_keys = (jnp.concatenate([k, bare_keys]) for k in (mask_keys, fill_keys))
-    total = len(fill_keys)
-    # Parts of one size, or the networks would be in the program twice, which is what takes long to
-    # compile; so are the in-fills of the whole image in the same loop.
-    size = next(size for size in range(min(at_once, total), 0, -1) if total % size == 0)
-    is_bare = jnp.arange(total) >= num_masks
-    parts = jax.tree.map(lambda a: a.reshape(-1, size), (mask_keys, fill_keys, is_bare))
-    infilled, logits = jax.lax.scan(
-        look_at_some, jnp.zeros_like(problem.image), (jnp.arange(total // size), parts)
-    )
-    logits = logits.reshape(total, -1)
-    bare, logits = logits[num_masks:], logits[:num_masks]
-    return Verdict(
-        log_odds=jnp.mean(classifier.log_odds(logits, problem.target)),
-        success_rate=jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32)),
-        infilled=infilled,
-        logits=logits,
-        infill_suffices=jnp.all(classifier.decides(bare, problem.target)) & (len(bare) > 0),
-    )
 
 
 def saliency(

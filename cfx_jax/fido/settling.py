@@ -5,21 +5,19 @@ that keeps somewhat too little or too much, and is undecided at its slopes. Of t
 
     logits -> k (logits +- b)
 
-with a sharpness k, one number b says how much is kept. `settle` finds by bisection the b at which a
-share tau of hard masks just does what is asked.
+with a sharpness k, one number b says how much is kept. `LevelSearch` finds by bisection the b at
+which a share tau of hard masks just does what is asked; `cfx_jax.fido.judging` shows it the masks.
 
 Differs from the published code, which has a fixed price and takes what comes out.
 """
 
-from typing import NamedTuple
+import dataclasses
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.objective import Problem, classify_infilled
-from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS, Settings
-from cfx_jax.generators import Generator
+from cfx_jax.fido.settings import Settings
 
 # Of the level, in logits before they are sharpened.
 _FARTHEST = 8.0
@@ -31,68 +29,82 @@ _RESERVE = 0.25
 _DEAREST = 4.0
 
 
-class _Bounds(NamedTuple):
-    """Levels: one that keeps too little (of SDR: drops), one that holds, one that barely does."""
+@flax.struct.dataclass
+class LevelSearch:
+    """A search for the level of one learnt map, as far as it has come.
 
+    Attributes:
+        cells: float32 `[h, w]`, the learnt map, logits of keeping each cell.
+        direction: float32 scalar, `SSR` or `SDR`.
+        enough: float32 scalar, lead that is left in reserve.
+        low: float32 scalar, a level that keeps too little (of SDR: drops).
+        high: float32 scalar, one that holds.
+        barely: float32 scalar, the lowest that holds without the reserve.
+        settings: the target and the sharpness.
+    """
+
+    cells: jax.Array
+    direction: jax.Array
+    enough: jax.Array
     low: jax.Array
     high: jax.Array
     barely: jax.Array
+    settings: Settings = flax.struct.field(pytree_node=False)
 
+    def tried(self) -> jax.Array:
+        """Returns the map to be tried next, float32 `[h, w]`."""
+        return self._at((self.low + self.high) / 2.0)
 
-def settle(
-    key: jax.Array,
-    cells: jax.Array,
-    original: jax.Array,
-    problem: Problem,
-    classifier: Classifier,
-    generator: Generator,
-    *,
-    settings: Settings,
-) -> jax.Array:
-    """Shifts and sharpens a learnt map so that just enough of its hard masks do what is asked.
+    def narrow(self, reached: jax.Array) -> "LevelSearch":
+        """Goes on with what hard masks of `tried` did.
 
-    Args:
-        key: random key.
-        cells: float32 `[h, w]`, logits of keeping each cell.
-        original: float32 scalar, `Classifier.lead` of the target on the image itself.
-        problem: the image and what is asked of it.
-        classifier: the model explained.
-        generator: fills the holes.
-        settings: the target, the sharpness and the mask law.
+        Args:
+            reached: float32 `[S]`, for each its lead in the direction that is asked for.
 
-    Returns:
-        float32 `[h, w]`, logits of keeping each cell. Where no level that was tried does what is
-        asked, as for a class that is predicted from the in-fill alone, the one that keeps most
-        (SSR) or least.
-    """
-    height, width = problem.image.shape[:2]
-    enough = _RESERVE * jnp.minimum(settings.margin, jnp.abs(original))
-
-    def at(level: jax.Array) -> jax.Array:
-        return settings.sharpness * (cells + problem.direction * level)
-
-    def halve(bounds: _Bounds, key: jax.Array) -> tuple[_Bounds, None]:
-        low, high, barely = bounds
-        level = (low + high) / 2.0
-        pixels = settings.mask_law.keep_map(at(level), (height, width))
-        mask_key, fill_key = jax.random.split(key)
-        masks = jax.vmap(lambda key: settings.mask_law.draw_hard(key, pixels)[0])(
-            jax.random.split(mask_key, SETTLING_MASKS)
-        )
-        _, logits = classify_infilled(problem, masks, masks, fill_key, classifier, generator)
-        reached = problem.direction * classifier.lead(logits, problem.target)
+        Returns:
+            The search, half as wide.
+        """
+        level = (self.low + self.high) / 2.0
 
         def hold(least: jax.Array | float) -> jax.Array:
-            return jnp.mean((reached > least).astype(jnp.float32)) >= settings.success_target
+            share = jnp.mean((reached > least).astype(jnp.float32))
+            return share >= self.settings.success_target
 
-        holds = hold(enough)
-        return _Bounds(
-            jnp.where(holds, low, level),
-            jnp.where(holds, level, high),
-            jnp.where(hold(0.0), jnp.minimum(barely, level), barely),
-        ), None
+        holds = hold(self.enough)
+        return dataclasses.replace(
+            self,
+            low=jnp.where(holds, self.low, level),
+            high=jnp.where(holds, level, self.high),
+            barely=jnp.where(hold(0.0), jnp.minimum(self.barely, level), self.barely),
+        )
 
-    ends = _Bounds(*(jnp.asarray(end, jnp.float32) for end in (-_FARTHEST, _FARTHEST, _FARTHEST)))
-    found, _ = jax.lax.scan(halve, ends, jax.random.split(key, SETTLING_ROUNDS))
-    is_dear = found.high - found.barely > _DEAREST
-    return at(jnp.where(is_dear, found.barely + _DEAREST / 2.0, found.high))
+    def found(self) -> jax.Array:
+        """Returns the map in the end, float32 `[h, w]`, logits of keeping each cell.
+
+        Where no level that was tried does what is asked, as for a class that is predicted from the
+        in-fill alone, the one that keeps most (SSR) or least.
+        """
+        is_dear = self.high - self.barely > _DEAREST
+        return self._at(jnp.where(is_dear, self.barely + _DEAREST / 2.0, self.high))
+
+    def _at(self, level: jax.Array) -> jax.Array:
+        return self.settings.sharpness * (self.cells + self.direction * level)
+
+
+def begin_search(
+    cells: jax.Array, direction: jax.Array, original: jax.Array, settings: Settings
+) -> LevelSearch:
+    """Begins the search for the level of a map.
+
+    Args:
+        cells: float32 `[h, w]`, logits of keeping each cell.
+        direction: float32 scalar, `SSR` or `SDR`.
+        original: float32 scalar, `Classifier.lead` of the target on the image itself.
+        settings: the target, the margin and the sharpness.
+
+    Returns:
+        The search, before any level is tried.
+    """
+    low, high = (jnp.asarray(end, jnp.float32) for end in (-_FARTHEST, _FARTHEST))
+    enough = _RESERVE * jnp.minimum(settings.margin, jnp.abs(original))
+    return LevelSearch(cells, direction, enough, low, high, high, settings)

@@ -9,9 +9,10 @@ from scipy import ndimage
 import cfx_jax
 from cfx_jax import Classifier, Status
 from cfx_jax.fido.explanation import assign_status
+from cfx_jax.fido.judging import judge, settle_and_judge
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.settings import get_settings
-from cfx_jax.fido.settling import settle
+from cfx_jax.fido.settling import begin_search
 
 SIZE = 32
 KEY = jax.random.key(0)
@@ -32,7 +33,11 @@ def settle_alone(cells, problem, classifier, generator, settings):
     """As `finish` does with the image's own logits."""
     original = classifier.apply(classifier.params, problem.image[None])[0]
     lead = classifier.lead(original, problem.target)
-    return settle(KEY, cells, lead, problem, classifier, generator, settings=settings)
+    search = begin_search(cells, problem.direction, lead, settings)
+    keys = jax.random.split(KEY)
+    asked = problem, classifier, generator
+    law = settings.mask_law
+    return settle_and_judge(KEY, keys[0], search, *asked, law=law, bare_key=keys[1])[0]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -139,3 +144,33 @@ def test_evaluations_are_counted():
     region = get_settings("region", num_steps=10, num_samples=2)
     assert region.num_evaluations == 20 + 6 * 8
     assert get_settings("region").num_evaluations <= 300
+
+
+@pytest.mark.parametrize("reached", [[3.0] * 8, [0.2] * 8, [-1.0] * 8, [3.0] * 7 + [-1.0]])
+def test_a_search_halves_what_is_left(reached):
+    """Towards more where too few hold; 7 of 8 are less than nine tenths."""
+    settings = get_settings("region")
+    search = begin_search(jnp.zeros((2, 2)), jnp.float32(1.0), jnp.float32(2.0), settings)
+    assert float(search.enough) == 0.5
+    after = search.narrow(jnp.asarray(reached))
+    expected = (-8.0, 0.0) if reached == [3.0] * 8 else (0.0, 8.0)
+    assert (float(after.low), float(after.high)) == expected
+    assert float(after.barely) == (0.0 if min(reached) > 0 else 8.0)
+    np.testing.assert_allclose(after.tried(), 3.0 * np.full((2, 2), sum(expected) / 2))
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_the_verdict_is_that_of_the_map_found(objective, black):
+    """Judged by itself with the same key, the map that is returned gets the same verdict."""
+    classifier = Classifier(params=0.4, apply=count_white)
+    settings = get_settings("region", mask_size=8, smooth_scale=0.5)
+    slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    asked, law = (problem, classifier, black), settings.mask_law
+    search = begin_search(slope, problem.direction, jnp.float32(6.0), settings)
+    keys = jax.random.split(KEY, 3)
+    cells, verdict = settle_and_judge(keys[0], keys[1], search, *asked, law=law, bare_key=keys[2])
+    pixels = law.keep_map(cells, (SIZE, SIZE))
+    alone = judge(keys[1], pixels, *asked, law=law, bare_key=keys[2], at_once=3)
+    assert np.ptp(alone.logits[:, 1]) > 0.5
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), verdict, alone)
