@@ -72,6 +72,8 @@ def write_run(workdir, seed, ids, **changes):
                 for name in [*NUMBERS, "mask_logits", "trace"] if unit == 0 else []:
                     values[f"{objective}_{name}"][[2, 3]] = np.nan
                 values[f"{objective}_status"][[2, 3]] = 4, 5
+            # Nothing is known of what could not be decoded.
+            values["target"][3] = values["prediction"][3] = -1
             writer.write_unit(unit, values)
     return workdir
 
@@ -121,6 +123,10 @@ def shown(page):
     return page.evaluate("[...cfx.gallery.shown].map((n) => cfx.gallery.model.ids[n])")
 
 
+def name_of(number):
+    return f"{CLASSES[number]} ({number})" if number >= 0 else "not known"
+
+
 def column(galleries, name, run=0):
     return galleries["records"][run].read(name)
 
@@ -149,7 +155,9 @@ FILTERS = {
     "label=not known": lambda of: of("label") == -1,
     "label=tiger": lambda of: of("label") == 1,
     "predicted=right": lambda of: of("label") == of("prediction"),
-    "predicted=wrong": lambda of: (of("label") >= 0) & (of("label") != of("prediction")),
+    "predicted=wrong": lambda of: (
+        (of("label") >= 0) & (of("prediction") >= 0) & (of("label") != of("prediction"))
+    ),
     "find=R/01": lambda of: (np.arange(COUNT) // 10) == 1,
     "find=OnError": lambda of: np.arange(COUNT) == 5,
     "status=ok&target=cup&predicted=wrong": lambda of: (
@@ -177,7 +185,7 @@ def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
     if name == "id":
         keys = np.array(IDS)
     elif name == "target":
-        keys = np.array([f"{CLASSES[number]} ({number})" for number in column(galleries, name)])
+        keys = np.array([name_of(number) for number in column(galleries, name)])
     elif name == "entropy":
         keep = 1 / (1 + np.exp(-column(galleries, "sdr_mask_logits").astype(float)))
         keys = -(keep * np.log2(keep) + (1 - keep) * np.log2(1 - keep)).mean(axis=(1, 2))
@@ -330,6 +338,51 @@ def test_two_runs_lie_side_by_side_with_their_differences(tab, galleries):
     codes = [column(galleries, "ssr_status", run) for run in (0, 1)]
     same = [id_ for id_ in IDS[100:] if codes[0][IDS.index(id_)] == codes[1][of[id_]]]
     assert shown(page) == [id_ for id_ in IDS if id_ not in same]
+
+
+def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
+    page = tab.show("", "both")
+    rows = {id_: index for index, id_ in enumerate(IDS[100:][::-1])}
+    targets, predictions = (
+        {
+            id_: [
+                column(galleries, name)[IDS.index(id_)],
+                column(galleries, name, 1)[rows[id_]] if id_ in rows else -1,
+            ]
+            for id_ in IDS
+        }
+        for name in ("target", "prediction")
+    )
+    other = next(id_ for id_ in IDS[100:] if len({*targets[id_]}) == 2 and min(targets[id_]) >= 0)
+    same = next(id_ for id_ in IDS[100:] if targets[id_][0] == targets[id_][1])
+    page = tab.show(f"at={other}", "both")
+    names = [name_of(number) for number in targets[other]]
+    assert page.inner_text("#detail-title") == " ≠ ".join(names)
+    for run in (0, 1):
+        said = f"Target: {names[run]} · predicted: {name_of(predictions[other][run])}"
+        assert said in page.locator(f'[data-result="{run}-ssr"]').inner_text()
+    cells = page.locator("article td.difference").all_inner_texts()
+    is_claimed = [cell != "≠ classes" for cell in cells]
+    # Areas and shares of masks are what they are; log-odds are of a class.
+    assert is_claimed == [True, False, False, True, False, True]
+    page = tab.show(f"at={same}", "both")
+    assert page.inner_text("#detail-title") == name_of(targets[same][0])
+    assert "≠" not in page.inner_text("article tbody")
+
+    # A list marks them, and is sorted and filtered by what the run of the goal says.
+    for run, goal in ((0, "0-ssr"), (1, "1-ssr")):
+        for number in range(4):
+            page = tab.show(f"result={goal}&target=({number})", "both")
+            of = {id_: targets[id_][run if id_ in rows else 0] for id_ in IDS}
+            assert set(shown(page)) == {id_ for id_ in IDS if of[id_] == number}
+    page = tab.show(f"find={other}", "both")
+    assert page.locator(".grid .name").all_inner_texts() == [names[0], f"≠ {names[1]}"]
+    page = tab.show(f"find={other}&view=table", "both")
+    cell = page.locator(".rows tbody tr:not(.spacer) td").nth(1)
+    assert cell.inner_text() == cell.get_attribute("title") == " ≠ ".join(names)
+    page = tab.show("sort=difference-log_odds_infilled", "both")
+    last = shown(page)[-1]
+    assert last not in rows or targets[last][0] != targets[last][1]
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -18,12 +18,15 @@ class Detail {
     const { model } = this;
     const selected = [view.result, view.with].map((key) => model.result(key)).filter(Boolean);
     const results = (selected.length > 1 ? selected : model.results).filter((r) => model.rows[r.run][n] >= 0);
-    Object.assign(this, { n, results });
-    const run = model.home(n);
-    const words = ["prediction", "label"].map((name) => model.className(name, n));
-    this.title = cfx.make("h1", { id: "detail-title", tabIndex: -1 }, cfx.make("bdi", {}, model.className("target", n)));
-    const facts = cfx.make("p.soft", {}, "Predicted: ", cfx.make("bdi", {}, words[0]), " · label: ",
-      cfx.make("bdi", {}, words[1]), ` · example ${model.at(run, "index", n)}: `, cfx.make("bdi", {}, model.ids[n]));
+    const run = model.home(model.result(view.result), n);
+    // A run that could not read the image explains nothing of it.
+    const first = results.find((r) => model.at(r.run, "target", n) >= 0) ?? { run };
+    // Runs that say different things of the example say them on their own cards.
+    const areAlike = results.every((r) => !model.asksElse(first, r, n) && !model.differs("prediction", first.run, r.run, n));
+    Object.assign(this, { n, results, run, areAlike });
+    this.title = this.#title(first);
+    const facts = cfx.make("p.soft", {}, ...(areAlike ? ["Predicted: ", this.#name(run, "prediction"), " · "] : []),
+      "label: ", this.#name(run, "label"), ` · example ${model.at(run, "index", n)}: `, cfx.make("bdi", {}, model.ids[n]));
     this.cards = cfx.make("div.results", {}, ...this.#original(), ...results.map((result) => this.#card(result)));
     this.traces = cfx.make("div.traces");
     this.element.replaceChildren(
@@ -32,6 +35,21 @@ class Detail {
     );
     this.#apply();
     this.#addDetails(n);
+  }
+
+  #name(run, kind) {
+    const { model, n } = this;
+    return cfx.make("bdi", {}, kind === "target" ? model.question(run, n) : model.className(run, kind, n));
+  }
+
+  /** The classes explained, each once; a mark between them says that they are not the same. */
+  #title(first) {
+    const { model, n, results } = this;
+    const others = results.filter((result) => model.asksElse(first, result, n));
+    const runs = new Map([first, ...others].map(({ run }) => [model.question(run, n), run]));
+    const words = [...runs.values()].flatMap((run, place) => [place ? " ≠ " : "", this.#name(run, "target")]);
+    const title = others.length ? "The runs explain different classes" : undefined;
+    return cfx.make("h1", { id: "detail-title", tabIndex: -1, title }, ...words);
   }
 
   /** Shows the original in the place of what is in-filled, or the other way round. */
@@ -58,7 +76,7 @@ class Detail {
     });
     const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
     // Where the records keep no photographs there is nothing below the map, or beside it.
-    opacity.hidden = this.swap.hidden = !this.model.runs[this.model.home(this.n)].has_photos;
+    opacity.hidden = this.swap.hidden = !this.model.runs[this.run].has_photos;
     return cfx.make("div.bar", {}, opacity, cfx.make("label.choice", {}, this.outline, "Line around half of it"), this.swap);
   }
 
@@ -75,7 +93,7 @@ class Detail {
   }
 
   #original() {
-    const run = this.model.home(this.n);
+    const { run } = this;
     if (!this.model.runs[run].has_photos || !this.model.hasPicture(run, this.n)) return [];
     const alt = `Original image, example ${this.model.at(run, "index", this.n)}`;
     return [cfx.make("section.result", { "aria-label": "Original" }, cfx.make("h2", {}, "Original"),
@@ -87,6 +105,7 @@ class Detail {
     const number = (name) => model.value(result, name, n);
     return cfx.make("section.result", { "aria-label": result.label, "data-result": result.key },
       cfx.make("h2", {}, `${result.label} `, cfx.badge(model.status(result, n))),
+      this.areAlike ? undefined : cfx.make("p.soft", {}, "Target: ", this.#name(result.run, "target"), " · predicted: ", this.#name(result.run, "prediction")),
       this.#pictures(result),
       cfx.make("div.odds", {}, ...this.#bar("before", number("log_odds_original")), ...this.#bar("after", number("log_odds_infilled"))),
     );
@@ -124,7 +143,7 @@ class Detail {
     const rows = Object.entries(cfx.NUMBERS).map(([name, { label }]) => {
       const values = results.map((result) => model.value(result, name, n));
       const cells = values.map((value) => cfx.make("td.number", {}, cfx.format(name, value)));
-      if (hasDifference) cells.push(cfx.make("td.number.difference", {}, cfx.format(name, values[1] - values[0], true)));
+      if (hasDifference) cells.push(this.#difference(name));
       return cfx.make("tr", {}, cfx.make("th", { scope: "row" }, label), ...cells);
     });
     const heads = results.map((result) => result.label);
@@ -132,6 +151,13 @@ class Detail {
     return cfx.make("div.wide", {}, cfx.make("table", {},
       cfx.make("thead", {}, cfx.make("tr", {}, cfx.make("td"), ...heads.map((head) => cfx.make("th.number", { scope: "col" }, head)))),
       cfx.make("tbody", {}, ...rows)));
+  }
+
+  #difference(name) {
+    const { model, n, results } = this;
+    const isOfTwo = cfx.NUMBERS[name].isOfTarget && model.asksElse(...results, n);
+    const title = isOfTwo ? "not compared: the runs explain different classes" : undefined;
+    return cfx.make("td.number.difference", { title }, isOfTwo ? "≠ classes" : cfx.format(name, model.difference(...results, name, n), true));
   }
 
   /** Outlines and what is plotted come in parts of their own, when an example is looked at. */

@@ -166,8 +166,10 @@ class Gallery {
     const names = cfx.make("datalist", { id: "targets" });
     // Only once somebody searches: there may be thousands.
     this.element.addEventListener("focusin", (event) => {
-      if (event.target.name === "target" && !names.children.length)
-        names.append(...this.model.targets().map((name) => cfx.make("option", { value: name })));
+      if (event.target.name === "target" && names.of !== this.view.result) {
+        names.of = this.view.result;
+        names.replaceChildren(...this.model.targets(this.model.result(this.view.result)).map((name) => cfx.make("option", { value: name })));
+      }
     });
     return names;
   }

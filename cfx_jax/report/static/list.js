@@ -163,13 +163,29 @@ class List {
       this.#link(
         place,
         cfx.make("span.pair", {}, ...pictures),
-        cfx.make("span.name", {}, model.className("target", n)),
+        this.#names(n),
         cfx.make("span.numbers", {}, words),
         cfx.make("span.numbers", {}, ...this.#badges(n)),
       ),
     );
     this.#put(place, card);
     return card;
+  }
+
+  /** Classes explained: one name, or two with a mark between them where they differ. */
+  #targets(n) {
+    const { model, result, other } = this;
+    const name = (words) => cfx.make("bdi", {}, words);
+    if (!model.asksElse(result, other, n)) return [name(model.className(model.home(result, n), "target", n))];
+    return [name(model.question(result.run, n)), " ≠ ", name(model.question(other.run, n))];
+  }
+
+  /** The line of names of a card; two names lie below the pictures that are of them. */
+  #names(n) {
+    const [first, , second] = this.#targets(n);
+    if (!second) return cfx.make("span.name", {}, first);
+    const title = `explained: ${first.textContent} and ${second.textContent}`;
+    return cfx.make("span.pair", { title }, cfx.make("span.name", {}, first), cfx.make("span.name.differs", {}, "≠ ", second));
   }
 
   #badges(n) {
@@ -182,12 +198,11 @@ class List {
     const { model, result, other } = this;
     const cells = this.#columns().map(([name]) => {
       if (name === "id") return cfx.make("td", {}, this.#link(place, model.ids[n]));
-      if (name === "target") return cfx.make("td", { title: model.className("target", n) }, model.className("target", n));
+      if (name === "target") return withTitle(cfx.make("td", {}, ...this.#targets(n)));
       if (name === "status") return cfx.make("td", {}, ...this.#badges(n));
       if (name in cfx.NUMBERS) return cfx.make("td.number", {}, cfx.format(name, model.value(result, name, n)));
       const number = name.slice("difference-".length);
-      const difference = model.value(other, number, n) - model.value(result, number, n);
-      return cfx.make("td.number", {}, cfx.format(number, difference, true));
+      return cfx.make("td.number", {}, cfx.format(number, model.difference(result, other, number, n), true));
     });
     return cfx.make("tr", { "aria-rowindex": place + 2 }, ...cells);
   }
@@ -220,6 +235,12 @@ class List {
     else if (top + this.rowHeight + head > scrollTop + clientHeight)
       this.scroller.scrollTop = top + this.rowHeight + head - clientHeight;
   }
+}
+
+/** Tells the whole text of what may be cut. */
+function withTitle(element) {
+  element.title = element.textContent;
+  return element;
 }
 
 function spacer(columns) {
