@@ -36,8 +36,8 @@ def browser():
         chromium.close()
 
 
-def write_run(workdir, seed, ids, **changes):
-    """A run whose numbers are random; two examples are unreadable or not finite."""
+def write_run(workdir, seed, ids, is_fine=False, **changes):
+    """A run whose numbers are random; two examples are unreadable or not finite, or all is ok."""
     rng = np.random.default_rng(seed)
     config = Config(explain=ExplainConfig(mask_size=2, num_steps=3), report=ReportConfig())
     fields = make_fields(config, ["e" * 120], (SIZE, SIZE))
@@ -72,6 +72,8 @@ def write_run(workdir, seed, ids, **changes):
                 for name in [*NUMBERS, "mask_logits", "trace"] if unit == 0 else []:
                     values[f"{objective}_{name}"][[2, 3]] = np.nan
                 values[f"{objective}_status"][[2, 3]] = 4, 5
+                if is_fine:
+                    values[f"{objective}_status"][:] = 0
             # Nothing is known of what could not be decoded.
             values["target"][3] = values["prediction"][3] = -1
             writer.write_unit(unit, values)
@@ -91,6 +93,9 @@ def galleries(tmp_path_factory):
         "records": [Explanations(run) for run in runs],
         "one": pathlib.Path(write_gallery(runs[:1], folder / "gallery")),
         "both": pathlib.Path(write_gallery(runs, folder / "both")),
+        "fine": pathlib.Path(
+            write_gallery([runs[0], write_run(folder / "fine_run", 2, IDS, True)], folder / "fine")
+        ),
     }
 
 
@@ -227,6 +232,44 @@ def test_controls_change_the_view_and_the_address(tab, galleries):
     page.go_back()
     page.wait_for_function("document.querySelector('input[value=not_flipped]').checked")
     assert shown(page) == [IDS[index] for index in expected]
+
+
+def boxes(page):
+    """The statuses offered, with their numbers, and those that are ticked."""
+    said = [" ".join(s.split()) for s in page.locator("fieldset label").all_inner_texts()]
+    return said, page.eval_on_selector_all("fieldset :checked", "all => all.map((b) => b.value)")
+
+
+def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
+    # All of the second run is ok, so nothing else occurs there.
+    page = tab.show("result=1-ssr", "fine")
+    assert boxes(page) == (["✓ ok 300"], [])
+    page.get_by_label("Goal").select_option("0-ssr")
+    page.get_by_label("not preserved").check()
+    page.get_by_label("Goal").select_option("1-ssr")
+    assert boxes(page) == (["✓ ok 300", "! not preserved 0"], ["not_preserved"])
+    assert page.inner_text(".told") == "0 of 300 examples"
+    assert page.get_by_text("No example is like that.").is_visible()
+    page.get_by_label("not preserved").uncheck()
+    assert boxes(page) == (["✓ ok 300"], [])
+    assert shown(page) == IDS
+    # What is no status is as if it were not said.
+    page = tab.show("status=foo,ok,toString")
+    assert boxes(page)[1] == ["ok"]
+
+
+@pytest.mark.parametrize("gallery", ["one", "both"])
+def test_an_empty_list_says_so_and_can_be_cleared(tab, gallery):
+    page = tab.show("find=nothing&target=x&label=y&predicted=right&status=ok&view=table", gallery)
+    assert page.inner_text(".told") == "0 of 300 examples"
+    assert not page.locator(".scroller").is_visible()
+    page.get_by_role("button", name="Clear all filters").click()
+    assert shown(page) == IDS
+    assert not page.get_by_text("No example is like that.").is_visible()
+    assert page.get_by_label("Id", exact=True).input_value() == ""
+    page.wait_for_function("document.activeElement.tagName === 'A'")
+    assert "find" not in page.evaluate("location.hash")
+    assert "view=table" in page.evaluate("location.hash"), "only filters are cleared"
 
 
 def test_the_keyboard_is_enough(tab):

@@ -2,6 +2,7 @@
 // The page: controls, the view that they and the address hold, and which part of it is shown.
 
 const VIEWS = { grid: "Pictures", table: "Table" };
+const NO_FILTERS = { status: [], target: "", label: "", predicted: "", find: "", differ: false };
 
 class Gallery {
   constructor(model) {
@@ -10,7 +11,7 @@ class Gallery {
     this.list = new cfx.List(model, (n) => this.#address({ ...this.view, at: n }));
     this.detail = new cfx.Detail(model);
     this.told = cfx.make("p.told", { role: "status" });
-    this.element.append(this.#controls(), this.told, this.list.scroller, this.#one());
+    this.element.append(this.#controls(), this.told, this.#nothing(), this.list.scroller, this.#one());
     addEventListener("hashchange", () => this.#show());
     addEventListener("keydown", (event) => this.#key(event));
     this.#show();
@@ -31,7 +32,7 @@ class Gallery {
     return {
       result,
       with: other,
-      status: (said.get("status") ?? "").split(",").filter(Boolean),
+      status: (said.get("status") ?? "").split(",").filter((name) => model.isStatus(name)),
       target: said.get("target") ?? "",
       label: said.get("label") ?? "",
       predicted: known("predicted", ["right", "wrong"], ""),
@@ -80,7 +81,9 @@ class Gallery {
       cfx.lastShown = performance.now() - begin;
     }
     const isOne = at !== undefined;
-    for (const part of [this.controls, this.told, this.list.scroller]) part.hidden = isOne;
+    for (const part of [this.controls, this.told]) part.hidden = isOne;
+    this.nothing.hidden = isOne || this.shown.length > 0;
+    this.list.scroller.hidden = isOne || this.shown.length === 0;
     this.one.hidden = !isOne;
     document.getElementById("about").hidden = isOne;
     if (isOne) this.#showOne(at, before?.at === undefined);
@@ -134,6 +137,16 @@ class Gallery {
     const back = cfx.make("button", { type: "button", onclick: () => this.#back() }, "Back to all (Esc)");
     this.one = cfx.make("div", { hidden: true }, cfx.make("div.bar", {}, back, this.previous, this.place, this.next), this.detail.element);
     return this.one;
+  }
+
+  #nothing() {
+    const clear = () => {
+      this.#change(NO_FILTERS);
+      this.list.focus();
+    };
+    this.nothing = cfx.make("p.bar", { hidden: true }, "No example is like that.",
+      cfx.make("button", { type: "button", onclick: clear }, "Clear all filters"));
+    return this.nothing;
   }
 
   #sorts(other) {
@@ -194,7 +207,9 @@ class Gallery {
 
   #fillStatuses(view) {
     const counts = this.model.countStatuses(this.model.result(view.result));
-    const choices = counts.map(([status, count]) => {
+    // What is asked for can be seen and unticked, also where no example has it.
+    const others = view.status.filter((status) => !counts.some(([name]) => name === status));
+    const choices = [...counts, ...others.map((status) => [status, 0])].map(([status, count]) => {
       const box = cfx.make("input", { type: "checkbox", value: status, checked: view.status.includes(status) });
       box.addEventListener("change", () => {
         const others = this.view.status.filter((name) => name !== status);

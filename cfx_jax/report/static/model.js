@@ -163,6 +163,11 @@ class Model {
     return this.value(other, name, n) - this.value(result, name, n);
   }
 
+  /** Whether there is such a status: of any run, since a view of one may be taken to another. */
+  isStatus(name) {
+    return name === "absent" || /^unknown status -?\d+$/.test(name) || this.runs.some((run) => run.statuses.includes(name));
+  }
+
   /** How many examples have each status of a result, in the order of the statuses. */
   countStatuses(result) {
     if (!this.counts.has(result.key)) {
