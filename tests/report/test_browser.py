@@ -93,6 +93,12 @@ def galleries(tmp_path_factory):
         "records": [Explanations(run) for run in runs],
         "one": pathlib.Path(write_gallery(runs[:1], folder / "gallery")),
         "both": pathlib.Path(write_gallery(runs, folder / "both")),
+        "lame": pathlib.Path(
+            write_gallery(
+                [runs[0], write_run(folder / "lame_run", 2, IDS, objectives=["ssr"])],
+                folder / "lame",
+            )
+        ),
         "fine": pathlib.Path(
             write_gallery([runs[0], write_run(folder / "fine_run", 2, IDS, True)], folder / "fine")
         ),
@@ -250,8 +256,9 @@ def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
     assert boxes(page) == (["✓ ok 300", "! not preserved 0"], ["not_preserved"])
     assert page.inner_text(".told") == "0 of 300 examples"
     assert page.get_by_text("No example is like that.").is_visible()
-    page.get_by_label("not preserved").uncheck()
+    page.get_by_label("not preserved").click()
     assert boxes(page) == (["✓ ok 300"], [])
+    assert page.evaluate("document.activeElement.value") == "ok", "the box that was left is gone"
     assert shown(page) == IDS
     # What is no status is as if it were not said.
     page = tab.show("status=foo,ok,toString")
@@ -426,6 +433,33 @@ def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
     page = tab.show("sort=difference-log_odds_infilled", "both")
     last = shown(page)[-1]
     assert last not in rows or targets[last][0] != targets[last][1]
+
+
+@pytest.mark.parametrize(
+    ("view", "steps"),
+    [
+        ("", {"0-sdr": "1-sdr", "1-sdr": "0-sdr", "1-ssr": "0-ssr", "0-ssr": "1-ssr"}),
+        ("result=1-ssr", {"1-sdr": "0-sdr"}),
+        ("with=0-sdr", {"0-sdr": "0-ssr", "1-ssr": "1-sdr", "1-sdr": "1-ssr"}),
+        ("with=1-sdr", {"0-sdr": "1-ssr", "1-ssr": "0-sdr"}),
+        ("with=none", {"1-sdr": "none", "0-ssr": "none"}),
+    ],
+)
+def test_another_goal_keeps_what_is_compared(tab, view, steps):
+    page = tab.show(view, "both")
+    for goal, beside in steps.items():
+        page.get_by_label("Goal").select_option(goal)
+        assert page.get_by_label("Beside it").input_value() == beside
+    page.get_by_label("Beside it").select_option("none")
+    assert shown(tab.show(page.evaluate("location.hash.slice(1)"), "both"))
+    assert page.get_by_label("Beside it").input_value() == "none"
+
+
+def test_what_lies_beside_a_goal_comes_back_where_a_run_lacks_an_objective(tab):
+    page = tab.show("", "lame")
+    for goal, beside in {"0-sdr": "none", "0-ssr": "1-ssr", "1-ssr": "0-ssr"}.items():
+        page.get_by_label("Goal").select_option(goal)
+        assert page.get_by_label("Beside it").input_value() == beside
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -24,14 +24,14 @@ class Gallery {
     const known = (name, choices, otherwise) => (choices.includes(said.get(name)) ? said.get(name) : otherwise);
     const keys = model.results.map((result) => result.key);
     const result = known("result", keys, keys[0]);
-    // Of two runs the same objective at once.
-    const partner = model.results.find((r) => r.run === 1 && r.objective === model.result(result).objective);
     const others = keys.filter((key) => key !== result);
-    const other = said.get("with") === "none" ? "" : known("with", others, result.startsWith("0-") ? (partner?.key ?? "") : "");
+    const isAlone = said.get("with") === "none";
+    const other = isAlone ? "" : known("with", others, model.partner(model.result(result))?.key ?? "");
     const place = model.placeOf.get(said.get("at"));
     return {
       result,
       with: other,
+      isAlone,
       status: (said.get("status") ?? "").split(",").filter((name) => model.isStatus(name)),
       target: said.get("target") ?? "",
       label: said.get("label") ?? "",
@@ -47,12 +47,13 @@ class Gallery {
 
   #address(view) {
     const said = new URLSearchParams();
-    const { at, differ, status, ...texts } = view;
+    const { at, differ, isAlone, status, ...texts } = view;
     for (const [name, value] of Object.entries(texts)) {
       const isAtFirst = { sort: "data", order: "up", view: "grid", result: this.model.results[0].key }[name] === value;
       if (value && !isAtFirst) said.set(name, value);
     }
-    if (!view.with && this.model.runs.length > 1) said.set("with", "none");
+    // Only what somebody chose: another goal may have what lies beside it.
+    if (isAlone) said.set("with", "none");
     if (status.length) said.set("status", status.join(","));
     if (differ) said.set("differ", "1");
     if (at !== undefined) said.set("at", this.model.ids[at]);
@@ -155,6 +156,14 @@ class Gallery {
     return [["data", "Order of the data"], ["id", "Id"], ["target", "Target"], ["status", "Status"], ...numbers, ...differences];
   }
 
+  /** Another goal keeps what is compared: two runs, or two objectives of one. */
+  #aim(key) {
+    const { model, view } = this;
+    const [result, other] = [view.result, view.with].map((of) => model.result(of));
+    const beside = other && model.besideAsBefore(model.result(key), result, other);
+    this.#change({ result: key, with: beside?.key ?? "" });
+  }
+
   #sortBy(name) {
     const isSame = this.view.sort === name;
     this.#change({ sort: name, order: isSame && this.view.order === "up" ? "down" : "up" });
@@ -163,13 +172,15 @@ class Gallery {
   #controls() {
     const search = (name, words, more = {}) => cfx.make("label", {}, words,
       cfx.make("input", { type: "search", name, autocomplete: "off", oninput: (e) => this.#change({ [name]: e.target.value }, true), ...more }));
-    const select = (name, words) => cfx.make("label", {}, words, cfx.make("select", { name, onchange: (e) => this.#change({ [name]: e.target.value }) }));
+    const select = (name, words, change = (value) => this.#change({ [name]: value })) =>
+      cfx.make("label", {}, words, cfx.make("select", { name, onchange: (e) => change(e.target.value) }));
     this.statuses = cfx.make("fieldset");
     this.differ = cfx.make("label.choice", {}, cfx.make("input", { type: "checkbox", name: "differ",
       onchange: (e) => this.#change({ differ: e.target.checked }) }), "Status differs");
     this.order = cfx.make("button", { type: "button", onclick: () => this.#change({ order: this.view.order === "up" ? "down" : "up" }) });
     this.controls = cfx.make("form.controls", { "aria-label": "What is shown", onsubmit: (e) => e.preventDefault() },
-      select("result", "Goal"), select("with", "Beside it"), search("target", "Target", { list: "targets" }), search("label", "Label"),
+      select("result", "Goal", (key) => this.#aim(key)),
+      select("with", "Beside it", (key) => this.#change({ with: key === "none" ? "" : key, isAlone: key === "none" })), search("target", "Target", { list: "targets" }), search("label", "Label"),
       select("predicted", "Prediction"), search("find", "Id"), select("sort", "Sort by"), this.order, select("view", "Show as"),
       this.differ, this.statuses, this.#names());
     return this.controls;
@@ -219,7 +230,8 @@ class Gallery {
     });
     const focused = document.activeElement?.closest?.("fieldset") === this.statuses ? document.activeElement.value : null;
     this.statuses.replaceChildren(cfx.make("legend", {}, "Status"), ...choices);
-    if (focused !== null) this.statuses.querySelector(`input[value="${CSS.escape(focused)}"]`)?.focus();
+    if (focused !== null)
+      (this.statuses.querySelector(`input[value="${CSS.escape(focused)}"]`) ?? this.statuses.querySelector("input")).focus();
   }
 }
 

@@ -101,6 +101,20 @@ class Model {
     return this.results.find((result) => result.key === key);
   }
 
+  /** What lies beside a result unless somebody says: the same objective of another run. */
+  partner(result) {
+    return this.results.find((r) => r.run !== result.run && r.objective === result.objective);
+  }
+
+  /** What lies beside another goal as `other` lies beside `result`; undefined where there is none. */
+  besideAsBefore(goal, result, other) {
+    const isOfTwo = other.run !== result.run;
+    const run = !isOfTwo ? goal.run : other.run !== goal.run ? other.run : result.run;
+    const isSame = (objective) => objective === goal.objective;
+    const isPair = result.objective === other.objective;
+    return this.results.find((r) => r.run === run && r.key !== goal.key && isSame(r.objective) === isPair);
+  }
+
   /** A column of a run at an example; NaN where the run has no such example. */
   at(run, name, n) {
     const row = this.rows[run][n];
