@@ -279,6 +279,39 @@ def test_an_empty_list_says_so_and_can_be_cleared(tab, gallery):
     assert "view=table" in page.evaluate("location.hash"), "only filters are cleared"
 
 
+PAGE, PICTURE = b"/Type /Page\n", b"/Subtype /Image"
+
+
+@pytest.mark.parametrize("view", ["", "view=table"])
+@pytest.mark.parametrize("gallery", ["one", "both"])
+def test_all_that_is_listed_is_printed(tab, view, gallery):
+    page = tab.show(view, gallery)
+    page.evaluate("document.querySelector('.scroller').scrollTop = 1e4")
+    counted = "cfx.printed = document.querySelectorAll('.scroller a').length"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ {counted}; }})")
+    pdf = page.pdf()
+    assert page.evaluate("cfx.printed") == COUNT
+    if view == "":
+        # Those have no picture that are unreadable or not finite.
+        assert pdf.count(PICTURE) >= COUNT - 2 * (COUNT // UNIT + 1)
+    assert 5 <= pdf.count(PAGE) <= 35, "pages are filled"
+    # Then only what is in view is on the page, where it was.
+    assert page.locator(".scroller a").count() < 120
+    assert page.evaluate("document.querySelector('.scroller').scrollTop") > 0
+
+
+def test_of_a_very_long_list_the_first_are_printed_and_it_says_so(tab):
+    page = tab.show("view=table")
+    page.evaluate("cfx.gallery.list.shown = Int32Array.from({ length: 1200 }, (_, n) => n % 300)")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_by_text("Printed: the first 500 of 1,200").is_visible()
+    assert page.locator(".rows a").count() == 500
+    assert page.locator(".spacer td").last.bounding_box()["height"] == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.get_by_text("Printed:").is_visible()
+    assert page.locator(".rows a").count() < 120
+
+
 def test_the_keyboard_is_enough(tab):
     page = tab.show()
     page.locator(".grid a").first.focus()
@@ -469,6 +502,33 @@ def test_it_fits_the_screen(tab, width, view):
     for gallery in ("one", "both"):
         page = tab.show(view, gallery)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+CUT = """[...document.querySelectorAll(".rows tr:not(.spacer) > *")]
+    .filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.cellIndex)"""
+ENDS = """[...document.querySelectorAll(".rows tr:not(.spacer) > :nth-child(n+4)")].map((cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return cell.getBoundingClientRect().right - range.getBoundingClientRect().right;
+})"""
+NAMES = """[...document.querySelectorAll(".rows tbody tr:not(.spacer)")].map(({ cells }) => [
+    [cells[0].firstChild.title, cells[1].title, cells[2].title],
+    [0, 1, 2].map((at) => cells[at].textContent),
+])"""
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440, 1920])
+@pytest.mark.parametrize("gallery", ["one", "both"])
+def test_a_table_can_be_read(tab, width, gallery):
+    tab.set_viewport_size({"width": width, "height": 800})
+    page = tab.show("view=table&sort=difference-log_odds_original&result=0-ssr", gallery)
+    page.get_by_role("button", name="Objective", exact=True).click()
+    # Only long names are cut, and these are told whole.
+    assert set(page.evaluate(CUT)) <= {0, 1}
+    for titles, texts in page.evaluate(NAMES):
+        assert titles == texts
+    # Numbers and their headings end at one line.
+    assert set(map(round, page.evaluate(ENDS))) == {10}
 
 
 def test_without_scripts_there_is_the_list(browser, galleries):

@@ -11,7 +11,7 @@ class Gallery {
     this.list = new cfx.List(model, (n) => this.#address({ ...this.view, at: n }));
     this.detail = new cfx.Detail(model);
     this.told = cfx.make("p.told", { role: "status" });
-    this.element.append(this.#controls(), this.told, this.#nothing(), this.list.scroller, this.#one());
+    this.element.append(this.#controls(), this.told, this.#nothing(), this.list.cut, this.list.scroller, this.#one());
     addEventListener("hashchange", () => this.#show());
     addEventListener("keydown", (event) => this.#key(event));
     this.#show();
