@@ -517,6 +517,25 @@ NAMES = """[...document.querySelectorAll(".rows tbody tr:not(.spacer)")].map(({ 
 ])"""
 
 
+def test_numbers_of_one_class_that_differ_are_said_to_be_what_they_are(tab):
+    page = tab.show("at=folder/012.png")
+    assert page.get_by_text("Likeliest classes: means of the probabilities.").count() == 2
+    assert page.get_by_text("in the table, of the mask in the end").is_visible()
+
+
+@pytest.mark.parametrize("view", ["at=folder/002.png", "at=folder/003.png"])
+def test_tools_are_of_what_there_is(tab, view):
+    tools = [
+        tab.get_by_label("Saliency", exact=True),
+        tab.get_by_label("Line around half of it"),
+        tab.get_by_role("button", name="Show original"),
+    ]
+    tab.show(view)
+    assert not any(tool.is_visible() for tool in tools)
+    tab.show("at=folder/012.png")
+    assert all(tool.is_visible() for tool in tools)
+
+
 @pytest.mark.parametrize("width", [390, 1024, 1440, 1920])
 @pytest.mark.parametrize("gallery", ["one", "both"])
 def test_a_table_can_be_read(tab, width, gallery):
@@ -550,4 +569,27 @@ def test_a_gallery_that_is_not_whole_says_so_and_shows_the_list(browser, galleri
     assert "data/0/rows-0.js cannot be loaded" in page.locator("[role=alert]").inner_text()
     assert page.locator("section.example").count() == 100
     assert page.locator("section.example").first.is_visible()
+    context.close()
+
+
+def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
+    shutil.copytree(galleries["both"].parent, tmp_path / "gallery")
+    (tmp_path / "gallery/data/1/details-0.js").unlink()
+    context = browser.new_context()
+    page = context.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    # The last of the first run is the first of the second.
+    page.goto(f"{(tmp_path / 'gallery/index.html').as_uri()}#at={IDS[-1]}")
+    alert = page.locator("article [role=alert]")
+    assert alert.inner_text().startswith("data/1/details-0.js cannot be loaded")
+    # What is there is shown.
+    assert page.locator(".plot .curve").count() == 1
+    assert page.locator('[data-result="0-ssr"] path.edge').count() == 1
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelectorAll('article [role=alert]').length === 1")
+    page.goto(f"{(tmp_path / 'gallery/index.html').as_uri()}#at=folder/012.png")
+    page.wait_for_selector(".plot .curve")
+    assert alert.count() == 0
+    assert problems == []
     context.close()

@@ -75,9 +75,12 @@ class Detail {
       },
     });
     const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
-    // Where the records keep no photographs there is nothing below the map, or beside it.
-    opacity.hidden = this.swap.hidden = !this.model.runs[this.run].has_photos;
-    return cfx.make("div.bar", {}, opacity, cfx.make("label.choice", {}, this.outline, "Line around half of it"), this.swap);
+    const outline = cfx.make("label.choice", {}, this.outline, "Line around half of it");
+    // Tools of what there is: a map, and a photograph below it and beside it.
+    const drawn = this.results.filter((result) => this.model.hasMask(result, this.n));
+    outline.hidden = !drawn.length;
+    opacity.hidden = this.swap.hidden = !drawn.some((result) => this.model.runs[result.run].has_photos);
+    return cfx.make("div.bar", {}, opacity, outline, this.swap);
   }
 
   #apply() {
@@ -162,20 +165,23 @@ class Detail {
 
   /** Outlines and what is plotted come in parts of their own, when an example is looked at. */
   async #addDetails(n) {
-    const traces = [], cells = [];
+    const traces = [], cells = [], missing = new Set();
     for (const result of this.results) {
       if (!this.model.hasMask(result, n)) continue;
       const run = this.model.runs[result.run];
       const index = this.model.at(result.run, "index", n);
-      const part = await cfx.load(`data/${result.run}/details-${Math.floor(index / run.details_in_part)}`);
+      const name = `data/${result.run}/details-${Math.floor(index / run.details_in_part)}`;
+      const part = await cfx.load(name).catch((error) => missing.add(error.message) && null);
       if (this.n !== n) return; // Another example is shown by now.
+      if (!part) continue;
       const row = part.index.indexOf(index);
       traces.push([result.label, part[`${result.objective}_trace`][row], part[`${result.objective}_steps`][row]]);
       cells.push([result.label, part[`${result.objective}_cells`][row]]);
       this.#addOutline(result, part[`${result.objective}_outline`][row]);
       this.#addTop(result, part[`${result.objective}_top`][row]);
     }
-    this.traces.replaceChildren(...plotTraces(traces), ...plotCells(cells), ...keys(traces));
+    const said = [...missing].map((message) => cfx.make("p.bad", { role: "alert" }, message));
+    this.traces.replaceChildren(...said, ...plotTraces(traces), ...plotCells(cells), ...keys(traces));
     this.#apply();
   }
 
@@ -194,7 +200,9 @@ class Detail {
         cfx.make("div", {}, bar("before", before), bar("after", after))),
     );
     const card = this.element.querySelector(`[data-result="${result.key}"]`);
-    card.append(cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
+    // Of the same class the bar above may say another number: both are said to be what they are.
+    card.append(cfx.make("p.soft.note", {}, "Likeliest classes: means of the probabilities. Above: the probability that the mean log-odds stand for."),
+      cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
   }
 
   #addOutline(result, path) {
@@ -231,7 +239,8 @@ function plotTraces(traces) {
   const words = traces.map(([name, trace, steps]) => `${name} from ${trace[0]} to ${trace.at(-1)} in ${steps} steps`).join(", ");
   const taken = traces.map(([name, , steps]) => `${name} ${steps}`).join(", ");
   const ends = { high: high.toFixed(2), low: low.toFixed(2), below: `steps: ${taken}` };
-  return drawPlot("Objective at each step", words, ends, lines);
+  const note = "Of relaxed masks, as it was learnt; in the table, of the mask in the end, over hard masks.";
+  return [...drawPlot("Objective at each step", words, ends, lines), cfx.make("p.soft.note", {}, note)];
 }
 
 /** Bars of how many cells of a mask are kept with which probability: the learnt distribution. */
