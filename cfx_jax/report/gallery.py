@@ -13,7 +13,9 @@ what is not there yet.
 
 import collections
 import dataclasses
+import itertools
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -34,10 +36,13 @@ from cfx_jax.report.examples import (
     rather,
     read_units,
 )
+from cfx_jax.report.folder import PAGE, GalleryFolder
 from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import CLASSES, Explanations
 
-_PAGE = "index.html"
+_logger = logging.getLogger(__name__)
+
+_SCALE = "scale.png"
 _FOLDER = pathlib.Path(__file__).parent
 _SCRIPTS = ("model.js", "pictures.js", "list.js", "detail.js", "gallery.js")
 _ASSETS = ("gallery.css", *_SCRIPTS)
@@ -66,7 +71,8 @@ def write_gallery(
 
     Args:
         workdirs: the runs' folders. Of several runs, examples of the same id are shown together.
-        output: folder to write to, made when missing, on a local disk or `gs://bucket/path`.
+        output: folder to write to, made when missing, on a local disk or `gs://bucket/path`. A
+            gallery that lies there is replaced.
         max_images: draw pictures of the first so many computed examples of each run, None of all.
 
     Returns:
@@ -75,18 +81,22 @@ def write_gallery(
     Raises:
         FileNotFoundError: there is no run in a folder.
         RecordsError: a manifest or a chunk is damaged, or of something else than a run.
-        ValueError: `max_images` is negative.
+        ValueError: `max_images` is negative, or `output` is empty.
+        FileExistsError: `output` holds somebody else's page, or files where those of one go.
         OSError: `output` cannot be written.
     """
     if max_images is not None and max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")
-    runs, storage = [Explanations(workdir) for workdir in workdirs], Storage(output)
+    runs = [Explanations(workdir) for workdir in workdirs]
+    storage = GalleryFolder(output, (*_ASSETS, _SCALE))
+    _warn_of_strangers(runs)
+    storage.begin()
     most = np.inf if max_images is None else max_images
     written = [
         _write_run(storage, number, run, name, most)
         for number, (run, name) in enumerate(zip(runs, _names(workdirs), strict=True))
     ]
-    storage.write("scale.png", pictures.encode_png(pictures.draw_scale(runs[0].has_pictures)))
+    storage.write(_SCALE, pictures.encode_png(pictures.draw_scale(runs[0].has_pictures)))
     for name in _ASSETS:
         storage.write(name, (_FOLDER / "static" / name).read_bytes())
     html = _template().render(
@@ -99,8 +109,9 @@ def write_gallery(
         },
         data={"runs": [run.data for run in written]},
     )
-    storage.write(_PAGE, html.encode("utf-8", "replace"))
-    return storage.place(_PAGE)
+    storage.write(PAGE, html.encode("utf-8", "replace"))
+    storage.clear()
+    return storage.place(PAGE)
 
 
 @dataclasses.dataclass
@@ -171,6 +182,19 @@ def _write_run(storage: Storage, number: int, run: Explanations, name: str, most
         if run.manifest.get(key)
     ]
     return _Run(data, listed, _count(run, counts), _facts(run, computed), settings)
+
+
+def _warn_of_strangers(runs: Sequence[Explanations]) -> None:
+    """Warns of runs that have no example in common with any other: nothing lies beside theirs."""
+    if len(runs) == 1:
+        return
+    ids = [{i for u in run.complete_units for i in run.ids(*run.unit_range(u))} for run in runs]
+    counts = collections.Counter(itertools.chain.from_iterable(ids))
+    for run, own in zip(runs, ids, strict=True):
+        if own and all(counts[name] == 1 for name in own):
+            _logger.warning(
+                "%s: none of its examples has the id of one of another run", run.location
+            )
 
 
 class _Parts:

@@ -162,7 +162,13 @@ def test_page_is_in_the_run_and_leaves_nothing_behind(page):
     assert (page.path.parents[1] / "manifest.json").exists()
     folder = page.path.parent
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
-    assert files == {"index.html", "data/0/rows-0.js", "data/0/details-0.js", *page.links}
+    assert files == {
+        "index.html",
+        "data/cfx_jax.txt",
+        "data/0/rows-0.js",
+        "data/0/details-0.js",
+        *page.links,
+    }
 
 
 def test_links_resolve_and_stay_in_the_folder(page):
