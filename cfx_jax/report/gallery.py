@@ -25,7 +25,7 @@ import numpy as np
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
-from cfx_jax.report.drawing import Drawing, round_digits
+from cfx_jax.report.drawing import Drawing, round_as_told
 from cfx_jax.report.examples import (
     MEANINGS,
     NUMBERS,
@@ -36,8 +36,8 @@ from cfx_jax.report.examples import (
     rather,
     read_units,
 )
+from cfx_jax.report.facts import list_differences, list_facts
 from cfx_jax.report.folder import PAGE, GalleryFolder
-from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import CLASSES, Explanations
 
 _logger = logging.getLogger(__name__)
@@ -46,12 +46,6 @@ _SCALE = "scale.png"
 _FOLDER = pathlib.Path(__file__).parent
 _SCRIPTS = ("model.js", "pictures.js", "list.js", "detail.js", "gallery.js")
 _ASSETS = ("gallery.css", *_SCRIPTS)
-_FACTS = {
-    "Classifier": "classifier.name",
-    "In-fill": "generator.name",
-    "Mode": "config.explain.mode",
-    "Seed": "config.seed",
-}
 _DETAILS = {
     "config": "Config of the run",
     "settings": "Settings of the mode",
@@ -101,6 +95,7 @@ def write_gallery(
         storage.write(name, (_FOLDER / "static" / name).read_bytes())
     html = _template().render(
         runs=written,
+        differences=list_differences(runs),
         scripts=_SCRIPTS,
         objectives={
             name: (name.upper(), OBJECTIVES[name])
@@ -181,7 +176,7 @@ def _write_run(storage: Storage, number: int, run: Explanations, name: str, most
         for key, title in _DETAILS.items()
         if run.manifest.get(key)
     ]
-    return _Run(data, listed, _count(run, counts), _facts(run, computed), settings)
+    return _Run(data, listed, _count(run, counts), list_facts(run, computed), settings)
 
 
 def _warn_of_strangers(runs: Sequence[Explanations]) -> None:
@@ -231,7 +226,7 @@ def _row(unit: Unit, row: int) -> dict[str, Any]:
     found |= {name: unit.classes[name][row] for name in CLASSES}
     for objective, columns in unit.results.items():
         found[f"{objective}_status"] = int(columns["status"][row])
-        found |= {f"{objective}_{name}": round_digits(columns[name][row]) for name in NUMBERS}
+        found |= {f"{objective}_{name}": round_as_told(columns[name][row]) for name in NUMBERS}
     return found
 
 
@@ -248,21 +243,6 @@ def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[d
         for status in order
         if status in occurring
     ]
-
-
-def _facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
-    """Returns the settings worth a line, of those the manifest has, and what a run costs."""
-    facts = []
-    for label, path in _FACTS.items():
-        value: Any = run.manifest
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            facts.append((label, value))
-    facts.append(("Computed", f"{computed:,} of {run.num_examples:,} examples"))
-    if cost := describe_cost(run):
-        facts.append(("Cost", cost))
-    return facts
 
 
 def _names(workdirs: Sequence[str | os.PathLike[str]]) -> list[str]:

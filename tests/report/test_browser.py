@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.fido import show
 from cfx_jax.records import RecordWriter, encode_ids
+from cfx_jax.report.drawing import round_as_told
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations, make_fields
 
@@ -88,14 +90,19 @@ IDS[5] = HOSTILE
 def galleries(tmp_path_factory):
     """One of a run, and one of it beside another that lacks a hundred of its examples."""
     folder = tmp_path_factory.mktemp("galleries")
-    runs = [write_run(folder / "one", 0, IDS), write_run(folder / "two", 1, IDS[100:][::-1])]
+    alone = {"objectives": ["ssr"], "config": {"explain": {"objective": "ssr"}}}
+    asked = {"config": {"seed": 0, "batch": {"unit_size": 4}, "explain": {"objective": "both"}}}
+    runs = [
+        write_run(folder / "one", 0, IDS, **asked),
+        write_run(folder / "two", 1, IDS[100:][::-1], **asked),
+    ]
     return {
         "records": [Explanations(run) for run in runs],
         "one": pathlib.Path(write_gallery(runs[:1], folder / "gallery")),
         "both": pathlib.Path(write_gallery(runs, folder / "both")),
         "lame": pathlib.Path(
             write_gallery(
-                [runs[0], write_run(folder / "lame_run", 2, IDS, objectives=["ssr"])],
+                [runs[0], write_run(folder / "lame_run", 2, IDS, **alone)],
                 folder / "lame",
             )
         ),
@@ -203,8 +210,8 @@ def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
     else:
         keys = column(galleries, f"sdr_{name}")
     if name not in ("id", "target"):
-        # As the page has them: with five digits.
-        keys = np.array([float(f"{key:.5g}") for key in keys])
+        # As the page has them.
+        keys = np.array([round_as_told(key) or key for key in keys])
     ranks = np.unique(keys, return_inverse=True)[1].astype(float)
     missing = keys != keys
     for order, sign in (("up", 1), ("down", -1)):
@@ -521,6 +528,32 @@ def test_numbers_of_one_class_that_differ_are_said_to_be_what_they_are(tab):
     page = tab.show("at=folder/012.png")
     assert page.get_by_text("Likeliest classes: means of the probabilities.").count() == 2
     assert page.get_by_text("in the table, of the mask in the end").is_visible()
+
+
+def test_numbers_are_told_as_the_terminal_tells_them(tab):
+    page = tab.show()
+    rng = np.random.default_rng(0)
+    # Those between two decimals among them, and what five digits would carry over to the next.
+    values = [*np.arange(-64, 65) / 32, *rng.normal(size=2000).astype("f4").tolist(), 1.724999]
+    values += [1.0049999, 0.00449999, -0.0009999501, 1e-9, 12345.675, 3e20]
+    told = page.evaluate(
+        """values => values.map((v) => [
+            cfx.format("objective", v), cfx.format("kept_area", v), cfx.format("entropy", v, true)
+        ])""",
+        [round_as_told(value) for value in values],
+    )
+    for value, texts in zip(values, told, strict=True):
+        number, share = show.number(value), show.percent(value)
+        expected = [number, share, number if value < 0 else f"+{number}"]
+        if abs(value) < 1e15:
+            assert texts == [text.replace("-", MINUS) for text in expected], value
+
+
+def test_a_comparison_says_in_a_line_what_is_not_the_same(tab):
+    page = tab.show("", "lame")
+    said = "Not the same: seed 0 | default · explain.objective both | ssr"
+    assert page.inner_text(".differences") == said
+    assert tab.show("", "both").locator(".differences").count() == 0
 
 
 @pytest.mark.parametrize("view", ["at=folder/002.png", "at=folder/003.png"])

@@ -133,7 +133,7 @@ class Detail {
 
   #bar(words, logOdds) {
     const share = 100 * cfx.probability(logOdds);
-    const text = Number.isFinite(logOdds) ? `${share.toFixed(1)} % (${cfx.format("log_odds_original", logOdds)})` : "n/a";
+    const text = Number.isFinite(logOdds) ? `${cfx.round(share, 1)} % (${cfx.format("log_odds_original", logOdds)})` : "n/a";
     const fill = cfx.make(`div.fill.${words}`);
     fill.style.width = `${Number.isFinite(share) ? share : 0}%`;
     return [cfx.make("span", {}, words), cfx.make("div.track", { "aria-hidden": "true" }, fill), cfx.make("span.number", {}, text)];
@@ -215,7 +215,7 @@ class Detail {
 
 /** Text of a probability. */
 function percent(share) {
-  return share === null ? "n/a" : `${(100 * share).toFixed(1)} %`;
+  return share === null ? "n/a" : `${cfx.round(100 * share, 1)} %`;
 }
 
 /** Lines of the objective at each step. */
@@ -238,7 +238,7 @@ function plotTraces(traces) {
   });
   const words = traces.map(([name, trace, steps]) => `${name} from ${trace[0]} to ${trace.at(-1)} in ${steps} steps`).join(", ");
   const taken = traces.map(([name, , steps]) => `${name} ${steps}`).join(", ");
-  const ends = { high: high.toFixed(2), low: low.toFixed(2), below: `steps: ${taken}` };
+  const ends = { high: cfx.round(high, 2), low: cfx.round(low, 2), below: `steps: ${taken}` };
   const note = "Of relaxed masks, as it was learnt; in the table, of the mask in the end, over hard masks.";
   return [...drawPlot("Objective at each step", words, ends, lines), cfx.make("p.soft.note", {}, note)];
 }

@@ -290,14 +290,21 @@ function matches(name, text) {
 
 cfx.letter = (run) => String.fromCharCode(65 + (run % 26));
 
+/** A number with some decimals; what lies in the middle of two is told by the even one, as Python does. */
+cfx.round = (value, digits) => {
+  if (Math.abs(value) > 1e15) return String(value);
+  const [, whole, shown, rest] = Math.abs(value).toFixed(20).match(`^(\\d+)\\.(\\d{${digits}})(\\d*)$`);
+  const isMiddle = /^50*$/.test(rest) && Number(`${whole}${shown}`.at(-1)) % 2 === 0;
+  return (value < 0 ? "−" : "") + (isMiddle ? `${whole}.${shown}` : Math.abs(value).toFixed(digits));
+};
+
 /** A number as a text: shares in percent, the sign of log-odds and of differences shown. */
 cfx.format = (name, value, isDifference = false) => {
   const { share, signed } = cfx.NUMBERS[name];
   if (!Number.isFinite(value)) return "n/a";
   const sign = (signed || isDifference) && value >= 0 ? "+" : "";
   // Differences of shares are points, and no share of a share.
-  const words = share ? `${(100 * value).toFixed(1)} ${isDifference ? "pp" : "%"}` : value.toFixed(2);
-  return sign + words.replace("-", "−");
+  return sign + (share ? `${cfx.round(100 * value, 1)} ${isDifference ? "pp" : "%"}` : cfx.round(value, 2));
 };
 
 cfx.probability = (logOdds) => 1 / (1 + Math.exp(-logOdds));

@@ -26,7 +26,7 @@ cfx.svg = (tag, attributes = {}, ...children) => {
 cfx.badge = (status) =>
   cfx.make(
     `span.badge.${status === "ok" ? "good" : "bad"}`,
-    {},
+    { title: status === "absent" ? "not in this run, or not computed there yet" : undefined },
     `${status === "ok" ? "✓" : "!"} ${status.replaceAll("_", " ")}`,
   );
 
