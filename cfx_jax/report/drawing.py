@@ -16,7 +16,7 @@ from cfx_jax.runs.explanations import TOP, Explanations
 _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4
 _MOST_STEPS = 200  # of a trace that are drawn
-_DIGITS = 5
+_DIGITS, _MOST_DIGITS = 5, 9
 _BINS = 10  # of the probabilities of cells
 
 
@@ -132,10 +132,11 @@ def round_as_told(value: float) -> float | None:
 
     1.724999 is told as 1.72; if it were rounded to 1.7250 first, the page would say 1.73.
     """
-    rounded = round_digits(value)
-    if rounded is None or _told(rounded) == _told(float(value)):
-        return rounded
-    return float(value)
+    value = float(value)
+    if not math.isfinite(value):
+        return None
+    tries = (float(f"{value:.{digits}g}") for digits in (_DIGITS, _MOST_DIGITS))
+    return next((rounded for rounded in tries if _told(rounded) == _told(value)), value)
 
 
 def _told(value: float) -> tuple[str, ...]:
