@@ -608,6 +608,7 @@ def test_a_gallery_that_is_not_whole_says_so_and_shows_the_list(browser, galleri
 def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
     shutil.copytree(galleries["both"].parent, tmp_path / "gallery")
     (tmp_path / "gallery/data/1/details-0.js").unlink()
+    (tmp_path / "gallery/images/1/0/0.webp").unlink()
     context = browser.new_context()
     page = context.new_page()
     problems = []
@@ -619,6 +620,8 @@ def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
     # What is there is shown.
     assert page.locator(".plot .curve").count() == 1
     assert page.locator('[data-result="0-ssr"] path.edge').count() == 1
+    assert "picture cannot be loaded" in page.inner_text('[data-result="1-ssr"]')
+    assert "picture cannot" not in page.inner_text('[data-result="0-ssr"]')
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("document.querySelectorAll('article [role=alert]').length === 1")
     page.goto(f"{(tmp_path / 'gallery/index.html').as_uri()}#at=folder/012.png")

@@ -43,8 +43,8 @@ class List {
 
   /** Paper cannot be scrolled: all is on the page while it is printed, or as much as is sensible. */
   #print(isPrinting) {
-    this.isPrinting = isPrinting;
-    this.cut.hidden = !isPrinting || this.scroller.hidden || this.shown.length <= MOST_PRINTED;
+    this.isPrinting = isPrinting && !this.scroller.hidden;
+    this.cut.hidden = !this.isPrinting || this.shown.length <= MOST_PRINTED;
     this.cut.textContent = `Printed: the first ${MOST_PRINTED.toLocaleString("en")} of ${this.shown.length.toLocaleString("en")}`;
     this.#draw();
   }
