@@ -470,6 +470,8 @@ def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
     page = tab.show(f"find={other}&view=table", "both")
     cell = page.locator(".rows tbody tr:not(.spacer) td").nth(1)
     assert cell.inner_text() == cell.get_attribute("title") == " ≠ ".join(names)
+    row = page.locator(".rows tbody tr:not(.spacer) td").all_inner_texts()
+    assert [at for at, text in enumerate(row) if text == "≠ classes"] == [6, 8, 12]
     page = tab.show("sort=difference-log_odds_infilled", "both")
     last = shown(page)[-1]
     assert last not in rows or targets[last][0] != targets[last][1]

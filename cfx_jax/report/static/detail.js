@@ -157,10 +157,9 @@ class Detail {
   }
 
   #difference(name) {
-    const { model, n, results } = this;
-    const isOfTwo = cfx.NUMBERS[name].isOfTarget && model.asksElse(...results, n);
-    const title = isOfTwo ? "not compared: the runs explain different classes" : undefined;
-    return cfx.make("td.number.difference", { title }, isOfTwo ? "≠ classes" : cfx.format(name, model.difference(...results, name, n), true));
+    const text = this.model.tellDifference(...this.results, name, this.n);
+    const title = text.startsWith("≠") ? "not compared: the runs explain different classes" : undefined;
+    return cfx.make("td.number.difference", { title }, text);
   }
 
   /** Outlines and what is plotted come in parts of their own, when an example is looked at. */

@@ -228,7 +228,7 @@ class List {
       if (name === "status") return withTitle(cfx.make("td", {}, ...this.#badges(n)));
       if (name in cfx.NUMBERS) return cfx.make("td.number", {}, cfx.format(name, model.value(result, name, n)));
       const number = name.slice("difference-".length);
-      return cfx.make("td.number", {}, cfx.format(number, model.difference(result, other, number, n), true));
+      return cfx.make("td.number", {}, model.tellDifference(result, other, number, n));
     });
     return cfx.make("tr", { "aria-rowindex": place + 2 }, ...cells);
   }

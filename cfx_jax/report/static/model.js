@@ -177,6 +177,11 @@ class Model {
     return this.value(other, name, n) - this.value(result, name, n);
   }
 
+  tellDifference(result, other, name, n) {
+    if (cfx.NUMBERS[name].isOfTarget && this.asksElse(result, other, n)) return "≠ classes";
+    return cfx.format(name, this.difference(result, other, name, n), true);
+  }
+
   /** Whether there is such a status: of any run, since a view of one may be taken to another. */
   isStatus(name) {
     return name === "absent" || /^unknown status -?\d+$/.test(name) || this.runs.some((run) => run.statuses.includes(name));
