@@ -17,7 +17,15 @@ _NO_MATTER = ("batch", "report")
 
 
 def list_facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
-    """Returns the settings worth a line, of those the manifest has, and what a run costs."""
+    """Lists the settings worth a line, of those the manifest has, and what a run costs.
+
+    Args:
+        run: with its manifest.
+        computed: number of its examples that are computed.
+
+    Returns:
+        Labels and values.
+    """
     facts = []
     for label, path in _FACTS.items():
         value: Any = run.manifest
@@ -32,9 +40,14 @@ def list_facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
 
 
 def list_differences(runs: Sequence[Explanations]) -> list[tuple[str, list[str]]]:
-    """Returns the fields of the config that are not the same in all runs, with the value of each.
+    """Lists in what the configs of runs differ, less what changes no number.
 
-    What a config does not say, or leaves to its default, is "default".
+    Args:
+        runs: that are shown side by side.
+
+    Returns:
+        Paths of fields, as `explain.mode`, and the value of each run; "default" where a config says
+        none.
     """
     configs = [dict(_flatten(run.manifest.get("config") or {})) for run in runs]
     found = []

@@ -14,7 +14,18 @@ _PARTS = re.compile(r"data/\d+/(rows|details)-\d+\.js|images/\d+/\d+/\d+\.webp")
 
 
 class GalleryFolder(Storage):
-    """Where a gallery is written to; it knows which files are its own."""
+    """Where a gallery is written to; it knows which files are its own.
+
+    Example:
+        >>> import tempfile
+        >>> place = tempfile.mkdtemp()
+        >>> folder = GalleryFolder(place, ())
+        >>> folder.begin(), folder.write("data/0/rows-0.js", b"")
+        (None, None)
+        >>> GalleryFolder(place, ()).clear()  # It has written nothing, so nothing is of it.
+        >>> folder.names("data/")
+        ['data/cfx_jax.txt']
+    """
 
     def __init__(self, location: str | os.PathLike[str], taken: tuple[str, ...]) -> None:
         """Looks at a folder; nothing is written yet.
