@@ -89,6 +89,25 @@ class Storage:
         stamp = self._files.write(name, data, if_equal=found.stamp.generation)
         return bool(self._result(stamp, "write", name).generation)
 
+    def names(self, folder: str) -> list[str]:
+        """Lists the files in a folder, `data/`, and in those below it.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        # The character after the slash: all names that begin with the folder come before it.
+        found = ts.KvStore.KeyRange(folder, folder[:-1] + "0")
+        listed = self._result(self._files.list(found), "list", folder)
+        return [name.decode() for name in listed]
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if there is one.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        self._result(self._files.write(name, None), "remove", name)
+
     def _result(self, future: Any, verb: str, name: str) -> Any:
         try:
             return future.result()

@@ -24,6 +24,8 @@ def main() -> None:
     arguments = parser.parse_args(cli.expand_home(sys.argv[1:]))
     if arguments.output is None and len(arguments.runs) > 1:
         parser.error("several runs need --output=DIR, a folder of their own")
+    if arguments.output == "":
+        parser.error("--output is empty; expected a folder")
     if arguments.max_images is not None and arguments.max_images < 0:
         parser.error(f"--max_images is {arguments.max_images}; expected 0 or more")
     cli.exit_with(lambda: _run(arguments))

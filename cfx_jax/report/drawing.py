@@ -1,6 +1,7 @@
 """The pictures of a run's examples, and what lies over and beside them: outlines and plots."""
 
 import concurrent.futures
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from cfx_jax.runs.explanations import TOP, Explanations
 _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4
 _MOST_STEPS = 200  # of a trace that are drawn
-_DIGITS = 5
+_DIGITS, _MOST_DIGITS = 5, 9
 _BINS = 10  # of the probabilities of cells
 
 
@@ -123,7 +124,25 @@ class Drawing:
 
 def round_digits(value: float) -> float | None:
     """Returns a number with five digits for a file of JSON, None where it is not finite."""
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+
+def round_as_told(value: float) -> float | None:
+    """Rounds a number that is told, as `round_digits` does, unless another would be told then.
+
+    1.724999 is told as 1.72; if it were rounded to 1.7250 first, the page would say 1.73.
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        return None
+    tries = (float(f"{value:.{digits}g}") for digits in (_DIGITS, _MOST_DIGITS))
+    return next((rounded for rounded in tries if _told(rounded) == _told(value)), value)
+
+
+def _told(value: float) -> tuple[str, ...]:
+    """What is said of a number, as one, as a share and as the probability of log-odds."""
+    share = 50 + 50 * math.tanh(value / 2)
+    return f"{value:.2f}", f"{100 * value:.1f}", f"{share:.1f}"
 
 
 def _count_cells(logits: np.ndarray) -> list[int]:
@@ -137,7 +156,7 @@ def _count_cells(logits: np.ndarray) -> list[int]:
 def _top(classes: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[list[float | None]]:
     """Lists of each class its number and its probabilities, before and after."""
     rows = zip(classes.tolist(), before.tolist(), after.tolist(), strict=True)
-    return [[number, *map(round_digits, of)] for number, *of in rows if number >= 0]
+    return [[number, *map(round_as_told, of)] for number, *of in rows if number >= 0]
 
 
 def _thin(trace: np.ndarray) -> list[float | None]:

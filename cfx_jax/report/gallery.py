@@ -2,6 +2,7 @@
 
     index.html              the page, with the first 100 examples for who has no JavaScript
     *.js, gallery.css       what lets people browse; nothing is loaded from elsewhere
+    data/cfx_jax.txt        says whose folder it is, before there is a page
     data/R/rows-B.js        numbers of run R, thousands of examples a file
     data/R/details-B.js     outlines and plots, 64 examples a file, loaded when one is looked at
     images/R/T/I.webp       the pictures of example I side by side, loaded when they are in view
@@ -13,7 +14,9 @@ what is not there yet.
 
 import collections
 import dataclasses
+import itertools
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,7 @@ import numpy as np
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
-from cfx_jax.report.drawing import Drawing, round_digits
+from cfx_jax.report.drawing import Drawing, round_as_told
 from cfx_jax.report.examples import (
     MEANINGS,
     NUMBERS,
@@ -34,19 +37,16 @@ from cfx_jax.report.examples import (
     rather,
     read_units,
 )
-from cfx_jax.runs.costs import describe_cost
+from cfx_jax.report.facts import list_differences, list_facts
+from cfx_jax.report.folder import PAGE, GalleryFolder
 from cfx_jax.runs.explanations import CLASSES, Explanations
 
-_PAGE = "index.html"
+_logger = logging.getLogger(__name__)
+
+_SCALE = "scale.png"
 _FOLDER = pathlib.Path(__file__).parent
 _SCRIPTS = ("model.js", "pictures.js", "list.js", "detail.js", "gallery.js")
 _ASSETS = ("gallery.css", *_SCRIPTS)
-_FACTS = {
-    "Classifier": "classifier.name",
-    "In-fill": "generator.name",
-    "Mode": "config.explain.mode",
-    "Seed": "config.seed",
-}
 _DETAILS = {
     "config": "Config of the run",
     "settings": "Settings of the mode",
@@ -66,7 +66,8 @@ def write_gallery(
 
     Args:
         workdirs: the runs' folders. Of several runs, examples of the same id are shown together.
-        output: folder to write to, made when missing, on a local disk or `gs://bucket/path`.
+        output: folder to write to, made when missing, on a local disk or `gs://bucket/path`. A
+            gallery that lies there is replaced.
         max_images: draw pictures of the first so many computed examples of each run, None of all.
 
     Returns:
@@ -75,22 +76,27 @@ def write_gallery(
     Raises:
         FileNotFoundError: there is no run in a folder.
         RecordsError: a manifest or a chunk is damaged, or of something else than a run.
-        ValueError: `max_images` is negative.
+        ValueError: `max_images` is negative, or `output` is empty.
+        FileExistsError: `output` holds somebody else's page, or files where those of one go.
         OSError: `output` cannot be written.
     """
     if max_images is not None and max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")
-    runs, storage = [Explanations(workdir) for workdir in workdirs], Storage(output)
+    runs = [Explanations(workdir) for workdir in workdirs]
+    storage = GalleryFolder(output, (*_ASSETS, _SCALE))
+    _warn_of_strangers(runs)
+    storage.begin()
     most = np.inf if max_images is None else max_images
     written = [
         _write_run(storage, number, run, name, most)
         for number, (run, name) in enumerate(zip(runs, _names(workdirs), strict=True))
     ]
-    storage.write("scale.png", pictures.encode_png(pictures.draw_scale(runs[0].has_pictures)))
+    storage.write(_SCALE, pictures.encode_png(pictures.draw_scale(runs[0].has_pictures)))
     for name in _ASSETS:
         storage.write(name, (_FOLDER / "static" / name).read_bytes())
     html = _template().render(
         runs=written,
+        differences=list_differences(runs),
         scripts=_SCRIPTS,
         objectives={
             name: (name.upper(), OBJECTIVES[name])
@@ -99,8 +105,9 @@ def write_gallery(
         },
         data={"runs": [run.data for run in written]},
     )
-    storage.write(_PAGE, html.encode("utf-8", "replace"))
-    return storage.place(_PAGE)
+    storage.write(PAGE, html.encode("utf-8", "replace"))
+    storage.clear()
+    return storage.place(PAGE)
 
 
 @dataclasses.dataclass
@@ -170,7 +177,20 @@ def _write_run(storage: Storage, number: int, run: Explanations, name: str, most
         for key, title in _DETAILS.items()
         if run.manifest.get(key)
     ]
-    return _Run(data, listed, _count(run, counts), _facts(run, computed), settings)
+    return _Run(data, listed, _count(run, counts), list_facts(run, computed), settings)
+
+
+def _warn_of_strangers(runs: Sequence[Explanations]) -> None:
+    """Warns of runs that have no example in common with any other: nothing lies beside theirs."""
+    if len(runs) == 1:
+        return
+    ids = [{i for u in run.complete_units for i in run.ids(*run.unit_range(u))} for run in runs]
+    counts = collections.Counter(itertools.chain.from_iterable(ids))
+    for run, own in zip(runs, ids, strict=True):
+        if own and all(counts[name] == 1 for name in own):
+            _logger.warning(
+                "%s: none of its examples has the id of one of another run", run.location
+            )
 
 
 class _Parts:
@@ -207,7 +227,7 @@ def _row(unit: Unit, row: int) -> dict[str, Any]:
     found |= {name: unit.classes[name][row] for name in CLASSES}
     for objective, columns in unit.results.items():
         found[f"{objective}_status"] = int(columns["status"][row])
-        found |= {f"{objective}_{name}": round_digits(columns[name][row]) for name in NUMBERS}
+        found |= {f"{objective}_{name}": round_as_told(columns[name][row]) for name in NUMBERS}
     return found
 
 
@@ -224,21 +244,6 @@ def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[d
         for status in order
         if status in occurring
     ]
-
-
-def _facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
-    """Returns the settings worth a line, of those the manifest has, and what a run costs."""
-    facts = []
-    for label, path in _FACTS.items():
-        value: Any = run.manifest
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            facts.append((label, value))
-    facts.append(("Computed", f"{computed:,} of {run.num_examples:,} examples"))
-    if cost := describe_cost(run):
-        facts.append(("Cost", cost))
-    return facts
 
 
 def _names(workdirs: Sequence[str | os.PathLike[str]]) -> list[str]:

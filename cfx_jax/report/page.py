@@ -8,6 +8,7 @@ from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations
 
 _MAX_SUMMARY_ROWS = 40
+_ID_WIDTH, _CLASS_WIDTH = 24, 32
 
 
 def write_report(workdir: str | os.PathLike[str], max_images: int | None = 100) -> str:
@@ -46,7 +47,7 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     for example in itertools.islice(described, _MAX_SUMMARY_ROWS // len(run.objectives)):
         for name, result in example["results"].items():
             cells = (result["before"], result["after"], result["kept_area"], result["status"])
-            rows.append((example["id"][-24:], example["target"][:32], name.upper(), *cells))
+            rows.append((_end(example["id"]), _begin(example["target"]), name.upper(), *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -55,5 +56,21 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     # Of an image with several classes to explain, each is an example.
     what = "images" if run.asked("top_classes") is None else "examples"
     lines.append(f"{run.complete.sum()} of {run.num_examples} {what}; before, after: ")
-    lines[-1] += f"probability (log-odds) of the class{rather(run)}"
+    lines[-1] += f"probability (log-odds) of the class{_visible(rather(run))}"
     return "\n".join(lines)
+
+
+def _end(text: str) -> str:
+    """Returns the end of an id, which tells files of one folder apart."""
+    text = _visible(text)
+    return text if len(text) <= _ID_WIDTH else f"…{text[1 - _ID_WIDTH :]}"
+
+
+def _begin(text: str) -> str:
+    text = _visible(text)
+    return text if len(text) <= _CLASS_WIDTH else f"{text[: _CLASS_WIDTH - 1]}…"
+
+
+def _visible(text: str) -> str:
+    """Escapes what would move the cursor, turn the line round or not be seen on a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

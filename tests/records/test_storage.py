@@ -18,6 +18,17 @@ def test_round_trip_makes_folders_and_replaces(tmp_path):
     assert storage.place("c.txt") == f"{tmp_path}/new/run/c.txt"
 
 
+def test_files_of_a_folder_are_listed_and_removed(tmp_path):
+    storage = Storage(tmp_path)
+    assert storage.names("a/") == []
+    for name in ("a/1", "a/b/2", "a.txt", "ab/3"):
+        storage.write(name, b"")
+    assert sorted(storage.names("a/")) == ["a/1", "a/b/2"]
+    storage.remove("a/1")
+    storage.remove("a/1")
+    assert storage.names("a/") == ["a/b/2"]
+
+
 def test_a_path_may_go_up(tmp_path):
     (tmp_path / "other").mkdir()
     storage = Storage(f"{tmp_path}/other/../run")

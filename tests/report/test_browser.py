@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.fido import show
 from cfx_jax.records import RecordWriter, encode_ids
+from cfx_jax.report.drawing import round_as_told
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations, make_fields
 
@@ -36,8 +38,8 @@ def browser():
         chromium.close()
 
 
-def write_run(workdir, seed, ids, **changes):
-    """A run whose numbers are random; two examples are unreadable or not finite."""
+def write_run(workdir, seed, ids, is_fine=False, **changes):
+    """A run whose numbers are random; two examples are unreadable or not finite, or all is ok."""
     rng = np.random.default_rng(seed)
     config = Config(explain=ExplainConfig(mask_size=2, num_steps=3), report=ReportConfig())
     fields = make_fields(config, ["e" * 120], (SIZE, SIZE))
@@ -72,6 +74,10 @@ def write_run(workdir, seed, ids, **changes):
                 for name in [*NUMBERS, "mask_logits", "trace"] if unit == 0 else []:
                     values[f"{objective}_{name}"][[2, 3]] = np.nan
                 values[f"{objective}_status"][[2, 3]] = 4, 5
+                if is_fine:
+                    values[f"{objective}_status"][:] = 0
+            # Nothing is known of what could not be decoded.
+            values["target"][3] = values["prediction"][3] = -1
             writer.write_unit(unit, values)
     return workdir
 
@@ -84,11 +90,25 @@ IDS[5] = HOSTILE
 def galleries(tmp_path_factory):
     """One of a run, and one of it beside another that lacks a hundred of its examples."""
     folder = tmp_path_factory.mktemp("galleries")
-    runs = [write_run(folder / "one", 0, IDS), write_run(folder / "two", 1, IDS[100:][::-1])]
+    alone = {"objectives": ["ssr"], "config": {"explain": {"objective": "ssr"}}}
+    asked = {"config": {"seed": 0, "batch": {"unit_size": 4}, "explain": {"objective": "both"}}}
+    runs = [
+        write_run(folder / "one", 0, IDS, **asked),
+        write_run(folder / "two", 1, IDS[100:][::-1], **asked),
+    ]
     return {
         "records": [Explanations(run) for run in runs],
         "one": pathlib.Path(write_gallery(runs[:1], folder / "gallery")),
         "both": pathlib.Path(write_gallery(runs, folder / "both")),
+        "lame": pathlib.Path(
+            write_gallery(
+                [runs[0], write_run(folder / "lame_run", 2, IDS, **alone)],
+                folder / "lame",
+            )
+        ),
+        "fine": pathlib.Path(
+            write_gallery([runs[0], write_run(folder / "fine_run", 2, IDS, True)], folder / "fine")
+        ),
     }
 
 
@@ -121,6 +141,10 @@ def shown(page):
     return page.evaluate("[...cfx.gallery.shown].map((n) => cfx.gallery.model.ids[n])")
 
 
+def name_of(number):
+    return f"{CLASSES[number]} ({number})" if number >= 0 else "not known"
+
+
 def column(galleries, name, run=0):
     return galleries["records"][run].read(name)
 
@@ -149,7 +173,9 @@ FILTERS = {
     "label=not known": lambda of: of("label") == -1,
     "label=tiger": lambda of: of("label") == 1,
     "predicted=right": lambda of: of("label") == of("prediction"),
-    "predicted=wrong": lambda of: (of("label") >= 0) & (of("label") != of("prediction")),
+    "predicted=wrong": lambda of: (
+        (of("label") >= 0) & (of("prediction") >= 0) & (of("label") != of("prediction"))
+    ),
     "find=R/01": lambda of: (np.arange(COUNT) // 10) == 1,
     "find=OnError": lambda of: np.arange(COUNT) == 5,
     "status=ok&target=cup&predicted=wrong": lambda of: (
@@ -177,15 +203,15 @@ def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
     if name == "id":
         keys = np.array(IDS)
     elif name == "target":
-        keys = np.array([f"{CLASSES[number]} ({number})" for number in column(galleries, name)])
+        keys = np.array([name_of(number) for number in column(galleries, name)])
     elif name == "entropy":
         keep = 1 / (1 + np.exp(-column(galleries, "sdr_mask_logits").astype(float)))
         keys = -(keep * np.log2(keep) + (1 - keep) * np.log2(1 - keep)).mean(axis=(1, 2))
     else:
         keys = column(galleries, f"sdr_{name}")
     if name not in ("id", "target"):
-        # As the page has them: with five digits.
-        keys = np.array([float(f"{key:.5g}") for key in keys])
+        # As the page has them.
+        keys = np.array([round_as_told(key) or key for key in keys])
     ranks = np.unique(keys, return_inverse=True)[1].astype(float)
     missing = keys != keys
     for order, sign in (("up", 1), ("down", -1)):
@@ -219,6 +245,78 @@ def test_controls_change_the_view_and_the_address(tab, galleries):
     page.go_back()
     page.wait_for_function("document.querySelector('input[value=not_flipped]').checked")
     assert shown(page) == [IDS[index] for index in expected]
+
+
+def boxes(page):
+    """The statuses offered, with their numbers, and those that are ticked."""
+    said = [" ".join(s.split()) for s in page.locator("fieldset label").all_inner_texts()]
+    return said, page.eval_on_selector_all("fieldset :checked", "all => all.map((b) => b.value)")
+
+
+def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
+    # All of the second run is ok, so nothing else occurs there.
+    page = tab.show("result=1-ssr", "fine")
+    assert boxes(page) == (["✓ ok 300"], [])
+    page.get_by_label("Goal").select_option("0-ssr")
+    page.get_by_label("not preserved").check()
+    page.get_by_label("Goal").select_option("1-ssr")
+    assert boxes(page) == (["✓ ok 300", "! not preserved 0"], ["not_preserved"])
+    assert page.inner_text(".told") == "0 of 300 examples"
+    assert page.get_by_text("No example is like that.").is_visible()
+    page.get_by_label("not preserved").click()
+    assert boxes(page) == (["✓ ok 300"], [])
+    assert page.evaluate("document.activeElement.value") == "ok", "the box that was left is gone"
+    assert shown(page) == IDS
+    # What is no status is as if it were not said.
+    page = tab.show("status=foo,ok,toString")
+    assert boxes(page)[1] == ["ok"]
+
+
+@pytest.mark.parametrize("gallery", ["one", "both"])
+def test_an_empty_list_says_so_and_can_be_cleared(tab, gallery):
+    page = tab.show("find=nothing&target=x&label=y&predicted=right&status=ok&view=table", gallery)
+    assert page.inner_text(".told") == "0 of 300 examples"
+    assert not page.locator(".scroller").is_visible()
+    page.get_by_role("button", name="Clear all filters").click()
+    assert shown(page) == IDS
+    assert not page.get_by_text("No example is like that.").is_visible()
+    assert page.get_by_label("Id", exact=True).input_value() == ""
+    page.wait_for_function("document.activeElement.tagName === 'A'")
+    assert "find" not in page.evaluate("location.hash")
+    assert "view=table" in page.evaluate("location.hash"), "only filters are cleared"
+
+
+PAGE, PICTURE = b"/Type /Page\n", b"/Subtype /Image"
+
+
+@pytest.mark.parametrize("view", ["", "view=table"])
+@pytest.mark.parametrize("gallery", ["one", "both"])
+def test_all_that_is_listed_is_printed(tab, view, gallery):
+    page = tab.show(view, gallery)
+    page.evaluate("document.querySelector('.scroller').scrollTop = 1e4")
+    counted = "cfx.printed = document.querySelectorAll('.scroller a').length"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ {counted}; }})")
+    pdf = page.pdf()
+    assert page.evaluate("cfx.printed") == COUNT
+    if view == "":
+        # Those have no picture that are unreadable or not finite.
+        assert pdf.count(PICTURE) >= COUNT - 2 * (COUNT // UNIT + 1)
+    assert 5 <= pdf.count(PAGE) <= 35, "pages are filled"
+    # Then only what is in view is on the page, where it was.
+    assert page.locator(".scroller a").count() < 120
+    assert page.evaluate("document.querySelector('.scroller').scrollTop") > 0
+
+
+def test_of_a_very_long_list_the_first_are_printed_and_it_says_so(tab):
+    page = tab.show("view=table")
+    page.evaluate("cfx.gallery.list.shown = Int32Array.from({ length: 1200 }, (_, n) => n % 300)")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_by_text("Printed: the first 500 of 1,200").is_visible()
+    assert page.locator(".rows a").count() == 500
+    assert page.locator(".spacer td").last.bounding_box()["height"] == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.get_by_text("Printed:").is_visible()
+    assert page.locator(".rows a").count() < 120
 
 
 def test_the_keyboard_is_enough(tab):
@@ -332,6 +430,80 @@ def test_two_runs_lie_side_by_side_with_their_differences(tab, galleries):
     assert shown(page) == [id_ for id_ in IDS if id_ not in same]
 
 
+def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
+    page = tab.show("", "both")
+    rows = {id_: index for index, id_ in enumerate(IDS[100:][::-1])}
+    targets, predictions = (
+        {
+            id_: [
+                column(galleries, name)[IDS.index(id_)],
+                column(galleries, name, 1)[rows[id_]] if id_ in rows else -1,
+            ]
+            for id_ in IDS
+        }
+        for name in ("target", "prediction")
+    )
+    other = next(id_ for id_ in IDS[100:] if len({*targets[id_]}) == 2 and min(targets[id_]) >= 0)
+    same = next(id_ for id_ in IDS[100:] if targets[id_][0] == targets[id_][1])
+    page = tab.show(f"at={other}", "both")
+    names = [name_of(number) for number in targets[other]]
+    assert page.inner_text("#detail-title") == " ≠ ".join(names)
+    for run in (0, 1):
+        said = f"Target: {names[run]} · predicted: {name_of(predictions[other][run])}"
+        assert said in page.locator(f'[data-result="{run}-ssr"]').inner_text()
+    cells = page.locator("article td.difference").all_inner_texts()
+    is_claimed = [cell != "≠ classes" for cell in cells]
+    # Areas and shares of masks are what they are; log-odds are of a class.
+    assert is_claimed == [True, False, False, True, False, True]
+    page = tab.show(f"at={same}", "both")
+    assert page.inner_text("#detail-title") == name_of(targets[same][0])
+    assert "≠" not in page.inner_text("article tbody")
+
+    # A list marks them, and is sorted and filtered by what the run of the goal says.
+    for run, goal in ((0, "0-ssr"), (1, "1-ssr")):
+        for number in range(4):
+            page = tab.show(f"result={goal}&target=({number})", "both")
+            of = {id_: targets[id_][run if id_ in rows else 0] for id_ in IDS}
+            assert set(shown(page)) == {id_ for id_ in IDS if of[id_] == number}
+    page = tab.show(f"find={other}", "both")
+    assert page.locator(".grid .name").all_inner_texts() == [names[0], f"≠ {names[1]}"]
+    page = tab.show(f"find={other}&view=table", "both")
+    cell = page.locator(".rows tbody tr:not(.spacer) td").nth(1)
+    assert cell.inner_text() == cell.get_attribute("title") == " ≠ ".join(names)
+    row = page.locator(".rows tbody tr:not(.spacer) td").all_inner_texts()
+    assert [at for at, text in enumerate(row) if text == "≠ classes"] == [6, 8, 12]
+    page = tab.show("sort=difference-log_odds_infilled", "both")
+    last = shown(page)[-1]
+    assert last not in rows or targets[last][0] != targets[last][1]
+
+
+@pytest.mark.parametrize(
+    ("view", "steps"),
+    [
+        ("", {"0-sdr": "1-sdr", "1-sdr": "0-sdr", "1-ssr": "0-ssr", "0-ssr": "1-ssr"}),
+        ("result=1-ssr", {"1-sdr": "0-sdr"}),
+        ("with=0-sdr", {"0-sdr": "0-ssr", "1-ssr": "1-sdr", "1-sdr": "1-ssr"}),
+        ("with=1-sdr", {"0-sdr": "1-ssr", "1-ssr": "0-sdr"}),
+        ("with=none", {"1-sdr": "none", "0-ssr": "none"}),
+    ],
+)
+def test_another_goal_keeps_what_is_compared(tab, view, steps):
+    page = tab.show(view, "both")
+    for goal, beside in steps.items():
+        page.get_by_label("Goal").select_option(goal)
+        assert page.get_by_label("Beside it").input_value() == beside
+    page.get_by_label("Beside it").select_option("none")
+    assert shown(tab.show(page.evaluate("location.hash.slice(1)"), "both"))
+    assert page.get_by_label("Beside it").input_value() == "none"
+
+
+def test_what_lies_beside_a_goal_comes_back_where_a_run_lacks_an_objective(tab):
+    page = tab.show("", "lame")
+    for goal, beside in {"0-sdr": "none", "0-ssr": "1-ssr", "1-ssr": "0-ssr"}.items():
+        page.get_by_label("Goal").select_option(goal)
+        assert page.get_by_label("Beside it").input_value() == beside
+
+
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("view", ["", "view=table", "at=folder/012.png"])
 def test_it_fits_the_screen(tab, width, view):
@@ -339,6 +511,78 @@ def test_it_fits_the_screen(tab, width, view):
     for gallery in ("one", "both"):
         page = tab.show(view, gallery)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+CUT = """[...document.querySelectorAll(".rows tr:not(.spacer) > *")]
+    .filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.cellIndex)"""
+ENDS = """[...document.querySelectorAll(".rows tr:not(.spacer) > :nth-child(n+4)")].map((cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return cell.getBoundingClientRect().right - range.getBoundingClientRect().right;
+})"""
+NAMES = """[...document.querySelectorAll(".rows tbody tr:not(.spacer)")].map(({ cells }) => [
+    [cells[0].firstChild.title, cells[1].title, cells[2].title],
+    [0, 1, 2].map((at) => cells[at].textContent),
+])"""
+
+
+def test_numbers_of_one_class_that_differ_are_said_to_be_what_they_are(tab):
+    page = tab.show("at=folder/012.png")
+    assert page.get_by_text("Likeliest classes: means of the probabilities.").count() == 2
+    assert page.get_by_text("in the table, of the mask in the end").is_visible()
+
+
+def test_numbers_are_told_as_the_terminal_tells_them(tab):
+    page = tab.show()
+    rng = np.random.default_rng(0)
+    # Those between two decimals among them, and what five digits would carry over to the next.
+    values = [*np.arange(-64, 65) / 32, *rng.normal(size=2000).astype("f4").tolist(), 1.724999]
+    values += [1.0049999, 0.00449999, -0.0009999501, 1e-9, 12345.675, 3e20]
+    told = page.evaluate(
+        """values => values.map((v) => [
+            cfx.format("objective", v), cfx.format("kept_area", v), cfx.format("entropy", v, true)
+        ])""",
+        [round_as_told(value) for value in values],
+    )
+    for value, texts in zip(values, told, strict=True):
+        number, share = show.number(value), show.percent(value)
+        expected = [number, share, number if value < 0 else f"+{number}"]
+        if abs(value) < 1e15:
+            assert texts == [text.replace("-", MINUS) for text in expected], value
+
+
+def test_a_comparison_says_in_a_line_what_is_not_the_same(tab):
+    page = tab.show("", "lame")
+    said = "Not the same: seed 0 | default · explain.objective both | ssr"
+    assert page.inner_text(".differences") == said
+    assert tab.show("", "both").locator(".differences").count() == 0
+
+
+@pytest.mark.parametrize("view", ["at=folder/002.png", "at=folder/003.png"])
+def test_tools_are_of_what_there_is(tab, view):
+    tools = [
+        tab.get_by_label("Saliency", exact=True),
+        tab.get_by_label("Line around half of it"),
+        tab.get_by_role("button", name="Show original"),
+    ]
+    tab.show(view)
+    assert not any(tool.is_visible() for tool in tools)
+    tab.show("at=folder/012.png")
+    assert all(tool.is_visible() for tool in tools)
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440, 1920])
+@pytest.mark.parametrize("gallery", ["one", "both"])
+def test_a_table_can_be_read(tab, width, gallery):
+    tab.set_viewport_size({"width": width, "height": 800})
+    page = tab.show("view=table&sort=difference-log_odds_original&result=0-ssr", gallery)
+    page.get_by_role("button", name="Objective", exact=True).click()
+    # Only long names are cut, and these are told whole.
+    assert set(page.evaluate(CUT)) <= {0, 1}
+    for titles, texts in page.evaluate(NAMES):
+        assert titles == texts
+    # Numbers and their headings end at one line.
+    assert set(map(round, page.evaluate(ENDS))) == {10}
 
 
 def test_without_scripts_there_is_the_list(browser, galleries):
@@ -360,4 +604,30 @@ def test_a_gallery_that_is_not_whole_says_so_and_shows_the_list(browser, galleri
     assert "data/0/rows-0.js cannot be loaded" in page.locator("[role=alert]").inner_text()
     assert page.locator("section.example").count() == 100
     assert page.locator("section.example").first.is_visible()
+    context.close()
+
+
+def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
+    shutil.copytree(galleries["both"].parent, tmp_path / "gallery")
+    (tmp_path / "gallery/data/1/details-0.js").unlink()
+    (tmp_path / "gallery/images/1/0/0.webp").unlink()
+    context = browser.new_context()
+    page = context.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    # The last of the first run is the first of the second.
+    page.goto(f"{(tmp_path / 'gallery/index.html').as_uri()}#at={IDS[-1]}")
+    alert = page.locator("article [role=alert]")
+    assert alert.inner_text().startswith("data/1/details-0.js cannot be loaded")
+    # What is there is shown.
+    assert page.locator(".plot .curve").count() == 1
+    assert page.locator('[data-result="0-ssr"] path.edge').count() == 1
+    assert "picture cannot be loaded" in page.inner_text('[data-result="1-ssr"]')
+    assert "picture cannot" not in page.inner_text('[data-result="0-ssr"]')
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelectorAll('article [role=alert]').length === 1")
+    page.goto(f"{(tmp_path / 'gallery/index.html').as_uri()}#at=folder/012.png")
+    page.wait_for_selector(".plot .curve")
+    assert alert.count() == 0
+    assert problems == []
     context.close()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -96,6 +97,63 @@ def test_what_is_no_run_is_refused_before_anything_is_written(make_run, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["index.html", "gallery.css", "scale.png"])
+def test_what_somebody_else_has_written_is_not_written_over(make_run, tmp_path, name):
+    folder, run = tmp_path / "mine", make_run()
+    folder.mkdir()
+    (folder / name).write_text("<h1>mine</h1>")
+    with pytest.raises(FileExistsError, match=rf"{name} is not of a gallery of cfx_jax; expected"):
+        gallery.write_gallery([run], folder)
+    assert files_of(folder) == {name}
+    assert (folder / name).read_text() == "<h1>mine</h1>"
+    with pytest.raises(ValueError, match="is empty"):
+        gallery.write_gallery([run], "")
+
+
+def test_a_gallery_takes_the_place_of_a_larger_one(make_run, tmp_path, monkeypatch):
+    folder, run = tmp_path / "out", make_run()
+    gallery.write_gallery([run, run], folder)
+    larger = files_of(folder)
+    for name in ("notes.txt", "data/0/rows.js", "images/0/0/1.png", "images/mine.webp"):
+        (folder / name).write_text("mine")
+    gallery.write_gallery([run], folder, max_images=1)
+    gallery.write_gallery([run], tmp_path / "new", max_images=1)
+    mine = {"notes.txt", "data/0/rows.js", "images/0/0/1.png", "images/mine.webp"}
+    assert files_of(folder) == files_of(tmp_path / "new") | mine
+    assert len(larger) > len(files_of(tmp_path / "new"))
+    # A page of an earlier version is one of this program, too.
+    page = (folder / "index.html").read_text()
+    old = page.replace('<meta name="generator" content="cfx_jax">\n', "")
+    (folder / "index.html").write_text(old)
+    (folder / "data/cfx_jax.txt").unlink()
+    gallery.write_gallery([run], folder)
+    assert (folder / "index.html").read_text() != old
+
+
+def test_a_gallery_that_was_not_finished_is_written_anew(make_run, tmp_path, monkeypatch):
+    run = make_run()
+    gallery.write_gallery([run], tmp_path / "out")
+    (tmp_path / "out" / "index.html").unlink()
+    assert gallery.write_gallery([run], tmp_path / "out").endswith("index.html")
+
+
+def test_runs_without_an_example_in_common_are_told_of(make_run, tmp_path, caplog):
+    run = make_run()
+    shutil.copytree(run, tmp_path / "same")
+    shutil.rmtree(run)
+    other = make_run(ids=["1", "2", "3", "4", "5"])
+    said = "none of its examples has the id of one of another run"
+    gallery.write_gallery([tmp_path / "same", tmp_path / "same"], tmp_path / "one")
+    assert said not in caplog.text
+    gallery.write_gallery([tmp_path / "same", other, tmp_path / "same"], tmp_path / "two")
+    assert caplog.text.count(said) == 1
+    assert f"{other}: {said}" in caplog.text
+
+
 def call(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "cfx_jax.report", *map(os.fspath, arguments)],
@@ -119,6 +177,7 @@ def test_the_command_writes_beside_the_records_or_where_it_is_told(make_run, tmp
     [
         ([], "the following arguments are required: RUN"),
         (["a", "b"], "several runs need --output=DIR"),
+        (["a", "--output="], "--output is empty; expected a folder"),
         (["a", "--max_images=-1"], "--max_images is -1; expected 0 or more"),
     ],
 )

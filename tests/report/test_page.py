@@ -162,7 +162,13 @@ def test_page_is_in_the_run_and_leaves_nothing_behind(page):
     assert (page.path.parents[1] / "manifest.json").exists()
     folder = page.path.parent
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
-    assert files == {"index.html", "data/0/rows-0.js", "data/0/details-0.js", *page.links}
+    assert files == {
+        "index.html",
+        "data/cfx_jax.txt",
+        "data/0/rows-0.js",
+        "data/0/details-0.js",
+        *page.links,
+    }
 
 
 def test_links_resolve_and_stay_in_the_folder(page):
@@ -359,3 +365,20 @@ def test_the_question_is_told_with_the_numbers(asked, table, text, tmp_path):
     report.write_report(tmp_path, max_images=0)
     html = (tmp_path / "report/index.html").read_text()
     assert text in html.replace("<bdi>", "").replace("</bdi>", "")
+
+
+def test_the_table_says_what_is_cut_and_shows_what_cannot_be_seen(tmp_path):
+    def change(index, values):
+        name = ["x" * 24 + ".png", "a\nb\x1b[31m.png", "\N{RIGHT-TO-LEFT OVERRIDE}gnp.tac", "d"][
+            index
+        ]
+        values["id"] = encode_ids([name], 64)
+
+    run = make_run(tmp_path, change, class_names=["c" * 40, "two\tlines\n"])
+    lines = report.summary(run).splitlines()
+    assert lines[2].startswith("…" + 19 * "x" + ".png  " + 31 * "c" + "…  SSR")
+    assert lines[4].startswith(r"a\nb\x1b[31m.png")
+    assert r"two\tlines\n (1)" in lines[4]
+    assert lines[6].startswith(r"\u202egnp.tac")
+    assert len(lines) == 2 + 8 + 1
+    assert len({line.index("SSR") for line in lines[2:10:2]}) == 1

@@ -18,12 +18,15 @@ class Detail {
     const { model } = this;
     const selected = [view.result, view.with].map((key) => model.result(key)).filter(Boolean);
     const results = (selected.length > 1 ? selected : model.results).filter((r) => model.rows[r.run][n] >= 0);
-    Object.assign(this, { n, results });
-    const run = model.home(n);
-    const words = ["prediction", "label"].map((name) => model.className(name, n));
-    this.title = cfx.make("h1", { id: "detail-title", tabIndex: -1 }, cfx.make("bdi", {}, model.className("target", n)));
-    const facts = cfx.make("p.soft", {}, "Predicted: ", cfx.make("bdi", {}, words[0]), " · label: ",
-      cfx.make("bdi", {}, words[1]), ` · example ${model.at(run, "index", n)}: `, cfx.make("bdi", {}, model.ids[n]));
+    const run = model.home(model.result(view.result), n);
+    // A run that could not read the image explains nothing of it.
+    const first = results.find((r) => model.at(r.run, "target", n) >= 0) ?? { run };
+    // Runs that say different things of the example say them on their own cards.
+    const areAlike = results.every((r) => !model.asksElse(first, r, n) && !model.differs("prediction", first.run, r.run, n));
+    Object.assign(this, { n, results, run, areAlike });
+    this.title = this.#title(first);
+    const facts = cfx.make("p.soft", {}, ...(areAlike ? ["Predicted: ", this.#name(run, "prediction"), " · "] : []),
+      "label: ", this.#name(run, "label"), ` · example ${model.at(run, "index", n)}: `, cfx.make("bdi", {}, model.ids[n]));
     this.cards = cfx.make("div.results", {}, ...this.#original(), ...results.map((result) => this.#card(result)));
     this.traces = cfx.make("div.traces");
     this.element.replaceChildren(
@@ -32,6 +35,21 @@ class Detail {
     );
     this.#apply();
     this.#addDetails(n);
+  }
+
+  #name(run, kind) {
+    const { model, n } = this;
+    return cfx.make("bdi", {}, kind === "target" ? model.question(run, n) : model.className(run, kind, n));
+  }
+
+  /** The classes explained, each once; a mark between them says that they are not the same. */
+  #title(first) {
+    const { model, n, results } = this;
+    const others = results.filter((result) => model.asksElse(first, result, n));
+    const runs = new Map([first, ...others].map(({ run }) => [model.question(run, n), run]));
+    const words = [...runs.values()].flatMap((run, place) => [place ? " ≠ " : "", this.#name(run, "target")]);
+    const title = others.length ? "The runs explain different classes" : undefined;
+    return cfx.make("h1", { id: "detail-title", tabIndex: -1, title }, ...words);
   }
 
   /** Shows the original in the place of what is in-filled, or the other way round. */
@@ -57,9 +75,12 @@ class Detail {
       },
     });
     const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
-    // Where the records keep no photographs there is nothing below the map, or beside it.
-    opacity.hidden = this.swap.hidden = !this.model.runs[this.model.home(this.n)].has_photos;
-    return cfx.make("div.bar", {}, opacity, cfx.make("label.choice", {}, this.outline, "Line around half of it"), this.swap);
+    const outline = cfx.make("label.choice", {}, this.outline, "Line around half of it");
+    // Tools of what there is: a map, and a photograph below it and beside it.
+    const drawn = this.results.filter((result) => this.model.hasMask(result, this.n));
+    outline.hidden = !drawn.length;
+    opacity.hidden = this.swap.hidden = !drawn.some((result) => this.model.runs[result.run].has_photos);
+    return cfx.make("div.bar", {}, opacity, outline, this.swap);
   }
 
   #apply() {
@@ -75,7 +96,7 @@ class Detail {
   }
 
   #original() {
-    const run = this.model.home(this.n);
+    const { run } = this;
     if (!this.model.runs[run].has_photos || !this.model.hasPicture(run, this.n)) return [];
     const alt = `Original image, example ${this.model.at(run, "index", this.n)}`;
     return [cfx.make("section.result", { "aria-label": "Original" }, cfx.make("h2", {}, "Original"),
@@ -87,6 +108,7 @@ class Detail {
     const number = (name) => model.value(result, name, n);
     return cfx.make("section.result", { "aria-label": result.label, "data-result": result.key },
       cfx.make("h2", {}, `${result.label} `, cfx.badge(model.status(result, n))),
+      this.areAlike ? undefined : cfx.make("p.soft", {}, "Target: ", this.#name(result.run, "target"), " · predicted: ", this.#name(result.run, "prediction")),
       this.#pictures(result),
       cfx.make("div.odds", {}, ...this.#bar("before", number("log_odds_original")), ...this.#bar("after", number("log_odds_infilled"))),
     );
@@ -111,7 +133,7 @@ class Detail {
 
   #bar(words, logOdds) {
     const share = 100 * cfx.probability(logOdds);
-    const text = Number.isFinite(logOdds) ? `${share.toFixed(1)} % (${cfx.format("log_odds_original", logOdds)})` : "n/a";
+    const text = Number.isFinite(logOdds) ? `${cfx.round(share, 1)} % (${cfx.format("log_odds_original", logOdds)})` : "n/a";
     const fill = cfx.make(`div.fill.${words}`);
     fill.style.width = `${Number.isFinite(share) ? share : 0}%`;
     return [cfx.make("span", {}, words), cfx.make("div.track", { "aria-hidden": "true" }, fill), cfx.make("span.number", {}, text)];
@@ -124,7 +146,7 @@ class Detail {
     const rows = Object.entries(cfx.NUMBERS).map(([name, { label }]) => {
       const values = results.map((result) => model.value(result, name, n));
       const cells = values.map((value) => cfx.make("td.number", {}, cfx.format(name, value)));
-      if (hasDifference) cells.push(cfx.make("td.number.difference", {}, cfx.format(name, values[1] - values[0], true)));
+      if (hasDifference) cells.push(this.#difference(name));
       return cfx.make("tr", {}, cfx.make("th", { scope: "row" }, label), ...cells);
     });
     const heads = results.map((result) => result.label);
@@ -134,22 +156,31 @@ class Detail {
       cfx.make("tbody", {}, ...rows)));
   }
 
+  #difference(name) {
+    const text = this.model.tellDifference(...this.results, name, this.n);
+    const title = text.startsWith("≠") ? "not compared: the runs explain different classes" : undefined;
+    return cfx.make("td.number.difference", { title }, text);
+  }
+
   /** Outlines and what is plotted come in parts of their own, when an example is looked at. */
   async #addDetails(n) {
-    const traces = [], cells = [];
+    const traces = [], cells = [], missing = new Set();
     for (const result of this.results) {
       if (!this.model.hasMask(result, n)) continue;
       const run = this.model.runs[result.run];
       const index = this.model.at(result.run, "index", n);
-      const part = await cfx.load(`data/${result.run}/details-${Math.floor(index / run.details_in_part)}`);
+      const name = `data/${result.run}/details-${Math.floor(index / run.details_in_part)}`;
+      const part = await cfx.load(name).catch((error) => missing.add(error.message) && null);
       if (this.n !== n) return; // Another example is shown by now.
+      if (!part) continue;
       const row = part.index.indexOf(index);
       traces.push([result.label, part[`${result.objective}_trace`][row], part[`${result.objective}_steps`][row]]);
       cells.push([result.label, part[`${result.objective}_cells`][row]]);
       this.#addOutline(result, part[`${result.objective}_outline`][row]);
       this.#addTop(result, part[`${result.objective}_top`][row]);
     }
-    this.traces.replaceChildren(...plotTraces(traces), ...plotCells(cells), ...keys(traces));
+    const said = [...missing].map((message) => cfx.make("p.bad", { role: "alert" }, message));
+    this.traces.replaceChildren(...said, ...plotTraces(traces), ...plotCells(cells), ...keys(traces));
     this.#apply();
   }
 
@@ -168,7 +199,9 @@ class Detail {
         cfx.make("div", {}, bar("before", before), bar("after", after))),
     );
     const card = this.element.querySelector(`[data-result="${result.key}"]`);
-    card.append(cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
+    // Of the same class the bar above may say another number: both are said to be what they are.
+    card.append(cfx.make("p.soft.note", {}, "Likeliest classes: means of the probabilities. Above: the probability that the mean log-odds stand for."),
+      cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
   }
 
   #addOutline(result, path) {
@@ -181,7 +214,7 @@ class Detail {
 
 /** Text of a probability. */
 function percent(share) {
-  return share === null ? "n/a" : `${(100 * share).toFixed(1)} %`;
+  return share === null ? "n/a" : `${cfx.round(100 * share, 1)} %`;
 }
 
 /** Lines of the objective at each step. */
@@ -204,8 +237,9 @@ function plotTraces(traces) {
   });
   const words = traces.map(([name, trace, steps]) => `${name} from ${trace[0]} to ${trace.at(-1)} in ${steps} steps`).join(", ");
   const taken = traces.map(([name, , steps]) => `${name} ${steps}`).join(", ");
-  const ends = { high: high.toFixed(2), low: low.toFixed(2), below: `steps: ${taken}` };
-  return drawPlot("Objective at each step", words, ends, lines);
+  const ends = { high: cfx.round(high, 2), low: cfx.round(low, 2), below: `steps: ${taken}` };
+  const note = "Of relaxed masks, as it was learnt; in the table, of the mask in the end, over hard masks.";
+  return [...drawPlot("Objective at each step", words, ends, lines), cfx.make("p.soft.note", {}, note)];
 }
 
 /** Bars of how many cells of a mask are kept with which probability: the learnt distribution. */

@@ -2,6 +2,7 @@
 // The page: controls, the view that they and the address hold, and which part of it is shown.
 
 const VIEWS = { grid: "Pictures", table: "Table" };
+const NO_FILTERS = { status: [], target: "", label: "", predicted: "", find: "", differ: false };
 
 class Gallery {
   constructor(model) {
@@ -10,7 +11,7 @@ class Gallery {
     this.list = new cfx.List(model, (n) => this.#address({ ...this.view, at: n }));
     this.detail = new cfx.Detail(model);
     this.told = cfx.make("p.told", { role: "status" });
-    this.element.append(this.#controls(), this.told, this.list.scroller, this.#one());
+    this.element.append(this.#controls(), this.told, this.#nothing(), this.list.cut, this.list.scroller, this.#one());
     addEventListener("hashchange", () => this.#show());
     addEventListener("keydown", (event) => this.#key(event));
     this.#show();
@@ -23,15 +24,15 @@ class Gallery {
     const known = (name, choices, otherwise) => (choices.includes(said.get(name)) ? said.get(name) : otherwise);
     const keys = model.results.map((result) => result.key);
     const result = known("result", keys, keys[0]);
-    // Of two runs the same objective at once.
-    const partner = model.results.find((r) => r.run === 1 && r.objective === model.result(result).objective);
     const others = keys.filter((key) => key !== result);
-    const other = said.get("with") === "none" ? "" : known("with", others, result.startsWith("0-") ? (partner?.key ?? "") : "");
+    const isAlone = said.get("with") === "none";
+    const other = isAlone ? "" : known("with", others, model.partner(model.result(result))?.key ?? "");
     const place = model.placeOf.get(said.get("at"));
     return {
       result,
       with: other,
-      status: (said.get("status") ?? "").split(",").filter(Boolean),
+      isAlone,
+      status: (said.get("status") ?? "").split(",").filter((name) => model.isStatus(name)),
       target: said.get("target") ?? "",
       label: said.get("label") ?? "",
       predicted: known("predicted", ["right", "wrong"], ""),
@@ -46,12 +47,13 @@ class Gallery {
 
   #address(view) {
     const said = new URLSearchParams();
-    const { at, differ, status, ...texts } = view;
+    const { at, differ, isAlone, status, ...texts } = view;
     for (const [name, value] of Object.entries(texts)) {
       const isAtFirst = { sort: "data", order: "up", view: "grid", result: this.model.results[0].key }[name] === value;
       if (value && !isAtFirst) said.set(name, value);
     }
-    if (!view.with && this.model.runs.length > 1) said.set("with", "none");
+    // Only what somebody chose: another goal may have what lies beside it.
+    if (isAlone) said.set("with", "none");
     if (status.length) said.set("status", status.join(","));
     if (differ) said.set("differ", "1");
     if (at !== undefined) said.set("at", this.model.ids[at]);
@@ -80,7 +82,9 @@ class Gallery {
       cfx.lastShown = performance.now() - begin;
     }
     const isOne = at !== undefined;
-    for (const part of [this.controls, this.told, this.list.scroller]) part.hidden = isOne;
+    for (const part of [this.controls, this.told]) part.hidden = isOne;
+    this.nothing.hidden = isOne || this.shown.length > 0;
+    this.list.scroller.hidden = isOne || this.shown.length === 0;
     this.one.hidden = !isOne;
     document.getElementById("about").hidden = isOne;
     if (isOne) this.#showOne(at, before?.at === undefined);
@@ -136,10 +140,28 @@ class Gallery {
     return this.one;
   }
 
+  #nothing() {
+    const clear = () => {
+      this.#change(NO_FILTERS);
+      this.list.focus();
+    };
+    this.nothing = cfx.make("p.bar", { hidden: true }, "No example is like that.",
+      cfx.make("button", { type: "button", onclick: clear }, "Clear all filters"));
+    return this.nothing;
+  }
+
   #sorts(other) {
     const numbers = Object.entries(cfx.NUMBERS).map(([name, { label }]) => [name, label]);
     const differences = other ? numbers.map(([name, label]) => [`difference-${name}`, `Difference: ${label.toLowerCase()}`]) : [];
     return [["data", "Order of the data"], ["id", "Id"], ["target", "Target"], ["status", "Status"], ...numbers, ...differences];
+  }
+
+  /** Another goal keeps what is compared: two runs, or two objectives of one. */
+  #aim(key) {
+    const { model, view } = this;
+    const [result, other] = [view.result, view.with].map((of) => model.result(of));
+    const beside = other && model.besideAsBefore(model.result(key), result, other);
+    this.#change({ result: key, with: beside?.key ?? "" });
   }
 
   #sortBy(name) {
@@ -150,13 +172,15 @@ class Gallery {
   #controls() {
     const search = (name, words, more = {}) => cfx.make("label", {}, words,
       cfx.make("input", { type: "search", name, autocomplete: "off", oninput: (e) => this.#change({ [name]: e.target.value }, true), ...more }));
-    const select = (name, words) => cfx.make("label", {}, words, cfx.make("select", { name, onchange: (e) => this.#change({ [name]: e.target.value }) }));
+    const select = (name, words, change = (value) => this.#change({ [name]: value })) =>
+      cfx.make("label", {}, words, cfx.make("select", { name, onchange: (e) => change(e.target.value) }));
     this.statuses = cfx.make("fieldset");
     this.differ = cfx.make("label.choice", {}, cfx.make("input", { type: "checkbox", name: "differ",
       onchange: (e) => this.#change({ differ: e.target.checked }) }), "Status differs");
     this.order = cfx.make("button", { type: "button", onclick: () => this.#change({ order: this.view.order === "up" ? "down" : "up" }) });
     this.controls = cfx.make("form.controls", { "aria-label": "What is shown", onsubmit: (e) => e.preventDefault() },
-      select("result", "Goal"), select("with", "Beside it"), search("target", "Target", { list: "targets" }), search("label", "Label"),
+      select("result", "Goal", (key) => this.#aim(key)),
+      select("with", "Beside it", (key) => this.#change({ with: key === "none" ? "" : key, isAlone: key === "none" })), search("target", "Target", { list: "targets" }), search("label", "Label"),
       select("predicted", "Prediction"), search("find", "Id"), select("sort", "Sort by"), this.order, select("view", "Show as"),
       this.differ, this.statuses, this.#names());
     return this.controls;
@@ -166,8 +190,10 @@ class Gallery {
     const names = cfx.make("datalist", { id: "targets" });
     // Only once somebody searches: there may be thousands.
     this.element.addEventListener("focusin", (event) => {
-      if (event.target.name === "target" && !names.children.length)
-        names.append(...this.model.targets().map((name) => cfx.make("option", { value: name })));
+      if (event.target.name === "target" && names.of !== this.view.result) {
+        names.of = this.view.result;
+        names.replaceChildren(...this.model.targets(this.model.result(this.view.result)).map((name) => cfx.make("option", { value: name })));
+      }
     });
     return names;
   }
@@ -192,7 +218,9 @@ class Gallery {
 
   #fillStatuses(view) {
     const counts = this.model.countStatuses(this.model.result(view.result));
-    const choices = counts.map(([status, count]) => {
+    // What is asked for can be seen and unticked, also where no example has it.
+    const others = view.status.filter((status) => !counts.some(([name]) => name === status));
+    const choices = [...counts, ...others.map((status) => [status, 0])].map(([status, count]) => {
       const box = cfx.make("input", { type: "checkbox", value: status, checked: view.status.includes(status) });
       box.addEventListener("change", () => {
         const others = this.view.status.filter((name) => name !== status);
@@ -202,7 +230,8 @@ class Gallery {
     });
     const focused = document.activeElement?.closest?.("fieldset") === this.statuses ? document.activeElement.value : null;
     this.statuses.replaceChildren(cfx.make("legend", {}, "Status"), ...choices);
-    if (focused !== null) this.statuses.querySelector(`input[value="${CSS.escape(focused)}"]`)?.focus();
+    if (focused !== null)
+      (this.statuses.querySelector(`input[value="${CSS.escape(focused)}"]`) ?? this.statuses.querySelector("input")).focus();
   }
 }
 

@@ -2,16 +2,21 @@
 // The list of examples, as a grid of pictures or as a table: only what is in view is on the page.
 
 const ROW = 36; // pixels, of a table
+const WIDE = { id: 18, target: 15, status: 11, number: 7.25 }; // rem, of columns of a table
 const TEXT = 62; // pixels below the picture of a card
 const LEAST_CARD = 165;
 const AROUND = 3; // rows kept on either side of what is in view
+const MOST_PRINTED = 500;
 
 class List {
   constructor(model, open) {
     this.model = model;
     this.open = open; // (example) => address of its view
     this.scroller = cfx.make("div.scroller", { onscroll: () => this.#ask(), onkeydown: (e) => this.#key(e) });
+    this.cut = cfx.make("p.told", { hidden: true });
     new ResizeObserver(() => this.#layOut()).observe(this.scroller);
+    addEventListener("beforeprint", () => this.#print(true));
+    addEventListener("afterprint", () => this.#print(false));
     this.shown = new Int32Array(0);
     this.current = 0;
     this.drawn = new Map();
@@ -36,6 +41,14 @@ class List {
     this.drawn.get(this.current)?.querySelector("a")?.focus();
   }
 
+  /** Paper cannot be scrolled: all is on the page while it is printed, or as much as is sensible. */
+  #print(isPrinting) {
+    this.isPrinting = isPrinting && !this.scroller.hidden;
+    this.cut.hidden = !this.isPrinting || this.shown.length <= MOST_PRINTED;
+    this.cut.textContent = `Printed: the first ${MOST_PRINTED.toLocaleString("en")} of ${this.shown.length.toLocaleString("en")}`;
+    this.#draw();
+  }
+
   #grid() {
     const list = cfx.make("ul.grid", { "aria-label": "Examples" });
     this.scroller.replaceChildren(list);
@@ -57,16 +70,25 @@ class List {
       const arrow = name === sort ? (order === "down" ? " ↓" : " ↑") : "";
       const sorted = arrow && (order === "down" ? "descending" : "ascending");
       const button = cfx.make("button", { type: "button", onclick: () => this.onSort(name) }, label + arrow);
-      return cfx.make("th", { scope: "col", "aria-sort": sorted || undefined }, button);
+      const kind = name in WIDE ? "" : ".number";
+      return cfx.make(`th${kind}`, { scope: "col", "aria-sort": sorted || undefined, title: label }, button);
+    });
+    // What two runs have each of is told twice.
+    const wide = this.#columns().map(([name]) => (WIDE[name] ?? WIDE.number) * (this.other && ["target", "status"].includes(name) ? 1.8 : 1));
+    const columns = wide.map((rem) => {
+      const column = cfx.make("col");
+      column.style.width = `${rem}rem`;
+      return column;
     });
     const body = cfx.make("tbody");
     const table = cfx.make(
       "table.rows",
       { "aria-rowcount": this.shown.length + 1, "aria-label": "Examples" },
+      cfx.make("colgroup", {}, ...columns),
       cfx.make("thead", {}, cfx.make("tr", { "aria-rowindex": 1 }, ...heads)),
       body,
     );
-    if (this.other) table.style.minWidth = "110rem";
+    table.style.minWidth = `${wide.reduce((a, b) => a + b)}rem`;
     this.above = spacer(heads.length);
     this.below = spacer(heads.length);
     body.append(this.above, this.below);
@@ -104,10 +126,7 @@ class List {
   /** Brings what is in view, and a little around it, onto the page, in order; takes the rest off. */
   #draw() {
     if (!this.rowHeight) return;
-    const top = Math.floor(this.scroller.scrollTop / this.rowHeight) - AROUND;
-    const count = Math.ceil(this.scroller.clientHeight / this.rowHeight) + 2 * AROUND;
-    const first = Math.max(0, top) * this.columns;
-    const last = Math.min(this.shown.length, Math.max(0, top + count) * this.columns);
+    const [first, last] = this.#range();
     for (const [place, element] of this.drawn)
       if (place < first || place >= last) {
         element.remove();
@@ -125,8 +144,15 @@ class List {
     }
     if (this.isTable) {
       this.above.firstChild.style.height = `${first * ROW}px`;
-      this.below.firstChild.style.height = `${(this.shown.length - last) * ROW}px`;
+      this.below.firstChild.style.height = `${this.isPrinting ? 0 : (this.shown.length - last) * ROW}px`;
     }
+  }
+
+  #range() {
+    if (this.isPrinting) return [0, Math.min(this.shown.length, MOST_PRINTED)];
+    const top = Math.floor(this.scroller.scrollTop / this.rowHeight) - AROUND;
+    const count = Math.ceil(this.scroller.clientHeight / this.rowHeight) + 2 * AROUND;
+    return [Math.max(0, top) * this.columns, Math.min(this.shown.length, Math.max(0, top + count) * this.columns)];
   }
 
   #put(place, element) {
@@ -163,13 +189,29 @@ class List {
       this.#link(
         place,
         cfx.make("span.pair", {}, ...pictures),
-        cfx.make("span.name", {}, model.className("target", n)),
+        this.#names(n),
         cfx.make("span.numbers", {}, words),
         cfx.make("span.numbers", {}, ...this.#badges(n)),
       ),
     );
     this.#put(place, card);
     return card;
+  }
+
+  /** Classes explained: one name, or two with a mark between them where they differ. */
+  #targets(n) {
+    const { model, result, other } = this;
+    const name = (words) => cfx.make("bdi", {}, words);
+    if (!model.asksElse(result, other, n)) return [name(model.className(model.home(result, n), "target", n))];
+    return [name(model.question(result.run, n)), " ≠ ", name(model.question(other.run, n))];
+  }
+
+  /** The line of names of a card; two names lie below the pictures that are of them. */
+  #names(n) {
+    const [first, , second] = this.#targets(n);
+    if (!second) return cfx.make("span.name", {}, first);
+    const title = `explained: ${first.textContent} and ${second.textContent}`;
+    return cfx.make("span.pair", { title }, cfx.make("span.name", {}, first), cfx.make("span.name.differs", {}, "≠ ", second));
   }
 
   #badges(n) {
@@ -182,12 +224,11 @@ class List {
     const { model, result, other } = this;
     const cells = this.#columns().map(([name]) => {
       if (name === "id") return cfx.make("td", {}, this.#link(place, model.ids[n]));
-      if (name === "target") return cfx.make("td", { title: model.className("target", n) }, model.className("target", n));
-      if (name === "status") return cfx.make("td", {}, ...this.#badges(n));
+      if (name === "target") return withTitle(cfx.make("td", {}, ...this.#targets(n)));
+      if (name === "status") return withTitle(cfx.make("td", {}, ...this.#badges(n)));
       if (name in cfx.NUMBERS) return cfx.make("td.number", {}, cfx.format(name, model.value(result, name, n)));
       const number = name.slice("difference-".length);
-      const difference = model.value(other, number, n) - model.value(result, number, n);
-      return cfx.make("td.number", {}, cfx.format(number, difference, true));
+      return cfx.make("td.number", {}, model.tellDifference(result, other, number, n));
     });
     return cfx.make("tr", { "aria-rowindex": place + 2 }, ...cells);
   }
@@ -214,12 +255,18 @@ class List {
 
   #scrollTo(place) {
     const top = Math.floor(place / this.columns) * this.rowHeight;
-    const head = this.isTable ? ROW : 0;
+    const head = this.isTable ? this.scroller.querySelector("thead").offsetHeight : 0;
     const { scrollTop, clientHeight } = this.scroller;
     if (top < scrollTop) this.scroller.scrollTop = top;
     else if (top + this.rowHeight + head > scrollTop + clientHeight)
       this.scroller.scrollTop = top + this.rowHeight + head - clientHeight;
   }
+}
+
+/** Tells the whole text of what may be cut. */
+function withTitle(element) {
+  element.title = element.textContent;
+  return element;
 }
 
 function spacer(columns) {

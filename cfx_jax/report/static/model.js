@@ -5,10 +5,10 @@ const cfx = (window.cfx = {});
 
 cfx.NUMBERS = {
   kept_area: { label: "Area kept", short: "area", share: true },
-  log_odds_original: { label: "Log-odds before", short: "before", signed: true },
-  log_odds_infilled: { label: "Log-odds after", short: "after", signed: true },
+  log_odds_original: { label: "Log-odds before", short: "before", signed: true, isOfTarget: true },
+  log_odds_infilled: { label: "Log-odds after", short: "after", signed: true, isOfTarget: true },
   success_rate: { label: "Masks that agree", short: "agree", share: true },
-  objective: { label: "Objective", short: "objective" },
+  objective: { label: "Objective", short: "objective", isOfTarget: true },
   entropy: { label: "Entropy", short: "entropy" },
 };
 
@@ -101,6 +101,20 @@ class Model {
     return this.results.find((result) => result.key === key);
   }
 
+  /** What lies beside a result unless somebody says: the same objective of another run. */
+  partner(result) {
+    return this.results.find((r) => r.run !== result.run && r.objective === result.objective);
+  }
+
+  /** What lies beside another goal as `other` lies beside `result`; undefined where there is none. */
+  besideAsBefore(goal, result, other) {
+    const isOfTwo = other.run !== result.run;
+    const run = !isOfTwo ? goal.run : other.run !== goal.run ? other.run : result.run;
+    const isSame = (objective) => objective === goal.objective;
+    const isPair = result.objective === other.objective;
+    return this.results.find((r) => r.run === run && r.key !== goal.key && isSame(r.objective) === isPair);
+  }
+
   /** A column of a run at an example; NaN where the run has no such example. */
   at(run, name, n) {
     const row = this.rows[run][n];
@@ -126,14 +140,51 @@ class Model {
     return this.hasPicture(result.run, n) && !Number.isNaN(this.value(result, "entropy", n));
   }
 
-  /** The first run that knows an example. */
-  home(n) {
-    return this.rows.findIndex((rows) => rows[n] >= 0);
+  /** The run that says what an example is: that of the goal, or the first that knows the example. */
+  home(result, n) {
+    return this.rows[result.run][n] >= 0 ? result.run : this.rows.findIndex((rows) => rows[n] >= 0);
   }
 
-  /** The name of the class that an example has as `target`, `label` or `prediction`. */
-  className(name, n, run = this.home(n)) {
+  /** The name of the class that a run has as an example's `target`, `label` or `prediction`. */
+  className(run, name, n) {
     return this.runs[run].classes[this.at(run, name, n)] ?? "not known";
+  }
+
+  /** What the log-odds of an example are of. */
+  question(run, n) {
+    return this.className(run, "target", n) + this.runs[run].rather;
+  }
+
+  /** Whether two runs name different classes of an example; what one does not know differs not. */
+  differs(name, one, two, n) {
+    const [first, second] = [one, two].map((run) => this.at(run, name, n));
+    if (!(first >= 0 && second >= 0)) return false;
+    const names = [one, two].map((run) => this.className(run, name, n));
+    // Of a classifier that has no names there are numbers alone.
+    return first !== second || (names[0] !== names[1] && !names.includes(`class ${first}`));
+  }
+
+  /** Whether two results explain different classes of an example. */
+  asksElse({ run }, other, n) {
+    if (!other || run === other.run) return false;
+    const isAskedOfBoth = this.at(run, "target", n) >= 0 && this.at(other.run, "target", n) >= 0;
+    return isAskedOfBoth && (this.differs("target", run, other.run, n) || this.runs[run].rather !== this.runs[other.run].rather);
+  }
+
+  /** What another result has more of than a result; of the log-odds of different classes, nothing. */
+  difference(result, other, name, n) {
+    if (cfx.NUMBERS[name].isOfTarget && this.asksElse(result, other, n)) return NaN;
+    return this.value(other, name, n) - this.value(result, name, n);
+  }
+
+  tellDifference(result, other, name, n) {
+    if (cfx.NUMBERS[name].isOfTarget && this.asksElse(result, other, n)) return "≠ classes";
+    return cfx.format(name, this.difference(result, other, name, n), true);
+  }
+
+  /** Whether there is such a status: of any run, since a view of one may be taken to another. */
+  isStatus(name) {
+    return name === "absent" || /^unknown status -?\d+$/.test(name) || this.runs.some((run) => run.statuses.includes(name));
   }
 
   /** How many examples have each status of a result, in the order of the statuses. */
@@ -152,9 +203,9 @@ class Model {
   }
 
   /** Classes that occur as targets, by name. */
-  targets() {
+  targets(result) {
     const names = new Set();
-    for (let n = 0; n < this.size; n++) names.add(this.className("target", n));
+    for (let n = 0; n < this.size; n++) names.add(this.className(this.home(result, n), "target", n));
     return [...names].sort();
   }
 
@@ -184,13 +235,16 @@ class Model {
               .map(Number),
           ),
       );
-      tests.push((n) => matching[this.home(n)].has(this.at(this.home(n), name, n)));
+      tests.push((n) => {
+        const run = this.home(result, n);
+        return matching[run].has(this.at(run, name, n));
+      });
     }
     if (view.predicted) {
       tests.push((n) => {
-        const label = this.at(result.run, "label", n);
-        const isRight = label === this.at(result.run, "prediction", n);
-        return label >= 0 && isRight === (view.predicted === "right");
+        const [label, prediction] = ["label", "prediction"].map((name) => this.at(result.run, name, n));
+        // Of an image that cannot be read nothing is predicted, so nothing is mistaken.
+        return label >= 0 && prediction >= 0 && (label === prediction) === (view.predicted === "right");
       });
     }
     if (view.find) {
@@ -209,11 +263,11 @@ class Model {
   sortKey(view, result = this.result(view.result)) {
     const other = this.result(view.with);
     if (view.sort === "id") return (n) => this.ids[n];
-    if (view.sort === "target") return (n) => this.className("target", n);
+    if (view.sort === "target") return (n) => this.className(this.home(result, n), "target", n);
     if (view.sort === "status") return (n) => this.value(result, "status", n);
     if (view.sort.startsWith("difference-") && other) {
       const name = view.sort.slice("difference-".length);
-      return (n) => this.value(other, name, n) - this.value(result, name, n);
+      return (n) => this.difference(result, other, name, n);
     }
     if (view.sort in cfx.NUMBERS) return (n) => this.value(result, view.sort, n);
     return (n) => n;
@@ -241,14 +295,21 @@ function matches(name, text) {
 
 cfx.letter = (run) => String.fromCharCode(65 + (run % 26));
 
+/** A number with some decimals; what lies in the middle of two is told by the even one, as Python does. */
+cfx.round = (value, digits) => {
+  if (Math.abs(value) > 1e15) return String(value);
+  const [, whole, shown, rest] = Math.abs(value).toFixed(20).match(`^(\\d+)\\.(\\d{${digits}})(\\d*)$`);
+  const isMiddle = /^50*$/.test(rest) && Number(`${whole}${shown}`.at(-1)) % 2 === 0;
+  return (value < 0 ? "−" : "") + (isMiddle ? `${whole}.${shown}` : Math.abs(value).toFixed(digits));
+};
+
 /** A number as a text: shares in percent, the sign of log-odds and of differences shown. */
 cfx.format = (name, value, isDifference = false) => {
   const { share, signed } = cfx.NUMBERS[name];
   if (!Number.isFinite(value)) return "n/a";
   const sign = (signed || isDifference) && value >= 0 ? "+" : "";
   // Differences of shares are points, and no share of a share.
-  const words = share ? `${(100 * value).toFixed(1)} ${isDifference ? "pp" : "%"}` : value.toFixed(2);
-  return sign + words.replace("-", "−");
+  return sign + (share ? `${cfx.round(100 * value, 1)} ${isDifference ? "pp" : "%"}` : cfx.round(value, 2));
 };
 
 cfx.probability = (logOdds) => 1 / (1 + Math.exp(-logOdds));

@@ -26,7 +26,7 @@ cfx.svg = (tag, attributes = {}, ...children) => {
 cfx.badge = (status) =>
   cfx.make(
     `span.badge.${status === "ok" ? "good" : "bad"}`,
-    {},
+    { title: status === "absent" ? "not in this run, or not computed there yet" : undefined },
     `${status === "ok" ? "✓" : "!"} ${status.replaceAll("_", " ")}`,
   );
 
@@ -42,6 +42,7 @@ cfx.tile = (model, run, n, kind, alt, layer = "") => {
       src: `images/${run}/${Math.floor(index / 1000)}/${index}.webp`,
       alt,
       decoding: "async",
+      onerror: () => tile.replaceChildren(cfx.make("span.none", {}, "picture cannot be loaded")),
     }),
   );
   tile.style.setProperty("--tiles", tiles.length);

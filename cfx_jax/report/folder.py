@@ -1,0 +1,74 @@
+"""The folder of a gallery: nobody else's file is written over, none of an earlier one stays."""
+
+import os
+import re
+
+from cfx_jax.records import Storage
+
+PAGE = "index.html"
+_MARK = "data/cfx_jax.txt"
+_SAYS = b"A gallery of cfx_jax: python -m cfx_jax.report writes its files anew.\n"
+# How pages begin that this program has written; the second, those of its earlier versions.
+_OURS = (b'<meta name="generator" content="cfx_jax">', b"<h1>Explanations: <bdi>")
+_PARTS = re.compile(r"data/\d+/(rows|details)-\d+\.js|images/\d+/\d+/\d+\.webp")
+
+
+class GalleryFolder(Storage):
+    """Where a gallery is written to; it knows which files are its own.
+
+    Example:
+        >>> import tempfile
+        >>> place = tempfile.mkdtemp()
+        >>> folder = GalleryFolder(place, ())
+        >>> folder.begin(), folder.write("data/0/rows-0.js", b"")
+        (None, None)
+        >>> GalleryFolder(place, ()).clear()  # It has written nothing, so nothing is of it.
+        >>> folder.names("data/")
+        ['data/cfx_jax.txt']
+    """
+
+    def __init__(self, location: str | os.PathLike[str], taken: tuple[str, ...]) -> None:
+        """Looks at a folder; nothing is written yet.
+
+        Args:
+            location: of the folder.
+            taken: names of the files that lie beside the page.
+
+        Raises:
+            FileExistsError: there are files of these names that are of no gallery.
+            ValueError: the location is empty, or of a kind that is not known.
+        """
+        if not os.fspath(location):
+            raise ValueError("the place of the gallery is empty; expected a folder")
+        super().__init__(location)
+        page = self.read(PAGE)
+        # A gallery that was never finished has no page yet.
+        is_ours = self.read(_MARK) is not None if page is None else any(o in page for o in _OURS)
+        if not is_ours:
+            self._refuse_to_take((PAGE, *taken))
+        # Only what lies here now: another that is being written meanwhile keeps its files.
+        self._earlier = {*self.names("data/"), *self.names("images/")} if is_ours else set()
+        self._earlier = {name for name in self._earlier if _PARTS.fullmatch(name)}
+
+    def _refuse_to_take(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if self.read(name) is not None:
+                raise FileExistsError(
+                    f"{self.place(name)} is not of a gallery of cfx_jax; expected a folder that is "
+                    "new or empty, or that of a gallery, which is written anew"
+                )
+
+    def begin(self) -> None:
+        """Marks the folder as one of this program."""
+        self.write(_MARK, _SAYS)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file of this gallery."""
+        super().write(name, data)
+        self._earlier.discard(name)
+
+    def clear(self) -> None:
+        """Removes what an earlier gallery has left here and this one has not written."""
+        for name in sorted(self._earlier):
+            self.remove(name)
+        self._earlier.clear()
