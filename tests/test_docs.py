@@ -43,7 +43,7 @@ NOT_RUN = [
 ]
 # What the blocks of a page lead to.
 SHOWN = {
-    "choose.md": ["quick.num_steps == 30"],
+    "choose.md": ["(finer.num_evaluations, finer.mask_size) == (144, 28)"],
     "compare.md": ["maps.shape == (1, 224, 224)", "'grad_cam' in METHODS"],
     "index.md": ["e.keep_prob.shape == (1, 14, 14)", "e.target.tolist() == [285]"],
     "own_images.md": ["config.explain.top_classes == 2"],
