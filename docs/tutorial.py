@@ -107,7 +107,7 @@ figure(dropped, images, class_names=classifier.class_names)
 # %% picture="contrast" alt="The cat; what speaks for tiger cat; all else filled in"
 tiger, egyptian = (classifier.class_names.index(name) for name in ("tiger cat", "Egyptian cat"))
 rather = cfx_jax.explain(
-    key, classifier, generator, images[:1], jnp.array([tiger]), contrast=egyptian, mode="quick"
+    key, classifier, generator, images[:1], jnp.array([tiger]), contrast=egyptian
 )
 tell(rather)
 figure(rather, images[:1], class_names=classifier.class_names)
@@ -260,6 +260,6 @@ for name in ("gated_unet", "blur", "local_mean", "grey"):
     print(f"{name:11} in the holes:", probability(filled).round(2))
 
 # %% [markdown]
-# The rocket, last in each row, keeps its probability with two of the four fills, and loses all of
-# it with the others. So say "kept with `gated_unet` and with `blur`", not "kept". What a mask
+# The rocket, last in each row, has more than before with one of the four fills, two thirds of it
+# with `blur`, and nothing with the others. So say "kept with `gated_unet`", not "kept". What a mask
 # proves, what it does not, and when another tool is the better one: [concepts](concepts.md).
