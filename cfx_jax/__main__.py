@@ -7,6 +7,8 @@ import runpy
 import sys
 from typing import NamedTuple
 
+from cfx_jax.version import __version__
+
 _USER_ERROR = 2
 
 
@@ -32,6 +34,8 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
+    elif name == "--version":
+        print(f"cfx_jax {__version__}")
     elif name not in COMMANDS:
         known = ", ".join(COMMANDS)
         print(f"error: there is no command {name!r}; expected one of {known}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     python -m cfx_jax.main --config=configs/demo.py [--workdir=runs/demo]
 
-Takes about a minute and a half on a 2-core CPU and needs no download: mode `quick` takes half of the
+Takes a minute and a half on a 2-core CPU and needs no download: mode `quick` takes half of the
 evaluations of the default. It learns the smallest region that supports the label (SSR) and the
 smallest whose in-filling destroys it (SDR), and ends with a table and a page to open in a browser.
 """

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import cfx_jax
 from cfx_jax.__main__ import COMMANDS, main
 
 
@@ -44,6 +45,12 @@ def test_arguments_are_handed_over_as_they_are(name, call):
 def test_help_lists_the_commands(arguments, call):
     printed, handed = call(*arguments)
     assert [line.split()[0] for line in printed.out.splitlines()[2:]] == [*COMMANDS]
+    assert handed == []
+
+
+def test_it_says_its_version(call):
+    printed, handed = call("--version")
+    assert printed.out == f"cfx_jax {cfx_jax.__version__}\n"
     assert handed == []
 
 
