@@ -148,7 +148,12 @@ NOT_NEEDED = {"PIL", "scipy", "flax.nnx"}
 
 
 @pytest.mark.parametrize(
-    ("name", "heavy"), [("cfx_jax", HEAVY | NOT_NEEDED), ("cfx_jax.data", HEAVY)]
+    ("name", "heavy"),
+    [
+        ("cfx_jax", HEAVY | NOT_NEEDED),
+        ("cfx_jax.data", HEAVY),
+        ("cfx_jax.report.page", {"scipy.stats", "matplotlib"}),
+    ],
 )
 def test_importing_the_package_pulls_in_nothing_heavy(name, heavy):
     code = f"import {name}, sys; print(*sys.modules)"

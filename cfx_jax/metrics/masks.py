@@ -4,7 +4,7 @@ Masks are keep probabilities `[N, h, w]` in [0, 1]; maps `[N, H, W]`, larger = m
 """
 
 import numpy as np
-from scipy import ndimage, special, stats
+from scipy import ndimage, special
 
 
 def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
@@ -75,6 +75,9 @@ def rank_agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the shapes differ.
     """
+    # Not above: it takes as long to import as JAX, and every run and report imports this module.
+    from scipy import stats
+
     if np.shape(ours) != np.shape(theirs):
         raise ValueError(
             f"the maps have shapes {np.shape(ours)} and {np.shape(theirs)}; expected the same"
