@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 
 from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import write_gallery
@@ -67,8 +68,12 @@ def _end(text: str) -> str:
 
 
 def _begin(text: str) -> str:
+    """Returns the beginning of the name of a class, and its number, which tells it for sure."""
     text = _visible(text)
-    return text if len(text) <= _CLASS_WIDTH else f"{text[: _CLASS_WIDTH - 1]}…"
+    if len(text) <= _CLASS_WIDTH:
+        return text
+    number = found[0] if (found := re.search(r" \(\d+\)$", text)) else ""
+    return f"{text[: _CLASS_WIDTH - 1 - len(number)]}…{number}"
 
 
 def _visible(text: str) -> str:

@@ -376,7 +376,7 @@ def test_the_table_says_what_is_cut_and_shows_what_cannot_be_seen(tmp_path):
 
     run = make_run(tmp_path, change, class_names=["c" * 40, "two\tlines\n"])
     lines = report.summary(run).splitlines()
-    assert lines[2].startswith("…" + 19 * "x" + ".png  " + 31 * "c" + "…  SSR")
+    assert lines[2].startswith("…" + 19 * "x" + ".png  " + 27 * "c" + "… (0)  SSR")
     assert lines[4].startswith(r"a\nb\x1b[31m.png")
     assert r"two\tlines\n (1)" in lines[4]
     assert lines[6].startswith(r"\u202egnp.tac")
