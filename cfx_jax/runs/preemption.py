@@ -11,8 +11,11 @@ import sys
 import threading
 import time
 
-GRACE_SECONDS = 8.0
+GRACE_SECONDS = 7.0
 """Time between the signal and the end of a process that did not stop by itself."""
+# Without process 0 the others are ended by JAX with a stack dump. They may hear the signal later
+# than it: on a busy machine more than a second, while they compile.
+_LONGER = 2.0
 
 
 class StoppedError(Exception):
@@ -34,7 +37,7 @@ class StopRequest:
     Attributes:
         deadline: `time.monotonic()` at which the process is ended; infinite before the request.
         num_written: units of work that this process has written; whoever writes them counts.
-        goes_last: whether other processes are lost without this one: it is ended a second later.
+        goes_last: whether other processes are lost without this one: it is ended later.
     """
 
     def __init__(self) -> None:
@@ -74,7 +77,7 @@ def listen() -> StopRequest:
 def _wait_for_signal(reader: int, request: StopRequest) -> None:
     while os.read(reader, 1)[0] != signal.SIGTERM:
         pass
-    grace = GRACE_SECONDS + request.goes_last
+    grace = GRACE_SECONDS + (_LONGER if request.goes_last else 0.0)
     request.deadline = time.monotonic() + grace
     time.sleep(grace)
     # On a line of its own, below whatever a progress bar has left.
