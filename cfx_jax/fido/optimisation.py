@@ -81,7 +81,8 @@ def advance(
 
     Returns:
         The state after them. A step whose gradient is not finite changes nothing but the trace, and
-        of an image that is done (`is_done`) a step changes nothing at all.
+        of an image that is done (`is_done`) a step changes nothing at all. One of the `look_steps`
+        adds to the slope only, and the last of them moves the cells, see `begin`.
     """
     optimizer = make_optimizer(settings)
 
