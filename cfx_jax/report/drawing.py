@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from cfx_jax.records import Storage
 from cfx_jax.report import pictures
 from cfx_jax.report.examples import Unit
+from cfx_jax.report.folder import GalleryFolder
 from cfx_jax.runs.explanations import TOP, Explanations
 
 _GREY = 128  # in the place of pictures there are none of
@@ -29,7 +29,7 @@ class Drawing:
         map_size: height and width of the maps that outlines are traced in.
     """
 
-    def __init__(self, storage: Storage, number: int, run: Explanations) -> None:
+    def __init__(self, storage: GalleryFolder, number: int, run: Explanations) -> None:
         self._storage, self._number, self._run = storage, number, run
         kinds = ("saliency", "infilled") if run.has_pictures else ("saliency",)
         self.tiles = ["original"] * run.has_pictures
@@ -61,6 +61,7 @@ class Drawing:
         ]
 
         def draw_one(row: int) -> tuple[str, dict[str, Any]]:
+            self._storage.check()
             masks = {objective: logits[row] for objective, logits in unit.masks.items()}
             return self._draw(
                 unit.indices[row], masks, {name: of[row] for name, of in read.items()}

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 
 from cfx_jax.records import Storage
 
@@ -27,12 +28,18 @@ class GalleryFolder(Storage):
         ['data/cfx_jax.txt']
     """
 
-    def __init__(self, location: str | os.PathLike[str], taken: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        taken: tuple[str, ...],
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """Looks at a folder; nothing is written yet.
 
         Args:
             location: of the folder.
             taken: names of the files that lie beside the page.
+            check: called before each file is drawn and written; by raising it ends the gallery.
 
         Raises:
             FileExistsError: there are files of these names that are of no gallery.
@@ -41,6 +48,7 @@ class GalleryFolder(Storage):
         if not os.fspath(location):
             raise ValueError("the place of the gallery is empty; expected a folder")
         super().__init__(location)
+        self.check = check or (lambda: None)
         page = self.read(PAGE)
         # A gallery that was never finished has no page yet.
         is_ours = self.read(_MARK) is not None if page is None else any(o in page for o in _OURS)
@@ -63,7 +71,8 @@ class GalleryFolder(Storage):
         self.write(_MARK, _SAYS)
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file of this gallery."""
+        """Writes a file of this gallery, unless `check` ends it."""
+        self.check()
         super().write(name, data)
         self._earlier.discard(name)
 

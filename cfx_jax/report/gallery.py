@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ def write_gallery(
     workdirs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     max_images: int | None = None,
+    check: Callable[[], None] | None = None,
 ) -> str:
     """Writes the gallery of runs, of all they have computed so far.
 
@@ -69,6 +70,8 @@ def write_gallery(
         output: folder to write to, made when missing, on a local disk or `gs://bucket/path`. A
             gallery that lies there is replaced.
         max_images: draw pictures of the first so many computed examples of each run, None of all.
+        check: called again and again; by raising it ends the writing between two files. The page
+            that was there stays.
 
     Returns:
         Place of `index.html` in `output`.
@@ -83,7 +86,7 @@ def write_gallery(
     if max_images is not None and max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")
     runs = [Explanations(workdir) for workdir in workdirs]
-    storage = GalleryFolder(output, (*_ASSETS, _SCALE))
+    storage = GalleryFolder(output, (*_ASSETS, _SCALE), check)
     _warn_of_strangers(runs)
     storage.begin()
     most = np.inf if max_images is None else max_images
@@ -129,7 +132,9 @@ class _Run:
     settings: list[tuple[str, str]]
 
 
-def _write_run(storage: Storage, number: int, run: Explanations, name: str, most: float) -> _Run:
+def _write_run(
+    storage: GalleryFolder, number: int, run: Explanations, name: str, most: float
+) -> _Run:
     """Writes the data and the pictures of a run."""
     drawing = Drawing(storage, number, run)
     rows = _Parts(storage, f"data/{number}/rows", _ROWS_IN_PART)

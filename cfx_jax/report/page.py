@@ -1,24 +1,42 @@
-"""What a run ends with: its page and the table on the terminal, no accelerator needed."""
+"""The page of a run, while it goes on and in the end, and its table on the terminal."""
 
+import contextlib
 import itertools
+import logging
 import os
 import re
+import threading
+import time
+from collections.abc import Callable, Iterator
 
+from cfx_jax.records import RecordsError
 from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs.preemption import StopRequest
 
+_logger = logging.getLogger(__name__)
+
+# Between two pages of a run that goes on: so long at least, and so many times what a page takes,
+# which grows with the run, so that pages take a twentieth of one core at most.
+_LEAST_SECONDS = 30.0
+_TIMES_A_PAGE = 20.0
 _MAX_SUMMARY_ROWS = 40
 _ID_WIDTH, _CLASS_WIDTH = 24, 32
 
 
-def write_report(workdir: str | os.PathLike[str], max_images: int | None = 100) -> str:
+def write_report(
+    workdir: str | os.PathLike[str],
+    max_images: int | None = 100,
+    check: Callable[[], None] | None = None,
+) -> str:
     """Writes the page of a run, of all it has computed so far.
 
     Args:
         workdir: the run's folder, as `RecordWriter` made it.
         max_images: show pictures of the first so many computed examples, None of all; the numbers
             are of all.
+        check: by raising it ends the writing, see `write_gallery`.
 
     Returns:
         Place of `report/index.html` in `workdir`.
@@ -28,7 +46,64 @@ def write_report(workdir: str | os.PathLike[str], max_images: int | None = 100) 
         RecordsError: the manifest or a chunk is damaged, or of something else than a run.
         ValueError: `max_images` is negative.
     """
-    return write_gallery([workdir], f"{os.fspath(workdir).rstrip('/')}/report", max_images)
+    return write_gallery([workdir], f"{os.fspath(workdir).rstrip('/')}/report", max_images, check)
+
+
+@contextlib.contextmanager
+def kept_fresh(
+    workdir: str | os.PathLike[str], max_images: int | None, stop: StopRequest
+) -> Iterator[None]:
+    """Writes the page of a run now and then, in a thread, for as long as the run goes on.
+
+    Neither the end of the run nor a request to stop waits for a page that is being written: it ends
+    between two files, and the page before it stays.
+
+    Args:
+        workdir: the run's folder; the run may not have begun it yet.
+        max_images: as in `write_report`.
+        stop: of the run, which counts there what it has written.
+    """
+    ended = threading.Event()
+    arguments = (workdir, max_images, stop, ended)
+    thread = threading.Thread(target=_write_now_and_then, args=arguments, name="page")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _EndedError(Exception):
+    """The run has ended, or is asked to."""
+
+
+def _write_now_and_then(
+    workdir: str | os.PathLike[str],
+    max_images: int | None,
+    stop: StopRequest,
+    ended: threading.Event,
+) -> None:
+    def check() -> None:
+        if ended.is_set() or stop.deadline < float("inf"):
+            raise _EndedError
+
+    shown, pause = 0, _LEAST_SECONDS
+    while not ended.wait(pause):
+        if (written := stop.num_written) == shown:
+            continue
+        begun = time.monotonic()
+        try:
+            place = write_report(workdir, max_images, check)
+        except _EndedError:
+            return
+        except (OSError, RecordsError) as error:
+            _logger.warning("no page while the run goes on: %s", error)
+            return
+        if not shown:
+            _logger.info("page of what is done so far, written anew now and then: %s", place)
+        shown = written
+        pause = max(_LEAST_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
 
 
 def summary(workdir: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -629,5 +630,31 @@ def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
     page.goto(f"{(tmp_path / 'gallery/index.html').as_uri()}#at=folder/012.png")
     page.wait_for_selector(".plot .curve")
     assert alert.count() == 0
+    assert problems == []
+    context.close()
+
+
+def test_rows_that_came_after_the_page_name_their_classes_by_number(browser, galleries, tmp_path):
+    """As where a page was written while the run went on, and the next one was cut short."""
+    shutil.copytree(galleries["one"].parent, tmp_path / "gallery")
+    place = tmp_path / "gallery" / "index.html"
+    html = place.read_text(encoding="utf-8")
+    html, count = re.subn(r'"3": ?"cup \(3\)",? ?', "", html)
+    assert count == 1
+    place.write_text(html.replace(", }", "}"), encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    index = int(np.flatnonzero(column(galleries, "target") == 3)[0])
+    page.goto(f"{place.as_uri()}#at={IDS[index]}")
+    assert page.inner_text("article").startswith("class 3")
+    bars = page.locator('[data-result="0-ssr"] ol.top li')
+    bars.nth(2).wait_for()
+    assert [bar.inner_text().split("\n")[0] for bar in bars.all()] == [
+        "class 3",
+        "tabby cat (0)",
+        "tiger cat (1)",
+    ]
     assert problems == []
     context.close()

@@ -141,6 +141,38 @@ def test_a_gallery_that_was_not_finished_is_written_anew(make_run, tmp_path, mon
     assert gallery.write_gallery([run], tmp_path / "out").endswith("index.html")
 
 
+def test_a_gallery_can_be_ended_between_any_two_files(make_run, tmp_path):
+    """The page that was there stays; what is written is whole, and written over the next time."""
+    folder = tmp_path / "out"
+    make_run(units=(0,))
+    gallery.write_gallery([tmp_path / "run"], folder)
+    before = (folder / "index.html").read_bytes()
+    make_run(units=(1, 2))
+    calls = []
+    gallery.write_gallery([tmp_path / "run"], tmp_path / "whole", check=lambda: calls.append(1))
+    # A file each, and twice for a picture: before it is drawn, too.
+    assert len(calls) == len(files_of(tmp_path / "whole")) + 4
+
+    def check():
+        if len(left) == 0:
+            raise InterruptedError
+        left.pop()
+
+    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in files_of(folder)}
+    for number in range(len(calls)):
+        left = [1] * number
+        with pytest.raises(InterruptedError):
+            gallery.write_gallery([tmp_path / "run"], folder, check=check)
+        assert (folder / "index.html").read_bytes() == before
+    assert whole["index.html"] != before
+    # All files but the page had been written by then.
+    for name in whole.keys() - {"index.html"}:
+        assert (folder / name).read_bytes() == whole[name]
+    gallery.write_gallery([tmp_path / "run"], folder)
+    for name in files_of(tmp_path / "whole"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_runs_without_an_example_in_common_are_told_of(make_run, tmp_path, caplog):
     run = make_run()
     shutil.copytree(run, tmp_path / "same")

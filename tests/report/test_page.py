@@ -2,7 +2,10 @@
 
 import html.parser
 import json
+import logging
 import pathlib
+import threading
+import time
 
 import matplotlib
 import numpy as np
@@ -13,6 +16,7 @@ from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.report import page as report
 from cfx_jax.runs.explanations import SCALARS, make_fields
+from cfx_jax.runs.preemption import StoppedError, StopRequest
 
 STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
@@ -382,3 +386,86 @@ def test_the_table_says_what_is_cut_and_shows_what_cannot_be_seen(tmp_path):
     assert lines[6].startswith(r"\u202egnp.tac")
     assert len(lines) == 2 + 8 + 1
     assert len({line.index("SSR") for line in lines[2:10:2]}) == 1
+
+
+def wait_until(is_so):
+    give_up = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Pages follow one another without a pause."""
+    monkeypatch.setattr(report, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(report, "_TIMES_A_PAGE", 0.0)
+
+
+def test_a_run_that_goes_on_has_a_page_of_what_is_done(tmp_path, at_once, caplog):
+    stop, page = StopRequest(), tmp_path / "report" / "index.html"
+    with caplog.at_level(logging.INFO, "cfx_jax"), report.kept_fresh(tmp_path, 4, stop):
+        # A folder without a run is not looked at before something is written to it.
+        for index in (3, 0, 1):
+            make_run(tmp_path, computed=[index])
+            stop.num_written += 1
+            wait_until(lambda: page.exists() and f"example-{index}" in Page(page).anchors)  # noqa: B023
+    assert [record.getMessage() for record in caplog.records] == [
+        f"page of what is done so far, written anew now and then: {page}"
+    ]
+    assert Page(page).anchors == ["about", "gallery", "listed", "example-0", "example-1",
+                                  "example-3", "data"]  # fmt: skip
+
+
+def test_nothing_is_written_where_nothing_is_new(tmp_path, at_once):
+    make_run(tmp_path)
+    with report.kept_fresh(tmp_path, 4, StopRequest()):
+        time.sleep(0.1)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("is_asked_to_stop", [True, False])
+def test_nothing_waits_for_a_page_that_is_being_written(
+    tmp_path, at_once, monkeypatch, is_asked_to_stop
+):
+    stop, drawing, goes_on = StopRequest(), threading.Event(), threading.Event()
+
+    def draw(picture):
+        drawing.set()
+        assert goes_on.wait(60)
+        return b"a picture"
+
+    monkeypatch.setattr("cfx_jax.report.drawing.pictures.encode_webp", draw)
+    make_run(tmp_path)
+
+    def run():
+        with report.kept_fresh(tmp_path, 4, stop):
+            stop.num_written += 1
+            assert drawing.wait(60)
+            if is_asked_to_stop:
+                stop.deadline = 0.0
+                threading.Timer(0.1, goes_on.set).start()
+                stop.check()
+            threading.Timer(0.1, goes_on.set).start()
+
+    if is_asked_to_stop:
+        with pytest.raises(StoppedError):
+            run()
+    else:
+        run()
+    assert not any(thread.name == "page" for thread in threading.enumerate())
+    assert not (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_page_that_cannot_be_written_stops_no_run(tmp_path, at_once, caplog):
+    make_run(tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("mine")
+    stop = StopRequest()
+    with report.kept_fresh(tmp_path, 4, stop):
+        stop.num_written += 1
+        wait_until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert "no page while the run goes on" in record.getMessage()
+    assert "not of a gallery of cfx_jax" in record.getMessage()
+    assert (tmp_path / "report" / "index.html").read_text() == "mine"

@@ -97,9 +97,15 @@ class Commands:
             "--config.batch.unit_size=4", "--config.report.max_images=2", *more,
         ]  # fmt: skip
 
-    def start(self, workdir, *more, pod=None, num_steps=14, environment=None):
-        """Starts a run; `pod = (num_processes, devices_per_process)` makes it a pod."""
+    def start(self, workdir, *more, pod=None, num_steps=14, environment=None, first=""):
+        """Starts a run; `pod = (num_processes, devices_per_process)` makes it a pod.
+
+        `first` is code that a process runs before the command.
+        """
         launcher = [sys.executable, "-m", "cfx_jax.main"]
+        if first:
+            main = "runpy.run_module('cfx_jax.main', run_name='__main__', alter_sys=True)"
+            launcher = [sys.executable, "-c", f"import runpy\n{first}\n{main}"]
         if pod:
             launcher = [
                 sys.executable, "launch/local_pod.py", f"--num_processes={pod[0]}",

@@ -49,6 +49,26 @@ def test_sigterm_ends_a_run_that_goes_on_where_it_was(commands, alone, files, tm
     assert files(tmp_path / "run") == files(alone)
 
 
+def test_sigterm_ends_a_run_whose_page_is_being_written(commands, alone, files, tmp_path):
+    first = "from cfx_jax.report import page; page._LEAST_SECONDS = 0.01; page._TIMES_A_PAGE = 0.0"
+    page = tmp_path / "run" / "report" / "index.html"
+    run = commands.start(tmp_path / "run", first=first)
+    run.wait_for_units(2)
+    while not page.exists() and run.process.poll() is None:
+        time.sleep(0.005)
+    run.process.send_signal(signal.SIGTERM)
+    output = run.finish(timeout=10)
+    assert output.splitlines()[-1] == "stopped by SIGTERM; resume with the same command"
+    assert output.count(f"written anew now and then: {page}") == 1
+    kept = run.num_complete()
+    assert 2 <= kept < 16
+    shown = re.search(r"(\d+) of 64 examples", page.read_text())
+    assert 4 <= int(shown[1]) <= 4 * kept
+    commands.run(tmp_path / "run")
+    assert "64 of 64 examples" in page.read_text()
+    assert files(tmp_path / "run") == files(alone)
+
+
 @pytest.mark.slow
 def test_a_full_disk_costs_the_unit_in_hand(commands, alone, files, tmp_path):
     disk = tmp_path / "disk"

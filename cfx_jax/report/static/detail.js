@@ -187,14 +187,13 @@ class Detail {
   /** Bars of the likeliest classes, before and after. */
   #addTop(result, top) {
     if (!top.length) return;
-    const { classes } = this.model.runs[result.run];
     const bar = (kind, share) => {
       const fill = cfx.make(`div.fill.${kind}`);
       fill.style.width = `${100 * (share ?? 0)}%`;
       return cfx.make("div.track", { "aria-hidden": "true" }, fill);
     };
     const rows = top.map(([number, before, after]) =>
-      cfx.make("li", {}, cfx.make("bdi", {}, classes[number]),
+      cfx.make("li", {}, cfx.make("bdi", {}, this.model.nameOf(result.run, number)),
         cfx.make("span.number", {}, `${percent(before)} → ${percent(after)}`),
         cfx.make("div", {}, bar("before", before), bar("after", after))),
     );

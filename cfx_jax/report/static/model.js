@@ -147,7 +147,12 @@ class Model {
 
   /** The name of the class that a run has as an example's `target`, `label` or `prediction`. */
   className(run, name, n) {
-    return this.runs[run].classes[this.at(run, name, n)] ?? "not known";
+    return this.nameOf(run, this.at(run, name, n));
+  }
+
+  /** The name of a class; a page that was cut short may have rows of classes that it cannot name. */
+  nameOf(run, number) {
+    return this.runs[run].classes[number] ?? (number >= 0 ? `class ${number}` : "not known");
   }
 
   /** What the log-odds of an example are of. */
