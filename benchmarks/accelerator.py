@@ -244,14 +244,14 @@ def measure_training(size: Size, found: Found, weights: str | None) -> Found:
         functools.partial(train_step, loss=network.loss, settings=settings), device, DEVICE_AXIS
     )
     state = init_state(KEY, network.init(KEY), network.channels, settings)
-    state = parallel.replicate(state, device)
+    state, shared = (parallel.replicate(tree, device) for tree in (state, (KEY, None)))
     rows = jnp.arange(size.crops, dtype=jnp.int32)[None]
     crops = hold(Crops(open_source(DataConfig()), size.crop, network.channels, 0), 3, device)
 
     def train(batches: Iterable[jax.Array | np.ndarray]) -> Any:
         nonlocal state
         for pixels in batches:
-            state, metrics = take_step(state, pixels, rows, KEY, None)
+            state, metrics = take_step(state, pixels, rows, *shared)
         return metrics["loss"]
 
     def draw() -> Iterator[jax.Array | np.ndarray]:

@@ -29,7 +29,7 @@ from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.judging import NUM_HARD_MASKS
+from cfx_jax.fido.judging import NUM_BARE, NUM_HARD_MASKS
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import load_classifier, load_generator
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
-    """Seconds an explanation: T x S x (gradient + in-fill) + 33 x (forward + in-fill)."""
+    """Seconds an explanation: T x S x (gradient + in-fill) + 36 x (forward + in-fill)."""
     classifier = load_classifier(arguments.classifier, arguments.weights)
     generator = load_generator("gated_unet")
     if arguments.precision == "bfloat16":
@@ -89,7 +89,7 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
 
     def predict(num_steps: int) -> float:
         learning = num_steps * settings.num_samples * sum(a_step.values())
-        return learning + (NUM_HARD_MASKS + 1) * sum(a_mask.values())
+        return learning + (NUM_HARD_MASKS + NUM_BARE) * sum(a_mask.values())
 
     short = dataclasses.replace(settings, num_steps=20)
     predicted, measured = (

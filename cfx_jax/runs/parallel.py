@@ -49,13 +49,11 @@ def train_over_devices(
         axis_name: of the axis of devices.
 
     Returns:
-        A function of the same arguments. State, images and rows carry a leading axis of devices,
-        as `replicate` and `shard` make them, the two shared arguments do not; so does what comes
-        back. The state passed in is given up.
+        A function of the same arguments. They all carry a leading axis of devices, as `replicate`
+        and `shard` make it, so no step moves what it shares with others; so does what comes back.
+        The state passed in is given up.
     """
-    return jax.pmap(
-        step, axis_name, in_axes=(0, 0, 0, None, None), devices=list(devices), donate_argnums=(0,)
-    )
+    return jax.pmap(step, axis_name, devices=list(devices), donate_argnums=(0,))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -114,14 +114,14 @@ def _take_steps(
         parallel.shard, num_devices=len(devices), rows_per_device=rows // len(devices)
     )
     places = shard(np.arange(rows, dtype=np.int32))
-    key = jax.random.key(config.seed)
+    shared = parallel.replicate((jax.random.key(config.seed), classifier_params), devices)
     first, last = int(state.step), config.num_steps
     state = parallel.replicate(state, devices)
     started: collections.deque[jax.Array] = collections.deque()
     with Bar(total=last * rows, initial=first * rows, unit="image", unit_scale=True) as bar:
         for step, batch in enumerate(crops.batches(first, last, rows), first + 1):
             pixels = crops.on_devices(shard(batch))
-            state, metrics = take_step(state, pixels, places, key, classifier_params)
+            state, metrics = take_step(state, pixels, places, *shared)
             started.append(metrics["loss"])
             while len(started) > (_STEPS_AHEAD if step < last else 0):
                 loss = parallel.unreplicate(started.popleft())

@@ -36,13 +36,13 @@ def run(num_devices, num_steps, settings=SETTINGS, classifier_params=None, num_i
     )
     shape = (num_devices, num_images // num_devices)
     state = parallel.replicate(init_state(KEY, PARAMS, 3, settings), devices)
+    shared = parallel.replicate((KEY, classifier_params), devices)
     metrics = []
     for _ in range(num_steps):
         rows = np.arange(num_images, dtype=np.int32)
         state, values = step(
-            state, parallel.shard(images, *shape), parallel.shard(rows, *shape), KEY,
-            classifier_params,
-        )  # fmt: skip
+            state, parallel.shard(images, *shape), parallel.shard(rows, *shape), *shared
+        )
         metrics.append(parallel.unreplicate(values))
     return parallel.unreplicate(state), metrics
 
