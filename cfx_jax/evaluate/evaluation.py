@@ -316,9 +316,7 @@ def _run_all(
             run.generator = GeneratorConfig(name)
         folders.append(f"{workdir}/runs/{name}")
         _logger.info("explaining with %s", name)
-        runner.run(run, folders[-1], stop, classifier=classifier)
-        if cluster.is_first():
-            page.write_report(folders[-1], run.report.max_images)
+        page.run_with_page(run, folders[-1], stop, classifier=classifier)
     return folders
 
 

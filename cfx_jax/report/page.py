@@ -1,4 +1,4 @@
-"""The page of a run, while it goes on and in the end, and its table on the terminal."""
+"""A run with its page, written while it goes on and in the end, and its table on the terminal."""
 
 import contextlib
 import itertools
@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from cfx_jax.classifiers import Classifier
+from cfx_jax.config import Config
 from cfx_jax.records import RecordsError
 from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import write_gallery
+from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
 
@@ -23,6 +26,38 @@ _LEAST_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
 _MAX_SUMMARY_ROWS = 40
 _ID_WIDTH, _CLASS_WIDTH = 24, 32
+
+
+def run_with_page(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    stop: StopRequest,
+    *,
+    classifier: Classifier | None = None,
+) -> str:
+    """Does what `cfx_jax.run` does, and writes the page of the run.
+
+    Args:
+        config: the whole run.
+        workdir: folder of the run.
+        stop: as in `cfx_jax.run`; the page does not hold it up either.
+        classifier: as in `cfx_jax.run`.
+
+    Returns:
+        Place of `report/index.html` in `workdir`; "" on all processes of a run but the first.
+
+    Raises:
+        ConfigError: as `cfx_jax.run` does, and so are the others.
+        RecordsError: of the records.
+        OSError: `workdir` cannot be written.
+        StoppedError: the run was asked to stop.
+    """
+    if not cluster.is_first():
+        runner.run(config, workdir, stop, classifier=classifier)
+        return ""
+    with kept_fresh(workdir, config.report.max_images, stop):
+        runner.run(config, workdir, stop, classifier=classifier)
+    return write_report(workdir, config.report.max_images, stop.check)
 
 
 def write_report(
@@ -64,7 +99,8 @@ def kept_fresh(
         stop: of the run, which counts there what it has written.
     """
     ended = threading.Event()
-    arguments = (workdir, max_images, stop, ended)
+    # Of another run in this process, something may be written already.
+    arguments = (workdir, max_images, stop, stop.num_written, ended)
     thread = threading.Thread(target=_write_now_and_then, args=arguments, name="page")
     thread.start()
     try:
@@ -82,13 +118,14 @@ def _write_now_and_then(
     workdir: str | os.PathLike[str],
     max_images: int | None,
     stop: StopRequest,
+    num_before: int,
     ended: threading.Event,
 ) -> None:
     def check() -> None:
         if ended.is_set() or stop.deadline < float("inf"):
             raise _EndedError
 
-    shown, pause = 0, _LEAST_SECONDS
+    shown, pause = num_before, _LEAST_SECONDS
     while not ended.wait(pause):
         if (written := stop.num_written) == shown:
             continue
@@ -100,7 +137,7 @@ def _write_now_and_then(
         except (OSError, RecordsError) as error:
             _logger.warning("no page while the run goes on: %s", error)
             return
-        if not shown:
+        if shown == num_before:
             _logger.info("page of what is done so far, written anew now and then: %s", place)
         shown = written
         pause = max(_LEAST_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
