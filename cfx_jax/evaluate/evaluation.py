@@ -14,46 +14,31 @@ it all back.
 
 import contextlib
 import dataclasses
-import functools
-import itertools
 import logging
 import os
-import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from cfx_jax import data, registry
-from cfx_jax.adapters import named
-from cfx_jax.baselines import impossible
+from cfx_jax import registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import (
-    ClassifierConfig,
     Config,
-    ConfigError,
-    DataConfig,
-    ExplainConfig,
     GeneratorConfig,
 )
 from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import tables
-from cfx_jax.evaluate.boxes import find_boxes
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.judges import Judges, load_judges
-from cfx_jax.evaluate.measures import LATER, Baseline, Joint, Learnt, Part, Reference, Unit
-from cfx_jax.evaluate.scoring import Scorer
+from cfx_jax.evaluate.measures import LATER, Part, Unit
 from cfx_jax.evaluate.snapshot import Snapshot
+from cfx_jax.evaluate.study import Study, adopt, open_runs
 from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids, fields_as_begun
 from cfx_jax.report import page
-from cfx_jax.runs import cluster, runner
-from cfx_jax.runs.explanations import Explanations
-from cfx_jax.runs.jobs import Images
+from cfx_jax.runs import cluster
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import Bar
-from cfx_jax.runs.same_data import check_same_data, name_other_id
-from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.runs.same_data import check_same_data
 
 _logger = logging.getLogger(__name__)
 
@@ -96,11 +81,11 @@ def evaluate(
     config = registry.settle_precision(config)
     stop = stop or StopRequest()
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
-    learnt = _open_runs(runs)
+    learnt = open_runs(runs)
     if records:
         stored = learnt[0].records.manifest["config"]
-        config = _adopt(config, stored, images_path, has_classifier=classifier is not None)
-    study = _Study.open(config, learnt, classifier, judge_classifiers)
+        config = adopt(config, stored, images_path, has_classifier=classifier is not None)
+    study = Study.open(config, learnt, classifier, judge_classifiers)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
     with contextlib.ExitStack() as stack:
@@ -118,110 +103,6 @@ def evaluate(
     return table
 
 
-@dataclasses.dataclass(frozen=True)
-class _Study:
-    """What all parts of an evaluation share, and those parts."""
-
-    config: EvaluateConfig
-    source: data.Source
-    shape: tuple[int, int, int]
-    resize: data.Resize
-    scorer: Scorer
-    judges: Judges
-    manifest: dict[str, Any]
-    learnt: Sequence[Learnt]
-    content: Callable[[int], int]
-
-    @classmethod
-    def open(
-        cls,
-        config: EvaluateConfig,
-        learnt: Sequence[Learnt],
-        classifier: Classifier | None,
-        judge_classifiers: Sequence[Classifier],
-    ) -> "_Study":
-        """Loads data and models, and checks that the runs are of these.
-
-        Raises:
-            ConfigError: a run has other images or another classifier, or a judge does not fit.
-            RecordsError: images or labels are not those that a run has explained.
-        """
-        data.check_there(config.data)
-        classifier, generator = registry.load_models(config, classifier)
-        source = runner.open_examples(config, classifier)
-        shape = registry.image_shape(classifier, generator, config.explain.settings())
-        manifest: dict[str, Any] = {
-            "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
-            "classifier": registry.identity(classifier),
-        }
-        _check_same(learnt, manifest, source)
-        contrast = config.explain.contrast
-        if contrast is not None:
-            manifest["contrast"] = contrast
-        for part in learnt:
-            asked = part.records.manifest["config"]["explain"].get("contrast")
-            if asked != contrast:
-                raise ConfigError(
-                    f"{part.name}: the run asks with contrast {asked}, not {contrast}; expected "
-                    "the same question of all that is compared"
-                )
-        config = _without_impossible(config, classifier, shape)
-        judges = load_judges(config, classifier, generator, shape, judge_classifiers)
-        scorer = Scorer(
-            jax.random.key(config.seed),
-            classifier,
-            judges.infills,
-            judges.baseline_infill,
-            config.curve_steps,
-            config.batch.per_device_batch_size or 1,
-            tuple(judges.classifiers.values()),
-        )
-        manifest |= judges.identity() | {
-            "resize": config.data.resize,
-            "seed": config.seed,
-            "precision": config.precision,
-            "curve_steps": config.curve_steps,
-            "environment": cluster.environment(),
-        }
-        # Of each image once, for all parts.
-        content = functools.cache(source.content)
-        resize = data.resize_for(config.data, classifier)
-        return cls(config, source, shape, resize, scorer, judges, manifest, learnt, content)
-
-    @property
-    def parts(self) -> list[Part]:
-        """What is measured, in the order of the tables."""
-        config = self.config
-        parts: list[Part] = [Reference()]
-        parts += [
-            Baseline(name, config.baseline_infill, config.sanity_images)
-            for name in config.baselines
-        ]
-        parts += self.learnt
-        # By the name of the run, in the order of the objectives: SSR, then SDR.
-        pairs = itertools.combinations(self.learnt, 2)
-        return parts + [Joint(ssr, sdr) for ssr, sdr in pairs if ssr.run == sdr.run]
-
-    def ready_units(self) -> list[int]:
-        """Units that all runs have explained by now: of all methods the same images."""
-        complete = np.ones(len(self.source), bool)
-        for records in {part.run: part.records for part in self.learnt}.values():
-            complete &= records.complete
-        starts = np.arange(0, len(complete), self.config.batch.unit_size)
-        ready: list[int] = np.flatnonzero(np.logical_and.reduceat(complete, starts)).tolist()
-        return ready
-
-    def prepare(self, examples: Examples, indices: range) -> Unit:
-        """Classifies the readable examples of a unit, and finds their boxes."""
-        targets = examples.targets[examples.readable]
-        images = Images(examples.pixels, targets, examples.identities)
-        prediction = self.scorer.classify(images)
-        readable = [indices[row] for row in examples.readable]
-        boxes = find_boxes(self.source, readable, self.shape[:2], self.resize)
-        images = images._replace(targets=prediction.target)
-        return Unit(examples, indices, images, prediction, boxes)
-
-
 class _Store:
     """What is measured of a part: the records of it, begun or resumed.
 
@@ -229,7 +110,7 @@ class _Store:
         missing: units of this host that the records lack.
     """
 
-    def __init__(self, part: Part, study: _Study, folder: str) -> None:
+    def __init__(self, part: Part, study: Study, folder: str) -> None:
         self._part, self._scorer = part, study.scorer
         width = max(len(text.encode()) for text in study.source.ids)
         about = [Field("id", "uint8", (width,), ("id_byte",)), Field("content", "uint64")]
@@ -265,7 +146,7 @@ class _Store:
 
 
 def _measure(
-    units: Sequence[int], study: _Study, stores: Sequence[_Store], stop: StopRequest
+    units: Sequence[int], study: Study, stores: Sequence[_Store], stop: StopRequest
 ) -> None:
     """Measures units, each with all parts that lack it: an image is decoded and classified once."""
     size, total = study.config.batch.unit_size, len(study.source)
@@ -318,75 +199,3 @@ def _run_all(
         _logger.info("explaining with %s", name)
         page.run_with_page(run, folders[-1], stop, classifier=classifier)
     return folders
-
-
-def _open_runs(folders: Sequence[str]) -> list[Learnt]:
-    names = [pathlib.PurePath(folder).name for folder in folders]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"--records: the folders end in {', '.join(names)}; expected a name of its own for "
-            "each, because tables show it"
-        )
-    parts = []
-    for name, folder in zip(names, folders, strict=True):
-        reader = Explanations(folder)
-        if (done := reader.complete.sum()) < reader.num_examples:
-            _logger.info(
-                "%s: %d of %d images are explained by now", folder, done, reader.num_examples
-            )
-        parts += [Learnt(name, reader, objective) for objective in reader.objectives]
-    return parts
-
-
-def _adopt(
-    config: EvaluateConfig, stored: dict[str, Any], images_path: str, has_classifier: bool
-) -> EvaluateConfig:
-    """Takes what was explained, and how the work was cut, from the manifest of a run."""
-    # Of a model that the caller of a run had, its manifest keeps the name alone.
-    name = stored["classifier"]["name"]
-    if not has_classifier and name not in ARCHITECTURES and not named.is_named(name):
-        raise ConfigError(
-            f"the run explains a classifier {name!r} that was given in Python: evaluate it there, "
-            "cfx_jax.evaluate.evaluation.evaluate(..., classifier=...)"
-        )
-    asked = DataConfig(**stored["data"])
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(asked, path=images_path or asked.path),
-        classifier=ClassifierConfig(**stored["classifier"]),
-        precision=stored["precision"],
-        explain=ExplainConfig(**stored["explain"]),
-        batch=dataclasses.replace(config.batch, unit_size=stored["batch"]["unit_size"]),
-    )
-
-
-def _without_impossible(
-    config: EvaluateConfig, classifier: Classifier, shape: tuple[int, int, int]
-) -> EvaluateConfig:
-    """Leaves out the methods that cannot explain a classifier, and says so."""
-    possible = []
-    for name in config.baselines:
-        if reason := impossible(name, classifier, shape):
-            _logger.warning("baselines: %s is left out: %s", name, reason)
-        else:
-            possible.append(name)
-    return dataclasses.replace(config, baselines=tuple(possible))
-
-
-def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data.Source) -> None:
-    for part in learnt:
-        for what, expected in manifest.items():
-            # What is usual is not kept of how images were scaled, in a run or here.
-            keys = {*expected, *(("crop", "interpolation") if what == "classifier" else ())}
-            stored = {key: part.records.manifest[what].get(key) for key in sorted(keys)}
-            if stored != {key: expected.get(key) for key in keys}:
-                other = name_other_id(part.records.location, source.ids)
-                raise ConfigError(
-                    f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
-                    "images and classifier for all that is compared" + (other and f" ({other})")
-                )
-    remedy = "Say with --images where the former data lie, or explain these in another --workdir."
-    # Read once for all runs.
-    now = {"label": functools.cache(source.label), "digest": functools.cache(source.digest)}
-    for records in {part.run: part.records for part in learnt}.values():
-        check_same_data(records, source.ids, now, remedy)

@@ -17,13 +17,14 @@ from PIL import Image
 
 from cfx_jax.config import (
     BatchConfig,
+    ClassifierConfig,
     ConfigError,
     DataConfig,
     ExplainConfig,
     GeneratorConfig,
 )
 from cfx_jax.data import Source
-from cfx_jax.evaluate import evaluation
+from cfx_jax.evaluate import study
 from cfx_jax.evaluate.config import EvaluateConfig, JudgesConfig
 from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.evaluate.scoring import Scorer
@@ -175,6 +176,27 @@ def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
     config = dataclasses.replace(config, infills=(), batch=BatchConfig(unit_size=3))
     with pytest.raises(RecordsError, match="unit_size: stored 1, now 3"):
         evaluate(config, workdir, classifier=tiny)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ""),
+        ({"classifier": ClassifierConfig("resnet50")}, "classifier.name: not looked at, since"),
+        (
+            {"data": DataConfig(source="folder", path="there"), "explain": ExplainConfig("ssr")},
+            "data.path, explain.objective: not looked at, since the run says what was explained, "
+            "and how; --images says where the images lie now",
+        ),
+    ],
+)
+def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog):
+    stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
+    adopted = study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
+    assert adopted.data == config.data
+    assert adopted.explain == config.explain
+    assert said in caplog.text
+    assert len(caplog.records) == bool(said)
 
 
 def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
@@ -350,9 +372,9 @@ def test_a_config_that_cannot_run_is_refused(options, message):
 )
 def test_a_classifier_that_sees_other_images_is_refused(run, here, monkeypatch):
     """Also where one of the two says nothing, because it scales images as usual."""
-    monkeypatch.setattr(evaluation, "name_other_id", lambda *_: "")
+    monkeypatch.setattr(study, "name_other_id", lambda *_: "")
     records = types.SimpleNamespace(manifest={"classifier": {"name": "net"} | run}, location="run")
     learnt = [types.SimpleNamespace(records=records, name="ssr", run="run")]
     source = types.SimpleNamespace(ids=[])
     with pytest.raises(ConfigError, match="expected the same images and classifier"):
-        evaluation._check_same(learnt, {"classifier": {"name": "net"} | here}, source)
+        study._check_same(learnt, {"classifier": {"name": "net"} | here}, source)
