@@ -10,6 +10,8 @@ import numpy as np
 from cfx_jax.generators.base import Generator
 
 _MOST_CHANNELS = 4
+# Where a network that was trained to stay within [0, 1] may end.
+_OVERSHOOT = 0.1
 
 
 def check_images(images: jax.Array | np.ndarray) -> jax.Array:
@@ -106,4 +108,30 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
         raise ValueError(
             f"generator {generator.name!r} returns shape {infill.shape} for images of shape "
             f"{images.shape}; expected the shape of the images"
+        )
+
+
+def check_range(generator: Generator, infilled: jax.Array) -> None:
+    """Checks the range of images with in-fills, so far as they are finite; silent inside a trace.
+
+    Args:
+        generator: whose in-fills they hold.
+        infilled: float32 `[N, H, W, C]`; what is not in-filled is within [0, 1].
+
+    Raises:
+        ValueError: it is beyond [0, 1] by more than a tenth.
+    """
+    if isinstance(infilled, jax.core.Tracer):
+        return
+    finite = jnp.where(jnp.isfinite(infilled), infilled, 0.5)
+    low, high = float(finite.min()), float(finite.max())
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        hint = "clip them"
+        if high > 2:
+            hint = "divide 8-bit values by 255"
+        elif -1 - _OVERSHOOT <= low < 0:
+            hint = "of a network that fills with values in [-1, 1] return (x + 1) / 2"
+        raise ValueError(
+            f"generator {generator.name!r} fills with values over [{low:.4g}, {high:.4g}]; "
+            f"expected [0, 1], as those of the images: {hint}"
         )

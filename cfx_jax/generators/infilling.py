@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.generators.base import Generator
-from cfx_jax.generators.checks import check_images, check_infills, check_mask, check_pixels
+from cfx_jax.generators.checks import (
+    check_images,
+    check_infills,
+    check_mask,
+    check_pixels,
+    check_range,
+)
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
@@ -47,7 +53,9 @@ def infill(
     checked = check_images(images)
     check_pixels(checked)
     check_infills(generator, checked)
-    return _infill(key, generator, checked, check_mask(mask, checked))
+    infilled = _infill(key, generator, checked, check_mask(mask, checked))
+    check_range(generator, infilled)
+    return infilled
 
 
 @jax.jit

@@ -75,3 +75,33 @@ def test_under_somebody_elses_jit(fill_half, images):
     mask = jnp.zeros((5, 16, 16, 1))
     compiled = jax.jit(cfx_jax.infill)(KEY, fill_half, images, mask)
     np.testing.assert_allclose(compiled, 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "expected"),
+    [
+        (1.0, 0.0, ""),
+        (1.1, -0.05, ""),
+        (
+            2.0,
+            -1.0,
+            r"'custom' fills with values over \[-0\.99.*, 0\.99.*\]; .* \(x \+ 1\) / 2",
+        ),
+        (255.0, 0.0, r"over \[0\..*, 25.*\]; expected \[0, 1\].*: divide 8-bit values by 255"),
+        (1.0, 0.5, r"over \[0\.5.*, 1\.5\]; expected .*: clip them"),
+    ],
+)
+def test_infills_that_are_no_pixels_are_refused(images, scale, shift, expected):
+    def apply(params, images, mask, key):
+        noise = jax.random.uniform(key, images.shape).at[0, 0, 0, 0].set(jnp.nan)
+        return scale * noise + shift
+
+    generator = cfx_jax.Generator(params=(), apply=apply)
+    mask = jnp.zeros((5, 16, 16, 1))
+    if not expected:
+        assert np.isnan(cfx_jax.infill(KEY, generator, images, mask)).sum() == 1
+        return
+    with pytest.raises(ValueError, match=expected):
+        cfx_jax.infill(KEY, generator, images, mask)
+    # Of traced ones nothing is known.
+    jax.jit(cfx_jax.infill)(KEY, generator, images, mask)

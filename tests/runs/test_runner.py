@@ -417,6 +417,15 @@ def test_models_that_are_given_are_known_by_name_and_weights(run, tiny, done, fi
         runner.run(asked, done, classifier=other)
 
 
+def test_a_generator_that_fills_with_no_pixels_is_refused(run, done, fill_half, tmp_path):
+    asked = config(done.parent / "photographs")
+    bad = fill_half.replace(apply=lambda params, images, mask, key: 2 * images - 1, name="bad")
+    with pytest.raises(ConfigError, match=r"'bad' fills with values over .*; expected \[0, 1\]"):
+        run(asked, tmp_path / "run", generator=bad)
+    # Nothing is begun that another generator would be refused in.
+    run(asked, tmp_path / "run", generator=fill_half.replace(name="good"))
+
+
 @pytest.mark.parametrize(
     ("is_broken", "level", "expected"),
     [
