@@ -7,7 +7,7 @@ store beside it. It is written before the store, once, and never changed.
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cfx_jax.records.storage import Storage
@@ -26,7 +26,12 @@ class ManifestMismatchError(RecordsError):
     """The folder holds a run with other settings than the ones asked for now."""
 
 
-def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str, Any]) -> None:
+def claim_folder(
+    storage: Storage,
+    manifest: Mapping[str, Any],
+    layout: dict[str, Any],
+    informative: Collection[str] = (),
+) -> None:
     """Writes the manifest of a new run, or makes sure that the one in the folder is of this run.
 
     Args:
@@ -34,6 +39,8 @@ def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str
         manifest: JSON values that tell what is run. Its keys "environment" and "status_names" are
             informative: not compared, and kept as the first run wrote them.
         layout: JSON values that describe the store; compared like the rest.
+        informative: paths of values of the manifest that are not compared either, such as
+            `config.explain.mode`.
 
     Raises:
         ManifestMismatchError: the folder holds a run with another manifest or layout; the message
@@ -50,7 +57,7 @@ def claim_folder(storage: Storage, manifest: Mapping[str, Any], layout: dict[str
         reason = f"cannot write into workdir {storage} ({_reason(error)}); choose another --workdir"
         raise OSError(error.errno, reason) from error
     # Also after writing it: of several processes that start at once, one has won.
-    _compare(storage, _read(storage), content)
+    _compare(storage, _read(storage), content, informative)
 
 
 def read_manifest(storage: Storage) -> tuple[dict[str, Any], Any]:
@@ -110,9 +117,11 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _compare(storage: Storage, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    stored, now = ({k: v for k, v in m.items() if k not in _INFORMATIVE} for m in (stored, now))
-    found = list(_differences(stored, now))
+def _compare(
+    storage: Storage, stored: dict[str, Any], now: dict[str, Any], informative: Collection[str]
+) -> None:
+    skipped = {*_INFORMATIVE, *informative}
+    found = [f"{place}: {what}" for place, what in _differences(stored, now, skipped)]
     if not found:
         return
     if len(found) > _MAX_DIFFERENCES:
@@ -143,22 +152,26 @@ def _read(storage: Storage) -> dict[str, Any]:
     return content
 
 
-def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yields one line for each place where two JSON values differ."""
+def _differences(
+    stored: Any, now: Any, skipped: Collection[str], path: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yields each place where two JSON values differ, but for those skipped, and how."""
     if isinstance(stored, list) and isinstance(now, list):
         stored, now = dict(enumerate(stored)), dict(enumerate(now))
     if not (isinstance(stored, dict) and isinstance(now, dict)):
         if stored != now:
-            yield f"{path}: stored {_short(stored)}, now {_short(now)}"
+            yield path, f"stored {_short(stored)}, now {_short(now)}"
         return
     for key in [*stored, *(key for key in now if key not in stored)]:
         place = f"{path}.{key}" if path else str(key)
+        if place in skipped:
+            continue
         if key not in now:
-            yield f"{place}: removed (stored {_short(stored[key])})"
+            yield place, f"removed (stored {_short(stored[key])})"
         elif key not in stored:
-            yield f"{place}: added (now {_short(now[key])})"
+            yield place, f"added (now {_short(now[key])})"
         else:
-            yield from _differences(stored[key], now[key], place)
+            yield from _differences(stored[key], now[key], skipped, place)
 
 
 def _short(value: Any, limit: int = 80) -> str:

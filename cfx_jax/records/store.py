@@ -21,7 +21,7 @@ import errno
 import logging
 import os
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class RecordWriter:
         *,
         ids: Sequence[str] = (),
         attributes: Mapping[str, Any] = types.MappingProxyType({}),
+        informative: Collection[str] = (),
     ) -> None:
         """Creates the folder, or opens it to resume.
 
@@ -79,6 +80,7 @@ class RecordWriter:
             ids: of all examples; as texts they are the coordinate `example` of a store that is
                 begun.
             attributes: JSON values told to those who open a store that is begun.
+            informative: as in `claim_folder`.
 
         Raises:
             ManifestMismatchError: the folder holds a run with another manifest or other fields.
@@ -93,7 +95,7 @@ class RecordWriter:
             raise ValueError(f"{len(ids)} ids are given for {num_examples} examples")
         self._host, self._num_hosts = host, num_hosts
         self._storage = _open_storage(workdir)
-        claim_folder(self._storage, manifest, self._layout.to_json())
+        claim_folder(self._storage, manifest, self._layout.to_json(), informative)
         self._lock = RunLock(self._storage, host, num_hosts)
         try:
             self._arrays = open_arrays(self._storage, self._layout, create=True)

@@ -34,6 +34,13 @@ _LATER = (
     "patience",
 )
 
+INFORMATIVE = (
+    "config.explain.mode",
+    *(f"config.explain.{field.name}" for field in dataclasses.fields(Settings)),
+)
+"""Paths in a manifest that are not compared: what the config says of the settings of a run, for
+which `settings` stands. So a run goes on whether a number is its mode's or spelled out."""
+
 
 def make_manifest(
     config: Config,

@@ -39,7 +39,7 @@ from cfx_jax.records import (
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
 from cfx_jax.runs.explanations import LATER, make_attributes, make_fields, make_values
-from cfx_jax.runs.identity import make_manifest
+from cfx_jax.runs.identity import INFORMATIVE, make_manifest
 from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
@@ -188,6 +188,7 @@ def _open_records(
             num_hosts=jax.process_count(),
             ids=source.ids,
             attributes=attributes,
+            informative=INFORMATIVE,
         )
     except ManifestMismatchError as error:
         if not (other := name_other_id(workdir, source.ids)):

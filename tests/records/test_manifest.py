@@ -63,6 +63,17 @@ def test_other_run_is_refused_with_a_diff(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_what_only_informs_is_not_compared(tmp_path):
+    claim_folder(tmp_path, MANIFEST, LAYOUT)
+    other = {"config": {"explain": {"mode": "fast", "sizes": (1, 2)}, "name": "resnet"}}
+    informative = ["config.explain.num_steps", "config.explain.mode", "config.nothing"]
+    with pytest.raises(ManifestMismatchError) as caught:
+        claim_folder(tmp_path, other, LAYOUT, informative)
+    assert str(caught.value).splitlines()[1:-1] == ['  config.name: stored "vgg", now "resnet"']
+    claim_folder(tmp_path, other, LAYOUT, [*informative, "config.name"])
+    assert read_manifest(tmp_path)[0]["config"]["name"] == "vgg"
+
+
 def test_long_diff_is_cut(tmp_path):
     claim_folder(tmp_path, {"class_names": [f"a{i}" for i in range(1000)]}, LAYOUT)
     with pytest.raises(ManifestMismatchError, match=r"\.\.\. and 980 more\n") as caught:

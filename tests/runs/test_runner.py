@@ -1,6 +1,7 @@
 """Whole runs in this process: a small network, real files, records and pages read back."""
 
 import csv
+import dataclasses
 import functools
 import html.parser
 import json
@@ -241,6 +242,19 @@ def test_a_folder_of_another_config_is_refused_and_untouched(run, done, change, 
     with pytest.raises(ManifestMismatchError, match=rf"(?s){message}"):
         run(other, done)
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+
+
+def test_a_run_goes_on_whether_its_mode_or_the_config_says_a_number(run, done):
+    asked = config(done.parent / "photographs")
+    asked.explain = dataclasses.replace(
+        asked.explain, learning_rate=0.5, smooth_scale=1 / 7, look_steps=0, patience=0
+    )
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    run(asked, done)
+    assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    asked.explain.look_steps = 1
+    with pytest.raises(ManifestMismatchError, match=r"settings\.look_steps: added \(now 1\)"):
+        run(asked, done)
 
 
 def test_a_run_over_other_data_is_refused(run, done):
