@@ -103,7 +103,9 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
         f"ratio {measured / predicted:.2f}"
     )
     full = predict(settings.num_steps) * measured / predicted
-    share = settings.num_steps * settings.num_samples * a_step["gradient"] / predict(150)
+    share = (
+        settings.num_steps * settings.num_samples * a_step["gradient"] / predict(settings.num_steps)
+    )
     yield (
         f"`fast`, T = {settings.num_steps}: {full:.2f} s on one device ({share:.0%} of it in the "
         f"classifier's gradient); {IMAGENET:,} images: {IMAGENET * full / 3600:,.1f} device-hours "

@@ -77,7 +77,7 @@ def adopt(
         The config with the data, classifier, precision, mask and units of work of the run.
 
     Raises:
-        ConfigError: the classifier was given in Python, and is not now.
+        ConfigError: the classifier was given in Python, and is not now, or the images are gone.
     """
     # Of a model that the caller of a run had, its manifest keeps the name alone.
     name = stored["classifier"]["name"]
@@ -95,6 +95,13 @@ def adopt(
         explain=ExplainConfig(**stored["explain"]),
         batch=dataclasses.replace(config.batch, unit_size=stored["batch"]["unit_size"]),
     )
+    try:
+        data.check_there(adopted.data)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the images of the run are not where they were ({error}); say with --images where "
+            "they lie now"
+        ) from error
     if unused := _name_unused(config, adopted):
         _logger.warning(
             "%s: not looked at, since the run says what was explained, and how%s",

@@ -36,7 +36,7 @@ from cfx_jax.fido.objective import (
 from cfx_jax.fido.optimisation import State, advance, init, is_done
 from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.fido.settling import begin_search
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, check_fills
 
 
 def finish(
@@ -308,6 +308,8 @@ def _explain_objectives(
         checks.check_problem(classifier, generator, images, objective, settings)
         for objective in objectives
     ]
+    if not isinstance(checked[0], jax.core.Tracer):
+        check_fills(generator, checked[0].shape[1:])
     asked = prepare(key, classifier, checked[0], targets)
     problems = [jax.vmap(functools.partial(make_problem, objective=o))(*asked) for o in objectives]
     stacked = jax.tree.map(lambda *rows: jnp.concatenate(rows), *problems)

@@ -16,8 +16,9 @@ class Generator:
         apply: pure `apply(params, images, mask, key) -> infill`. `images` and `infill` are float32
             `[N, H, W, C]` in [0, 1]; `mask` is float32 `[N, H, W, 1]` of exact zeros and ones,
             1 = keep, 0 = fill; `key` is a JAX random key, ignored by deterministic generators.
-            The caller composes `mask * images + (1 - mask) * infill`, so kept pixels of `infill`
-            do not matter. Pass a function that lives as long as the program.
+            The caller composes `mask * images + (1 - mask) * infill`; while a mask is learnt it is
+            half transparent there, so kept pixels of `infill` count, too: return the image there,
+            or what you would fill. Pass a function that lives as long as the program.
         name: shown in records and reports.
         origin: as that of a `cfx_jax.Classifier`.
 

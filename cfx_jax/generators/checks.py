@@ -3,6 +3,8 @@
 Shapes and types are checked always; values only where they are known, that is outside a trace.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from cfx_jax.generators.base import Generator
 _MOST_CHANNELS = 4
 # Where a network that was trained to stay within [0, 1] may end.
 _OVERSHOOT = 0.1
+# Along a side of a picture to fill.
+_SQUARES = 4
 
 
 def check_images(images: jax.Array | np.ndarray) -> jax.Array:
@@ -91,10 +95,10 @@ def check_mask(mask: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
 
 
 def check_infills(generator: Generator, images: jax.Array) -> None:
-    """Checks the shape of a generator's in-fills without running it.
+    """Checks the shape and the type of a generator's in-fills without running it.
 
     Raises:
-        ValueError: it is not that of the images.
+        ValueError: the shape is not that of the images, or they are no real numbers.
     """
     mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -109,6 +113,54 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
             f"generator {generator.name!r} returns shape {infill.shape} for images of shape "
             f"{images.shape}; expected the shape of the images"
         )
+    if not any(jnp.issubdtype(infill.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise ValueError(f"generator {generator.name!r} returns {infill.dtype}; expected float32")
+
+
+def check_fills(generator: Generator, shape: tuple[int, ...]) -> None:
+    """Looks at what a generator of the user's own makes of two pictures; silent inside a trace.
+
+    All of the in-fill counts: where a mask is half transparent, as while it is learnt, kept pixels
+    are blended, too.
+
+    Args:
+        generator: is run once, unless it is one of this package.
+        shape: `(H, W, C)` of the images.
+
+    Raises:
+        ValueError: it fills with NaN, or with values beyond [0, 1] by more than a tenth.
+    """
+    if _is_ours(generator.apply):
+        return
+    rows, columns = (np.arange(side) for side in shape[:2])
+    # From dark to bright along either diagonal; every other square is a hole.
+    bright = (rows[:, None] + columns) / max(rows[-1] + columns[-1], 1)
+    pictures = np.stack([bright, bright[::-1]])[..., None] * np.ones(shape[2])
+    squares = rows[:, None] * _SQUARES // shape[0] + columns * _SQUARES // shape[1]
+    masks = np.broadcast_to((squares % 2)[None, ..., None], (*pictures.shape[:3], 1))
+    infills = _fill(generator, jnp.float32(pictures), jnp.float32(masks))
+    if isinstance(infills, jax.core.Tracer):
+        return
+    if not bool(jnp.isfinite(infills).all()):
+        raise ValueError(
+            f"generator {generator.name!r} returns values that are not finite; expected [0, 1] for "
+            "every pixel, also for those that the mask keeps: return the image there"
+        )
+    check_range(generator, infills)
+
+
+@jax.jit
+def _fill(generator: Generator, images: jax.Array, mask: jax.Array) -> jax.Array:
+    return generator.apply(generator.params, images, mask, jax.random.key(0))
+
+
+def _is_ours(apply: Any) -> bool:
+    """Tells whether a function that fills is of this package, whatever is wrapped around it."""
+    inner = [getattr(apply, name) for name in ("func", "apply") if hasattr(apply, name)]
+    inner += getattr(apply, "applies", ())
+    if inner:
+        return all(map(_is_ours, inner))
+    return str(getattr(apply, "__module__", "")).startswith("cfx_jax.generators.")
 
 
 def check_range(generator: Generator, infilled: jax.Array) -> None:
@@ -127,9 +179,9 @@ def check_range(generator: Generator, infilled: jax.Array) -> None:
     low, high = float(finite.min()), float(finite.max())
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         hint = "clip them"
-        if high > 2:
+        if low >= 0 and high > 2:
             hint = "divide 8-bit values by 255"
-        elif -1 - _OVERSHOOT <= low < 0:
+        elif -1 - _OVERSHOOT <= low < 0 and high <= 1 + _OVERSHOOT:
             hint = "of a network that fills with values in [-1, 1] return (x + 1) / 2"
         raise ValueError(
             f"generator {generator.name!r} fills with values over [{low:.4g}, {high:.4g}]; "

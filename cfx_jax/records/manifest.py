@@ -120,10 +120,10 @@ def _reason(error: OSError) -> str:
 def _compare(
     storage: Storage, stored: dict[str, Any], now: dict[str, Any], informative: Collection[str]
 ) -> None:
-    skipped = {*_INFORMATIVE, *informative}
-    found = [f"{place}: {what}" for place, what in _differences(stored, now, skipped)]
-    if not found:
+    if not any(_differences(stored, now, {*_INFORMATIVE, *informative})):
         return
+    # With what informs: it may say why the rest differs.
+    found = [f"{place}: {what}" for place, what in _differences(stored, now, _INFORMATIVE)]
     if len(found) > _MAX_DIFFERENCES:
         found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
     raise ManifestMismatchError(

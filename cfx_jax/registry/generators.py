@@ -95,11 +95,6 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     return Generator(params=jax.device_put(params), apply=network.apply, name=name)
 
 
-def is_known(name: str) -> bool:
-    """Tells whether a generator, or all of several that fill in turn, come with the package."""
-    return all(part.strip() in {*NETWORKS, *_HEURISTICS} for part in name.split("+"))
-
-
 def _packaged(name: str) -> tuple[pathlib.Path, str]:
     """Returns the path of the weights that come with the package, and their SHA-256."""
     if name not in _PACKAGED:

@@ -15,14 +15,12 @@ from cfx_jax.fido.batch import ask
 from cfx_jax.fido.checks import check_contrast, check_problem
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import Settings
-from cfx_jax.generators import Generator, infill
+from cfx_jax.generators import Generator, check_fills
 from cfx_jax.registry import own
 from cfx_jax.registry.classifiers import load_configured
-from cfx_jax.registry.generators import is_known, load_generator
+from cfx_jax.registry.generators import load_generator
 
 _logger = logging.getLogger(__name__)
-# Along a side of an image, every other one a hole.
-_SQUARES = 4
 _AnyConfig = TypeVar("_AnyConfig", bound=Config)
 
 
@@ -130,26 +128,12 @@ def image_shape(
     try:
         images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
         check_contrast(classifier, images)
-        if not is_known(generator.name):
-            _check_fills(generator, shape)
+        check_fills(generator, shape)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for count in {1, settings.num_samples}:
         own.check_learns(classifier, jax.ShapeDtypeStruct((count, *shape), jnp.float32))
     return shape
-
-
-def _check_fills(generator: Generator, shape: tuple[int, int, int]) -> None:
-    """Raises `ValueError` where squares of two pictures, dark to bright, are filled with no pixels.
-
-    Once, since this runs the generator.
-    """
-    rows, columns = (np.arange(side) for side in shape[:2])
-    dark = (rows[:, None] + columns[None, :]) / (rows[-1] + columns[-1] or 1)
-    pictures = np.stack([dark, dark[::-1]])[..., None] * np.ones(shape[2])
-    squares = rows[:, None] * _SQUARES // shape[0] + columns * _SQUARES // shape[1]
-    masks = np.broadcast_to((squares % 2)[None, ..., None], (*pictures.shape[:3], 1))
-    infill(jax.random.key(0), generator, pictures.astype(np.float32), masks)
 
 
 def identity(model: Classifier | Generator) -> dict[str, Any]:

@@ -50,9 +50,13 @@ def list_differences(runs: Sequence[Explanations]) -> list[tuple[str, list[str]]
         none.
     """
     configs = [dict(_flatten(run.manifest.get("config") or {})) for run in runs]
+    settings, used_by_none = [run.manifest["settings"] for run in runs], object()
     found = []
     for name in dict.fromkeys(name for config in configs for name in config):
         values = [config.get(name) for config in configs]
+        used = [of.get(name.removeprefix("explain."), used_by_none) for of in settings]
+        if used_by_none not in used and used.count(used[0]) == len(used):
+            continue  # A number of one run's mode that another spells out.
         if name.partition(".")[0] not in _NO_MATTER and any(v != values[0] for v in values):
             found.append((name, ["default" if v in (None, "") else str(v) for v in values]))
     return found

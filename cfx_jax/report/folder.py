@@ -66,6 +66,12 @@ class GalleryFolder(Storage):
                     "new or empty, or that of a gallery, which is written anew"
                 )
 
+    @property
+    def num_pictured(self) -> int:
+        """How many examples the gallery that lies here shows pictures of, at least, of each run."""
+        found = re.findall(rb'"pictured": ?(\d+)', self.read(PAGE) or b"")
+        return min(map(int, found), default=0)
+
     def begin(self) -> None:
         """Marks the folder as one of this program."""
         self.write(_MARK, _SAYS)

@@ -86,7 +86,7 @@ def write_gallery(
     if max_images is not None and max_images < 0:
         raise ValueError(f"max_images is {max_images}; expected 0 or more")
     runs = [Explanations(workdir) for workdir in workdirs]
-    storage = GalleryFolder(output, (*_ASSETS, _SCALE), check)
+    storage = open_folder(output, check)
     _warn_of_strangers(runs)
     storage.begin()
     most = np.inf if max_images is None else max_images
@@ -111,6 +111,22 @@ def write_gallery(
     storage.write(PAGE, html.encode("utf-8", "replace"))
     storage.clear()
     return storage.place(PAGE)
+
+
+def open_folder(
+    output: str | os.PathLike[str], check: Callable[[], None] | None = None
+) -> GalleryFolder:
+    """Looks at the folder of a gallery; nothing is written.
+
+    Args:
+        output: as in `write_gallery`.
+        check: as in `write_gallery`.
+
+    Raises:
+        FileExistsError: it holds somebody else's page, or files where those of one go.
+        ValueError: `output` is empty.
+    """
+    return GalleryFolder(output, (*_ASSETS, _SCALE), check)
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
 from cfx_jax.records import RecordsError
 from cfx_jax.report.examples import describe, rather, read_units
-from cfx_jax.report.gallery import write_gallery
+from cfx_jax.report.gallery import open_folder, write_gallery
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.preemption import StopRequest
@@ -24,6 +24,8 @@ _logger = logging.getLogger(__name__)
 # which grows with the run, so that pages take a twentieth of one core at most.
 _LEAST_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
+# To write it, until the next one is told of.
+_FAILURES = 2
 _MAX_SUMMARY_ROWS = 40
 _ID_WIDTH, _CLASS_WIDTH = 24, 32
 
@@ -49,15 +51,22 @@ def run_with_page(
     Raises:
         ConfigError: as `cfx_jax.run` does, and so are the others.
         RecordsError: of the records.
-        OSError: `workdir` cannot be written.
+        OSError: `workdir` cannot be written, or where the page goes lies somebody else's.
         StoppedError: the run was asked to stop.
     """
     if not cluster.is_first():
         runner.run(config, workdir, stop, classifier=classifier)
         return ""
+    open_folder(_place(workdir))
     with kept_fresh(workdir, config.report.max_images, stop):
         runner.run(config, workdir, stop, classifier=classifier)
-    return write_report(workdir, config.report.max_images, stop.check)
+    try:
+        return write_report(workdir, config.report.max_images, stop.check)
+    except OSError as error:
+        raise OSError(
+            f"{error}; the records of the run are whole, and its page can be written elsewhere: "
+            f"python -m cfx_jax.report {os.fspath(workdir)} --output=DIR"
+        ) from error
 
 
 def write_report(
@@ -70,7 +79,7 @@ def write_report(
     Args:
         workdir: the run's folder, as `RecordWriter` made it.
         max_images: show pictures of the first so many computed examples, None of all; the numbers
-            are of all.
+            are of all. Where a page shows more of them already, it goes on to.
         check: by raising it ends the writing, see `write_gallery`.
 
     Returns:
@@ -81,7 +90,14 @@ def write_report(
         RecordsError: the manifest or a chunk is damaged, or of something else than a run.
         ValueError: `max_images` is negative.
     """
-    return write_gallery([workdir], f"{os.fspath(workdir).rstrip('/')}/report", max_images, check)
+    place = _place(workdir)
+    if max_images is not None and max_images >= 0:
+        max_images = max(max_images, open_folder(place).num_pictured)
+    return write_gallery([workdir], place, max_images, check)
+
+
+def _place(workdir: str | os.PathLike[str]) -> str:
+    return f"{os.fspath(workdir).rstrip('/')}/report"
 
 
 @contextlib.contextmanager
@@ -96,11 +112,10 @@ def kept_fresh(
     Args:
         workdir: the run's folder; the run may not have begun it yet.
         max_images: as in `write_report`.
-        stop: of the run, which counts there what it has written.
+        stop: of the run.
     """
     ended = threading.Event()
-    # Of another run in this process, something may be written already.
-    arguments = (workdir, max_images, stop, stop.num_written, ended)
+    arguments = (workdir, max_images, stop, ended)
     thread = threading.Thread(target=_write_now_and_then, args=arguments, name="page")
     thread.start()
     try:
@@ -118,28 +133,31 @@ def _write_now_and_then(
     workdir: str | os.PathLike[str],
     max_images: int | None,
     stop: StopRequest,
-    num_before: int,
     ended: threading.Event,
 ) -> None:
     def check() -> None:
         if ended.is_set() or stop.deadline < float("inf"):
             raise _EndedError
 
-    shown, pause = num_before, _LEAST_SECONDS
+    shown, pause, failures = 0, _LEAST_SECONDS, 0
     while not ended.wait(pause):
-        if (written := stop.num_written) == shown:
-            continue
         begun = time.monotonic()
         try:
-            place = write_report(workdir, max_images, check)
+            # By all processes of the run.
+            if (computed := int(Explanations(workdir).complete.sum())) > shown:
+                place = write_report(workdir, max_images, check)
+                if not shown:
+                    _logger.info("page of what is done so far, written now and then: %s", place)
+                shown = computed
         except _EndedError:
             return
+        except FileNotFoundError:
+            pass  # The run has not begun.
         except (OSError, RecordsError) as error:
-            _logger.warning("no page while the run goes on: %s", error)
-            return
-        if shown == num_before:
-            _logger.info("page of what is done so far, written anew now and then: %s", place)
-        shown = written
+            # Not at once: the run may be making its records in this moment.
+            failures += 1
+            if failures == _FAILURES:
+                _logger.warning("no page while the run goes on: %s", error)
         pause = max(_LEAST_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
 
 

@@ -199,6 +199,12 @@ def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog)
     assert len(caplog.records) == bool(said)
 
 
+def test_images_that_have_moved_are_asked_for_with_the_flag_that_says_so(workdir):
+    stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
+    with pytest.raises(ConfigError, match=r"not where they were .*'/gone'.*; say with --images"):
+        study.adopt(EvaluateConfig(), stored, "/gone", has_classifier=True)
+
+
 def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
     with pytest.raises(RecordsError, match="not of explanations"):
         evaluate(EvaluateConfig(), tmp_path, [str(workdir / "scores/centre")])

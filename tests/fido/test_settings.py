@@ -32,9 +32,9 @@ def test_bbmp_is_one_deterministic_mask_that_keeps_all_at_first():
     assert bbmp.sparsity_weight == 5e-3
 
 
-def test_fast_spends_a_quarter_of_the_evaluations_of_paper():
+def test_fast_spends_a_tenth_of_the_evaluations_of_paper():
     fast, paper = MODES["fast"], MODES["paper"]
-    assert 4 * fast.num_steps * fast.num_samples <= paper.num_steps * paper.num_samples
+    assert 10 * fast.num_steps * fast.num_samples <= paper.num_steps * paper.num_samples
     # The published price of a pixel, for in-fills that hide all; a good one restores much.
     assert (paper.sparsity_weight, fast.sparsity_weight) == (1e-3, 2e-4)
     assert fast.mask_size == paper.mask_size

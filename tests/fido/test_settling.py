@@ -140,7 +140,7 @@ def test_status_says_whether_the_target_is_met(target, status, black):
 
 
 def test_evaluations_are_counted():
-    assert get_settings("fast").num_evaluations == 600
+    assert get_settings("fast").num_evaluations == 240
     region = get_settings("region", num_steps=10, num_samples=2)
     assert region.num_evaluations == 20 + 6 * 8
     assert get_settings("region").num_evaluations <= 300

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import cfx_jax
-from cfx_jax.generators import blend
+from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.generators import blend, checks, in_turn
 
 KEY = jax.random.key(0)
 
@@ -88,6 +89,7 @@ def test_under_somebody_elses_jit(fill_half, images):
             r"'custom' fills with values over \[-0\.99.*, 0\.99.*\]; .* \(x \+ 1\) / 2",
         ),
         (255.0, 0.0, r"over \[0\..*, 25.*\]; expected \[0, 1\].*: divide 8-bit values by 255"),
+        (2.0, -0.5, r"over \[-0\.49.*, 1\.5\]; expected .*: clip them"),
         (1.0, 0.5, r"over \[0\.5.*, 1\.5\]; expected .*: clip them"),
     ],
 )
@@ -105,3 +107,44 @@ def test_infills_that_are_no_pixels_are_refused(images, scale, shift, expected):
         cfx_jax.infill(KEY, generator, images, mask)
     # Of traced ones nothing is known.
     jax.jit(cfx_jax.infill)(KEY, generator, images, mask)
+
+
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [
+        (lambda images, mask: images, ""),
+        (lambda images, mask: jnp.round(images).astype(jnp.int32), ""),
+        (lambda images, mask: 2 * images - 1, r"'own' fills with values over \[-1, 1\]"),
+        (lambda images, mask: jnp.where(mask > 0.5, jnp.nan, images), "'own' .* not finite;"),
+        # A mask that is half transparent shows it.
+        (lambda images, mask: jnp.where(mask > 0.5, 1e6, images), r"over \[0, 1e\+06\]"),
+        (lambda images, mask: images + 0j, "'own' returns complex64; expected float32"),
+    ],
+)
+def test_an_explanation_looks_at_what_an_own_generator_fills_with(images, fill, expected):
+    classifier = cfx_jax.Classifier(params=(), apply=lambda _, x: x.mean((1, 2)))
+    generator = cfx_jax.Generator(
+        params=(), apply=lambda _, x, mask, key: fill(x, mask), name="own"
+    )
+
+    def explain(images):
+        return cfx_jax.explain(KEY, classifier, generator, images, num_steps=2, mask_size=4)
+
+    if not expected:
+        explain(images)
+        return
+    with pytest.raises(ValueError, match=expected):
+        explain(images)
+    if "complex" not in expected:
+        jax.jit(explain)(images)  # Of what is traced nothing is known.
+
+
+def test_packaged_generators_are_not_run_to_be_looked_at(monkeypatch):
+    monkeypatch.setattr(checks, "_fill", lambda *_: pytest.fail("it is run"))
+    for name in ("grey", "gated_unet", "blur+local_mean"):
+        generator = cfx_jax.load_generator(name)
+        checks.check_fills(generator, (8, 8, 3))
+        checks.check_fills(in_bfloat16(generator), (8, 8, 3))
+    own = cfx_jax.Generator(params=(), apply=lambda *_: 1.0, name="grey")
+    with pytest.raises(pytest.fail.Exception, match="it is run"):
+        checks.check_fills(in_turn([generator, own]), (8, 8, 3))

@@ -69,7 +69,12 @@ def test_what_only_informs_is_not_compared(tmp_path):
     informative = ["config.explain.num_steps", "config.explain.mode", "config.nothing"]
     with pytest.raises(ManifestMismatchError) as caught:
         claim_folder(tmp_path, other, LAYOUT, informative)
-    assert str(caught.value).splitlines()[1:-1] == ['  config.name: stored "vgg", now "resnet"']
+    # Where the rest differs, it may say why.
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  config.explain.num_steps: removed (stored 100)",
+        '  config.explain.mode: added (now "fast")',
+        '  config.name: stored "vgg", now "resnet"',
+    ]
     claim_folder(tmp_path, other, LAYOUT, [*informative, "config.name"])
     assert read_manifest(tmp_path)[0]["config"]["name"] == "vgg"
 

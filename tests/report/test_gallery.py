@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from cfx_jax.report import __main__ as command
 from cfx_jax.report import drawing, gallery
+from cfx_jax.report.facts import list_differences
 
 
 def read_part(folder, name):
@@ -171,6 +173,27 @@ def test_a_gallery_can_be_ended_between_any_two_files(make_run, tmp_path):
     gallery.write_gallery([tmp_path / "run"], folder)
     for name in files_of(tmp_path / "whole"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("second", "settings", "told"),
+    [
+        ({"learning_rate": 0.5}, {"learning_rate": 0.5}, []),
+        ({"learning_rate": 0.5, "contrast": 3}, {"learning_rate": 0.5}, ["contrast: default, 3"]),
+        ({"learning_rate": 0.4}, {"learning_rate": 0.4}, ["learning_rate: default, 0.4"]),
+        # A number that a run of an earlier version did not know.
+        ({"patience": 9}, {"learning_rate": 0.5, "patience": 9}, ["patience: default, 9"]),
+    ],
+)
+def test_numbers_that_are_spelled_out_are_no_differences(second, settings, told):
+    def run(explain, settings):
+        manifest = {"config": {"explain": {"mode": "region"} | explain}, "settings": settings}
+        return types.SimpleNamespace(manifest=manifest)
+
+    runs = [run({}, {"learning_rate": 0.5}), run(second, settings)]
+    assert [f"{name}: {', '.join(values)}" for name, values in list_differences(runs)] == [
+        f"explain.{what}" for what in told
+    ]
 
 
 def test_runs_without_an_example_in_common_are_told_of(make_run, tmp_path, caplog):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
+from cfx_jax.report import gallery
 from cfx_jax.report import page as report
 from cfx_jax.runs.explanations import SCALARS, make_fields
 from cfx_jax.runs.preemption import StoppedError, StopRequest
@@ -403,26 +404,41 @@ def at_once(monkeypatch):
 
 
 def test_a_run_that_goes_on_has_a_page_of_what_is_done(tmp_path, at_once, caplog):
-    stop, page = StopRequest(), tmp_path / "report" / "index.html"
-    stop.num_written = 7  # By a run before it in this process.
-    with caplog.at_level(logging.INFO, "cfx_jax"), report.kept_fresh(tmp_path, 4, stop):
-        # A folder without a run is not looked at before something is written to it.
+    page = tmp_path / "report" / "index.html"
+    with caplog.at_level(logging.INFO, "cfx_jax"), report.kept_fresh(tmp_path, 4, StopRequest()):
+        time.sleep(0.05)  # There is no run in the folder yet.
         for index in (3, 0, 1):
             make_run(tmp_path, computed=[index])
-            stop.num_written += 1
             wait_until(lambda: page.exists() and f"example-{index}" in Page(page).anchors)  # noqa: B023
     assert [record.getMessage() for record in caplog.records] == [
-        f"page of what is done so far, written anew now and then: {page}"
+        f"page of what is done so far, written now and then: {page}"
     ]
     assert Page(page).anchors == ["about", "gallery", "listed", "example-0", "example-1",
                                   "example-3", "data"]  # fmt: skip
 
 
-def test_nothing_is_written_where_nothing_is_new(tmp_path, at_once):
+def test_a_page_is_written_once_where_nothing_is_new(tmp_path, at_once, monkeypatch):
     make_run(tmp_path)
+    written = []
+    monkeypatch.setattr(report, "write_report", lambda *_: written.append(1))
     with report.kept_fresh(tmp_path, 4, StopRequest()):
+        wait_until(lambda: written)
         time.sleep(0.1)
-    assert not (tmp_path / "report").exists()
+    assert written == [1]
+
+
+def test_a_page_goes_on_to_show_as_many_pictures(tmp_path):
+    """As many as somebody has drawn meanwhile."""
+
+    def num_pictured(page):
+        return Page(page).data["runs"][0]["pictured"]
+
+    make_run(tmp_path, computed=[0, 1, 3])
+    assert num_pictured(report.write_report(tmp_path, 1)) == 1
+    gallery.write_gallery([tmp_path], tmp_path / "report")
+    assert num_pictured(report.write_report(tmp_path, 1)) == 3
+    gallery.write_gallery([tmp_path], tmp_path / "report", 2)
+    assert num_pictured(report.write_report(tmp_path, 1)) == 2
 
 
 @pytest.mark.parametrize("is_asked_to_stop", [True, False])
@@ -441,7 +457,6 @@ def test_nothing_waits_for_a_page_that_is_being_written(
 
     def run():
         with report.kept_fresh(tmp_path, 4, stop):
-            stop.num_written += 1
             assert drawing.wait(60)
             if is_asked_to_stop:
                 stop.deadline = 0.0
@@ -462,11 +477,36 @@ def test_a_page_that_cannot_be_written_stops_no_run(tmp_path, at_once, caplog):
     make_run(tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("mine")
-    stop = StopRequest()
-    with report.kept_fresh(tmp_path, 4, stop):
-        stop.num_written += 1
+    with report.kept_fresh(tmp_path, 4, StopRequest()):
         wait_until(lambda: caplog.records)
-    (record,) = caplog.records
+        time.sleep(0.1)
+        # It is told once; and once there is place for a page, there is one.
+        (record,) = caplog.records
+        (tmp_path / "report" / "index.html").rename(tmp_path / "mine.html")
+        wait_until((tmp_path / "report" / "index.html").exists)
     assert "no page while the run goes on" in record.getMessage()
     assert "not of a gallery of cfx_jax" in record.getMessage()
-    assert (tmp_path / "report" / "index.html").read_text() == "mine"
+    assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["index.html", "gallery.js"])
+def test_a_run_whose_page_has_no_place_is_refused_before_it_begins(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(report.runner, "run", lambda *_, **__: pytest.fail("it has begun"))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="not of a gallery of cfx_jax"):
+        report.run_with_page(Config(), tmp_path, StopRequest())
+
+
+def test_a_page_that_fails_in_the_end_says_that_the_records_are_whole(tmp_path, monkeypatch):
+    def run(*_, **__):
+        make_run(tmp_path)
+        (tmp_path / "report").write_text("no folder")
+
+    monkeypatch.setattr(report.runner, "run", run)
+    with pytest.raises(OSError, match=f"records of the run are whole.* {tmp_path} --output=DIR"):
+        report.run_with_page(Config(), tmp_path, StopRequest())
+    (tmp_path / "report").unlink()
+    monkeypatch.setattr(report.runner, "run", lambda *_, **__: None)
+    place = report.run_with_page(Config(), tmp_path, StopRequest())
+    assert len(Page(place).figures) > 0

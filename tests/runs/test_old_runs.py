@@ -34,8 +34,9 @@ COMMAND = [
     "cfx_jax.main", "--workdir=run", "--config.data.source=folder",
     "--config.data.path=images", "--config.classifier.name=mnist_cnn",
     "--config.classifier.weights=weights.safetensors", "--config.generator.name=grey",
-    # Which was the default then.
-    "--config.explain.mode=fast",
+    # Which was the default then, with these numbers.
+    "--config.explain.mode=fast", "--config.explain.learning_rate=0.2",
+    "--config.explain.look_steps=0",
     "--config.explain.num_steps=30", "--config.explain.num_samples=2",
     "--config.explain.mask_size=7", "--config.batch.per_device_batch_size=2",
     "--config.batch.unit_size=2",
