@@ -11,7 +11,7 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.fido.checks import count_classes
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, check_fills
 
 
 class Judges(NamedTuple):
@@ -61,12 +61,14 @@ def load_judges(
         The `Judges`.
 
     Raises:
-        ConfigError: `baseline_infill` or a classifier cannot be loaded, or a classifier does not
-            take the images, has other classes, or has the name of another one.
+        ConfigError: `baseline_infill` or a classifier cannot be loaded, the one fills with no
+            pixels, or the other does not take the images, has other classes, or has the name of
+            another one.
     """
     try:
         grey = registry.load_generator("grey")
         infill = registry.load_generator(config.baseline_infill)
+        check_fills(infill, shape)
     except ValueError as error:
         raise ConfigError(f"baseline_infill: {error}") from error
     infills = (grey, generator) if generator.name != "grey" else (grey,)
