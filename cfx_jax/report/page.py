@@ -21,7 +21,7 @@ from cfx_jax.runs.preemption import StopRequest
 _logger = logging.getLogger(__name__)
 
 # Between two pages of a run that goes on: so long at least, and so many times what a page takes,
-# which grows with the run, so that pages take a twentieth of one core at most.
+# which grows with the run, so that one is being written for a twentieth of the time at most.
 _LEAST_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
 # To write it, until the next one is told of.
@@ -54,10 +54,11 @@ def run_with_page(
         OSError: `workdir` cannot be written, or where the page goes lies somebody else's.
         StoppedError: the run was asked to stop.
     """
+    # On all processes, so that all are refused alike.
+    open_folder(_place(workdir))
     if not cluster.is_first():
         runner.run(config, workdir, stop, classifier=classifier)
         return ""
-    open_folder(_place(workdir))
     with kept_fresh(workdir, config.report.max_images, stop):
         runner.run(config, workdir, stop, classifier=classifier)
     try:
