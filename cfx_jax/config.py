@@ -151,6 +151,7 @@ class ExplainConfig:
         num_steps: optimiser steps.
         num_samples: masks drawn a step.
         learning_rate: of Adam.
+        warmup_steps: steps over which the penalty sets in.
         sparsity_weight: lambda, cost of one pixel.
         tv_weight: tau, cost of the total variation.
         initial_keep: probability of keeping each cell at the start.
@@ -176,6 +177,7 @@ class ExplainConfig:
     num_steps: int | None = None
     num_samples: int | None = None
     learning_rate: float | None = None
+    warmup_steps: int | None = None
     sparsity_weight: float | None = None
     tv_weight: float | None = None
     initial_keep: float | None = None

@@ -162,9 +162,10 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("num_steps", 3),
+        ("num_steps", 300),
         ("num_samples", 5),
         ("learning_rate", 0.5),
+        ("warmup_steps", 4),
         ("sparsity_weight", 0.0),  # Given, though false.
         ("tv_weight", 0.25),
         ("initial_keep", 0.5),
@@ -176,6 +177,8 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
         ("margin", 3.0),
         ("success_target", 0.8),
         ("sharpness", 2.0),
+        ("look_steps", 0),
+        ("patience", 9),
     ],
 )
 def test_each_override_reaches_its_setting(field, value):
