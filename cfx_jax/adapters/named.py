@@ -49,7 +49,8 @@ def build(name: str, weights: str | None = None) -> Any:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
         given = "no argument" if weights is None else "the path of the weights"
-        hint = "; `weights` of its section of the config gives one" if weights is None else ""
+        flags = "--config.classifier.weights=FILE gives one, or --config.generator.weights=FILE"
+        hint = f"; {flags}" if weights is None else ""
         raise ValueError(f"{name} is called with {given}, but: {error}{hint}") from error
     except ValueError:
         pass  # Some built-in functions do not tell what they take.
