@@ -148,13 +148,12 @@ class Study:
         classifier: Classifier | None,
         judge_classifiers: Sequence[Classifier],
     ) -> "Study":
-        """Loads data and models, and checks that the runs are of these.
+        """Loads data, which `adopt` or the runs have found there, and models; checks the runs.
 
         Raises:
             ConfigError: a run has other images or another classifier, or a judge does not fit.
             RecordsError: images or labels are not those that a run has explained.
         """
-        data.check_there(config.data)
         classifier, generator = registry.load_models(config, classifier)
         source = runner.open_examples(config, classifier)
         shape = registry.image_shape(classifier, generator, config.explain.settings())

@@ -409,7 +409,8 @@ def test_a_run_that_goes_on_has_a_page_of_what_is_done(tmp_path, at_once, caplog
         time.sleep(0.05)  # There is no run in the folder yet.
         for index in (3, 0, 1):
             make_run(tmp_path, computed=[index])
-            wait_until(lambda: page.exists() and f"example-{index}" in Page(page).anchors)  # noqa: B023
+            anchor = f"example-{index}"
+            wait_until(lambda anchor=anchor: page.exists() and anchor in Page(page).anchors)
     assert [record.getMessage() for record in caplog.records] == [
         f"page of what is done so far, written now and then: {page}"
     ]
