@@ -91,6 +91,9 @@ def make_problem(
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
     """Blends `masks * image + (1 - masks) * infills`, `[S, H, W, C]`; infills are constants."""
     infills = jax.lax.stop_gradient(infills)
+    # A mask for each channel, whose derivative is a sum of slices; that of a broadcast one is a
+    # reduction over three numbers at a time, which XLA does one by one on a CPU.
+    masks = jnp.concatenate([masks] * image.shape[-1], axis=-1)
     # One product, not two: its derivative with respect to the mask is one sum over the channels.
     return infills + masks * (image - infills)
 
