@@ -52,7 +52,11 @@ def main() -> None:
     arguments = parser.parse_args()
     index, number = map(int, arguments.part.split("/"))
     classifier = load_classifier(arguments.classifier)
-    photographs = list(_photographs(arguments, classifier))[index::number]
+    photographs = list(_photographs(arguments, classifier))
+    if not photographs:
+        parser.error(f"{arguments.photos} has no image that {arguments.classifier} gets right")
+    print(f"{len(photographs)} photographs, {arguments.size} x {arguments.size}", flush=True)
+    photographs = photographs[index::number]
     for mode in arguments.modes:
         _explain(mode, _settings(mode, arguments), photographs, classifier, arguments.out)
     for line in tables(arguments.out, arguments.modes):
