@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=TUNED_SIZE, help="height and width, pixels")
     parser.add_argument("--mask_size", type=int, help="cells; of the mode if not given")
     parser.add_argument("--sparsity_weight", type=float, help="lambda; of the mode if not given")
-    parser.add_argument("--part", default="0/1", help="this process's of the photographs: K/N")
+    parser.add_argument("--part", type=_part, default="0/1", help="of the photographs, 0/2 or 1/2")
     arguments = parser.parse_args()
-    index, number = map(int, arguments.part.split("/"))
+    index, number = arguments.part
     classifier = load_classifier(arguments.classifier)
     photographs = list(_photographs(arguments, classifier))
     if not photographs:
@@ -82,6 +82,13 @@ def tables(path: pathlib.Path, modes: list[str]) -> Iterator[str]:
             ours, theirs = ([rows[photo]["objective"] for photo in photos] for rows in by_mode)
             share = np.mean(np.asarray(ours) <= np.asarray(theirs) + 0.25)
             yield f"  {modes[0]} at least as good, within 0.25, on {share:.1%}"
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, number = map(int, text.split("/"))
+    if not 0 <= index < number:
+        raise ValueError(f"there is no part {index} of {number}, counted from 0")
+    return index, number
 
 
 def _settings(mode: str, arguments: argparse.Namespace) -> Settings:

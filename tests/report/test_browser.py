@@ -514,6 +514,24 @@ def test_it_fits_the_screen(tab, width, view):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_controls_are_folded_away_on_a_phone(tab):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    page = tab.show()
+    goal = page.get_by_label("Goal")
+    assert not goal.is_visible()
+    page.get_by_text("Choose, sort and find").click()
+    goal.select_option(index=1)
+    # They stay as somebody left them, and a wide screen, which has no way to unfold them, has all.
+    assert goal.is_visible()
+    page.get_by_text("Choose, sort and find").click()
+    assert not goal.is_visible()
+    tab.set_viewport_size({"width": 1200, "height": 800})
+    goal.wait_for(state="visible")
+    assert not page.get_by_text("Choose, sort and find").is_visible()
+    tab.set_viewport_size({"width": 390, "height": 800})
+    goal.wait_for(state="hidden")
+
+
 CUT = """[...document.querySelectorAll(".rows tr:not(.spacer) > *")]
     .filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.cellIndex)"""
 ENDS = """[...document.querySelectorAll(".rows tr:not(.spacer) > :nth-child(n+4)")].map((cell) => {

@@ -2,6 +2,8 @@
 // The page: controls, the view that they and the address hold, and which part of it is shown.
 
 const VIEWS = { grid: "Pictures", table: "Table" };
+// As in gallery.css.
+const NARROW = matchMedia("(max-width: 40rem)");
 const NO_FILTERS = { status: [], target: "", label: "", predicted: "", find: "", differ: false };
 
 class Gallery {
@@ -11,7 +13,7 @@ class Gallery {
     this.list = new cfx.List(model, (n) => this.#address({ ...this.view, at: n }));
     this.detail = new cfx.Detail(model);
     this.told = cfx.make("p.told", { role: "status" });
-    this.element.append(this.#controls(), this.told, this.#nothing(), this.list.cut, this.list.scroller, this.#one());
+    this.element.append(this.#finder(), this.told, this.#nothing(), this.list.cut, this.list.scroller, this.#one());
     addEventListener("hashchange", () => this.#show());
     addEventListener("keydown", (event) => this.#key(event));
     this.#show();
@@ -82,7 +84,7 @@ class Gallery {
       cfx.lastShown = performance.now() - begin;
     }
     const isOne = at !== undefined;
-    for (const part of [this.controls, this.told]) part.hidden = isOne;
+    for (const part of [this.finder, this.told]) part.hidden = isOne;
     this.nothing.hidden = isOne || this.shown.length > 0;
     this.list.scroller.hidden = isOne || this.shown.length === 0;
     this.one.hidden = !isOne;
@@ -167,6 +169,15 @@ class Gallery {
   #sortBy(name) {
     const isSame = this.view.sort === name;
     this.#change({ sort: name, order: isSame && this.view.order === "up" ? "down" : "up" });
+  }
+
+  /** The controls, folded away at first where they would fill the screen. */
+  #finder() {
+    this.finder = cfx.make("details.finder", {}, cfx.make("summary", {}, "Choose, sort and find"), this.#controls());
+    const unfold = () => (this.finder.open = !NARROW.matches);
+    NARROW.addEventListener("change", unfold);
+    unfold();
+    return this.finder;
   }
 
   #controls() {
