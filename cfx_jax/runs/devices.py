@@ -1,0 +1,266 @@
+"""What the devices of a run do, compiled once: begin, advance and judge rows of images.
+
+`cfx_jax.runs.solver` is the loop on the host that says which images these rows hold.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx_jax.classifiers import Classifier, resolve
+from cfx_jax.data.images import to_floats
+from cfx_jax.fido.explain import finish
+from cfx_jax.fido.explanation import Explanation
+from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
+from cfx_jax.fido.optimisation import State, advance, init, is_done
+from cfx_jax.fido.settings import Settings
+from cfx_jax.generators import Generator
+from cfx_jax.runs import parallel
+from cfx_jax.runs.idle import IdleMeter
+from cfx_jax.runs.jobs import Images, Task
+
+# `advance` comes back to Python at least this often: to move the progress bar, and to give the
+# places of images that are done to others.
+_MAX_STEPS_PER_CALL = 5
+_OBJECTIVES = list(DIRECTIONS)
+
+
+class _Asked(NamedTuple):
+    """Images and what is asked of each, with axes `[devices, rows, ...]`; codes of objectives."""
+
+    pixels: Any
+    targets: Any
+    identities: Any
+    objectives: Any
+
+
+class Devices:
+    """The devices of one run, with its models; arrays on them have axes `[devices, rows, ...]`.
+
+    Attributes:
+        idle_meter: of what they do; a new one begins anew.
+        rows_per_device: images on one device at once, as compiled last; 0 before.
+        steps_per_call: of `advance`.
+    """
+
+    def __init__(
+        self,
+        key: jax.Array,
+        classifier: Classifier,
+        generator: Generator,
+        settings: Settings,
+        shape: tuple[int, int, int],
+        devices: Sequence[jax.Device],
+    ) -> None:
+        """Copies the models to the devices; nothing is compiled yet.
+
+        Args:
+            key: random key of the run.
+            classifier: the model to explain.
+            generator: fills the holes.
+            settings: of every image.
+            shape: `(H, W, C)` of every image.
+            devices: local devices to use.
+        """
+        self._devices = list(devices)
+        self._shape = shape
+        self._key = parallel.replicate(key, self._devices)
+        self._models = parallel.replicate((classifier, generator), self._devices)
+        self._compiled: tuple[Any, Any] | None = None
+        self.idle_meter = IdleMeter()
+        self.rows_per_device = 0
+        self.steps_per_call = _largest_divisor(settings.num_steps, _MAX_STEPS_PER_CALL)
+
+        def mapped(function: Callable[..., Any], num_mapped: int, num_shared: int) -> Any:
+            return parallel.map_over_devices(
+                function, self._devices, num_mapped=num_mapped, num_shared=num_shared
+            )
+
+        self._name_target = mapped(_name_target, 2, 1)
+        # Gives the problem back, so that its image crosses to its device once and stays there.
+        self._begin = mapped(functools.partial(_begin, settings=settings), 5, 1)
+        self._replace = mapped(_replace, 3, 0)
+        steps = self.steps_per_call
+        self._advance = mapped(
+            functools.partial(_advance, settings=settings, num_steps=steps), 2, 2
+        )
+        self._finish = mapped(functools.partial(_finish, settings=settings), 5, 3)
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that work on rows together."""
+        return len(self._devices)
+
+    @property
+    def num_rows(self) -> int:
+        """Images on all devices at once, as compiled last."""
+        return self.num_devices * self.rows_per_device
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `advance` and `judge` can be called."""
+        return self._compiled is not None
+
+    def compile(self, rows_per_device: int) -> int:
+        """Compiles the two long programs, in place of those compiled before.
+
+        Args:
+            rows_per_device: images on one device at once, at least 1.
+
+        Returns:
+            Bytes that the larger of them takes on one device, parameters included, by its own
+            memory analysis.
+        """
+        self.rows_per_device = rows_per_device
+        self._compiled = None  # Frees the memory of the programs before.
+        blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
+        asked = self._ask([Task(blank, _OBJECTIVES[0], lambda _: None)])
+        problem, state = self._begin(*asked, self._shard(np.ones(1, bool)), self._key)
+        # At once: Python traces the second program while XLA, on another core, compiles the first.
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
+            finish = self._finish.lower(state, *asked, self._key, *self._models)
+            compiling = threads.submit(finish.compile)
+            advance = self._advance.lower(state, problem, *self._models).compile()
+            self._compiled = (advance, compiling.result())
+        return max(map(_bytes_needed, self._compiled))
+
+    def begin(
+        self, tasks: Sequence[Task], is_fresh: np.ndarray, others: tuple[Problem, State] | None
+    ) -> tuple[Problem, State]:
+        """Begins the tasks of some rows.
+
+        Args:
+            tasks: one for each row, which one that is not fresh may share with another row.
+            is_fresh: bool `[num_rows]`, the rows that begin.
+            others: of the rows that go on; None where all others stand still.
+
+        Returns:
+            The problem and the state of all rows.
+        """
+        asked, fresh = self._ask(tasks), self._shard(is_fresh)
+        if (asked.targets < 0).any():
+            targets = self._name_target(asked.pixels, asked.targets, self._models[0])
+            asked = asked._replace(targets=targets)
+        begun: tuple[Problem, State] = self._begin(*asked, fresh, self._key)
+        return begun if others is None else self._replace(fresh, begun, others)
+
+    def advance(self, state: State, problem: Problem) -> tuple[State, jax.Array]:
+        """Takes the next `steps_per_call` steps; returns the state, and bool: which rows are done.
+
+        Rows that stand still, or were done before, stay as they are.
+        """
+        assert self._compiled is not None
+        advanced: tuple[State, jax.Array] = self.idle_meter.run(
+            self._compiled[0], state, problem, *self._models
+        )
+        return advanced
+
+    def judge(
+        self, tasks: Sequence[Task], states: Sequence[State], targets: Sequence[np.ndarray]
+    ) -> Explanation:
+        """Judges learnt masks.
+
+        Args:
+            tasks: at most `num_rows`.
+            states: of each, numpy.
+            targets: of each, named.
+
+        Returns:
+            An `Explanation` of all rows, on the devices.
+        """
+        assert self._compiled is not None
+        state = self._shard(jax.tree.map(lambda *rows: np.stack(rows), *states))
+        asked = self._ask(tasks)._replace(targets=self._shard(np.stack(targets)))
+        judged: Explanation = self.idle_meter.run(
+            self._compiled[1], state, *asked, self._key, *self._models
+        )
+        return judged
+
+    def _ask(self, tasks: Sequence[Task]) -> _Asked:
+        pixels, targets, identities = (
+            np.stack(arrays) for arrays in zip(*(task.image for task in tasks), strict=True)
+        )
+        codes = np.asarray([_OBJECTIVES.index(task.objective) for task in tasks], np.int32)
+        typed = _Asked(pixels, targets.astype(np.int32), identities.astype(np.uint32), codes)
+        asked: _Asked = self._shard(typed)
+        return asked
+
+    def _shard(self, rows: Any) -> Any:
+        return parallel.shard(rows, self.num_devices, self.rows_per_device)
+
+
+def _begin(
+    pixels: jax.Array,
+    target: jax.Array,
+    identity: jax.Array,
+    objective: jax.Array,
+    is_fresh: jax.Array,
+    key: jax.Array,
+    *,
+    settings: Settings,
+) -> tuple[Problem, State]:
+    state = init(settings)
+    step = jnp.where(is_fresh, state.step, settings.num_steps)
+    return _problem(pixels, target, identity, objective, key), dataclasses.replace(state, step=step)
+
+
+def _problem(
+    pixels: jax.Array, target: jax.Array, identity: jax.Array, objective: jax.Array, key: jax.Array
+) -> Problem:
+    key = jax.random.fold_in(key, identity)
+    return make_problem(key, to_floats(pixels), target, objective)
+
+
+def _replace(is_fresh: jax.Array, fresh: Any, old: Any) -> Any:
+    return jax.tree.map(functools.partial(jnp.where, is_fresh), fresh, old)
+
+
+def _name_target(pixels: jax.Array, target: jax.Array, classifier: Classifier) -> jax.Array:
+    logits = classifier.apply(classifier.params, to_floats(pixels)[None])[0]
+    return resolve(logits, target)
+
+
+def _advance(
+    state: State,
+    problem: Problem,
+    classifier: Classifier,
+    generator: Generator,
+    *,
+    settings: Settings,
+    num_steps: int,
+) -> tuple[State, jax.Array]:
+    state = advance(state, problem, classifier, generator, settings=settings, num_steps=num_steps)
+    return state, is_done(state, settings)
+
+
+def _finish(
+    state: State,
+    pixels: jax.Array,
+    target: jax.Array,
+    identity: jax.Array,
+    objective: jax.Array,
+    key: jax.Array,
+    classifier: Classifier,
+    generator: Generator,
+    *,
+    settings: Settings,
+) -> Explanation:
+    problem = _problem(pixels, target, identity, objective, key)
+    return finish(state, problem, classifier, generator, settings=settings)
+
+
+def _bytes_needed(program: Any) -> int:
+    analysis = program.memory_analysis()
+    names = ("argument", "output", "temp", "generated_code")
+    return sum(getattr(analysis, f"{name}_size_in_bytes") for name in names)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """Calls of equal length need one compiled program; a remainder would need a second."""
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
