@@ -1,15 +1,15 @@
-"""Compares modes on photographs of the same folder: objective, evaluations, regions.
+"""Compares modes on the same photographs: objective, area, success, evaluations.
 
     python benchmarks/modes.py --photos=DIR --out=FILE --modes fast paper [--num_photos=64] \
-        [--size=128] [--mask_size=32] [--sparsity_weight=2e-4] [--part=0/2]
+        [--size=128 --mask_size=32] [--sparsity_weight=2e-4] [--part=0/2]
 
 Of a fixed shuffle of `--photos`, labelled photographs, the first `--num_photos` that the classifier
 gets right are stretched to a square and explained, SSR and SDR. Every result is a line of `--out`,
-and what is there already is not done again, so a run that was cut off goes on, and several
-processes, each with its `--part`, share the work; the tables are of all lines there. All modes pay
+with all that it depends on; what is there already is not done again, so a run that was cut off goes
+on, and several processes, each with its `--part`, can share the work. All modes pay
 `--sparsity_weight` for a pixel of 224 x 224, and as much for a whole image of another size.
 
-Two cores explain a photograph of 128 x 128 with the 2,400 evaluations of `paper` in 80 s.
+On two cores a photograph of 128 x 128 takes 80 s with the 2,400 evaluations of `paper`.
 """
 
 import argparse
@@ -18,14 +18,16 @@ import json
 import pathlib
 import zlib
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, predict
-from cfx_jax.config import DataConfig
-from cfx_jax.data import open_source
+from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data import Source, open_source
 from cfx_jax.data.images import to_floats
+from cfx_jax.fido.explanation import Explanation
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import MODES, Settings
 from cfx_jax.metrics.statistics import bootstrap
@@ -34,61 +36,141 @@ from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.solver import Solver
 
 TUNED_SIZE = 224
-FIGURES = ("objective", "success_rate", "area", "steps")
+FIGURES = ("objective", "success_rate", "area", "evaluations")
+CLASSIFIER, GENERATOR = "efficientnet_lite0", "gated_unet"
+
+
+class Photograph(NamedTuple):
+    """One to explain; uint8 `[H, W, 3]`."""
+
+    name: str
+    pixels: np.ndarray
+    label: int
 
 
 def main() -> None:
     """Explains what is missing, then prints a table for each objective."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of labelled photographs")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="file of results, JSON")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="file of results")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["fast", "paper"])
-    parser.add_argument("--classifier", default="efficientnet_lite0")
-    parser.add_argument("--num_photos", type=int, default=64)
-    parser.add_argument("--size", type=int, default=TUNED_SIZE, help="height and width, pixels")
-    parser.add_argument("--mask_size", type=int, help="cells; of the mode if not given")
-    parser.add_argument("--sparsity_weight", type=float, help="lambda; of the mode if not given")
-    parser.add_argument("--part", type=_part, default="0/1", help="of the photographs, 0/2 or 1/2")
+    parser.add_argument("--num_photos", type=_positive(int), default=64)
+    parser.add_argument("--size", type=_positive(int), default=TUNED_SIZE, help="pixels")
+    parser.add_argument("--mask_size", type=_positive(int), help="cells; else those of the mode")
+    parser.add_argument("--sparsity_weight", type=_positive(float), help="else that of the mode")
+    parser.add_argument("--part", type=_part, default="0/1", help="0/2 or 1/2, of two processes")
     arguments = parser.parse_args()
-    index, number = arguments.part
-    classifier = load_classifier(arguments.classifier)
-    photographs = list(_photographs(arguments, classifier))
+    settings = {mode: _settings(mode, arguments) for mode in arguments.modes}
+    if any(one.mask_size > arguments.size for one in settings.values()):
+        parser.error(f"a mask has more cells than {arguments.size}, take a smaller --mask_size")
+    if not pathlib.Path(arguments.photos).is_dir():
+        parser.error(f"--photos={arguments.photos}: no such folder")
+    try:
+        results = Results(arguments.out)
+        source = open_source(DataConfig(source="folder", path=arguments.photos))
+    except (OSError, ValueError, ConfigError) as error:
+        parser.error(str(error))
+    classifier = load_classifier(CLASSIFIER)
+    photographs = list(_choose(source, classifier, arguments.size, arguments.num_photos))
     if not photographs:
-        parser.error(f"{arguments.photos} has no image that {arguments.classifier} gets right")
+        parser.error(f"{arguments.photos} has no image that {CLASSIFIER} gets right")
     print(f"{len(photographs)} photographs, {arguments.size} x {arguments.size}", flush=True)
-    photographs = photographs[index::number]
-    for mode in arguments.modes:
-        _explain(mode, _settings(mode, arguments), photographs, classifier, arguments.out)
-    for line in tables(arguments.out, arguments.modes):
+    index, number = arguments.part
+    for one in settings.values():
+        missing = [
+            photo
+            for photo in photographs[index::number]
+            if any(results.find(photo, one, objective) is None for objective in DIRECTIONS)
+        ]
+        for photo, found in _explain(missing, one, classifier):
+            results.add(photo, one, found)
+    for line in tables(results, photographs, settings):
         print(line)
 
 
-def tables(path: pathlib.Path, modes: list[str]) -> Iterator[str]:
-    """Means over the photographs that all modes have explained, and paired differences."""
-    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    for row in map(json.loads, path.read_text().splitlines()):
-        found.setdefault((row["objective_name"], row["mode"]), {})[row["photo"]] = row
-    for name in DIRECTIONS:
-        by_mode = [found.get((name, mode), {}) for mode in modes]
-        photos = sorted(set.intersection(*map(set, by_mode)))
-        yield f"{name}, {len(photos)} photographs"
-        for figure in FIGURES if photos else ():
-            values = np.asarray([[rows[photo][figure] for photo in photos] for rows in by_mode])
-            for mode, row in zip(modes, values, strict=True):
-                yield f"  {figure:12} {mode:8} {row.mean():8.3f}"
-            for mode, row in zip(modes[1:], values[1:], strict=True):
-                yield f"  {figure:12} {modes[0]} - {mode}: {bootstrap(values[0] - row)}"
-        if photos and len(modes) == 2:
-            ours, theirs = ([rows[photo]["objective"] for photo in photos] for rows in by_mode)
-            share = np.mean(np.asarray(ours) <= np.asarray(theirs) + 0.25)
-            yield f"  {modes[0]} at least as good, within 0.25, on {share:.1%}"
+class Results:
+    """Figures of explanations, a line of JSON each, in a file that several processes may add to."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Reads what is there.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: a line in it is of something else.
+        """
+        self._path = path
+        with path.open("a"):  # Before work, not after it, is found out that nothing can be kept.
+            pass
+        *lines, cut_off = path.read_text().split("\n")
+        if cut_off:
+            raise ValueError(f"the last line of {path} was cut off: remove {cut_off[:40]!r}...")
+        self._figures = {}
+        for line in lines:
+            try:
+                row = json.loads(line)
+                self._figures[json.dumps(row["of"])] = row["figures"]
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{path} has a line that is no result: {line[:40]!r}") from None
+
+    def find(
+        self, photo: Photograph, settings: Settings, objective: str
+    ) -> dict[str, float] | None:
+        """Returns the figures of an explanation, None where it is not there."""
+        return self._figures.get(json.dumps(_describe(photo, settings, objective)))
+
+    def add(self, photo: Photograph, settings: Settings, found: dict[str, Explanation]) -> None:
+        """Keeps the explanations of one photograph."""
+        lines = []
+        for objective, one in found.items():
+            kept = float(one.kept_area[0])
+            figures = {
+                "objective": float(one.objective[0]),
+                "success_rate": float(one.success_rate[0]),
+                "area": kept if objective == "ssr" else 1 - kept,
+                "evaluations": int(one.steps[0]) * settings.num_samples,
+            }
+            of = _describe(photo, settings, objective)
+            self._figures[json.dumps(of)] = figures
+            lines.append(json.dumps({"of": of, "figures": figures}) + "\n")
+        with self._path.open("a") as file:
+            file.write("".join(lines))
 
 
-def _part(text: str) -> tuple[int, int]:
-    index, number = map(int, text.split("/"))
-    if not 0 <= index < number:
-        raise ValueError(f"there is no part {index} of {number}, counted from 0")
-    return index, number
+def tables(
+    results: Results, photographs: list[Photograph], settings: dict[str, Settings]
+) -> Iterator[str]:
+    """Means over the photographs that are explained in all modes, and paired differences."""
+    first, *others = settings
+    for objective in DIRECTIONS:
+        rows = [
+            [results.find(photo, one, objective) for one in settings.values()]
+            for photo in photographs
+        ]
+        whole = [[dict(one) for one in row if one is not None] for row in rows if None not in row]
+        yield f"{objective}, {len(whole)} photographs"
+        for figure in FIGURES if whole else ():
+            columns = np.asarray([[one[figure] for one in row] for row in whole]).T
+            values = dict(zip(settings, columns, strict=True))
+            for mode in settings:
+                yield f"  {figure:12} {mode:8} {values[mode].mean():8.3f}"
+            for mode in others:
+                yield f"  {figure:12} {first} - {mode}: {bootstrap(values[first] - values[mode])}"
+                if figure == "objective":
+                    share = np.mean(values[first] <= values[mode] + 0.25)
+                    yield f"  {first} at least as good as {mode}, within 0.25, on {share:.1%}"
+
+
+def _describe(photo: Photograph, settings: Settings, objective: str) -> dict[str, Any]:
+    """All that a result depends on."""
+    return {
+        "photo": photo.name,
+        "pixels": zlib.crc32(photo.pixels.tobytes()),
+        "size": len(photo.pixels),
+        "label": photo.label,
+        "objective": objective,
+        "models": [CLASSIFIER, GENERATOR],
+        "settings": dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value},
+    }
 
 
 def _settings(mode: str, arguments: argparse.Namespace) -> Settings:
@@ -100,61 +182,54 @@ def _settings(mode: str, arguments: argparse.Namespace) -> Settings:
     return dataclasses.replace(settings, sparsity_weight=price, mask_size=size)
 
 
-def _photographs(
-    arguments: argparse.Namespace, classifier: Classifier
-) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Names, pixels and labels of those that the classifier gets right."""
-    source = open_source(DataConfig(source="folder", path=arguments.photos))
+def _choose(source: Source, classifier: Classifier, size: int, number: int) -> Iterator[Photograph]:
+    """The first of a shuffle that the classifier gets right."""
     answer = jax.jit(lambda params, pixels: predict(classifier.apply(params, to_floats(pixels))))
-    shape, found = (arguments.size, arguments.size, 3), 0
     for index in np.random.default_rng(0).permutation(len(source)).tolist():
-        if found == arguments.num_photos:
+        if not number:
             return
-        pixels, label = source.pixels(index, shape, "stretch"), source.label(index)
+        pixels, label = source.pixels(index, (size, size, 3), "stretch"), source.label(index)
         if int(answer(classifier.params, pixels[None])[0]) == label:
-            found += 1
-            yield source.ids[index], pixels, label
+            number -= 1
+            yield Photograph(source.ids[index], pixels, label)
 
 
 def _explain(
-    mode: str,
-    settings: Settings,
-    photographs: list[tuple[str, np.ndarray, int]],
-    classifier: Classifier,
-    path: pathlib.Path,
-) -> None:
-    """Appends what is not there yet to the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    done = {row["photo"] for row in map(json.loads, lines) if row["mode"] == mode}
-    if not (missing := [photo for photo in photographs if photo[0] not in done]):
+    photographs: list[Photograph], settings: Settings, classifier: Classifier
+) -> Iterator[tuple[Photograph, dict[str, Explanation]]]:
+    if not photographs:
         return
-    generator = load_generator("gated_unet")
-    shape = missing[0][1].shape
-    solver = Solver(jax.random.key(0), classifier, generator, settings, list(DIRECTIONS), shape)
+    models = classifier, load_generator(GENERATOR)
+    shape = photographs[0].pixels.shape
+    solver = Solver(jax.random.key(0), *models, settings, list(DIRECTIONS), shape)
     # Eight masks at once whatever the mode, which is where two cores are busiest.
     solver.compile(max(1, 8 // settings.num_samples))
     jobs = (
         # By its name, so that the noise of a photograph is the same in any part of the work.
-        (name, Images(pixels[None], np.asarray([label]), np.asarray([zlib.crc32(name.encode())])))
-        for name, pixels, label in missing
+        (photo, Images(photo.pixels[None], *(np.asarray([n]) for n in (photo.label, _key(photo)))))
+        for photo in photographs
     )
-    for name, results in solver.stream(jobs):
-        rows = []
-        for objective, result in results.items():
-            kept = float(result.kept_area[0])
-            rows.append(
-                {
-                    "photo": name,
-                    "mode": mode,
-                    "objective_name": objective,
-                    "objective": float(result.objective[0]),
-                    "success_rate": float(result.success_rate[0]),
-                    "area": kept if objective == "ssr" else 1 - kept,
-                    "steps": int(result.steps[0]),
-                }
-            )
-        with path.open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+    yield from solver.stream(jobs)
+
+
+def _key(photo: Photograph) -> int:
+    return zlib.crc32(photo.name.encode())
+
+
+def _positive(kind: type) -> Any:
+    def positive(text: str) -> Any:
+        if not (number := kind(text)) > 0:
+            raise ValueError
+        return number
+
+    return positive
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, number = map(int, text.split("/"))
+    if not 0 <= index < number:
+        raise argparse.ArgumentTypeError(f"{text} is no part, 0/2 is the first of two")
+    return index, number
 
 
 if __name__ == "__main__":

@@ -250,8 +250,8 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
         Validated `Settings`.
 
     Raises:
-        ValueError: the mode or a field is unknown (the known ones are listed), or a value is out
-            of range.
+        ValueError: the mode or a field is unknown (the known ones are listed), a value is out of
+            range, or a longer warm-up than that of the mode does not end.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; known are {', '.join(sorted(MODES))}")
@@ -262,4 +262,13 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
     if "num_steps" in plain and isinstance(plain["num_steps"], int):
         plain = {"look_steps": min(MODES[mode].look_steps, plain["num_steps"] // 2), **plain}
-    return dataclasses.replace(MODES[mode], **plain)
+    settings = dataclasses.replace(MODES[mode], **plain)
+    # A mode that is cut short may end within its own warm-up, which nobody asked to be longer.
+    end = settings.look_steps + settings.warmup_steps
+    if settings.warmup_steps > MODES[mode].warmup_steps and end > settings.num_steps:
+        raise ValueError(
+            f"warmup_steps is {settings.warmup_steps} after {settings.look_steps} look_steps, of "
+            f"{settings.num_steps} steps, so the penalty would never count in full: take fewer of "
+            "them, or more steps"
+        )
+    return settings

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -280,6 +281,8 @@ def exit_with(main: Callable[[], int | None]) -> None:
         print(stopped, file=sys.stderr)
         cluster.leave(0, stopped.deadline)
     except KeyboardInterrupt:
+        # Another one, while Python ends, would end it with the stack of whatever is closed then.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted; go on with the same command", file=sys.stderr)
         cluster.leave(INTERRUPTED)
     except Exception as error:

@@ -16,19 +16,22 @@ def keep_programs() -> None:
 
     That is `~/.cache/cfx_jax`, or below `XDG_CACHE_HOME`. JAX's own settings go before:
     `JAX_COMPILATION_CACHE_DIR=DIR` keeps programs elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false`
-    nowhere. To be called before anything is compiled.
+    nowhere. Where a folder cannot be made, that is said, and nothing is kept. To be called before
+    anything is compiled.
     """
     said = jax.config.values
-    if said["jax_compilation_cache_dir"] or not said["jax_enable_compilation_cache"]:
+    given = said["jax_compilation_cache_dir"]
+    if not said["jax_enable_compilation_cache"] or (given and "://" in given):
         return
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        folder = pathlib.Path(base).expanduser() / "cfx_jax" / _machine()
+        folder = pathlib.Path(given or pathlib.Path(base).expanduser() / "cfx_jax" / _machine())
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # No home, or nothing can be written there.
         _logger.info("compiled programs are not kept: %s", error)
+        jax.config.update("jax_compilation_cache_dir", None)
         return
-    if os.access(folder, os.W_OK | os.X_OK):
+    if not given and os.access(folder, os.W_OK | os.X_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

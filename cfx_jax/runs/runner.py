@@ -134,7 +134,8 @@ def run(
                         shape,
                         cluster.devices_for(models[0]),
                     )
-                    _compile(solver, config.batch)
+                    num_tasks = sum(map(len, units.values())) * len(config.explain.objectives)
+                    _compile(solver, config.batch, num_tasks)
                     resize = data.resize_for(config.data, models[0])
                     load = functools.partial(load_units, source, shape=shape, resize=resize)
 
@@ -217,8 +218,8 @@ def _check_readable(reader: RecordReader, config: Config) -> None:
         )
 
 
-def _compile(solver: Solver, config: BatchConfig) -> None:
-    most = math.ceil(config.unit_size / solver.num_devices)
+def _compile(solver: Solver, config: BatchConfig, num_tasks: int) -> None:
+    most = math.ceil(min(config.unit_size, num_tasks) / solver.num_devices)
     if config.per_device_batch_size is None:
         needed = compile_to_fit(solver, most)
     else:

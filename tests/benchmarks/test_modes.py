@@ -1,5 +1,7 @@
-"""The comparison of modes: what its tables say of known results, and a run in two parts."""
+"""The comparison of modes: tables of known results, what it refuses, and a run in two parts."""
 
+import dataclasses
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -8,11 +10,33 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data as photographs
+from skimage import data
+
+from cfx_jax.fido.settings import MODES
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "modes.py"
 EGYPTIAN_CAT = 285
 NAMES = ("a.png", "b.png", "c.png")
+
+
+@pytest.fixture(scope="module")
+def modes():
+    spec = importlib.util.spec_from_file_location("modes", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two pictures of a cat, and one of a cup that is said to be a cat."""
+    path = tmp_path_factory.mktemp("photographs")
+    cat = data.chelsea()
+    for name, pixels in zip(NAMES, (cat, cat[:, ::-1], data.coffee()), strict=True):
+        Image.fromarray(np.asarray(pixels)).save(path / name)
+    rows = [f"{name},{EGYPTIAN_CAT}" for name in NAMES]
+    (path / "manifest.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    return path
 
 
 def compare(folder, out, *arguments):
@@ -20,68 +44,102 @@ def compare(folder, out, *arguments):
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two pictures of a cat, and one of a cup that is said to be a cat."""
-    path = tmp_path_factory.mktemp("photographs")
-    cat = photographs.chelsea()
-    for name, pixels in zip(NAMES, (cat, cat[:, ::-1], photographs.coffee()), strict=True):
-        Image.fromarray(np.asarray(pixels)).save(path / name)
-    rows = [f"{name},{EGYPTIAN_CAT}" for name in NAMES]
-    (path / "manifest.csv").write_text("\n".join(["file,label", *rows]) + "\n")
-    return path
+def explanation(modes, value, kept):
+    """As far as it is read; with a leading axis, as a solver gives it."""
+    zeros = {field.name: np.zeros(1) for field in dataclasses.fields(modes.Explanation)}
+    known = {"objective": [value], "kept_area": [kept], "success_rate": [1.0], "steps": [240]}
+    return modes.Explanation(**(zeros | {name: np.asarray(one) for name, one in known.items()}))
 
 
-def result(photo, mode, objective, value):
-    figures = {"objective": value, "success_rate": 1.0, "area": 0.5, "steps": 2}
-    return {"photo": photo, "mode": mode, "objective_name": objective, **figures}
-
-
-def test_tables_are_of_the_photographs_that_all_modes_have_explained(folder, tmp_path):
-    values = {
-        ("fast", "ssr"): {"a.png": -3.0, "b.png": -1.0},
-        ("paper", "ssr"): {"a.png": -2.0, "b.png": -1.2, "of another part": 100.0},
-        ("fast", "sdr"): {"a.png": 1.0, "b.png": 1.0},
-        ("paper", "sdr"): {"a.png": 0.5, "b.png": 0.0},
-    }
-    rows = [
-        result(photo, mode, objective, value)
-        for (mode, objective), by_photo in values.items()
-        for photo, value in by_photo.items()
+def test_tables_are_of_the_photographs_that_all_modes_have_explained(modes, tmp_path):
+    photographs = [
+        modes.Photograph(name, np.zeros((8, 8, 3), np.uint8), EGYPTIAN_CAT) for name in NAMES
     ]
-    out = tmp_path / "results.json"
-    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    process = compare(folder, out)
-    assert process.returncode == 0, process.stderr
-    said = process.stdout.splitlines()
-    # The cup is no cat.
-    assert said[0] == "2 photographs, 96 x 96"
-    assert said.count("ssr, 2 photographs") == said.count("sdr, 2 photographs") == 1
-    for line in (
-        "  objective    fast       -2.000",
-        "  objective    paper      -1.600",
-        "  objective    fast - paper: -0.400 [-1.000, 0.200]",
-        "  fast at least as good, within 0.25, on 100.0%",
-        "  objective    fast - paper: 0.750 [0.500, 1.000]",
-        "  fast at least as good, within 0.25, on 0.0%",
-    ):
-        assert line in said, process.stdout
-    # Nothing was missing, so nothing was done.
-    assert len(out.read_text().splitlines()) == len(rows)
+    settings = {mode: MODES[mode] for mode in ("fast", "paper")}
+    values = {"fast": ([-3.0, 1.0], [-1.0, 1.0]), "paper": ([-2.0, 0.5], [-1.2, 0.0], [99.0, 99.0])}
+    results = modes.Results(tmp_path / "results")
+    for mode, of_photos in values.items():
+        for photo, (ssr, sdr) in zip(photographs, of_photos, strict=False):
+            found = {
+                "ssr": explanation(modes, ssr, 0.25),
+                "sdr": explanation(modes, sdr, 0.25),
+            }
+            results.add(photo, settings[mode], found)
+    # Of other settings: not a part of this.
+    results.add(photographs[2], dataclasses.replace(MODES["fast"], num_steps=300), found)
+    for again in (results, modes.Results(tmp_path / "results")):
+        said = "\n".join(modes.tables(again, photographs, settings))
+        for line in (
+            "ssr, 2 photographs",
+            "  objective    fast       -2.000",
+            "  objective    paper      -1.600",
+            "  objective    fast - paper: -0.400 [-1.000, 0.200]",
+            "  fast at least as good as paper, within 0.25, on 100.0%",
+            "  area         fast        0.250",
+            "  evaluations  fast      240.000",
+            "  evaluations  paper    1920.000",
+            "sdr, 2 photographs",
+            "  objective    fast - paper: 0.750 [0.500, 1.000]",
+            "  fast at least as good as paper, within 0.25, on 0.0%",
+            "  area         fast        0.750",
+        ):
+            assert line in said.splitlines(), said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hello\n", "a line that is no result: 'hello'"),
+        ('{"a": 1}\n', "a line that is no result"),
+        ("3\n", "a line that is no result: '3'"),
+        ('{"of": {}, "figures"', "was cut off: remove"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_stays(modes, tmp_path, content, message):
+    path = tmp_path / "results"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        modes.Results(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--part=2/2"], "2/2 is no part"),
+        (["--part=x"], "invalid _part value"),
+        (["--num_photos=0"], "invalid positive value"),
+        (["--mask_size=97"], "more cells than 96"),
+        (["--photos=/no/such"], "no such folder"),
+        (["--out=/no/such/file"], "No such file"),
+        (["--out=/"], "Is a directory"),
+    ],
+)
+def test_bad_arguments_are_one_message(modes, tmp_path, capsys, monkeypatch, arguments, message):
+    given = ["modes.py", f"--photos={tmp_path}", f"--out={tmp_path / 'out'}", "--size=96"]
+    monkeypatch.setattr(sys, "argv", [*given, *arguments])
+    with pytest.raises(SystemExit):
+        modes.main()
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_parts_explain_what_one_process_explains(folder, tmp_path):
-    """And what is there is not done again."""
+    """And what is there is not done again; the cup is no cat."""
     found = {}
     for out, parts in {"whole": ["0/1"], "parts": ["0/2", "1/2", "0/2"]}.items():
         path = tmp_path / out
         for part in parts:
             process = compare(folder, path, f"--part={part}", "--modes", "bbmp")
             assert process.returncode == 0, process.stderr
+            assert process.stdout.startswith("2 photographs, 96 x 96\n")
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[out] = {(row["photo"], row["objective_name"]): row["objective"] for row in rows}
-        assert len(rows) == len(found[out]) == 4
+        assert "sdr, 2 photographs" in process.stdout
+        assert len(rows) == 4
+        found[out] = {
+            (row["of"]["photo"], row["of"]["objective"]): row["figures"]["objective"]
+            for row in rows
+        }
     assert found["parts"] == pytest.approx(found["whole"], abs=1e-3)
 
 
@@ -90,6 +148,6 @@ def test_a_folder_that_is_all_wrong_is_refused(folder, tmp_path):
     wrong.mkdir()
     (wrong / "c.png").write_bytes((folder / "c.png").read_bytes())
     (wrong / "manifest.csv").write_text(f"file,label\nc.png,{EGYPTIAN_CAT}\n")
-    process = compare(wrong, tmp_path / "results.json")
+    process = compare(wrong, tmp_path / "results")
     assert process.returncode == 2
     assert "has no image that efficientnet_lite0 gets right" in process.stderr

@@ -126,6 +126,14 @@ def test_a_look_leaves_steps_to_learn(overrides, message):
         get_settings("bbmp", look_steps=1)
 
 
+def test_a_warm_up_that_is_asked_for_ends():
+    with pytest.raises(ValueError, match="warmup_steps is 21 after 4 look_steps, of 24 steps"):
+        get_settings("quick", warmup_steps=21)
+    assert get_settings("quick", warmup_steps=20).warmup_steps == 20
+    # What the mode has is not asked for: a run of two steps tries the rest of the program.
+    assert get_settings("region", num_steps=2, warmup_steps=6).num_steps == 2
+
+
 @pytest.mark.parametrize(("num_steps", "look_steps"), [(1, 0), (2, 1), (7, 3), (8, 4), (60, 4)])
 def test_the_look_of_a_mode_takes_at_most_half_of_the_steps(num_steps, look_steps):
     assert get_settings("quick", num_steps=num_steps).look_steps == look_steps

@@ -3,8 +3,10 @@
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -203,9 +205,36 @@ def test_help_lists_the_flags_of_the_command():
 
 def end(main):
     """Returns the exit status of a command."""
-    with pytest.raises(SystemExit) as ended:
-        cli.exit_with(main)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.exit_with(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
     return ended.value.code
+
+
+def test_a_second_interrupt_is_no_other_end():
+    code = """
+import atexit, signal, time
+from cfx_jax.runs import cli
+# One that was started in the background would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(time.sleep, 2)
+print(1)
+cli.exit_with(lambda: time.sleep(60))
+"""
+    command = [sys.executable, "-uc", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "1\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said += process.stderr.read()
+    assert said == "interrupted; go on with the same command\n"
+    assert process.returncode == 130
 
 
 def fail_with(error):

@@ -55,6 +55,18 @@ def test_where_nothing_can_be_written_nothing_is_kept(place, monkeypatch, tmp_pa
     assert place() is None
 
 
+def test_of_a_folder_that_is_none_is_told_why_nothing_is_kept(place, caplog, tmp_path):
+    (tmp_path / "file").write_text("")
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
+    with caplog.at_level("INFO"):
+        assert place() is None
+    assert "compiled programs are not kept" in caplog.text
+    assert str(tmp_path / "file") in caplog.text
+    # Of a bucket JAX says itself what is wrong.
+    jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
+    assert place() == "gs://bucket/programs"
+
+
 def test_a_torn_program_is_compiled_anew(commands, tmp_path):
     arguments = ["--config.data.max_examples=1", "--config.report.save_images=False"]
     kept = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -226,6 +226,15 @@ def test_with_patience_the_records_say_how_many_steps_each_image_took(run, folde
         np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3, err_msg=field.name)
 
 
+def test_no_more_images_are_taken_at_once_than_there_are(run, folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "cfx_jax")
+    asked = config(folder, objective="ssr", batch_size=64, max_examples=3)
+    asked.batch.unit_size = 1000
+    run(asked, tmp_path / "run")
+    # Three images on two devices.
+    assert "batch size: 2 on a device" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
