@@ -16,6 +16,7 @@ Two processes with a core each (`OMP_NUM_THREADS=1 taskset -c CORE`) take 45 s f
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import zlib
 from collections.abc import Iterator
@@ -204,7 +205,8 @@ def _explain(
     shape = photographs[0].pixels.shape
     solver = Solver(jax.random.key(0), *models, settings, list(DIRECTIONS), shape)
     # Eight masks at once whatever the mode, which is where two cores are busiest.
-    solver.compile(max(1, 8 // settings.num_samples))
+    most = math.ceil(len(DIRECTIONS) * len(photographs) / solver.num_devices)
+    solver.compile(min(most, max(1, 8 // settings.num_samples)))
     jobs = (
         # By its name, so that the noise of a photograph is the same in any part of the work.
         (photo, Images(photo.pixels[None], *(np.asarray([n]) for n in (photo.label, _key(photo)))))
