@@ -125,11 +125,12 @@ class Results:
         lines = []
         for objective, one in found.items():
             kept = float(one.kept_area[0])
+            spared = (settings.num_steps - int(one.steps[0])) * settings.num_samples
             figures = {
                 "objective": float(one.objective[0]),
                 "success_rate": float(one.success_rate[0]),
                 "area": kept if objective == "ssr" else 1 - kept,
-                "evaluations": int(one.steps[0]) * settings.num_samples,
+                "evaluations": settings.num_evaluations - spared,
             }
             of = _describe(photo, settings, objective)
             self._figures[json.dumps(of)] = figures
