@@ -13,14 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cfx_jax.classifiers.convolution import conv
 from cfx_jax.classifiers.depthwise import depthwise_conv
 
-# A kernel this wide that strides over so few channels, as the first of a ResNet, is applied to
-# images whose `stride x stride` pixels are folded into channels: 7 x 7 of 3 channels with stride 2
-# are 4 x 4 of 12 with stride 1. Three channels fill no matrix unit of an accelerator (on an H200
-# this was the dearest kernel of an explanation), and the gradient of a stride multiplies mostly
-# zeros: with it, folded takes 0.7 of the time on CPU, by itself 1.3 times as long.
-_WIDE, _FEW = 7, 4
 _TANH_SCALE, _TANH_CUBE = (2.0 / math.pi) ** 0.5, 0.044715  # of the approximation of the GELU
 
 
@@ -90,53 +85,6 @@ class Patches(nn.Module):
         grid = jnp.swapaxes(whole.reshape(count, rows, side, columns, side, channels), 2, 3)
         flat = grid.reshape(count, rows, columns, side * side * channels)
         return flat @ kernel.reshape(-1, self.features) + bias
-
-
-def conv(
-    images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = 0
-) -> jax.Array:
-    """Convolves `[N, H, W, C]` with `[k, k, C, features]`; see the attributes of `Conv`."""
-    if kernel.shape[0] == 1 and not padding:
-        # A matmul: same arithmetic, faster on CPU, equal elsewhere.
-        return images[:, ::stride, ::stride] @ kernel[0, 0]
-    pads = "SAME" if padding is None else [(padding, padding)] * 2
-    few_channels = kernel.shape[0] >= _WIDE and kernel.shape[2] <= _FEW
-    if stride > 1 and padding is not None and few_channels:
-        pads = [_folded_pads(n, kernel.shape[0], stride, padding) for n in images.shape[1:3]]
-        images, kernel = _fold(images, stride), _fold_kernel(kernel, stride, padding)
-        stride = 1
-    return lax.conv_general_dilated(
-        images, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _fold_kernel(kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Makes of `[k, k, C, features]` the kernel for images whose pixels are folded into channels.
-
-    The first window begins `padding` pixels before the image. Zeros before the kernel make that a
-    multiple of the stride, zeros behind it make its side one, so that it folds as the image does.
-    """
-    before = -padding % stride
-    behind = -(kernel.shape[0] + before) % stride
-    padded = jnp.pad(kernel, ((before, behind), (before, behind), (0, 0), (0, 0)))
-    return jnp.moveaxis(_fold(jnp.moveaxis(padded, 3, 0), stride), 0, 3)
-
-
-def _folded_pads(length: int, size: int, stride: int, padding: int) -> tuple[int, int]:
-    """Returns what is added before and behind a folded side, so that the windows are the same."""
-    low = -(-padding // stride)
-    side = low + -(-(size - padding) // stride)
-    windows = (length + 2 * padding - size) // stride + 1
-    return low, windows + side - 1 - low - -(-length // stride)
-
-
-def _fold(images: jax.Array, side: int) -> jax.Array:
-    """Maps `[N, H, W, C]` to `[N, ceil(H / side), ceil(W / side), side side C]`."""
-    count, height, width, channels = images.shape
-    padded = jnp.pad(images, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
-    rows, columns = -(-height // side), -(-width // side)
-    grid = padded.reshape(count, rows, side, columns, side, channels)
-    return jnp.swapaxes(grid, 2, 3).reshape(count, rows, columns, -1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -133,6 +133,9 @@ class MaskLaw:
             return KeepMap(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit), logit)
         drop_prob = jax.nn.sigmoid(-cells) if self.draws else 1.0 - cells
         keep, drop = upsample(self.keep_prob(cells), size), upsample(drop_prob, size)
+        # What keep gains drop loses, to the last digit of either slope, so that one map of slopes
+        # goes back to the cells, and not two; values stay apart.
+        drop = jax.lax.stop_gradient(drop) + (jax.lax.stop_gradient(keep) - keep)
         return KeepMap(keep, drop, jnp.log(keep + _FLOOR) - jnp.log(drop + _FLOOR))
 
     def draw(
@@ -164,7 +167,9 @@ class MaskLaw:
             noise = log_ndtr(field) - log_ndtr(-field)
         else:
             noise = draw_blocks(_logistic, key, shape, self.block_size)
-        perturbed = (pixels.logit + noise)[..., None]
+        # A map for each mask, whose derivative is a sum of slices; that of a broadcast one is a
+        # reduction over few numbers far apart, 4 % of a step of EfficientNet-Lite0 on a CPU.
+        perturbed = (jnp.stack([pixels.logit] * num_samples) + noise)[..., None]
         holes = (perturbed > 0).astype(jnp.float32)
         return jax.nn.sigmoid(perturbed / self.temperature), holes
 

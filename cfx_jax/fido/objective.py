@@ -199,8 +199,10 @@ def penalty(
         area += strip * perimeter(pixels.drop)
     if settings.success_target:
         area *= _PIXELS / pixels.drop.size
-    price = settings.sparsity_weight if price is None else price
-    return price * area + settings.tv_weight * total_variation(pixels.drop)
+    cost = (settings.sparsity_weight if price is None else price) * area
+    if settings.tv_weight:
+        cost += settings.tv_weight * total_variation(pixels.drop)
+    return cost
 
 
 class StepValue(NamedTuple):
