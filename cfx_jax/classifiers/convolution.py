@@ -106,16 +106,27 @@ def _on_cpu_vjp(
     # Linear in either, so that what is not asked for costs nothing.
     pull_back = jax.vjp(partial(_on_cpu, stride=stride, pads=pads), images, kernel)[1]
     from_images, from_kernel = pull_back(cotangent)
-    side, _, channels, _ = kernel.shape
-    if channels <= _FEW and side <= _NARROW:
-        return from_images, from_kernel
+    if kernel.shape[2] > _FEW:
+        from_images = _from_images(cotangent, kernel, images.shape, stride, pads)
+    elif len(kernel) > _NARROW:
+        # Of a wide kernel of few channels the gradient alone is faster folded.
+        fold = partial(_fold_strides, kernel=kernel, stride=stride, pads=pads)
+        folded, unfold, kernel = jax.vjp(fold, images, has_aux=True)
+        shape = folded.shape
+        (from_images,) = unfold(_from_images(cotangent, kernel, shape, 1, ((0, 0), (0, 0))))
+    return from_images, from_kernel
+
+
+def _from_images(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, pads: _Pads
+) -> jax.Array:
+    """Computes the cotangent of images of a shape, the axes of the kernel in their order."""
     # Window i of the spread cotangent holds all that image pixel i has gone into.
     around = []
-    for (low, _), length, out in zip(pads, images.shape[1:3], cotangent.shape[1:3], strict=True):
-        before = side - 1 - low
-        around.append((before, length - ((out - 1) * stride + 1) + low))
+    for (low, _), length, out in zip(pads, shape[1:3], cotangent.shape[1:3], strict=True):
+        around.append((len(kernel) - 1 - low, length - ((out - 1) * stride + 1) + low))
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return _convolve(cotangent, turned, 1, tuple(around), spread=stride), from_kernel
+    return _convolve(cotangent, turned, 1, tuple(around), spread=stride)
 
 
 def _convolve(
