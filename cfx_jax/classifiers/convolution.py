@@ -2,18 +2,21 @@
 
 Arrays are `[N, H, W, C]` (channels last), kernels `[k, k, C, features]`.
 
-In a compiled loop, as that of an optimisation, XLA takes a fast convolution on CPU only where the
-axes of the kernel are in that order, which those of the input gradient that autodiff writes are
-not: turned by hand, the gradient of a layer takes between a fifth and a half of the time. The first
-layer of a network has few channels and another fast way each on CPU and on accelerators.
+In the body of a compiled loop, as that of an optimisation, XLA takes a fast convolution on CPU only
+where the axes of the kernel are in that order. Those of the input gradient that autodiff writes are
+not, and so the derivative here begins with a kernel turned the other way: autodiff turns it back,
+and the gradient of a layer takes between a fifth and a half of the time. The first layer of a
+network has few channels and another fast way each on CPU and on accelerators.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 _Pads = tuple[tuple[int, int], ...]
 
@@ -55,7 +58,7 @@ def conv(
     return _conv(images, kernel, stride, pads)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads) -> jax.Array:
     return lax.platform_dependent(
         images,
@@ -65,26 +68,22 @@ def _conv(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads) -> jax
     )
 
 
-def _forward(
-    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(images, kernel, stride, pads), (images, kernel)
+def _jvp(
+    stride: int, pads: _Pads, primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
+) -> tuple[jax.Array, Any]:
+    images, kernel = primals
+    parts = []
+    if not isinstance(tangents[0], SymbolicZero):
+        on_cpu = partial(_on_cpu, stride=stride, pads=pads, turned=True)
+        default = partial(_on_accelerator, stride=stride, pads=pads)
+        parts.append(lax.platform_dependent(tangents[0], kernel, cpu=on_cpu, default=default))
+    if not isinstance(tangents[1], SymbolicZero):
+        parts.append(_conv(images, tangents[1], stride, pads))
+    return _conv(images, kernel, stride, pads), sum(parts[1:], parts[0])
 
 
-def _backward(
-    stride: int, pads: _Pads, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    def on_accelerator(
-        images: jax.Array, kernel: jax.Array, cotangent: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        layer = partial(_on_accelerator, stride=stride, pads=pads)
-        return jax.vjp(layer, images, kernel)[1](cotangent)
-
-    on_cpu = partial(_on_cpu_vjp, stride=stride, pads=pads)
-    return lax.platform_dependent(*residuals, cotangent, cpu=on_cpu, default=on_accelerator)
-
-
-_conv.defvjp(_forward, _backward)
+# A kernel that nobody asks for a derivative of would be convolved with zeros otherwise.
+_conv.defjvp(_jvp, symbolic_zeros=True)
 
 
 def _on_accelerator(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads) -> jax.Array:
@@ -94,51 +93,27 @@ def _on_accelerator(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pa
     return _convolve(images, kernel, stride, pads)
 
 
-def _on_cpu(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads) -> jax.Array:
+def _on_cpu(
+    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, turned: bool = False
+) -> jax.Array:
     if kernel.shape[2] <= _FEW and len(kernel) <= _NARROW:
         return _multiply_windows(*_fold_strides(images, kernel, stride, pads))
-    return _convolve(images, kernel, stride, pads)
-
-
-def _on_cpu_vjp(
-    images: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, pads: _Pads
-) -> tuple[jax.Array, jax.Array]:
-    # Linear in either, so that what is not asked for costs nothing.
-    pull_back = jax.vjp(partial(_on_cpu, stride=stride, pads=pads), images, kernel)[1]
-    from_images, from_kernel = pull_back(cotangent)
-    if kernel.shape[2] > _FEW:
-        from_images = _from_images(cotangent, kernel, images.shape, stride, pads)
-    elif len(kernel) > _NARROW:
-        # Of a wide kernel of few channels the gradient alone is faster folded.
-        fold = partial(_fold_strides, kernel=kernel, stride=stride, pads=pads)
-        folded, unfold, kernel = jax.vjp(fold, images, has_aux=True)
-        shape = folded.shape
-        (from_images,) = unfold(_from_images(cotangent, kernel, shape, 1, ((0, 0), (0, 0))))
-    return from_images, from_kernel
-
-
-def _from_images(
-    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, pads: _Pads
-) -> jax.Array:
-    """Computes the cotangent of images of a shape, the axes of the kernel in their order."""
-    # Window i of the spread cotangent holds all that image pixel i has gone into.
-    around = []
-    for (low, _), length, out in zip(pads, shape[1:3], cotangent.shape[1:3], strict=True):
-        around.append((len(kernel) - 1 - low, length - ((out - 1) * stride + 1) + low))
-    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return _convolve(cotangent, turned, 1, tuple(around), spread=stride)
+    if kernel.shape[2] <= _FEW and turned:  # Of a wide kernel the gradient alone is faster folded.
+        images, kernel = _fold_strides(images, kernel, stride, pads)
+        stride, pads = 1, ((0, 0), (0, 0))
+    return _convolve(images, kernel, stride, pads, turned)
 
 
 def _convolve(
-    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, spread: int = 1
+    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, turned: bool = False
 ) -> jax.Array:
+    """Convolves; `turned` is slow by itself, and its transpose, the input gradient, fast."""
+    axes = "HWIO"
+    if turned:
+        kernel, axes = jnp.swapaxes(kernel, 2, 3), "HWOI"
+    numbers = ("NHWC", axes, "NHWC")
     return lax.conv_general_dilated(
-        images,
-        kernel,
-        (stride, stride),
-        pads,
-        lhs_dilation=(spread, spread),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        images, kernel, (stride, stride), pads, dimension_numbers=numbers
     )
 
 

@@ -78,6 +78,39 @@ def test_what_accelerators_compute_is_the_published_layer_too(side, stride, padd
     check_equal(functools.partial(conv, stride=stride, padding=padding), images, kernel)
 
 
+@pytest.mark.parametrize(("side", "stride", "padding", "channels"), [(3, 2, 1, 6), (7, 2, 3, 3)])
+def test_derivatives_in_any_mode_and_of_second_order_are_those_of_the_published_layer(
+    side, stride, padding, channels
+):
+    images, kernel = make_case((17, 18), side, channels)
+    directions = jnp.cos(images), jnp.sin(kernel)
+
+    def derivatives(layer):
+        def total(images, kernel):
+            return jnp.sin(layer(images, kernel, stride, padding)).sum()
+
+        primals = images, kernel
+        second = jax.jvp(jax.grad(total, argnums=(0, 1)), primals, directions)
+        return jax.tree.leaves((jax.jvp(total, primals, directions), second))
+
+    for result, expected in zip(derivatives(conv), derivatives(published), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kernel_that_is_not_asked_about_is_not_convolved_with():
+    images, kernel = make_case((9, 9), 3, 6)
+
+    def total(images, kernel):
+        return jnp.sin(conv(images, kernel, 2, 1)).sum()
+
+    def count(argnums):
+        program = str(jax.make_jaxpr(jax.grad(total, argnums))(images, kernel))
+        return program.count("conv_general_dilated[")
+
+    # A branch each of CPU and others, of the layer and of its gradients.
+    assert (count(0), count(1), count((0, 1))) == (4, 4, 6)
+
+
 def test_it_maps_over_images_and_kernels():
     images, kernel = make_case((12, 11), 3, 6)
     pairs = images[:, None], jnp.stack([kernel, -kernel])
