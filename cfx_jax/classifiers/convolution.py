@@ -46,7 +46,12 @@ def conv(
 
     Returns:
         float `[N, h, w, features]`.
+
+    Raises:
+        ValueError: the images are no batch.
     """
+    if images.ndim != 4:
+        raise ValueError(f"images are {images.shape}; expected a batch, [N, H, W, C]")
     side = len(kernel)
     if side == 1 and not padding:
         # A matmul: same arithmetic, faster on CPU, equal elsewhere.
@@ -119,10 +124,10 @@ def _convolve(
 
 def _multiply_windows(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves without padding or stride, as the product of all windows and the kernel."""
-    side, *_, features = kernel.shape
+    side, _, channels, features = kernel.shape
     rows, columns = (length - side + 1 for length in images.shape[1:3])
     windows = [images[:, i : i + rows, j : j + columns] for i, j in np.ndindex(side, side)]
-    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, features)
+    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(side * side * channels, features)
 
 
 def _fold_strides(
@@ -134,7 +139,7 @@ def _fold_strides(
     kernel = jnp.pad(kernel, ((0, behind), (0, behind), (0, 0), (0, 0)))
     around = [(0, 0, 0)]
     for length, (low, high) in zip(images.shape[1:3], pads, strict=True):
-        steps = (length + low + high - side) // stride
+        steps = max((length + low + high - side) // stride, -1)  # Of too small an image no window.
         # Below zero where the last pixels are in no window.
         around.append((low, steps * stride + len(kernel) - low - length, 0))
     images = lax.pad(images, jnp.zeros((), images.dtype), [*around, (0, 0, 0)])
@@ -146,4 +151,4 @@ def _fold(images: jax.Array, side: int) -> jax.Array:
     count, height, width, channels = images.shape
     rows, columns = height // side, width // side
     grid = images.reshape(count, rows, side, columns, side, channels)
-    return jnp.swapaxes(grid, 2, 3).reshape(count, rows, columns, -1)
+    return jnp.swapaxes(grid, 2, 3).reshape(count, rows, columns, side * side * channels)

@@ -34,6 +34,15 @@ _logistic = functools.partial(jax.random.logistic, dtype=jnp.float32)
 _uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
 
 
+@jax.custom_jvp
+def _sigmoid(logits: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(logits)
+
+
+# Not p (1 - p), which is zero from a logit of 17 on.
+_sigmoid.defjvps(lambda tangent, p, logits: tangent * p * jax.nn.sigmoid(-logits))
+
+
 class Relaxation(enum.Enum):
     """How masks are drawn from the keep probability p of a pixel.
 
@@ -101,7 +110,7 @@ class MaskLaw:
 
     def keep_prob(self, cells: jax.Array) -> jax.Array:
         """Returns the probability of keeping each cell."""
-        return jax.nn.sigmoid(cells) if self.draws else cells
+        return _sigmoid(cells) if self.draws else cells
 
     def mask_logits(self, cells: jax.Array) -> jax.Array:
         """Returns the logit of keeping each cell, finite."""
@@ -133,8 +142,8 @@ class MaskLaw:
             return KeepMap(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit), logit)
         drop_prob = jax.nn.sigmoid(-cells) if self.draws else 1.0 - cells
         keep, drop = upsample(self.keep_prob(cells), size), upsample(drop_prob, size)
-        # What keep gains drop loses, to the last digit of either slope, so that one map of slopes
-        # goes back to the cells, and not two; values stay apart.
+        # What keep gains drop loses, so that one map of slopes goes back to the cells, and not two;
+        # the values stay apart.
         drop = jax.lax.stop_gradient(drop) + (jax.lax.stop_gradient(keep) - keep)
         return KeepMap(keep, drop, jnp.log(keep + _FLOOR) - jnp.log(drop + _FLOOR))
 

@@ -111,6 +111,27 @@ def test_a_kernel_that_is_not_asked_about_is_not_convolved_with():
     assert (count(0), count(1), count((0, 1))) == (4, 4, 6)
 
 
+@pytest.mark.parametrize("shape", [(0, 9, 9), (2, 2, 2), (2, 5, 1)])
+@pytest.mark.parametrize(("side", "stride"), [(3, 2), (3, 1), (5, 2), (7, 2)])
+@pytest.mark.parametrize("channels", [3, 6])
+def test_nothing_comes_of_no_images_or_of_too_small_ones(shape, side, stride, channels):
+    images, kernel = jnp.ones((*shape, channels)), jnp.ones((side, side, channels, 4))
+    layer = functools.partial(conv, stride=stride)
+    expected = jax.eval_shape(
+        functools.partial(published, stride=stride, padding=0), images, kernel
+    )
+    value, pull_back = jax.vjp(layer, images, kernel)
+    assert value.shape == expected.shape
+    for result, like in zip(pull_back(value), (images, kernel), strict=True):
+        assert result.shape == like.shape
+        assert not result.any()
+
+
+def test_a_single_image_is_refused():
+    with pytest.raises(ValueError, match=r"images are \(8, 8, 3\); expected a batch"):
+        conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)), 2, 1)
+
+
 def test_it_maps_over_images_and_kernels():
     images, kernel = make_case((12, 11), 3, 6)
     pairs = images[:, None], jnp.stack([kernel, -kernel])

@@ -62,6 +62,18 @@ def test_keep_map_and_its_gradient_stay_finite(logit):
         np.testing.assert_allclose(value / 36, logit, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("value", [-60.0, -20.0, -3.0, 0.0, 3.0, 12.0, 17.0, 20.0, 60.0])
+def test_slopes_of_cells_are_right_however_sure_they_are(value):
+    def total(cells, name):
+        return getattr(MaskLaw(Relaxation.CONCRETE).keep_map(cells, (9, 9)), name).sum() / 81
+
+    cells = jnp.full((3, 3), value)
+    slopes = {name: jax.grad(total)(cells, name).sum() for name in ("logit", "keep", "drop")}
+    slope = 1.0 / (2.0 + np.exp(value) + np.exp(-value))
+    np.testing.assert_allclose(slopes["logit"], 1.0, rtol=1e-3)
+    np.testing.assert_allclose([slopes["keep"], -slopes["drop"]], slope, rtol=1e-4)
+
+
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.8])
 def test_concrete_samples_have_the_closed_form_mean_and_gradient(keep):
     """At T = 0.1, against the expectation integrated numerically over logistic noise."""
