@@ -62,24 +62,36 @@ def read(workdir):
 
 
 @pytest.mark.slow
-def test_a_pod_gives_what_one_process_with_one_device_gives(commands, undisturbed, tmp_path):
-    commands.run(tmp_path / "alone", pod=(1, 1))
+def test_a_pod_gives_what_one_process_with_as_many_devices_gives(commands, undisturbed, tmp_path):
+    commands.run(tmp_path / "alone", pod=(1, 2))
     pod, alone = read(undisturbed), read(tmp_path / "alone")
     assert sorted(pod) == sorted(alone)
     ids = [row.tobytes().rstrip(b"\0").decode() for row in pod["id"]]
     assert ids == [f"{index:02}.png" for index in range(64)], "each image once, none missing"
     assert pod["complete"].all()
     for name, values in pod.items():
-        if values.dtype.kind == "f":
-            # Values that differ by rounding may be stored as neighbours of their type.
-            step = np.finfo(values.dtype).eps
-            np.testing.assert_allclose(values, alone[name], rtol=step, atol=1e-3, err_msg=name)
-        elif not name.endswith("_infilled"):  # Pixels of a hard mask may fall to either side.
-            np.testing.assert_array_equal(values, alone[name], err_msg=name)
+        np.testing.assert_array_equal(values, alone[name], err_msg=name)
     keep = 1 / (1 + np.exp(-pod["ssr_mask_logits"].astype(np.float32)))
     assert np.ptp(keep) > 0.05, "something was learnt"
     assert len(set(pod["sdr_steps"].tolist())) > 1, "images stop at different steps"
     assert (undisturbed / "report/index.html").is_file()
+
+
+@pytest.mark.slow
+def test_with_one_device_most_masks_are_the_same(commands, undisturbed, tmp_path):
+    """Not all: XLA divides the work among cores by the number of devices and rounds otherwise.
+
+    Where a unit of the network is at zero or a trace at its limit, an image then goes another way.
+    """
+    commands.run(tmp_path / "alone", pod=(1, 1))
+    pod, alone = read(undisturbed), read(tmp_path / "alone")
+    for name in ("id", "label", "target", "complete"):
+        np.testing.assert_array_equal(pod[name], alone[name])
+    for name in ("ssr_mask_logits", "sdr_mask_logits"):
+        step = np.finfo(pod[name].dtype).eps
+        close = np.isclose(pod[name], alone[name], rtol=step, atol=1e-3)
+        # Two cores: 0.98. One core: 0.77.
+        assert close.reshape(64, -1).all(axis=1).mean() >= 0.75, name
 
 
 def prepare_tfds(folder, photographs):
