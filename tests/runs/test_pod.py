@@ -78,7 +78,7 @@ def test_a_pod_gives_what_one_process_with_as_many_devices_gives(commands, undis
 
 
 @pytest.mark.slow
-def test_with_one_device_most_masks_are_the_same(commands, undisturbed, tmp_path):
+def test_with_one_device_nearly_all_masks_are_the_same(commands, undisturbed, tmp_path):
     """Not all: XLA divides the work among cores by the number of devices and rounds otherwise.
 
     Where a unit of the network is at zero or a trace at its limit, an image then goes another way.
@@ -90,8 +90,8 @@ def test_with_one_device_most_masks_are_the_same(commands, undisturbed, tmp_path
     for name in ("ssr_mask_logits", "sdr_mask_logits"):
         step = np.finfo(pod[name].dtype).eps
         close = np.isclose(pod[name], alone[name], rtol=step, atol=1e-3)
-        # Two cores: 0.98. One core: 0.77.
-        assert close.reshape(64, -1).all(axis=1).mean() >= 0.75, name
+        # On two cores 63 of 64.
+        assert close.reshape(64, -1).all(axis=1).mean() >= 0.9, name
 
 
 def prepare_tfds(folder, photographs):
