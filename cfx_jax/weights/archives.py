@@ -4,30 +4,23 @@ A few bytes of them can announce arrays without end, so what is announced is com
 there before memory is taken. Nothing in a file is unpickled.
 """
 
+import io
 import json
 import math
 import os
 import pathlib
-import re
 import zipfile
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import tensorstore as ts
+from numpy.lib import format as npy
 
 # Trained weights shrink to no less than half, zeros to a thousandth: a hundredth leaves room for
 # files that hold many of them.
 _MAX_EXPANSION = 100
 _ALWAYS_FITS = 2**26
-# What NumPy and other writers put before the numbers. It is a Python expression, matched instead
-# of evaluated; a structured type is a list and does not match.
-_HEADER = re.compile(
-    rb"\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),"
-    rb"\s*'shape':\s*\(([\dL, ]*)\),?\s*\}\s*"
-)
-_MAX_HEADER = 10_000  # NumPy's own limit
-_NUMBERS = re.compile(r"[<>|=][biufc]\d{1,2}")
 
 
 def read_npz_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -73,35 +66,32 @@ def _npz_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _npy_array(name: str, data: bytes) -> np.ndarray:
     """The array of one `.npy` file; it shares the memory of `data`."""
-    width = 2 if data[6:7] == b"\1" else 4  # of the header's length, after magic and version
-    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
-    header = None
-    if data.startswith(b"\x93NUMPY") and start <= _MAX_HEADER:
-        header = _HEADER.fullmatch(data[8 + width : start])
-    if header is None:
-        raise ValueError(f"array {name!r} has no header of a plain array")
-    dtype = _dtype(name, header[1].decode("latin-1"))
-    shape = tuple(int(size) for size in re.findall(rb"\d+", header[3]))
+    file = io.BytesIO(data)
+    try:
+        version = npy.read_magic(file)
+        # Versions 2 and 3 differ in the encoding of names of fields, which numbers have not.
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, columns_first, dtype = read_header(file)
+    except ValueError as error:
+        raise ValueError(f"array {name!r} has no header of NumPy's: {error}") from error
+    dtype = _number_dtype(name, dtype)
+    start = file.tell()
     if math.prod(shape) * dtype.itemsize != len(data) - start:
         raise ValueError(f"array {name!r} of shape {shape} has {len(data) - start} bytes")
-    columns_first = header[2] == b"True"
-    array: np.ndarray = np.ndarray(
-        shape[::-1] if columns_first else shape, dtype, buffer=data, offset=start
-    )
-    return array.T if columns_first else array
+    return np.ndarray(shape, dtype, data, start, order="F" if columns_first else "C")
 
 
-def _dtype(name: str, description: str) -> np.dtype:
-    if description in ("|V2", "<V2"):
+def _number_dtype(name: str, dtype: np.dtype) -> np.dtype:
+    if dtype == np.dtype("V2"):
         return np.dtype(ml_dtypes.bfloat16)
-    if "O" in description:
+    if dtype.hasobject:
         raise ValueError(f"array {name!r} holds pickled Python objects, which are never loaded")
-    if not _NUMBERS.fullmatch(description):
+    if dtype.kind not in "biufc":
         raise ValueError(
-            f"array {name!r} is of type {description!r}, expected numbers; save others, "
-            "such as 8-bit floats, as float32 or float16"
+            f"array {name!r} is of type {npy.dtype_to_descr(dtype)!r}, expected numbers; save "
+            "others, such as 8-bit floats, as float32 or float16"
         )
-    return np.dtype(description)
+    return dtype
 
 
 def read_orbax_arrays(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
