@@ -15,13 +15,6 @@ from cfx_jax.config import ConfigError
 
 _logger = logging.getLogger(__name__)
 _DELIMITERS = ",;\t|"
-_MARKS = {
-    b"\xef\xbb\xbf": "utf-8-sig",
-    b"\xff\xfe\0\0": "utf-32",
-    b"\0\0\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
 # How files of other kinds begin, which may be called .csv all the same.
 _OTHER_KINDS = {
     b"PK\x03\x04": "a spreadsheet (.xlsx) or a zip file",
@@ -30,6 +23,8 @@ _OTHER_KINDS = {
     b"PAR1": "a Parquet file",
     b"%PDF": "a PDF file",
     b"SQLite": "a database",
+    b"\xff\xfe": "UTF-16 or UTF-32",
+    b"\xfe\xff": "UTF-16",
 }
 # What each column may be called, small and without spaces and signs; those of Hugging Face, too.
 _COLUMNS = {"file": "file", "filename": "file", "label": "label", "boxes": "boxes",
@@ -68,7 +63,7 @@ class Row(NamedTuple):
 
 
 def read_manifest(path: pathlib.Path) -> list[Row]:
-    """Reads a table, whatever its encoding, its delimiter and the spelling of its columns.
+    """Reads a table in UTF-8, whatever its delimiter and the spelling of its columns.
 
     Args:
         path: of the table. Columns that are not `file` (or `file_name`), `label`, `boxes` or
@@ -78,10 +73,10 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
         Its rows that are not empty.
 
     Raises:
-        ConfigError: it cannot be read as a table, has no column of files, a column that may be
-            meant for one of ours, or a row that does not fit its columns.
+        ConfigError: it is not text in UTF-8, cannot be read as a table, has no column of files, a
+            column that may be meant for one of ours, or a row that does not fit its columns.
     """
-    text = _decode(path)
+    text = _read_text(path)
     if not text.strip():
         raise ConfigError(f"{path}: is empty; {_EXPECTED}")
     header, rows = _split_cells(path, text)
@@ -106,33 +101,22 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
     return found
 
 
-def _decode(path: pathlib.Path) -> str:
-    """Returns the text of a file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252."""
+def _read_text(path: pathlib.Path) -> str:
+    """Returns the text of a file in UTF-8, with or without a byte order mark."""
     content = path.read_bytes()
     for start, kind in _OTHER_KINDS.items():
         if content.startswith(start):
             raise ConfigError(f"{path}: is {kind}; expected text: save it as CSV in UTF-8")
-    encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in content:
-        # Every second byte of plain text is zero in UTF-16.
-        is_little = content[1::2].count(0) > content[::2].count(0)
-        encoding = "utf-16-le" if is_little else "utf-16-be"
     try:
-        text = content.decode(encoding)
-        if "\0" not in text:
-            return text
-        raise ConfigError(f"{path}: is no text in {encoding}; save it in UTF-8")
-    except UnicodeDecodeError as error:
-        if encoding != "utf-8":
-            raise ConfigError(f"{path}: is no text in {encoding}; save it in UTF-8") from error
-    try:
-        # The superset of Latin-1 that spreadsheets write.
-        text = content.decode("cp1252")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: is neither UTF-8, UTF-16 nor Windows-1252; save it in UTF-8"
+            f"{path}: is not UTF-8 at byte {error.start}; save it as CSV in UTF-8"
         ) from error
-    _logger.warning("%s: is not UTF-8, and read as Windows-1252 (Latin-1)", path)
+    if "\0" in text:
+        raise ConfigError(
+            f"{path}: has a zero byte, as UTF-16 without a mark has; save it as CSV in UTF-8"
+        )
     return text
 
 
