@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import itertools
 import logging
 import re
 import unicodedata
@@ -117,8 +116,8 @@ class Classes:
             The class of each.
 
         Raises:
-            ConfigError: only some mean a class, one may mean several, two mean one, there are not
-                as many as the classifier has, or their order is not that of numbers in them.
+            ConfigError: only some mean a class, one may mean several, two mean one, or there are
+                not as many as the classifier has.
         """
         try:
             numbers = [self.find(name) for name in names]
@@ -148,13 +147,6 @@ class Classes:
                 f"{where}: {len(names)} classes, but the classifier has {self._range()}, and names "
                 f"such as {unknown[0]!r} do not say which they are: name them by their numbers or "
                 "as the classifier does"
-            )
-        if contradicting := _find_contradiction(names):
-            earlier, later = contradicting
-            raise ConfigError(
-                f"{where}: {earlier!r} is before {later!r} in the order of texts, but not in that "
-                "of their numbers: name them by the numbers of their classes alone (0, 1, 2, ...) "
-                "or as the classifier does"
             )
         found = list(range(len(names)))
         _logger.warning(
@@ -198,30 +190,6 @@ class Classes:
                 index[_fold(part)].add(number)
         index.pop("", None)
         return {name: tuple(sorted(numbers)) for name, numbers in index.items()}
-
-
-def _find_contradiction(names: Sequence[str]) -> tuple[str, str] | None:
-    """Returns two names in the order of texts, such as `class10` and `class2`, that count down.
-
-    They count if all begin with a number or have one after the same word, or if they end with
-    numbers without a gap; `boeing747` and `cessna172` do not.
-    """
-    if list(names) != sorted(names):
-        return None
-    after = [re.match(r"(\D*)(\d+)", name) for name in names]
-    at_end = [re.match(r"(.*?)(\d+)$", name) for name in names]
-    for matches, is_index in ((after, False), (at_end, True)):
-        numbers = [int(match[2]) for match in matches if match]
-        words = {match[1].casefold() for match in matches if match}
-        is_whole = sorted(numbers) == list(
-            range(min(numbers, default=0), 1 + max(numbers, default=0))
-        )
-        if len(numbers) < len(names) or not (is_whole if is_index else len(words) == 1):
-            continue
-        for place, (number, following) in enumerate(itertools.pairwise(numbers)):
-            if number > following:
-                return names[place], names[place + 1]
-    return None
 
 
 def _fold(text: str) -> str:
