@@ -20,7 +20,7 @@ def main(workdir: str, target: str) -> None:
         row = [photo]
         for objective in run.objectives:
             logits = run.read_result(objective, "mask_logits", index, index + 1)[0]
-            row.append(pictures.draw_saliency(logits, objective, photo, run.mask_law))
+            row.append(pictures.draw_saliency(logits, objective, photo, run.settings.mask_law))
             row.append(run.read_result(objective, "infilled", index, index + 1)[0])
         rows.append([picture / 255 for picture in row])
     Image.fromarray(pictures.draw_sheet(rows)).save(target, quality=88)

@@ -1,6 +1,7 @@
 """Strict settings and small models with known answers, shared by all tests."""
 
 import atexit
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ import pytest
 
 import cfx_jax
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import SCALARS, make_fields
 
@@ -110,7 +112,8 @@ MANIFEST = {
     "objectives": ["ssr", "sdr"],
     "status_names": STATUS_NAMES,
     "class_names": ["cat", "dog", "cup, with a comma"],
-    "settings": {"relaxation": "concrete", "temperature": 0.4},
+    "settings": dataclasses.asdict(get_settings("fast", num_steps=3, mask_size=2))
+    | {"relaxation": "concrete"},
 }
 
 
@@ -144,7 +147,8 @@ def make_run(tmp_path):
         explain = ExplainConfig(mask_size=2, num_steps=3)
         config = Config(explain=explain, report=ReportConfig(pictures))
         fields = make_fields(config, ["e" * 160], (8, 8))
-        with RecordWriter(tmp_path / "run", MANIFEST | changes, fields, 5, unit_size=2) as writer:
+        manifest = MANIFEST | changes
+        with RecordWriter(tmp_path / "run", manifest, fields, 5, unit_size=2, ids=ids) as writer:
             for unit in units:
                 writer.write_unit(unit, values(*writer.unit_range(unit), fields, ids, statuses))
         return tmp_path / "run"

@@ -14,8 +14,7 @@ class JudgesConfig:
     Attributes:
         classifiers: others with the same classes, each `NAME` or `NAME=WEIGHTS`, as the section
             `classifier` gives the one explained. Hard masks, filled by `generator`, are shown to
-            each of them; an image it gets wrong itself does not count. None by default, as in
-            evaluations begun before there were any.
+            each of them; an image it gets wrong itself does not count.
     """
 
     classifiers: tuple[str, ...] = ()
@@ -44,7 +43,7 @@ class EvaluateConfig(Config):
         curve_steps: steps of a deletion or insertion curve.
         sanity_images: so many images, the first ones, show whether the maps of baselines depend on
             the weights and on the class, for two more maps of each. Masks are not learnt anew, so
-            runs are not checked. 0 = none, as in evaluations begun before there were any.
+            runs are not checked. 0 = none.
         judges: other classifiers that learnt masks are shown to.
     """
 

@@ -30,10 +30,10 @@ from cfx_jax.config import (
 from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import tables
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.measures import LATER, Part, Unit
+from cfx_jax.evaluate.measures import Part, Unit
 from cfx_jax.evaluate.snapshot import Snapshot
 from cfx_jax.evaluate.study import Study, adopt, open_runs
-from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids, fields_as_begun
+from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import cluster
 from cfx_jax.runs.preemption import StopRequest
@@ -114,7 +114,7 @@ class _Store:
         self._part, self._scorer = part, study.scorer
         width = max(len(text.encode()) for text in study.source.ids)
         about = [Field("id", "uint8", (width,), ("id_byte",)), Field("content", "uint64")]
-        self._fields = fields_as_begun(folder, about + part.fields(study.scorer), LATER)
+        self._fields = about + part.fields(study.scorer)
         self._writer = RecordWriter(
             folder,
             {"part": part.identity()} | study.manifest,
@@ -139,8 +139,7 @@ class _Store:
         """Measures a unit of such content and writes it; None has no readable example."""
         measured = self._part.measure(unit, self._scorer) if unit else {}
         values = _lay_out(self._fields, examples, measured)
-        if "content" in values:
-            values["content"] = np.array(content, np.uint64)
+        values["content"] = np.array(content, np.uint64)
         self._writer.write_unit(examples.unit, values)
         self.missing.remove(examples.unit)
 

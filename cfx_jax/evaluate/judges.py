@@ -30,15 +30,11 @@ class Judges(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """What the manifest of an evaluation keeps of them."""
-        found: dict[str, Any] = {
+        return {
             "judges": [registry.identity(infill) for infill in self.infills],
             "infill": registry.identity(self.baseline_infill),
+            "judge_classifiers": [*map(registry.identity, self.classifiers.values())],
         }
-        # Evaluations without them, and those begun before there were any, have no such entry.
-        if self.classifiers:
-            judges = self.classifiers.values()
-            found["judge_classifiers"] = [registry.identity(judge) for judge in judges]
-        return found
 
 
 def load_judges(

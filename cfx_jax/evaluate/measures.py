@@ -34,9 +34,6 @@ SANITY_CHECKS = ("weights_agreement", "class_agreement")
 HELD = ("held_success_rate", "held_cut")
 """What other classifiers make of hard masks, and of the mask that is cut."""
 
-LATER = ("content", "half_error", "parts", "box_share", "pixel_entropy", "cut")
-"""Fields that evaluations begun by earlier versions go on without."""
-
 # Border of the centre box, as a share of the side of the image.
 _CENTRE_BORDER = 33 / 227
 
@@ -141,8 +138,12 @@ class Baseline:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that tell what is measured."""
-        about = {"kind": "baseline", "method": self.name, "infill": self.infill}
-        return about | ({"sanity_images": self.sanity_images} if self.sanity_images else {})
+        return {
+            "kind": "baseline",
+            "method": self.name,
+            "infill": self.infill,
+            "sanity_images": self.sanity_images,
+        }
 
     def fields(self, scorer: Scorer) -> list[Field]:
         """The map and how good it is, and how alike those are that should not be."""
@@ -217,7 +218,7 @@ class Learnt:
         cells = self._read("mask_logits", unit).astype(np.float32)
         cells[~is_explained] = 0.0
         probability = special.expit(cells)
-        law = self.records.mask_law
+        law = self.records.settings.mask_law
         cells = np.asarray(law.cells(jnp.asarray(cells)))
         size = unit.images.pixels.shape[1:3]
         maps = scorer.saliency(cells, self.objective, size, law)
@@ -251,7 +252,7 @@ class Learnt:
         self, cells: np.ndarray, maps: np.ndarray, unit: Unit, scorer: Scorer
     ) -> dict[str, np.ndarray]:
         """Shows masks to judges they were not learnt with, and cut to all classifiers."""
-        law = self.records.mask_law
+        law = self.records.settings.mask_law
         log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
         cut = scorer.cut(unit.images, maps > CUT, self.objective)
         found = {"judged_log_odds": log_odds, "judged_success_rate": success_rate, "cut": cut[:, 0]}
@@ -313,7 +314,7 @@ class Joint:
         size = (unit.images.pixels.shape[1], unit.images.pixels.shape[2])
         # The cells are the mask itself, not its logits.
         law = dataclasses.replace(
-            self.ssr.records.mask_law,
+            self.ssr.records.settings.mask_law,
             relaxation=Relaxation.DETERMINISTIC,
             smooth_scale=0.0,
             sharpness=1.0,

@@ -6,7 +6,7 @@ import itertools
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,12 +22,14 @@ from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.judges import Judges, load_judges
 from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
+from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.same_data import check_same_data, name_other_id
 from cfx_jax.weights.architectures import ARCHITECTURES
 
+_Section = TypeVar("_Section", DataConfig, ClassifierConfig, ExplainConfig)
 _logger = logging.getLogger(__name__)
 
 
@@ -78,6 +80,7 @@ def adopt(
 
     Raises:
         ConfigError: the classifier was given in Python, and is not now, or the images are gone.
+        RecordsError: the config is that of another version.
     """
     # Of a model that the caller of a run had, its manifest keeps the name alone.
     name = stored["classifier"]["name"]
@@ -86,13 +89,13 @@ def adopt(
             f"the run explains a classifier {name!r} that was given in Python: evaluate it there, "
             "cfx_jax.evaluate.evaluation.evaluate(..., classifier=...)"
         )
-    asked = DataConfig(**stored["data"])
+    asked = _read_section(DataConfig, stored, "data")
     adopted = dataclasses.replace(
         config,
         data=dataclasses.replace(asked, path=images_path or asked.path),
-        classifier=ClassifierConfig(**stored["classifier"]),
+        classifier=_read_section(ClassifierConfig, stored, "classifier"),
         precision=stored["precision"],
-        explain=ExplainConfig(**stored["explain"]),
+        explain=_read_section(ExplainConfig, stored, "explain"),
         batch=dataclasses.replace(config.batch, unit_size=stored["batch"]["unit_size"]),
     )
     try:
@@ -109,6 +112,17 @@ def adopt(
             "; --images says where the images lie now" if "data.path" in unused else "",
         )
     return adopted
+
+
+def _read_section(kind: type[_Section], stored: dict[str, Any], name: str) -> _Section:
+    """Reads a section of the config of a run, whose fields are those of this version."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    if other := known ^ stored[name].keys():
+        raise RecordsError(
+            f"the config of the run lacks, or has in addition, {', '.join(sorted(other))} in its "
+            f"section {name}; expected a run of this version: do it again in another --workdir"
+        )
+    return kind(**stored[name])
 
 
 def _name_unused(config: EvaluateConfig, adopted: EvaluateConfig) -> list[str]:
@@ -163,10 +177,8 @@ class Study:
         }
         _check_same(learnt, manifest, source)
         contrast = config.explain.contrast
-        if contrast is not None:
-            manifest["contrast"] = contrast
         for part in learnt:
-            asked = part.records.manifest["config"]["explain"].get("contrast")
+            asked = part.records.asked("contrast")
             if asked != contrast:
                 raise ConfigError(
                     f"{part.name}: the run asks with contrast {asked}, not {contrast}; expected "
@@ -184,6 +196,7 @@ class Study:
             tuple(judges.classifiers.values()),
         )
         manifest |= judges.identity() | {
+            "contrast": contrast,
             "resize": config.data.resize,
             "seed": config.seed,
             "precision": config.precision,
@@ -245,10 +258,8 @@ def _without_impossible(
 def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data.Source) -> None:
     for part in learnt:
         for what, expected in manifest.items():
-            # What is usual is not kept of how images were scaled, in a run or here.
-            keys = {*expected, *(("crop", "interpolation") if what == "classifier" else ())}
-            stored = {key: part.records.manifest[what].get(key) for key in sorted(keys)}
-            if stored != {key: expected.get(key) for key in keys}:
+            stored = {key: part.records.manifest[what].get(key) for key in expected}
+            if stored != expected:
                 other = name_other_id(part.records.location, source.ids)
                 raise ConfigError(
                     f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "

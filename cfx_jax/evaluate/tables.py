@@ -180,7 +180,7 @@ def _columns(
     for index, judge in enumerate(judge_classifiers if "held_cut" in values else ()):
         columns[f"holds_{judge}"] = values["held_success_rate"][:, index]
         columns[f"cut_{judge}"] = values["held_cut"][:, index]
-    # Not all methods have these, nor all evaluations that earlier versions have begun.
+    # Not all methods have these.
     others = ("half_error", "parts", "box_share", *LEARNT_METRICS, *SANITY_METRICS)
     return columns | {name: values[name] for name in others if name in values}
 

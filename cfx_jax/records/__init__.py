@@ -7,7 +7,7 @@ from cfx_jax.records.costs import Cost, Costs
 from cfx_jax.records.layout import Field, decode_ids, encode_ids
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
 from cfx_jax.records.storage import Storage
-from cfx_jax.records.store import RecordReader, RecordWriter, fields_as_begun
+from cfx_jax.records.store import RecordReader, RecordWriter
 
 __all__ = [
     "Cost",
@@ -21,5 +21,4 @@ __all__ = [
     "claim_folder",
     "decode_ids",
     "encode_ids",
-    "fields_as_begun",
 ]

@@ -1,8 +1,8 @@
 """What the units of a run have cost: an array beside the records.
 
 Records are the same bit for bit however often a run is stopped and on whatever machine it goes on;
-times are not, so they lie in `costs.zarr`: float32 `[num_units, 3]`, a row a unit, NaN where nobody
-took the time, as in runs of earlier versions.
+times are not, so they lie in `costs.zarr`: float32 `[num_units, 3]`, a row a unit, NaN where the
+time could not be written.
 """
 
 import contextlib

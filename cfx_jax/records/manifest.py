@@ -13,8 +13,8 @@ from typing import Any
 from cfx_jax.records.storage import Storage
 
 _NAME = "manifest.json"
-# Differ between a run and its resumption, by a later version, too; never compared.
-_INFORMATIVE = ("environment", "status_names")
+# Differs between a run and its resumption; never compared.
+_INFORMATIVE = ("environment",)
 _MAX_DIFFERENCES = 20
 
 
@@ -36,8 +36,8 @@ def claim_folder(
 
     Args:
         storage: the run's folder, made when missing.
-        manifest: JSON values that tell what is run. Its keys "environment" and "status_names" are
-            informative: not compared, and kept as the first run wrote them.
+        manifest: JSON values that tell what is run. Its key "environment" is informative: not
+            compared, and kept as the first run wrote it.
         layout: JSON values that describe the store; compared like the rest.
         informative: paths of values of the manifest that are not compared either, such as
             `config.explain.mode`.

@@ -69,9 +69,8 @@ class RecordWriter:
 
         Args:
             workdir: the run's folder, made when missing.
-            manifest: JSON values that tell what is run. Its keys "environment" (versions, start
-                time, devices) and "status_names" are informative: not compared, and kept as the
-                first run wrote them.
+            manifest: JSON values that tell what is run. Its key "environment" (versions, start
+                time, devices) is informative: not compared, and kept as the first run wrote it.
             fields: what is kept per example.
             num_examples: length of the example axis.
             unit_size: examples computed and written together.
@@ -269,31 +268,6 @@ class RecordReader:
     def ids(self, start: int | None = None, stop: int | None = None) -> list[str]:
         """Returns the ids of the examples `[start:stop]`, '' where one is not computed."""
         return decode_ids(self.read("id", start, stop))
-
-
-def fields_as_begun(
-    workdir: str | os.PathLike[str], fields: Sequence[Field], later: Sequence[str]
-) -> list[Field]:
-    """Leaves out what the run in a folder, begun by an earlier version, goes on without.
-
-    Args:
-        workdir: the run's folder; there need not be one.
-        fields: what is kept per example now.
-        later: names of those that earlier versions did not keep.
-
-    Returns:
-        `fields`, less those of `later` that the run in the folder has not.
-
-    Raises:
-        RecordsError: the manifest is damaged.
-        OSError: it cannot be read.
-    """
-    try:
-        _, layout = _read_layout(_open_storage(workdir))
-    except FileNotFoundError:
-        return list(fields)
-    begun = {field.name for field in layout.fields}
-    return [field for field in fields if field.name in begun or field.name not in later]
 
 
 def find_damage(

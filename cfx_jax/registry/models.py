@@ -144,11 +144,8 @@ def identity(model: Classifier | Generator) -> dict[str, Any]:
     digest = getattr(model, "host_weights", "") or weights_digest(model.params)
     found: dict[str, Any] = {"name": model.name, "weights_digest": digest}
     if isinstance(model, Classifier):
-        # What it sees is part of what it is; not said where it is usual, as in earlier versions.
-        usual = Classifier((), model.apply)
-        for name in ("crop", "interpolation"):
-            if (value := getattr(model, name)) != getattr(usual, name):
-                found[name] = value
+        # What it sees is part of what it is.
+        found |= {"crop": model.crop, "interpolation": model.interpolation}
     if model.origin:
         found["origin"] = model.origin
     return found

@@ -46,8 +46,7 @@ class Drawing:
         if not count:
             return {}
         run, start = self._run, unit.indices[0]
-        kinds = ["trace", *["infilled"] * run.has_pictures, *["steps"] * run.has_steps]
-        kinds += [*TOP] if run.has_top else []
+        kinds = ["trace", *TOP, *["infilled"] * run.has_pictures, *["steps"] * run.has_steps]
         read = {
             f"{objective}_{kind}": run.read_result(objective, kind, start, start + count)
             for objective in run.objectives
@@ -77,7 +76,9 @@ class Drawing:
         """Draws an example, of what the records hold of it; returns its place and details."""
         objectives, photo = self._run.objectives, values.get("image")
         maps = {
-            objective: pictures.map_importance(logits, objective, photo, self._run.mask_law)
+            objective: pictures.map_importance(
+                logits, objective, photo, self._run.settings.mask_law
+            )
             for objective, logits in masks.items()
             if not np.isnan(logits).any()
         }
@@ -87,9 +88,7 @@ class Drawing:
             trace = values[f"{objective}_trace"]
             taken = trace[: values.get(f"{objective}_steps")]
             details[f"{objective}_trace"], details[f"{objective}_steps"] = _thin(taken), len(taken)
-            details[f"{objective}_top"] = _top(
-                *(values.get(f"{objective}_{name}", np.empty(0)) for name in TOP)
-            )
+            details[f"{objective}_top"] = _top(*(values[f"{objective}_{name}"] for name in TOP))
             details[f"{objective}_outline"] = outlines.get(objective, "")
             details[f"{objective}_cells"] = _count_cells(masks[objective])
         return self._write(index, photo, maps, values), details

@@ -76,7 +76,9 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
             for row, logits in enumerate(masks):
                 if np.isnan(logits).any():
                     continue
-                drawn = pictures.draw_saliency(logits, objective, photos[row], run.mask_law)
+                drawn = pictures.draw_saliency(
+                    logits, objective, photos[row], run.settings.mask_law
+                )
                 name = f"{start + row:06d}-{_safe(ids[row])}-{objective}.png"
                 (folder / name).write_bytes(pictures.encode_png(drawn))
                 written += 1

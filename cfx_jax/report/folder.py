@@ -9,8 +9,8 @@ from cfx_jax.records import Storage
 PAGE = "index.html"
 _MARK = "data/cfx_jax.txt"
 _SAYS = b"A gallery of cfx_jax: python -m cfx_jax.report writes its files anew.\n"
-# How pages begin that this program has written; the second, those of its earlier versions.
-_OURS = (b'<meta name="generator" content="cfx_jax">', b"<h1>Explanations: <bdi>")
+# In every page that this program has written.
+_OURS = b'<meta name="generator" content="cfx_jax">'
 _PARTS = re.compile(r"data/\d+/(rows|details)-\d+\.js|images/\d+/\d+/\d+\.webp")
 
 
@@ -51,7 +51,7 @@ class GalleryFolder(Storage):
         self.check = check or (lambda: None)
         page = self.read(PAGE)
         # A gallery that was never finished has no page yet.
-        is_ours = self.read(_MARK) is not None if page is None else any(o in page for o in _OURS)
+        is_ours = self.read(_MARK) is not None if page is None else _OURS in page
         if not is_ours:
             self._refuse_to_take((PAGE, *taken))
         # Only what lies here now: another that is being written meanwhile keeps its files.

@@ -105,10 +105,9 @@ def _metadata_problems(storage: Storage, fields: list[str]) -> Iterator[str]:
         if group["zarr_format"] != 3 or group["node_type"] != "group":
             raise ValueError("not the metadata of a Zarr v3 group")
         listed = group["consolidated_metadata"]["metadata"]
-        # Stores of earlier versions have no texts.
-        if set(listed) - {EXAMPLE} != {*fields, COMPLETE}:
+        if set(listed) != {*fields, COMPLETE, EXAMPLE}:
             raise ValueError("it lists other arrays than there are")
-        if EXAMPLE in listed and not gzip.decompress(storage.read(f"{STORE}/{EXAMPLE}/c/0") or b""):
+        if not gzip.decompress(storage.read(f"{STORE}/{EXAMPLE}/c/0") or b""):
             raise ValueError(f"the texts of {EXAMPLE} are lost")
     except (EOFError, KeyError, OSError, TypeError, ValueError, zlib.error) as error:
         place = f"{storage.place(STORE)}/zarr.json"

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
 from cfx_jax.records import Cost, Costs, Storage
 from cfx_jax.runs.explanations import Explanations
 
@@ -18,8 +17,8 @@ def describe_cost(run: Explanations) -> str:
         run: finished or not.
 
     Returns:
-        Such as `400 images, 2.8 images/s, 143 device-seconds, 288 evaluations an image`; of a run
-        of an earlier version, which took no times, the end of it or "".
+        Such as `400 images, 2.8 images/s, 143 device-seconds, 288 evaluations an image`; the
+        end of it where no time is known, or "".
     """
     # Of an image with several classes to explain, each is an example.
     what = "image" if run.asked("top_classes") is None else "example"
@@ -45,18 +44,12 @@ def _times(run: Explanations, what: str) -> list[str]:
 
 
 def _evaluations(run: Explanations) -> int:
-    """How often an example is in-filled and classified, see `Settings.num_evaluations`.
-
-    The mean, where images may stop early; 0 where the manifest does not say it.
-    """
-    settings = run.manifest["settings"]
-    steps, samples = settings.get("num_steps", 0), settings.get("num_samples", 0)
-    if not steps or not samples:
-        return 0
-    settling = SETTLING_ROUNDS * SETTLING_MASKS if settings.get("success_target") else 0
-    taken = len(run.objectives) * float(steps)
-    if run.has_steps:
-        columns = [run.read_result(objective, "steps") for objective in run.objectives]
-        # Of an image that is not computed, or could not be read, there are none.
-        taken = sum(float(np.mean(column[column > 0])) for column in columns if (column > 0).any())
-    return round(taken * samples) + len(run.objectives) * settling
+    """How often an example is in-filled and classified, the mean where images may stop early."""
+    settings, count = run.settings, len(run.objectives)
+    if not run.has_steps:
+        return count * settings.num_evaluations
+    columns = [run.read_result(objective, "steps") for objective in run.objectives]
+    # Of an image that is not computed, or could not be read, there are none.
+    taken = sum(float(np.mean(column[column > 0])) for column in columns if (column > 0).any())
+    settling = settings.num_evaluations - settings.num_steps * settings.num_samples
+    return round(taken * settings.num_samples) + count * settling

@@ -1,5 +1,6 @@
 """What a run keeps of each example: the fields of its records, their values, and their reader."""
 
+import dataclasses
 import math
 import os
 import types
@@ -14,8 +15,9 @@ from cfx_jax.config import Config
 from cfx_jax.data.loader import Examples
 from cfx_jax.data.source import UNKNOWN_LABEL
 from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status
-from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.masks import Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
+from cfx_jax.fido.settings import Settings
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 
 CLASSES = types.MappingProxyType(
@@ -35,9 +37,6 @@ TOP = types.MappingProxyType(
     }
 )
 """Of the classes that are likeliest, `[5]` each, as `Explanation` describes them."""
-
-LATER = ("digest", *(f"{objective}_{name}" for objective in DIRECTIONS for name in TOP))
-"""Fields that runs begun by earlier versions go on without."""
 
 SCALARS = types.MappingProxyType(
     {
@@ -147,8 +146,7 @@ def make_values(
     values["id"] = encode_ids(examples.ids, values["id"].shape[1])
     values["label"] = examples.labels
     values["target"] = np.maximum(examples.targets, UNKNOWN_LABEL)
-    if "digest" in values:
-        values["digest"] = examples.digests
+    values["digest"] = examples.digests
     if "image" in values:
         # A grey picture is kept as RGB, which is what is shown.
         values["image"][rows] = examples.pixels
@@ -161,9 +159,8 @@ def make_values(
         values[f"{objective}_mask_logits"][rows] = np.clip(
             result.mask_logits, -_LARGEST_LOGIT, _LARGEST_LOGIT
         )
-        for name in SCALARS:
-            values[f"{objective}_{name}"][rows] = getattr(result, name)
-        for name in (name for name in ("steps", *TOP) if f"{objective}_{name}" in values):
+        steps = ["steps"] * (f"{objective}_steps" in values)
+        for name in (*SCALARS, *TOP, *steps):
             values[f"{objective}_{name}"][rows] = getattr(result, name)
         if f"{objective}_infilled" in values:
             values[f"{objective}_infilled"][rows] = _to_uint8(result.infilled)
@@ -177,9 +174,8 @@ class Explanations(RecordReader):
         objectives: that were learnt, in order.
         status_names: by number of a status.
         class_names: by number of a class; none where the classifier has none.
-        mask_law: how the masks were drawn.
+        settings: the masks were learnt with.
         has_pictures: whether photographs and in-fills are kept.
-        has_top: whether the likeliest classes are kept.
         has_steps: whether images may have taken fewer steps than the settings allow.
 
     Example:
@@ -197,27 +193,19 @@ class Explanations(RecordReader):
         """
         super().__init__(workdir)
         self.objectives = tuple(self.manifest.get("objectives") or ())
-        self.status_names = _with_later(tuple(self.manifest.get("status_names") or ()))
+        self.status_names = tuple(self.manifest.get("status_names") or ())
         self.class_names = tuple(self.manifest.get("class_names") or ())
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
-        self.has_top = any(f"{objective}_top_classes" in names for objective in self.objectives)
         self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
         if problem := self._problem(names):
             raise RecordsError(
                 f"{workdir} holds records of {', '.join(names[:_MOST_NAMED])}, ..., not of "
-                f"explanations: {problem}; expected the workdir of python -m cfx_jax.main"
+                f"explanations of this version: {problem}; expected the workdir of python -m "
+                "cfx_jax.main: do a run of another version again, in another --workdir"
             )
-        settings = self.manifest["settings"]
-        self.mask_law = MaskLaw(
-            Relaxation(settings["relaxation"]),
-            settings["temperature"],
-            # Runs from before there were blocks have one of a pixel, and no smooth noise.
-            settings.get("block_size", 1),
-            settings.get("smooth_scale", 0.0),
-            # Only what is settled is sharpened.
-            settings.get("sharpness", 1.0) if settings.get("success_target") else 1.0,
-        )
+        stored = self.manifest["settings"]
+        self.settings = Settings(**stored | {"relaxation": Relaxation(stored["relaxation"])})
 
     def read_result(
         self, objective: str, name: str, start: int | None = None, stop: int | None = None
@@ -254,19 +242,15 @@ class Explanations(RecordReader):
             return f"the manifest's objectives are {[*self.objectives]}, not of {[*DIRECTIONS]}"
         if not self.status_names:
             return "the manifest has no status_names"
-        if not {"relaxation", "temperature"} <= set(self.manifest.get("settings") or ()):
-            return "the manifest's settings do not say how masks are drawn"
-        results = ["status", "mask_logits", "trace", *SCALARS]
+        settings = {field.name for field in dataclasses.fields(Settings)}
+        if other := settings ^ set(self.manifest.get("settings") or ()):
+            return f"the manifest's settings lack, or have in addition, {', '.join(sorted(other))}"
+        results = ["status", "mask_logits", "trace", *SCALARS, *TOP]
         results += ["infilled"] * self.has_pictures
-        expected = ["id", *CLASSES, *(f"{o}_{name}" for o in self.objectives for name in results)]
+        expected = ["id", *CLASSES, "digest"]
+        expected += [f"{o}_{name}" for o in self.objectives for name in results]
         lacking = [name for name in expected if name not in names]
         return f"there is no {lacking[0]}" if lacking else ""
-
-
-def _with_later(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Adds the statuses that a later version has: it may have gone on with the run."""
-    known = tuple(status.name.lower() for status in Status)
-    return known if names and names == known[: len(names)] else names
 
 
 def _blank(field: Field) -> float:

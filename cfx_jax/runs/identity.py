@@ -5,34 +5,11 @@ from typing import Any
 
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import ClassifierConfig, Config, ExplainConfig
+from cfx_jax.config import Config
 from cfx_jax.fido.explanation import Status
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.runs import cluster
-
-# Fields of the sections `classifier` and `explain`, and of the settings, that runs of earlier
-# versions have not.
-_LATER = (
-    "image_size",
-    "channels",
-    "mean",
-    "std",
-    "channel_order",
-    "crop",
-    "interpolation",
-    "logits",
-    "contrast",
-    "top_classes",
-    "smooth_scale",
-    "spread",
-    "perimeter_weight",
-    "margin",
-    "success_target",
-    "sharpness",
-    "look_steps",
-    "patience",
-)
 
 INFORMATIVE = (
     "config.explain.mode",
@@ -60,12 +37,9 @@ def make_manifest(
     """
     asked = dataclasses.asdict(config)
     del asked["report"]["max_images"], asked["batch"]["per_device_batch_size"]
-    asked["explain"] = _without_later(asked["explain"], config.explain)
-    asked["classifier"] = _without_later(asked["classifier"], config.classifier)
-    described = dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value}
     return {
         "config": asked,
-        "settings": _without_later(described, settings),
+        "settings": dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value},
         "dataset": {
             "name": source.name,
             "num_examples": len(source),
@@ -78,15 +52,3 @@ def make_manifest(
         "status_names": [status.name.lower() for status in Status],
         "environment": cluster.environment(),
     }
-
-
-def _without_later(
-    described: dict[str, Any], fields: ClassifierConfig | ExplainConfig | Settings
-) -> dict[str, Any]:
-    """Leaves out what came later while it has its default, with which nothing has changed.
-
-    So a run of an earlier version can be gone on with.
-    """
-    later = described.keys() & set(_LATER)
-    unchanged = {name for name in later if described[name] == getattr(type(fields), name)}
-    return {name: value for name, value in described.items() if name not in unchanged}

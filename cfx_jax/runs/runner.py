@@ -34,11 +34,10 @@ from cfx_jax.records import (
     RecordReader,
     RecordWriter,
     Storage,
-    fields_as_begun,
 )
 from cfx_jax.runs import cluster
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
-from cfx_jax.runs.explanations import LATER, make_attributes, make_fields, make_values
+from cfx_jax.runs.explanations import make_attributes, make_fields, make_values
 from cfx_jax.runs.identity import INFORMATIVE, make_manifest
 from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.log import RunLog
@@ -110,7 +109,7 @@ def run(
         settings = config.explain.settings()
         shape = registry.image_shape(*models, settings)
         source = open_examples(config, models[0])
-        fields = fields_as_begun(workdir, make_fields(config, source.ids, shape[:2]), LATER)
+        fields = make_fields(config, source.ids, shape[:2])
         manifest = make_manifest(config, settings, source, *models)
         size, attributes = config.batch.unit_size, make_attributes(models[0])
         with _open_records(workdir, manifest, fields, source, size, attributes) as writer:

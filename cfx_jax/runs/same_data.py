@@ -37,7 +37,6 @@ def check_same_data(
         reader: of records of examples with these ids.
         ids: of all examples.
         now: by field `label`, `digest` or `content`, index -> its value of the data as they are.
-            A field that the records of an earlier version have not is not compared.
         remedy: a sentence that says what to do about other data.
 
     Returns:
@@ -46,11 +45,9 @@ def check_same_data(
     Raises:
         ManifestMismatchError: the data are others; the message names the first that differ.
     """
-    kept = {field.name for field in reader.fields}
-    now = {name: value for name, value in now.items() if name in kept}
     own = range(jax.process_index(), reader.num_units, jax.process_count())
     # The first host shows the results of all.
-    units = [unit for unit in reader.complete_units if now and (unit in own or cluster.is_first())]
+    units = [unit for unit in reader.complete_units if unit in own or cluster.is_first()]
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
         results = pool.map(lambda unit: _compare(reader, unit, now), units)
         compared = dict(zip(units, results, strict=True))

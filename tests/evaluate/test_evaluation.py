@@ -153,7 +153,6 @@ def test_records_alone_are_enough_and_give_the_same_numbers(config, tiny, workdi
         for folder in (tmp_path, workdir)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    assert "sanity_images" not in (tmp_path / "scores/gradient/manifest.json").read_text()
     # Each image once for all eight parts, and marks not for each unit.
     assert sorted(calls["decode"]) == list(range(5))
     assert len(calls["classify"]) == len(set(calls["classify"])) == 4
@@ -203,6 +202,20 @@ def test_images_that_have_moved_are_asked_for_with_the_flag_that_says_so(workdir
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     with pytest.raises(ConfigError, match=r"not where they were .*'/gone'.*; say with --images"):
         study.adopt(EvaluateConfig(), stored, "/gone", has_classifier=True)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("explain", lambda fields: fields.pop("contrast"), "contrast in its section explain;"),
+        ("data", lambda fields: fields.update(form="png"), "form in its section data; .* again"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_in_one_line(workdir, section, change, message):
+    stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
+    change(stored[section])
+    with pytest.raises(RecordsError, match=f"lacks, or has in addition, {message}"):
+        study.adopt(EvaluateConfig(), stored, "", has_classifier=True)
 
 
 def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
@@ -374,10 +387,9 @@ def test_a_config_that_cannot_run_is_refused(options, message):
 
 @pytest.mark.parametrize(
     ("run", "here"),
-    [({"crop": 0.95}, {}), ({}, {"crop": 0.95}), ({"interpolation": "box"}, {})],
+    [({"crop": 0.95}, {"crop": 1.0}), ({}, {"crop": 0.95})],
 )
 def test_a_classifier_that_sees_other_images_is_refused(run, here, monkeypatch):
-    """Also where one of the two says nothing, because it scales images as usual."""
     monkeypatch.setattr(study, "name_other_id", lambda *_: "")
     records = types.SimpleNamespace(manifest={"classifier": {"name": "net"} | run}, location="run")
     learnt = [types.SimpleNamespace(records=records, name="ssr", run="run")]

@@ -1,5 +1,7 @@
 """What is kept of an image: maps whose numbers are known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,9 +102,11 @@ def test_the_images_have_control_boxes_of_their_own(scorer, unit):
     assert set(found) <= {field.name for field in Reference().fields(scorer)}
 
 
-def learn(folder, unit, objective, logits, block_size=1, **settings):
+def learn(folder, unit, objective, logits, **settings):
     """A run of the two images of a unit that has learnt known cells."""
-    explain = ExplainConfig(objective, mask_size=logits.shape[1], num_steps=1)
+    explain = ExplainConfig(
+        objective, mode="fast", mask_size=logits.shape[1], num_steps=1, **settings
+    )
     config = Config(explain=explain, report=ReportConfig(save_images=False))
     fields = make_fields(config, unit.examples.ids, (SIZE, SIZE))
     values = {field.name: np.zeros((2, *field.shape), field.dtype) for field in fields}
@@ -110,8 +114,7 @@ def learn(folder, unit, objective, logits, block_size=1, **settings):
     manifest = {
         "objectives": [objective],
         "status_names": ["ok"],
-        "settings": {"relaxation": "concrete", "temperature": 0.4, "block_size": block_size}
-        | settings,
+        "settings": dataclasses.asdict(explain.settings()) | {"relaxation": "concrete"},
     }
     RecordWriter(folder, manifest, fields, 2, unit_size=2).write_unit(0, values)
     return Learnt("run", Explanations(folder), objective)
@@ -155,7 +158,7 @@ def test_decided_cells_leave_pixels_between_them_undecided(tmp_path, scorer, uni
 def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_path, scorer, unit):
     logits = np.zeros((2, 4, 4), np.float16)
     logits[:, 3, 0] = 8.0
-    found = learn(tmp_path, unit, "ssr", logits, block_size).measure(unit, scorer)
+    found = learn(tmp_path, unit, "ssr", logits, block_size=block_size).measure(unit, scorer)
     # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
     assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
     steepest = np.abs(np.diff(found["map"], axis=1)).max()

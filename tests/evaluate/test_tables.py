@@ -1,5 +1,6 @@
 """Tables of stores whose numbers are known: what is not known counts for nothing."""
 
+import dataclasses
 import json
 import types
 
@@ -9,6 +10,7 @@ import pytest
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.evaluate.measures import Baseline, Learnt, Reference
 from cfx_jax.evaluate.tables import write_tables
+from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
 
@@ -21,7 +23,8 @@ _, *RUN_FIELDS = make_fields(CONFIG, ["a"], (2, 2))
 MANIFEST = {
     "objectives": ["ssr"],
     "status_names": ["ok"],
-    "settings": {"relaxation": "concrete", "temperature": 0.1},
+    "settings": dataclasses.asdict(get_settings("fast", num_steps=1, mask_size=2))
+    | {"relaxation": "concrete"},
 }
 
 

@@ -21,9 +21,7 @@ from cfx_jax.records import (
     RecordWriter,
     Storage,
     claim_folder,
-    fields_as_begun,
 )
-from cfx_jax.records.layout import Layout
 
 FIELDS = (
     Field("id", "uint8", (12,), ("id_byte",)),
@@ -266,16 +264,6 @@ def test_run_killed_before_the_arrays_resumes(tmp_path):
     write_missing(open_writer(tmp_path / "run"))
     assert RecordReader(tmp_path / "run").complete.all()
     assert xarray.open_zarr(tmp_path / "run" / "records.zarr", chunks=None)["complete"].all()
-
-
-def test_a_run_goes_on_without_the_fields_that_came_later(tmp_path):
-    first, *others = FIELDS
-    later = [first.name, others[0].name]
-    assert fields_as_begun(tmp_path / "run", FIELDS, later) == [*FIELDS]
-    begun = [others[0], *others[2:]]
-    claim_folder(Storage(tmp_path / "run"), MANIFEST, Layout(3, 2, tuple(begun)).to_json())
-    # One that has always been there is not left out: that the run lacks it is told.
-    assert fields_as_begun(tmp_path / "run", FIELDS, later) == others
 
 
 def test_other_layout_is_refused_with_a_diff(tmp_path):

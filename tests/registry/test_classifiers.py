@@ -115,8 +115,6 @@ def test_how_images_were_scaled_is_said_beside_the_weights_or_in_the_config(tmp_
     section = ClassifierConfig("mnist_cnn", str(tmp_path), crop=1.0, interpolation="bilinear")
     asked, _ = registry.load_models(Config(classifier=section))
     assert (asked.crop, asked.interpolation) == (1.0, "bilinear")
-    usual = "crop" in registry.identity(plain) or "interpolation" in registry.identity(plain)
-    assert not usual
     known = {"crop": 0.95, "interpolation": "box"}
     assert registry.identity(told) == registry.identity(plain) | known
 

@@ -1,5 +1,6 @@
 """The gallery in a real browser, opened as a file: what it shows is what the records hold."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -48,7 +49,7 @@ def write_run(workdir, seed, ids, is_fine=False, **changes):
         "objectives": ["ssr", "sdr"],
         "status_names": STATUS_NAMES,
         "class_names": CLASSES,
-        "settings": {"relaxation": "concrete", "temperature": 0.4},
+        "settings": dataclasses.asdict(config.explain.settings()) | {"relaxation": "concrete"},
         "dataset": {"name": f"set {HOSTILE}"},
     } | changes
     with RecordWriter(workdir, manifest, fields, len(ids), UNIT) as writer:

@@ -1,5 +1,6 @@
 """The page of a run without JavaScript: whole, of what the records hold, and safely escaped."""
 
+import dataclasses
 import html.parser
 import json
 import logging
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.report import gallery
 from cfx_jax.report import page as report
@@ -23,7 +25,9 @@ STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_fini
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 HOSTILE = "<script>alert('1')</script>\"&<b>"
 IDS = ["cat.png", f"{HOSTILE}.png", "broken.jpg", "dog.png", "late.png"]
-SETTINGS = {"num_steps": 20, "num_samples": 4, "relaxation": "concrete", "temperature": 0.4}
+SETTINGS = dataclasses.asdict(get_settings("fast", num_steps=20, num_samples=4, mask_size=4)) | {
+    "relaxation": "concrete"
+}
 SIZE, UNREADABLE, LATE = 32, 2, 4
 
 

@@ -1,5 +1,6 @@
 """How far a run is, and what is wrong with its records."""
 
+import dataclasses
 import gzip
 import re
 
@@ -17,6 +18,7 @@ def test_a_finished_run(make_run):
         "5 of 5 examples done (100.0%), 3 of 3 units",
         "SSR: 2 ok, 1 misclassified, 1 non_finite, 1 unreadable",
         "SDR: 2 ok, 1 not_flipped, 1 not_preserved, 1 unreadable",
+        "cost: 6 evaluations an image",
         "2 failed:",
         "  café ☕.png",
         "  =1+1",
@@ -32,6 +34,7 @@ def test_a_run_that_is_being_written(make_run):
         "1 of 5 examples done (20.0%), 1 of 3 units; a run is writing to it now",
         "SSR: 1 ok",
         "SDR: 1 not_preserved",
+        "cost: 6 evaluations an image",
     ]
     assert "writing" not in describe_progress(run)
 
@@ -44,8 +47,7 @@ def test_texts_of_ids_are_checked_too(content, make_run):
     run = make_run()
     before, reader = list(find_problems(run)), RecordReader(run)
     (run / "records.zarr/zarr.json").unlink()
-    ids = [f"{index}.png" for index in range(5)]
-    RecordWriter(run, reader.manifest, reader.fields, 5, 2, ids=ids).close()
+    RecordWriter(run, reader.manifest, reader.fields, 5, 2, ids=reader.ids()).close()
     assert list(find_problems(run)) == before
     texts = run / "records.zarr/example/c/0"
     texts.unlink()
@@ -60,18 +62,18 @@ def test_texts_of_ids_are_checked_too(content, make_run):
 def test_a_run_that_has_not_begun(make_run):
     lines = describe_progress(make_run(units=[])).splitlines()
     assert lines == ["0 of 5 examples done (0.0%), 0 of 3 units", "SSR: nothing yet",
-                     "SDR: nothing yet"]  # fmt: skip
+                     "SDR: nothing yet", "cost: 6 evaluations an image"]  # fmt: skip
 
 
 def test_many_failures_are_counted(tmp_path):
     """Of 50,000 examples."""
     number = 50_000
-    explain = ExplainConfig("ssr", mask_size=1, num_steps=1)
+    explain = ExplainConfig("ssr", mode="fast", mask_size=1, num_steps=1)
     fields = make_fields(Config(explain=explain, report=ReportConfig(False)), ["12345"], (1, 1))
     manifest = {
         "objectives": ["ssr"],
         "status_names": ["ok", "unreadable"],
-        "settings": {"relaxation": "concrete", "temperature": 0.4},
+        "settings": dataclasses.asdict(explain.settings()) | {"relaxation": "concrete"},
     }
     with RecordWriter(tmp_path, manifest, fields, number, unit_size=5000) as writer:
         for unit in writer.missing_units():
@@ -81,9 +83,10 @@ def test_many_failures_are_counted(tmp_path):
             values["ssr_status"][:] = index % 2
             writer.write_unit(unit, values)
     lines = describe_progress(tmp_path).splitlines()
-    assert lines[:3] == ["50,000 of 50,000 examples done (100.0%), 10 of 10 units",
-                         "SSR: 25,000 ok, 25,000 unreadable", "25,000 failed:"]  # fmt: skip
-    assert lines[3:] == [*(f"  {2 * i + 1}" for i in range(20)), "  ... and 24,980 more"]
+    assert lines[:2] == ["50,000 of 50,000 examples done (100.0%), 10 of 10 units",
+                         "SSR: 25,000 ok, 25,000 unreadable"]  # fmt: skip
+    assert lines[3] == "25,000 failed:"
+    assert lines[4:] == [*(f"  {2 * i + 1}" for i in range(20)), "  ... and 24,980 more"]
 
 
 def test_sound_records_have_no_problems(make_run):

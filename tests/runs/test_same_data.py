@@ -12,7 +12,7 @@ from PIL import Image
 from cfx_jax.config import Config, DataConfig, ExplainConfig, ReportConfig
 from cfx_jax.data import load_units, open_source
 from cfx_jax.records import Field, ManifestMismatchError, RecordReader, RecordWriter, encode_ids
-from cfx_jax.runs.explanations import LATER, make_fields, make_values
+from cfx_jax.runs.explanations import make_fields, make_values
 from cfx_jax.runs.same_data import check_same_data, name_other_id
 
 NUM_IMAGES, UNIT_SIZE = 7, 2
@@ -77,10 +77,10 @@ def write_tfds(folder, values, labels):
 WRITERS = {"folder": write_folder, "npz": write_npz, "tfds": write_tfds}
 
 
-def record(source, workdir, later=()):
-    """Writes what a run of no objective keeps of each example; `later` leaves fields out."""
+def record(source, workdir):
+    """Writes what a run of no objective keeps of each example."""
     config = Config(explain=ExplainConfig("ssr", mask_size=2), report=ReportConfig(False))
-    fields = [f for f in make_fields(config, source.ids, (8, 8)) if f.name not in later]
+    fields = make_fields(config, source.ids, (8, 8))
     with RecordWriter(workdir, {}, fields, len(source), UNIT_SIZE) as writer:
         units = {unit: range(*writer.unit_range(unit)) for unit in writer.missing_units()}
         for examples in load_units(source, units.items(), (8, 8, 3), "stretch"):
@@ -170,15 +170,6 @@ def test_what_could_not_be_read_then_is_computed_again(folder, caplog):
     (folder / "6.bmp").rename(folder / "data" / "6.bmp")
     assert check(reader, open_folder(folder)) == [3]
     assert "unit 3: 6.bmp could not be read when it was recorded, but can be now" in caplog.text
-
-
-def test_records_of_an_earlier_version_are_compared_by_what_they_have(folder):
-    reader = record(open_folder(folder), folder / "run", later=LATER)
-    write_folder(folder / "data", change(VALUES, 1), [-1, *LABELS[1:]])
-    assert check(reader, open_folder(folder)) == []
-    write_folder(folder / "data", VALUES, LABELS)
-    with pytest.raises(ManifestMismatchError, match=r"\n  0\.bmp: label unknown then, 0 now\n"):
-        check(reader, open_folder(folder))
 
 
 @pytest.mark.parametrize(
