@@ -54,9 +54,8 @@ def judge_classifiers(
     classifiers: Sequence[Classifier],
     generator: Generator,
     law: MaskLaw,
-    num_masks: int = NUM_HARD_MASKS,
 ) -> jax.Array:
-    """Judges hard masks with several classifiers and one in-fill.
+    """Judges `NUM_HARD_MASKS` hard masks with several classifiers and one in-fill.
 
     Args:
         problem: the image and what is asked of it.
@@ -64,7 +63,6 @@ def judge_classifiers(
         classifiers: k that the masks were not learnt with.
         generator: fills the holes.
         law: of the masks that were learnt.
-        num_masks: hard masks drawn, the same for all of them.
 
     Returns:
         Success rate, float32 `[k]`; NaN where a classifier is wrong on the image itself.
@@ -76,7 +74,7 @@ def judge_classifiers(
         mask = law.draw_hard(mask_key, pixels)
         return _succeeds(problem, mask, fill_key, classifiers, generator)
 
-    success = jax.lax.map(succeeds, jax.random.split(problem.key, num_masks))
+    success = jax.lax.map(succeeds, jax.random.split(problem.key, NUM_HARD_MASKS))
     return _where_right(jnp.mean(success, axis=0), problem, classifiers)
 
 
