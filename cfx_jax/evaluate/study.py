@@ -122,7 +122,11 @@ def _read_section(kind: type[_Section], stored: dict[str, Any], name: str) -> _S
             f"the config of the run lacks, or has in addition, {', '.join(sorted(other))} in its "
             f"section {name}; expected a run of this version: do it again in another --workdir"
         )
-    return kind(**stored[name])
+    # JSON has lists for tuples.
+    values: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in stored[name].items()
+    }
+    return kind(**values)
 
 
 def _name_unused(config: EvaluateConfig, adopted: EvaluateConfig) -> list[str]:

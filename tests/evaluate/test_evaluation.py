@@ -194,6 +194,7 @@ def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog)
     adopted = study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
     assert adopted.data == config.data
     assert adopted.explain == config.explain
+    assert adopted.classifier == ClassifierConfig("tiny")
     assert said in caplog.text
     assert len(caplog.records) == bool(said)
 
