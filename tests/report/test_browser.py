@@ -43,13 +43,14 @@ def browser():
 def write_run(workdir, seed, ids, is_fine=False, **changes):
     """A run whose numbers are random; two examples are unreadable or not finite, or all is ok."""
     rng = np.random.default_rng(seed)
-    config = Config(explain=ExplainConfig(mask_size=2, num_steps=3), report=ReportConfig())
+    explain = ExplainConfig(mode="fast", mask_size=2, num_steps=3)
+    config = Config(explain=explain, report=ReportConfig())
     fields = make_fields(config, ["e" * 120], (SIZE, SIZE))
     manifest = {
         "objectives": ["ssr", "sdr"],
         "status_names": STATUS_NAMES,
         "class_names": CLASSES,
-        "settings": dataclasses.asdict(config.explain.settings()) | {"relaxation": "concrete"},
+        "settings": dataclasses.asdict(explain.settings()) | {"relaxation": "concrete"},
         "dataset": {"name": f"set {HOSTILE}"},
     } | changes
     with RecordWriter(workdir, manifest, fields, len(ids), UNIT) as writer:

@@ -1,7 +1,6 @@
 """Runs that ask something else than "why this class?", and their evaluation; records read back."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -141,9 +140,3 @@ def test_each_target_has_the_masks_that_it_has_alone(config, classifier, tmp_pat
 def test_what_cannot_be_asked_is_refused(question, message, config, classifier, tmp_path):
     with pytest.raises(ConfigError, match=message):
         runner.run(asking(config, **question), tmp_path / "run", classifier=classifier)
-
-
-def test_runs_that_ask_nothing_new_have_the_manifest_of_before(config, classifier, tmp_path):
-    runner.run(config, tmp_path / "run", classifier=classifier)
-    explain = json.loads((tmp_path / "run/manifest.json").read_text())["config"]["explain"]
-    assert not {"contrast", "top_classes"} & set(explain)
