@@ -18,6 +18,7 @@ from absl import flags
 from PIL import Image
 from safetensors.numpy import save_file
 
+from cfx_jax.commands import command_line
 from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.evaluation import evaluate
@@ -25,7 +26,7 @@ from cfx_jax.evaluate.measures import LATER
 from cfx_jax.records import RecordReader, RecordsError
 from cfx_jax.report import page
 from cfx_jax.report.export import export_pictures, export_table
-from cfx_jax.runs import cli, runner
+from cfx_jax.runs import runner
 from cfx_jax.runs.checking import describe_progress, find_problems
 from cfx_jax.runs.explanations import Explanations
 
@@ -102,7 +103,7 @@ def test_it_is_read(old_run, is_from_before_blocks):
 
 
 def resume(run):
-    config, workdir, _ = cli.parse_command(COMMAND, Config, "demo", flags.FlagValues())
+    config, workdir, _ = command_line.parse_command(COMMAND, Config, "demo", flags.FlagValues())
     assert run.samefile(workdir)
     runner.run(config, workdir)
 
