@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -161,19 +162,43 @@ class Settings:
     @property
     def mask_law(self) -> MaskLaw:
         """How masks are drawn."""
-        return MaskLaw(
-            self.relaxation,
-            self.temperature,
-            self.block_size,
-            self.smooth_scale,
-            self.sharpness if self.success_target else 1.0,
-        )
+        return mask_law_of(vars(self))
 
     @property
     def num_evaluations(self) -> int:
         """Times, at most, that an image is in-filled and classified before the mask is judged."""
-        settling = SETTLING_ROUNDS * SETTLING_MASKS if self.success_target else 0
-        return self.num_steps * self.num_samples + settling
+        return round(count_evaluations(vars(self), self.num_steps))
+
+
+def mask_law_of(fields: Mapping[str, Any]) -> MaskLaw:
+    """Returns how masks are drawn with settings, given by their fields, as a manifest keeps them.
+
+    Args:
+        fields: of `Settings`; those that are not there have their defaults.
+    """
+
+    def value(name: str) -> Any:
+        return fields.get(name, getattr(Settings, name))
+
+    return MaskLaw(
+        Relaxation(value("relaxation")),
+        value("temperature"),
+        value("block_size"),
+        value("smooth_scale"),
+        # Only what is settled is sharpened.
+        value("sharpness") if value("success_target") else 1.0,
+    )
+
+
+def count_evaluations(fields: Mapping[str, Any], num_steps: float) -> float:
+    """Counts how often an image is in-filled and classified before its mask is judged.
+
+    Args:
+        fields: of `Settings`, with `num_samples`.
+        num_steps: steps that are taken.
+    """
+    settling = SETTLING_ROUNDS * SETTLING_MASKS if fields.get("success_target") else 0
+    return num_steps * fields["num_samples"] + settling
 
 
 def _is_finite(value: Any) -> bool:

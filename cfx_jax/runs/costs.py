@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
+from cfx_jax.fido.settings import count_evaluations
 from cfx_jax.records import Cost, Costs, Storage
 from cfx_jax.runs.explanations import Explanations
 
@@ -50,13 +50,11 @@ def _evaluations(run: Explanations) -> int:
     The mean, where images may stop early; 0 where the manifest does not say it.
     """
     settings = run.manifest["settings"]
-    steps, samples = settings.get("num_steps", 0), settings.get("num_samples", 0)
-    if not steps or not samples:
+    if not settings.get("num_steps") or not settings.get("num_samples"):
         return 0
-    settling = SETTLING_ROUNDS * SETTLING_MASKS if settings.get("success_target") else 0
-    taken = len(run.objectives) * float(steps)
+    taken = [float(settings["num_steps"])] * len(run.objectives)
     if run.has_steps:
         columns = [run.read_result(objective, "steps") for objective in run.objectives]
         # Of an image that is not computed, or could not be read, there are none.
-        taken = sum(float(np.mean(column[column > 0])) for column in columns if (column > 0).any())
-    return round(taken * samples) + len(run.objectives) * settling
+        taken = [float(np.mean(c[c > 0])) if (c > 0).any() else 0.0 for c in columns]
+    return round(sum(count_evaluations(settings, steps) for steps in taken))

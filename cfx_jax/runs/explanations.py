@@ -14,8 +14,8 @@ from cfx_jax.config import Config
 from cfx_jax.data.loader import Examples
 from cfx_jax.data.source import UNKNOWN_LABEL
 from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status
-from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import DIRECTIONS
+from cfx_jax.fido.settings import mask_law_of
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 
 CLASSES = types.MappingProxyType(
@@ -208,16 +208,7 @@ class Explanations(RecordReader):
                 f"{workdir} holds records of {', '.join(names[:_MOST_NAMED])}, ..., not of "
                 f"explanations: {problem}; expected the workdir of python -m cfx_jax.main"
             )
-        settings = self.manifest["settings"]
-        self.mask_law = MaskLaw(
-            Relaxation(settings["relaxation"]),
-            settings["temperature"],
-            # Runs from before there were blocks have one of a pixel, and no smooth noise.
-            settings.get("block_size", 1),
-            settings.get("smooth_scale", 0.0),
-            # Only what is settled is sharpened.
-            settings.get("sharpness", 1.0) if settings.get("success_target") else 1.0,
-        )
+        self.mask_law = mask_law_of(self.manifest["settings"])
 
     def read_result(
         self, objective: str, name: str, start: int | None = None, stop: int | None = None

@@ -26,6 +26,7 @@ from cfx_jax.commands import command_line
 from cfx_jax.commands.dispatcher import COMMANDS
 from cfx_jax.config import Config
 from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.fido.settings import Settings
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
 PACKAGE = pathlib.Path(cfx_jax.__file__).parent
@@ -99,11 +100,13 @@ def read_flags(file: str) -> Iterator[Flag]:
 def read_fields(config_type: type) -> dict[str, str]:
     """Returns what the docstrings of a config type and its parents say of their fields.
 
+    What a config takes over from `Settings` is said there.
+
     Raises:
         KeyError: of a field they say nothing.
     """
     said: dict[str, str] = {}
-    for kind in reversed(config_type.__mro__[:-1]):
+    for kind in (Settings, *reversed(config_type.__mro__[:-1])):
         docstring = griffe.Docstring(inspect.getdoc(kind) or "")
         for section in docstring.parse("google", warnings=False):
             if section.kind is griffe.DocstringSectionKind.attributes:
