@@ -35,6 +35,7 @@ from cfx_jax.fido.explain import finish
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.optimisation import init
 from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import NETWORKS, load_classifier, load_generator
@@ -226,7 +227,7 @@ def measure_judge(size: Size, found: Found, weights: str | None) -> Found:
 
     @jax.jit
     def judge(images: jax.Array, models: tuple[Classifier, Generator]) -> Any:
-        problems = jax.vmap(lambda image: make_problem(KEY, image, CLASS, "ssr"))(images)
+        problems = jax.vmap(lambda image: make_problem(KEY, image, Question(CLASS), "ssr"))(images)
         one = functools.partial(finish, init(settings), settings=settings)
         return jax.vmap(one, in_axes=(0, None, None))(problems, *models)
 

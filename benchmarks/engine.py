@@ -31,6 +31,7 @@ from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.objective import DIRECTIONS, make_problem
 from cfx_jax.fido.optimisation import advance, init
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import MODES, Settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
@@ -84,7 +85,7 @@ def compare_step(_: argparse.Namespace) -> Iterator[str]:
     fast = MODES["fast"]
     for settings in (dataclasses.replace(fast, num_samples=4), fast, MODES["paper"]):
         rows = BATCH // settings.num_samples
-        one = make_problem(jax.random.key(0), image, 285, "ssr")
+        one = make_problem(jax.random.key(0), image, Question(285), "ssr")
         problems = jax.tree.map(lambda x, n=rows: jnp.stack([x] * n), one)
         states = jax.vmap(lambda _, s=settings: init(s))(jnp.arange(rows))
         steps = functools.partial(advance, settings=settings, num_steps=STEPS)

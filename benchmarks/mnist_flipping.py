@@ -30,6 +30,7 @@ from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
 from cfx_jax.fido.explain import explain_both
+from cfx_jax.fido.question import Question
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import best_drop, best_rise, deletion_curve, insertion_curve
 from cfx_jax.metrics.statistics import bootstrap, paired_difference
@@ -168,7 +169,7 @@ def map_over(
     """Best fall and best rise of each digit, float32 `[N]` each, a point for every pixel."""
 
     def one(image: jax.Array, importance: jax.Array) -> tuple[jax.Array, jax.Array]:
-        arguments = (KEY, classifier, generator, image, 0, importance, SIZE**2)
+        arguments = (KEY, classifier, generator, image, Question(0), importance, SIZE**2)
         return best_drop(deletion_curve(*arguments)), best_rise(insertion_curve(*arguments))
 
     return jax.vmap(one)(images, maps)

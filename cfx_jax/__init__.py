@@ -31,6 +31,16 @@ else:
         return getattr(importlib.import_module(_LATER[name]), name)
 
 
+def _to_html(explanation: Explanation) -> str:
+    """A table for notebooks; `cfx_jax.report.figure` draws more."""
+    from cfx_jax.report.show import to_html
+
+    return to_html(explanation)
+
+
+# Notebooks look for it; what draws is imported when they do.
+Explanation._repr_html_ = _to_html  # type: ignore[attr-defined]
+
 __all__ = [
     "Classifier",
     "Explanation",

@@ -5,7 +5,7 @@ line as `--config.section.field=value`.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, MEANINGS, NORMALIZATIONS
 from cfx_jax.fido.objective import DIRECTIONS
@@ -138,8 +138,8 @@ class GeneratorConfig:
 
 
 @dataclasses.dataclass
-class ExplainConfig:
-    """What to learn and how; a field left at None keeps the value of the mode.
+class _Goal:
+    """What to learn.
 
     Attributes:
         objective: `ssr`, `sdr` or `both`.
@@ -148,49 +148,12 @@ class ExplainConfig:
         top_classes: explain so many of the most likely classes of each image, as examples with the
             ids `ID#1`, `ID#2`, ..., in place of its label; None explains the label, or the
             predicted class where there is none.
-        num_steps: optimiser steps.
-        num_samples: masks drawn a step.
-        learning_rate: of Adam.
-        warmup_steps: steps over which the penalty sets in.
-        sparsity_weight: lambda, cost of one pixel.
-        tv_weight: tau, cost of the total variation.
-        initial_keep: probability of keeping each cell at the start.
-        mask_size: cells along each side of the mask.
-        block_size: side of the squares that are kept or dropped together, in pixels.
-        smooth_scale: distance over which neighbours are nearly kept or dropped together, as a share
-            of the shorter side of the image.
-        spread: width of the Gaussian over which cells are learnt together, in cells.
-        perimeter_weight: width of the strip of area that a boundary costs, as a share of that side.
-        margin: of the logits, beyond which evidence does not count.
-        success_target: share of hard masks that have to do what is asked.
-        sharpness: of the logits in the end.
-        look_steps: steps at the start in which nothing moves: the gradients of their masks say
-            where every cell begins.
-        patience: an image stops once the mean objective of so many steps is not below that of as
-            many before by a hundredth of its size; 0 = never.
     """
 
     objective: str = "both"
     mode: str = "region"
     contrast: int | None = None
     top_classes: int | None = None
-    num_steps: int | None = None
-    num_samples: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
-    sparsity_weight: float | None = None
-    tv_weight: float | None = None
-    initial_keep: float | None = None
-    mask_size: int | None = None
-    block_size: int | None = None
-    smooth_scale: float | None = None
-    spread: float | None = None
-    perimeter_weight: float | None = None
-    margin: float | None = None
-    success_target: float | None = None
-    sharpness: float | None = None
-    look_steps: int | None = None
-    patience: int | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -203,11 +166,37 @@ class ExplainConfig:
         Raises:
             ValueError: a value is out of range or the mode is unknown.
         """
-        fields = dataclasses.asdict(self)
-        for name in ("objective", "mode", "contrast", "top_classes"):
-            del fields[name]
-        overrides = {name: value for name, value in fields.items() if value is not None}
-        return get_settings(self.mode, **overrides)
+        given = {name: getattr(self, name) for name, _, _ in _OVERRIDES}
+        given = {name: value for name, value in given.items() if value is not None}
+        return get_settings(self.mode, **given)
+
+
+# Of each setting but those that make a mode what it is: its name, its type, and None.
+_OVERRIDES = [
+    (name, kind | None, None)
+    for name, kind in get_type_hints(Settings).items()
+    if name not in ("relaxation", "temperature")
+]
+
+if TYPE_CHECKING:
+
+    class ExplainConfig(_Goal):
+        """Stands for the class below, whose fields type checkers cannot know."""
+
+        def __init__(self, *goal: Any, **fields: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    ExplainConfig = dataclasses.make_dataclass(
+        "ExplainConfig",
+        _OVERRIDES,
+        bases=(_Goal,),
+        namespace={
+            "__module__": __name__,
+            "__doc__": "What to learn and how; a setting left at None keeps the value of the mode.",
+        },
+    )
 
 
 @dataclasses.dataclass

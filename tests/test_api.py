@@ -11,12 +11,7 @@ import pytest
 
 import cfx_jax
 
-MODULES = [
-    module.name
-    for module in pkgutil.walk_packages(cfx_jax.__path__, "cfx_jax.")
-    # Defines flags, which a process can do once only.
-    if module.name != "cfx_jax.infill_folder"
-]
+MODULES = [module.name for module in pkgutil.walk_packages(cfx_jax.__path__, "cfx_jax.")]
 PUBLIC = [getattr(cfx_jax, name) for name in cfx_jax.__all__]
 FUNCTIONS = [value for value in PUBLIC if inspect.isfunction(value)]
 DRAWING = [value for value in FUNCTIONS if value.__name__.startswith("explain")]

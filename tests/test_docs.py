@@ -22,10 +22,10 @@ from PIL import Image
 from skimage import data
 
 import cfx_jax
+from cfx_jax.commands import command_line
 from cfx_jax.config import Config, ConfigError, ExplainConfig, GeneratorConfig, check_field
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.fido.settings import MODES
-from cfx_jax.runs import cli
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
 # Of ml_collections, when it loads a config file.
@@ -57,7 +57,7 @@ SHOWN = {
 # Of commands with a config: its type, and where their other flags are defined.
 CONFIGURED = {
     "cfx_jax.main": (Config, "demo", ["runs/cluster.py"]),
-    "cfx_jax.evaluate": (EvaluateConfig, "evaluation", ["runs/cluster.py", "evaluate/__main__.py"]),
+    "cfx_jax.evaluate": (EvaluateConfig, "evaluation", ["runs/cluster.py", "commands/evaluate.py"]),
     "cfx_jax.train": (TrainConfig, "", []),
     "cfx_jax.train_classifier": (TrainClassifierConfig, "", []),
 }
@@ -200,11 +200,11 @@ def check_module(module, arguments):
     if module in ARGUED:
         with (
             mock.patch.object(sys, "argv", [module, *arguments]),
-            mock.patch.object(cli, "exit_with"),
+            mock.patch.object(command_line, "exit_with"),
         ):
-            importlib.import_module(f"{module}.__main__").main()
+            importlib.import_module(module.replace(".", ".commands.")).main()
     elif module == "cfx_jax.infill_folder":
-        check_script("cfx_jax/infill_folder.py", arguments)
+        check_script("cfx_jax/commands/infill_folder.py", arguments)
     else:
         check_configured(module, arguments)
 
@@ -214,7 +214,9 @@ def check_configured(module, arguments):
     source = "".join((ROOT / "cfx_jax" / file).read_text() for file in files)
     others = {*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)}
     own = [a for a in arguments if re.match(r"--(\w+)", a)[1] not in others]
-    config, _, rest = cli.parse_command([module, *own], config_type, default, flags.FlagValues())
+    config, _, rest = command_line.parse_command(
+        [module, *own], config_type, default, flags.FlagValues()
+    )
     assert rest == [module]
     config.validate()
 

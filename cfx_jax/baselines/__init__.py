@@ -1,7 +1,7 @@
 """Other saliency methods, to compare with: maps of a classifier's decision, one call for all.
 
-Each method is a pure function of ONE image, `(key, classifier, generator, image, target)` -> map
-`[H, W]`, larger = more important; `attribute` maps one over a batch in a single compiled program.
+Each method is a pure function of ONE image, `(key, classifier, generator, image, question)` ->
+map `[H, W]`, larger = more important; `attribute` maps one over a batch in one compiled program.
 Methods that replace pixels do so with the generator, like `explain`; with `grey` they do what their
 papers do.
 
@@ -27,10 +27,11 @@ from cfx_jax.baselines.gradients import (
 from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
 from cfx_jax.baselines.removal import occlusion, rise
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.batch import prepare
+from cfx_jax.fido.batch import ask, prepare
+from cfx_jax.fido.question import Question, Score
 from cfx_jax.generators import Generator, check_images, check_infills
 
-Method = Callable[[jax.Array, Classifier, Generator, jax.Array, jax.Array], jax.Array]
+Method = Callable[[jax.Array, Classifier, Generator, jax.Array, Question], jax.Array]
 
 METHODS: dict[str, Method] = {
     "gradient": gradient,
@@ -73,6 +74,9 @@ def attribute(
     generator: Generator,
     images: jax.Array | np.ndarray,
     targets: jax.Array | np.ndarray | None = None,
+    *,
+    contrast: int | None = None,
+    score: Score | None = None,
 ) -> jax.Array:
     """Explains a batch of images by another method.
 
@@ -83,6 +87,8 @@ def attribute(
         generator: what replaces pixels, where the method replaces any.
         images: float32 `[N, H, W, C]` in [0, 1].
         targets: int `[N]`; None takes the predicted classes.
+        contrast: as in `cfx_jax.explain`.
+        score: as in `cfx_jax.explain`.
 
     Returns:
         float32 `[N, H, W]`, larger = more important, on the scale of the method.
@@ -103,15 +109,15 @@ def attribute(
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     images = check_images(images)
     check_infills(generator, images)
-    asked = prepare(key, classifier, images, targets)
-    return _attribute(*asked, classifier, generator, method=method)
+    rows = prepare(key, classifier, images, ask(targets, contrast, score))
+    return _attribute(*rows, classifier, generator, method=method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
 def _attribute(
     keys: jax.Array,
     images: jax.Array,
-    targets: jax.Array,
+    questions: Question,
     classifier: Classifier,
     generator: Generator,
     method: str,
@@ -119,5 +125,5 @@ def _attribute(
     one = METHODS[method]
     # One image after the other: a method may look at an image a thousand times.
     return jax.lax.map(
-        lambda row: one(row[0], classifier, generator, row[1], row[2]), (keys, images, targets)
+        lambda row: one(row[0], classifier, generator, row[1], row[2]), (keys, images, questions)
     )

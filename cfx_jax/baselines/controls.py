@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.question import Question
 from cfx_jax.generators import Generator
 
 
@@ -12,10 +13,10 @@ def random(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """A control: noise, every order of the pixels as likely."""
-    del classifier, generator, target
+    del classifier, generator, question
     return jax.random.uniform(key, image.shape[:2])
 
 
@@ -24,10 +25,10 @@ def centre(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """A control: the nearer the centre the more important, 1 there and 0 in the corners."""
-    del key, classifier, generator, target
+    del key, classifier, generator, question
     y, x = (jnp.linspace(-1.0, 1.0, length) for length in image.shape[:2])
     return 1.0 - jnp.sqrt((jnp.square(y)[:, None] + jnp.square(x)[None, :]) / 2)
 
@@ -37,8 +38,8 @@ def uniform(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """A control: every pixel as important."""
-    del key, classifier, generator, target
+    del key, classifier, generator, question
     return jnp.ones(image.shape[:2])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.question import Question
 from cfx_jax.generators import Generator
 
 
@@ -16,11 +17,11 @@ def gradient(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """The largest absolute slope of the logit over the channels (Simonyan et al., 2014)."""
     del key, generator
-    return jnp.max(jnp.abs(_slope(classifier, image, target)), axis=-1)
+    return jnp.max(jnp.abs(_slope(classifier, image, question)), axis=-1)
 
 
 def gradient_x_input(
@@ -28,11 +29,11 @@ def gradient_x_input(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """The slope of the logit times the pixel, summed over the channels (Shrikumar et al., 2016)."""
     del key, generator
-    return jnp.sum(image * _slope(classifier, image, target), axis=-1)
+    return jnp.sum(image * _slope(classifier, image, question), axis=-1)
 
 
 def smooth_grad(
@@ -40,7 +41,7 @@ def smooth_grad(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
     num_draws: int = 32,
     spread: float = 0.15,
 ) -> jax.Array:
@@ -50,7 +51,7 @@ def smooth_grad(
 
     def slope(key: jax.Array) -> jax.Array:
         noise = sigma * jax.random.normal(key, image.shape)
-        return _slope(classifier, image + noise, target)
+        return _slope(classifier, image + noise, question)
 
     slopes = jax.lax.map(slope, jax.random.split(key, num_draws))
     return jnp.max(jnp.abs(slopes.mean(axis=0)), axis=-1)
@@ -61,7 +62,7 @@ def integrated_gradients(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
     num_steps: int = 32,
 ) -> jax.Array:
     """Slopes along the way from black to the image, times the image (Sundararajan et al., 2017).
@@ -70,7 +71,7 @@ def integrated_gradients(
     """
     del key, generator
     places = (jnp.arange(num_steps) + 0.5) / num_steps
-    slopes = jax.lax.map(lambda share: _slope(classifier, share * image, target), places)
+    slopes = jax.lax.map(lambda share: _slope(classifier, share * image, question), places)
     return jnp.sum(image * slopes.mean(axis=0), axis=-1)
 
 
@@ -79,7 +80,7 @@ def grad_cam(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """What the last feature maps say for the class, enlarged (Selvaraju et al., ICCV 2017).
 
@@ -102,7 +103,7 @@ def grad_cam(
 
         with nn.intercept_methods(_on_maps(add)):
             logits = classifier.apply(classifier.params, image[None])
-        return classifier.logit(logits[0], target), seen[place]
+        return question.logit(logits[0]), seen[place]
 
     slopes, maps = jax.grad(logit, has_aux=True)(jnp.zeros(shape))
     weights = slopes.mean(axis=(1, 2), keepdims=True)
@@ -110,9 +111,9 @@ def grad_cam(
     return jax.image.resize(coarse, image.shape[:2], "linear")
 
 
-def _slope(classifier: Classifier, image: jax.Array, target: jax.Array) -> jax.Array:
+def _slope(classifier: Classifier, image: jax.Array, question: Question) -> jax.Array:
     def logit(image: jax.Array) -> jax.Array:
-        return classifier.logit(classifier.apply(classifier.params, image[None])[0], target)
+        return question.logit(classifier.apply(classifier.params, image[None])[0])
 
     return jax.grad(logit)(image)
 

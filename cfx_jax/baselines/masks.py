@@ -7,6 +7,7 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.areas import AREAS, solve_areas
 from cfx_jax.fido.explain import solve
 from cfx_jax.fido.objective import Problem, make_problem
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import MODES, get_settings
 from cfx_jax.generators import Generator
 
@@ -16,7 +17,7 @@ def bbmp_ssr(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """The one mask that keeps the decision with little of the image (Fong and Vedaldi, 2017).
 
@@ -25,7 +26,7 @@ def bbmp_ssr(
     nothing is a hole yet, as a blurred one does: the mask begins whole, and one that is filled with
     itself has no slope.
     """
-    return _bbmp(make_problem(key, image, target, "ssr"), classifier, generator)
+    return _bbmp(make_problem(key, image, question, "ssr"), classifier, generator)
 
 
 def bbmp_sdr(
@@ -33,10 +34,10 @@ def bbmp_sdr(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """The one mask that changes the decision by removing little (Fong and Vedaldi, 2017)."""
-    return _bbmp(make_problem(key, image, target, "sdr"), classifier, generator)
+    return _bbmp(make_problem(key, image, question, "sdr"), classifier, generator)
 
 
 def extremal(
@@ -44,10 +45,10 @@ def extremal(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
 ) -> jax.Array:
     """The mean of the masks of four areas that preserve the decision best (Fong et al., 2019)."""
-    problem = make_problem(key, image, target, "ssr")
+    problem = make_problem(key, image, question, "ssr")
     masks = solve_areas(problem, classifier, generator, jnp.asarray(AREAS))
     return masks.importance.mean(axis=0)
 

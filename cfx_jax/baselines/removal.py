@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.objective import classify_infilled, make_problem
+from cfx_jax.fido.question import Question
 from cfx_jax.generators import Generator
 
 
@@ -13,7 +14,7 @@ def occlusion(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
     num_windows: int = 14,
 ) -> jax.Array:
     """p_b: how far the log-odds fall when a window is in-filled, averaged over windows on a pixel.
@@ -23,8 +24,8 @@ def occlusion(
     """
     height, width = image.shape[:2]
     tall, wide = max(1, 2 * height // num_windows), max(1, 2 * width // num_windows)
-    problem = make_problem(key, image, target, "sdr")
-    before = classifier.log_odds(classifier.apply(classifier.params, image[None])[0], target)
+    problem = make_problem(key, image, question, "sdr")
+    before = question.log_odds(classifier.apply(classifier.params, image[None])[0], classifier)
     tops, lefts = (
         jnp.round(jnp.linspace(0, length - side, min(num_windows, length - side + 1)))
         for length, side in ((height, tall), (width, wide))
@@ -37,7 +38,7 @@ def occlusion(
         window = (down[:, None] & across[None, :]).astype(jnp.float32)
         keep = 1.0 - window[None, ..., None]
         _, logits = classify_infilled(problem, keep, keep, problem.key, classifier, generator)
-        return (before - classifier.log_odds(logits[0], target)) * window, window
+        return (before - question.log_odds(logits[0], classifier)) * window, window
 
     def add(sums: tuple[jax.Array, jax.Array], corner: jax.Array) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, sums, fall(corner)), None
@@ -53,7 +54,7 @@ def rise(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array,
+    question: Question,
     num_masks: int = 1000,
     cells: int = 7,
 ) -> jax.Array:
@@ -73,11 +74,11 @@ def rise(
         smooth = jax.image.resize(kept, (large, large), "linear")
         start = jax.random.randint(shift_key, (2,), 0, side)
         mask = jax.lax.dynamic_slice(smooth, tuple(start), (height, width))[None, ..., None]
-        problem = make_problem(fill_key, image, target, "ssr")
+        problem = make_problem(fill_key, image, question, "ssr")
         _, logits = classify_infilled(
             problem, mask, jnp.round(mask), fill_key, classifier, generator
         )
-        probability = jax.nn.sigmoid(classifier.log_odds(logits[0], target))
+        probability = jax.nn.sigmoid(question.log_odds(logits[0], classifier))
         return sums + probability * mask[0, ..., 0], None
 
     sums, _ = jax.lax.scan(look, jnp.zeros((height, width)), jax.random.split(key, num_masks))

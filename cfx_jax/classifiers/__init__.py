@@ -12,9 +12,9 @@ from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.ensemble import average
 from cfx_jax.classifiers.logits import (
     MEANINGS,
-    Score,
     classes_of,
     log_odds,
+    logit,
     margin,
     predict,
     probabilities,
@@ -30,10 +30,10 @@ __all__ = [
     "Finding",
     "Normalization",
     "NormalizedModule",
-    "Score",
     "average",
     "classes_of",
     "log_odds",
+    "logit",
     "margin",
     "predict",
     "probabilities",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers.diagnosis import Finding, diagnose
-from cfx_jax.classifiers.logits import MEANINGS, Score, log_odds, logit, margin, predict
+from cfx_jax.classifiers.logits import MEANINGS
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "hamming", "box", "nearest")
 CHANNEL_ORDERS = ("rgb", "bgr")
@@ -41,23 +41,11 @@ class Classifier:
         logits: what they are. `"softmax"`: of at least two classes that exclude each other.
             `"sigmoid"`: a yes or no for each class by itself, or one logit of a binary classifier,
             whose classes are 1 and 0.
-        contrast: k, to ask why a class rather than k; None asks why it rather than all others.
-        score: what is asked of the logits in place of both, see `cfx_jax.classifiers.Score`.
         host_weights: SHA-256 of the weights of a model that JAX calls back on the host, which then
             are not in `params`; "" for a model of JAX. Dataset runs keep such a model to one device
             of each process.
         origin: SHA-256 of what else it is made of, for a model that a function of a user's own
             builds; "" where `params` say it all.
-
-    What is asked of logits z, for a target c:
-
-    | | evidence `log_odds` | `lead`, above 0 where the decision is made |
-    |---|---|---|
-    | softmax | `z[c] - logsumexp(z[k != c])` | `z[c] - max(z[k != c])` |
-    | sigmoid | `z[c]` | `z[c]` |
-    | sigmoid, one logit | `z` for c = 1, `-z` for c = 0 | the same |
-    | a contrast k | `z[c] - z[k]` | `z[c] - z[k]` |
-    | a score | `score(z, c)` | `score(z, c)` |
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,8 +65,6 @@ class Classifier:
     crop: float = flax.struct.field(pytree_node=False, default=0.875)
     interpolation: str = flax.struct.field(pytree_node=False, default="bicubic")
     logits: str = flax.struct.field(pytree_node=False, default="softmax")
-    contrast: Any = None
-    score: Score | None = flax.struct.field(pytree_node=False, default=None)
     host_weights: str = flax.struct.field(pytree_node=False, default="")
     origin: str = flax.struct.field(pytree_node=False, default="")
 
@@ -95,67 +81,6 @@ class Classifier:
                 raise ValueError(f"classifier.{name} is {value!r}; expected one of {known}")
         if not 0.0 < self.crop <= 1.0:
             raise ValueError(f"classifier.crop is {self.crop!r}; expected a share above 0, up to 1")
-
-    def log_odds(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-        """Computes how much logits speak for the decision, see the table above.
-
-        Args:
-            logits: float32 `[..., K]`.
-            target: int32 scalar, c.
-
-        Returns:
-            float32 `[...]`; its logistic function is the probability of the decision.
-        """
-        if self._is_against_all:
-            return log_odds(logits, target)
-        return self.lead(logits, target)
-
-    def lead(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-        """Computes how far logits are from another decision, see the table above.
-
-        Args:
-            logits: float32 `[..., K]`.
-            target: int32 scalar, c.
-
-        Returns:
-            float32 `[...]`, above 0 where the decision is made.
-        """
-        if self._is_against_all:
-            return margin(logits, target)
-        return self.logit(logits, target)
-
-    def logit(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-        """Computes what methods take the slope of: `z[c]`, or `lead` where that is no maximum.
-
-        Args:
-            logits: float32 `[..., K]`.
-            target: int32 scalar, c.
-
-        Returns:
-            float32 `[...]`.
-        """
-        if self.score is not None:
-            return self.score(logits, target)
-        own = logit(logits, target)
-        return own if self.contrast is None else own - logit(logits, self.contrast)
-
-    def decides(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-        """Tells where the decision is made: the target is predicted, or leads.
-
-        Args:
-            logits: float32 `[..., K]`.
-            target: int32 scalar, c.
-
-        Returns:
-            bool `[...]`.
-        """
-        if self._is_against_all:
-            return predict(logits) == target
-        return self.lead(logits, target) > 0
-
-    @property
-    def _is_against_all(self) -> bool:
-        return self.logits == "softmax" and self.contrast is None and self.score is None
 
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
         """Finds out what is wrong with the classifier, from four calls on one or two images.

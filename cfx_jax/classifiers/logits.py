@@ -1,15 +1,10 @@
 """What the logits of a classifier say of a class."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 MEANINGS = ("softmax", "sigmoid")
 """What logits are: one class of several that exclude each other, or a yes and no for each."""
-
-Score = Callable[[jax.Array, jax.Array], jax.Array]
-"""`score(logits [..., K], target) -> [...]`: above 0 where the decision asked about is made."""
 
 
 def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import numpy as np
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.fido.checks import count_classes
-from cfx_jax.registry import read_class_names
+from cfx_jax.weights import class_names
 
 _logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[0-9]+")
@@ -198,5 +198,5 @@ def _fold(text: str) -> str:
 
 @functools.cache
 def _synsets() -> dict[str, int]:
-    names = read_class_names("imagenet_synsets.txt")
+    names = class_names.read_packaged("imagenet_synsets.txt")
     return {name: number for number, name in enumerate(names)}

@@ -15,6 +15,7 @@ from cfx_jax.evaluate import transfer
 from cfx_jax.fido.explanation import saliency
 from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
+from cfx_jax.fido.question import Question
 from cfx_jax.generators import Generator
 from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
 from cfx_jax.metrics.sanity import draw_other_class, shuffle_weights
@@ -61,6 +62,7 @@ class _Models(NamedTuple):
     judges: tuple[Generator, ...]
     baseline_infill: Generator
     judge_classifiers: tuple[Classifier, ...]
+    contrast: jax.Array | None
 
 
 class Scorer:
@@ -81,6 +83,7 @@ class Scorer:
         curve_steps: int,
         per_device_batch_size: int,
         judge_classifiers: Sequence[Classifier] = (),
+        contrast: int | None = None,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
 
@@ -93,13 +96,21 @@ class Scorer:
             curve_steps: of each curve.
             per_device_batch_size: images a device looks at together.
             judge_classifiers: are shown masks that were learnt with another one.
+            contrast: class that the target of each image is set against; None for all others.
         """
         self.num_judges = len(judges)
         self.num_judge_classifiers = len(judge_classifiers)
         self._devices = cluster.devices_for(classifier)
         self._rows = per_device_batch_size
         self.curve_steps = curve_steps
-        models = _Models(key, classifier, tuple(judges), baseline_infill, tuple(judge_classifiers))
+        models = _Models(
+            key,
+            classifier,
+            tuple(judges),
+            baseline_infill,
+            tuple(judge_classifiers),
+            None if contrast is None else jnp.asarray(contrast, jnp.int32),
+        )
         self._models = parallel.replicate(models, self._devices)
         # Copied when first asked for: it takes as much memory as the intact one.
         self._shuffled = functools.cache(
@@ -253,17 +264,19 @@ def _classify(image: Images, models: _Models) -> Prediction:
     predicted = predict(logits)
     target = resolve(logits, image.targets)
     other = draw_other_class(_key(image, models), target, classes_of(len(logits)))
-    return Prediction(target, predicted, classifier.log_odds(logits, target), other)
+    question = Question(target, models.contrast)
+    return Prediction(target, predicted, question.log_odds(logits, classifier), other)
 
 
 def _crop(image: Images, box: jax.Array, models: _Models) -> jax.Array:
-    return crop_metric(models.classifier, image.pixels, image.targets, box)
+    return crop_metric(models.classifier, image.pixels, _question(image, models), box)
 
 
 def _attribute(image: Images, models: _Models, *, method: str) -> jax.Array:
     find = METHODS[method]
     key = _key(image, models)
-    return find(key, models.classifier, models.baseline_infill, image.pixels, image.targets)
+    question = _question(image, models)
+    return find(key, models.classifier, models.baseline_infill, image.pixels, question)
 
 
 def _saliency(
@@ -277,18 +290,19 @@ def _score(
     image: Images, importance: jax.Array, box: jax.Array, models: _Models, *, num_steps: int
 ) -> MapScores:
     key, classifier = _key(image, models), models.classifier
+    question = _question(image, models)
     deletion, insertion = (
         jnp.stack(
             [
                 draw(
-                    key, classifier, generator, image.pixels, image.targets, importance, num_steps
+                    key, classifier, generator, image.pixels, question, importance, num_steps
                 ).probability
                 for generator in models.judges
             ]
         )
         for draw in (deletion_curve, insertion_curve)
     )
-    crop = crop_metric(classifier, image.pixels, image.targets, box)
+    crop = crop_metric(classifier, image.pixels, question, box)
     return MapScores(crop, deletion, insertion)
 
 
@@ -332,4 +346,9 @@ def _cut(image: Images, region: jax.Array, models: _Models, *, objective: str) -
 
 
 def _problem(image: Images, models: _Models, objective: str) -> Problem:
-    return make_problem(_key(image, models), image.pixels, image.targets, objective)
+    question = _question(image, models)
+    return make_problem(_key(image, models), image.pixels, question, objective)
+
+
+def _question(image: Images, models: _Models) -> Question:
+    return Question(image.targets, models.contrast)

@@ -174,7 +174,8 @@ class Study:
         """
         classifier, generator = registry.load_models(config, classifier)
         source = runner.open_examples(config, classifier)
-        shape = registry.image_shape(classifier, generator, config.explain.settings())
+        explain = config.explain
+        shape = registry.image_shape(classifier, generator, explain.settings(), explain.contrast)
         manifest: dict[str, Any] = {
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
             "classifier": registry.identity(classifier),
@@ -198,6 +199,7 @@ class Study:
             config.curve_steps,
             config.batch.per_device_batch_size or 1,
             tuple(judges.classifiers.values()),
+            contrast,
         )
         manifest |= judges.identity() | {
             "contrast": contrast,

@@ -131,6 +131,6 @@ def _where_right(
     """What keeps or loses a prediction says nothing of a classifier that never made it."""
     logits = (judge.apply(judge.params, problem.image[None])[0] for judge in classifiers)
     is_right = [
-        judge.decides(z, problem.target) for judge, z in zip(classifiers, logits, strict=True)
+        problem.question.decides(z, judge) for judge, z in zip(classifiers, logits, strict=True)
     ]
     return jnp.where(jnp.array(is_right, bool), success, jnp.nan)

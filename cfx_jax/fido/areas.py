@@ -25,9 +25,10 @@ import optax
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
-from cfx_jax.fido.batch import prepare
+from cfx_jax.fido.batch import ask, prepare
 from cfx_jax.fido.masks import rank_pixels, upsample
 from cfx_jax.fido.objective import SSR, Problem, classify_infilled, make_problem
+from cfx_jax.fido.question import Score
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.generators import Generator
 
@@ -72,6 +73,8 @@ def explain_areas(
     objective: str = "ssr",
     areas: tuple[float, ...] = AREAS,
     num_steps: int = NUM_STEPS,
+    contrast: int | None = None,
+    score: Score | None = None,
 ) -> AreaMasks:
     """Learns a mask of each area for each image, all in one compiled program.
 
@@ -84,6 +87,8 @@ def explain_areas(
         objective: `"ssr"` keeps a share of each image, `"sdr"` in-fills it.
         areas: shares of the image, each in (0, 1).
         num_steps: optimiser steps.
+        contrast: as in `cfx_jax.explain`.
+        score: as in `cfx_jax.explain`.
 
     Returns:
         `AreaMasks` with a leading axis N in each field but `areas`.
@@ -109,9 +114,10 @@ def explain_areas(
             f"areas are {areas!r} and num_steps {num_steps!r}; expected one or more of each"
         )
     settings = get_settings("bbmp", mask_size=1)
-    images = checks.check_problem(classifier, generator, images, objective, settings)
+    asked = ask(targets, contrast, score)
+    images = checks.check_problem(classifier, generator, images, objective, settings, contrast)
     problems = jax.vmap(functools.partial(make_problem, objective=objective))(
-        *prepare(key, classifier, images, targets)
+        *prepare(key, classifier, images, asked)
     )
     shares = jnp.asarray(areas, jnp.float32)
     masks = _solve_batch(problems, classifier, generator, shares, num_steps=num_steps)
@@ -162,7 +168,7 @@ def solve_areas(
         importance = _enlarge(cells, (height, width))
         logits = _look(problem, classifier, generator, importance)
         errors = jnp.square(jnp.sort(importance.reshape(len(areas), -1)) - wanted)
-        evidence = problem.direction * classifier.log_odds(logits, problem.target)
+        evidence = problem.direction * problem.question.log_odds(logits, classifier)
         return jnp.sum(weight * errors.mean(axis=1) - evidence)
 
     def step(
@@ -177,7 +183,7 @@ def solve_areas(
     importance = _enlarge(cells, (height, width))
     covered = jax.vmap(_top)(importance, areas)
     logits = _look(problem, classifier, generator, covered)
-    evidence = classifier.log_odds(logits, problem.target)
+    evidence = problem.question.log_odds(logits, classifier)
     return AreaMasks(
         areas=areas,
         importance=importance,

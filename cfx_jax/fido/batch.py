@@ -1,67 +1,66 @@
 """A batch of images as a user gives it: checked, with a question, a target and a key for each."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax import classifiers
-from cfx_jax.classifiers import Classifier, Score
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.checks import check_values
+from cfx_jax.fido.question import Question, Score
 
 
-def ask(classifier: Classifier, contrast: int | None, score: Score | None) -> Classifier:
-    """Returns a classifier of which a question is asked, or as it is for none.
+def ask(
+    targets: jax.Array | np.ndarray | int | None, contrast: int | None, score: Score | None
+) -> Question:
+    """Packs what is asked of an image or of a batch, as it is given.
 
     Args:
-        classifier: the model to explain.
+        targets: classes to explain; None for the predicted ones.
         contrast: k, to ask why a class rather than k.
         score: what is asked of the logits.
 
     Raises:
-        ValueError: both are given.
+        ValueError: contrast and score are both given.
     """
-    if contrast is None and score is None:
-        return classifier
     if contrast is not None and score is not None:
         raise ValueError("contrast and score are two questions; give one of them")
-    rather = None if contrast is None else jnp.asarray(contrast, jnp.int32)
-    return dataclasses.replace(classifier, contrast=rather, score=score)
+    return Question(targets, contrast, score)
 
 
 def prepare(
-    key: jax.Array,
-    classifier: Classifier,
-    images: jax.Array,
-    targets: jax.Array | np.ndarray | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Checks the values of a batch, and gives each image its key and its target.
+    key: jax.Array, classifier: Classifier, images: jax.Array, asked: Question
+) -> tuple[jax.Array, jax.Array, Question]:
+    """Checks the values of a batch, and gives each image its key and its question.
 
     Args:
         key: random key of the run; each image folds a checksum of its pixels in.
         classifier: names the targets that are not given.
         images: float32 `[N, H, W, C]`, their shape already checked.
-        targets: int `[N]`; None takes the predicted classes.
+        asked: of all images, see `ask`.
 
     Returns:
-        `(keys [N], images, targets [N])`.
+        `(keys [N], images, question)`, the classes of the question int32 `[N]`.
 
     Raises:
-        ValueError: pixels or targets are out of range, or a given target is the contrast.
+        ValueError: pixels or classes are out of range, or a given target is the contrast.
     """
-    check_values(classifier, images, targets)
-    if targets is not None:
-        _check_question(classifier, targets)
+    check_values(classifier, images, asked)
+    if asked.target is not None:
+        _check_question(asked)
+        targets = jnp.asarray(asked.target)
     else:
         targets = predict(classifier, images)
+    contrast = asked.contrast
+    if contrast is not None:
+        contrast = jnp.broadcast_to(jnp.asarray(contrast, jnp.int32), targets.shape)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
-    return keys, images, jnp.asarray(targets)
+    return keys, images, asked.replace(target=targets, contrast=contrast)
 
 
-def _check_question(classifier: Classifier, targets: jax.Array | np.ndarray) -> None:
+def _check_question(asked: Question) -> None:
     """Refuses to ask why a class rather than itself; silent inside a trace."""
-    contrast = classifier.contrast
+    contrast, targets = asked.contrast, asked.target
     if contrast is None or isinstance(contrast, jax.core.Tracer):
         return
     if isinstance(targets, jax.core.Tracer):

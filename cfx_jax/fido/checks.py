@@ -9,6 +9,7 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier, classes_of
 from cfx_jax.fido.objective import DIRECTIONS
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.generators.checks import check_images, check_infills, check_pixels
@@ -20,6 +21,7 @@ def check_problem(
     images: jax.Array | np.ndarray,
     objective: str,
     settings: Settings,
+    contrast: jax.Array | int | None = None,
 ) -> jax.Array:
     """Checks names, shapes and types, without running a network.
 
@@ -29,6 +31,7 @@ def check_problem(
         images: a non-empty floating `[N, H, W, C]`, at least as large as the mask.
         objective: `"ssr"` or `"sdr"`.
         settings: for the size of the mask and of its blocks.
+        contrast: class that others are set against, which one logit does not have.
 
     Returns:
         The images as a float32 JAX array.
@@ -52,28 +55,27 @@ def check_problem(
             f"blocks are {settings.block_size} pixels wide, more than the image ({height} x "
             f"{width}); pass block_size={min(height, width)} or less"
         )
-    _check_logits(classifier, images)
+    _check_logits(classifier, images, contrast)
     check_infills(generator, images)
     return images
 
 
-def check_values(
-    classifier: Classifier, images: jax.Array, targets: jax.Array | np.ndarray | None
-) -> None:
-    """Checks the range of the pixels and of the targets; silent inside a trace.
+def check_values(classifier: Classifier, images: jax.Array, asked: Question) -> None:
+    """Checks the range of the pixels and of the classes; silent inside a trace.
 
     Pixels that are not finite pass: they are the failure of one image, which gets a status.
 
     Args:
         classifier: for the number of classes.
         images: float32 `[N, H, W, C]`, already checked by `check_problem`.
-        targets: int `[N]` or None.
+        asked: its targets are int `[N]` or None.
 
     Raises:
         ValueError: says what was wrong, what was expected and what to do.
     """
     check_pixels(images)
-    check_contrast(classifier, images)
+    check_contrast(asked.contrast, classifier, images)
+    targets = asked.target
     if targets is None:
         return
     if jnp.shape(targets) != (len(images),) or not jnp.issubdtype(
@@ -93,23 +95,25 @@ def check_values(
             )
 
 
-def check_contrast(classifier: Classifier, images: jax.Array) -> None:
+def check_contrast(
+    contrast: jax.Array | int | None, classifier: Classifier, images: jax.Array
+) -> None:
     """Checks that the classifier has the class it is asked to set others against.
 
     Args:
-        classifier: with its contrast, if there is one; silent for a traced one.
+        contrast: the class, None for none; silent for a traced one.
+        classifier: for the number of classes.
         images: float32 `[N, H, W, C]`, already checked by `check_problem`.
 
     Raises:
         ValueError: it has no such class.
     """
-    if classifier.contrast is None or isinstance(classifier.contrast, jax.core.Tracer):
+    if contrast is None or isinstance(contrast, jax.core.Tracer):
         return
     num_classes = count_classes(classifier, images)
-    if not 0 <= int(classifier.contrast) < num_classes:
+    if not 0 <= int(contrast) < num_classes:
         raise ValueError(
-            f"contrast is class {int(classifier.contrast)}; the classifier has classes 0 to "
-            f"{num_classes - 1}"
+            f"contrast is class {int(contrast)}; the classifier has classes 0 to {num_classes - 1}"
         )
 
 
@@ -129,10 +133,12 @@ def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tupl
     return tuple(logits.shape)
 
 
-def _check_logits(classifier: Classifier, images: jax.Array) -> None:
+def _check_logits(
+    classifier: Classifier, images: jax.Array, contrast: jax.Array | int | None
+) -> None:
     shape = logits_shape(classifier, images)
     is_binary = shape[1:] == (1,)
-    takes_one = classifier.logits == "sigmoid" and classifier.contrast is None
+    takes_one = classifier.logits == "sigmoid" and contrast is None
     if len(shape) == 2 and shape[0] == len(images) and shape[1] >= (1 if takes_one else 2):
         return
     hint = (

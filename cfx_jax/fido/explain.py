@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax import classifiers
-from cfx_jax.classifiers import Classifier, Score
+from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import ask, predict, prepare
 from cfx_jax.fido.explanation import (
@@ -34,6 +34,7 @@ from cfx_jax.fido.objective import (
     penalty,
 )
 from cfx_jax.fido.optimisation import State, advance, init, is_done
+from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.fido.settling import begin_search
 from cfx_jax.generators import Generator, check_fills
@@ -67,8 +68,9 @@ def finish(
     )
     cells = spread(state.cells, settings.spread)
     original = classifier.apply(classifier.params, problem.image[None])[0]
+    question = problem.question
     if settings.success_target:
-        lead = classifier.lead(original, problem.target)
+        lead = question.lead(original, classifier)
         search = begin_search(cells, problem.direction, lead, settings)
         cells, verdict = settle_and_judge(
             settle_key, judge_key, search, *asked, law=law, bare_key=bare_key
@@ -86,9 +88,9 @@ def finish(
         saliency=saliency(cells, problem.direction, size, law),
         infilled=verdict.infilled,
         status=jnp.zeros((), jnp.int32),
-        target=problem.target,
+        target=question.target,
         prediction=classifiers.predict(original),
-        log_odds_original=classifier.log_odds(original, problem.target),
+        log_odds_original=question.log_odds(original, classifier),
         log_odds_infilled=verdict.log_odds,
         kept_area=jnp.mean(pixels.keep),
         success_rate=verdict.success_rate,
@@ -103,7 +105,7 @@ def finish(
     return assign_status(
         result,
         problem,
-        classifier.decides(original, problem.target),
+        question.decides(original, classifier),
         settings.success_target or MOST,
         verdict.infill_suffices,
     )
@@ -179,21 +181,21 @@ def explain_one(
         (5, 8, 8)
     """
     settings = get_settings(mode, **overrides)
-    classifier = ask(classifier, contrast, score)
+    asked = ask(target, contrast, score)
     if jnp.ndim(image) != 3:
         raise ValueError(
             f"image has shape {jnp.shape(image)}; expected [H, W, C]: vmap over a batch, or call "
             "explain"
         )
-    image = checks.check_problem(classifier, generator, image[None], objective, settings)[0]
+    images = checks.check_problem(classifier, generator, image[None], objective, settings, contrast)
     if target is None:
-        target = predict(classifier, image[None])[0]
+        target = predict(classifier, images)[0]
     target = jnp.asarray(target)
     if target.ndim or not jnp.issubdtype(target.dtype, jnp.integer):
         raise ValueError(
             f"target has shape {target.shape} and type {target.dtype}; expected one whole number"
         )
-    problem = make_problem(key, image, target, objective)
+    problem = make_problem(key, images[0], asked.replace(target=target), objective)
     return solve(problem, classifier, generator, settings=settings)
 
 
@@ -252,8 +254,8 @@ def explain(
         >>> e.keep_prob.shape, e.saliency.shape
         ((2, 4, 4), (2, 8, 8))
     """
-    classifier = ask(classifier, contrast, score)
-    arguments = (key, classifier, generator, images, targets, mode, overrides)
+    asked = ask(targets, contrast, score)
+    arguments = (key, classifier, generator, images, asked, mode, overrides)
     return _explain_objectives((objective,), *arguments)[objective]
 
 
@@ -288,8 +290,8 @@ def explain_both(
     Raises:
         ValueError: as in `explain`.
     """
-    classifier = ask(classifier, contrast, score)
-    arguments = (key, classifier, generator, images, targets, mode, overrides)
+    asked = ask(targets, contrast, score)
+    arguments = (key, classifier, generator, images, asked, mode, overrides)
     return _explain_objectives(tuple(DIRECTIONS), *arguments)
 
 
@@ -299,19 +301,19 @@ def _explain_objectives(
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
-    targets: jax.Array | np.ndarray | None,
+    asked: Question,
     mode: str,
     overrides: dict[str, Any],
 ) -> dict[str, Explanation]:
     settings = get_settings(mode, **overrides)
     checked = [
-        checks.check_problem(classifier, generator, images, objective, settings)
+        checks.check_problem(classifier, generator, images, objective, settings, asked.contrast)
         for objective in objectives
     ]
     if not isinstance(checked[0], jax.core.Tracer):
         check_fills(generator, checked[0].shape[1:])
-    asked = prepare(key, classifier, checked[0], targets)
-    problems = [jax.vmap(functools.partial(make_problem, objective=o))(*asked) for o in objectives]
+    rows = prepare(key, classifier, checked[0], asked)
+    problems = [jax.vmap(functools.partial(make_problem, objective=o))(*rows) for o in objectives]
     stacked = jax.tree.map(lambda *rows: jnp.concatenate(rows), *problems)
     solved = _solve_batch(stacked, classifier, generator, settings=settings)
     n = len(images)

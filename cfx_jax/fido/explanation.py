@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfx_jax.classifiers import Classifier, probabilities
 from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem
-from cfx_jax.fido.show import to_html
 
 NUM_TOP = 5
 """Classes whose probabilities an explanation tells."""
@@ -99,20 +97,6 @@ class Explanation:
         # Flax makes it, and type checkers do not know of it.
         def replace(self, **changes: Any) -> Self:
             """Returns a copy with other fields."""
-
-    def _repr_html_(self) -> str:
-        """A table for notebooks; `cfx_jax.report.figure` draws more."""
-        one = np.ndim(self.status) == 0
-        found = jax.tree.map(lambda leaf: np.asarray(leaf)[None] if one else np.asarray(leaf), self)
-        return to_html(
-            found.saliency,
-            found.target,
-            [Status(code).name.lower() for code in found.status.tolist()],
-            found.log_odds_original,
-            found.log_odds_infilled,
-            found.kept_area,
-            found.success_rate,
-        )
 
 
 def saliency(

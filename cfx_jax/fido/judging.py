@@ -143,7 +143,7 @@ def settle_and_judge(
         is_search = place < SETTLING_ROUNDS
         cells = jnp.where(is_search, search.tried(), search.found())
         infilled, logits = look(law.keep_map(cells, (height, width)), part)
-        reached = problem.direction * classifier.lead(logits, problem.target)
+        reached = problem.direction * problem.question.lead(logits, classifier)
         narrowed = search.narrow(reached)
         search = jax.tree.map(lambda new, old: jnp.where(is_search, new, old), narrowed, search)
         return (search, jnp.where(place == SETTLING_ROUNDS, infilled, first)), logits
@@ -205,9 +205,9 @@ def _conclude(
 ) -> Verdict:
     bare, logits = logits[num_masks:], logits[:num_masks]
     return Verdict(
-        log_odds=jnp.mean(classifier.log_odds(logits, problem.target)),
+        log_odds=jnp.mean(problem.question.log_odds(logits, classifier)),
         success_rate=jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32)),
         infilled=infilled,
         logits=logits,
-        infill_suffices=jnp.all(classifier.decides(bare, problem.target)) & (len(bare) > 0),
+        infill_suffices=jnp.all(problem.question.decides(bare, classifier)) & (len(bare) > 0),
     )

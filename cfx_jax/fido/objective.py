@@ -15,7 +15,7 @@ where KEEP and DROP are the probabilities at the pixels of the image. The soft m
 classifier, the rounded one to the generator, and no gradient passes through the in-fill.
 
 What takes the place of the log-odds where the classes do not exclude each other, or where one class
-is asked about rather than another, is told in `cfx_jax.Classifier`.
+is asked about rather than another, is told in `cfx_jax.fido.question`.
 
 With a `margin` m the evidence o is capped, because more of it than decides explains nothing:
 
@@ -36,6 +36,7 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, spread
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 
@@ -54,26 +55,26 @@ class Problem(NamedTuple):
 
     Attributes:
         image: float32 `[H, W, C]` in [0, 1].
-        target: int32 scalar, the class to explain.
+        question: what is asked of the logits; its classes are int32 scalars.
         direction: float32 scalar, `SSR` or `SDR`.
         key: random key of this example and objective.
     """
 
     image: jax.Array
-    target: jax.Array
+    question: Question
     direction: jax.Array
     key: jax.Array
 
 
 def make_problem(
-    key: jax.Array, image: jax.Array, target: jax.Array | int, objective: str | jax.Array
+    key: jax.Array, image: jax.Array, question: Question, objective: str | jax.Array
 ) -> Problem:
     """Packs what is asked of one image; the objective is folded into the key of the example.
 
     Args:
         key: random key of this example.
         image: float32 `[H, W, C]` in [0, 1].
-        target: class to explain.
+        question: what is asked of the logits.
         objective: `"ssr"` or `"sdr"`, or int32, its place in `DIRECTIONS`.
 
     Returns:
@@ -82,7 +83,7 @@ def make_problem(
     index = list(DIRECTIONS).index(objective) if isinstance(objective, str) else objective
     return Problem(
         image=image,
-        target=jnp.asarray(target, jnp.int32),
+        question=jax.tree.map(lambda number: jnp.asarray(number, jnp.int32), question),
         direction=jnp.asarray([*DIRECTIONS.values()], jnp.float32)[index],
         key=jax.random.fold_in(key, index),
     )
@@ -162,14 +163,14 @@ def evidence(
         `-relu(m - direction * lead)`.
     """
     if not settings.margin:
-        return problem.direction * classifier.log_odds(logits, problem.target)
-    reached = problem.direction * classifier.lead(logits, problem.target)
+        return problem.direction * problem.question.log_odds(logits, classifier)
+    reached = problem.direction * problem.question.lead(logits, classifier)
     return -jax.nn.relu(settings.margin - reached)
 
 
 def succeeds(logits: jax.Array, problem: Problem, classifier: Classifier) -> jax.Array:
     """Tells of each of `[S, K]` whether the decision is kept (SSR) or changed (SDR), bool `[S]`."""
-    return classifier.decides(logits, problem.target) == (problem.direction == SSR)
+    return problem.question.decides(logits, classifier) == (problem.direction == SSR)
 
 
 def penalty(

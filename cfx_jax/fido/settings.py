@@ -166,14 +166,19 @@ class Settings:
             self.temperature,
             self.block_size,
             self.smooth_scale,
+            # Only what is settled is sharpened.
             self.sharpness if self.success_target else 1.0,
         )
 
     @property
     def num_evaluations(self) -> int:
         """Times, at most, that an image is in-filled and classified before the mask is judged."""
+        return round(self.count_evaluations(self.num_steps))
+
+    def count_evaluations(self, num_steps: float) -> float:
+        """Returns the same for a number of steps, which may be a mean over images."""
         settling = SETTLING_ROUNDS * SETTLING_MASKS if self.success_target else 0
-        return self.num_steps * self.num_samples + settling
+        return num_steps * self.num_samples + settling
 
 
 def _is_finite(value: Any) -> bool:

@@ -99,7 +99,7 @@ def begin_search(
     Args:
         cells: float32 `[h, w]`, logits of keeping each cell.
         direction: float32 scalar, `SSR` or `SDR`.
-        original: float32 scalar, `Classifier.lead` of the target on the image itself.
+        original: float32 scalar, `Question.lead` of the target on the image itself.
         settings: the target, the margin and the sharpness.
 
     Returns:

@@ -16,6 +16,7 @@ import numpy as np
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import rank_pixels
 from cfx_jax.fido.objective import classify_infilled, make_problem
+from cfx_jax.fido.question import Question
 from cfx_jax.generators import Generator
 
 
@@ -38,7 +39,7 @@ def deletion_curve(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array | int,
+    question: Question,
     importance: jax.Array,
     num_steps: int = 20,
 ) -> Curve:
@@ -51,7 +52,7 @@ def deletion_curve(
         classifier: the model explained.
         generator: what replaces pixels.
         image: float32 `[H, W, C]` in [0, 1].
-        target: class explained.
+        question: what is asked of the logits, `Question(target)` or more.
         importance: `[H, W]`; pixels of equal importance go row by row.
         num_steps: steps between the whole image and nothing of it.
 
@@ -60,7 +61,7 @@ def deletion_curve(
     """
     kept = jnp.linspace(1.0, 0.0, num_steps + 1)
     # What is kept is what the map finds least important.
-    return _curve(key, classifier, generator, image, target, -importance, kept)
+    return _curve(key, classifier, generator, image, question, -importance, kept)
 
 
 def insertion_curve(
@@ -68,7 +69,7 @@ def insertion_curve(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array | int,
+    question: Question,
     importance: jax.Array,
     num_steps: int = 20,
 ) -> Curve:
@@ -81,7 +82,7 @@ def insertion_curve(
         classifier: as in `deletion_curve`.
         generator: what stands for the pixels that are not there yet.
         image: as in `deletion_curve`.
-        target: as in `deletion_curve`.
+        question: as in `deletion_curve`.
         importance: as in `deletion_curve`.
         num_steps: as in `deletion_curve`.
 
@@ -89,7 +90,7 @@ def insertion_curve(
         A `Curve` of `num_steps + 1` points, from no pixel kept to all.
     """
     kept = jnp.linspace(0.0, 1.0, num_steps + 1)
-    return _curve(key, classifier, generator, image, target, importance, kept)
+    return _curve(key, classifier, generator, image, question, importance, kept)
 
 
 def curve_area(probability: np.ndarray | jax.Array) -> np.ndarray:
@@ -120,7 +121,7 @@ def best_rise(insertion: Curve) -> jax.Array:
 
 
 def crop_metric(
-    classifier: Classifier, image: jax.Array, target: jax.Array | int, box: jax.Array
+    classifier: Classifier, image: jax.Array, question: Question, box: jax.Array
 ) -> jax.Array:
     """SM: how small a box is and how sure the classifier is of what lies in it; lower is better.
 
@@ -132,7 +133,7 @@ def crop_metric(
     Args:
         classifier: the model explained.
         image: float32 `[H, W, C]` in [0, 1].
-        target: class explained.
+        question: what is asked of the logits, `Question(target)` or more.
         box: float `[4]`, `x0 y0 x1 y1` in pixels; an empty one takes the whole image.
 
     Returns:
@@ -149,7 +150,7 @@ def crop_metric(
         image, image.shape, (0, 1), scale, -box[1::-1] * scale, "cubic", antialias=True
     )
     logits = classifier.apply(classifier.params, jnp.clip(crop, 0.0, 1.0)[None])[0]
-    evidence = classifier.log_odds(logits, jnp.asarray(target))
+    evidence = question.log_odds(logits, classifier)
     area = jnp.prod(sides) / (height * width)
     return jnp.log(jnp.maximum(0.05, area)) - jax.nn.log_sigmoid(evidence)
 
@@ -159,12 +160,12 @@ def _curve(
     classifier: Classifier,
     generator: Generator,
     image: jax.Array,
-    target: jax.Array | int,
+    question: Question,
     importance: jax.Array,
     kept: jax.Array,
 ) -> Curve:
     """Looks at the image with the most important pixels kept, a share of them at each point."""
-    problem = make_problem(key, image, target, "ssr")
+    problem = make_problem(key, image, question, "ssr")
     rank = rank_pixels(importance)
 
     def look(share: jax.Array) -> jax.Array:
@@ -174,5 +175,5 @@ def _curve(
 
     # One after the other, so that memory does not depend on how many there are.
     logits = jax.lax.map(look, kept)
-    evidence = classifier.log_odds(logits, jnp.asarray(target))
+    evidence = question.log_odds(logits, classifier)
     return Curve(kept, evidence, jax.nn.sigmoid(evidence))

@@ -1,56 +1,6 @@
 """Looks after the records of a run: `python -m cfx_jax.records status|verify|export DIR`."""
 
-import argparse
-import os
-import sys
-
-from cfx_jax.report.export import FORMATS, export_pictures, export_table
-from cfx_jax.runs import cli
-from cfx_jax.runs.checking import describe_progress, find_problems
-
-_NOT_SOUND = 1
-
-
-def main() -> None:
-    """Does what the command line says; exits with 1 if records are not sound, 2 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m cfx_jax.records", description=__doc__)
-    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    status = commands.add_parser("status", help="tell how far the run is, and what failed")
-    verify = commands.add_parser("verify", help="read every chunk and check it")
-    export = commands.add_parser("export", help="write a table, one row an example")
-    for command in (status, verify, export):
-        command.add_argument("workdir", metavar="DIR", help="folder of the run, or gs://...")
-    export.add_argument("--to", required=True, metavar="OUT", help="folder to write to")
-    export.add_argument("--format", choices=FORMATS, default="parquet", help="of the table")
-    export.add_argument("--pictures", action="store_true", help="draw the masks as PNG, too")
-    arguments = parser.parse_args(cli.expand_home(sys.argv[1:]))
-    cli.exit_with(lambda: _run(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.command == "status":
-        print(describe_progress(arguments.workdir))
-    elif arguments.command == "verify":
-        return _verify(arguments.workdir)
-    else:
-        print(export_table(arguments.workdir, arguments.to, arguments.format))
-        if arguments.pictures:
-            folder = os.path.join(arguments.to, "pictures")
-            print(f"{export_pictures(arguments.workdir, folder)} pictures in {folder}")
-    return 0
-
-
-def _verify(workdir: str) -> int:
-    num_problems = 0
-    for problem in find_problems(workdir):
-        print(problem)
-        num_problems += 1
-    if not num_problems:
-        print("sound: every chunk of every complete unit can be read")
-        return 0
-    print(f"{num_problems} problems; run the same command again: damaged units are computed anew")
-    return _NOT_SOUND
-
+from cfx_jax.commands.records import main
 
 if __name__ == "__main__":
     main()

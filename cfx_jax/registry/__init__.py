@@ -1,6 +1,6 @@
 """Names -> classifiers and generators with their weights."""
 
-from cfx_jax.registry.classifiers import load_classifier, read_class_names
+from cfx_jax.registry.classifiers import load_classifier
 from cfx_jax.registry.generators import NETWORKS, Network, load_generator
 from cfx_jax.registry.models import (
     identity,
@@ -20,7 +20,6 @@ __all__ = [
     "load_generator",
     "load_models",
     "name_given",
-    "read_class_names",
     "settle_precision",
     "weights_digest",
 ]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.resources
 import logging
 import os
 from collections.abc import Sequence
@@ -170,16 +169,6 @@ def load_configured(config: ClassifierConfig) -> Classifier:
     )
 
 
-@functools.cache
-def read_class_names(file: str) -> tuple[str, ...]:
-    """Returns the class names of a packaged file, in the order of the labels.
-
-    ImageNet-1k: WordNet lemmas.
-    """
-    text = importlib.resources.files("cfx_jax.weights").joinpath(file)
-    return tuple(text.read_text(encoding="utf-8").splitlines())
-
-
 def _build(name: str, weights: str | None, known: adapters.Known) -> Classifier:
     """Builds a classifier with a function of the user's own."""
 
@@ -204,7 +193,7 @@ def _known_class_names(
     architecture: Architecture, facts: Facts, num_classes: int
 ) -> tuple[str, ...]:
     """Those beside the weights, or else of the published classes, where they are as many."""
-    published = read_class_names(architecture.class_names)
+    published = class_names_file.read_packaged(architecture.class_names)
     return next((n for n in (facts.class_names, published) if len(n) == num_classes), ())
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
-from cfx_jax.fido.batch import ask
 from cfx_jax.fido.checks import check_contrast, check_problem
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import Settings
@@ -44,7 +43,6 @@ def load_models(
             generator = load_generator(config.generator.name, config.generator.weights or None)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    classifier = ask(classifier, config.explain.contrast, None)
     if config.precision == "bfloat16":
         return in_bfloat16(classifier), in_bfloat16(generator)
     return classifier, generator
@@ -97,7 +95,7 @@ def name_given(
 
 
 def image_shape(
-    classifier: Classifier, generator: Generator, settings: Settings
+    classifier: Classifier, generator: Generator, settings: Settings, contrast: int | None = None
 ) -> tuple[int, int, int]:
     """Returns the shape that images are brought to, after checking that the models agree on it.
 
@@ -105,6 +103,7 @@ def image_shape(
         classifier: its image size and channels are those of the images.
         generator: fills images of that shape.
         settings: of the masks, which must not be finer than the images.
+        contrast: class that others are set against.
 
     Returns:
         `(H, W, C)`.
@@ -126,8 +125,10 @@ def image_shape(
     own.check_runs(classifier, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     own.check_runs(generator, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
     try:
-        images = check_problem(classifier, generator, jnp.zeros((1, *shape)), "ssr", settings)
-        check_contrast(classifier, images)
+        images = check_problem(
+            classifier, generator, jnp.zeros((1, *shape)), "ssr", settings, contrast
+        )
+        check_contrast(contrast, classifier, images)
         check_fills(generator, shape)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
 from cfx_jax.generators.checks import check_pixels
-from cfx_jax.report import pictures
+from cfx_jax.report import pictures, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -44,12 +44,10 @@ def _times(run: Explanations, what: str) -> list[str]:
 
 
 def _evaluations(run: Explanations) -> int:
-    """How often an example is in-filled and classified, the mean where images may stop early."""
-    settings, count = run.settings, len(run.objectives)
-    if not run.has_steps:
-        return count * settings.num_evaluations
-    columns = [run.read_result(objective, "steps") for objective in run.objectives]
-    # Of an image that is not computed, or could not be read, there are none.
-    taken = sum(float(np.mean(column[column > 0])) for column in columns if (column > 0).any())
-    settling = settings.num_evaluations - settings.num_steps * settings.num_samples
-    return round(taken * settings.num_samples) + count * settling
+    """Counts the evaluations of an example, the mean where images may stop early."""
+    taken = [float(run.settings.num_steps)] * len(run.objectives)
+    if run.has_steps:
+        columns = [run.read_result(objective, "steps") for objective in run.objectives]
+        # Of an image that is not computed, or could not be read, there are none.
+        taken = [float(np.mean(c[c > 0])) if (c > 0).any() else 0.0 for c in columns]
+    return round(sum(run.settings.count_evaluations(steps) for steps in taken))

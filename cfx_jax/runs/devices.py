@@ -19,6 +19,7 @@ from cfx_jax.fido.explain import finish
 from cfx_jax.fido.explanation import Explanation
 from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
 from cfx_jax.fido.optimisation import State, advance, init, is_done
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel
@@ -40,6 +41,13 @@ class _Asked(NamedTuple):
     objectives: Any
 
 
+class _Shared(NamedTuple):
+    """What all images of a run share: its key, and the class that theirs are set against."""
+
+    key: jax.Array
+    contrast: jax.Array | None
+
+
 class Devices:
     """The devices of one run, with its models; arrays on them have axes `[devices, rows, ...]`.
 
@@ -57,6 +65,7 @@ class Devices:
         settings: Settings,
         shape: tuple[int, int, int],
         devices: Sequence[jax.Device],
+        contrast: int | None = None,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
 
@@ -67,10 +76,12 @@ class Devices:
             settings: of every image.
             shape: `(H, W, C)` of every image.
             devices: local devices to use.
+            contrast: class that the target of each image is set against; None for all others.
         """
         self._devices = list(devices)
         self._shape = shape
-        self._key = parallel.replicate(key, self._devices)
+        rather = None if contrast is None else jnp.asarray(contrast, jnp.int32)
+        self._shared = parallel.replicate(_Shared(key, rather), self._devices)
         self._models = parallel.replicate((classifier, generator), self._devices)
         self._compiled: tuple[Any, Any] | None = None
         self.idle_meter = IdleMeter()
@@ -121,10 +132,10 @@ class Devices:
         self._compiled = None  # Frees the memory of the programs before.
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
         asked = self._ask([Task(blank, _OBJECTIVES[0], lambda _: None)])
-        problem, state = self._begin(*asked, self._shard(np.ones(1, bool)), self._key)
+        problem, state = self._begin(*asked, self._shard(np.ones(1, bool)), self._shared)
         # At once: Python traces the second program while XLA, on another core, compiles the first.
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
-            finish = self._finish.lower(state, *asked, self._key, *self._models)
+            finish = self._finish.lower(state, *asked, self._shared, *self._models)
             compiling = threads.submit(finish.compile)
             advance = self._advance.lower(state, problem, *self._models).compile()
             self._compiled = (advance, compiling.result())
@@ -147,7 +158,7 @@ class Devices:
         if (asked.targets < 0).any():
             targets = self._name_target(asked.pixels, asked.targets, self._models[0])
             asked = asked._replace(targets=targets)
-        begun: tuple[Problem, State] = self._begin(*asked, fresh, self._key)
+        begun: tuple[Problem, State] = self._begin(*asked, fresh, self._shared)
         return begun if others is None else self._replace(fresh, begun, others)
 
     def advance(self, state: State, problem: Problem) -> tuple[State, jax.Array]:
@@ -178,7 +189,7 @@ class Devices:
         state = self._shard(jax.tree.map(lambda *rows: np.stack(rows), *states))
         asked = self._ask(tasks)._replace(targets=self._shard(np.stack(targets)))
         judged: Explanation = self.idle_meter.run(
-            self._compiled[1], state, *asked, self._key, *self._models
+            self._compiled[1], state, *asked, self._shared, *self._models
         )
         return judged
 
@@ -201,20 +212,25 @@ def _begin(
     identity: jax.Array,
     objective: jax.Array,
     is_fresh: jax.Array,
-    key: jax.Array,
+    shared: _Shared,
     *,
     settings: Settings,
 ) -> tuple[Problem, State]:
     state = init(settings)
     step = jnp.where(is_fresh, state.step, settings.num_steps)
-    return _problem(pixels, target, identity, objective, key), dataclasses.replace(state, step=step)
+    problem = _problem(pixels, target, identity, objective, shared)
+    return problem, dataclasses.replace(state, step=step)
 
 
 def _problem(
-    pixels: jax.Array, target: jax.Array, identity: jax.Array, objective: jax.Array, key: jax.Array
+    pixels: jax.Array,
+    target: jax.Array,
+    identity: jax.Array,
+    objective: jax.Array,
+    shared: _Shared,
 ) -> Problem:
-    key = jax.random.fold_in(key, identity)
-    return make_problem(key, to_floats(pixels), target, objective)
+    key = jax.random.fold_in(shared.key, identity)
+    return make_problem(key, to_floats(pixels), Question(target, shared.contrast), objective)
 
 
 def _replace(is_fresh: jax.Array, fresh: Any, old: Any) -> Any:
@@ -245,13 +261,13 @@ def _finish(
     target: jax.Array,
     identity: jax.Array,
     objective: jax.Array,
-    key: jax.Array,
+    shared: _Shared,
     classifier: Classifier,
     generator: Generator,
     *,
     settings: Settings,
 ) -> Explanation:
-    problem = _problem(pixels, target, identity, objective, key)
+    problem = _problem(pixels, target, identity, objective, shared)
     return finish(state, problem, classifier, generator, settings=settings)
 
 

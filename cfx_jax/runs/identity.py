@@ -32,7 +32,7 @@ def make_manifest(
         config: the whole run, its precision settled.
         settings: of every image.
         source: of the images, one row for each question.
-        classifier: as loaded, with the question in it.
+        classifier: as loaded.
         generator: as loaded.
     """
     asked = dataclasses.asdict(config)

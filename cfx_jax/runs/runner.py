@@ -7,7 +7,6 @@ and `RecordWriter` writes it; all of them at once, each with a unit of its own.
 
 import collections
 import concurrent.futures
-import functools
 import logging
 import math
 import os
@@ -48,6 +47,7 @@ from cfx_jax.runs.solver import Solver
 
 _logger = logging.getLogger(__name__)
 _UNITS_IN_WRITING = 2
+_Jobs = Iterator[tuple[Examples, Images]]
 
 
 def run(
@@ -107,7 +107,7 @@ def run(
         data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
-        shape = registry.image_shape(*models, settings)
+        shape = registry.image_shape(*models, settings, config.explain.contrast)
         source = open_examples(config, models[0])
         fields = make_fields(config, source.ids, shape[:2])
         manifest = make_manifest(config, settings, source, *models)
@@ -132,17 +132,21 @@ def run(
                         config.explain.objectives,
                         shape,
                         cluster.devices_for(models[0]),
+                        config.explain.contrast,
                     )
                     num_tasks = sum(map(len, units.values())) * len(config.explain.objectives)
                     _compile(solver, config.batch, num_tasks)
                     resize = data.resize_for(config.data, models[0])
-                    load = functools.partial(load_units, source, shape=shape, resize=resize)
+
+                    def jobs(units: Iterable[tuple[int, range]]) -> _Jobs:
+                        loaded = load_units(source, units, shape=shape, resize=resize)
+                        return _name_targets(loaded, models[0], config.explain.contrast)
 
                     def on_progress(objective: str, steps: int, value: float) -> None:
                         stop.check()
                         bar.update(objective, steps, value)
 
-                    _explain(units, load, solver, models[0], write, on_progress)
+                    _explain(units, jobs, solver, write, on_progress)
         cluster.wait_for_units(reader, range(reader.num_units), stop)
     _check_readable(reader, config)
 
@@ -229,18 +233,16 @@ def _compile(solver: Solver, config: BatchConfig, num_tasks: int) -> None:
 
 def _explain(
     units: dict[int, range],
-    load: Callable[[Iterable[tuple[int, range]]], Iterator[Examples]],
+    jobs: Callable[[Iterable[tuple[int, range]]], _Jobs],
     solver: Solver,
-    classifier: Classifier,
     write: "_Writing",
     on_progress: Callable[[str, int, float], None],
 ) -> None:
     """Explains units and takes them out of `units`; in smaller batches where memory runs out."""
     while units:
-        jobs = _jobs(load(list(units.items())), classifier)
         begun = time.monotonic()
         try:
-            for examples, explanations in solver.stream(jobs, on_progress):
+            for examples, explanations in solver.stream(jobs(list(units.items())), on_progress):
                 begun, before = time.monotonic(), begun
                 cost = Cost(begun - before, solver.num_devices, jax.process_count())
                 write(examples, explanations, cost)
@@ -253,7 +255,9 @@ def _explain(
     _logger.info("devices idle for at most %.1f %% of the time", 100 * solver.idle_share)
 
 
-def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[Examples, Images]]:
+def _name_targets(
+    loaded: Iterable[Examples], classifier: Classifier, contrast: int | None
+) -> _Jobs:
     """Names the targets of examples: their labels, or the predicted class where there is none.
 
     Says in the end how many of them cannot be set against the contrast.
@@ -274,8 +278,8 @@ def _jobs(loaded: Iterable[Examples], classifier: Classifier) -> Iterator[tuple[
                 f"{classifier.name!r} has classes 0 to {num_classes - 1}"
             )
         targets = examples.targets[examples.readable]
-        if classifier.contrast is not None:
-            rows = examples.readable[targets == int(classifier.contrast)]
+        if contrast is not None:
+            rows = examples.readable[targets == contrast]
             same += [examples.ids[row] for row in rows]
         yield examples, Images(examples.pixels, targets, examples.identities)
     if same:

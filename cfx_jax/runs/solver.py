@@ -86,6 +86,7 @@ class Solver:
         objectives: Sequence[str],
         shape: tuple[int, int, int],
         devices: Sequence[jax.Device] | None = None,
+        contrast: int | None = None,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
 
@@ -97,11 +98,12 @@ class Solver:
             objectives: `"ssr"`, `"sdr"` or both, in the order to solve them.
             shape: `(H, W, C)` of every image.
             devices: local devices to use; None takes all.
+            contrast: class that the target of each image is set against; None for all others.
         """
         self._objectives = list(objectives)
         self._num_steps = settings.num_steps
         local = devices or jax.local_devices()
-        self._devices = Devices(key, classifier, generator, settings, shape, local)
+        self._devices = Devices(key, classifier, generator, settings, shape, local, contrast)
 
     @property
     def num_devices(self) -> int:
@@ -203,7 +205,7 @@ class Solver:
             # Its end is known beforehand, so its place is free for the very next call.
             if task.steps_started == self._num_steps:
                 pool.tasks[place] = None
-        return _Call(pool.state, is_done, pool.problem.target, tasks)
+        return _Call(pool.state, is_done, pool.problem.question.target, tasks)
 
     def _look(
         self, pool: _Pool, call: _Call, on_progress: Callable[[str, int, float], None]

@@ -1,6 +1,8 @@
 """Files of class names: a name a line, numbers with names, or JSON."""
 
 import codecs
+import functools
+import importlib.resources
 import json
 import pathlib
 import re
@@ -42,6 +44,16 @@ def read(path: str) -> list[str]:
             f"{_EXPECTED}"
         )
     return _without_numbers(lines)
+
+
+@functools.cache
+def read_packaged(file: str) -> tuple[str, ...]:
+    """Returns the class names of a packaged file, in the order of the labels.
+
+    ImageNet-1k: WordNet lemmas.
+    """
+    text = importlib.resources.files("cfx_jax.weights").joinpath(file)
+    return tuple(text.read_text(encoding="utf-8").splitlines())
 
 
 def _without_numbers(lines: list[str]) -> list[str]:

@@ -22,22 +22,23 @@ import griffe
 import names
 
 import cfx_jax
-from cfx_jax.__main__ import COMMANDS
+from cfx_jax.commands import command_line
+from cfx_jax.commands.dispatcher import COMMANDS
 from cfx_jax.config import Config
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.runs import cli
+from cfx_jax.fido.settings import Settings
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
 PACKAGE = pathlib.Path(cfx_jax.__file__).parent
-# With a config: its type, and the modules beside `runs/cli.py` that define flags of the command.
+# With a config: its type, and the modules that define flags beside `command_line.py`.
 CONFIGURED: dict[str, tuple[type, list[str]]] = {
     "cfx_jax.main": (Config, ["runs/cluster.py"]),
-    "cfx_jax.evaluate": (EvaluateConfig, ["evaluate/__main__.py", "runs/cluster.py"]),
+    "cfx_jax.evaluate": (EvaluateConfig, ["commands/evaluate.py", "runs/cluster.py"]),
     "cfx_jax.train": (TrainConfig, []),
     "cfx_jax.train_classifier": (TrainClassifierConfig, []),
 }
 # With flags only.
-FLAGGED = {"cfx_jax.infill_folder": ["infill_folder.py"]}
+FLAGGED = {"cfx_jax.infill_folder": ["commands/infill_folder.py"]}
 # With arguments, by the words that lead to what is asked of them.
 ARGUED: dict[str, list[list[str]]] = {
     "cfx_jax.records": [[], ["status"], ["verify"], ["export"]],
@@ -76,7 +77,7 @@ def write_page() -> str:
     """Returns the page as Markdown."""
     parts: list[str] = [_HEAD]
     for module, (config_type, files) in CONFIGURED.items():
-        parts += [_begin(module), _flag_table(["runs/cli.py", *files])]
+        parts += [_begin(module), _flag_table(["commands/command_line.py", *files])]
         parts.append(_config_files(config_type))
         parts += _sections(config_type)
     for module, files in FLAGGED.items():
@@ -99,11 +100,13 @@ def read_flags(file: str) -> Iterator[Flag]:
 def read_fields(config_type: type) -> dict[str, str]:
     """Returns what the docstrings of a config type and its parents say of their fields.
 
+    What a config takes over from `Settings` is said there.
+
     Raises:
         KeyError: of a field they say nothing.
     """
     said: dict[str, str] = {}
-    for kind in reversed(config_type.__mro__[:-1]):
+    for kind in (Settings, *reversed(config_type.__mro__[:-1])):
         docstring = griffe.Docstring(inspect.getdoc(kind) or "")
         for section in docstring.parse("google", warnings=False):
             if section.kind is griffe.DocstringSectionKind.attributes:
@@ -129,7 +132,7 @@ def name_choices(text: str, module: str) -> str:
 
 def help_of(module: str, words: list[str]) -> str:
     """Returns what a command with arguments says of itself."""
-    main: Callable[[], None] = importlib.import_module(f"{module}.__main__").main
+    main: Callable[[], None] = importlib.import_module(module.replace(".", ".commands.")).main
     shown = io.StringIO()
     with (
         mock.patch.object(sys, "argv", [module, *words, "--help"]),
@@ -158,7 +161,7 @@ def _flag_table(files: list[str]) -> str:
 
 def _config_files(config_type: type) -> str:
     rows = []
-    for name, path in cli.packaged_configs(config_type).items():
+    for name, path in command_line.packaged_configs(config_type).items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         rows.append(f"| `--config={name}` | {_cell(text.partition(chr(10))[0])} |")
     return "\n".join(["| config | |", "|---|---|", *rows])

@@ -22,8 +22,8 @@ from cfx_jax.classifiers.layers import adaptive_mean_pool, flatten, tiled_max_po
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG
-from cfx_jax.registry import read_class_names
 from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights.class_names import read_packaged
 from cfx_jax.weights.fitting import lay_out
 from cfx_jax.weights.layout import published_shapes
 
@@ -101,7 +101,7 @@ def test_networks_have_the_images_and_classes_of_their_data_set(name):
     size, channels, classes = (28, 1, 10) if name == "mnist_cnn" else (224, 3, 1000)
     assert (architecture.image_size, architecture.channels) == (size, channels)
     assert architecture.module.num_classes == classes
-    class_names = read_class_names(architecture.class_names)
+    class_names = read_packaged(architecture.class_names)
     assert len(class_names) == classes
     assert name != "mnist_cnn" or class_names == tuple("0123456789")
 

@@ -15,10 +15,10 @@ from cfx_jax import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UNKNOWN_LABEL, open_source
 from cfx_jax.data.images import UnreadableImageError
-from cfx_jax.registry import read_class_names
+from cfx_jax.weights.class_names import read_packaged
 
 SMALL = (8, 8)
-IMAGENET = read_class_names("imagenet_classes.txt")
+IMAGENET = read_packaged("imagenet_classes.txt")
 
 
 def random_image(seed=0, size=(40, 30)):

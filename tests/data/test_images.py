@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cfx_jax.classifiers import INTERPOLATIONS
+from cfx_jax.commands.infill_folder import infill_folder
 from cfx_jax.config import RESIZES, DataConfig
 from cfx_jax.data import images, load_units, open_source
 from cfx_jax.data.images import (
@@ -25,7 +26,6 @@ from cfx_jax.data.images import (
     to_grey,
     to_rgb,
 )
-from cfx_jax.infill_folder import infill_folder
 from cfx_jax.registry import load_generator
 from cfx_jax.train import classifier, log
 from cfx_jax.train.config import TrainConfig

@@ -8,9 +8,9 @@ import pytest
 
 from cfx_jax import Classifier
 from cfx_jax.data.labels import Classes
-from cfx_jax.registry import read_class_names
+from cfx_jax.weights.class_names import read_packaged
 
-SYNSETS = read_class_names("imagenet_synsets.txt")
+SYNSETS = read_packaged("imagenet_synsets.txt")
 
 
 def tfds_labels(path):
@@ -23,7 +23,7 @@ def test_synsets_are_in_the_order_of_imagenet():
     assert tfds_labels("datasets/imagenet2012/labels.txt") == SYNSETS
     # Which is that of their numbers in WordNet.
     assert list(SYNSETS) == sorted(set(SYNSETS))
-    names = read_class_names("imagenet_classes.txt")
+    names = read_packaged("imagenet_classes.txt")
     for synset, name in {"n01440764": "tench", "n02123045": "tabby", "n04285008": "sports"}.items():
         assert names[Classes().find(synset)].startswith(name)
 

@@ -18,7 +18,7 @@ from cfx_jax import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UNKNOWN_LABEL, open_source
 from cfx_jax.data.images import UnreadableImageError
-from cfx_jax.registry import read_class_names
+from cfx_jax.weights.class_names import read_packaged
 
 SMALL = (8, 8)
 
@@ -205,7 +205,7 @@ def test_labels_of_imagenet_are_synsets_names_or_numbers(tmp_path):
     texts = ["281", "n02123045", "tabby cat", "n02123045_tabby", "TABBY", "missile", "cardigan"]
     save(tmp_path, *(f"{i}.png" for i in range(len(texts))))
     write_manifest(tmp_path, [(f"{i}.png", text) for i, text in enumerate(texts)])
-    names = read_class_names("imagenet_classes.txt")
+    names = read_packaged("imagenet_classes.txt")
     assert list(labels_of(open_folder(tmp_path, names)).values()) == [281] * 5 + [657, 474]
     for text, expected in {"crane": "134 .* 517", "Cardigan": "264 .* 474"}.items():
         write_manifest(tmp_path, [("0.png", text)])
@@ -218,7 +218,7 @@ def test_the_table_of_the_documentation_is_read_as_it_says(tmp_path):
     (table,) = re.findall(r"```text\n(file,.*?)```", page, re.DOTALL)
     save(tmp_path, *(f"cats/{i}.jpg" for i in range(1, 5)))
     (tmp_path / "manifest.csv").write_text(table)
-    names = read_class_names("imagenet_classes.txt")
+    names = read_packaged("imagenet_classes.txt")
     source = open_folder(tmp_path, names)
     assert list(labels_of(source).values()) == [281, 281, 281, UNKNOWN_LABEL]
     np.testing.assert_array_equal(source.boxes(0), [[4, 0, 96, 64.5], [8, 8, 20, 20]])

@@ -8,6 +8,7 @@ import pytest
 from cfx_jax.evaluate.transfer import judge_classifiers, judge_infills, judge_region
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.question import Question
 
 SIZE = 8
 LAW = MaskLaw(Relaxation.CONCRETE)
@@ -35,7 +36,7 @@ def problem():
     """Asks for what keeps, or loses, class 1 of a white image."""
 
     def make(objective):
-        return make_problem(jax.random.key(5), jnp.ones((SIZE, SIZE, 1)), 1, objective)
+        return make_problem(jax.random.key(5), jnp.ones((SIZE, SIZE, 1)), Question(1), objective)
 
     return make
 

@@ -13,6 +13,7 @@ from cfx_jax import Classifier
 from cfx_jax.classifiers import log_odds, margin
 from cfx_jax.fido import objective
 from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import MODES, get_settings
 
 # Says what its logits mean, and is never called.
@@ -45,7 +46,7 @@ def test_no_gradient_passes_through_the_infill(linear_classifier, images):
     def fill(params, images, mask, key):
         return jnp.full_like(images, params) + images * mask
 
-    problem = make_problem(jax.random.key(0), images[0], 1, "ssr")
+    problem = make_problem(jax.random.key(0), images[0], Question(1), "ssr")
     classifier = linear_classifier(np.ones((16, 16, 3)))
 
     def loss(params, image):
@@ -81,7 +82,7 @@ def test_generator_sees_the_hard_mask_and_classifier_the_soft_one(images):
 
     from cfx_jax import Classifier, Generator
 
-    problem = make_problem(jax.random.key(0), jnp.ones((16, 16, 3)), 1, "sdr")
+    problem = make_problem(jax.random.key(0), jnp.ones((16, 16, 3)), Question(1), "sdr")
     objective.relaxed_objective(
         jnp.zeros((8, 8)),
         jnp.asarray(0),
@@ -100,7 +101,7 @@ def test_generator_sees_the_hard_mask_and_classifier_the_soft_one(images):
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (15, 0.5), (30, 1.0), (31, 1.0)])
 @pytest.mark.parametrize("name", ["ssr", "sdr"])
 def test_penalty_warms_up_linearly(step, weight, name, linear_classifier, fill_half, images):
-    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     settings = get_settings("paper", tv_weight=0.5)
     cells = jax.random.normal(jax.random.key(5), (8, 8))
     loss, value = objective.relaxed_objective(
@@ -126,7 +127,7 @@ def test_penalty_sums_over_the_pixels_of_the_image(name, charged):
     keep = ndimage.map_coordinates(expit(np.asarray(cells, float)), places, order=1)
     area = {"keep": keep, "drop": 1 - keep}[charged].sum()
     tv = np.square(np.diff(keep, axis=0)).sum() + np.square(np.diff(keep, axis=1)).sum()
-    problem = make_problem(jax.random.key(0), jnp.zeros((21, 28, 3)), 0, name)
+    problem = make_problem(jax.random.key(0), jnp.zeros((21, 28, 3)), Question(0), name)
     np.testing.assert_allclose(
         objective.penalty(pixels, problem.direction, settings), 1e-3 * area + 0.25 * tv, rtol=1e-5
     )
@@ -143,7 +144,7 @@ def test_gradient_equals_numerical_differences(name, mode, random_classifier, fi
                 lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
             )
 
-        problem = to64(make_problem(jax.random.key(0), images[1], 2, name))
+        problem = to64(make_problem(jax.random.key(0), images[1], Question(2), name))
         models = to64(random_classifier), to64(fill_half)
         settings = get_settings(mode, tv_weight=0.1)
         cells = 0.3 + 0.4 * jax.random.uniform(jax.random.key(1), (6, 6), jnp.float64)
@@ -179,7 +180,7 @@ def test_margin_is_the_lead_over_the_next_class(logits, expected):
     ],
 )
 def test_evidence_counts_up_to_the_margin(name, lead, expected, images):
-    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     logits = jnp.asarray([[0.0, lead]])
     found = objective.evidence(logits, problem, UNASKED, get_settings("paper", margin=2.0))
     np.testing.assert_allclose(found, [expected])
@@ -192,7 +193,7 @@ def test_evidence_counts_up_to_the_margin(name, lead, expected, images):
     [("ssr", 1.0, True), ("ssr", -1.0, False), ("sdr", 1.0, False), ("sdr", -1.0, True)],
 )
 def test_a_success_keeps_or_changes_the_decision(name, lead, expected, images):
-    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     assert bool(objective.succeeds(jnp.asarray([[0.0, lead]]), problem, UNASKED)[0]) == expected
 
 
@@ -210,7 +211,7 @@ def test_perimeter_of_a_square_and_of_a_slope():
 
 @pytest.mark.parametrize("name", ["ssr", "sdr"])
 def test_boundary_is_charged_like_area(name, images):
-    problem = make_problem(jax.random.key(0), images[0], 1, name)
+    problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     settings = get_settings("paper", perimeter_weight=1 / 7)
     pixels = settings.mask_law.keep_map(jax.random.normal(jax.random.key(5), (7, 7)), (21, 28))
     area = pixels.keep.sum() if name == "ssr" else pixels.drop.sum()

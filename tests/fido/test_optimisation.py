@@ -11,6 +11,7 @@ import cfx_jax
 from cfx_jax.fido.explain import finish
 from cfx_jax.fido.objective import make_problem, relaxed_objective
 from cfx_jax.fido.optimisation import adapt_price, advance, begin, init, is_done, make_optimizer
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
 
 KEY = jax.random.key(0)
@@ -18,7 +19,7 @@ KEY = jax.random.key(0)
 
 def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, images):
     settings = get_settings("fast", mask_size=8, num_steps=12)
-    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
+    arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
     go = jax.jit(functools.partial(advance, settings=settings), static_argnames="num_steps")
     whole = go(init(settings), *arguments, num_steps=12)
     pieces = init(settings)
@@ -39,7 +40,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
         return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
     settings = get_settings("fast", mask_size=8, num_steps=6, look_steps=0)
-    problem = make_problem(KEY, images[0], 1, "ssr")
+    problem = make_problem(KEY, images[0], Question(1), "ssr")
     good = cfx_jax.Classifier(params=jnp.asarray(50.0), apply=apply)
     bad = good.replace(params=jnp.asarray(jnp.nan))
     step = functools.partial(advance, settings=settings, num_steps=1)
@@ -56,7 +57,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
 def test_a_look_moves_nothing_and_then_all_in_proportion(random_classifier, fill_half, images):
     settings = get_settings("fast", mask_size=8, num_steps=6, look_steps=3)
     assert settings.num_evaluations == 6
-    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
+    arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
     step = jax.jit(functools.partial(advance, settings=settings, num_steps=1))
 
     @jax.jit
@@ -97,7 +98,7 @@ def test_learning_begins_where_it_was_when_no_mask_makes_a_difference():
 
 def test_the_penalty_sets_in_after_the_look(random_classifier, fill_half, images):
     """At the first step that moves the loss is minus the evidence, later the penalty is added."""
-    arguments = make_problem(KEY, images[0], 1, "ssr"), random_classifier, fill_half
+    arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
     settings = get_settings("fast", mask_size=8, look_steps=5, warmup_steps=4)
     cells = init(settings).cells
     shares = []

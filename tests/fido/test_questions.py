@@ -119,3 +119,21 @@ def test_questions_that_cannot_be_asked_are_refused(classifier, options, message
     targets = options.pop("targets", None)
     with pytest.raises(ValueError, match=message):
         cfx_jax.explain(KEY, classifier, fill_half, IMAGE, targets, mask_size=8, **options)
+
+
+def test_another_contrast_is_not_compiled_anew(fill_half):
+    traces = []
+
+    def counted(params, images):
+        traces.append(images.shape)
+        return apply(params, images)
+
+    classifier = make().replace(apply=counted)
+    options = {"mode": "fast", "mask_size": 8, "num_steps": 2}
+    numbers = []
+    for contrast in (1, 2):
+        cfx_jax.explain(
+            KEY, classifier, fill_half, IMAGE, jnp.array([0]), contrast=contrast, **options
+        )
+        numbers.append(len(traces))
+    assert numbers[0] == numbers[1] > 0

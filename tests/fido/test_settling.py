@@ -11,6 +11,7 @@ from cfx_jax import Classifier, Status
 from cfx_jax.fido.explanation import assign_status
 from cfx_jax.fido.judging import judge, settle_and_judge
 from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.fido.settling import begin_search
 
@@ -32,7 +33,7 @@ def black():
 def settle_alone(cells, problem, classifier, generator, settings):
     """As `finish` does with the image's own logits."""
     original = classifier.apply(classifier.params, problem.image[None])[0]
-    lead = classifier.lead(original, problem.target)
+    lead = problem.question.lead(original, classifier)
     search = begin_search(cells, problem.direction, lead, settings)
     keys = jax.random.split(KEY)
     asked = problem, classifier, generator
@@ -49,7 +50,7 @@ def test_the_smallest_level_that_holds_is_found(objective, share, black):
         "region", mask_size=8, smooth_scale=0.5, success_target=0.9, sharpness=40.0
     )
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
-    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     cells = settle_alone(slope, problem, classifier, black, settings)
     pixels = settings.mask_law.keep_map(cells, (SIZE, SIZE))
     # Above the share for SSR, below for SDR, by the reserve of half a logit, which is 5 % of the
@@ -65,7 +66,7 @@ def test_the_smallest_level_that_holds_is_found(objective, share, black):
 def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
     never = Classifier(params=2.0 if objective == "ssr" else -1.0, apply=count_white)
     settings = get_settings("region", mask_size=4, sharpness=3.0)
-    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     cells = settle_alone(jnp.zeros((4, 4)), problem, never, black, settings)
     keep = settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep
     np.testing.assert_allclose(keep, kept, atol=1e-6)
@@ -81,7 +82,7 @@ def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
     classifier = Classifier(params=0.5, apply=whisper)
     settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
-    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     cells = settle_alone(slope, problem, classifier, black, settings)
     kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
     assert 0.5 < kept < 0.85 if objective == "ssr" else 0.15 < kept < 0.5
@@ -97,7 +98,7 @@ def test_where_only_the_whole_image_has_the_reserve_it_is_not_taken(black):
 
     settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
     slope = jnp.broadcast_to(jnp.linspace(6.0, -6.0, 8), (8, 8))
-    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), "ssr")
     cells = settle_alone(slope, problem, Classifier(params=0.3, apply=jump), black, settings)
     kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
     # The first level tried keeps half, and two more a sixth of the image more.
@@ -135,7 +136,7 @@ def test_status_says_whether_the_target_is_met(target, status, black):
     )  # fmt: skip
     assert 0.5 <= e.success_rate[0] < 0.99
     one = jax.tree.map(lambda leaf: leaf[0], e)
-    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, "ssr")
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), "ssr")
     assert assign_status(one, problem, jnp.asarray(True), target or 0.5).status == status
 
 
@@ -165,7 +166,7 @@ def test_the_verdict_is_that_of_the_map_found(objective, black):
     classifier = Classifier(params=0.4, apply=count_white)
     settings = get_settings("region", mask_size=8, smooth_scale=0.5)
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
-    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), 1, objective)
+    problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     asked, law = (problem, classifier, black), settings.mask_law
     search = begin_search(slope, problem.direction, jnp.float32(6.0), settings)
     keys = jax.random.split(KEY, 3)

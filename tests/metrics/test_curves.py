@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import cfx_jax
+from cfx_jax.fido.question import Question
 from cfx_jax.metrics import curves
 
 KEY = jax.random.key(0)
@@ -34,7 +35,7 @@ WHITE = jnp.ones((SIZE, SIZE, 1))
 
 
 def test_deletion_of_an_additive_model_is_a_running_sum(additive, black):
-    found = curves.deletion_curve(KEY, additive, black, WHITE, 1, WEIGHTS, num_steps=16)
+    found = curves.deletion_curve(KEY, additive, black, WHITE, Question(1), WEIGHTS, num_steps=16)
     order = np.sort(WEIGHTS.ravel())[::-1]
     expected = [order[count:].sum() for count in range(0, SIZE**2 + 1, 4)]
     np.testing.assert_allclose(found.log_odds, expected, atol=1e-4)
@@ -44,7 +45,7 @@ def test_deletion_of_an_additive_model_is_a_running_sum(additive, black):
 
 
 def test_insertion_of_an_additive_model_is_a_running_sum(additive, black):
-    found = curves.insertion_curve(KEY, additive, black, WHITE, 1, WEIGHTS, num_steps=64)
+    found = curves.insertion_curve(KEY, additive, black, WHITE, Question(1), WEIGHTS, num_steps=64)
     order = np.sort(WEIGHTS.ravel())[::-1]
     np.testing.assert_allclose(found.log_odds, [0, *np.cumsum(order)], atol=1e-4)
     # The best that can be kept leaves out all negative weights.
@@ -52,9 +53,10 @@ def test_insertion_of_an_additive_model_is_a_running_sum(additive, black):
 
 
 def test_a_better_map_has_the_better_area(additive, black):
+    question = Question(1)
     areas = [
         [
-            curves.curve_area(draw(KEY, additive, black, WHITE, 1, importance).probability)
+            curves.curve_area(draw(KEY, additive, black, WHITE, question, importance).probability)
             for importance in (WEIGHTS, 0 * WEIGHTS, -WEIGHTS)
         ]
         for draw in (curves.deletion_curve, curves.insertion_curve)
@@ -74,10 +76,11 @@ def test_images_are_mapped_over(additive, black):
     maps = jnp.stack([WEIGHTS, -WEIGHTS])
     keys = jax.random.split(KEY, 2)
     both = jax.jit(jax.vmap(one, in_axes=(0, None, None, 0, 0, 0)))(
-        keys, additive, black, images, jnp.asarray([1, 0]), maps
+        keys, additive, black, images, Question(jnp.asarray([1, 0])), maps
     )
     for index in range(2):
-        alone = one(keys[index], additive, black, images[index], [1, 0][index], maps[index])
+        question = Question([1, 0][index])
+        alone = one(keys[index], additive, black, images[index], question, maps[index])
         for found, expected in zip(both, alone, strict=True):
             np.testing.assert_allclose(found[index], expected, atol=1e-5)
 
@@ -101,7 +104,7 @@ def read_log_sum(params, images):
 def test_crop_metric(box, area, pixels):
     image = jnp.broadcast_to(jnp.linspace(0, 1, 8)[:, None, None], (8, 8, 1))
     classifier = cfx_jax.Classifier(params=(), apply=read_log_sum)
-    found = curves.crop_metric(classifier, image, 1, jnp.asarray(box))
+    found = curves.crop_metric(classifier, image, Question(1), jnp.asarray(box))
     logits = read_log_sum((), image[None, pixels])[0]
     expected = np.log(area) - jax.nn.log_softmax(logits)[1]
     assert found == pytest.approx(float(expected), abs=0.02)
@@ -121,6 +124,8 @@ def test_the_crop_is_what_pillow_cuts_out():
         seen.append(images)
         return jnp.zeros((1, 2))
 
-    curves.crop_metric(cfx_jax.Classifier((), remember), jnp.asarray(image), 0, jnp.asarray(box))
+    curves.crop_metric(
+        cfx_jax.Classifier((), remember), jnp.asarray(image), Question(0), jnp.asarray(box)
+    )
     np.testing.assert_allclose(seen[0][0], np.asarray(expected) / 255.0, atol=0.05)
     assert np.abs(seen[0][0] - np.asarray(expected) / 255.0).mean() < 0.01

@@ -15,6 +15,7 @@ import cfx_jax
 from cfx_jax.baselines import attribute
 from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
 from cfx_jax.classifiers.layers import Conv
+from cfx_jax.fido.question import Question
 from cfx_jax.metrics.curves import deletion_curve
 
 GOLDEN = pathlib.Path(__file__).with_name("oracle_golden.npz")
@@ -105,7 +106,7 @@ def test_deletion_is_the_pixel_flipping_of_quantus(golden):
     model, maps = classifier(1), draw_maps()
     for row, (image, target) in enumerate(zip(draw_images(1), FLIPPED, strict=True)):
         curve = deletion_curve(
-            KEY, model, BLACK, jnp.asarray(image), target, jnp.asarray(maps[row]), SIZE**2
+            KEY, model, BLACK, jnp.asarray(image), Question(target), jnp.asarray(maps[row]), SIZE**2
         )
         expected = golden["pixel_flipping"][row]
         assert np.ptp(expected) > 0.01

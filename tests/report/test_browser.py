@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
-from cfx_jax.fido import show
 from cfx_jax.records import RecordWriter, encode_ids
+from cfx_jax.report import show
 from cfx_jax.report.drawing import round_as_told
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations, make_fields

@@ -1,16 +1,12 @@
-"""The files of a gallery: what they hold of the records, and the command that writes them."""
+"""The files of a gallery: what they hold of the records."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import types
 
 import numpy as np
 import pytest
 
-from cfx_jax.report import __main__ as command
 from cfx_jax.report import drawing, gallery
 from cfx_jax.report.facts import list_differences
 
@@ -200,38 +196,3 @@ def test_runs_without_an_example_in_common_are_told_of(make_run, tmp_path, caplo
     gallery.write_gallery([tmp_path / "same", other, tmp_path / "same"], tmp_path / "two")
     assert caplog.text.count(said) == 1
     assert f"{other}: {said}" in caplog.text
-
-
-def call(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cfx_jax.report", *map(os.fspath, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_writes_beside_the_records_or_where_it_is_told(make_run, tmp_path):
-    run = make_run()
-    alone = call(run)
-    assert (alone.returncode, alone.stdout) == (0, f"{run}/report/index.html\n"), alone.stderr
-    assert (run / "report/index.html").is_file()
-    done = call(run, "no/such/run", f"--output={tmp_path}/both")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no/such/run holds no manifest.json")
-    assert not (tmp_path / "both").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "the following arguments are required: RUN"),
-        (["a", "b"], "several runs need --output=DIR"),
-        (["a", "--output="], "--output is empty; expected a folder"),
-        (["a", "--max_images=-1"], "--max_images is -1; expected 0 or more"),
-    ],
-)
-def test_the_command_says_what_is_wrong(arguments, said, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        command.main()
-    assert ended.value.code == 2
-    assert said in capsys.readouterr().err

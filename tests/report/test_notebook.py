@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfx_jax.fido import show
 from cfx_jax.fido.explanation import Explanation, Status
-from cfx_jax.report import figure
+from cfx_jax.report import figure, show
 
 
 def make(count=None, **changes):

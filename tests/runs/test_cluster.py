@@ -166,7 +166,8 @@ def test_a_process_that_is_alone_waits_for_none():
 MEMBER = """
 import sys, time
 from absl import flags
-from cfx_jax.runs import cli, cluster, preemption
+from cfx_jax.commands import command_line
+from cfx_jax.runs import cluster, preemption
 
 def main():
     index = flags.FLAGS.process_id
@@ -174,7 +175,7 @@ def main():
 
 stop = preemption.listen()
 cluster.define_flags()
-cli.run_main(main, stop=stop)
+command_line.run_main(main, stop=stop)
 """
 
 

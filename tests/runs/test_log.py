@@ -1,8 +1,7 @@
-"""What a run tells, on the console and in its folder."""
+"""What a run tells, in its folder."""
 
 import logging
 
-import jax
 import pytest
 
 from cfx_jax.records import Storage
@@ -14,34 +13,6 @@ logger = logging.getLogger("cfx_jax.somewhere")
 def messages(content):
     """Lines without their times."""
     return [line.split(maxsplit=2)[2] for line in content.decode().splitlines()]
-
-
-def test_a_command_shows_what_is_logged_once(capsys):
-    with log.shown():
-        logger.debug("detail")
-        logger.info("going on")
-        logger.warning("%d units are damaged", 2)
-    logger.info("nobody listens")
-    printed = capsys.readouterr()
-    assert printed.err == "going on\nwarning: 2 units are damaged\n"
-    assert printed.out == ""
-
-
-def test_of_several_processes_one_shows_more_than_warnings(capsys, monkeypatch):
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with log.shown():
-        logger.info("going on")
-        logger.warning("careful")
-    assert capsys.readouterr().err == "warning: careful\n"
-
-
-def test_other_programs_get_it_as_from_any_library(caplog, capsys):
-    with log.shown():
-        pass
-    logger.info("going on")
-    logger.warning("careful")
-    assert caplog.messages == ["careful"]
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("host", "name"), [(0, "log"), (3, "log-3")])

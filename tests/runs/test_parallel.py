@@ -10,6 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.optimisation import advance, init
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.runs.parallel import map_over_devices, replicate, shard, slices, unshard
 
@@ -33,7 +34,9 @@ def program(num_devices, mapper=map_over_devices):
 @pytest.fixture
 def problems(images):
     keys = jax.random.split(jax.random.key(1), 5)
-    return jax.vmap(functools.partial(make_problem, objective="sdr"))(keys, images, jnp.arange(5))
+    return jax.vmap(functools.partial(make_problem, objective="sdr"))(
+        keys, images, Question(jnp.arange(5))
+    )
 
 
 @pytest.fixture

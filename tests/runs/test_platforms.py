@@ -14,6 +14,7 @@ from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.optimisation import advance, init
 from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.generators import Generator
 from cfx_jax.registry import NETWORKS
@@ -60,7 +61,7 @@ def lower(function, num_mapped, *arguments):
 
 def make_state(objective):
     key = jax.random.key(0)
-    problem = make_problem(key, jnp.zeros((SIZE, SIZE, 3)), jnp.int32(1), objective)
+    problem = make_problem(key, jnp.zeros((SIZE, SIZE, 3)), Question(jnp.int32(1)), objective)
     return init(SETTINGS), problem
 
 
@@ -79,7 +80,7 @@ def test_learning_and_judging_can_be_lowered_for_tpu(precision):
 def test_scoring_can_be_lowered_for_tpu(precision):
     classifier, generator = shapes(load_classifier, precision), shapes(load_generator, precision)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    models = scoring._Models(key, classifier, (generator,), generator, (classifier,))
+    models = scoring._Models(key, classifier, (generator,), generator, (classifier,), None)
     image = Images(
         jax.ShapeDtypeStruct((SIZE, SIZE, 3), jnp.uint8),
         jax.ShapeDtypeStruct((), jnp.int32),

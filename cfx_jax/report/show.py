@@ -1,9 +1,9 @@
 """How explanations are told: their numbers as texts, and for notebooks a table as HTML."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
+
+from cfx_jax.fido.explanation import Explanation, Status
 
 Scalar = float | np.ndarray | jax.Array
 
@@ -37,45 +37,33 @@ def number(value: Scalar) -> str:
     return f"{value:.2f}" if np.isfinite(value) else _NONE
 
 
-def to_html(
-    saliency: np.ndarray,
-    target: np.ndarray,
-    status: Sequence[str],
-    before: np.ndarray,
-    after: np.ndarray,
-    kept_area: np.ndarray,
-    success_rate: np.ndarray,
-) -> str:
+def to_html(explanation: Explanation) -> str:
     """Lays explanations out as a table with a small map of each.
 
     Args:
-        saliency: float `[N, H, W]` in [0, 1].
-        target: int `[N]`.
-        status: names, N.
-        before: float `[N]`, log-odds.
-        after: float `[N]`, log-odds.
-        kept_area: float `[N]` in [0, 1].
-        success_rate: float `[N]` in [0, 1].
+        explanation: of one image, or with a leading axis N.
 
     Returns:
         HTML of the first ten, and how many more there are.
     """
+    one = np.ndim(explanation.status) == 0
+    found = jax.tree.map(lambda a: np.asarray(a)[None] if one else np.asarray(a), explanation)
     rows = [
         (
             str(n),
-            _map(saliency[n]),
-            str(int(target[n])),
-            status[n].replace("_", " "),
-            odds(before[n]),
-            odds(after[n]),
-            percent(kept_area[n]),
-            percent(success_rate[n]),
+            _map(found.saliency[n]),
+            str(int(found.target[n])),
+            Status(int(found.status[n])).name.lower().replace("_", " "),
+            odds(found.log_odds_original[n]),
+            odds(found.log_odds_infilled[n]),
+            percent(found.kept_area[n]),
+            percent(found.success_rate[n]),
         )
-        for n in range(min(len(target), _MOST))
+        for n in range(min(len(found.target), _MOST))
     ]
     heads = "".join(f"<th>{head}</th>" for head in _HEADS)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    more = len(target) - len(rows)
+    more = len(found.target) - len(rows)
     rest = f"<p>and {more} more</p>" if more else ""
     how = "<p>With the images: <code>cfx_jax.report.figure(explanation, images)</code></p>"
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{rest}{how}"

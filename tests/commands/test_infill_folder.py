@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfx_jax.commands.infill_folder import infill_folder
 from cfx_jax.config import ConfigError
-from cfx_jax.infill_folder import infill_folder
 from cfx_jax.registry import load_generator
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def call(folder, *arguments):

@@ -11,13 +11,14 @@ import zarr
 from absl import flags
 from PIL import Image
 
+from cfx_jax.commands import command_line
 from cfx_jax.config import Config, ConfigError
 from cfx_jax.records import RecordsError
-from cfx_jax.runs import cli, runner
+from cfx_jax.runs import runner
 
 # How ml_collections loads a config file; a command does not show it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [
     "--config=configs/demo.py",
     "--config.explain.num_steps=2",
@@ -75,7 +76,7 @@ def assert_user_error(arguments, texts, monkeypatch):
     monkeypatch.setattr(sys, "argv", argv)  # Where flags of configs look for their fields.
 
     def start():
-        config, workdir, _ = cli.parse_command(argv, Config, "demo", flags.FlagValues())
+        config, workdir, _ = command_line.parse_command(argv, Config, "demo", flags.FlagValues())
         runner.run(config, workdir)
 
     with pytest.raises((ConfigError, RecordsError, OSError)) as raised:

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from cfx_jax.commands.records import main
 from cfx_jax.records import Field, RecordWriter
-from cfx_jax.records.__main__ import main
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import cfx_jax
-from cfx_jax.__main__ import COMMANDS, main
+from cfx_jax.commands.dispatcher import COMMANDS, main
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""All commands under one name: `cfx_jax COMMAND ...`."""
+
+import runpy
+import sys
+from typing import NamedTuple
+
+from cfx_jax.version import __version__
+
+_USER_ERROR = 2
+
+
+class _Command(NamedTuple):
+    module: str
+    does: str
+
+
+COMMANDS = {
+    "run": _Command("main", "explain a dataset"),
+    "evaluate": _Command("evaluate", "measure the explanations of runs"),
+    "report": _Command("report", "write the gallery of runs"),
+    "records": _Command("records", "status, verify, export: look after the records of a run"),
+    "weights": _Command("weights", "inspect: look into a weights file"),
+    "train": _Command("train", "train an in-filling generator"),
+    "train-classifier": _Command("train_classifier", "train a small classifier"),
+    "infill": _Command("infill_folder", "in-fill a folder of images"),
+}
+
+
+def main() -> None:
+    """Hands over to the command that the first argument names."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+    elif name == "--version":
+        print(f"cfx_jax {__version__}")
+    elif name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: there is no command {name!r}; expected one of {known}", file=sys.stderr)
+        sys.exit(_USER_ERROR)
+    else:
+        sys.argv[1:] = arguments
+        # As `python -m` does it: commands find in `sys.argv[0]` where they come from.
+        runpy.run_module(f"cfx_jax.{COMMANDS[name].module}", run_name="__main__", alter_sys=True)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.does}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: cfx_jax COMMAND ...", "", *lines])

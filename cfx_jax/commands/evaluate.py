@@ -1,0 +1,36 @@
+"""The command that measures explanations: `python -m cfx_jax.evaluate`."""
+
+import functools
+
+from absl import flags
+
+from cfx_jax.commands import command_line
+from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.evaluate.evaluation import evaluate
+from cfx_jax.runs import cluster, preemption
+
+
+def main() -> None:
+    """Measures what the command line names, and exits."""
+    stop = preemption.listen()
+    cluster.define_flags()
+    _define_flags()
+    measure = functools.partial(_measure, stop=stop)
+    command_line.run_command(measure, EvaluateConfig, "evaluation", stop)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_multi_string(
+        "records", [], "Folder of a run whose masks are measured; may be given several times."
+    )
+    flags.DEFINE_string(
+        "images", "", "With --records: where the images lie now, if not where they were."
+    )
+
+
+def _measure(config: EvaluateConfig, workdir: str, stop: preemption.StopRequest) -> None:
+    """Measures, then prints the tables and where they are."""
+    table = evaluate(config, workdir, flags.FLAGS.records, flags.FLAGS.images, stop)
+    if cluster.is_first():
+        print(f"{table}\ntables: {workdir}/table.md, .csv, .json, images.csv, *.png")
+    cluster.wait_for_others(stop)

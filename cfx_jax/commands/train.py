@@ -1,0 +1,17 @@
+"""The command that trains an in-filling generator: `python -m cfx_jax.train`."""
+
+import pathlib
+
+from cfx_jax.commands import command_line
+from cfx_jax.train.config import TrainConfig
+from cfx_jax.train.loop import train
+
+
+def main() -> None:
+    """Trains the generator that the command line describes, and exits."""
+    command_line.run_command(_train, TrainConfig)
+
+
+def _train(config: TrainConfig, workdir: str) -> None:
+    """Trains, or goes on training, and prints where the weights are."""
+    print(f"weights: {train(config, pathlib.Path(workdir))}")

@@ -1,0 +1,18 @@
+"""The command that trains a small classifier: `python -m cfx_jax.train_classifier`."""
+
+import pathlib
+
+from cfx_jax.commands import command_line
+from cfx_jax.train.classifier import train_classifier
+from cfx_jax.train.config import TrainClassifierConfig
+
+
+def main() -> None:
+    """Trains the classifier that the command line describes, and exits."""
+    command_line.run_command(_train, TrainClassifierConfig)
+
+
+def _train(config: TrainClassifierConfig, workdir: str) -> None:
+    """Trains and prints where the weights are and how good they are."""
+    path, accuracy = train_classifier(config, pathlib.Path(workdir))
+    print(f"held-out accuracy: {accuracy:.2%}\nweights: {path}")

@@ -1,0 +1,111 @@
+"""What is asked of an image, in terms of the logits of the classifier."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+import flax.struct
+import jax
+
+from cfx_jax.classifiers import Classifier, log_odds, logit, margin, predict
+
+Score = Callable[[jax.Array, jax.Array], jax.Array]
+"""`score(logits [..., K], target) -> [...]`: above 0 where the decision asked about is made."""
+
+
+@flax.struct.dataclass
+class Question:
+    """Why a class? Of one image, or with a leading axis N of a batch.
+
+    A pytree whose leaves are the classes, so that one program serves all of them.
+
+    Attributes:
+        target: int32 scalar c, the class to explain.
+        contrast: int32 scalar k, to ask why the target rather than k; None asks why it rather than
+            all others.
+        score: what is asked of the logits in place of both, see `Score`.
+
+    What is asked of logits z, for a target c:
+
+    | | evidence `log_odds` | `lead`, above 0 where the decision is made |
+    |---|---|---|
+    | softmax | `z[c] - logsumexp(z[k != c])` | `z[c] - max(z[k != c])` |
+    | sigmoid | `z[c]` | `z[c]` |
+    | sigmoid, one logit | `z` for c = 1, `-z` for c = 0 | the same |
+    | a contrast k | `z[c] - z[k]` | `z[c] - z[k]` |
+    | a score | `score(z, c)` | `score(z, c)` |
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> classifier = Classifier(params=(), apply=lambda params, images: images.mean((1, 2)))
+        >>> logits = jnp.asarray([[3.0, 1.0, 2.0]])
+        >>> Question(0).lead(logits, classifier), Question(0, 1).lead(logits, classifier)
+        (Array([1.], dtype=float32), Array([2.], dtype=float32))
+    """
+
+    target: Any
+    contrast: Any = None
+    score: Score | None = flax.struct.field(pytree_node=False, default=None)
+
+    if TYPE_CHECKING:
+        # Flax makes it, and type checkers do not know of it.
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other fields."""
+
+    def log_odds(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
+        """Computes how much logits speak for the decision, see the table above.
+
+        Args:
+            logits: float32 `[..., K]`.
+            classifier: the model they are from, which says what they mean.
+
+        Returns:
+            float32 `[...]`; its logistic function is the probability of the decision.
+        """
+        if self._is_against_all(classifier):
+            return log_odds(logits, self.target)
+        return self.lead(logits, classifier)
+
+    def lead(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
+        """Computes how far logits are from another decision, see the table above.
+
+        Args:
+            logits: float32 `[..., K]`.
+            classifier: the model they are from, which says what they mean.
+
+        Returns:
+            float32 `[...]`, above 0 where the decision is made.
+        """
+        if self._is_against_all(classifier):
+            return margin(logits, self.target)
+        return self.logit(logits)
+
+    def logit(self, logits: jax.Array) -> jax.Array:
+        """Computes what methods take the slope of: `z[c]`, or `lead` where that is no maximum.
+
+        Args:
+            logits: float32 `[..., K]`.
+
+        Returns:
+            float32 `[...]`.
+        """
+        if self.score is not None:
+            return self.score(logits, self.target)
+        own = logit(logits, self.target)
+        return own if self.contrast is None else own - logit(logits, self.contrast)
+
+    def decides(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
+        """Tells where the decision is made: the target is predicted, or leads.
+
+        Args:
+            logits: float32 `[..., K]`.
+            classifier: the model they are from, which says what they mean.
+
+        Returns:
+            bool `[...]`.
+        """
+        if self._is_against_all(classifier):
+            return predict(logits) == self.target
+        return self.lead(logits, classifier) > 0
+
+    def _is_against_all(self, classifier: Classifier) -> bool:
+        return classifier.logits == "softmax" and self.contrast is None and self.score is None

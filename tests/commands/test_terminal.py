@@ -1,0 +1,37 @@
+"""What is logged, on the terminal."""
+
+import logging
+
+import jax
+
+from cfx_jax.commands import terminal
+
+logger = logging.getLogger("cfx_jax.somewhere")
+
+
+def test_a_command_shows_what_is_logged_once(capsys):
+    with terminal.shown():
+        logger.debug("detail")
+        logger.info("going on")
+        logger.warning("%d units are damaged", 2)
+    logger.info("nobody listens")
+    printed = capsys.readouterr()
+    assert printed.err == "going on\nwarning: 2 units are damaged\n"
+    assert printed.out == ""
+
+
+def test_of_several_processes_one_shows_more_than_warnings(capsys, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with terminal.shown():
+        logger.info("going on")
+        logger.warning("careful")
+    assert capsys.readouterr().err == "warning: careful\n"
+
+
+def test_other_programs_get_it_as_from_any_library(caplog, capsys):
+    with terminal.shown():
+        pass
+    logger.info("going on")
+    logger.warning("careful")
+    assert caplog.messages == ["careful"]
+    assert capsys.readouterr().err == ""

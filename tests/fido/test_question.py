@@ -1,0 +1,109 @@
+"""What logits say of a class, of each kind of head and question, against plain probabilities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit, logit, softmax
+
+from cfx_jax import Classifier
+from cfx_jax.classifiers import predict
+from cfx_jax.fido.question import Question
+
+LOGITS = np.random.default_rng(0).normal(0.0, 3.0, (6, 4)).astype(np.float32)
+
+
+def apply(params, images):
+    return images
+
+
+SOFTMAX = Classifier(params=(), apply=apply)
+SIGMOID = Classifier(params=(), apply=apply, logits="sigmoid")
+MODELS = {"softmax": SOFTMAX, "sigmoid": SIGMOID}
+
+
+def call(name, question, logits, model):
+    arguments = (logits,) if name == "logit" else (logits, model)
+    return getattr(question, name)(*arguments)
+
+
+@pytest.mark.parametrize("target", range(4))
+def test_softmax_is_the_class_against_all_others(target):
+    p = softmax(LOGITS.astype(float), axis=-1)[:, target]
+    asked = Question(target)
+    np.testing.assert_allclose(asked.log_odds(LOGITS, SOFTMAX), logit(p), rtol=1e-4)
+    decided = asked.decides(LOGITS, SOFTMAX)
+    np.testing.assert_array_equal(decided, LOGITS.argmax(-1) == target)
+    np.testing.assert_array_equal(asked.lead(LOGITS, SOFTMAX) > 0, decided)
+
+
+@pytest.mark.parametrize("target", range(4))
+def test_sigmoid_is_each_class_by_itself(target):
+    p = expit(LOGITS.astype(float))[:, target]
+    asked = Question(target)
+    evidence = asked.log_odds(LOGITS, SIGMOID)
+    np.testing.assert_allclose(evidence, logit(p), rtol=1e-4)
+    np.testing.assert_array_equal(asked.decides(LOGITS, SIGMOID), p > 0.5)
+    np.testing.assert_array_equal(asked.lead(LOGITS, SIGMOID), evidence)
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_one_logit_is_a_binary_classifier(target):
+    """It says what a softmax over `[0, z]` says."""
+    z = LOGITS[:, :1]
+    both = np.concatenate([np.zeros_like(z), z], axis=1)
+    for name in ("log_odds", "lead", "decides"):
+        found, expected = (
+            call(name, Question(target), logits, model)
+            for logits, model in ((z, SIGMOID), (both, SOFTMAX))
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_array_equal(predict(z), predict(both))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_contrast_is_one_class_rather_than_another(model):
+    asked, p = Question(1, jnp.int32(3)), softmax(LOGITS.astype(float), axis=-1)
+    evidence = asked.log_odds(LOGITS, model)
+    if model is SOFTMAX:
+        np.testing.assert_allclose(evidence, np.log(p[:, 1] / p[:, 3]), rtol=1e-4)
+    np.testing.assert_array_equal(evidence, LOGITS[:, 1] - LOGITS[:, 3])
+    np.testing.assert_array_equal(asked.decides(LOGITS, model), LOGITS[:, 1] > LOGITS[:, 3])
+    itself = asked.replace(target=3)
+    assert not itself.decides(LOGITS, model).any(), "no class rather than itself"
+
+
+def brightest(logits, target):
+    return logits[..., target] - 2.0
+
+
+def test_a_score_is_any_question():
+    asked = Question(2, score=brightest)
+    for name in ("log_odds", "lead", "logit"):
+        np.testing.assert_array_equal(call(name, asked, LOGITS, SOFTMAX), LOGITS[:, 2] - 2.0)
+    np.testing.assert_array_equal(asked.decides(LOGITS, SOFTMAX), LOGITS[:, 2] > 2.0)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_targets_may_be_one_for_each_row(model):
+    targets = np.arange(6)[:, None] % 4
+    for name in ("log_odds", "lead", "logit"):
+        found = call(name, Question(targets), LOGITS, model)
+        one = jax.vmap(lambda target, z, name=name: call(name, Question(target), z, model))
+        np.testing.assert_allclose(found, one(targets[:, 0], jnp.asarray(LOGITS)), rtol=1e-5)
+
+
+def test_one_program_serves_every_class_and_every_contrast():
+    traces = []
+
+    @jax.jit
+    def lead(question, logits):
+        traces.append(question)
+        return question.lead(logits, SOFTMAX)
+
+    for target, contrast in ((0, 1), (1, 2), (2, 0)):
+        question = Question(jnp.int32(target), jnp.int32(contrast))
+        np.testing.assert_array_equal(
+            lead(question, LOGITS), LOGITS[:, target] - LOGITS[:, contrast]
+        )
+    assert len(traces) == 1
