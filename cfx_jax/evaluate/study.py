@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from cfx_jax import data, registry
-from cfx_jax.adapters import named
 from cfx_jax.baselines import impossible
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ClassifierConfig, ConfigError, DataConfig, ExplainConfig
@@ -27,7 +26,6 @@ from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
 from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.same_data import check_same_data, name_other_id
-from cfx_jax.weights.architectures import ARCHITECTURES
 
 _Section = TypeVar("_Section", DataConfig, ClassifierConfig, ExplainConfig)
 _logger = logging.getLogger(__name__)
@@ -84,7 +82,7 @@ def adopt(
     """
     # Of a model that the caller of a run had, its manifest keeps the name alone.
     name = stored["classifier"]["name"]
-    if not has_classifier and name not in ARCHITECTURES and not named.is_named(name):
+    if not has_classifier and not registry.is_loadable(name):
         raise ConfigError(
             f"the run explains a classifier {name!r} that was given in Python: evaluate it there, "
             "cfx_jax.evaluate.evaluation.evaluate(..., classifier=...)"
@@ -174,8 +172,8 @@ class Study:
         """
         classifier, generator = registry.load_models(config, classifier)
         source = runner.open_examples(config, classifier)
-        explain = config.explain
-        shape = registry.image_shape(classifier, generator, explain.settings(), explain.contrast)
+        registry.check_models(classifier, generator, config.explain)
+        shape = registry.image_shape(classifier)
         manifest: dict[str, Any] = {
             "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
             "classifier": registry.identity(classifier),

@@ -20,7 +20,7 @@ from cfx_jax.classifiers import (
     classes_of,
 )
 from cfx_jax.config import ClassifierConfig, ConfigError
-from cfx_jax.registry import own
+from cfx_jax.registry import user_models
 from cfx_jax.registry.names import look_up, path_of
 from cfx_jax.weights import class_names as class_names_file
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights
@@ -117,6 +117,11 @@ def load_classifier(
     )
 
 
+def is_loadable(name: str) -> bool:
+    """Tells whether `load_classifier` knows a name: of an architecture, or a function to call."""
+    return name in ARCHITECTURES or named.is_named(name)
+
+
 def load_configured(config: ClassifierConfig) -> Classifier:
     """Loads the classifier that a section of a config names, as it says.
 
@@ -176,7 +181,7 @@ def _build(name: str, weights: str | None, known: adapters.Known) -> Classifier:
         return (jnp.zeros((1, *(classifier.image_size or (64, 64)), classifier.channels)),)
 
     adapt = functools.partial(adapters.as_classifier, known=known, name=name)
-    return own.build(name, weights, adapt, shown)
+    return user_models.build(name, weights, adapt, shown)
 
 
 def _in_order(normalization: Normalization, channel_order: str) -> Normalization:

@@ -20,7 +20,7 @@ from cfx_jax.generators import (
     in_turn,
     vae,
 )
-from cfx_jax.registry import own
+from cfx_jax.registry import user_models
 from cfx_jax.registry.names import look_up, path_of
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
 from cfx_jax.weights.files import local_path, read_weights
@@ -76,7 +76,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     if named.is_named(name):
         adapt = functools.partial(adapters.as_generator, name=name)
         shown = jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64, 1)), jax.random.key(0)
-        return own.build(name, path, adapt, lambda _: shown)
+        return user_models.build(name, path, adapt, lambda _: shown)
     if "+" in name:
         if path is not None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The models of a run: loaded as a config asks, checked to fit together, and known by digests."""
+"""The models of a run: loaded as a config asks, and known by digests."""
 
 import dataclasses
 import hashlib
@@ -11,11 +11,8 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
-from cfx_jax.fido.checks import check_contrast, check_problem
 from cfx_jax.fido.precision import in_bfloat16
-from cfx_jax.fido.settings import Settings
-from cfx_jax.generators import Generator, check_fills
-from cfx_jax.registry import own
+from cfx_jax.generators import Generator
 from cfx_jax.registry.classifiers import load_configured
 from cfx_jax.registry.generators import load_generator
 
@@ -92,49 +89,6 @@ def name_given(
     if generator is not None:
         config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
     return config
-
-
-def image_shape(
-    classifier: Classifier, generator: Generator, settings: Settings, contrast: int | None = None
-) -> tuple[int, int, int]:
-    """Returns the shape that images are brought to, after checking that the models agree on it.
-
-    Args:
-        classifier: its image size and channels are those of the images.
-        generator: fills images of that shape.
-        settings: of the masks, which must not be finer than the images.
-        contrast: class that others are set against.
-
-    Returns:
-        `(H, W, C)`.
-
-    Raises:
-        ConfigError: the classifier has no image size, something does not fit together, or a model
-            of the user's own raises an error or fills with values that are no pixels.
-    """
-    if classifier.image_size is None:
-        raise ConfigError(
-            f"classifier {classifier.name!r} has no image size to bring images to; give it one, on "
-            "the command line --config.classifier.image_size=224"
-        )
-    shape = (*classifier.image_size, classifier.channels)
-    # Two, as many come at once.
-    some = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
-    own.check_runs(classifier, some)
-    own.check_runs(classifier, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    own.check_runs(generator, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
-    try:
-        images = check_problem(
-            classifier, generator, jnp.zeros((1, *shape)), "ssr", settings, contrast
-        )
-        check_contrast(contrast, classifier, images)
-        check_fills(generator, shape)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    for count in {1, settings.num_samples}:
-        own.check_learns(classifier, jax.ShapeDtypeStruct((count, *shape), jnp.float32))
-    return shape
 
 
 def identity(model: Classifier | Generator) -> dict[str, Any]:

@@ -240,8 +240,8 @@ def test_one_logit_has_two_names(tmp_path):
     grey = GeneratorConfig("grey")
     classifier, generator = registry.load_models(Config(classifier=section, generator=grey))
     assert classifier.class_names == ("no", "yes")
-    shape = registry.image_shape(classifier, generator, ExplainConfig(mask_size=7).settings())
-    assert shape == (28, 28, 1)
+    registry.check_models(classifier, generator, ExplainConfig(mask_size=7))
+    assert registry.image_shape(classifier) == (28, 28, 1)
     for wrong in (("one",), ("one", "two", "three")):
         with pytest.raises(ValueError, match=r"class names are given, but .* has 2 classes"):
             cfx_jax.load_classifier("mnist_cnn", path, class_names=wrong)
