@@ -44,7 +44,7 @@ from cfx_jax.runs.jobs import Images
 from cfx_jax.runs.solver import Solver
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
-from cfx_jax.train.photographs import hold
+from cfx_jax.train.photographs import load_crops
 from cfx_jax.train.step import DEVICE_AXIS, init_state, train_step
 from cfx_jax.weights.architectures import ARCHITECTURES
 
@@ -247,7 +247,7 @@ def measure_training(size: Size, found: Found, weights: str | None) -> Found:
     state = init_state(KEY, network.init(KEY), network.channels, settings)
     state, shared = (parallel.replicate(tree, device) for tree in (state, (KEY, None)))
     rows = jnp.arange(size.crops, dtype=jnp.int32)[None]
-    crops = hold(Crops(open_source(DataConfig()), size.crop, network.channels, 0), 3, device)
+    crops = load_crops(Crops(open_source(DataConfig()), size.crop, network.channels, 0), 3, device)
 
     def train(batches: Iterable[jax.Array | np.ndarray]) -> Any:
         nonlocal state

@@ -71,13 +71,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = seconds(lambda: evaluate(config, folder))
     classifier = load_classifier("efficientnet_lite0")
-    judges = (load_generator("grey"), load_generator("gated_unet"))
+    infills = (load_generator("grey"), load_generator("gated_unet"))
     pictures = 2 * (arguments.curve_steps + 1)
 
     def networks() -> None:
         for number in range(arguments.num_images):
             image = jnp.full((*SIZE, 3), number / arguments.num_images)
-            jax.block_until_ready(run_networks(classifier, judges, image, pictures=pictures))
+            jax.block_until_ready(run_networks(classifier, infills, image, pictures=pictures))
 
     bare = seconds(networks)
     print(f"{arguments.num_images} images: {whole:.1f} s, networks alone {bare:.1f} s, "
@@ -124,13 +124,13 @@ def fill_and_classify(
 
 @functools.partial(jax.jit, static_argnames="pictures")
 def run_networks(
-    classifier: Classifier, judges: tuple[Generator, ...], image: jax.Array, pictures: int
+    classifier: Classifier, infills: tuple[Generator, ...], image: jax.Array, pictures: int
 ) -> jax.Array:
     """Fills and classifies as many pictures of an image as an evaluation of one map does."""
     total = jnp.zeros(())
-    for judge in judges:
+    for infill in infills:
         curves = jax.lax.map(
-            lambda step, judge=judge: fill_and_classify(classifier, judge, image, step),
+            lambda step, infill=infill: fill_and_classify(classifier, infill, image, step),
             jnp.arange(pictures),
         )
         total += curves.sum()

@@ -29,7 +29,7 @@ from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.data.images import to_floats
-from cfx_jax.fido.judging import NUM_BARE, NUM_HARD_MASKS
+from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.settings import MODES
 from cfx_jax.registry import load_classifier, load_generator
@@ -89,7 +89,7 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
 
     def predict(num_steps: int) -> float:
         learning = num_steps * settings.num_samples * sum(a_step.values())
-        return learning + (NUM_HARD_MASKS + NUM_BARE) * sum(a_mask.values())
+        return learning + (NUM_HARD_MASKS + NUM_FULL_INFILLS) * sum(a_mask.values())
 
     short = dataclasses.replace(settings, num_steps=20)
     predicted, measured = (

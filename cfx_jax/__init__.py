@@ -17,7 +17,7 @@ from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.version import __version__ as __version__
 
 # What reads images and shows progress is imported when it is asked for.
-_LATER = {"demo_images": "cfx_jax.data.demo", "run": "cfx_jax.runs.runner"}
+_LAZY = {"demo_images": "cfx_jax.data.demo", "run": "cfx_jax.runs.runner"}
 
 if TYPE_CHECKING:
     from cfx_jax.data.demo import demo_images
@@ -26,9 +26,9 @@ else:
     # Type checkers would take any name for one that there is.
     def __getattr__(name: str) -> Any:
         """Returns what is imported late."""
-        if name not in _LATER:
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_LATER[name]), name)
+        return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def _to_html(explanation: Explanation) -> str:

@@ -7,7 +7,7 @@ line as `--config.section.field=value`.
 import dataclasses
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, MEANINGS, NORMALIZATIONS
+from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, LOGIT_KINDS, NORMALIZATIONS
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.settings import Settings, get_settings
 
@@ -94,7 +94,7 @@ class ClassifierConfig:
         if self.normalization:
             check_choice("classifier.normalization", self.normalization, tuple(NORMALIZATIONS))
         if self.logits:
-            check_choice("classifier.logits", self.logits, MEANINGS)
+            check_choice("classifier.logits", self.logits, LOGIT_KINDS)
         check_choice("classifier.channel_order", self.channel_order, CHANNEL_ORDERS)
         if self.interpolation:
             check_choice("classifier.interpolation", self.interpolation, INTERPOLATIONS)

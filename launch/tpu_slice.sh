@@ -3,7 +3,7 @@
 # this checkout on all of its hosts, runs `python -m cfx_jax.main --distributed` with the arguments
 # given on all of them at once, and deletes it. A slice that is pre-empted is asked for again, and
 # the run goes on where it was. After a failure of the run the slice is left as it is, for you to
-# look at, and the command that deletes it is printed.
+# check_job at, and the command that deletes it is printed.
 #
 #   PROJECT=my-project ZONE=us-east5-b ACCELERATOR_TYPE=v6e-64 SPOT=1 launch/tpu_slice.sh \
 #     --config=configs/imagenet.py --workdir=gs://my-bucket/imagenet
@@ -62,18 +62,18 @@ fi
 say() { echo "$NAME: $*" >&2; }
 
 # Sets $state to that of the queued resource: ABSENT where there is none, UNKNOWN where that cannot
-# be told for a moment. The first look has to succeed: it shows that project and zone are right.
-failed_looks=19
+# be told for a moment. The first check_job has to succeed: it shows that project and zone are right.
+failed_checks=19
 shown=''
-look() {
+check_job() {
   local error
   error=$(mktemp)
   if state=$("${describe[@]}" 2>"$error"); then
-    failed_looks=0
+    failed_checks=0
   elif grep -q NOT_FOUND "$error"; then
     state=ABSENT
-    failed_looks=0
-  elif ((++failed_looks < 20)); then
+    failed_checks=0
+  elif ((++failed_checks < 20)); then
     state=UNKNOWN
   else
     cat "$error" >&2
@@ -89,14 +89,14 @@ goes_away() {
   local looks
   for ((looks = 0; looks < 6; looks++)); do
     sleep "$POLL_SECONDS"
-    look
+    check_job
     if [[ $state != ACTIVE ]]; then return 0; fi
   done
   return 1
 }
 
 pack_checkout
-look
+check_job
 trap 'tell_of_remains $? "${delete[@]}"' EXIT
 asked='' # For a slice, without having had one since.
 had_one=''
@@ -126,6 +126,6 @@ while true; do
       ;;
     *) sleep "$POLL_SECONDS" ;;
   esac
-  look
+  check_job
 done
 "${delete[@]}"

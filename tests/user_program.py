@@ -14,7 +14,7 @@ import cfx_jax
 from cfx_jax import adapters, report
 from cfx_jax.classifiers import NORMALIZATIONS, average
 from cfx_jax.config import Config, DataConfig, ExplainConfig
-from cfx_jax.generators import in_turn
+from cfx_jax.generators import mix
 from cfx_jax.records import RecordReader
 from cfx_jax.runs.explanations import Explanations
 
@@ -29,7 +29,7 @@ reveal_type([finding.problem for finding in findings])  # list[str]
 reveal_type(average([classifier, classifier]))  # cfx_jax.classifiers.base.Classifier
 generator = cfx_jax.load_generator("gated_unet")
 reveal_type(generator)  # cfx_jax.generators.base.Generator
-reveal_type(in_turn([generator, generator]))  # cfx_jax.generators.base.Generator
+reveal_type(mix([generator, generator]))  # cfx_jax.generators.base.Generator
 own = adapters.from_function(lambda images: images.mean((1, 2)))
 reveal_type(own)  # cfx_jax.classifiers.base.Classifier
 linen = adapters.from_linen(None, {}, normalization=NORMALIZATIONS["imagenet"])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers.diagnosis import Finding, diagnose
-from cfx_jax.classifiers.logits import MEANINGS
+from cfx_jax.classifiers.logits import LOGIT_KINDS
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "hamming", "box", "nearest")
 CHANNEL_ORDERS = ("rgb", "bgr")
@@ -75,7 +75,7 @@ class Classifier:
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a field that has none of its known values."""
-        for name, choices in (("logits", MEANINGS), ("interpolation", INTERPOLATIONS)):
+        for name, choices in (("logits", LOGIT_KINDS), ("interpolation", INTERPOLATIONS)):
             if (value := getattr(self, name)) not in choices:
                 known = ", ".join(map(repr, choices))
                 raise ValueError(f"classifier.{name} is {value!r}; expected one of {known}")
@@ -108,12 +108,12 @@ class Classifier:
             >>> [finding.problem.partition(",")[0] for finding in findings]
             ['outputs are probabilities']
         """
-        apply = self.apply if self.logits == "softmax" else _OfTwoClasses(self.apply)
+        apply = self.apply if self.logits == "softmax" else _TwoLogits(self.apply)
         return diagnose(apply, self.params, images, self.class_names)
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfTwoClasses:
+class _TwoLogits:
     """Turns one logit z, if there is one, into what says the same of two classes, `[0, z]`."""
 
     apply: Callable[[Any, jax.Array], Any]

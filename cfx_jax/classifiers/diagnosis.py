@@ -22,7 +22,7 @@ from cfx_jax.classifiers.logits import log_odds
 Apply = Callable[[Any, jax.Array], Any]
 _MAX_IMAGES = 2
 # Of an axis that can be one of colours.
-_MOST_CHANNELS = 4
+_MAX_CHANNELS = 4
 # Two computations of the same logits differ by less, whatever the device: as a share of the range.
 _SAME = 0.01
 # On photographs the logits of EfficientNet-Lite0 differ by about 10 from those of a black image,
@@ -120,7 +120,7 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
             " in [0, 1]: give a single image a leading axis with images[None]"
         )
     found = []
-    if 1 <= given.shape[1] <= _MOST_CHANNELS < min(given.shape[2:]):
+    if 1 <= given.shape[1] <= _MAX_CHANNELS < min(given.shape[2:]):
         problem = f"images have shape {list(given.shape)}, channels first; expected [N, H, W, C]"
         found.append(Finding(problem, "put their channels last: images.transpose(0, 2, 3, 1)"))
         given = np.moveaxis(given, 1, -1)

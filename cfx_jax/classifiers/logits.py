@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-MEANINGS = ("softmax", "sigmoid")
+LOGIT_KINDS = ("softmax", "sigmoid")
 """What logits are: one class of several that exclude each other, or a yes and no for each."""
 
 
@@ -24,7 +24,7 @@ def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
     return logit(logits, target) - others
 
 
-def margin(logits: jax.Array, target: jax.Array) -> jax.Array:
+def logit_margin(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Computes `logits[c] - max_{k != c} logits[k]`: above 0 where c is predicted.
 
     Args:
@@ -55,7 +55,7 @@ def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.arange(num_logits) == target, logits, 0.0), axis=-1)
 
 
-def classes_of(num_logits: int) -> int:
+def class_count(num_logits: int) -> int:
     """Returns how many classes so many logits tell of: one logit tells of two."""
     return max(2, num_logits)
 
@@ -82,7 +82,7 @@ def probabilities(logits: jax.Array, meaning: str) -> jax.Array:
 
     Args:
         logits: float32 `[..., K]`.
-        meaning: of them, one of `MEANINGS`.
+        meaning: of them, one of `LOGIT_KINDS`.
 
     Returns:
         float32 `[..., K]`, or `[..., 2]` of one logit.

@@ -110,7 +110,7 @@ def parse_command(
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # A config file is code: it can fail in any way.
-        if isinstance(error, SystemExit) and _asks_for_help(argv):
+        if isinstance(error, SystemExit) and _wants_help(argv):
             raise
         where = f"--config={file}" if file else " ".join(argv[1:])
         raise ConfigError(f"{where}: {type(error).__name__}: {_line(error)}") from error
@@ -209,14 +209,14 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) ->
     except flags.Error as error:
         raise ConfigError(_line(error)) from error
     except SystemExit:
-        if not _asks_for_help(argv):
+        if not _wants_help(argv):
             raise
         # absl calls it a failure to be asked for help.
         raise SystemExit(0) from None
     return rest
 
 
-def _asks_for_help(argv: list[str]) -> bool:
+def _wants_help(argv: list[str]) -> bool:
     return any(re.match(r"--?help", argument) for argument in argv)
 
 
@@ -244,7 +244,7 @@ def run_main(
         # writes, and shows the stack of an error before it raises it.
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)
-        cluster.settle_numbers()
+        cluster.resolve_numbers()
         keep_programs()
         cluster.join(stop or StopRequest())
         main()

@@ -8,7 +8,7 @@ from cfx_jax.commands import command_line
 from cfx_jax.report.export import FORMATS, export_pictures, export_table
 from cfx_jax.runs.checking import describe_progress, find_problems
 
-_NOT_SOUND = 1
+_DAMAGED = 1
 
 
 def main() -> None:
@@ -49,4 +49,4 @@ def _verify(workdir: str) -> int:
         print("sound: every chunk of every complete unit can be read")
         return 0
     print(f"{num_problems} problems; run the same command again: damaged units are computed anew")
-    return _NOT_SOUND
+    return _DAMAGED

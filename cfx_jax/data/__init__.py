@@ -2,7 +2,7 @@
 
 from cfx_jax.data.images import Resize, UnreadableImageError
 from cfx_jax.data.loader import Examples, load_units
-from cfx_jax.data.source import UNKNOWN_LABEL, Source, ask_for_each
+from cfx_jax.data.source import UNKNOWN_LABEL, Source, expand_top_classes
 from cfx_jax.data.sources import check_there, open_source, resize_for
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "Resize",
     "Source",
     "UnreadableImageError",
-    "ask_for_each",
     "check_there",
+    "expand_top_classes",
     "load_units",
     "open_source",
     "resize_for",

@@ -141,7 +141,7 @@ class Source:
             return rgb if channels == 3 else images.to_grey(rgb)
 
 
-def ask_for_each(source: Source, num_classes: int) -> Source:
+def expand_top_classes(source: Source, num_classes: int) -> Source:
     """Makes of each example several, one for each of its most likely classes.
 
     They are examples of their own, with records, a status and a page like all others, rather than

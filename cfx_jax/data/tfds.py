@@ -16,7 +16,7 @@ from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
 
 # Records in memory: more than there are threads that read them.
-_MOST_KEPT = 64
+_MAX_KEPT = 64
 
 
 def open_tfds(config: DataConfig, classes: Classes) -> Source:
@@ -58,7 +58,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
     decoders = {"image": tfds.decode.SkipDecoding()}
 
     # What is asked of an example one after the other is answered by reading its record once.
-    @functools.lru_cache(maxsize=_MOST_KEPT)
+    @functools.lru_cache(maxsize=_MAX_KEPT)
     def read(index: int) -> dict[str, Any]:
         example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
         return example

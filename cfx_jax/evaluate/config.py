@@ -8,7 +8,7 @@ from cfx_jax.weights.architectures import ARCHITECTURES
 
 
 @dataclasses.dataclass
-class JudgesConfig:
+class TransferConfig:
     """Who judges learnt masks, beside what they were learnt with.
 
     Attributes:
@@ -44,7 +44,7 @@ class EvaluateConfig(Config):
         sanity_images: so many images, the first ones, show whether the maps of baselines depend on
             the weights and on the class, for two more maps of each. Masks are not learnt anew, so
             runs are not checked. 0 = none.
-        judges: other classifiers that learnt masks are shown to.
+        transfer: other classifiers that learnt masks are shown to.
     """
 
     infills: tuple[str, ...] = ("gated_unet",)
@@ -52,7 +52,7 @@ class EvaluateConfig(Config):
     baseline_infill: str = "blur"
     curve_steps: int = 20
     sanity_images: int = 20
-    judges: JudgesConfig = dataclasses.field(default_factory=JudgesConfig)
+    transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
 
     def validate(self) -> None:
         """Checks every field that can be checked without touching data or weights.
@@ -65,16 +65,16 @@ class EvaluateConfig(Config):
             raise ConfigError(
                 f"baselines hold {', '.join(unknown)}; expected some of {', '.join(METHODS)}"
             )
-        for section in self.judges.sections().values():
+        for section in self.transfer.sections().values():
             if section.name not in ARCHITECTURES:
                 raise ConfigError(
-                    f"judges.classifiers hold {section.name!r}; expected NAME or NAME=WEIGHTS, "
+                    f"transfer.classifiers hold {section.name!r}; expected NAME or NAME=WEIGHTS, "
                     f"NAME one of {', '.join(sorted(ARCHITECTURES))}"
                 )
         for name, values in (
             ("infills", self.infills),
             ("baselines", self.baselines),
-            ("judges.classifiers", self.judges.classifiers),
+            ("transfer.classifiers", self.transfer.classifiers),
         ):
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} are {values!r}; expected each only once")

@@ -51,7 +51,7 @@ def evaluate(
     stop: StopRequest | None = None,
     *,
     classifier: Classifier | None = None,
-    judge_classifiers: Sequence[Classifier] = (),
+    transfer_classifiers: Sequence[Classifier] = (),
 ) -> str:
     """Measures runs and other methods on the images of the runs.
 
@@ -64,7 +64,7 @@ def evaluate(
         images_path: with `records`, where the images lie now; "" = where they were.
         stop: looked at between units; None never stops.
         classifier: in place of the one the config, or the first of `records`, names.
-        judge_classifiers: that learnt masks are shown to, beside those the config names.
+        transfer_classifiers: that learnt masks are shown to, beside those the config names.
 
     Returns:
         The tables as Markdown, of the images that all runs have explained.
@@ -78,14 +78,14 @@ def evaluate(
         StoppedError: the evaluation was asked to stop; what is written is whole.
     """
     config.validate()
-    config = registry.settle_precision(config)
+    config = registry.resolve_precision(config)
     stop = stop or StopRequest()
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = open_runs(runs)
     if records:
         stored = learnt[0].records.manifest["config"]
         config = adopt(config, stored, images_path, has_classifier=classifier is not None)
-    study = Study.open(config, learnt, classifier, judge_classifiers)
+    study = Study.open(config, learnt, classifier, transfer_classifiers)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}
     with contextlib.ExitStack() as stack:
@@ -97,8 +97,8 @@ def evaluate(
             _measure(units, study, stores, stop)
     table = ""
     if cluster.is_first():
-        infills = [infill.name for infill in study.judges.infills]
-        table = tables.write_tables(workdir, folders, infills, [*study.judges.classifiers], learnt)
+        infills = [infill.name for infill in study.models.infills]
+        table = tables.write_tables(workdir, folders, infills, [*study.models.classifiers], learnt)
     snapshot.finish()
     return table
 

@@ -12,7 +12,7 @@ from cfx_jax.runs.jobs import Images
 SHARES = tuple(round(0.05 * step, 2) for step in range(20))
 """Thresholds of MaxBoxAcc, as shares of the range of a map."""
 
-CUT = 0.5
+REGION_THRESHOLD = 0.5
 """Where a map is cut to the region that a person sees."""
 
 # Cells along each side of the maps that are kept, to draw them and to compare methods.
@@ -23,7 +23,7 @@ def map_fields(scorer: Scorer) -> list[Field]:
     """Lists what is kept of a map."""
     numbers = ("error", "pointing", "f1", "crop", "variation")
     regions = ("half_error", "parts", "box_share")
-    curve = ((scorer.num_judges, scorer.curve_steps + 1), ("judge", "point"))
+    curve = ((scorer.num_infills, scorer.curve_steps + 1), ("infill", "point"))
     return [
         Field("map", "float16", (_MAP_SIZE, _MAP_SIZE), ("map_y", "map_x")),
         Field("box", "float32", (4,), ("corner",)),
@@ -73,7 +73,7 @@ def measure_maps(
 
 
 def measure_regions(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Measures maps that mean something as they are, cut at `CUT`: no threshold is chosen.
+    """Measures the regions above the fixed threshold `REGION_THRESHOLD`, which is not tuned.
 
     Args:
         maps: float `[m, H, W]` in [0, 1]: probabilities, or those of `to_unit_range`.
@@ -82,7 +82,7 @@ def measure_regions(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, 
     Returns:
         By field an array `[m]`.
     """
-    regions = maps > CUT
+    regions = maps > REGION_THRESHOLD
     around = localisation.tight_boxes(regions)
     return {
         "half_error": localisation.localisation_errors(around, boxes),

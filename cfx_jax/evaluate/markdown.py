@@ -48,10 +48,10 @@ LEARNT_METRICS = {
         "lower",
         "bits a pixel, of what hard masks are drawn with",
     ),
-    "cut": Metric(
-        "cut",
+    "region_success": Metric(
+        "region success",
         "higher",
-        "the region above 1/2, one an image, does what was asked, filled by the config's generator",
+        "share of images whose region (saliency > 1/2) keeps (SSR) or flips (SDR) the prediction",
     ),
     "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
     "regenerated": Metric(
@@ -69,31 +69,39 @@ SANITY_METRICS = {
 
 
 def to_markdown(
-    summary: Mapping[str, Any], judges: Sequence[str], judge_classifiers: Sequence[str]
+    summary: Mapping[str, Any], infills: Sequence[str], transfer_classifiers: Sequence[str]
 ) -> str:
     """Writes what people read of an evaluation.
 
     Args:
         summary: all of it, as `table.json` holds it.
-        judges: names of the generators of the curves.
-        judge_classifiers: names of the classifiers that learnt masks are shown to.
+        infills: names of the generators of the curves.
+        transfer_classifiers: names of the classifiers that learnt masks are shown to.
 
     Returns:
         The tables as Markdown, each with what its columns say.
     """
     curves = {
-        f"{curve}_{judge}": Metric(f"{curve} {judge}", better, f"{curve}, {judge} in the holes")
-        for judge in judges
+        f"{curve}_{infill}": Metric(f"{curve} {infill}", better, f"{curve}, {infill} in the holes")
+        for infill in infills
         for curve, better in (("deletion", "lower"), ("insertion", "higher"))
     }
-    judged = {
-        f"success_{judge}": Metric(f"success {judge}", "higher", f"hard masks judged with {judge}")
-        for judge in judges
+    transferred = {
+        f"success_{infill}": Metric(
+            f"success {infill}", "higher", f"success rate of hard masks, in-filled by {infill}"
+        )
+        for infill in infills
     }
-    for name in judge_classifiers:
-        about = f"shown to {name}, filled with {judges[-1]}, of the images that it gets right"
-        judged[f"holds_{name}"] = Metric(f"holds for {name}", "higher", f"hard masks {about}")
-        judged[f"cut_{name}"] = Metric(f"cut for {name}", "higher", f"cut, {about}")
+    for name in transfer_classifiers:
+        about = f"with {name}, in-filled by {infills[-1]}, on the images that {name} gets right"
+        transferred |= {
+            f"transfer_{name}": Metric(
+                f"transfer to {name}", "higher", f"success rate of hard masks {about}"
+            ),
+            f"region_transfer_{name}": Metric(
+                f"region transfer to {name}", "higher", f"success of the region {about}"
+            ),
+        }
     accuracy = "none with a label"
     if number := summary["num_labelled"]:
         accuracy = f"top-1 accuracy {summary['top_1']:.1%} of {number} with a label"
@@ -101,7 +109,7 @@ def to_markdown(
     for subset, methods in summary["methods"].items():
         lines += _markdown_table(f"Maps, {subset}", methods, MAP_METRICS | curves)
     learnt = {name: m for name, m in summary["methods"]["all"].items() if "entropy" in m}
-    lines += _markdown_table("Learnt masks", learnt, LEARNT_METRICS | judged)
+    lines += _markdown_table("Learnt masks", learnt, LEARNT_METRICS | transferred)
     checked = {n: m for n, m in summary["methods"]["all"].items() if m.keys() & SANITY_METRICS}
     lines += _markdown_table(
         "Does the map look at the classifier (rank agreement of two maps)", checked, SANITY_METRICS

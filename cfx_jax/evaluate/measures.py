@@ -14,7 +14,7 @@ from scipy import special
 
 from cfx_jax.data.loader import Examples
 from cfx_jax.evaluate.maps import (
-    CUT,
+    REGION_THRESHOLD,
     map_fields,
     measure_maps,
     measure_regions,
@@ -31,7 +31,7 @@ from cfx_jax.runs.jobs import Images
 SANITY_CHECKS = ("weights_agreement", "class_agreement")
 """Rank agreement of a map with that of shuffled weights, and of another class."""
 
-HELD = ("held_success_rate", "held_cut")
+CLASSIFIER_TRANSFER = ("classifier_transfer_success_rate", "classifier_transfer_region_success")
 """What other classifiers make of hard masks, and of the mask that is cut."""
 
 # Border of the centre box, as a share of the side of the image.
@@ -197,19 +197,19 @@ class Learnt:
 
     def fields(self, scorer: Scorer) -> list[Field]:
         """The map and how good it is, and what the mask does with other in-fills."""
-        judged = ((scorer.num_judges,), ("judge",))
+        by_infill = ((scorer.num_infills,), ("infill",))
         numbers = ("changed_area", "success_rate", "log_odds_infilled", "soft_hard_gap", "entropy")
-        held = ((scorer.num_judge_classifiers,), ("judge_classifier",))
-        of_classifiers = HELD if scorer.num_judge_classifiers else ()
+        by_classifier = ((scorer.num_transfer_classifiers,), ("transfer_classifier",))
+        of_classifiers = CLASSIFIER_TRANSFER if scorer.num_transfer_classifiers else ()
         return [
             *map_fields(scorer),
             Field("status", "int32"),
             *(Field(name, "float32") for name in numbers),
-            Field("judged_log_odds", "float32", *judged),
-            Field("judged_success_rate", "float32", *judged),
+            Field("infill_transfer_log_odds", "float32", *by_infill),
+            Field("infill_transfer_success_rate", "float32", *by_infill),
             Field("pixel_entropy", "float32"),
-            Field("cut", "float32"),
-            *(Field(name, "float32", *held) for name in of_classifiers),
+            Field("region_success", "float32"),
+            *(Field(name, "float32", *by_classifier) for name in of_classifiers),
         ]
 
     def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
@@ -226,7 +226,7 @@ class Learnt:
         values = {
             **measure_maps(maps, unit.images, unit.boxes, scorer),
             **measure_regions(maps, unit.boxes),
-            **self._judge(cells, maps, unit, scorer),
+            **self._measure_transfer(cells, maps, unit, scorer),
             # What costs: what SSR keeps and SDR drops.
             "changed_area": kept if self.objective == "ssr" else 1.0 - kept,
             "success_rate": self._read("success_rate", unit),
@@ -248,17 +248,24 @@ class Learnt:
         last = np.maximum(self._read("steps", unit), 1) - 1
         return np.take_along_axis(trace, last[:, None], axis=1)[:, 0]
 
-    def _judge(
+    def _measure_transfer(
         self, cells: np.ndarray, maps: np.ndarray, unit: Unit, scorer: Scorer
     ) -> dict[str, np.ndarray]:
         """Shows masks to judges they were not learnt with, and cut to all classifiers."""
         law = self.records.settings.mask_law
         log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
-        cut = scorer.cut(unit.images, maps > CUT, self.objective)
-        found = {"judged_log_odds": log_odds, "judged_success_rate": success_rate, "cut": cut[:, 0]}
-        if scorer.num_judge_classifiers:
-            held = scorer.hold(unit.images, cells, self.objective, law)
-            found |= {"held_success_rate": held, "held_cut": cut[:, 1:]}
+        regions = scorer.region_success(unit.images, maps > REGION_THRESHOLD, self.objective)
+        found = {
+            "infill_transfer_log_odds": log_odds,
+            "infill_transfer_success_rate": success_rate,
+            "region_success": regions[:, 0],
+        }
+        if scorer.num_transfer_classifiers:
+            by_classifier = scorer.transfer_to_classifiers(unit.images, cells, self.objective, law)
+            found |= {
+                "classifier_transfer_success_rate": by_classifier,
+                "classifier_transfer_region_success": regions[:, 1:],
+            }
         return found
 
     def keep_prob(self, start: int, stop: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.baselines import METHODS
-from cfx_jax.classifiers import Classifier, classes_of, predict, resolve
+from cfx_jax.classifiers import Classifier, class_count, predict, resolve
 from cfx_jax.data.images import to_floats
 from cfx_jax.evaluate import transfer
 from cfx_jax.fido.explanation import saliency
@@ -59,9 +59,9 @@ class _Models(NamedTuple):
 
     key: jax.Array
     classifier: Classifier
-    judges: tuple[Generator, ...]
+    infills: tuple[Generator, ...]
     baseline_infill: Generator
-    judge_classifiers: tuple[Classifier, ...]
+    transfer_classifiers: tuple[Classifier, ...]
     contrast: jax.Array | None
 
 
@@ -69,8 +69,8 @@ class Scorer:
     """Looks at images, maps and masks with programs that are compiled once each.
 
     Attributes:
-        num_judges: generators that fill the holes of curves, and of masks learnt with another one.
-        num_judge_classifiers: classifiers shown masks that were learnt with another one.
+        num_infills: generators that fill the holes of curves, and of masks learnt with another one.
+        num_transfer_classifiers: classifiers shown masks that were learnt with another one.
         curve_steps: of each curve.
     """
 
@@ -78,11 +78,11 @@ class Scorer:
         self,
         key: jax.Array,
         classifier: Classifier,
-        judges: Sequence[Generator],
+        infills: Sequence[Generator],
         baseline_infill: Generator,
         curve_steps: int,
         per_device_batch_size: int,
-        judge_classifiers: Sequence[Classifier] = (),
+        transfer_classifiers: Sequence[Classifier] = (),
         contrast: int | None = None,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
@@ -90,25 +90,25 @@ class Scorer:
         Args:
             key: random key of the evaluation; each image folds its identity in.
             classifier: the model explained.
-            judges: fill the holes of curves, and of masks that were learnt with another one; the
+            infills: fill the holes of curves, and of masks that were learnt with another one; the
                 last one those of masks that are shown to other classifiers.
             baseline_infill: replaces pixels for other methods.
             curve_steps: of each curve.
             per_device_batch_size: images a device looks at together.
-            judge_classifiers: are shown masks that were learnt with another one.
+            transfer_classifiers: are shown masks that were learnt with another one.
             contrast: class that the target of each image is set against; None for all others.
         """
-        self.num_judges = len(judges)
-        self.num_judge_classifiers = len(judge_classifiers)
+        self.num_infills = len(infills)
+        self.num_transfer_classifiers = len(transfer_classifiers)
         self._devices = cluster.devices_for(classifier)
         self._rows = per_device_batch_size
         self.curve_steps = curve_steps
         models = _Models(
             key,
             classifier,
-            tuple(judges),
+            tuple(infills),
             baseline_infill,
-            tuple(judge_classifiers),
+            tuple(transfer_classifiers),
             None if contrast is None else jnp.asarray(contrast, jnp.int32),
         )
         self._models = parallel.replicate(models, self._devices)
@@ -183,7 +183,9 @@ class Scorer:
         log_odds, success_rate = self._run(_transfer, options, images, cells)
         return log_odds, success_rate
 
-    def hold(self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw) -> np.ndarray:
+    def transfer_to_classifiers(
+        self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw
+    ) -> np.ndarray:
         """Judges hard masks with other classifiers: do they hold for a network they do not know?
 
         Args:
@@ -195,10 +197,12 @@ class Scorer:
         Returns:
             Success rate, float32 `[n, J]`; NaN where one of J classifiers is wrong on the image.
         """
-        rates: np.ndarray = self._run(_hold, {"objective": objective, "law": law}, images, cells)
+        rates: np.ndarray = self._run(
+            _transfer_to_classifiers, {"objective": objective, "law": law}, images, cells
+        )
         return rates
 
-    def cut(self, images: Images, regions: np.ndarray, objective: str) -> np.ndarray:
+    def region_success(self, images: Images, regions: np.ndarray, objective: str) -> np.ndarray:
         """Judges the one region of each image that a person sees, with all classifiers.
 
         Args:
@@ -210,7 +214,7 @@ class Scorer:
             1 where the region does what was asked, else 0, float32 `[n, 1 + J]`: of the classifier
             explained, then of J others, NaN where one of these is wrong on the image.
         """
-        success: np.ndarray = self._run(_cut, {"objective": objective}, images, regions)
+        success: np.ndarray = self._run(_region_success, {"objective": objective}, images, regions)
         return success
 
     def _run(
@@ -263,7 +267,7 @@ def _classify(image: Images, models: _Models) -> Prediction:
     logits = classifier.apply(classifier.params, image.pixels[None])[0]
     predicted = predict(logits)
     target = resolve(logits, image.targets)
-    other = draw_other_class(_key(image, models), target, classes_of(len(logits)))
+    other = draw_other_class(_key(image, models), target, class_count(len(logits)))
     question = Question(target, models.contrast)
     return Prediction(target, predicted, question.log_odds(logits, classifier), other)
 
@@ -297,7 +301,7 @@ def _score(
                 draw(
                     key, classifier, generator, image.pixels, question, importance, num_steps
                 ).probability
-                for generator in models.judges
+                for generator in models.infills
             ]
         )
         for draw in (deletion_curve, insertion_curve)
@@ -321,27 +325,38 @@ def _transfer(
     num_masks: int,
 ) -> tuple[jax.Array, jax.Array]:
     pixels = law.keep_map(cells, image.pixels.shape[:2])
-    return transfer.judge_infills(
-        _problem(image, models, objective), pixels, models.classifier, models.judges, law, num_masks
+    return transfer.transfer_to_infills(
+        _problem(image, models, objective),
+        pixels,
+        models.classifier,
+        models.infills,
+        law,
+        num_masks,
     )
 
 
-def _hold(
+def _transfer_to_classifiers(
     image: Images, cells: jax.Array, models: _Models, *, objective: str, law: MaskLaw
 ) -> jax.Array:
     pixels = law.keep_map(cells, image.pixels.shape[:2])
-    return transfer.judge_classifiers(
-        _problem(image, models, objective), pixels, models.judge_classifiers, models.judges[-1], law
+    return transfer.transfer_to_classifiers(
+        _problem(image, models, objective),
+        pixels,
+        models.transfer_classifiers,
+        models.infills[-1],
+        law,
     )
 
 
-def _cut(image: Images, region: jax.Array, models: _Models, *, objective: str) -> jax.Array:
-    return transfer.judge_region(
+def _region_success(
+    image: Images, region: jax.Array, models: _Models, *, objective: str
+) -> jax.Array:
+    return transfer.evaluate_region(
         _problem(image, models, objective),
         region,
         models.classifier,
-        models.judge_classifiers,
-        models.judges[-1],
+        models.transfer_classifiers,
+        models.infills[-1],
     )
 
 

@@ -59,11 +59,11 @@ class Snapshot:
             content = {"mark": self._mark, "units": list(seen)}
             self._storage.write("snapshot.json", json.dumps(content).encode())
             yield seen
-            for _ in cluster.keep_looking(stop):
+            for _ in cluster.poll(stop):
                 if all(self._finished(host) == self._mark for host in range(1, self._num_hosts)):
                     return
         earlier = self._finished(self._host)
-        for _ in cluster.keep_looking(stop):
+        for _ in cluster.poll(stop):
             closed = self._finished(0)
             if self._mark and self._mark == closed:
                 return

@@ -18,9 +18,9 @@ from cfx_jax.config import ClassifierConfig, ConfigError, DataConfig, ExplainCon
 from cfx_jax.data import Examples
 from cfx_jax.evaluate.boxes import find_boxes
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.judges import Judges, load_judges
 from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
+from cfx_jax.evaluate.transfer_models import EvaluationModels, load_evaluation_models
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations
@@ -151,7 +151,7 @@ class Study:
     shape: tuple[int, int, int]
     resize: data.Resize
     scorer: Scorer
-    judges: Judges
+    models: EvaluationModels
     manifest: dict[str, Any]
     learnt: Sequence[Learnt]
     content: Callable[[int], int]
@@ -162,7 +162,7 @@ class Study:
         config: EvaluateConfig,
         learnt: Sequence[Learnt],
         classifier: Classifier | None,
-        judge_classifiers: Sequence[Classifier],
+        transfer_classifiers: Sequence[Classifier],
     ) -> "Study":
         """Loads data, which `adopt` or the runs have found there, and models; checks the runs.
 
@@ -188,18 +188,18 @@ class Study:
                     "the same question of all that is compared"
                 )
         config = _without_impossible(config, classifier, shape)
-        judges = load_judges(config, classifier, generator, shape, judge_classifiers)
+        models = load_evaluation_models(config, classifier, generator, shape, transfer_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
             classifier,
-            judges.infills,
-            judges.baseline_infill,
+            models.infills,
+            models.baseline_infill,
             config.curve_steps,
             config.batch.per_device_batch_size or 1,
-            tuple(judges.classifiers.values()),
+            tuple(models.classifiers.values()),
             contrast,
         )
-        manifest |= judges.identity() | {
+        manifest |= models.identity() | {
             "contrast": contrast,
             "resize": config.data.resize,
             "seed": config.seed,
@@ -210,7 +210,7 @@ class Study:
         # Of each image once, for all parts.
         content = functools.cache(source.content)
         resize = data.resize_for(config.data, classifier)
-        return cls(config, source, shape, resize, scorer, judges, manifest, learnt, content)
+        return cls(config, source, shape, resize, scorer, models, manifest, learnt, content)
 
     @property
     def parts(self) -> list[Part]:

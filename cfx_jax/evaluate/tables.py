@@ -35,8 +35,8 @@ _Columns = dict[str, dict[str, np.ndarray]]  # by method and metric, float [N]
 def write_tables(
     workdir: str | os.PathLike[str],
     stores: Mapping[str, str],
-    judges: Sequence[str],
-    judge_classifiers: Sequence[str],
+    infills: Sequence[str],
+    transfer_classifiers: Sequence[str],
     learnt: Sequence[Learnt],
 ) -> str:
     """Writes the tables and plots of an evaluation.
@@ -44,8 +44,8 @@ def write_tables(
     Args:
         workdir: folder of the evaluation.
         stores: by name of a method, and `images`, the folder of its records.
-        judges: names of the generators of the curves.
-        judge_classifiers: names of the classifiers that learnt masks are shown to.
+        infills: names of the generators of the curves.
+        transfer_classifiers: names of the classifiers that learnt masks are shown to.
         learnt: the parts that are learnt masks.
 
     Returns:
@@ -65,7 +65,7 @@ def write_tables(
     photos["is_top_1"] = np.where(
         photos["label"] == UNKNOWN_LABEL, np.nan, photos["prediction"] == photos["label"]
     )
-    columns, curves = _read_methods(readers, rows, photos, judges, judge_classifiers, learnt)
+    columns, curves = _read_methods(readers, rows, photos, infills, transfer_classifiers, learnt)
     is_labelled = np.isfinite(photos["is_top_1"])
     summary = {
         "num_images": len(rows),
@@ -80,14 +80,14 @@ def write_tables(
         "agreement": _agreement(readers, rows, learnt),
         "restart_variance": _restarts(rows, learnt),
     }
-    text = to_markdown(summary, judges, judge_classifiers)
+    text = to_markdown(summary, infills, transfer_classifiers)
     storage = Storage(workdir)
     storage.write("table.json", json.dumps(summary, indent=2, allow_nan=False).encode())
     storage.write("table.csv", _to_csv(summary))
     ids = next(iter(readers.values())).ids()
     storage.write("images.csv", _images_csv([ids[row] for row in rows], photos, columns["all"]))
     storage.write("table.md", text.encode())
-    storage.write("curves.png", pictures.encode_png(pictures.draw_curves(curves, judges)))
+    storage.write("curves.png", pictures.encode_png(pictures.draw_curves(curves, infills)))
     shown = [int(row) for row in rows[:_IMAGES_SHOWN]]
     maps = {name: np.concatenate([reader.read("map", row, row + 1) for row in shown])
             for name, reader in readers.items()}  # fmt: skip
@@ -99,8 +99,8 @@ def _read_methods(
     readers: Mapping[str, RecordReader],
     rows: np.ndarray,
     photos: Mapping[str, np.ndarray],
-    judges: Sequence[str],
-    judge_classifiers: Sequence[str],
+    infills: Sequence[str],
+    transfer_classifiers: Sequence[str],
     learnt: Sequence[Learnt],
 ) -> tuple[dict[str, _Columns], dict[str, dict[str, np.ndarray]]]:
     """Reads one method after the other; of each only a number an image and metric is held.
@@ -115,11 +115,11 @@ def _read_methods(
     for name, reader in readers.items():
         values = _read(reader, rows)
         if name in objectives:
-            _add_failures(values, objectives[name], judges)
+            _add_failures(values, objectives[name], infills)
         for subset, chosen in subsets.items():
             some = _take(values, chosen)
             columns[subset][name] = _columns(
-                photos["is_top_1"][chosen], some, judges, judge_classifiers
+                photos["is_top_1"][chosen], some, infills, transfer_classifiers
             )
         is_known = np.isfinite(values["deletion"]).all(axis=(1, 2))
         shown = values.keys() & {"deletion", "insertion", "success_rate"}
@@ -139,12 +139,12 @@ def _take(values: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.nd
     return {name: value[rows] for name, value in values.items()}
 
 
-def _add_failures(values: dict[str, np.ndarray], objective: str, judges: Sequence[str]) -> None:
+def _add_failures(values: dict[str, np.ndarray], objective: str, infills: Sequence[str]) -> None:
     """Adds what follows from the success rates: a mask that never works, an object redrawn."""
     success = values["success_rate"]
     values["failed"] = np.where(np.isnan(success), np.nan, success == 0)
     if objective == "sdr":
-        with_grey = values["judged_success_rate"][:, list(judges).index("grey")]
+        with_grey = values["infill_transfer_success_rate"][:, list(infills).index("grey")]
         values["regenerated"] = np.where(
             np.isnan(success), np.nan, (success < 0.5) & (with_grey >= 0.5)
         )
@@ -160,8 +160,8 @@ def _subsets(photos: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _columns(
     is_top_1: np.ndarray,
     values: Mapping[str, np.ndarray],
-    judges: Sequence[str],
-    judge_classifiers: Sequence[str],
+    infills: Sequence[str],
+    transfer_classifiers: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """One number an image for each metric, float `[N]`, NaN where there is none."""
     columns = {
@@ -172,14 +172,16 @@ def _columns(
         "smooth_found": localisation.max_box_accuracy(values["smooth_found"]),
         **{name: values[name] for name in ("pointing", "f1", "crop", "variation")},
     }
-    for index, judge in enumerate(judges):
+    for index, infill in enumerate(infills):
         for curve in ("deletion", "insertion"):
-            columns[f"{curve}_{judge}"] = curve_area(values[curve][:, index])
-        if "judged_success_rate" in values:
-            columns[f"success_{judge}"] = values["judged_success_rate"][:, index]
-    for index, judge in enumerate(judge_classifiers if "held_cut" in values else ()):
-        columns[f"holds_{judge}"] = values["held_success_rate"][:, index]
-        columns[f"cut_{judge}"] = values["held_cut"][:, index]
+            columns[f"{curve}_{infill}"] = curve_area(values[curve][:, index])
+        if "infill_transfer_success_rate" in values:
+            columns[f"success_{infill}"] = values["infill_transfer_success_rate"][:, index]
+    if "classifier_transfer_region_success" in values:
+        for index, name in enumerate(transfer_classifiers):
+            columns[f"transfer_{name}"] = values["classifier_transfer_success_rate"][:, index]
+            region_success = values["classifier_transfer_region_success"][:, index]
+            columns[f"region_transfer_{name}"] = region_success
     # Not all methods have these.
     others = ("half_error", "parts", "box_share", *LEARNT_METRICS, *SANITY_METRICS)
     return columns | {name: values[name] for name in others if name in values}

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.judging import NUM_HARD_MASKS, judge
+from cfx_jax.fido.hard_masks import NUM_HARD_MASKS, evaluate_hard_masks
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import SSR, Problem, composite, succeeds
 from cfx_jax.generators import Generator
 
 
-def judge_infills(
+def transfer_to_infills(
     problem: Problem,
     pixels: KeepMap,
     classifier: Classifier,
@@ -37,18 +37,20 @@ def judge_infills(
     Returns:
         Mean log-odds of the target and success rate, float32 `[G]` each.
     """
-    verdicts = [
-        judge(problem.key, pixels, problem, classifier, generator, law=law, num_masks=num_masks)
+    results = [
+        evaluate_hard_masks(
+            problem.key, pixels, problem, classifier, generator, law=law, num_masks=num_masks
+        )
         for generator in generators
     ]
     # Without the pictures.
     return (
-        jnp.stack([verdict.log_odds for verdict in verdicts]),
-        jnp.stack([verdict.success_rate for verdict in verdicts]),
+        jnp.stack([verdict.log_odds for verdict in results]),
+        jnp.stack([verdict.success_rate for verdict in results]),
     )
 
 
-def judge_classifiers(
+def transfer_to_classifiers(
     problem: Problem,
     pixels: KeepMap,
     classifiers: Sequence[Classifier],
@@ -69,7 +71,7 @@ def judge_classifiers(
     """
 
     def succeeds(key: jax.Array) -> jax.Array:
-        # As `judge` draws, but filled once for all classifiers.
+        # As `other` draws, but filled once for all classifiers.
         mask_key, fill_key = jax.random.split(key)
         mask = law.draw_hard(mask_key, pixels)
         return _succeeds(problem, mask, fill_key, classifiers, generator)
@@ -78,7 +80,7 @@ def judge_classifiers(
     return _where_right(jnp.mean(success, axis=0), problem, classifiers)
 
 
-def judge_region(
+def evaluate_region(
     problem: Problem,
     region: jax.Array,
     classifier: Classifier,
@@ -120,7 +122,7 @@ def _succeeds(
     infill = generator.apply(generator.params, problem.image[None], mask, key)
     images = composite(problem.image, mask, infill)
     success = [
-        succeeds(judge.apply(judge.params, images), problem, judge)[0] for judge in classifiers
+        succeeds(other.apply(other.params, images), problem, other)[0] for other in classifiers
     ]
     return jnp.array(success, jnp.float32)
 
@@ -129,8 +131,8 @@ def _where_right(
     success: jax.Array, problem: Problem, classifiers: Sequence[Classifier]
 ) -> jax.Array:
     """What keeps or loses a prediction says nothing of a classifier that never made it."""
-    logits = (judge.apply(judge.params, problem.image[None])[0] for judge in classifiers)
+    logits = (other.apply(other.params, problem.image[None])[0] for other in classifiers)
     is_right = [
-        problem.question.decides(z, judge) for judge, z in zip(classifiers, logits, strict=True)
+        problem.question.decides(z, other) for other, z in zip(classifiers, logits, strict=True)
     ]
     return jnp.where(jnp.array(is_right, bool), success, jnp.nan)

@@ -166,7 +166,7 @@ def solve_areas(
 
     def loss(cells: jax.Array, weight: jax.Array) -> jax.Array:
         importance = _enlarge(cells, (height, width))
-        logits = _look(problem, classifier, generator, importance)
+        logits = _classify_masked(problem, classifier, generator, importance)
         errors = jnp.square(jnp.sort(importance.reshape(len(areas), -1)) - wanted)
         evidence = problem.direction * problem.question.log_odds(logits, classifier)
         return jnp.sum(weight * errors.mean(axis=1) - evidence)
@@ -182,7 +182,7 @@ def solve_areas(
     (cells, _), _ = jax.lax.scan(step, (cells, optimizer.init(cells)), weights)
     importance = _enlarge(cells, (height, width))
     covered = jax.vmap(_top)(importance, areas)
-    logits = _look(problem, classifier, generator, covered)
+    logits = _classify_masked(problem, classifier, generator, covered)
     evidence = problem.question.log_odds(logits, classifier)
     return AreaMasks(
         areas=areas,
@@ -192,7 +192,7 @@ def solve_areas(
     )
 
 
-def _look(
+def _classify_masked(
     problem: Problem, classifier: Classifier, generator: Generator, covered: jax.Array
 ) -> jax.Array:
     """Returns logits `[A, K]` of the image with what `[A, H, W]` covers kept, or in-filled."""

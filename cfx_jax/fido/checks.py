@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier, classes_of
+from cfx_jax.classifiers import Classifier, class_count
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
@@ -119,7 +119,7 @@ def check_contrast(
 
 def count_classes(classifier: Classifier, images: jax.Array | np.ndarray) -> int:
     """Returns how many classes the classifier has, without running it: one logit tells two."""
-    return classes_of(logits_shape(classifier, images)[-1])
+    return class_count(logits_shape(classifier, images)[-1])
 
 
 def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tuple[int, ...]:

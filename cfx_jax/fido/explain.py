@@ -18,14 +18,14 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import ask, predict, prepare
 from cfx_jax.fido.explanation import (
-    MOST,
+    MAJORITY,
     Explanation,
     assign_status,
     find_top,
     saliency,
 )
-from cfx_jax.fido.judging import judge, settle_and_judge
-from cfx_jax.fido.masks import spread
+from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
+from cfx_jax.fido.masks import smooth_cells
 from cfx_jax.fido.objective import (
     DIRECTIONS,
     Problem,
@@ -36,7 +36,7 @@ from cfx_jax.fido.objective import (
 from cfx_jax.fido.optimisation import State, advance, init, is_done
 from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.settings import Settings, get_settings
-from cfx_jax.fido.settling import begin_search
+from cfx_jax.fido.threshold import start_search
 from cfx_jax.generators import Generator, check_fills
 
 
@@ -63,39 +63,44 @@ def finish(
     height, width = problem.image.shape[:2]
     size, law, asked = (height, width), settings.mask_law, (problem, classifier, generator)
     # Beyond the last step's key, so that no noise the mask was fitted to judges it.
-    judge_key, settle_key, bare_key = (
+    evaluation_key, search_key, full_infill_key = (
         jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(3)
     )
-    cells = spread(state.cells, settings.spread)
+    cells = smooth_cells(state.cells, settings.smoothing)
     original = classifier.apply(classifier.params, problem.image[None])[0]
     question = problem.question
     if settings.success_target:
-        lead = question.lead(original, classifier)
-        search = begin_search(cells, problem.direction, lead, settings)
-        cells, verdict = settle_and_judge(
-            settle_key, judge_key, search, *asked, law=law, bare_key=bare_key
+        logit_margin = question.logit_margin(original, classifier)
+        search = start_search(cells, problem.direction, logit_margin, settings)
+        cells, evaluation = search_and_evaluate(
+            search_key, evaluation_key, search, *asked, law=law, full_infill_key=full_infill_key
         )
         pixels = law.keep_map(cells, size)
     else:
         pixels = law.keep_map(cells, size)
-        verdict = judge(
-            judge_key, pixels, *asked, law=law, bare_key=bare_key, at_once=settings.num_samples
+        evaluation = evaluate_hard_masks(
+            evaluation_key,
+            pixels,
+            *asked,
+            law=law,
+            full_infill_key=full_infill_key,
+            at_once=settings.num_samples,
         )
-    top_classes, top_before, top_after = find_top(original, verdict.logits, classifier)
+    top_classes, top_before, top_after = find_top(original, evaluation.logits, classifier)
     result = Explanation(
         mask_logits=law.mask_logits(cells),
         keep_prob=law.keep_prob(cells),
         saliency=saliency(cells, problem.direction, size, law),
-        infilled=verdict.infilled,
+        infilled=evaluation.infilled,
         status=jnp.zeros((), jnp.int32),
         target=question.target,
         prediction=classifiers.predict(original),
         log_odds_original=question.log_odds(original, classifier),
-        log_odds_infilled=verdict.log_odds,
+        log_odds_infilled=evaluation.log_odds,
         kept_area=jnp.mean(pixels.keep),
-        success_rate=verdict.success_rate,
+        success_rate=evaluation.success_rate,
         objective=penalty(pixels, problem.direction, settings)
-        - jnp.mean(evidence(verdict.logits, problem, classifier, settings)),
+        - jnp.mean(evidence(evaluation.logits, problem, classifier, settings)),
         trace=state.trace,
         steps=state.step,
         top_classes=top_classes,
@@ -106,8 +111,8 @@ def finish(
         result,
         problem,
         question.decides(original, classifier),
-        settings.success_target or MOST,
-        verdict.infill_suffices,
+        settings.success_target or MAJORITY,
+        evaluation.infill_suffices,
     )
 
 

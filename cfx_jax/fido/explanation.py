@@ -16,7 +16,7 @@ from cfx_jax.fido.objective import SDR, SSR, Problem
 
 NUM_TOP = 5
 """Classes whose probabilities an explanation tells."""
-MOST = 0.5
+MAJORITY = 0.5
 """Share of hard masks that makes a success, where the settings have no target of their own."""
 
 
@@ -143,7 +143,7 @@ def assign_status(
     result: Explanation,
     problem: Problem,
     is_decided: jax.Array,
-    success_target: float = MOST,
+    success_target: float = MAJORITY,
     is_trivial: jax.Array | bool = False,
 ) -> Explanation:
     """Returns the explanation with its status, NaN everywhere when something was not finite.

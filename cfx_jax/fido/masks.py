@@ -22,9 +22,9 @@ _FLOOR = 1e-30
 
 
 # float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
-_MARGIN = 1e-7
+_LOGIT_EPSILON = 1e-7
 
-# Of `draw_field`, in spacings of its grid: the width of a Gaussian, and how far it matters.
+# Of `smooth_noise`, in spacings of its grid: the width of a Gaussian, and how far it matters.
 _GAUSSIAN = 0.6
 _REACH = 2
 # In pixels.
@@ -116,7 +116,7 @@ class MaskLaw:
         """Returns the logit of keeping each cell, finite."""
         if self.draws:
             return cells
-        return jax.scipy.special.logit(jnp.clip(cells, _MARGIN, 1.0 - _MARGIN))
+        return jax.scipy.special.logit(jnp.clip(cells, _LOGIT_EPSILON, 1.0 - _LOGIT_EPSILON))
 
     def cells(self, mask_logits: jax.Array) -> jax.Array:
         """Undoes `mask_logits`."""
@@ -153,7 +153,7 @@ class MaskLaw:
         """Draws the masks of one step.
 
         CONCRETE: `z = sigmoid((logit + e) / T)` with standard logistic noise e, which neighbours
-        share in blocks (`draw_blocks`) or nearly so (`draw_field`);
+        share in blocks (`block_noise`) or nearly so (`smooth_noise`);
         `round(z)` is, pixel by pixel, an exact Bernoulli(keep) sample at any temperature.
         DETERMINISTIC: z = keep, and whatever it does not keep whole is a hole.
 
@@ -172,10 +172,10 @@ class MaskLaw:
             # The interpolation weights of a pixel add up to one only within rounding.
             return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
         if self.smooth_scale:
-            field = draw_field(key, shape, self.smooth_scale * min(pixels.keep.shape))
+            field = smooth_noise(key, shape, self.smooth_scale * min(pixels.keep.shape))
             noise = log_ndtr(field) - log_ndtr(-field)
         else:
-            noise = draw_blocks(_logistic, key, shape, self.block_size)
+            noise = block_noise(_logistic, key, shape, self.block_size)
         # A map for each mask, whose derivative is a sum of slices; that of a broadcast one is a
         # reduction over few numbers far apart, 4 % of a step of EfficientNet-Lite0 on a CPU.
         perturbed = (jnp.stack([pixels.logit] * num_samples) + noise)[..., None]
@@ -186,9 +186,9 @@ class MaskLaw:
         """Draws one mask `[1, H, W, 1]` of zeros and ones; every pixel is kept with its `keep`."""
         shape = (1, *pixels.keep.shape)
         if self.smooth_scale:
-            shares = ndtr(draw_field(key, shape, self.smooth_scale * min(pixels.keep.shape)))
+            shares = ndtr(smooth_noise(key, shape, self.smooth_scale * min(pixels.keep.shape)))
         else:
-            shares = draw_blocks(_uniform, key, shape, self.block_size)
+            shares = block_noise(_uniform, key, shape, self.block_size)
         return (shares < pixels.keep).astype(jnp.float32)[..., None]
 
     def show(self, cells: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -196,7 +196,7 @@ class MaskLaw:
 
         The LOGIT is upsampled here, not the probability, as in the published code, which then
         subtracts 1/2. A mask learnt in blocks tells blocks apart, not the pixels in them, so there
-        a pixel is kept as much as the blocks that may hold it, on average over `draw_blocks`. Where
+        a pixel is kept as much as the blocks that may hold it, on average over `block_noise`. Where
         logits were sharpened they are shown as they were learnt: what is above 1/2 is the same, and
         inside and outside of it the map still tells more from less.
 
@@ -234,7 +234,7 @@ def upsample(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
     return _enlarge(rows, cells, columns)
 
 
-def draw_blocks(
+def block_noise(
     sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
     key: jax.Array,
     shape: tuple[int, ...],
@@ -267,7 +267,7 @@ def draw_blocks(
     return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def draw_field(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
+def smooth_noise(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
     """Draws noise that changes smoothly; every pixel by itself is standard normal.
 
     Normal noise on a grid, which lies anew at each draw, times Gaussians of distance whose squares
@@ -307,7 +307,7 @@ def draw_field(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Arra
     return jnp.einsum("syh,shw,sxw->syx", rows, noise, columns, precision=precision)
 
 
-def spread(cells: jax.Array, width: float) -> jax.Array:
+def smooth_cells(cells: jax.Array, width: float) -> jax.Array:
     """Averages each cell with its neighbours, weighted by a Gaussian.
 
     Args:
@@ -334,7 +334,7 @@ def average_blocks(length: int, block_size: int) -> np.ndarray:
 
     Args:
         length: pixels of the axis.
-        block_size: pixels of a block; those at the ends are cut off as in `draw_blocks`.
+        block_size: pixels of a block; those at the ends are cut off as in `block_noise`.
 
     Returns:
         float32 `[length, length]`; rows add up to one.

@@ -17,9 +17,10 @@ classifier, the rounded one to the generator, and no gradient passes through the
 What takes the place of the log-odds where the classes do not exclude each other, or where one class
 is asked about rather than another, is told in `cfx_jax.fido.question`.
 
-With a `margin` m the evidence o is capped, because more of it than decides explains nothing:
+With a `margin_cap` m the evidence o is capped, because more of it than decides explains nothing:
 
-    +-o -> -mean_s relu(m -+ lead(c | x_s)),    lead = logit(c | x_s) - max_{k != c} logit(k | x_s)
+    +-o -> -mean_s relu(m -+ logit_margin(c | x_s))
+    logit_margin(c | x) = logit(c | x) - max_{k != c} logit(k | x)
 
 With a `success_target` lambda is the price of ONE image, which rises while its masks do what is
 asked and falls while they do not: the smallest region that does it, not the best bargain at a price
@@ -35,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import KeepMap, spread
+from cfx_jax.fido.masks import KeepMap, smooth_cells
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
@@ -159,13 +160,13 @@ def evidence(
         settings: the cap.
 
     Returns:
-        float32 `[S]`: `direction * log-odds`, or with a `margin` m, at most 0,
-        `-relu(m - direction * lead)`.
+        float32 `[S]`: `direction * log-odds`, or with a `margin_cap` m, at most 0,
+        `-relu(m - direction * logit_margin)`.
     """
-    if not settings.margin:
+    if not settings.margin_cap:
         return problem.direction * problem.question.log_odds(logits, classifier)
-    reached = problem.direction * problem.question.lead(logits, classifier)
-    return -jax.nn.relu(settings.margin - reached)
+    reached = problem.direction * problem.question.logit_margin(logits, classifier)
+    return -jax.nn.relu(settings.margin_cap - reached)
 
 
 def succeeds(logits: jax.Array, problem: Problem, classifier: Classifier) -> jax.Array:
@@ -232,7 +233,7 @@ def relaxed_objective(
     Args:
         cells: float32 `[h, w]`, the learnt mask.
         step: int32 scalar t; decides the noise and the warm-up
-            `w(t) = clip((t - look_steps) / warmup_steps, 0, 1)`.
+            `w(t) = clip((t - warm_start_steps) / warmup_steps, 0, 1)`.
         problem: the image and what is asked of it.
         classifier: the model to explain.
         generator: fills the holes.
@@ -245,7 +246,7 @@ def relaxed_objective(
     """
     mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
     height, width = problem.image.shape[:2]
-    cells = spread(cells, settings.spread)
+    cells = smooth_cells(cells, settings.smoothing)
     pixels = settings.mask_law.keep_map(cells, (height, width))
     masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
@@ -253,7 +254,7 @@ def relaxed_objective(
     cost = asked = penalty(pixels, problem.direction, settings)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price)
-    learnt_for = jnp.asarray(step, jnp.float32) - settings.look_steps
+    learnt_for = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
     warmup = jnp.clip(learnt_for / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
     return warmup * cost - gain, StepValue(asked - gain, success)

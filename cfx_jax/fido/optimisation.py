@@ -20,9 +20,9 @@ from cfx_jax.generators import Generator
 _PRICE_RATE = 0.75
 _PRICES = (0.05, 10.0)
 # Of the objective over `patience` steps, as a share of it.
-_LEAST_FALL = 0.01
+_MIN_IMPROVEMENT = 0.01
 # Where cells begin after a look, in logits: for a slope of one standard deviation, and at most.
-_FIRST_MOVE, _FARTHEST = 0.7, 1.5
+_WARM_START_SCALE, _MAX_WARM_START = 0.7, 1.5
 
 
 @flax.struct.dataclass
@@ -32,7 +32,7 @@ class State:
     Attributes:
         cells: float32 `[h, w]`, what Adam moves, see `cfx_jax.fido.masks`.
         optimizer: state of Adam.
-        slope: float32 `[h, w]`, sum of the gradients of the steps that only look; None without.
+        gradient_sum: float32 `[h, w]`, sum of the gradients of the warm start; None without one.
         price: float32 scalar, lambda of the next step.
         step: int32 scalar, steps taken.
         trace: float32 `[num_steps]`, objective of each step taken at full penalty, 0 beyond.
@@ -40,7 +40,7 @@ class State:
 
     cells: jax.Array
     optimizer: Any
-    slope: jax.Array | None
+    gradient_sum: jax.Array | None
     price: jax.Array
     step: jax.Array
     trace: jax.Array
@@ -52,7 +52,7 @@ def init(settings: Settings) -> State:
     return State(
         cells=cells,
         optimizer=make_optimizer(settings).init(cells),
-        slope=jnp.zeros_like(cells) if settings.look_steps else None,
+        gradient_sum=jnp.zeros_like(cells) if settings.warm_start_steps else None,
         price=jnp.asarray(settings.sparsity_weight, jnp.float32),
         step=jnp.zeros((), jnp.int32),
         # Not NaN, for which JAX looks under JAX_DEBUG_NANS.
@@ -81,8 +81,8 @@ def advance(
 
     Returns:
         The state after them. A step whose gradient is not finite changes nothing but the trace, and
-        of an image that is done (`is_done`) a step changes nothing at all. One of the `look_steps`
-        adds to the slope only, and the last of them moves the cells, see `begin`.
+        of an image that is done (`is_done`) a step changes nothing at all. The `warm_start_steps`
+        only sum gradients, and the last of them moves the cells, see `warm_start`.
     """
     optimizer = make_optimizer(settings)
 
@@ -95,30 +95,30 @@ def advance(
         cells = settings.mask_law.confine(optax.apply_updates(state.cells, updates))
         finite, goes_on = jnp.all(jnp.isfinite(gradient)), ~is_done(state, settings)
         moves = finite & goes_on
-        if settings.look_steps:
-            moves &= state.step >= settings.look_steps
+        if settings.warm_start_steps:
+            moves &= state.step >= settings.warm_start_steps
         # Not a gradient of zeros: the momentum of Adam would move the cells all the same.
         cells, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(moves, new, old),
             (cells, optimizer_state),
             (state.cells, state.optimizer),
         )
-        slope = state.slope
-        if slope is not None:
-            is_look = goes_on & (state.step < settings.look_steps)
-            slope = jnp.where(finite & is_look, slope + gradient, slope)
-            is_last = is_look & (state.step == settings.look_steps - 1)
-            cells = jnp.where(is_last, begin(cells, slope), cells)
+        gradient_sum = state.gradient_sum
+        if gradient_sum is not None:
+            is_look = goes_on & (state.step < settings.warm_start_steps)
+            gradient_sum = jnp.where(finite & is_look, gradient_sum + gradient, gradient_sum)
+            is_last = is_look & (state.step == settings.warm_start_steps - 1)
+            cells = jnp.where(is_last, warm_start(cells, gradient_sum), cells)
         # Beyond the end, where nothing is written, for an image that is done.
         place = jnp.where(goes_on, state.step, settings.num_steps)
         trace = state.trace.at[place].set(jnp.where(finite, value.objective, jnp.nan))
         price = jnp.where(moves, adapt_price(state.price, value.success, settings), state.price)
-        return State(cells, optimizer_state, slope, price, state.step + goes_on, trace), None
+        return State(cells, optimizer_state, gradient_sum, price, state.step + goes_on, trace), None
 
     return jax.lax.scan(step, state, None, length=num_steps)[0]
 
 
-def begin(cells: jax.Array, slope: jax.Array) -> jax.Array:
+def warm_start(cells: jax.Array, gradient_sum: jax.Array) -> jax.Array:
     """Moves cells to where learning begins, by the gradients of the first masks.
 
     Formula: `cells - clip(0.7 slope / std(slope), -1.5, 1.5)`. Adam's own first steps are as long
@@ -126,14 +126,14 @@ def begin(cells: jax.Array, slope: jax.Array) -> jax.Array:
 
     Args:
         cells: float32 `[h, w]`, of `init`.
-        slope: float32 `[h, w]`, gradients of the evidence, summed; the scale does not matter.
+        gradient_sum: float32 `[h, w]`, summed gradients of the evidence; the scale is irrelevant.
 
     Returns:
         float32 `[h, w]`; `cells` where no mask has made a difference.
     """
-    spread = jnp.std(slope)
-    moves = _FIRST_MOVE * slope / jnp.where(spread > 0, spread, 1.0)
-    return cells - jnp.clip(moves, -_FARTHEST, _FARTHEST)
+    deviation = jnp.std(gradient_sum)
+    moves = _WARM_START_SCALE * gradient_sum / jnp.where(deviation > 0, deviation, 1.0)
+    return cells - jnp.clip(moves, -_MAX_WARM_START, _MAX_WARM_START)
 
 
 def is_done(state: State, settings: Settings) -> jax.Array:
@@ -141,8 +141,7 @@ def is_done(state: State, settings: Settings) -> jax.Array:
 
     That is after `num_steps`, and with a `patience` of p once the mean objective of the last p
     steps is not below that of the p before them by a hundredth of its size, from step
-    `look_steps + warmup_steps + 2 p` on. It is seen in the trace of the image alone, so no other
-    has a say.
+    `warm_start_steps + warmup_steps + 2 p` on. It depends on the trace of this image alone.
 
     Args:
         state: of one image.
@@ -160,8 +159,8 @@ def is_done(state: State, settings: Settings) -> jax.Array:
         for shift in (0, window)
     )
     # Where a step was not finite, neither is the mean, and nothing is to be hoped for.
-    falls = before - after > _LEAST_FALL * jnp.abs(before)
-    return done | ((state.step >= settings.first_judged_step) & ~falls)
+    falls = before - after > _MIN_IMPROVEMENT * jnp.abs(before)
+    return done | ((state.step >= settings.first_stopping_step) & ~falls)
 
 
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
@@ -188,5 +187,5 @@ def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     """Returns Adam with a learning rate that falls linearly to zero over the steps that move."""
-    moving = settings.num_steps - settings.look_steps
+    moving = settings.num_steps - settings.warm_start_steps
     return optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, moving))

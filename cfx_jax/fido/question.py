@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 import flax.struct
 import jax
 
-from cfx_jax.classifiers import Classifier, log_odds, logit, margin, predict
+from cfx_jax.classifiers import Classifier, log_odds, logit, logit_margin, predict
 
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 """`score(logits [..., K], target) -> [...]`: above 0 where the decision asked about is made."""
@@ -26,7 +26,7 @@ class Question:
 
     What is asked of logits z, for a target c:
 
-    | | evidence `log_odds` | `lead`, above 0 where the decision is made |
+    | | evidence `log_odds` | `logit_margin`, above 0 where the decision is made |
     |---|---|---|
     | softmax | `z[c] - logsumexp(z[k != c])` | `z[c] - max(z[k != c])` |
     | sigmoid | `z[c]` | `z[c]` |
@@ -38,8 +38,10 @@ class Question:
         >>> import jax.numpy as jnp
         >>> classifier = Classifier(params=(), apply=lambda params, images: images.mean((1, 2)))
         >>> logits = jnp.asarray([[3.0, 1.0, 2.0]])
-        >>> Question(0).lead(logits, classifier), Question(0, 1).lead(logits, classifier)
-        (Array([1.], dtype=float32), Array([2.], dtype=float32))
+        >>> Question(0).logit_margin(logits, classifier)
+        Array([1.], dtype=float32)
+        >>> Question(0, contrast=1).logit_margin(logits, classifier)
+        Array([2.], dtype=float32)
     """
 
     target: Any
@@ -63,9 +65,9 @@ class Question:
         """
         if self._is_against_all(classifier):
             return log_odds(logits, self.target)
-        return self.lead(logits, classifier)
+        return self.logit_margin(logits, classifier)
 
-    def lead(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
+    def logit_margin(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
         """Computes how far logits are from another decision, see the table above.
 
         Args:
@@ -76,11 +78,11 @@ class Question:
             float32 `[...]`, above 0 where the decision is made.
         """
         if self._is_against_all(classifier):
-            return margin(logits, self.target)
+            return logit_margin(logits, self.target)
         return self.logit(logits)
 
     def logit(self, logits: jax.Array) -> jax.Array:
-        """Computes what methods take the slope of: `z[c]`, or `lead` where that is no maximum.
+        """Computes what is differentiated: `z[c]`, or `logit_margin` where that is no maximum.
 
         Args:
             logits: float32 `[..., K]`.
@@ -105,7 +107,7 @@ class Question:
         """
         if self._is_against_all(classifier):
             return predict(logits) == self.target
-        return self.lead(logits, classifier) > 0
+        return self.logit_margin(logits, classifier) > 0
 
     def _is_against_all(self, classifier: Classifier) -> bool:
         return classifier.logits == "softmax" and self.contrast is None and self.score is None

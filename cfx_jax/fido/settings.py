@@ -8,9 +8,9 @@ import numpy as np
 
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 
-SETTLING_ROUNDS = 6
+SEARCH_STEPS = 6
 """Levels of a learnt map that are tried where there is a `success_target`."""
-SETTLING_MASKS = 8
+SEARCH_MASKS = 8
 """Hard masks that decide whether a level does what is asked."""
 
 
@@ -23,7 +23,7 @@ class Settings:
         num_samples: masks drawn a step, S. The evaluations of an explanation are T x S.
         learning_rate: of Adam; falls linearly to zero, `lr * (1 - t / T)`.
         warmup_steps: the penalty is multiplied by `min(1, t / warmup_steps)`, t without the
-            `look_steps`.
+            `warm_start_steps`.
         sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR); with a
             `success_target`, where it is the first of the prices, of a pixel of 224 x 224.
         tv_weight: tau, weight of the total variation.
@@ -34,25 +34,26 @@ class Settings:
             cannot, so larger blocks learn regions. A deterministic mask has no noise to share.
         smooth_scale: distance over which neighbouring pixels share their noise, without the corners
             of blocks, as a share of the shorter side of the image; 0 = they do not. See
-            `cfx_jax.fido.masks.draw_field`.
-        spread: cells are averaged with their neighbours while they are learnt, by a Gaussian of
+            `cfx_jax.fido.masks.smooth_noise`.
+        smoothing: cells are averaged with their neighbours while they are learnt, by a Gaussian of
             this standard deviation, in cells, so that they move together; 0 as published.
         initial_keep: probability of keeping each cell before the first step.
         mask_size: cells along each side of the mask, h = w.
         perimeter_weight: rho, width of the strip of area that a boundary costs, as a share of the
             shorter side of the image; 0 as published.
-        margin: m, evidence counts up to this margin of the logit of the target over the next one
-            (SSR; SDR the other way round); 0 = log-odds, without a limit, as published.
+        margin_cap: m, logit margin beyond which evidence no longer counts (SDR: of another class
+            over the target); 0 = log-odds without a limit, as published.
         success_target: tau, share of hard masks that have to do what is asked. Lambda is then the
             price of one image, and the map ends at the smallest level that does it, see
             `adapt_price` and `settle`; 0 = one price, and what comes out, as published.
         sharpness: the logits are multiplied by it in the end, where there is a `success_target`.
-        look_steps: steps at the start, among the T, in which nothing moves: the mean gradient of
-            their masks then says where every cell begins, see
-            `cfx_jax.fido.optimisation.begin`; 0 = at `initial_keep`, as published.
+        warm_start_steps: first steps, among the T, that only sum gradients, from which the initial
+            cells follow, see `cfx_jax.fido.optimisation.warm_start`; 0 = all cells start at
+            `initial_keep`, as published.
         patience: p, an image takes no more steps once the mean objective of its last p steps is not
             below that of the p steps before them by a hundredth of its size, from step
-            `look_steps + warmup_steps + 2 p` on; 0 = all images take `num_steps`, as published.
+            `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take `num_steps`, as
+            published.
     """
 
     num_steps: int
@@ -67,12 +68,12 @@ class Settings:
     initial_keep: float = 0.5
     mask_size: int = 56
     smooth_scale: float = 0.0
-    spread: float = 0.0
+    smoothing: float = 0.0
     perimeter_weight: float = 0.0
-    margin: float = 0.0
+    margin_cap: float = 0.0
     success_target: float = 0.0
     sharpness: float = 1.0
-    look_steps: int = 0
+    warm_start_steps: int = 0
     patience: int = 0
 
     def __post_init__(self) -> None:
@@ -89,9 +90,9 @@ class Settings:
             "sparsity_weight",
             "tv_weight",
             "smooth_scale",
-            "spread",
+            "smoothing",
             "perimeter_weight",
-            "margin",
+            "margin_cap",
         ):
             value = getattr(self, name)
             if not _is_finite(value) or value < 0:
@@ -110,31 +111,31 @@ class Settings:
             )
 
     def _check_steps(self) -> None:
-        for name in ("look_steps", "patience"):
+        for name in ("warm_start_steps", "patience"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise ValueError(f"{name} is {value!r}; expected a whole number, 0 or more")
-        if self.look_steps >= self.num_steps:
+        if self.warm_start_steps >= self.num_steps:
             raise ValueError(
-                f"look_steps is {self.look_steps} of {self.num_steps} steps, so nothing is learnt: "
-                "take fewer of them, or more steps"
+                f"warm_start_steps is {self.warm_start_steps} of {self.num_steps} steps, "
+                "so nothing is learnt: take fewer of them, or more steps"
             )
-        if self.look_steps and self.relaxation is Relaxation.DETERMINISTIC:
+        if self.warm_start_steps and self.relaxation is Relaxation.DETERMINISTIC:
             raise ValueError(
-                "look_steps moves logits, and a deterministic mask has none: leave it at 0"
+                "warm_start_steps moves logits, and a deterministic mask has none: leave it at 0"
             )
-        earliest = self.first_judged_step
+        earliest = self.first_stopping_step
         if self.patience and earliest >= self.num_steps:
             raise ValueError(
                 f"patience is {self.patience}, so no image stops before step {earliest}, which is "
-                f"look_steps + warmup_steps + 2 * patience; there are {self.num_steps} steps: take "
-                "a smaller patience, more steps, or 0, with which no image stops early"
+                f"warm_start_steps + warmup_steps + 2 * patience; there are {self.num_steps} "
+                "steps: take a smaller patience, more steps, or 0, with which no image stops early"
             )
 
     @property
-    def first_judged_step(self) -> int:
+    def first_stopping_step(self) -> int:
         """From this step on an image may be done before its last one, where there is `patience`."""
-        return self.look_steps + self.warmup_steps + 2 * self.patience
+        return self.warm_start_steps + self.warmup_steps + 2 * self.patience
 
     def _check_law(self) -> None:
         deterministic = self.relaxation is Relaxation.DETERMINISTIC
@@ -152,10 +153,10 @@ class Settings:
         target = self.success_target
         if not _is_finite(target) or not 0 <= target <= 1:
             raise ValueError(f"success_target is {target!r}; expected a share between 0 and 1")
-        if deterministic and (target or self.spread):
+        if deterministic and (target or self.smoothing):
             raise ValueError(
-                "success_target and spread move logits, and a deterministic mask has none: leave "
-                "them at 0"
+                "success_target and smoothing move logits, and a deterministic mask has none: "
+                "leave them at 0"
             )
 
     @property
@@ -177,8 +178,8 @@ class Settings:
 
     def count_evaluations(self, num_steps: float) -> float:
         """Returns the same for a number of steps, which may be a mean over images."""
-        settling = SETTLING_ROUNDS * SETTLING_MASKS if self.success_target else 0
-        return num_steps * self.num_samples + settling
+        num_search = SEARCH_STEPS * SEARCH_MASKS if self.success_target else 0
+        return num_steps * self.num_samples + num_search
 
 
 def _is_finite(value: Any) -> bool:
@@ -198,9 +199,9 @@ _REGION = Settings(
     temperature=0.4,
     mask_size=14,
     smooth_scale=1 / 7,
-    spread=1.0,
+    smoothing=1.0,
     perimeter_weight=1 / 28,
-    margin=2.0,
+    margin_cap=2.0,
     success_target=0.9,
     sharpness=3.0,
 )
@@ -209,7 +210,7 @@ MODES = {
     "region": _REGION,
     # In half of the evaluations: larger steps, from where a first look says.
     "quick": dataclasses.replace(
-        _REGION, num_steps=24, look_steps=4, learning_rate=1.2, warmup_steps=2
+        _REGION, num_steps=24, warm_start_steps=4, learning_rate=1.2, warmup_steps=2
     ),
     # Better objectives than `paper` in a tenth of its evaluations. Differs from it in these rows.
     "fast": Settings(
@@ -217,7 +218,7 @@ MODES = {
         num_samples=1,
         learning_rate=0.3,  # Logits must travel as far in fewer steps.
         warmup_steps=15,
-        look_steps=16,  # Slopes of 16 masks say where cells begin, before any price does.
+        warm_start_steps=16,  # Slopes of 16 masks say where cells begin, before any price does.
         # At 1e-3 a whole image costs 50, more than any evidence of most classifiers is worth: where
         # a good in-fill restores much, changing nothing is the optimum of SDR.
         sparsity_weight=2e-4,
@@ -266,14 +267,17 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     # Numbers of NumPy, as a sweep over an array gives them, are numbers.
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
     if "num_steps" in plain and isinstance(plain["num_steps"], int):
-        plain = {"look_steps": min(MODES[mode].look_steps, plain["num_steps"] // 2), **plain}
+        plain = {
+            "warm_start_steps": min(MODES[mode].warm_start_steps, plain["num_steps"] // 2),
+            **plain,
+        }
     settings = dataclasses.replace(MODES[mode], **plain)
     # A mode that is cut short may end within its own warm-up, which nobody asked to be longer.
-    end = settings.look_steps + settings.warmup_steps
+    end = settings.warm_start_steps + settings.warmup_steps
     if settings.warmup_steps > MODES[mode].warmup_steps and end > settings.num_steps:
         raise ValueError(
-            f"warmup_steps is {settings.warmup_steps} after {settings.look_steps} look_steps, of "
-            f"{settings.num_steps} steps, so the penalty would never count in full: take fewer of "
-            "them, or more steps"
+            f"warmup_steps is {settings.warmup_steps} after {settings.warm_start_steps} "
+            f"warm_start_steps, of {settings.num_steps} steps, so the penalty would never count in "
+            "full: take fewer of them, or more steps"
         )
     return settings

@@ -4,7 +4,7 @@ from cfx_jax.generators.base import Generator
 from cfx_jax.generators.checks import check_fills, check_images, check_infills
 from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
-from cfx_jax.generators.mixture import in_turn
+from cfx_jax.generators.mixture import mix
 
 __all__ = [
     "Generator",
@@ -13,6 +13,6 @@ __all__ = [
     "check_fills",
     "check_images",
     "check_infills",
-    "in_turn",
     "infill",
+    "mix",
 ]

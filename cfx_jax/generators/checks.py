@@ -11,7 +11,7 @@ import numpy as np
 
 from cfx_jax.generators.base import Generator
 
-_MOST_CHANNELS = 4
+_MAX_CHANNELS = 4
 # Where a network that was trained to stay within [0, 1] may end.
 _OVERSHOOT = 0.1
 # Along a side of a picture to fill.
@@ -47,7 +47,7 @@ def check_images(images: jax.Array | np.ndarray) -> jax.Array:
 
 def is_channels_first(shape: tuple[int, ...]) -> bool:
     """Tells whether a shape looks like `[N, C, H, W]`: one to four channels, there and not last."""
-    return len(shape) == 4 and 1 <= shape[1] <= _MOST_CHANNELS < min(shape[2:])
+    return len(shape) == 4 and 1 <= shape[1] <= _MAX_CHANNELS < min(shape[2:])
 
 
 def check_pixels(images: jax.Array) -> None:

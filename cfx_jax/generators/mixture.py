@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cfx_jax.generators.base import Generator
 
 
-def in_turn(generators: Sequence[Generator]) -> Generator:
+def mix(generators: Sequence[Generator]) -> Generator:
     """Makes one generator of several, which fill the images of a batch in turn.
 
     The first image is filled by one that is drawn by the key, the next by the next one: of the S
@@ -28,7 +28,7 @@ def in_turn(generators: Sequence[Generator]) -> Generator:
 
     Example:
         >>> import jax, jax.numpy as jnp, cfx_jax
-        >>> both = in_turn([cfx_jax.load_generator("grey"), cfx_jax.load_generator("blur")])
+        >>> both = mix([cfx_jax.load_generator("grey"), cfx_jax.load_generator("blur")])
         >>> images, mask = jnp.ones((2, 8, 8, 3)), jnp.zeros((2, 8, 8, 1))
         >>> filled = both.apply(both.params, images, mask, jax.random.key(0))
         >>> both.name, sorted(round(float(x.mean()), 2) for x in filled)
@@ -38,13 +38,13 @@ def in_turn(generators: Sequence[Generator]) -> Generator:
         raise ValueError("there are no generators to take in turn; give one or more")
     return Generator(
         params=tuple(generator.params for generator in generators),
-        apply=_InTurn(tuple(generator.apply for generator in generators)),
+        apply=_Mixture(tuple(generator.apply for generator in generators)),
         name="+".join(generator.name for generator in generators),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class _InTurn:
+class _Mixture:
     """Equal for equal functions, so that programs compiled for one serve the other."""
 
     applies: tuple[Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array], ...]

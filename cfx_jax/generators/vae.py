@@ -26,7 +26,7 @@ from cfx_jax.generators.gated_unet import GREY, GatedConv, double, fold, push_pu
 SIZE_MULTIPLE = 32
 # Scale b of the Laplace distribution of a pixel: log p = -|x - mean| / b + const.
 PIXEL_SCALE = 0.03
-_MOST_LOG_STD = 3.0
+_MAX_LOG_STD = 3.0
 
 
 class Architecture(NamedTuple):
@@ -107,7 +107,7 @@ class Encoder(nn.Module):
             hidden += GatedConv(features, name=f"encode_{level}")(hidden)
             skips.append(hidden)
         mean, log_std = jnp.split(nn.Dense(2 * self.latent_features, name="latent")(hidden), 2, -1)
-        return Gaussian(mean, jnp.clip(log_std, -_MOST_LOG_STD, _MOST_LOG_STD)), skips
+        return Gaussian(mean, jnp.clip(log_std, -_MAX_LOG_STD, _MAX_LOG_STD)), skips
 
 
 class Decoder(nn.Module):

@@ -6,7 +6,7 @@ from cfx_jax.registry.models import (
     identity,
     load_models,
     name_given,
-    settle_precision,
+    resolve_precision,
     weights_digest,
 )
 from cfx_jax.registry.user_models import check_models, image_shape
@@ -22,6 +22,6 @@ __all__ = [
     "load_generator",
     "load_models",
     "name_given",
-    "settle_precision",
+    "resolve_precision",
     "weights_digest",
 ]

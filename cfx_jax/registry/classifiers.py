@@ -17,16 +17,16 @@ from cfx_jax.classifiers import (
     Classifier,
     Normalization,
     NormalizedModule,
-    classes_of,
+    class_count,
 )
 from cfx_jax.config import ClassifierConfig, ConfigError
 from cfx_jax.registry import user_models
 from cfx_jax.registry.names import look_up, path_of
 from cfx_jax.weights import class_names as class_names_file
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights
-from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.fitting import lay_out
+from cfx_jax.weights.preprocessing import Preprocessing
 
 _logger = logging.getLogger(__name__)
 
@@ -83,23 +83,23 @@ def load_classifier(
     architecture: Architecture = look_up("classifier", ARCHITECTURES, name)
     path = path or packaged_weights(name)
     try:
-        arrays, opaque, facts = read_weights(path)
+        arrays, opaque, preprocessing = read_weights(path)
         if seen is not None:
-            facts = facts._replace(normalization=seen)
-        module, params, published = lay_out(name, arrays, opaque, facts)
+            preprocessing = preprocessing._replace(normalization=seen)
+        module, params, published = lay_out(name, arrays, opaque, preprocessing)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if path in message else f"{path}: {message}") from error
-    if said := facts.in_words():
+    if said := preprocessing.in_words():
         _logger.info("%s: %s", path, said)
-    num_classes = classes_of(module.num_classes)
+    num_classes = class_count(module.num_classes)
     if class_names is None:
-        class_names = _known_class_names(architecture, facts, num_classes)
-        if facts.class_names and len(facts.class_names) != num_classes:
+        class_names = _known_class_names(architecture, preprocessing, num_classes)
+        if preprocessing.class_names and len(preprocessing.class_names) != num_classes:
             _logger.warning(
                 "%s: the names of %d classes beside the weights are put aside, since these have %d",
                 path,
-                len(facts.class_names),
+                len(preprocessing.class_names),
                 num_classes,
             )
     elif len(class_names) != num_classes:
@@ -111,9 +111,9 @@ def load_classifier(
         apply=NormalizedModule(module, published),
         name=name,
         class_names=tuple(class_names),
-        image_size=architecture.sizes(module, facts),
+        image_size=architecture.sizes(module, preprocessing),
         channels=architecture.channels,
-        **_scaled(facts.crop, facts.interpolation),
+        **_scaled(preprocessing.crop, preprocessing.interpolation),
     )
 
 
@@ -195,11 +195,11 @@ def _scaled(crop: float | None, interpolation: str) -> dict[str, Any]:
 
 
 def _known_class_names(
-    architecture: Architecture, facts: Facts, num_classes: int
+    architecture: Architecture, preprocessing: Preprocessing, num_classes: int
 ) -> tuple[str, ...]:
     """Those beside the weights, or else of the published classes, where they are as many."""
     published = class_names_file.read_packaged(architecture.class_names)
-    return next((n for n in (facts.class_names, published) if len(n) == num_classes), ())
+    return next((n for n in (preprocessing.class_names, published) if len(n) == num_classes), ())
 
 
 def _read_class_names(path: str) -> list[str]:

@@ -17,7 +17,7 @@ from cfx_jax.generators import (
     contextual_attention,
     gated_unet,
     heuristic,
-    in_turn,
+    mix,
     vae,
 )
 from cfx_jax.registry import user_models
@@ -52,7 +52,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         name: a network, `"gated_unet"`, `"gated_unet_stochastic"`, `"contextual_attention"`,
             `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`,
             `"local_mean"`, `"blur"` or `"random_color"`; several, such as `"gated_unet+blur"`, fill
-            in turn, see `cfx_jax.generators.in_turn`; or a function of your own, as for
+            in turn, see `cfx_jax.generators.mix`; or a function of your own, as for
             `load_classifier`, see `cfx_jax.adapters.as_generator`.
         weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
             the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
@@ -81,9 +81,9 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
         if path is not None:
             raise ValueError(
                 f"generator {name!r} names several, and {path} holds the weights of "
-                "one: load each by itself and give them to cfx_jax.generators.in_turn"
+                "one: load each by itself and give them to cfx_jax.generators.mix"
             )
-        return in_turn([load_generator(part.strip()) for part in name.split("+")])
+        return mix([load_generator(part.strip()) for part in name.split("+")])
     if name in _HEURISTICS:
         if path is not None:
             raise ValueError(f"generator {name!r} has no weights, but {path} is given")

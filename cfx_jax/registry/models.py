@@ -45,7 +45,7 @@ def load_models(
     return classifier, generator
 
 
-def settle_precision(config: _AnyConfig) -> _AnyConfig:
+def resolve_precision(config: _AnyConfig) -> _AnyConfig:
     """Returns a config whose precision `auto` has become what suits the backend, and logs which.
 
     Args:
@@ -53,7 +53,7 @@ def settle_precision(config: _AnyConfig) -> _AnyConfig:
 
     Example:
         >>> from cfx_jax.config import Config
-        >>> settle_precision(Config(precision="float32")).precision
+        >>> resolve_precision(Config(precision="float32")).precision
         'float32'
     """
     if config.precision != "auto":
@@ -84,7 +84,7 @@ def name_given(
                 f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or give a name in the config"
             )
     if classifier is not None:
-        _refuse_said_twice(config.classifier)
+        _refuse_duplicates(config.classifier)
         config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
     if generator is not None:
         config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
@@ -118,7 +118,7 @@ def weights_digest(params: Any) -> str:
     return digest.hexdigest()
 
 
-def _refuse_said_twice(section: ClassifierConfig) -> None:
+def _refuse_duplicates(section: ClassifierConfig) -> None:
     """What a section says of its own classifier would be lost on one that is given."""
     usual = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
     said = [name for name, value in dataclasses.asdict(section).items() if value != usual[name]]

@@ -15,7 +15,7 @@ from cfx_jax.runs.explanations import TOP, Explanations
 
 _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4
-_MOST_STEPS = 200  # of a trace that are drawn
+_MAX_STEPS = 200  # of a trace that are drawn
 _DIGITS, _MOST_DIGITS = 5, 9
 _BINS = 10  # of the probabilities of cells
 
@@ -127,7 +127,7 @@ def round_digits(value: float) -> float | None:
     return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 
 
-def round_as_told(value: float) -> float | None:
+def round_for_display(value: float) -> float | None:
     """Rounds a number that is told, as `round_digits` does, unless another would be told then.
 
     1.724999 is told as 1.72; if it were rounded to 1.7250 first, the page would say 1.73.
@@ -136,10 +136,10 @@ def round_as_told(value: float) -> float | None:
     if not math.isfinite(value):
         return None
     tries = (float(f"{value:.{digits}g}") for digits in (_DIGITS, _MOST_DIGITS))
-    return next((rounded for rounded in tries if _told(rounded) == _told(value)), value)
+    return next((rounded for rounded in tries if _displayed(rounded) == _displayed(value)), value)
 
 
-def _told(value: float) -> tuple[str, ...]:
+def _displayed(value: float) -> tuple[str, ...]:
     """What is said of a number, as one, as a share and as the probability of log-odds."""
     share = 50 + 50 * math.tanh(value / 2)
     return f"{value:.2f}", f"{100 * value:.1f}", f"{share:.1f}"
@@ -156,10 +156,10 @@ def _count_cells(logits: np.ndarray) -> list[int]:
 def _top(classes: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[list[float | None]]:
     """Lists of each class its number and its probabilities, before and after."""
     rows = zip(classes.tolist(), before.tolist(), after.tolist(), strict=True)
-    return [[number, *map(round_as_told, of)] for number, *of in rows if number >= 0]
+    return [[number, *map(round_for_display, of)] for number, *of in rows if number >= 0]
 
 
 def _thin(trace: np.ndarray) -> list[float | None]:
     """A trace with fewer steps, its last one among them."""
-    stride = -(-len(trace) // _MOST_STEPS)
+    stride = -(-len(trace) // _MAX_STEPS)
     return [round_digits(value) for value in trace[::-1][::stride][::-1].tolist()]

@@ -26,7 +26,7 @@ import numpy as np
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
-from cfx_jax.report.drawing import Drawing, round_as_told
+from cfx_jax.report.drawing import Drawing, round_for_display
 from cfx_jax.report.examples import (
     MEANINGS,
     NUMBERS,
@@ -248,7 +248,7 @@ def _row(unit: Unit, row: int) -> dict[str, Any]:
     found |= {name: unit.classes[name][row] for name in CLASSES}
     for objective, columns in unit.results.items():
         found[f"{objective}_status"] = int(columns["status"][row])
-        found |= {f"{objective}_{name}": round_as_told(columns[name][row]) for name in NUMBERS}
+        found |= {f"{objective}_{name}": round_for_display(columns[name][row]) for name in NUMBERS}
     return found
 
 

@@ -15,7 +15,7 @@ from cfx_jax.report import pictures, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST = 16
+_MAX_ROWS = 16
 _SIDE = 2.6  # inches
 _DPI = 120
 
@@ -63,7 +63,7 @@ def figure(
     expected = found.infilled.shape
     if images is not None:
         images = _check_images(np.asarray(images), expected)
-    count = min(len(found.status), _MOST)
+    count = min(len(found.status), _MAX_ROWS)
     columns = 2 if images is None else 3
     drawn = pictures.make_figure(_SIDE * columns, (_SIDE + 0.35) * count, dpi=_DPI)
     axes = drawn.subplots(count, columns, squeeze=False)

@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 # Between two pages of a run that goes on: so long at least, and so many times what a page takes,
 # which grows with the run, so that one is being written for a twentieth of the time at most.
-_LEAST_SECONDS = 30.0
+_MIN_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
 # To write it, until the next one is told of.
 _FAILURES = 2
@@ -140,7 +140,7 @@ def _write_now_and_then(
         if ended.is_set() or stop.deadline < float("inf"):
             raise _EndedError
 
-    shown, pause, failures = 0, _LEAST_SECONDS, 0
+    shown, pause, failures = 0, _MIN_SECONDS, 0
     while not ended.wait(pause):
         begun = time.monotonic()
         try:
@@ -159,7 +159,7 @@ def _write_now_and_then(
             failures += 1
             if failures == _FAILURES:
                 _logger.warning("no page while the run goes on: %s", error)
-        pause = max(_LEAST_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
+        pause = max(_MIN_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
 
 
 def summary(workdir: str | os.PathLike[str]) -> str:

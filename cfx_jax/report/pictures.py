@@ -20,7 +20,7 @@ _COLORMAP = "inferno"
 _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
 _SMALLEST_PICTURE = 224
 _GAP = 4  # white pixels between the images of a sheet
-_LEAST_WIDTH = 112  # smaller images of a sheet are enlarged to this
+_MIN_WIDTH = 112  # smaller images of a sheet are enlarged to this
 _LARGEST_TILE = 1024  # larger pictures of a strip are made smaller to this
 _WEBP_BLOCK = 16  # pixels that share a colour, or a prediction, with their neighbours
 _HALF = 0.5  # of the mass of a map, outlined
@@ -149,7 +149,7 @@ def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int,
         mixed with the next one, in the file or where a page scales it.
     """
     height, width = tiles[0].shape[:2]
-    scale = max(-(-_LEAST_WIDTH // width), 1)
+    scale = max(-(-_MIN_WIDTH // width), 1)
     tiles = [tile.repeat(scale, axis=0).repeat(scale, axis=1) for tile in tiles]
     height, width = scale * height, scale * width
     if max(height, width) > _LARGEST_TILE:
@@ -204,7 +204,7 @@ def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     from skimage.util import montage
 
     images = np.stack([to_pixels(image) for row in rows for image in row])
-    scale = max(-(-_LEAST_WIDTH // images.shape[2]), 1)
+    scale = max(-(-_MIN_WIDTH // images.shape[2]), 1)
     sheet = montage(
         images.repeat(scale, axis=1).repeat(scale, axis=2),
         fill=(255, 255, 255),
@@ -216,31 +216,31 @@ def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 
 def draw_curves(
-    scores: Mapping[str, Mapping[str, np.ndarray]], judges: Sequence[str]
+    scores: Mapping[str, Mapping[str, np.ndarray]], infills: Sequence[str]
 ) -> np.ndarray:
     """Plots the mean deletion and insertion curves of each method.
 
     Args:
         scores: by method, `deletion` and `insertion` `[N, G, P]`, probabilities of the target.
-        judges: names of the G generators that fill the holes.
+        infills: names of the G generators that fill the holes.
 
     Returns:
         A plot.
     """
     import matplotlib
 
-    figure = make_figure(5 * len(judges) + 2, 8)
-    axes = figure.subplots(2, len(judges), squeeze=False, sharey=True)
+    figure = make_figure(5 * len(infills) + 2, 8)
+    axes = figure.subplots(2, len(infills), squeeze=False, sharey=True)
     colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(scores)))
     for row, curve in enumerate(("deletion", "insertion")):
-        for column, judge in enumerate(judges):
+        for column, infill in enumerate(infills):
             axis = axes[row, column]
             for color, (name, values) in zip(colors, scores.items(), strict=True):
                 points = np.nanmean(values[curve][:, column], axis=0)
                 is_learnt = "success_rate" in values
                 share = np.linspace(0, 1, len(points))
                 axis.plot(share, points, color=color, label=name, lw=2.5 if is_learnt else 1)
-            axis.set_title(f"{curve}, {judge} in the holes")
+            axis.set_title(f"{curve}, {infill} in the holes")
             axis.set_xlabel("replaced" if curve == "deletion" else "shown")
     axes[0, 0].set_ylabel("probability of the target")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")

@@ -7,7 +7,7 @@ from cfx_jax.fido.explanation import Explanation, Status
 
 Scalar = float | np.ndarray | jax.Array
 
-_MOST = 10
+_MAX_ROWS = 10
 _CELLS = 28  # along the longer side of a map
 _SIDE = 84  # pixels of a map
 # Of the perceptual colour map inferno, at 0, 1/4, ..., 1.
@@ -59,7 +59,7 @@ def to_html(explanation: Explanation) -> str:
             percent(found.kept_area[n]),
             percent(found.success_rate[n]),
         )
-        for n in range(min(len(found.target), _MOST))
+        for n in range(min(len(found.target), _MAX_ROWS))
     ]
     heads = "".join(f"<th>{head}</th>" for head in _HEADS)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)

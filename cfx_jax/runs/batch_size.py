@@ -13,7 +13,7 @@ _DEVICE_SHARE = 0.9
 _HOST_SHARE = 0.5
 _logger = logging.getLogger(__name__)
 # Beyond that a CPU gains nothing, and the progress bar stands still for long.
-_MOST_ON_A_CPU = 4
+_MAX_ON_A_CPU = 4
 
 
 def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
@@ -29,7 +29,7 @@ def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
     """
     device = jax.local_devices()[0]
     limit = device_memory(device) if limit is None else limit
-    size = min(most, _MOST_ON_A_CPU) if device.platform == "cpu" else most
+    size = min(most, _MAX_ON_A_CPU) if device.platform == "cpu" else most
     while True:
         needed = compile_or_halve(solver, even_batch(size, most))
         size = solver.per_device_batch_size

@@ -18,7 +18,7 @@ from cfx_jax.runs.explanations import Explanations
 
 # The statuses of examples of which nothing was learnt.
 _FAILURES = ("unreadable", "non_finite")
-_MOST_NAMED = 20
+_MAX_NAMED = 20
 
 
 def describe_progress(workdir: str | os.PathLike[str]) -> str:
@@ -55,9 +55,9 @@ def describe_progress(workdir: str | os.PathLike[str]) -> str:
     if failed.any():
         lines.append(f"{failed.sum():,} failed:")
         ids = run.ids()
-        lines += [f"  {ids[index]}" for index in np.flatnonzero(failed)[:_MOST_NAMED]]
-        if failed.sum() > _MOST_NAMED:
-            lines.append(f"  ... and {failed.sum() - _MOST_NAMED:,} more")
+        lines += [f"  {ids[index]}" for index in np.flatnonzero(failed)[:_MAX_NAMED]]
+        if failed.sum() > _MAX_NAMED:
+            lines.append(f"  ... and {failed.sum() - _MAX_NAMED:,} more")
     return "\n".join(lines)
 
 

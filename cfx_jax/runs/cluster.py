@@ -30,7 +30,7 @@ from cfx_jax.runs import preemption
 from cfx_jax.version import __version__
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
-_MOST_SECONDS_BETWEEN_LOOKS = 16.0  # At files.
+_MAX_POLL_SECONDS = 16.0  # At files.
 _SECONDS_TO_LEAVE = 0.25
 _SECONDS_BETWEEN_CHECKS = 0.05  # Of what other processes tell.
 _PLAIN = ("coordinator_address", "num_processes", "process_id")
@@ -187,7 +187,7 @@ def _no_device(error: Exception) -> str:
     )
 
 
-def settle_numbers() -> None:
+def resolve_numbers() -> None:
     """Takes back settings of JAX, from environment variables, that would change a run's numbers.
 
     A run may be gone on with from another shell, and its records are the same then.
@@ -250,13 +250,13 @@ def wait_for_units(
         StoppedError: the run was asked to stop.
     """
     missing = set(units)
-    for _ in keep_looking(stop):
+    for _ in poll(stop):
         missing -= set(reader.complete_units)
         if not missing:
             return
 
 
-def keep_looking(stop: preemption.StopRequest) -> Iterator[None]:
+def poll(stop: preemption.StopRequest) -> Iterator[None]:
     """Yields at once and then after longer and longer pauses, to look at files that hosts share.
 
     Raises:
@@ -268,7 +268,7 @@ def keep_looking(stop: preemption.StopRequest) -> Iterator[None]:
         stop.check()
         time.sleep(pause)
         # A look may take a while, and costs a fee, where the files lie in a bucket.
-        pause = min(2 * pause, _MOST_SECONDS_BETWEEN_LOOKS)
+        pause = min(2 * pause, _MAX_POLL_SECONDS)
 
 
 def _others() -> list[int]:
@@ -277,13 +277,13 @@ def _others() -> list[int]:
     return [index for index in range(state.num_processes) if index != state.process_id]
 
 
-def _tell(event: str) -> None:
+def _signal(event: str) -> None:
     state = distributed.global_state
     assert state.client is not None
     state.client.key_value_set(f"cfx_jax/{event}/{state.process_id}", "")
 
 
-def _have_told(event: str) -> bool:
+def _have_signalled(event: str) -> bool:
     """Tells whether all processes, this one too, have told of an event."""
     state = distributed.global_state
     assert state.client is not None
@@ -303,8 +303,8 @@ def wait_for_others(stop: preemption.StopRequest) -> None:
     """
     if not _others():
         return
-    _tell("done")
-    while not _have_told("done"):
+    _signal("done")
+    while not _have_signalled("done"):
         stop.check()
         time.sleep(_SECONDS_BETWEEN_CHECKS)
 
@@ -327,8 +327,8 @@ def leave(code: int, deadline: float | None = None) -> None:
         deadline = time.monotonic() + preemption.GRACE_SECONDS
     if _joined.is_set() and _others():
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # Of one who is lost already.
-            _tell("left")
-            while distributed.global_state.process_id == 0 and not _have_told("left"):
+            _signal("left")
+            while distributed.global_state.process_id == 0 and not _have_signalled("left"):
                 if time.monotonic() > deadline - _SECONDS_TO_LEAVE:
                     break
                 time.sleep(_SECONDS_BETWEEN_CHECKS)

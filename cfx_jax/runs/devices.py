@@ -32,7 +32,7 @@ _MAX_STEPS_PER_CALL = 5
 _OBJECTIVES = list(DIRECTIONS)
 
 
-class _Asked(NamedTuple):
+class _Requests(NamedTuple):
     """Images and what is asked of each, with axes `[devices, rows, ...]`; codes of objectives."""
 
     pixels: Any
@@ -115,7 +115,7 @@ class Devices:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether `advance` and `judge` can be called."""
+        """Whether `advance` and `finish` can be called."""
         return self._compiled is not None
 
     def compile(self, rows_per_device: int) -> int:
@@ -172,7 +172,7 @@ class Devices:
         )
         return advanced
 
-    def judge(
+    def finish(
         self, tasks: Sequence[Task], states: Sequence[State], targets: Sequence[np.ndarray]
     ) -> Explanation:
         """Judges learnt masks.
@@ -193,13 +193,13 @@ class Devices:
         )
         return judged
 
-    def _ask(self, tasks: Sequence[Task]) -> _Asked:
+    def _ask(self, tasks: Sequence[Task]) -> _Requests:
         pixels, targets, identities = (
             np.stack(arrays) for arrays in zip(*(task.image for task in tasks), strict=True)
         )
         codes = np.asarray([_OBJECTIVES.index(task.objective) for task in tasks], np.int32)
-        typed = _Asked(pixels, targets.astype(np.int32), identities.astype(np.uint32), codes)
-        asked: _Asked = self._shard(typed)
+        typed = _Requests(pixels, targets.astype(np.int32), identities.astype(np.uint32), codes)
+        asked: _Requests = self._shard(typed)
         return asked
 
     def _shard(self, rows: Any) -> Any:

@@ -57,7 +57,7 @@ _STATUS = {
 }
 # float16 ends there, and a probability is 0 or 1 long before.
 _LARGEST_LOGIT = 6e4
-_MOST_NAMED = 4  # fields, in an error
+_MAX_NAMED = 4  # fields, in an error
 
 
 def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> list[Field]:
@@ -200,7 +200,7 @@ class Explanations(RecordReader):
         self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
         if problem := self._problem(names):
             raise RecordsError(
-                f"{workdir} holds records of {', '.join(names[:_MOST_NAMED])}, ..., not of "
+                f"{workdir} holds records of {', '.join(names[:_MAX_NAMED])}, ..., not of "
                 f"explanations of this version: {problem}; expected the workdir of python -m "
                 "cfx_jax.main: do a run of another version again, in another --workdir"
             )

@@ -103,7 +103,7 @@ def run(
     stop = stop or StopRequest()
     with RunLog() as log:
         config = registry.name_given(config, classifier, generator)
-        config = registry.settle_precision(config)
+        config = registry.resolve_precision(config)
         data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
@@ -170,7 +170,7 @@ def open_examples(config: Config, classifier: Classifier) -> data.Source:
         raise ConfigError(
             f"explain.top_classes is {asked}, more than the {known} classes of {classifier.name!r}"
         )
-    return data.ask_for_each(source, asked)
+    return data.expand_top_classes(source, asked)
 
 
 def _open_records(

@@ -19,7 +19,7 @@ from cfx_jax.runs import cluster
 _logger = logging.getLogger(__name__)
 # What differs where a digest does, by the name of its field.
 _OTHERS = {"digest": "other bytes", "content": "other bytes, label or boxes"}
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 # Most of the time they wait for a disk.
 _NUM_THREADS = 16
 
@@ -53,8 +53,8 @@ def check_same_data(
         compared = dict(zip(units, results, strict=True))
     others = [f"{ids[i]}: {what}" for differing, _ in compared.values() for i, what in differing]
     if others:
-        if len(others) > _MOST_NAMED:
-            others[_MOST_NAMED:] = [f"... and {len(others) - _MOST_NAMED:,} more"]
+        if len(others) > _MAX_NAMED:
+            others[_MAX_NAMED:] = [f"... and {len(others) - _MAX_NAMED:,} more"]
         raise ManifestMismatchError(
             f"{reader.location} holds results of other data; nothing in it was changed.\n  "
             + "\n  ".join(others)

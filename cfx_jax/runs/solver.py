@@ -165,12 +165,12 @@ class Solver:
             self._fill(pool, owed)
             call = self._call(pool)
             # The devices have work, so the host has time for what they did before.
-            learnt += self._look(pool, last, on_progress) if last else []
+            learnt += self._check_done(pool, last, on_progress) if last else []
             while judged:
                 self._deliver(*judged.popleft())
             is_over = call is None
             while len(learnt) >= len(pool.tasks) or (learnt and is_over):
-                judged.append(self._judge(learnt[: len(pool.tasks)]))
+                judged.append(self._finish(learnt[: len(pool.tasks)]))
                 learnt = learnt[len(pool.tasks) :]
             while judged and is_over:
                 self._deliver(*judged.popleft())
@@ -207,7 +207,7 @@ class Solver:
                 pool.tasks[place] = None
         return _Call(pool.state, is_done, pool.problem.question.target, tasks)
 
-    def _look(
+    def _check_done(
         self, pool: _Pool, call: _Call, on_progress: Callable[[str, int, float], None]
     ) -> list[_Learnt]:
         """Waits for a call; tells of its progress, and takes out whose mask is learnt."""
@@ -240,10 +240,10 @@ class Solver:
             learnt.append(_Learnt(task, state, targets[place]))
         return learnt
 
-    def _judge(self, learnt: list[_Learnt]) -> tuple[list[Task], Explanation]:
+    def _finish(self, learnt: list[_Learnt]) -> tuple[list[Task], Explanation]:
         """Starts judging learnt masks."""
         tasks, states, targets = (list(column) for column in zip(*learnt, strict=True))
-        return tasks, self._devices.judge(tasks, states, targets)
+        return tasks, self._devices.finish(tasks, states, targets)
 
     def _deliver(self, tasks: list[Task], judged: Explanation) -> None:
         found = parallel.unshard(judged, len(tasks))

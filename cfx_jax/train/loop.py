@@ -26,7 +26,7 @@ from cfx_jax.runs.progress import Bar
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.train.log import Heldout, TrainLog
-from cfx_jax.train.photographs import HeldCrops, hold
+from cfx_jax.train.photographs import MemoryCrops, load_crops
 from cfx_jax.train.step import DEVICE_AXIS, TrainState, init_state, train_step
 from cfx_jax.weights.params_file import encode_params
 
@@ -64,7 +64,7 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     with _checkpoints(workdir) as checkpoints:
         saved = _restore(checkpoints, config)
         num_draws = (config.num_steps - int(saved.step)) * config.batch_size
-        drawn = hold(crops, num_draws, jax.local_devices())
+        drawn = load_crops(crops, num_draws, jax.local_devices())
         with TrainLog(workdir, int(saved.step)) as log:
             for step, state, metrics in _take_steps(config, saved, drawn):
                 log.add(metrics)
@@ -84,7 +84,7 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _take_steps(
-    config: TrainConfig, state: TrainState, crops: Crops | HeldCrops
+    config: TrainConfig, state: TrainState, crops: Crops | MemoryCrops
 ) -> Iterator[tuple[int, TrainState, dict[str, jax.Array]]]:
     """Takes the steps that are left.
 

@@ -25,11 +25,11 @@ _logger = logging.getLogger(__name__)
 # needs the most of it.
 _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.25
-_MOST_PIXELS = 2**31 - 1  # What an int32 can count.
+_MAX_PIXELS = 2**31 - 1  # What an int32 can count.
 _DECODED_AHEAD = 64
 
 
-class HeldCrops:
+class MemoryCrops:
     """Crops as `Crops` draws them, cut on the devices."""
 
     def __init__(
@@ -89,7 +89,7 @@ class HeldCrops:
         return self._starts[index] + top * width + left, width, mirrored
 
 
-def hold(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> Crops | HeldCrops:
+def load_crops(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> Crops | MemoryCrops:
     """Puts all photographs on the devices, if they fit and each is drawn once on average.
 
     Args:
@@ -108,11 +108,11 @@ def hold(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> Crops |
         return crops
     free = _HOST_SHARE * psutil.virtual_memory().available
     most_bytes = min(_DEVICE_SHARE * device_memory(devices[0]), free)
-    photographs = _decode_all(crops, min(_MOST_PIXELS, int(most_bytes / crops.channels)))
+    photographs = _decode_all(crops, min(_MAX_PIXELS, int(most_bytes / crops.channels)))
     if photographs is None:
         _logger.info("the photographs do not fit on a device; they are decoded as they are drawn")
         return crops
-    return HeldCrops(crops, photographs, devices)
+    return MemoryCrops(crops, photographs, devices)
 
 
 def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Array:

@@ -18,8 +18,8 @@ from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
 from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights import convnext, efficientnet_lite, torchvision, vit
-from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.layout import Layer, arrays_as_they_are
+from cfx_jax.weights.preprocessing import Preprocessing
 
 Module = Any  # A Flax module with the field `num_classes`.
 
@@ -77,16 +77,16 @@ class Architecture(NamedTuple):
     variants: tuple[Mapping[str, Any], ...] = ()
     measure: Callable[[Module, Mapping[str, np.ndarray], Mapping[str, Any]], Module] = _as_it_is
 
-    def sizes(self, module: Module, facts: Facts) -> tuple[int, int]:
+    def sizes(self, module: Module, preprocessing: Preprocessing) -> tuple[int, int]:
         """Returns `(H, W)` of the images: what the weights allow, or is said, or is usual."""
         fixed = getattr(module, "image_size", None)
-        if fixed is None and facts.image_size is not None:
-            return facts.image_size
+        if fixed is None and preprocessing.image_size is not None:
+            return preprocessing.image_size
         return (fixed or self.image_size,) * 2
 
     def template(self, module: Module) -> Any:
         """Returns the tree of parameters, as shapes."""
-        size = self.sizes(module, Facts())
+        size = self.sizes(module, Preprocessing())
         images = jax.ShapeDtypeStruct((1, *size, self.channels), np.float32)
         key = jax.eval_shape(jax.random.key, 0)  # no key that would start a device
         return jax.eval_shape(module.init, key, images)["params"]

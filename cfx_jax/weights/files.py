@@ -10,8 +10,8 @@ from typing import Any
 
 from cfx_jax.weights import hub
 from cfx_jax.weights.archives import read_npz_arrays, read_orbax_arrays
-from cfx_jax.weights.facts import read_facts
 from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards, shard_names
+from cfx_jax.weights.preprocessing import read_preprocessing
 from cfx_jax.weights.torch_pickle import Checkpoint, read_torch_checkpoint
 
 # Names under which weights are looked for in a folder and on the hub. What a file is, its content
@@ -59,7 +59,9 @@ def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
     file, place = split_place(path)
     path = local_path(file)
     checkpoint = _read(path, file)
-    checkpoint = checkpoint._replace(facts=read_facts(path if path.is_dir() else path.parent))
+    checkpoint = checkpoint._replace(
+        preprocessing=read_preprocessing(path if path.is_dir() else path.parent)
+    )
     if not place:
         return checkpoint
     arrays, opaque = (_below(place, names) for names in (checkpoint.arrays, checkpoint.opaque))

@@ -10,9 +10,9 @@ import numpy as np
 
 from cfx_jax.classifiers import Normalization
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, Layout, Module
-from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.layout import Layer, Place, find_place, params_from_arrays, published_names
-from cfx_jax.weights.unread import OWN
+from cfx_jax.weights.preprocessing import Preprocessing
+from cfx_jax.weights.unsupported import OWN
 
 
 class Loaded(NamedTuple):
@@ -30,9 +30,9 @@ class Loaded(NamedTuple):
 
 
 _ARRAYS = Mapping[str, np.ndarray]
-_NAMED_ASIDE = 3
+_MAX_NAMED = 3
 _HEADS = r"fc|head|heads|classifier|last_linear|linear"  # the last layer, as people call it
-_UNKNOWN = Facts()
+_UNKNOWN = Preprocessing()
 # Arguments of timm that are about training, or about what the arrays tell.
 _TRAINING = {
     "attn_drop_rate", "checkpoint_path", "drop_block_rate", "drop_path_rate", "drop_rate",
@@ -49,7 +49,7 @@ def lay_out(
     name: str,
     arrays: _ARRAYS,
     opaque: Mapping[str, str] = types.MappingProxyType({}),
-    facts: Facts = _UNKNOWN,
+    preprocessing: Preprocessing = _UNKNOWN,
 ) -> Loaded:
     """Finds the layout of a file's arrays and turns them into parameters.
 
@@ -60,14 +60,14 @@ def lay_out(
         name: of the architecture.
         arrays: name -> array of the file, possibly within the wrapper of a training script.
         opaque: name -> class of what is there instead of arrays.
-        facts: what is said about the weights; they go before what the layout suggests.
+        preprocessing: what is said about the weights; they go before what the layout suggests.
 
     Raises:
         ValueError: arrays are missing, left over or of another shape, or the facts are those of
             another network; the message names them.
     """
     architecture = ARCHITECTURES[name]
-    _check_facts(name, architecture, facts)
+    _check_preprocessing(name, architecture, preprocessing)
     places = []
     for layout in architecture.layouts:
         names = published_names(layout.layers(architecture.module))
@@ -76,7 +76,7 @@ def lay_out(
     _, layout, place = max(places, key=lambda found: found[0])
     place = place._replace(found=head_in_place(layout, architecture.module, place.found))
     inner = {ours: arrays[theirs] for ours, theirs in place.found.items() if theirs in arrays}
-    module = as_published(architecture, layout, inner, facts)
+    module = as_published(architecture, layout, inner, preprocessing)
     try:
         params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
     except ValueError as error:
@@ -87,36 +87,42 @@ def lay_out(
         raise ValueError(
             f"not the weights of {name} in the layout of {layout.name}: {error}{about}"
         ) from error
-    _tell(name, arrays, place)
-    if facts.normalization is None and layout.unsaid:
+    _report(name, arrays, place)
+    if preprocessing.normalization is None and layout.unsaid:
         _logger.warning("%s: %s", name, layout.unsaid)
-    return Loaded(module, params, facts.normalization or layout.normalization)
+    return Loaded(module, params, preprocessing.normalization or layout.normalization)
 
 
-def contradiction(facts: Facts, name: str) -> str:
+def contradiction(preprocessing: Preprocessing, name: str) -> str:
     """Returns which of the facts about weights makes them those of another network, or ""."""
-    said = facts.architecture.partition(".")[0]  # the rest says what it was trained on
+    said = preprocessing.architecture.partition(".")[0]  # the rest says what it was trained on
     architecture = ARCHITECTURES[name]
     if said and said != name and not re.fullmatch(architecture.aliases, said):
-        return f"they are of {facts.architecture!r}"
+        return f"they are of {preprocessing.architecture!r}"
     known = {**architecture.arguments, "in_chans": (architecture.channels,)}
-    for argument, value in facts.arguments.items():
+    for argument, value in preprocessing.arguments.items():
         if argument not in _TRAINING and value not in known.get(argument, ()):
             return f"their network has {argument} {value!r}"
     return ""
 
 
-def _check_facts(name: str, architecture: Architecture, facts: Facts) -> None:
-    if said := contradiction(facts, name):
+def _check_preprocessing(
+    name: str, architecture: Architecture, preprocessing: Preprocessing
+) -> None:
+    if said := contradiction(preprocessing, name):
         raise ValueError(
             f"config.json beside the weights says that {said}, which is not {name}, even where "
             "arrays have the same names; if that file is about other weights, take them apart; "
             f"for that network {OWN}"
         )
-    if facts.normalization and len(facts.normalization.mean) not in (1, architecture.channels):
+    if preprocessing.normalization and len(preprocessing.normalization.mean) not in (
+        1,
+        architecture.channels,
+    ):
         raise ValueError(
-            f"a normalization of {len(facts.normalization.mean)} channels, and images of {name} "
-            f"have {architecture.channels}; correct what lies beside the weights, or give another"
+            f"a normalization of {len(preprocessing.normalization.mean)} channels, and images "
+            f"of {name} have {architecture.channels}; correct the file next to the weights, "
+            "or give another normalization"
         )
 
 
@@ -134,7 +140,7 @@ def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str])
             )
 
 
-def _tell(name: str, arrays: _ARRAYS, place: Place) -> None:
+def _report(name: str, arrays: _ARRAYS, place: Place) -> None:
     """Logs where the network was found, where it is again, and what is left aside."""
     ours, theirs = next(iter(place.found.items()))
     if ours != theirs:
@@ -153,13 +159,16 @@ def _tell(name: str, arrays: _ARRAYS, place: Place) -> None:
     taken = set(place.found.values())
     aside = [n for n in arrays if n not in taken and not n.startswith(tuple(place.others))]
     if aside:
-        first = ", ".join(aside[:_NAMED_ASIDE])
-        more = ", ..." if len(aside) > _NAMED_ASIDE else ""
+        first = ", ".join(aside[:_MAX_NAMED])
+        more = ", ..." if len(aside) > _MAX_NAMED else ""
         _logger.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
 
 
 def as_published(
-    architecture: Architecture, layout: Layout, arrays: _ARRAYS, facts: Facts = _UNKNOWN
+    architecture: Architecture,
+    layout: Layout,
+    arrays: _ARRAYS,
+    preprocessing: Preprocessing = _UNKNOWN,
 ) -> Module:
     """Returns the variant of a network that a layout's arrays are of.
 
@@ -181,7 +190,7 @@ def as_published(
     head = arrays.get(layers[-1].sources["bias"])
     if head is not None and head.ndim == 1:
         module = module.clone(num_classes=len(head))
-    return architecture.measure(module, ours, facts.arguments)
+    return architecture.measure(module, ours, preprocessing.arguments)
 
 
 def _differing(layout: Layout, module: Module, arrays: _ARRAYS) -> int:

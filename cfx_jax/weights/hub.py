@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cfx_jax.weights.facts import CONFIG, PREPROCESSOR
 from cfx_jax.weights.params_file import INDEX, shard_names
+from cfx_jax.weights.preprocessing import CONFIG, PREPROCESSOR
 
 _ADDRESS = re.compile(r"hf://([^/]+/[^/]+)(?:/(.*))?")
 _USUAL = "model.safetensors"

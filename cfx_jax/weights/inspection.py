@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from cfx_jax.weights.architectures import ARCHITECTURES, Layout
-from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.fitting import as_published, contradiction, head_in_place
 from cfx_jax.weights.layout import (
@@ -18,7 +17,8 @@ from cfx_jax.weights.layout import (
     published_names,
     published_shapes,
 )
-from cfx_jax.weights.unread import OWN, what_it_is
+from cfx_jax.weights.preprocessing import Preprocessing
+from cfx_jax.weights.unsupported import OWN, describe_unsupported
 
 _NAMED = 5  # arrays that differ, of each kind
 
@@ -63,10 +63,10 @@ def describe(path: str | os.PathLike[str]) -> str:
         ValueError: the format is unknown or the file is damaged.
         OSError: it cannot be read or fetched.
     """
-    arrays, opaque, facts = read_weights(path)
+    arrays, opaque, preprocessing = read_weights(path)
     objects = [f"{name or 'all of it'} ({kind})" for name, kind in opaque.items()]
     lines = [*_table(arrays), *_differing("objects, which are not read", objects), ""]
-    return "\n".join([*lines, *_guess(closest(arrays), os.fspath(path), facts)])
+    return "\n".join([*lines, *_guess(closest(arrays), os.fspath(path), preprocessing)])
 
 
 def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
@@ -121,12 +121,12 @@ def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return [*lines, f"{len(arrays)} arrays, {parameters:,} parameters, {num_bytes:,} bytes"]
 
 
-def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
+def _guess(matches: Sequence[Match], path: str, preprocessing: Preprocessing) -> list[str]:
     if not matches:
         return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}", f"  {OWN}"]
     match = matches[0]
     if any(match.differences):
-        what = what_it_is([*match.differences.unexpected, *match.differences.wrong])
+        what = describe_unsupported([*match.differences.unexpected, *match.differences.wrong])
         return [
             f"nearest is {match.architecture} in the layout of {match.layout}: "
             f"{match.num_agreeing} of its {match.num_arrays} arrays agree",
@@ -145,7 +145,7 @@ def _guess(matches: Sequence[Match], path: str, facts: Facts) -> list[str]:
     lines += _differing("beside the network", match.aside)
     paths = [path, *(f"{path}#{place}" for place in places[1:])]
     for name in dict.fromkeys(match.architecture for match in matches):
-        if said := contradiction(facts, name):
+        if said := contradiction(preprocessing, name):
             lines.append(f"  but config.json beside it says that {said}")
         else:
             lines += [f"    cfx_jax.load_classifier({name!r}, {path!r})" for path in paths]

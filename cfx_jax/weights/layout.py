@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cfx_jax.weights.unread import what_it_is
+from cfx_jax.weights.unsupported import describe_unsupported
 
 _Shape = tuple[int, ...]
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -217,7 +217,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape])
     """
     missing, extra, wrong = compare_arrays(arrays, shapes)
     if missing or extra or wrong:
-        what = what_it_is([*extra, *wrong])
+        what = describe_unsupported([*extra, *wrong])
         raise ValueError(
             f"missing arrays {some(missing)}, unexpected arrays {some(extra)}, "
             f"wrong shapes or types {some(wrong)}{what and '; '}{what}"

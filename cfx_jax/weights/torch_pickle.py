@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.pickle_machine import (
     Dict,
     Opaque,
@@ -30,6 +29,7 @@ from cfx_jax.weights.pickle_machine import (
     WeightsFormatError,
     interpret,
 )
+from cfx_jax.weights.preprocessing import Preprocessing
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -48,12 +48,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         arrays: name -> array; the names of nested dicts are joined by dots.
         opaque: name -> class of the objects that are there instead of arrays, never made.
-        facts: what lies beside the file.
+        preprocessing: what lies beside the file.
     """
 
     arrays: Mapping[str, np.ndarray]
     opaque: Mapping[str, str] = types.MappingProxyType({})
-    facts: Facts = Facts()
+    preprocessing: Preprocessing = Preprocessing()
 
 
 def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

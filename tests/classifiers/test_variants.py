@@ -22,8 +22,8 @@ from cfx_jax.classifiers.layers import gelu, halved
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vit import ViT, resize_positions
 from cfx_jax.weights.architectures import ARCHITECTURES
-from cfx_jax.weights.facts import Facts
 from cfx_jax.weights.fitting import lay_out
+from cfx_jax.weights.preprocessing import Preprocessing
 
 GOLDEN = pathlib.Path(__file__).with_name("variants_golden.npz")
 SHAPES = pathlib.Path(__file__).with_name("variants_shapes.json.gz")
@@ -102,7 +102,7 @@ def published():
 
 def facts_of(name):
     pool = SMALL[name][-1]
-    return Facts(arguments={"global_pool": pool} if pool else {})
+    return Preprocessing(arguments={"global_pool": pool} if pool else {})
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -73,11 +73,11 @@ def test_tuples_are_overridden_as_python_or_by_repeating_the_flag(file, given, e
 
 def test_classifiers_that_judge_are_named_with_their_weights():
     config, _, _ = parse(
-        "--config.judges.classifiers=vit_b16",
-        "--config.judges.classifiers=resnet18=a=b.pth",
+        "--config.transfer.classifiers=vit_b16",
+        "--config.transfer.classifiers=resnet18=a=b.pth",
         config_type=EvaluateConfig,
     )
-    assert config.judges.sections() == {
+    assert config.transfer.sections() == {
         "vit_b16": ClassifierConfig("vit_b16"),
         "resnet18": ClassifierConfig("resnet18", "a=b.pth"),
     }
@@ -184,8 +184,10 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     )
     assert (workdir, config.data.path) == (f"{tmp_path}/runs", f"{tmp_path}/images")
     assert config.classifier.weights == f"{tmp_path}/a~b.pth"
-    config, _, _ = parse("--config.judges.classifiers=vit_b16=~/b.npz", config_type=EvaluateConfig)
-    assert config.judges.sections()["vit_b16"].weights == f"{tmp_path}/b.npz"
+    config, _, _ = parse(
+        "--config.transfer.classifiers=vit_b16=~/b.npz", config_type=EvaluateConfig
+    )
+    assert config.transfer.sections()["vit_b16"].weights == f"{tmp_path}/b.npz"
     argv = ["export", "~", "--to=~", "--to=a~/b", "--to=~no.one/x", "x=1"]
     assert command_line.expand_home(argv) == [*argv[:2], f"--to={tmp_path}", *argv[3:]]
 

@@ -25,7 +25,7 @@ from cfx_jax.config import (
 )
 from cfx_jax.data import Source
 from cfx_jax.evaluate import study
-from cfx_jax.evaluate.config import EvaluateConfig, JudgesConfig
+from cfx_jax.evaluate.config import EvaluateConfig, TransferConfig
 from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordReader, RecordsError
@@ -234,7 +234,7 @@ def test_hosts_that_see_a_run_at_other_times_measure_the_same(tiny, workdir, tmp
     this, stop = threading.local(), StopRequest()
     monkeypatch.setattr(jax, "process_index", lambda: this.host)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(cluster, "_MOST_SECONDS_BETWEEN_LOOKS", 0.25)
+    monkeypatch.setattr(cluster, "_MAX_POLL_SECONDS", 0.25)
 
     def evaluate_at(host, units_seen):
         this.host = host
@@ -341,7 +341,7 @@ def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
     runs = [str(workdir / "runs" / name) for name in ("blur", "local_mean")]
 
     def ask(*judges):
-        return evaluate(options, tmp_path, runs, classifier=tiny, judge_classifiers=judges)
+        return evaluate(options, tmp_path, runs, classifier=tiny, transfer_classifiers=judges)
 
     text = ask(twin, stubborn)
     scores = RecordReader(tmp_path / "scores/sdr_blur")
@@ -349,21 +349,21 @@ def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
     is_seen = photos.read("target") >= 0
     is_right = is_seen & (photos.read("prediction") == photos.read("target"))
     assert is_right.any()
-    cut, held = scores.read("cut"), scores.read("held_cut")
+    cut, held = scores.read("region_success"), scores.read("classifier_transfer_region_success")
     np.testing.assert_array_equal(held[:, 0], np.where(is_right, cut, np.nan))
     assert np.isfinite(cut[is_seen]).all()
     assert np.isnan(held[is_right, 1]).all()
     table = json.loads((tmp_path / "table.json").read_text())
-    holds = table["methods"]["all"]["sdr_blur"]["holds_twin"]
+    holds = table["methods"]["all"]["sdr_blur"]["transfer_twin"]
     assert holds["n"] == is_right.sum()
-    assert {"holds_twin", "cut_twin", "cut"} <= {
+    assert {"transfer_twin", "region_transfer_twin", "region_success"} <= {
         row["metric"] for row in table["differences"] if row["theirs"] == "sdr_local_mean"
     }
-    assert "| holds for twin (higher) |" in text
+    assert "| transfer to twin (higher) |" in text
     # The same again is the same; others, or none, are another evaluation.
     assert ask(twin, stubborn) == text
     for others in ([stubborn, twin], [twin], []):
-        with pytest.raises(RecordsError, match="judge_classifiers"):
+        with pytest.raises(RecordsError, match="transfer_classifiers"):
             ask(*others)
 
 
@@ -371,10 +371,13 @@ def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
     ("options", "message"),
     [
         (
-            {"judges": JudgesConfig(("lenet=weights",))},
+            {"transfer": TransferConfig(("lenet=weights",))},
             "hold 'lenet'; expected NAME or NAME=WEIGHTS",
         ),
-        ({"judges": JudgesConfig(("resnet18=a",) * 2)}, r"judges\.classifiers are .* only once"),
+        (
+            {"transfer": TransferConfig(("resnet18=a",) * 2)},
+            r"transfer\.classifiers are .* only once",
+        ),
         ({"baselines": ("saliency",)}, "expected some of gradient"),
         ({"baselines": ("centre", "centre")}, "only once"),
         ({"curve_steps": 0}, "curve_steps"),

@@ -137,10 +137,10 @@ def test_a_learnt_region_is_cut_at_one_half(objective, tmp_path, make_scorer, un
     np.testing.assert_array_equal(found["parts"], [2.0, 2.0])
     np.testing.assert_allclose(found["box_share"], [192 / 193, np.nan], atol=1e-5)
     # Its own classifier sees the box alone; another one what lies below it; one is never right.
-    np.testing.assert_array_equal(found["cut"], [1.0, 1.0])
+    np.testing.assert_array_equal(found["region_success"], [1.0, 1.0])
     expected = [[1.0, 0.0, np.nan]] * 2
-    np.testing.assert_array_equal(found["held_cut"], expected)
-    np.testing.assert_array_equal(found["held_success_rate"], expected)
+    np.testing.assert_array_equal(found["classifier_transfer_region_success"], expected)
+    np.testing.assert_array_equal(found["classifier_transfer_success_rate"], expected)
 
 
 def test_decided_cells_leave_pixels_between_them_undecided(tmp_path, scorer, unit):
@@ -151,7 +151,7 @@ def test_decided_cells_leave_pixels_between_them_undecided(tmp_path, scorer, uni
     keep = np.linspace(1.0, 0.0, SIZE)
     expected = np.mean([stats.entropy([p, 1 - p], base=2) for p in keep])
     np.testing.assert_allclose(found["pixel_entropy"], expected, rtol=1e-5)
-    assert "held_cut" not in found
+    assert "classifier_transfer_region_success" not in found
 
 
 @pytest.mark.parametrize("block_size", [1, SIZE])
@@ -160,7 +160,7 @@ def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_p
     logits[:, 3, 0] = 8.0
     found = learn(tmp_path, unit, "ssr", logits, block_size=block_size).measure(unit, scorer)
     # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
-    assert (found["judged_success_rate"] == 1).all() == (block_size == 1)
+    assert (found["infill_transfer_success_rate"] == 1).all() == (block_size == 1)
     steepest = np.abs(np.diff(found["map"], axis=1)).max()
     assert (steepest > 0.1) == (block_size == 1)
 

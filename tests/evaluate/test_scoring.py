@@ -12,7 +12,7 @@ from cfx_jax.runs.jobs import Images
 SIZE = 8
 
 
-def judge_half_kept(linear_classifier, generators, objective, block_size):
+def transfer_half_kept(linear_classifier, generators, objective, block_size):
     """White image, class 1 while nine pixels in ten are white, a coin for each pixel or block."""
     weights = np.full((SIZE, SIZE, 1), 1.0, np.float32)
     classifier = linear_classifier(weights)
@@ -31,11 +31,11 @@ def judge_half_kept(linear_classifier, generators, objective, block_size):
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_each_judge_fills_the_holes_in_its_own_way(objective, linear_classifier, fill_half):
-    judges = (
+    infills = (
         fill_half.replace(params=jnp.asarray(0.0)),
         fill_half.replace(params=jnp.asarray(1.0)),
     )
-    log_odds, success_rate = judge_half_kept(linear_classifier, judges, objective, block_size=1)
+    log_odds, success_rate = transfer_half_kept(linear_classifier, infills, objective, block_size=1)
     keeps = np.asarray([0.0, 1.0])
     np.testing.assert_array_equal(success_rate, keeps if objective == "ssr" else 1 - keeps)
     # Half of the pixels are white, four standard errors; or all.
@@ -46,7 +46,7 @@ def test_each_judge_fills_the_holes_in_its_own_way(objective, linear_classifier,
 def test_a_mask_learnt_in_blocks_is_judged_in_blocks(linear_classifier, fill_half):
     """Blocks as large as the image meet in it as four, two or one, at any of 8 x 8 places."""
     black = (fill_half.replace(params=jnp.asarray(0.0)),)
-    _, success_rate = judge_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
+    _, success_rate = transfer_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
     # What is dropped may be a tenth of the pixels; all ways to keep four blocks are as likely.
     rates = []
     for top in range(1, SIZE + 1):

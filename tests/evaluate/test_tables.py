@@ -14,8 +14,8 @@ from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
 
-N, JUDGES, CLASSIFIERS = 6, ("grey",), ("twin", "resnet18=a/b")
-SCORER = types.SimpleNamespace(num_judges=1, curve_steps=2, num_judge_classifiers=2)
+N, INFILLS, CLASSIFIERS = 6, ("grey",), ("twin", "resnet18=a/b")
+SCORER = types.SimpleNamespace(num_infills=1, curve_steps=2, num_transfer_classifiers=2)
 ID = Field("id", "uint8", (1,))
 EXPLAIN = ExplainConfig("ssr", mask_size=2, num_steps=1)
 CONFIG = Config(explain=EXPLAIN, report=ReportConfig(save_images=False))
@@ -59,7 +59,7 @@ def tables(tmp_path):
             runs.append(Learnt(f"run{seed}", Explanations(folder), "ssr"))
             write_store(tmp_path / runs[-1].name, runs[-1].fields(SCORER), learnt or {})
             stores[runs[-1].name] = str(tmp_path / runs[-1].name)
-        text = write_tables(tmp_path, stores, JUDGES, CLASSIFIERS, runs)
+        text = write_tables(tmp_path, stores, INFILLS, CLASSIFIERS, runs)
         return text, json.loads((tmp_path / "table.json").read_text())
 
     return make
@@ -95,21 +95,33 @@ def test_the_variance_of_restarts_is_of_the_masks_that_are_there(tables):
     assert row["mean"] == pytest.approx(0.5 / (N - 1), abs=1e-6)
 
 
-def test_judges_have_columns_of_their_own_and_count_where_they_are_right(tables):
-    held = np.full((N, 2), 0.25)
-    held[2:, 1] = np.nan
+def test_transfer_classifiers_have_columns_over_the_images_they_get_right(tables):
+    rates = np.full((N, 2), 0.25)
+    rates[2:, 1] = np.nan
     text, table = tables(
         [1] * N, [np.zeros((N, 2, 2))],
-        learnt={"held_success_rate": held, "held_cut": np.round(held), "cut": np.ones(N)},
+        learnt={
+            "classifier_transfer_success_rate": rates,
+            "classifier_transfer_region_success": np.round(rates),
+            "region_success": np.ones(N),
+        },
     )  # fmt: skip
     found = table["methods"]["all"]["ssr_run0"]
-    assert (found["holds_twin"]["n"], found["holds_twin"]["mean"]) == (N, 0.25)
-    assert (found["holds_resnet18=a/b"]["n"], found["cut_resnet18=a/b"]["mean"]) == (2, 0.0)
-    assert found["cut"]["mean"] == 1.0
+    assert (found["transfer_twin"]["n"], found["transfer_twin"]["mean"]) == (N, 0.25)
+    assert (found["transfer_resnet18=a/b"]["n"], found["region_transfer_resnet18=a/b"]["mean"]) == (
+        2,
+        0.0,
+    )
+    assert found["region_success"]["mean"] == 1.0
     learnt = text.partition("### Learnt masks")[2].partition("###")[0]
-    for title in ("cut", "holds for twin", "cut for twin", "holds for resnet18=a/b"):
+    for title in (
+        "region success",
+        "transfer to twin",
+        "region transfer to twin",
+        "transfer to resnet18=a/b",
+    ):
         assert f"| {title} (higher) |" in learnt
-    assert "holds_twin" not in table["methods"]["all"]["centre"]
+    assert "transfer_twin" not in table["methods"]["all"]["centre"]
 
 
 def test_boxes_are_compared_with_the_centre_box_on_the_same_images(tables):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx_jax.evaluate.transfer import judge_classifiers, judge_infills, judge_region
+from cfx_jax.evaluate.transfer import evaluate_region, transfer_to_classifiers, transfer_to_infills
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.question import Question
@@ -58,7 +58,7 @@ def keep_left():
 def test_a_mask_holds_for_who_looks_where_it_keeps(objective, looks_at, problem, black):
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
     judges = [looks_at(LEFT, 0.9), looks_at(RIGHT, 0.9)]
-    found = judge_classifiers(problem(objective), pixels, judges, black, LAW)
+    found = transfer_to_classifiers(problem(objective), pixels, judges, black, LAW)
     np.testing.assert_array_equal(found, [1.0, 0.0] if objective == "ssr" else [0.0, 1.0])
 
 
@@ -68,8 +68,8 @@ def test_a_judge_that_is_the_classifier_finds_the_same(looks_at, problem, black)
     same = looks_at(np.s_[:], 0.5)
     for objective in ("ssr", "sdr"):
         asked = problem(objective)
-        _, (own,) = judge_infills(asked, pixels, same, [black], LAW, num_masks=32)
-        (held,) = judge_classifiers(asked, pixels, [same], black, LAW)
+        _, (own,) = transfer_to_infills(asked, pixels, same, [black], LAW, num_masks=32)
+        (held,) = transfer_to_classifiers(asked, pixels, [same], black, LAW)
         assert held == own
         assert 0 < own < 1
 
@@ -79,14 +79,14 @@ def test_a_judge_that_is_wrong_on_the_image_says_nothing(looks_at, problem, blac
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
     wrong, right = looks_at(np.s_[:], -0.9), looks_at(LEFT, 0.9)
     for objective, holds in (("ssr", 1.0), ("sdr", 0.0)):
-        found = judge_classifiers(problem(objective), pixels, [wrong, right], black, LAW)
+        found = transfer_to_classifiers(problem(objective), pixels, [wrong, right], black, LAW)
         np.testing.assert_array_equal(found, [np.nan, holds])
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_a_region_is_kept_by_ssr_and_dropped_by_sdr(objective, looks_at, problem, black):
     region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
-    own, *others = judge_region(
+    own, *others = evaluate_region(
         problem(objective), region, looks_at(LEFT, 0.9),
         [looks_at(RIGHT, 0.9), looks_at(np.s_[:], 0.9), looks_at(LEFT, -0.9)], black,
     )  # fmt: skip
@@ -98,5 +98,5 @@ def test_a_region_is_kept_by_ssr_and_dropped_by_sdr(objective, looks_at, problem
 def test_the_classifier_explained_counts_where_it_is_wrong(looks_at, problem, black):
     """Half black, it sees the class that it does not see in the image; there are no others."""
     region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
-    found = judge_region(problem("ssr"), region, looks_at(np.s_[:], -0.9), [], black)
+    found = evaluate_region(problem("ssr"), region, looks_at(np.s_[:], -0.9), [], black)
     np.testing.assert_array_equal(found, [1.0])

@@ -20,7 +20,13 @@ import cfx_jax
 
 PATH = pathlib.Path(__file__).parent / "explain_golden.npz"
 # As `fast` was when the file was written.
-_FAST = {"mode": "fast", "num_steps": 20, "num_samples": 4, "learning_rate": 0.2, "look_steps": 0}
+_FAST = {
+    "mode": "fast",
+    "num_steps": 20,
+    "num_samples": 4,
+    "learning_rate": 0.2,
+    "warm_start_steps": 0,
+}
 CASES = {
     "fast": _FAST,
     "paper": {"mode": "paper", "num_steps": 20},

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cfx_jax.fido.masks import MaskLaw, Relaxation, draw_blocks, draw_field, spread, upsample
+from cfx_jax.fido.masks import (
+    MaskLaw,
+    Relaxation,
+    block_noise,
+    smooth_cells,
+    smooth_noise,
+    upsample,
+)
 from cfx_jax.fido.settings import MODES, get_settings
 
 
@@ -114,7 +121,7 @@ def test_noise_is_independent_for_every_pixel_and_sample():
 
 
 def test_pixels_of_a_block_share_their_noise_and_others_do_not():
-    noise = draw_blocks(jax.random.normal, jax.random.key(3), (6, 20, 31), 8)
+    noise = block_noise(jax.random.normal, jax.random.key(3), (6, 20, 31), 8)
     assert noise.shape == (6, 20, 31)
     seams = [
         (np.flatnonzero((np.diff(mask, axis=0) != 0).any(1)) + 1).tolist()
@@ -143,16 +150,16 @@ def test_blocks_leave_every_pixel_its_probability(block_size):
 
 
 def test_blocks_of_one_pixel_are_the_published_noise():
-    drawn = draw_blocks(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
+    drawn = block_noise(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
     np.testing.assert_array_equal(drawn, jax.random.logistic(jax.random.key(5), (3, 8, 8)))
-    shares = draw_blocks(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
+    shares = block_noise(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
     coins = jax.random.bernoulli(jax.random.key(5), 0.3, (8, 8))
     np.testing.assert_array_equal(shares[0] < 0.3, coins)
 
 
 @pytest.mark.parametrize("scale", [4, 11])
 def test_a_field_is_normal_at_each_pixel_and_alike_at_near_ones(scale):
-    field = np.asarray(draw_field(jax.random.key(6), (3000, 24, 32), scale))
+    field = np.asarray(smooth_noise(jax.random.key(6), (3000, 24, 32), scale))
     # Five standard errors of a mean and of a variance of 3,000 draws, at the worst of 768 pixels.
     np.testing.assert_allclose(field.mean(0), 0.0, atol=5 / math.sqrt(3000))
     np.testing.assert_allclose(field.var(0), 1.0, atol=5 * math.sqrt(2 / 3000))
@@ -196,7 +203,7 @@ def test_smooth_noise_leaves_every_pixel_its_probability(scale):
 def test_spread_averages_neighbours_by_a_gaussian():
     cells = np.zeros((7, 9), np.float32)
     cells[3, 4] = 1.0
-    found = spread(jnp.asarray(cells), 1.0)
+    found = smooth_cells(jnp.asarray(cells), 1.0)
     rows, columns = (np.exp(-0.5 * np.square(np.arange(-reach, reach + 1))) for reach in (3, 4))
 
     # Each cell divides by its own sum, which is cut off at the border.
@@ -208,8 +215,8 @@ def test_spread_averages_neighbours_by_a_gaussian():
 
     expected = np.outer(rows / weights(7), columns / weights(9))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    np.testing.assert_allclose(spread(jnp.full((4, 4), 2.5), 3.0), 2.5, rtol=1e-6)
-    assert spread(found, 0.0) is found
+    np.testing.assert_allclose(smooth_cells(jnp.full((4, 4), 2.5), 3.0), 2.5, rtol=1e-6)
+    assert smooth_cells(found, 0.0) is found
 
 
 def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from cfx_jax import Classifier
-from cfx_jax.classifiers import log_odds, margin
+from cfx_jax.classifiers import log_odds, logit_margin
 from cfx_jax.fido import objective
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.question import Question
@@ -164,13 +164,13 @@ def test_gradient_equals_numerical_differences(name, mode, random_classifier, fi
 
 @pytest.mark.parametrize(("logits", "expected"), [([2.0, 5.0, 4.0], 1.0), ([2.0, 1.0, 4.0], -3.0)])
 def test_margin_is_the_lead_over_the_next_class(logits, expected):
-    assert float(margin(jnp.asarray(logits), 1)) == expected
+    assert float(logit_margin(jnp.asarray(logits), 1)) == expected
     rows = jnp.asarray([logits, logits])
-    np.testing.assert_array_equal(margin(rows, jnp.asarray([[1], [1]])), [expected] * 2)
+    np.testing.assert_array_equal(logit_margin(rows, jnp.asarray([[1], [1]])), [expected] * 2)
 
 
 @pytest.mark.parametrize(
-    ("name", "lead", "expected"),
+    ("name", "logit_margin", "expected"),
     [
         ("ssr", 5.0, 0.0),
         ("ssr", 1.5, -0.5),
@@ -179,22 +179,27 @@ def test_margin_is_the_lead_over_the_next_class(logits, expected):
         ("sdr", 1.0, -3.0),
     ],
 )
-def test_evidence_counts_up_to_the_margin(name, lead, expected, images):
+def test_evidence_counts_up_to_the_margin(name, logit_margin, expected, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
-    logits = jnp.asarray([[0.0, lead]])
-    found = objective.evidence(logits, problem, UNASKED, get_settings("paper", margin=2.0))
+    logits = jnp.asarray([[0.0, logit_margin]])
+    found = objective.evidence(logits, problem, UNASKED, get_settings("paper", margin_cap=2.0))
     np.testing.assert_allclose(found, [expected])
     without = objective.evidence(logits, problem, UNASKED, get_settings("paper"))
-    np.testing.assert_allclose(without, [lead if name == "ssr" else -lead], rtol=1e-6)
+    np.testing.assert_allclose(
+        without, [logit_margin if name == "ssr" else -logit_margin], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "lead", "expected"),
+    ("name", "logit_margin", "expected"),
     [("ssr", 1.0, True), ("ssr", -1.0, False), ("sdr", 1.0, False), ("sdr", -1.0, True)],
 )
-def test_a_success_keeps_or_changes_the_decision(name, lead, expected, images):
+def test_a_success_keeps_or_changes_the_decision(name, logit_margin, expected, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
-    assert bool(objective.succeeds(jnp.asarray([[0.0, lead]]), problem, UNASKED)[0]) == expected
+    assert (
+        bool(objective.succeeds(jnp.asarray([[0.0, logit_margin]]), problem, UNASKED)[0])
+        == expected
+    )
 
 
 def test_perimeter_of_a_square_and_of_a_slope():

@@ -10,7 +10,14 @@ import pytest
 import cfx_jax
 from cfx_jax.fido.explain import finish
 from cfx_jax.fido.objective import make_problem, relaxed_objective
-from cfx_jax.fido.optimisation import adapt_price, advance, begin, init, is_done, make_optimizer
+from cfx_jax.fido.optimisation import (
+    adapt_price,
+    advance,
+    init,
+    is_done,
+    make_optimizer,
+    warm_start,
+)
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
 
@@ -39,7 +46,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
         score = composites.mean((1, 2, 3)) * params
         return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
-    settings = get_settings("fast", mask_size=8, num_steps=6, look_steps=0)
+    settings = get_settings("fast", mask_size=8, num_steps=6, warm_start_steps=0)
     problem = make_problem(KEY, images[0], Question(1), "ssr")
     good = cfx_jax.Classifier(params=jnp.asarray(50.0), apply=apply)
     bad = good.replace(params=jnp.asarray(jnp.nan))
@@ -55,7 +62,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
 
 
 def test_a_look_moves_nothing_and_then_all_in_proportion(random_classifier, fill_half, images):
-    settings = get_settings("fast", mask_size=8, num_steps=6, look_steps=3)
+    settings = get_settings("fast", mask_size=8, num_steps=6, warm_start_steps=3)
     assert settings.num_evaluations == 6
     arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
     step = jax.jit(functools.partial(advance, settings=settings, num_steps=1))
@@ -85,26 +92,28 @@ def test_a_look_moves_nothing_and_then_all_in_proportion(random_classifier, fill
 def test_where_learning_begins_does_not_depend_on_the_scale_of_slopes(scale):
     slope = np.array([[1.0, -1.0], [1.0, -1.0]], np.float32)
     np.testing.assert_allclose(
-        begin(jnp.ones((2, 2)), jnp.asarray(scale * slope)), 1 - 0.7 * slope, rtol=1e-5
+        warm_start(jnp.ones((2, 2)), jnp.asarray(scale * slope)), 1 - 0.7 * slope, rtol=1e-5
     )
 
 
 def test_learning_begins_where_it_was_when_no_mask_makes_a_difference():
-    np.testing.assert_array_equal(begin(jnp.ones((3, 3)), jnp.zeros((3, 3))), np.ones((3, 3)))
+    np.testing.assert_array_equal(warm_start(jnp.ones((3, 3)), jnp.zeros((3, 3))), np.ones((3, 3)))
     # One cell in a hundred decides: it does not fly off.
     slope = jnp.zeros((10, 10)).at[3, 4].set(-1.0)
-    assert float(begin(jnp.zeros((10, 10)), slope)[3, 4]) == 1.5
+    assert float(warm_start(jnp.zeros((10, 10)), slope)[3, 4]) == 1.5
 
 
 def test_the_penalty_sets_in_after_the_look(random_classifier, fill_half, images):
     """At the first step that moves the loss is minus the evidence, later the penalty is added."""
     arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
-    settings = get_settings("fast", mask_size=8, look_steps=5, warmup_steps=4)
+    settings = get_settings("fast", mask_size=8, warm_start_steps=5, warmup_steps=4)
     cells = init(settings).cells
     shares = []
     for t in (0, 5, 7, 9, 50):
         loss, value = relaxed_objective(cells, jnp.int32(t), *arguments, settings)
-        free = get_settings("fast", mask_size=8, look_steps=5, warmup_steps=4, sparsity_weight=0.0)
+        free = get_settings(
+            "fast", mask_size=8, warm_start_steps=5, warmup_steps=4, sparsity_weight=0.0
+        )
         gain, _ = relaxed_objective(cells, jnp.int32(t), *arguments, free)
         shares.append(float((loss - gain) / (value.objective - gain)))
     np.testing.assert_allclose(shares, [0.0, 0.0, 0.5, 1.0, 1.0], atol=1e-4)
@@ -144,12 +153,12 @@ def state_after(trace, settings):
     ],
 )
 def test_an_image_stops_when_its_objective_no_longer_falls(trace, stops):
-    settings = get_settings("fast", num_steps=20, warmup_steps=2, look_steps=0, patience=4)
+    settings = get_settings("fast", num_steps=20, warmup_steps=2, warm_start_steps=0, patience=4)
     assert bool(is_done(state_after(trace, settings), settings)) is stops
 
 
 def test_patience_begins_to_count_after_the_look():
-    settings = get_settings("fast", num_steps=20, warmup_steps=2, look_steps=3, patience=4)
+    settings = get_settings("fast", num_steps=20, warmup_steps=2, warm_start_steps=3, patience=4)
     trace = np.ones(20)
     stops = [bool(is_done(state_after(trace[:n], settings), settings)) for n in range(21)]
     assert stops.index(True) == 3 + 2 + 8

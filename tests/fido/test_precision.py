@@ -12,7 +12,7 @@ import cfx_jax
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.registry import NETWORKS
 from cfx_jax.weights.architectures import ARCHITECTURES
-from cfx_jax.weights.facts import Facts
+from cfx_jax.weights.preprocessing import Preprocessing
 
 KEY = jax.random.key(0)
 
@@ -82,7 +82,7 @@ def test_in_bfloat16_every_product_of_a_generator_is(name):
 )
 def test_in_bfloat16_every_product_of_a_classifier_is(name):
     architecture = ARCHITECTURES[name]
-    module, size = architecture.module, architecture.sizes(architecture.module, Facts())
+    module, size = architecture.module, architecture.sizes(architecture.module, Preprocessing())
     images = jax.ShapeDtypeStruct((1, *size, architecture.channels), jnp.float32)
     params = architecture.template(module)
     check_is_bfloat16(lambda x, p: module.apply({"params": p}, x), images, params)

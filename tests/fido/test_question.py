@@ -34,7 +34,7 @@ def test_softmax_is_the_class_against_all_others(target):
     np.testing.assert_allclose(asked.log_odds(LOGITS, SOFTMAX), logit(p), rtol=1e-4)
     decided = asked.decides(LOGITS, SOFTMAX)
     np.testing.assert_array_equal(decided, LOGITS.argmax(-1) == target)
-    np.testing.assert_array_equal(asked.lead(LOGITS, SOFTMAX) > 0, decided)
+    np.testing.assert_array_equal(asked.logit_margin(LOGITS, SOFTMAX) > 0, decided)
 
 
 @pytest.mark.parametrize("target", range(4))
@@ -44,7 +44,7 @@ def test_sigmoid_is_each_class_by_itself(target):
     evidence = asked.log_odds(LOGITS, SIGMOID)
     np.testing.assert_allclose(evidence, logit(p), rtol=1e-4)
     np.testing.assert_array_equal(asked.decides(LOGITS, SIGMOID), p > 0.5)
-    np.testing.assert_array_equal(asked.lead(LOGITS, SIGMOID), evidence)
+    np.testing.assert_array_equal(asked.logit_margin(LOGITS, SIGMOID), evidence)
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -52,7 +52,7 @@ def test_one_logit_is_a_binary_classifier(target):
     """It says what a softmax over `[0, z]` says."""
     z = LOGITS[:, :1]
     both = np.concatenate([np.zeros_like(z), z], axis=1)
-    for name in ("log_odds", "lead", "decides"):
+    for name in ("log_odds", "logit_margin", "decides"):
         found, expected = (
             call(name, Question(target), logits, model)
             for logits, model in ((z, SIGMOID), (both, SOFTMAX))
@@ -79,7 +79,7 @@ def brightest(logits, target):
 
 def test_a_score_is_any_question():
     asked = Question(2, score=brightest)
-    for name in ("log_odds", "lead", "logit"):
+    for name in ("log_odds", "logit_margin", "logit"):
         np.testing.assert_array_equal(call(name, asked, LOGITS, SOFTMAX), LOGITS[:, 2] - 2.0)
     np.testing.assert_array_equal(asked.decides(LOGITS, SOFTMAX), LOGITS[:, 2] > 2.0)
 
@@ -87,7 +87,7 @@ def test_a_score_is_any_question():
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_targets_may_be_one_for_each_row(model):
     targets = np.arange(6)[:, None] % 4
-    for name in ("log_odds", "lead", "logit"):
+    for name in ("log_odds", "logit_margin", "logit"):
         found = call(name, Question(targets), LOGITS, model)
         one = jax.vmap(lambda target, z, name=name: call(name, Question(target), z, model))
         np.testing.assert_allclose(found, one(targets[:, 0], jnp.asarray(LOGITS)), rtol=1e-5)
@@ -97,13 +97,13 @@ def test_one_program_serves_every_class_and_every_contrast():
     traces = []
 
     @jax.jit
-    def lead(question, logits):
+    def logit_margin(question, logits):
         traces.append(question)
-        return question.lead(logits, SOFTMAX)
+        return question.logit_margin(logits, SOFTMAX)
 
     for target, contrast in ((0, 1), (1, 2), (2, 0)):
         question = Question(jnp.int32(target), jnp.int32(contrast))
         np.testing.assert_array_equal(
-            lead(question, LOGITS), LOGITS[:, target] - LOGITS[:, contrast]
+            logit_margin(question, LOGITS), LOGITS[:, target] - LOGITS[:, contrast]
         )
     assert len(traces) == 1

@@ -82,7 +82,7 @@ def test_bounds_that_are_in_range_pass():
         ("fast", {"smooth_scale": 0.1, "block_size": 8}, "so do those of a block: leave smooth_s"),
         ("fast", {"smooth_scale": -0.1}, r"smooth_scale is -0\.1; expected 0 or more"),
         ("region", {"success_target": 1.5}, r"success_target is 1\.5; expected a share"),
-        ("region", {"margin": math.inf}, "margin is inf; expected 0 or more, finite"),
+        ("region", {"margin_cap": math.inf}, "margin_cap is inf; expected 0 or more, finite"),
         ("region", {"sharpness": 0}, "sharpness is 0; expected a positive number"),
         ("bbmp", {"success_target": 0.9}, "move logits, and a deterministic mask has none"),
         ("bbmp", {"initial_keep": True}, "initial_keep is True"),
@@ -105,40 +105,47 @@ def test_wrong_settings_are_named(mode, overrides, message):
 def test_quick_is_region_in_half_of_its_evaluations():
     quick, region = MODES["quick"], MODES["region"]
     assert 2 * quick.num_evaluations == region.num_evaluations
-    steps = {"num_steps": 60, "look_steps": 0, "learning_rate": 0.5, "warmup_steps": 6}
+    steps = {"num_steps": 60, "warm_start_steps": 0, "learning_rate": 0.5, "warmup_steps": 6}
     assert dataclasses.replace(quick, **steps) == region
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"look_steps": -1}, "look_steps is -1; expected a whole number, 0 or more"),
-        ({"look_steps": 2.0}, "look_steps is 2.0; expected a whole number, 0 or more"),
-        ({"look_steps": 24}, "look_steps is 24 of 24 steps"),
-        ({"look_steps": 9, "num_steps": 9}, "look_steps is 9 of 9 steps, so nothing is learnt"),
-        ({"patience": 9}, "before step 24, which is look_steps [+] warmup_steps"),
+        ({"warm_start_steps": -1}, "warm_start_steps is -1; expected a whole number, 0 or more"),
+        ({"warm_start_steps": 2.0}, "warm_start_steps is 2.0; expected a whole number, 0 or more"),
+        ({"warm_start_steps": 24}, "warm_start_steps is 24 of 24 steps"),
+        (
+            {"warm_start_steps": 9, "num_steps": 9},
+            "warm_start_steps is 9 of 9 steps, so nothing is learnt",
+        ),
+        ({"patience": 9}, "before step 24, which is warm_start_steps [+] warmup_steps"),
     ],
 )
 def test_a_look_leaves_steps_to_learn(overrides, message):
     with pytest.raises(ValueError, match=message):
         get_settings("quick", **overrides)
-    with pytest.raises(ValueError, match="look_steps moves logits"):
-        get_settings("bbmp", look_steps=1)
+    with pytest.raises(ValueError, match="warm_start_steps moves logits"):
+        get_settings("bbmp", warm_start_steps=1)
 
 
 def test_a_warm_up_that_is_asked_for_ends():
-    with pytest.raises(ValueError, match="warmup_steps is 21 after 4 look_steps, of 24 steps"):
+    with pytest.raises(
+        ValueError, match="warmup_steps is 21 after 4 warm_start_steps, of 24 steps"
+    ):
         get_settings("quick", warmup_steps=21)
     assert get_settings("quick", warmup_steps=20).warmup_steps == 20
     # What the mode has is not asked for: a run of two steps tries the rest of the program.
     assert get_settings("region", num_steps=2, warmup_steps=6).num_steps == 2
 
 
-@pytest.mark.parametrize(("num_steps", "look_steps"), [(1, 0), (2, 1), (7, 3), (8, 4), (60, 4)])
-def test_the_look_of_a_mode_takes_at_most_half_of_the_steps(num_steps, look_steps):
-    assert get_settings("quick", num_steps=num_steps).look_steps == look_steps
-    assert get_settings("quick", num_steps=9, look_steps=7).look_steps == 7
-    assert get_settings("region", num_steps=num_steps).look_steps == 0
+@pytest.mark.parametrize(
+    ("num_steps", "warm_start_steps"), [(1, 0), (2, 1), (7, 3), (8, 4), (60, 4)]
+)
+def test_the_look_of_a_mode_takes_at_most_half_of_the_steps(num_steps, warm_start_steps):
+    assert get_settings("quick", num_steps=num_steps).warm_start_steps == warm_start_steps
+    assert get_settings("quick", num_steps=9, warm_start_steps=7).warm_start_steps == 7
+    assert get_settings("region", num_steps=num_steps).warm_start_steps == 0
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -7,7 +7,7 @@ import pytest
 
 import cfx_jax
 from cfx_jax.fido.precision import in_bfloat16
-from cfx_jax.generators import blend, checks, in_turn
+from cfx_jax.generators import blend, checks, mix
 
 KEY = jax.random.key(0)
 
@@ -147,4 +147,4 @@ def test_packaged_generators_are_not_run_to_be_looked_at(monkeypatch):
         checks.check_fills(in_bfloat16(generator), (8, 8, 3))
     own = cfx_jax.Generator(params=(), apply=lambda *_: 1.0, name="grey")
     with pytest.raises(pytest.fail.Exception, match="it is run"):
-        checks.check_fills(in_turn([generator, own]), (8, 8, 3))
+        checks.check_fills(mix([generator, own]), (8, 8, 3))

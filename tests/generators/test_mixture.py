@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfx_jax import Generator, load_generator
-from cfx_jax.generators import in_turn
+from cfx_jax.generators import mix
 
 
 def fill(params, images, mask, key):
@@ -15,7 +15,7 @@ def fill(params, images, mask, key):
 
 @pytest.fixture
 def three():
-    return in_turn([Generator(params=p, apply=fill, name=str(p)) for p in (0.0, 0.5, 1.0)])
+    return mix([Generator(params=p, apply=fill, name=str(p)) for p in (0.0, 0.5, 1.0)])
 
 
 @pytest.mark.parametrize("number", [1, 3, 7])
@@ -40,4 +40,4 @@ def test_by_name():
     with pytest.raises(ValueError, match="unknown generator 'red'"):
         load_generator("grey+red")
     with pytest.raises(ValueError, match="no generators"):
-        in_turn([])
+        mix([])

@@ -78,5 +78,5 @@ def test_an_automatic_precision_is_that_of_the_backend(
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with caplog.at_level(logging.INFO, "cfx_jax"):
-        assert registry.settle_precision(Config(precision=asked)).precision == precision
+        assert registry.resolve_precision(Config(precision=asked)).precision == precision
     assert (f"precision: {precision}, on {backend}" in caplog.text) == (asked == "auto")

@@ -12,7 +12,7 @@ import pytest
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.report import show
-from cfx_jax.report.drawing import round_as_told
+from cfx_jax.report.drawing import round_for_display
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations, make_fields
 
@@ -214,7 +214,7 @@ def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
         keys = column(galleries, f"sdr_{name}")
     if name not in ("id", "target"):
         # As the page has them.
-        keys = np.array([round_as_told(key) or key for key in keys])
+        keys = np.array([round_for_display(key) or key for key in keys])
     ranks = np.unique(keys, return_inverse=True)[1].astype(float)
     missing = keys != keys
     for order, sign in (("up", 1), ("down", -1)):
@@ -563,7 +563,7 @@ def test_numbers_are_told_as_the_terminal_tells_them(tab):
         """values => values.map((v) => [
             cfx.format("objective", v), cfx.format("kept_area", v), cfx.format("entropy", v, true)
         ])""",
-        [round_as_told(value) for value in values],
+        [round_for_display(value) for value in values],
     )
     for value, texts in zip(values, told, strict=True):
         number, share = show.number(value), show.percent(value)

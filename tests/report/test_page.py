@@ -403,7 +403,7 @@ def wait_until(is_so):
 @pytest.fixture
 def at_once(monkeypatch):
     """Pages follow one another without a pause."""
-    monkeypatch.setattr(report, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(report, "_MIN_SECONDS", 0.01)
     monkeypatch.setattr(report, "_TIMES_A_PAGE", 0.0)
 
 

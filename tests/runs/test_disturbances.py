@@ -50,7 +50,7 @@ def test_sigterm_ends_a_run_that_goes_on_where_it_was(commands, alone, files, tm
 
 
 def test_sigterm_ends_a_run_whose_page_is_being_written(commands, alone, files, tmp_path):
-    first = "from cfx_jax.report import page; page._LEAST_SECONDS = 0.01; page._TIMES_A_PAGE = 0.0"
+    first = "from cfx_jax.report import page; page._MIN_SECONDS = 0.01; page._TIMES_A_PAGE = 0.0"
     page = tmp_path / "run" / "report" / "index.html"
     run = commands.start(tmp_path / "run", first=first)
     run.wait_for_units(2)

@@ -32,7 +32,7 @@ from cfx_jax.config import (
 )
 from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.fido.explanation import Status
-from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
+from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
 from cfx_jax.records import RecordReader, RecordWriter
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
 from cfx_jax.report import page as report
@@ -219,7 +219,7 @@ def test_with_patience_the_records_say_how_many_steps_each_image_took(run, folde
     run_of_two = Explanations(tmp_path / "two")
     taken = [run_of_two.read_result(objective, "steps")[readable] for objective in ("ssr", "sdr")]
     mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks a step.
-    settling = 2 * SETTLING_ROUNDS * SETTLING_MASKS
+    settling = 2 * SEARCH_STEPS * SEARCH_MASKS
     assert describe_cost(run_of_two).endswith(f"{mean + settling} evaluations an image")
     for field in found[0].fields:
         first, second = (reader.read(field.name) for reader in found)
@@ -256,13 +256,13 @@ def test_a_folder_of_another_config_is_refused_and_untouched(run, done, change, 
 def test_a_run_goes_on_whether_its_mode_or_the_config_says_a_number(run, done):
     asked = config(done.parent / "photographs")
     asked.explain = dataclasses.replace(
-        asked.explain, learning_rate=0.5, smooth_scale=1 / 7, look_steps=0, patience=0
+        asked.explain, learning_rate=0.5, smooth_scale=1 / 7, warm_start_steps=0, patience=0
     )
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     run(asked, done)
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
-    asked.explain.look_steps = 1
-    with pytest.raises(ManifestMismatchError, match=r"settings\.look_steps: stored 0, now 1"):
+    asked.explain.warm_start_steps = 1
+    with pytest.raises(ManifestMismatchError, match=r"settings\.warm_start_steps: stored 0, now 1"):
         run(asked, done)
 
 

@@ -14,7 +14,7 @@ from cfx_jax.data import open_source
 from cfx_jax.runs import parallel
 from cfx_jax.train import photographs
 from cfx_jax.train.crops import Crops
-from cfx_jax.train.photographs import HeldCrops, cut, hold
+from cfx_jax.train.photographs import MemoryCrops, cut, load_crops
 
 # One is smaller than a crop, and the first and the last cannot be read.
 SIZES = [(50, 50), (40, 60), (20, 24), (64, 50), (90, 41), (32, 32)]
@@ -37,8 +37,8 @@ def make_crops(folder, channels=3):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crops_cut_on_devices_are_those_decoded_on_the_host(folder, channels, num_devices):
     crops, devices = make_crops(folder, channels), jax.local_devices()[:num_devices]
-    held = hold(crops, len(SIZES), devices)
-    assert isinstance(held, HeldCrops)
+    held = load_crops(crops, len(SIZES), devices)
+    assert isinstance(held, MemoryCrops)
     assert set(crops.unreadable) == UNREADABLE
     decoded = list(make_crops(folder, channels).batches(2, 8, 8))
     for batch, expected in zip(held.batches(2, 8, 8), decoded, strict=True):
@@ -54,20 +54,20 @@ def test_what_does_not_fit_is_decoded_as_it_is_drawn(folder, monkeypatch, caplog
     for memory, fits in ((12 * pixels, True), (12 * pixels - 12, False)):
         monkeypatch.setattr(photographs, "device_memory", lambda _, memory=memory: memory)
         with caplog.at_level(logging.INFO):
-            assert (hold(crops, 100, devices) is crops) != fits
+            assert (load_crops(crops, 100, devices) is crops) != fits
         assert ("do not fit on a device" in caplog.text) != fits
 
 
 def test_few_draws_are_not_worth_decoding_everything(folder):
     crops = make_crops(folder)
-    assert hold(crops, len(SIZES) - 1, jax.local_devices()[:1]) is crops
+    assert load_crops(crops, len(SIZES) - 1, jax.local_devices()[:1]) is crops
     assert not crops.unreadable
 
 
 def test_a_source_without_any_readable_image_is_refused(tmp_path):
     (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"none of the 1 images .* can be decoded; .*identify"):
-        hold(make_crops(tmp_path), 10, jax.local_devices()[:1])
+        load_crops(make_crops(tmp_path), 10, jax.local_devices()[:1])
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -15,10 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights.architectures import ARCHITECTURES
-from cfx_jax.weights.facts import Facts, read_facts
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.fitting import contradiction, lay_out
 from cfx_jax.weights.layout import published_names, published_shapes
+from cfx_jax.weights.preprocessing import Preprocessing, read_preprocessing
 
 LITE = ARCHITECTURES["efficientnet_lite0"]
 
@@ -355,8 +355,8 @@ def timm_arrays(monkeypatch):
 
 
 def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
-    deit = Facts("deit_small_patch16_224.fb_in1k", NORMALIZATIONS["imagenet"])
-    found = lay_out("vit_s16", timm_arrays, facts=deit)
+    deit = Preprocessing("deit_small_patch16_224.fb_in1k", NORMALIZATIONS["imagenet"])
+    found = lay_out("vit_s16", timm_arrays, preprocessing=deit)
     assert found.normalization == NORMALIZATIONS["imagenet"]
     assert caplog.text == ""
     found = lay_out("vit_s16", timm_arrays)
@@ -375,7 +375,7 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
 )  # fmt: skip
 def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
     with pytest.raises(ValueError, match=rf"says that they are of '{said}', which is not {name},"):
-        lay_out(name, {}, facts=Facts(said))
+        lay_out(name, {}, preprocessing=Preprocessing(said))
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
 )  # fmt: skip
 def test_names_of_timm_for_the_same_network_are_known(name, said):
     with pytest.raises(ValueError, match=f"not the weights of {name} in the layout"):
-        lay_out(name, {}, facts=Facts(said))
+        lay_out(name, {}, preprocessing=Preprocessing(said))
 
 
 # As timm writes it on the hub, what the arrays tell and what is about training among it.
@@ -429,7 +429,7 @@ HUB["vit_b16"] = HUB["vit_s16"] | {"architecture": "deit_base_patch16_224", "mod
 @pytest.mark.parametrize("name", HUB)
 def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name]))
-    assert contradiction(read_facts(tmp_path), name) == ""
+    assert contradiction(read_preprocessing(tmp_path), name) == ""
 
 
 @pytest.mark.parametrize(
@@ -453,12 +453,12 @@ def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
 def test_what_timm_says_of_another_function_is_refused_by_name(tmp_path, name, changes, said):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
     with pytest.raises(ValueError, match=f"says that their network has {said}.*is not {name}, "):
-        lay_out(name, {}, facts=read_facts(tmp_path))
+        lay_out(name, {}, preprocessing=read_preprocessing(tmp_path))
 
 
 def test_a_normalization_of_other_channels_is_refused():
-    colour = Facts(normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
+    colour = Preprocessing(normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
     with pytest.raises(
         ValueError, match="a normalization of 3 channels, and images of mnist_cnn have 1"
     ):
-        lay_out("mnist_cnn", ARRAYS, facts=colour)
+        lay_out("mnist_cnn", ARRAYS, preprocessing=colour)

@@ -14,7 +14,7 @@ from cfx_jax.fido.checks import count_classes
 from cfx_jax.generators import Generator, check_fills
 
 
-class Judges(NamedTuple):
+class EvaluationModels(NamedTuple):
     """The models of an evaluation beside the classifier explained.
 
     Attributes:
@@ -31,19 +31,19 @@ class Judges(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """What the manifest of an evaluation keeps of them."""
         return {
-            "judges": [registry.identity(infill) for infill in self.infills],
+            "infills": [registry.identity(infill) for infill in self.infills],
             "infill": registry.identity(self.baseline_infill),
-            "judge_classifiers": [*map(registry.identity, self.classifiers.values())],
+            "transfer_classifiers": [*map(registry.identity, self.classifiers.values())],
         }
 
 
-def load_judges(
+def load_evaluation_models(
     config: EvaluateConfig,
     classifier: Classifier,
     generator: Generator,
     shape: tuple[int, int, int],
     given: Sequence[Classifier] = (),
-) -> Judges:
+) -> EvaluationModels:
     """Loads the judges that a config names, in its precision.
 
     Args:
@@ -54,7 +54,7 @@ def load_judges(
         given: classifiers, beside those that the config names.
 
     Returns:
-        The `Judges`.
+        The `EvaluationModels`.
 
     Raises:
         ConfigError: `baseline_infill` or a classifier cannot be loaded, the one fills with no
@@ -69,43 +69,43 @@ def load_judges(
         raise ConfigError(f"baseline_infill: {error}") from error
     infills = (grey, generator) if generator.name != "grey" else (grey,)
     classifiers: dict[str, Classifier] = {}
-    for name, section in config.judges.sections().items():
+    for name, section in config.transfer.sections().items():
         try:
             named = dataclasses.replace(config, classifier=section)
             classifiers[name], _ = registry.load_models(named, generator=generator)
         except ConfigError as error:
-            raise ConfigError(f"judges.classifiers: {error}") from error
-    for judge in given:
-        if judge.name in classifiers:
+            raise ConfigError(f"transfer.classifiers: {error}") from error
+    for other in given:
+        if other.name in classifiers:
             raise ConfigError(
-                f"judges: two classifiers are called {judge.name!r}; expected a name of its own "
+                f"judges: two classifiers are called {other.name!r}; expected a name of its own "
                 "for each, because tables show it"
             )
-        classifiers[judge.name], _ = registry.load_models(config, judge, generator)
-    for name, judge in classifiers.items():
-        _check(name, judge, classifier, shape)
-    return Judges(infills, infill, classifiers)
+        classifiers[other.name], _ = registry.load_models(config, other, generator)
+    for name, other in classifiers.items():
+        _check(name, other, classifier, shape)
+    return EvaluationModels(infills, infill, classifiers)
 
 
 def _check(
-    name: str, judge: Classifier, classifier: Classifier, shape: tuple[int, int, int]
+    name: str, other: Classifier, classifier: Classifier, shape: tuple[int, int, int]
 ) -> None:
     images = jnp.zeros((1, *shape))
     height, width, channels = shape
     try:
-        if judge.channels != channels:
-            raise ValueError(f"it takes images of {judge.channels} channels")
-        classes = count_classes(judge, images)
+        if other.channels != channels:
+            raise ValueError(f"it takes images of {other.channels} channels")
+        classes = count_classes(other, images)
     except Exception as error:  # A network may fail in any way on images that are not its own.
         raise ConfigError(
-            f"judges.classifiers: {name} cannot be shown the images of {classifier.name}, "
+            f"transfer.classifiers: {name} cannot be shown the images of {classifier.name}, "
             f"{height} x {width} with {channels} channels ({str(error).splitlines()[0]}); expected "
             "a classifier of such images: give another one, or leave it out"
         ) from error
     expected = count_classes(classifier, images)
     if classes != expected:
         raise ConfigError(
-            f"judges.classifiers: {name} has {classes} classes, {classifier.name} has {expected}; "
-            "expected the same classes: give weights trained for them (NAME=WEIGHTS), or leave it "
-            "out"
+            f"transfer.classifiers: {name} has {classes} classes, {classifier.name} has "
+            f"{expected}; expected the same classes: give weights trained for them "
+            "(NAME=WEIGHTS), or leave it out"
         )

@@ -45,7 +45,7 @@ _OTHER = {
 }
 
 
-def what_it_is(differing: Iterable[str]) -> str:
+def describe_unsupported(differing: Iterable[str]) -> str:
     """Tells what the weights are, and what to do with them, or "".
 
     Args:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS, Normalization
-from cfx_jax.weights.facts import Facts, read_facts
 from cfx_jax.weights.fitting import contradiction
+from cfx_jax.weights.preprocessing import Preprocessing, read_preprocessing
 
 IMAGENET = NORMALIZATIONS["imagenet"]
 SYMMETRIC = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -49,20 +49,20 @@ TIMM_NAME = {"architecture": "resnet18"}
 
 
 @pytest.fixture
-def facts(tmp_path):
+def preprocessing(tmp_path):
     """Reads what two files say."""
 
     def read(config=None, preprocessor=None):
         for name, content in (("config", config), ("preprocessor_config", preprocessor)):
             if content is not None:
                 (tmp_path / f"{name}.json").write_text(json.dumps(content))
-        return read_facts(tmp_path)
+        return read_preprocessing(tmp_path)
 
     return read
 
 
-def test_timm_says_all_of_it(facts):
-    assert facts(TIMM) == Facts(
+def test_timm_says_all_of_it(preprocessing):
+    assert preprocessing(TIMM) == Preprocessing(
         "deit_small_patch16_224",
         IMAGENET,
         (224, 224),
@@ -73,18 +73,18 @@ def test_timm_says_all_of_it(facts):
     )
 
 
-def test_what_is_known_is_told_in_words(facts):
-    assert Facts().in_words() == ""
-    assert facts(TIMM).in_words() == (
+def test_what_is_known_is_told_in_words(preprocessing):
+    assert Preprocessing().in_words() == ""
+    assert preprocessing(TIMM).in_words() == (
         "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
         "std (0.229, 0.224, 0.225); crop 0.9; bicubic resizing"
     )
-    assert Facts(crop=1.0).in_words() == "crop 1.0"
+    assert Preprocessing(crop=1.0).in_words() == "crop 1.0"
 
 
-def test_older_timm_nests_nothing(facts):
+def test_older_timm_nests_nothing(preprocessing):
     flat = TIMM["pretrained_cfg"] | {"architecture": "resnet18"}
-    assert facts(flat) == Facts(
+    assert preprocessing(flat) == Preprocessing(
         "resnet18", IMAGENET, (224, 224), (), 0.9, "bicubic", {"in_chans": 3}
     )
 
@@ -103,8 +103,8 @@ def test_older_timm_nests_nothing(facts):
         ({"architecture": {"depth": 18}, "global_pool": "max"}, {}),
     ],
 )
-def test_arguments_of_the_network_are_those_of_timm(facts, changes, arguments):
-    assert facts(TIMM | changes).arguments == arguments
+def test_arguments_of_the_network_are_those_of_timm(preprocessing, changes, arguments):
+    assert preprocessing(TIMM | changes).arguments == arguments
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_arguments_of_the_network_are_those_of_timm(facts, changes, arguments):
         ({"do_center_crop": True, "size": 224, "crop_size": 256}, None),
     ],
 )
-def test_transformers_say_what_is_cut_out_by_its_size(facts, processor, crop):
-    assert facts({}, processor).crop == crop
+def test_transformers_say_what_is_cut_out_by_its_size(preprocessing, processor, crop):
+    assert preprocessing({}, processor).crop == crop
 
 
 @pytest.mark.parametrize(
@@ -135,25 +135,27 @@ def test_transformers_say_what_is_cut_out_by_its_size(facts, processor, crop):
         ({}, {"do_flip_channel_order": True}, "give classifier.channel_order=bgr"),
     ],
 )
-def test_what_is_not_understood_is_said_and_not_followed(facts, config, processor, message, caplog):
-    found = facts(config, processor)
+def test_what_is_not_understood_is_said_and_not_followed(
+    preprocessing, config, processor, message, caplog
+):
+    found = preprocessing(config, processor)
     assert message in caplog.text
     assert (found.crop, found.normalization) == (None, None)
 
 
-def test_transformers_tell_what_the_arrays_do_not(facts):
+def test_transformers_tell_what_the_arrays_do_not(preprocessing):
     said = {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 6}
-    assert facts(TRANSFORMERS | said).arguments == said
-    assert facts(said).arguments == {}
+    assert preprocessing(TRANSFORMERS | said).arguments == said
+    assert preprocessing(said).arguments == {}
     for name, value in said.items():
-        found = contradiction(facts(TRANSFORMERS | {name: value}), "vit_t16")
+        found = contradiction(preprocessing(TRANSFORMERS | {name: value}), "vit_t16")
         assert found == f"their network has {name} {value!r}"
     usual = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_attention_heads": 3}
-    assert contradiction(facts(TRANSFORMERS | usual), "vit_t16") == ""
+    assert contradiction(preprocessing(TRANSFORMERS | usual), "vit_t16") == ""
 
 
-def test_transformers_say_it_in_two_files(facts):
-    assert facts(TRANSFORMERS, PROCESSOR) == Facts(
+def test_transformers_say_it_in_two_files(preprocessing):
+    assert preprocessing(TRANSFORMERS, PROCESSOR) == Preprocessing(
         "", SYMMETRIC, (384, 384), ("tench, Tinca tinca", "goldfish"), None, "bilinear"
     )
 
@@ -169,8 +171,8 @@ def test_transformers_say_it_in_two_files(facts):
         ({"size": "large"}, (224, 224)),
     ],
 )
-def test_what_prepares_images_says_their_size(facts, changes, size):
-    found = facts({"image_size": 224}, CONVNEXT | changes)
+def test_what_prepares_images_says_their_size(preprocessing, changes, size):
+    found = preprocessing({"image_size": 224}, CONVNEXT | changes)
     assert found.image_size == size
     assert (found.crop, found.interpolation) == (0.875, "bicubic")
 
@@ -185,8 +187,8 @@ def test_what_prepares_images_says_their_size(facts, changes, size):
         ({"image_mean": 0.25, "image_std": 0.125}, 0.25, 0.125),
     ],
 )
-def test_what_a_network_sees_is_said_for_images_in_0_to_1(facts, changes, mean, std):
-    found = facts(None, PROCESSOR | changes).normalization
+def test_what_a_network_sees_is_said_for_images_in_0_to_1(preprocessing, changes, mean, std):
+    found = preprocessing(None, PROCESSOR | changes).normalization
     assert found.mean == pytest.approx((mean,) * len(found.mean))
     assert found.std == pytest.approx((std,) * len(found.std))
 
@@ -200,8 +202,8 @@ def test_what_a_network_sees_is_said_for_images_in_0_to_1(facts, changes, mean, 
         {"image_size": [0, 3]}, {"crop_pct": -1.0},
     ],
 )  # fmt: skip
-def test_files_of_something_else_say_nothing(facts, config, caplog):
-    assert facts(config) == Facts()
+def test_files_of_something_else_say_nothing(preprocessing, config, caplog):
+    assert preprocessing(config) == Preprocessing()
     assert caplog.text == ""
 
 
@@ -216,12 +218,12 @@ def test_files_of_something_else_say_nothing(facts, config, caplog):
         ({"id2label": {"0": "a", "7": "b"}}, "names of the classes are not understood"),
     ],
 )
-def test_what_cannot_be_understood_is_named_and_not_taken(facts, config, message, caplog):
-    assert facts(config) == Facts()
+def test_what_cannot_be_understood_is_named_and_not_taken(preprocessing, config, message, caplog):
+    assert preprocessing(config) == Preprocessing()
     assert message in caplog.text
 
 
 def test_a_damaged_file_is_named_and_not_taken(tmp_path, caplog):
     (tmp_path / "config.json").write_text("{")
-    assert read_facts(tmp_path) == Facts()
+    assert read_preprocessing(tmp_path) == Preprocessing()
     assert "config.json is not read: Expecting property name" in caplog.text

@@ -6,8 +6,8 @@ from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax.config import ConfigError
-from cfx_jax.evaluate.config import EvaluateConfig, JudgesConfig
-from cfx_jax.evaluate.judges import load_judges
+from cfx_jax.evaluate.config import EvaluateConfig, TransferConfig
+from cfx_jax.evaluate.transfer_models import load_evaluation_models
 from cfx_jax.registry import weights_digest
 
 DIGIT = (28, 28, 1)
@@ -44,9 +44,9 @@ def save_weights(tmp_path):
 
 
 def load(digits, *texts, given=(), shape=DIGIT, precision="float32"):
-    config = EvaluateConfig(judges=JudgesConfig(tuple(texts)), precision=precision)
+    config = EvaluateConfig(transfer=TransferConfig(tuple(texts)), precision=precision)
     grey = cfx_jax.load_generator("grey")
-    return load_judges(config, digits, grey, shape, given)
+    return load_evaluation_models(config, digits, grey, shape, given)
 
 
 def test_one_is_called_by_its_name_and_two_of_a_name_by_their_weights(digits, save_weights):
@@ -59,19 +59,20 @@ def test_one_is_called_by_its_name_and_two_of_a_name_by_their_weights(digits, sa
 
 
 def test_judges_enter_the_identity(digits, save_weights):
-    assert load(digits).identity()["judge_classifiers"] == []
-    judges = load(digits, f"mnist_cnn={save_weights(0.5)}", given=[digits])
-    digests = [weights_digest(judge.params) for judge in judges.classifiers.values()]
+    assert load(digits).identity()["transfer_classifiers"] == []
+    models = load(digits, f"mnist_cnn={save_weights(0.5)}", given=[digits])
+    digests = [weights_digest(other.params) for other in models.classifiers.values()]
     assert [
-        (judge["name"], judge["weights_digest"]) for judge in judges.identity()["judge_classifiers"]
+        (other["name"], other["weights_digest"])
+        for other in models.identity()["transfer_classifiers"]
     ] == [("mnist_cnn", digests[0]), ("digits", digests[1])]
     assert digests[0] != digests[1]
 
 
 def test_judges_compute_in_the_precision_of_the_evaluation(digits, save_weights):
     text = f"mnist_cnn={save_weights(0.5)}"
-    judges = load(digits, text, given=[digits], precision="bfloat16")
-    kinds = [judge.params for judge in judges.classifiers.values()]
+    models = load(digits, text, given=[digits], precision="bfloat16")
+    kinds = [other.params for other in models.classifiers.values()]
     assert kinds[0]["dense"]["kernel"].dtype == kinds[1].dtype == "bfloat16"
 
 
@@ -92,7 +93,7 @@ def test_images_that_a_judge_does_not_take_are_refused(shape, digits, save_weigh
 
 
 def test_weights_that_are_not_there_are_named(digits):
-    with pytest.raises(ConfigError, match=r"judges\.classifiers: .*no/such"):
+    with pytest.raises(ConfigError, match=r"transfer\.classifiers: .*no/such"):
         load(digits, "mnist_cnn=no/such")
 
 

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import Problem, classify_infilled, succeeds
-from cfx_jax.fido.settings import SETTLING_MASKS, SETTLING_ROUNDS
-from cfx_jax.fido.settling import LevelSearch
+from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
+from cfx_jax.fido.threshold import ThresholdSearch
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
 """Hard masks drawn by `finish` to judge the learnt distribution."""
-NUM_BARE = 4
+NUM_FULL_INFILLS = 4
 """In-fills of the whole image by which is seen whether the in-fill decides by itself."""
 
 
-class Verdict(NamedTuple):
+class HardMaskResult(NamedTuple):
     """What hard masks drawn from a learnt distribution do.
 
     Attributes:
@@ -49,10 +49,10 @@ class _Rows(NamedTuple):
 
     mask_keys: jax.Array
     fill_keys: jax.Array
-    is_bare: jax.Array
+    is_full_infill: jax.Array
 
 
-def judge(
+def evaluate_hard_masks(
     key: jax.Array,
     pixels: KeepMap,
     problem: Problem,
@@ -61,9 +61,9 @@ def judge(
     *,
     law: MaskLaw,
     num_masks: int = NUM_HARD_MASKS,
-    bare_key: jax.Array | None = None,
+    full_infill_key: jax.Array | None = None,
     at_once: int = 1,
-) -> Verdict:
+) -> HardMaskResult:
     """Draws hard masks and sees what they do to the classifier.
 
     Masks are drawn rather than the probability cut at 1/2: a distribution whose samples preserve
@@ -77,19 +77,19 @@ def judge(
         generator: fills the holes.
         law: of the masks that were optimised.
         num_masks: how many are drawn.
-        bare_key: random key of in-fills of the whole image; None looks at none.
+        full_infill_key: random key of in-fills of the whole image; None looks at none.
         at_once: masks looked at together at most, for their memory.
 
     Returns:
-        A `Verdict`.
+        A `HardMaskResult`.
     """
-    rows = _rows_to_judge(key, num_masks, bare_key)
-    total = len(rows.is_bare)
+    rows = _evaluation_rows(key, num_masks, full_infill_key)
+    total = len(rows.is_full_infill)
     # Parts of one size, or there would be a second loop for the rest.
     size = next(size for size in range(min(at_once, total), 0, -1) if total % size == 0)
-    look = _looker(problem, classifier, generator, law)
+    look = _make_evaluator(problem, classifier, generator, law)
 
-    def look_at_some(
+    def evaluate_chunk(
         first: jax.Array, some: tuple[jax.Array, _Rows]
     ) -> tuple[jax.Array, jax.Array]:
         place, part = some
@@ -97,78 +97,78 @@ def judge(
         return jnp.where(place == 0, infilled, first), logits
 
     places, first = jnp.arange(total // size), jnp.zeros_like(problem.image)
-    infilled, logits = jax.lax.scan(look_at_some, first, (places, _part(rows, size)))
-    return _conclude(infilled, logits.reshape(total, -1), num_masks, problem, classifier)
+    infilled, logits = jax.lax.scan(evaluate_chunk, first, (places, _part(rows, size)))
+    return _summarize(infilled, logits.reshape(total, -1), num_masks, problem, classifier)
 
 
-def settle_and_judge(
-    settle_key: jax.Array,
+def search_and_evaluate(
+    search_key: jax.Array,
     key: jax.Array,
-    search: LevelSearch,
+    search: ThresholdSearch,
     problem: Problem,
     classifier: Classifier,
     generator: Generator,
     *,
     law: MaskLaw,
-    bare_key: jax.Array,
-) -> tuple[jax.Array, Verdict]:
+    full_infill_key: jax.Array,
+) -> tuple[jax.Array, HardMaskResult]:
     """Finds the level of a learnt map, then judges the map at this level, in one loop.
 
     Args:
-        settle_key: random key of the masks that choose the level.
+        search_key: random key of the masks that choose the level.
         key: random key of the masks that judge.
         search: for the level.
         problem: the image and what is asked of it.
         classifier: the model explained.
         generator: fills the holes.
         law: of the masks that were optimised.
-        bare_key: random key of in-fills of the whole image.
+        full_infill_key: random key of in-fills of the whole image.
 
     Returns:
-        The cells at the level found, float32 `[h, w]`, and the `Verdict` on them.
+        The cells at the level found, float32 `[h, w]`, and the `HardMaskResult` on them.
     """
     height, width = problem.image.shape[:2]
-    judged = _rows_to_judge(key, NUM_HARD_MASKS, bare_key)
-    total = len(judged.is_bare)
+    judged = _evaluation_rows(key, NUM_HARD_MASKS, full_infill_key)
+    total = len(judged.is_full_infill)
     # Rows that make up the last part are looked at again, and left out of the verdict.
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SETTLING_MASKS]]), judged)
-    rows = jax.tree.map(lambda *a: jnp.concatenate(a), _rows_to_settle(settle_key), padded)
-    parts = _part(rows, SETTLING_MASKS)
-    look = _looker(problem, classifier, generator, law)
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SEARCH_MASKS]]), judged)
+    rows = jax.tree.map(lambda *a: jnp.concatenate(a), _search_rows(search_key), padded)
+    parts = _part(rows, SEARCH_MASKS)
+    look = _make_evaluator(problem, classifier, generator, law)
 
-    def look_at_some(
-        carried: tuple[LevelSearch, jax.Array], some: tuple[jax.Array, _Rows]
-    ) -> tuple[tuple[LevelSearch, jax.Array], jax.Array]:
+    def evaluate_chunk(
+        carried: tuple[ThresholdSearch, jax.Array], some: tuple[jax.Array, _Rows]
+    ) -> tuple[tuple[ThresholdSearch, jax.Array], jax.Array]:
         (search, first), (place, part) = carried, some
-        is_search = place < SETTLING_ROUNDS
-        cells = jnp.where(is_search, search.tried(), search.found())
+        is_search = place < SEARCH_STEPS
+        cells = jnp.where(is_search, search.candidate(), search.result())
         infilled, logits = look(law.keep_map(cells, (height, width)), part)
-        reached = problem.direction * problem.question.lead(logits, classifier)
-        narrowed = search.narrow(reached)
+        reached = problem.direction * problem.question.logit_margin(logits, classifier)
+        narrowed = search.update(reached)
         search = jax.tree.map(lambda new, old: jnp.where(is_search, new, old), narrowed, search)
-        return (search, jnp.where(place == SETTLING_ROUNDS, infilled, first)), logits
+        return (search, jnp.where(place == SEARCH_STEPS, infilled, first)), logits
 
-    places, first = jnp.arange(len(parts.is_bare)), jnp.zeros_like(problem.image)
-    (search, infilled), logits = jax.lax.scan(look_at_some, (search, first), (places, parts))
-    logits = logits[SETTLING_ROUNDS:].reshape(len(padded.is_bare), -1)[:total]
-    return search.found(), _conclude(infilled, logits, NUM_HARD_MASKS, problem, classifier)
+    places, first = jnp.arange(len(parts.is_full_infill)), jnp.zeros_like(problem.image)
+    (search, infilled), logits = jax.lax.scan(evaluate_chunk, (search, first), (places, parts))
+    logits = logits[SEARCH_STEPS:].reshape(len(padded.is_full_infill), -1)[:total]
+    return search.result(), _summarize(infilled, logits, NUM_HARD_MASKS, problem, classifier)
 
 
-def _rows_to_judge(key: jax.Array, num_masks: int, bare_key: jax.Array | None) -> _Rows:
+def _evaluation_rows(key: jax.Array, num_masks: int, full_infill_key: jax.Array | None) -> _Rows:
     """Masks first, then in-fills of the whole image."""
     keys = jax.vmap(jax.random.split)(jax.random.split(key, num_masks))
     mask_keys, fill_keys = keys[:, 0], keys[:, 1]
-    if bare_key is not None:
-        bare_keys = jax.random.split(bare_key, NUM_BARE)
+    if full_infill_key is not None:
+        bare_keys = jax.random.split(full_infill_key, NUM_FULL_INFILLS)
         mask_keys, fill_keys = (jnp.concatenate([k, bare_keys]) for k in (mask_keys, fill_keys))
     return _Rows(mask_keys, fill_keys, jnp.arange(len(fill_keys)) >= num_masks)
 
 
-def _rows_to_settle(key: jax.Array) -> _Rows:
+def _search_rows(key: jax.Array) -> _Rows:
     def split(key: jax.Array) -> jax.Array:
-        return jax.random.split(key, SETTLING_MASKS)
+        return jax.random.split(key, SEARCH_MASKS)
 
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, SETTLING_ROUNDS))
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, SEARCH_STEPS))
     mask_keys, fill_keys = (jax.vmap(split)(keys[:, i]).reshape(-1) for i in range(2))
     return _Rows(mask_keys, fill_keys, jnp.zeros(len(fill_keys), bool))
 
@@ -177,34 +177,34 @@ def _part(rows: _Rows, size: int) -> _Rows:
     return jax.tree.map(lambda array: array.reshape(-1, size), rows)
 
 
-def _looker(
+def _make_evaluator(
     problem: Problem, classifier: Classifier, generator: Generator, law: MaskLaw
 ) -> Callable[[KeepMap, _Rows], tuple[jax.Array, jax.Array]]:
     """Returns what looks at masks: the image under the first, `[H, W, C]`, and logits `[S, K]`."""
 
-    def look_at_one(pixels: KeepMap, row: _Rows) -> tuple[jax.Array, jax.Array]:
-        mask = jnp.where(row.is_bare, 0.0, law.draw_hard(row.mask_keys, pixels))
+    def evaluate_one(pixels: KeepMap, row: _Rows) -> tuple[jax.Array, jax.Array]:
+        mask = jnp.where(row.is_full_infill, 0.0, law.draw_hard(row.mask_keys, pixels))
         infilled, logits = classify_infilled(
             problem, mask, mask, row.fill_keys, classifier, generator
         )
         return infilled[0], logits[0]
 
     def look(pixels: KeepMap, rows: _Rows) -> tuple[jax.Array, jax.Array]:
-        infilled, logits = jax.vmap(look_at_one, in_axes=(None, 0))(pixels, rows)
+        infilled, logits = jax.vmap(evaluate_one, in_axes=(None, 0))(pixels, rows)
         return infilled[0], logits
 
     return look
 
 
-def _conclude(
+def _summarize(
     infilled: jax.Array,
     logits: jax.Array,
     num_masks: int,
     problem: Problem,
     classifier: Classifier,
-) -> Verdict:
+) -> HardMaskResult:
     bare, logits = logits[num_masks:], logits[:num_masks]
-    return Verdict(
+    return HardMaskResult(
         log_odds=jnp.mean(problem.question.log_odds(logits, classifier)),
         success_rate=jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32)),
         infilled=infilled,

@@ -9,11 +9,11 @@ from scipy import ndimage
 import cfx_jax
 from cfx_jax import Classifier, Status
 from cfx_jax.fido.explanation import assign_status
-from cfx_jax.fido.judging import judge, settle_and_judge
+from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
-from cfx_jax.fido.settling import begin_search
+from cfx_jax.fido.threshold import start_search
 
 SIZE = 32
 KEY = jax.random.key(0)
@@ -30,15 +30,15 @@ def black():
     return cfx_jax.load_generator("grey").replace(apply=lambda _, x, mask, key: jnp.zeros_like(x))
 
 
-def settle_alone(cells, problem, classifier, generator, settings):
+def find_threshold_alone(cells, problem, classifier, generator, settings):
     """As `finish` does with the image's own logits."""
     original = classifier.apply(classifier.params, problem.image[None])[0]
-    lead = problem.question.lead(original, classifier)
-    search = begin_search(cells, problem.direction, lead, settings)
+    logit_margin = problem.question.logit_margin(original, classifier)
+    search = start_search(cells, problem.direction, logit_margin, settings)
     keys = jax.random.split(KEY)
     asked = problem, classifier, generator
     law = settings.mask_law
-    return settle_and_judge(KEY, keys[0], search, *asked, law=law, bare_key=keys[1])[0]
+    return search_and_evaluate(KEY, keys[0], search, *asked, law=law, full_infill_key=keys[1])[0]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -51,7 +51,7 @@ def test_the_smallest_level_that_holds_is_found(objective, share, black):
     )
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
-    cells = settle_alone(slope, problem, classifier, black, settings)
+    cells = find_threshold_alone(slope, problem, classifier, black, settings)
     pixels = settings.mask_law.keep_map(cells, (SIZE, SIZE))
     # Above the share for SSR, below for SDR, by the reserve of half a logit, which is 5 % of the
     # image, the step of the bisection, which is 4 %, and what the masks vary.
@@ -67,14 +67,14 @@ def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
     never = Classifier(params=2.0 if objective == "ssr" else -1.0, apply=count_white)
     settings = get_settings("region", mask_size=4, sharpness=3.0)
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
-    cells = settle_alone(jnp.zeros((4, 4)), problem, never, black, settings)
+    cells = find_threshold_alone(jnp.zeros((4, 4)), problem, never, black, settings)
     keep = settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep
     np.testing.assert_allclose(keep, kept, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
-    """Its lead on the whole image is half a logit, the reserve of a large margin."""
+    """Its logit_margin on the whole image is half a logit, the reserve of a large margin."""
 
     def whisper(share, images):
         return 0.1 * count_white(share, images)
@@ -83,23 +83,25 @@ def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
     settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
-    cells = settle_alone(slope, problem, classifier, black, settings)
+    cells = find_threshold_alone(slope, problem, classifier, black, settings)
     kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
     assert 0.5 < kept < 0.85 if objective == "ssr" else 0.15 < kept < 0.5
 
 
 def test_where_only_the_whole_image_has_the_reserve_it_is_not_taken(black):
-    """All but the whole image have a lead of 0.3, and the whole one of 5.3."""
+    """All but the whole image have a logit_margin of 0.3, and the whole one of 5.3."""
 
     def jump(share, images):
         area = images.mean((1, 2, 3))
-        lead = jnp.where(area > share, 0.3, -5.0) + jnp.where(area > 0.999, 5.0, 0.0)
-        return jnp.stack([jnp.zeros_like(lead), lead], axis=1)
+        logit_margin = jnp.where(area > share, 0.3, -5.0) + jnp.where(area > 0.999, 5.0, 0.0)
+        return jnp.stack([jnp.zeros_like(logit_margin), logit_margin], axis=1)
 
     settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
     slope = jnp.broadcast_to(jnp.linspace(6.0, -6.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), "ssr")
-    cells = settle_alone(slope, problem, Classifier(params=0.3, apply=jump), black, settings)
+    cells = find_threshold_alone(
+        slope, problem, Classifier(params=0.3, apply=jump), black, settings
+    )
     kept = float(settings.mask_law.keep_map(cells, (SIZE, SIZE)).keep.mean())
     # The first level tried keeps half, and two more a sixth of the image more.
     assert 0.6 < kept < 0.75
@@ -151,13 +153,13 @@ def test_evaluations_are_counted():
 def test_a_search_halves_what_is_left(reached):
     """Towards more where too few hold; 7 of 8 are less than nine tenths."""
     settings = get_settings("region")
-    search = begin_search(jnp.zeros((2, 2)), jnp.float32(1.0), jnp.float32(2.0), settings)
-    assert float(search.enough) == 0.5
-    after = search.narrow(jnp.asarray(reached))
+    search = start_search(jnp.zeros((2, 2)), jnp.float32(1.0), jnp.float32(2.0), settings)
+    assert float(search.reserve) == 0.5
+    after = search.update(jnp.asarray(reached))
     expected = (-8.0, 0.0) if reached == [3.0] * 8 else (0.0, 8.0)
     assert (float(after.low), float(after.high)) == expected
-    assert float(after.barely) == (0.0 if min(reached) > 0 else 8.0)
-    np.testing.assert_allclose(after.tried(), 3.0 * np.full((2, 2), sum(expected) / 2))
+    assert float(after.high_without_reserve) == (0.0 if min(reached) > 0 else 8.0)
+    np.testing.assert_allclose(after.candidate(), 3.0 * np.full((2, 2), sum(expected) / 2))
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
@@ -168,10 +170,14 @@ def test_the_verdict_is_that_of_the_map_found(objective, black):
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     asked, law = (problem, classifier, black), settings.mask_law
-    search = begin_search(slope, problem.direction, jnp.float32(6.0), settings)
+    search = start_search(slope, problem.direction, jnp.float32(6.0), settings)
     keys = jax.random.split(KEY, 3)
-    cells, verdict = settle_and_judge(keys[0], keys[1], search, *asked, law=law, bare_key=keys[2])
+    cells, result = search_and_evaluate(
+        keys[0], keys[1], search, *asked, law=law, full_infill_key=keys[2]
+    )
     pixels = law.keep_map(cells, (SIZE, SIZE))
-    alone = judge(keys[1], pixels, *asked, law=law, bare_key=keys[2], at_once=3)
+    alone = evaluate_hard_masks(
+        keys[1], pixels, *asked, law=law, full_infill_key=keys[2], at_once=3
+    )
     assert np.ptp(alone.logits[:, 1]) > 0.5
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), verdict, alone)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result, alone)

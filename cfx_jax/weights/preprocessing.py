@@ -18,11 +18,11 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # numbers of Pillow
 # Arguments of networks that timm may name outside of `model_args`.
 _ARGUMENTS = ("global_pool", "in_chans", "output_stride", "act_layer")
-_TOLD_BY_TRANSFORMERS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+_TRANSFORMERS_KEYS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 _logger = logging.getLogger(__name__)
 
 
-class Facts(NamedTuple):
+class Preprocessing(NamedTuple):
     """What is said about weights; a field is empty where nothing is.
 
     Attributes:
@@ -55,7 +55,7 @@ class Facts(NamedTuple):
         return "; ".join(said)
 
 
-def read_facts(folder: pathlib.Path) -> Facts:
+def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
     """Reads what the two files in a folder say, where they are there.
 
     What is there and cannot be understood is named in a warning and counts as not there.
@@ -80,7 +80,7 @@ def read_facts(folder: pathlib.Path) -> Facts:
             "beside the weights do_flip_channel_order is not followed; the network takes blue "
             "first: give classifier.channel_order=bgr"
         )
-    return Facts(
+    return Preprocessing(
         architecture if isinstance(architecture, str) else "",
         _normalization(timm, preprocessor),
         _image_size(timm, preprocessor),
@@ -185,7 +185,7 @@ def _transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers says of a network that its arrays do not tell."""
     if not isinstance(config.get("model_type"), str):
         return {}
-    return {name: config[name] for name in _TOLD_BY_TRANSFORMERS if config.get(name) is not None}
+    return {name: config[name] for name in _TRANSFORMERS_KEYS if config.get(name) is not None}
 
 
 def _class_names(timm: Mapping[str, Any]) -> tuple[str, ...]:
