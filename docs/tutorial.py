@@ -61,9 +61,9 @@ kept = cfx_jax.explain(key, classifier, generator, images, classes, mode="quick"
 # %% [markdown]
 # ## Inspect the result
 #
-# From left to right: the photograph with the probability of its class; the saliency, with a line
-# around the region (saliency above 1/2); and the photograph with everything else in-filled, under
-# one hard mask.
+# From left to right: the photograph with the probability of its class; the saliency, with an
+# outline of the most important pixels, which contain half of the total saliency; and the photograph
+# with everything else in-filled, under one hard mask.
 
 # %% picture="ssr" alt="A cat, espresso, a rocket; regions that suffice; the rest in-filled"
 figure(kept, images, class_names=classifier.class_names)
