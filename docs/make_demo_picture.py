@@ -1,4 +1,4 @@
-"""Puts the pictures of a finished demo side by side, as the README shows them.
+"""Writes the pictures of a finished demo side by side, for the README.
 
 python docs/make_demo_picture.py runs/demo docs/images/demo.jpg
 """
@@ -12,7 +12,7 @@ from cfx_jax.runs.explanations import Explanations
 
 
 def main(workdir: str, target: str) -> None:
-    """Reads the records in `workdir` and writes `target`, one row an example."""
+    """Reads the records in `workdir` and writes the picture `target`, one row per example."""
     run = Explanations(workdir)
     rows = []
     for index in run.complete.nonzero()[0].tolist():

@@ -2,7 +2,8 @@
 
 python docs/make_tutorial.py
 
-Both are committed, so that the site is built in seconds and the page can be read without it.
+The page and the pictures are committed, so that the site builds in seconds and the page can be read
+in the repository.
 """
 
 import base64
@@ -19,7 +20,7 @@ SOURCE = DOCS / "tutorial.py"
 PAGE = DOCS / "tutorial.md"
 PICTURES = DOCS / "images"
 _HEAD = "---\nhide: [navigation]\n---\n\n<!-- Made of tutorial.py by make_tutorial.py. -->\n\n"
-_SECONDS = 1200  # that a cell may take
+_SECONDS = 1200  # time limit of a cell
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
 
 
 def run(notebook: Any) -> Any:
-    """Runs all cells of a notebook in a process of their own; an error in one ends it."""
+    """Runs all cells of a notebook in a separate process; an error in a cell stops it."""
     nbclient.NotebookClient(notebook, timeout=_SECONDS, kernel_name="python3").execute()
     return notebook
 
@@ -46,7 +47,10 @@ def write_source(cell: Any) -> str:
 
 
 def write_outputs(cell: Any) -> list[str]:
-    """Returns what a cell has printed, in a fence, and its picture, which is written to a file."""
+    """Returns the printed output of a cell in a fence, and a link to its picture.
+
+    The picture is written to a file.
+    """
     outputs = cell.get("outputs", [])
     parts = []
     if printed := "".join(out.text for out in outputs if out.get("name") == "stdout").rstrip():

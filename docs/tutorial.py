@@ -13,11 +13,11 @@
 # %% [markdown]
 # # Tutorial
 #
-# Explain three photographs, look at what comes out, ask other questions, bring a model of your
-# own, explain a whole folder, read what it wrote, compare it with Grad-CAM, and see when a mask
-# must not be believed. It takes a few minutes on two cores, and needs no download. Install the
-# package first: `python -m pip install '.[docs]'` in a checkout brings the kernel of Jupyter and
-# xarray, too. This page is also [a notebook](tutorial.py).
+# In this tutorial you explain three photographs, inspect the results, change the question, use
+# your own model, explain a whole folder, read its records, compare a mask with Grad-CAM, and see
+# when a mask is not reliable. It takes a few minutes on two cores and needs no download. Install
+# the package first: `python -m pip install '.[docs]'` in a checkout also installs the Jupyter
+# kernel and xarray. This page is also [a notebook](tutorial.py).
 
 # %%
 import pathlib
@@ -38,9 +38,9 @@ from cfx_jax.report import figure
 # %% [markdown]
 # ## Explain three photographs
 #
-# Three things are needed: images in [0, 1], a classifier, and a generator that fills holes. All
-# three come with the package; the classifier is EfficientNet-Lite0 with its published weights, and
-# knows the 1,000 classes of ImageNet.
+# You need three things: images in [0, 1], a classifier, and a generator that in-fills holes. The
+# package includes all three. The classifier is EfficientNet-Lite0 with its published weights for
+# the 1,000 classes of ImageNet.
 
 # %%
 images, classes = cfx_jax.demo_images()
@@ -50,28 +50,30 @@ key = jax.random.key(0)
 print(images.shape, [classifier.class_names[c] for c in classes])
 
 # %% [markdown]
-# One call learns a mask for each image. The default question is SSR: the smallest region that
-# keeps the decision when everything else is filled in. The first call compiles; the next one of
-# the same shape does not. The mode `quick` takes half of the evaluations of the default, `region`.
+# One call learns a mask for each image. The default objective is SSR: the smallest region that
+# keeps the prediction when everything else is in-filled. The first call compiles; later calls
+# with the same shapes do not. The mode `quick` takes half of the evaluations of the default mode,
+# `region`.
 
 # %%
 kept = cfx_jax.explain(key, classifier, generator, images, classes, mode="quick")
 
 # %% [markdown]
-# ## Look
+# ## Inspect the result
 #
-# From left to right: the photograph with the probability of its class; what matters, with a line
-# around the region that holds half of the map; and the photograph with everything else filled in,
-# under one hard mask.
+# From left to right: the photograph with the probability of its class; the saliency, with an
+# outline of the most important pixels, which contain half of the total saliency; and the photograph
+# with everything else in-filled, under one hard mask.
 
-# %% picture="ssr" alt="A cat, espresso, a rocket; what suffices; all else filled in"
+# %% picture="ssr" alt="A cat, espresso, a rocket; regions that suffice; the rest in-filled"
 figure(kept, images, class_names=classifier.class_names)
 
 
 # %% [markdown]
-# The numbers behind the picture are plain arrays with one row an image. `success_rate` is the
-# share of 32 hard masks, drawn from what was learnt, that do what was asked; `status` says in one
-# word what became of it. (A notebook that ends a cell with `kept` shows all of this as a table.)
+# The numbers behind the picture are plain arrays with one row per image. `success_rate` is the
+# share of 32 hard masks, drawn from the learnt distribution, that keep (SSR) or flip (SDR) the
+# prediction; `status` is the outcome in one word. (In a notebook, a cell that ends with `kept`
+# shows all of this as a table.)
 
 
 # %%
@@ -80,7 +82,7 @@ def tell(explanation):
         print(
             f"{classifier.class_names[target]:13}",
             f"keeps {explanation.kept_area[row]:4.0%} of the image,",
-            f"{explanation.success_rate[row]:4.0%} of hard masks do what is asked:",
+            f"{explanation.success_rate[row]:4.0%} of hard masks succeed:",
             cfx_jax.Status(int(explanation.status[row])).name,
         )
 
@@ -88,23 +90,23 @@ def tell(explanation):
 tell(kept)
 
 # %% [markdown]
-# The cat is `MISCLASSIFIED`: the network calls it a *tiger cat*, and a region cannot keep a
-# decision that is not made. Without `classes`, the predicted class is explained.
+# The cat is `MISCLASSIFIED`: the network predicts *tiger cat*, and a region cannot keep a
+# prediction that the network does not make. Without `classes`, the predicted class is explained.
 #
-# ## Change the goal
+# ## Change the objective
 #
-# SDR asks the opposite: which smallest region has to be filled for the decision to change?
+# SDR is the opposite: the smallest region whose in-filling flips the prediction.
 
-# %% picture="sdr" alt="The photographs; what has to go; the pictures filled there"
+# %% picture="sdr" alt="The photographs; regions to be removed; the photographs in-filled there"
 dropped = cfx_jax.explain(key, classifier, generator, images, objective="sdr", mode="quick")
 tell(dropped)
 figure(dropped, images, class_names=classifier.class_names)
 
 # %% [markdown]
-# "Why this class rather than that one?" is a `contrast`. Both names of the cat are of cats, so
-# what they share does not count: what speaks for *tiger cat* against *Egyptian cat*?
+# The question "Why this class rather than that one?" is a `contrast`. Both classes are cats, so
+# evidence for both does not count: which region supports *tiger cat* rather than *Egyptian cat*?
 
-# %% picture="contrast" alt="The cat; what speaks for tiger cat; all else filled in"
+# %% picture="contrast" alt="The cat; the region that supports tiger cat; everything else in-filled"
 tiger, egyptian = (classifier.class_names.index(name) for name in ("tiger cat", "Egyptian cat"))
 rather = cfx_jax.explain(
     key, classifier, generator, images[:1], jnp.array([tiger]), contrast=egyptian
@@ -113,13 +115,13 @@ tell(rather)
 figure(rather, images[:1], class_names=classifier.class_names)
 
 # %% [markdown]
-# Every number of the method can be set, too: `cfx_jax.explain(..., num_steps=30, mask_size=28)`.
-# What they do stands in [choosing goal, in-fill and mode](choose.md).
+# You can also change every setting of the method: `cfx_jax.explain(..., num_steps=30,
+# mask_size=28)`. They are described in [choosing objective, in-fill and mode](choose.md).
 #
 # ## Your own model
 #
-# Any function from parameters and images to logits will do. This one votes for the colour that an
-# image has most of, so we know the right answer: what is blue should decide for *blue*.
+# A classifier can be any function from parameters and images to logits. This one predicts the
+# dominant colour of an image, so the right answer is known: the blue parts should support *blue*.
 
 
 # %%
@@ -140,14 +142,14 @@ why_blue = cfx_jax.explain(
 print([cfx_jax.Status(int(code)).name for code in why_blue.status])
 
 # %% [markdown]
-# `check` runs the model on two images and says what is wrong with it: probabilities for logits,
-# dropout left on, and so on. For Flax, Keras, Equinox and PyTorch there are adapters: [your own
-# model](own_model.md).
+# `check` runs the model on two images and reports problems: probabilities instead of logits,
+# active dropout, and so on. There are adapters for Flax, Keras, Equinox and PyTorch, see [your
+# own model](own_model.md).
 #
-# Only the photograph in which blue is ahead of red is explained; of the others it says that the
-# decision is not made. Where it is, what has to go is blue:
+# Only the photograph with more blue than red is explained; the other two are `MISCLASSIFIED`. In
+# the explained one, the region that has to be removed is blue:
 
-# %% picture="own" alt="A photograph; its blue parts; the picture with them in grey"
+# %% picture="own" alt="A photograph; its blue parts; the photograph with these parts in grey"
 found = int(np.argmax(np.asarray(why_blue.status) == cfx_jax.Status.OK))
 figure(
     jax.tree.map(lambda leaf: leaf[found], why_blue), small[found], class_names=colours.class_names
@@ -156,10 +158,11 @@ figure(
 # %% [markdown]
 # ## A whole folder
 #
-# `cfx_jax.run` does what the command `python -m cfx_jax.main` does: it reads images in units,
-# explains them on all devices, writes records as it goes, and goes on where it was stopped. Only
-# the page and the table in the end are the command's. Here are three files in a folder; a third of
-# the steps is enough for a look, and no label is given, so the predicted class is explained.
+# `cfx_jax.run` does the same as the command `python -m cfx_jax.main`: it reads images in units,
+# explains them on all devices, writes records during the run, and resumes where it was stopped.
+# Only the gallery and the table at the end are left to the command. Here the folder contains
+# three files. A third of the steps is enough for this tutorial, and no labels are given, so the
+# predicted class is explained.
 
 # %%
 home = pathlib.Path(tempfile.mkdtemp())
@@ -176,12 +179,12 @@ config = Config(
 cfx_jax.run(config, home / "run", classifier=classifier, generator=generator)
 
 # %% [markdown]
-# The command ends with a gallery to browse, too; `python -m cfx_jax.report RUN` makes it of any
-# run, also later.
+# The command also writes a gallery; `python -m cfx_jax.report RUN` writes it for any run, also
+# later.
 #
 # ## Read the records
 #
-# Everything a run found lies in `records.zarr`, and opens without this package.
+# All results of a run are in `records.zarr`, which can be read without this package.
 
 # %%
 records = xarray.open_zarr(home / "run" / "records.zarr")
@@ -189,7 +192,7 @@ print(dict(records.sizes))
 print(records[["ssr_kept_area", "ssr_success_rate"]].to_dataframe().round(2))
 
 # %% [markdown]
-# Its names travel with it, so a number of a class can be read by people. More of this is in
+# The records contain the class names, so class indices can be turned into names. For more, see
 # [reading the records](records.md).
 
 # %%
@@ -200,9 +203,9 @@ for example in records.example.values:
 # %% [markdown]
 # ## Compare with Grad-CAM
 #
-# Other methods are one call. Their maps have no scale of their own, so we ask the same of all:
-# keep as many pixels as the mask keeps, the first ones of the map, fill the rest, and look at the
-# probability of the class.
+# Other methods take one call. Maps of different methods have no common scale, so we compare their
+# effect: for each method, keep the most important pixels of its map, as many as the mask keeps,
+# in-fill the rest, and compare the probability of the class.
 
 # %%
 grad_cam = attribute("grad_cam", key, classifier, generator, images, classes)
@@ -210,7 +213,7 @@ maps = {"cfx_jax SSR": np.asarray(kept.saliency), "Grad-CAM": np.asarray(grad_ca
 
 
 def keep_most(saliency, shares):
-    """Keeps the share of each image that its map has most of: 1 = keep."""
+    """Returns masks that keep the given share of each image where its map is largest."""
     levels = [np.quantile(one, 1 - share) for one, share in zip(saliency, shares, strict=True)]
     return np.float32(saliency >= np.array(levels)[:, None, None])[..., None]
 
@@ -237,20 +240,21 @@ for row, (name, saliency) in zip(axes, maps.items(), strict=True):
     row[0].set_title(name, loc="left", fontsize=10)
 
 # %% [markdown]
-# For many images, with intervals and a dozen more methods: [comparing methods](compare.md).
+# For many images, with intervals and a dozen more methods, see [comparing methods](compare.md).
 #
 # ## Know when a mask is wrong
 #
-# A mask is an answer to a question about *this network with this in-fill*. Four looks tell whether
-# to believe it:
+# A mask answers a question about *this network with this in-fill*. Four checks show whether it is
+# reliable:
 #
-# 1. **Its status.** Anything but `OK` says that the question has no answer here, and which part of
-#    it fails.
-# 2. **Its success rate.** Below the share that was asked for (0.9), the region does not do what it
-#    is drawn for.
-# 3. **Another in-fill.** If only `gated_unet` keeps the decision, its painting is part of the
-#    answer.
-# 4. **The picture.** If the filled picture shows the object again, the in-fill has redrawn it.
+# 1. **Its status.** Any status other than `OK` means that the mask does not answer the question,
+#    and gives the reason.
+# 2. **Its success rate.** Below the required share (0.9), the region does not keep (SSR) or flip
+#    (SDR) the prediction reliably.
+# 3. **Another in-fill.** If the prediction is kept with `gated_unet` only, the in-fill is part of
+#    the answer.
+# 4. **The picture.** If the in-filled picture shows the object again, the generator has redrawn
+#    it.
 
 # %%
 tell(kept)
@@ -260,6 +264,7 @@ for name in ("gated_unet", "blur", "local_mean", "grey"):
     print(f"{name:11} in the holes:", probability(filled).round(2))
 
 # %% [markdown]
-# The rocket, last in each row, has more than before with one of the four fills, two thirds of it
-# with `blur`, and nothing with the others. So say "kept with `gated_unet`", not "kept". What a mask
-# proves, what it does not, and when another tool is the better one: [concepts](concepts.md).
+# The probability of the rocket, last in each row, is higher than before with one of the four
+# in-fills, two thirds of the original with `blur`, and zero with the others. Report "kept with
+# `gated_unet`", not "kept". What a mask proves, what it does not, and when to use another tool is
+# explained in [concepts](concepts.md).

@@ -1,11 +1,11 @@
-"""An Equinox module of one image, channels first."""
+"""An Equinox module for one image, channels first."""
 
 import equinox as eqx
 import jax
 
 
 class Network(eqx.Module):
-    """A small convolutional network of ten classes."""
+    """A small convolutional network with ten classes."""
 
     first: eqx.nn.Conv2d
     second: eqx.nn.Conv2d

@@ -1,11 +1,11 @@
-"""A function of parameters and images."""
+"""A plain JAX function of parameters and images."""
 
 import jax
 import jax.numpy as jnp
 
 
 def colours(params, images):
-    """Logits of ten classes from the mean colours of quarters of the image."""
+    """Returns the logits of ten classes from the mean colours of the quarters of each image."""
     n, height, width, _ = images.shape
     quarters = images.reshape(n, 2, height // 2, 2, width // 2, 3).mean((2, 4))
     return (quarters.reshape(n, -1) - 0.5) @ params

@@ -1,16 +1,16 @@
-"""A model of keras.applications, with random weights; run with KERAS_BACKEND=jax."""
+"""A model of keras.applications with random weights; run with KERAS_BACKEND=jax."""
 
 import keras
 
 
 def build():
-    """Returns a MobileNet of ten classes with its own scaling of images, to [-1, 1]."""
+    """Returns a MobileNet with ten classes that scales its images to [-1, 1] itself."""
     keras.utils.set_random_seed(0)
     network = keras.applications.MobileNet(
         input_shape=(64, 64, 3), alpha=0.25, weights=None, classes=10, classifier_activation=None
     )
     for variable in network.trainable_variables:
-        # As they are drawn, and without training, little is left of an image at the end.
+        # Without training, the logits of the default random weights hardly depend on the image.
         if "kernel" in variable.name:
             variable.assign(4.5 * variable)
     images = keras.Input((64, 64, 3))

@@ -1,4 +1,4 @@
-"""A module of Flax Linen."""
+"""A Flax Linen module."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 class Network(nn.Module):
-    """A small convolutional network of ten classes."""
+    """A small convolutional network with ten classes."""
 
     @nn.compact
     def __call__(self, images, train):

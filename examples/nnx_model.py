@@ -1,10 +1,10 @@
-"""A module of Flax NNX."""
+"""A Flax NNX module."""
 
 from flax import nnx
 
 
 class Network(nnx.Module):
-    """A small convolutional network of ten classes."""
+    """A small convolutional network with ten classes."""
 
     def __init__(self, rngs):
         self.first = nnx.Conv(3, 16, (5, 5), strides=4, rngs=rngs)

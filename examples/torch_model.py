@@ -1,11 +1,11 @@
-"""A PyTorch module, called back on the host: slower than a port, and on one device."""
+"""A PyTorch module, called on the host: slower than a JAX port, and on one device only."""
 
 import torch
 from torch import nn
 
 
 def build():
-    """Returns a small convolutional network of ten classes, channels first."""
+    """Returns a small convolutional network with ten classes, channels first."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 5, stride=4),

@@ -9,7 +9,7 @@ import enum
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +191,13 @@ class MaskLaw:
             shares = block_noise(_uniform, key, shape, self.block_size)
         return (shares < pixels.keep).astype(jnp.float32)[..., None]
 
-    def show(self, cells: jax.Array, size: tuple[int, int]) -> jax.Array:
+    def show(
+        self,
+        cells: Any,
+        size: tuple[int, int],
+        sigmoid: Callable[[Any], Any] = jax.nn.sigmoid,
+        enlarge: Callable[[np.ndarray, Any, np.ndarray], Any] | None = None,
+    ) -> Any:
         """Maps cells to how much each pixel is kept, in [0, 1], for people and measures.
 
         The LOGIT is upsampled here, not the probability, as in the published code, which then
@@ -203,17 +209,21 @@ class MaskLaw:
         Args:
             cells: float32 `[h, w]`.
             size: `(H, W)` of the image.
+            sigmoid: logistic function of the cells' kind of array, that of JAX or of NumPy.
+            enlarge: of that kind, `rows [H, h], cells [h, w], columns [W, w] -> [H, W]`; None is
+                that of JAX.
 
         Returns:
             float32 `[H, W]`.
         """
-        pixels = upsample(cells, size) / self.sharpness
-        keep = jax.nn.sigmoid(pixels) if self.draws else jnp.clip(pixels, 0, 1)
+        enlarge = enlarge or _enlarge
+        rows, columns = (interpolation(n, m) for n, m in zip(size, cells.shape, strict=True))
+        pixels = enlarge(rows, cells, columns) / self.sharpness
+        keep = sigmoid(pixels) if self.draws else pixels.clip(0.0, 1.0)
         if self.block_size > 1:
             rows, columns = (average_blocks(length, self.block_size) for length in size)
-            keep = _enlarge(rows, keep, columns)
             # Weights add up to one only within rounding.
-            keep = jnp.clip(keep, 0.0, 1.0)
+            keep = enlarge(rows, keep, columns).clip(0.0, 1.0)
         return keep
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.special import expit
 
 from cfx_jax.data.images import to_grey
-from cfx_jax.fido.masks import MaskLaw, average_blocks, interpolation
+from cfx_jax.fido.masks import MaskLaw
 
 _COLORMAP = "inferno"
 _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
@@ -168,21 +168,17 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
 
     In NumPy, so that a page takes no accelerator and compiles nothing for each size of an image.
     """
-    rows, columns = (
-        interpolation(length, cells) for length, cells in zip(size, logits.shape, strict=True)
-    )
     # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
-    logits = np.clip(logits.astype(np.float32) / law.sharpness, -30, 30)
+    most = 30.0 * law.sharpness
+    logits = np.clip(logits.astype(np.float32), -most, most)
     cells = logits if law.draws else expit(logits)
+    keep: np.ndarray = law.show(cells, size, expit, _enlarge)
+    return 1.0 - keep if objective == "sdr" else keep
+
+
+def _enlarge(rows: np.ndarray, cells: np.ndarray, columns: np.ndarray) -> np.ndarray:
     # In one thread: BLAS takes several for a product so flat, and is twenty times slower.
-    keep = np.einsum("yw,xw->yx", rows @ cells, columns)
-    keep = expit(keep) if law.draws else keep
-    if law.block_size > 1:
-        rows, columns = (average_blocks(length, law.block_size) for length in size)
-        keep = rows @ keep @ columns.T
-    # Weights add up to one only within rounding.
-    keep = np.clip(keep, 0.0, 1.0)
-    return np.asarray(1.0 - keep if objective == "sdr" else keep)
+    return np.asarray(np.einsum("yw,xw->yx", rows @ cells, columns))
 
 
 def draw_scale(over_photo: bool) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The page of all commands, made of their flags and of the docstrings of their configs.
+"""Generates the page of all commands from their flags and the docstrings of their configs.
 
-No field is described here: what a config's docstring does not say, the page does not know, and a
-field that it leaves out is an error.
+The descriptions of fields come only from the docstrings of the configs. A field without a
+description is an error.
 """
 
 import ast
@@ -30,16 +30,16 @@ from cfx_jax.fido.settings import Settings
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
 PACKAGE = pathlib.Path(cfx_jax.__file__).parent
-# With a config: its type, and the modules that define flags beside `command_line.py`.
+# Commands with a config: its type, and the modules that define flags in addition to `command_line.py`.
 CONFIGURED: dict[str, tuple[type, list[str]]] = {
     "cfx_jax.main": (Config, ["runs/cluster.py"]),
     "cfx_jax.evaluate": (EvaluateConfig, ["commands/evaluate.py", "runs/cluster.py"]),
     "cfx_jax.train": (TrainConfig, []),
     "cfx_jax.train_classifier": (TrainClassifierConfig, []),
 }
-# With flags only.
+# Commands with flags only.
 FLAGGED = {"cfx_jax.infill_folder": ["commands/infill_folder.py"]}
-# With arguments, by the words that lead to what is asked of them.
+# Commands with arguments, and the sub-commands whose help is shown.
 ARGUED: dict[str, list[list[str]]] = {
     "cfx_jax.records": [[], ["status"], ["verify"], ["export"]],
     "cfx_jax.report": [[]],
@@ -47,14 +47,15 @@ ARGUED: dict[str, list[list[str]]] = {
 }
 _HEAD = """# Commands and options
 
-Every command is a module, `python -m NAME`. Those that take a config are given it as
+Every command is a module, `python -m NAME`. A command that takes a config is called as follows:
 
 ```text
 python -m NAME --config=FILE --workdir=DIR --config.section.field=value
 ```
 
-FILE is a file with a function `get_config()`, or the name of one that comes with the package; every
-field can be set after it. This page is made of the docstrings of the configs, and of the flags.
+FILE is a Python file with a function `get_config()`, or the name of a config of the package. Every
+field can be set after it. This page is generated from the docstrings of the configs and from the
+flags.
 """
 
 
@@ -63,9 +64,9 @@ class Flag:
     """A flag of a command line.
 
     Attributes:
-        name: without its dashes.
-        default: as Python writes it.
-        text: what it is for.
+        name: name without its dashes.
+        default: `repr` of the default value, empty where there is none.
+        text: description.
     """
 
     name: str
@@ -89,7 +90,7 @@ def write_page() -> str:
 
 
 def read_flags(file: str) -> Iterator[Flag]:
-    """Yields the flags that a module of the package defines; without running it."""
+    """Yields the flags that a module of the package defines, without importing the module."""
     tree = ast.parse((PACKAGE / file).read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
@@ -98,28 +99,30 @@ def read_flags(file: str) -> Iterator[Flag]:
 
 
 def read_fields(config_type: type) -> dict[str, str]:
-    """Returns what the docstrings of a config type and its parents say of their fields.
+    """Returns the descriptions of fields in the docstrings of a config type and its parents.
 
-    What a config takes over from `Settings` is said there.
+    Fields that a config inherits from `Settings` are described there.
 
     Raises:
-        KeyError: of a field they say nothing.
+        KeyError: the docstrings do not describe a field.
     """
-    said: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for kind in (Settings, *reversed(config_type.__mro__[:-1])):
         docstring = griffe.Docstring(inspect.getdoc(kind) or "")
         for section in docstring.parse("google", warnings=False):
             if section.kind is griffe.DocstringSectionKind.attributes:
                 for attribute in section.value:
-                    said[attribute.name] = name_choices(attribute.description, kind.__module__)
+                    descriptions[attribute.name] = name_choices(
+                        attribute.description, kind.__module__
+                    )
     names = [field.name for field in dataclasses.fields(config_type)]
-    if missing := [name for name in names if name not in said]:
+    if missing := [name for name in names if name not in descriptions]:
         raise KeyError(f"the docstring of {config_type.__name__} does not describe {missing}")
-    return {name: said[name] for name in names}
+    return {name: descriptions[name] for name in names}
 
 
 def name_choices(text: str, module: str) -> str:
-    """Returns the text of a field with the values in place of the name of a constant."""
+    """Returns the description of a field with names of constants replaced by their values."""
 
     def name(match: re.Match[str]) -> str:
         home, _, constant = match[2].rpartition(".")
@@ -131,7 +134,7 @@ def name_choices(text: str, module: str) -> str:
 
 
 def help_of(module: str, words: list[str]) -> str:
-    """Returns what a command with arguments says of itself."""
+    """Returns the `--help` text of a command with arguments."""
     main: Callable[[], None] = importlib.import_module(module.replace(".", ".commands.")).main
     shown = io.StringIO()
     with (
@@ -150,13 +153,13 @@ def _begin(module: str) -> str:
     text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
     name = module.removeprefix("cfx_jax.")
     short = next(short for short, command in COMMANDS.items() if command.module == name)
-    return f"## {module}\n\n{text}\n\nIn short: `cfx_jax {short}`."
+    return f"## {module}\n\n{text}\n\nShort form: `cfx_jax {short}`."
 
 
 def _flag_table(files: list[str]) -> str:
     flags = itertools.chain(*map(read_flags, files))
     rows = [f"| `--{flag.name}` | {_code(flag.default)} | {_cell(flag.text)} |" for flag in flags]
-    return "\n".join(["| flag | default | |", "|---|---|---|", *rows])
+    return "\n".join(["| flag | default | description |", "|---|---|---|", *rows])
 
 
 def _config_files(config_type: type) -> str:
@@ -164,22 +167,22 @@ def _config_files(config_type: type) -> str:
     for name, path in command_line.packaged_configs(config_type).items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         rows.append(f"| `--config={name}` | {_cell(text.partition(chr(10))[0])} |")
-    return "\n".join(["| config | |", "|---|---|", *rows])
+    return "\n".join(["| config | description |", "|---|---|", *rows])
 
 
 def _sections(config_type: type) -> Iterator[str]:
     """Yields a table for the fields of a config and one for each of its sections.
 
-    What a config takes over from `Config` is said once, with that.
+    Fields inherited from `Config` are described only once, with `Config`.
     """
-    fields, said = dataclasses.fields(config_type), read_fields(config_type)
+    fields, descriptions = dataclasses.fields(config_type), read_fields(config_type)
     old = {f.name for f in dataclasses.fields(Config)} if config_type is not Config else set()
     own = [field for field in fields if field.name not in old]
     if old & {field.name for field in fields if issubclass(config_type, Config)}:
-        yield "It takes the fields of [`python -m cfx_jax.main`](#cfx_jaxmain), too."
+        yield "It also takes the fields of [`python -m cfx_jax.main`](#cfx_jaxmain)."
     elif config_type is not Config:
         own = list(fields)
-    yield _field_table("config", own, said)
+    yield _field_table("config", own, descriptions)
     for field in own:
         section = _default(field)
         if not dataclasses.is_dataclass(section):
@@ -187,7 +190,7 @@ def _sections(config_type: type) -> Iterator[str]:
         path = f"config.{field.name}"
         if config_type is not Config and type(section).__module__ == Config.__module__:
             changed = ", ".join(f"`{path}.{k}={v}`" for k, v in _changes(section))
-            yield f"`{path}` is as [of a run](#configdata), by default {changed}."
+            yield f"`{path}` has the fields [of a run](#configdata), by default {changed}."
         else:
             inner = [(one, getattr(section, one.name)) for one in dataclasses.fields(section)]
             yield f"### {path}\n\n" + _field_table(
@@ -195,18 +198,20 @@ def _sections(config_type: type) -> Iterator[str]:
             )
 
 
-def _field_table(path: str, fields: list[dataclasses.Field[Any]], said: dict[str, str]) -> str:
+def _field_table(
+    path: str, fields: list[dataclasses.Field[Any]], descriptions: dict[str, str]
+) -> str:
     rows = []
     for field in fields:
         default = _default(field)
         if dataclasses.is_dataclass(default):
             continue
         kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-        # Narrow screens break it after a dot.
+        # The line may break after the dot on narrow screens.
         name = f"<code>{path}.<wbr>{field.name}</code>"
         cells = f"{name} | `{kind.replace(' | ', ' or ')}` | `{default!r}`"
-        rows.append(f"| {cells} | {_cell(said[field.name])} |")
-    return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows])
+        rows.append(f"| {cells} | {_cell(descriptions[field.name])} |")
+    return "\n".join(["| field | type | default | description |", "|---|---|---|---|", *rows])
 
 
 def _changes(section: Any) -> Iterator[tuple[str, Any]]:

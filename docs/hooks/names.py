@@ -1,6 +1,6 @@
-"""An extension of griffe: what docstrings of this package have that others do not.
+"""Griffe extension for two conventions of this package's docstrings.
 
-Names in their text become links to where they are told, and an `Example:` is code.
+Names in their text become links to their documentation, and the content of `Example:` is code.
 """
 
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 import griffe
 
-# Griffe knows the section by its plural only, and takes the singular for a remark.
+# Griffe knows this section only as `Examples:` and treats the singular as an admonition.
 _EXAMPLE = re.compile(r"^Example:\n((?:    .*\n?|\n)+)", re.MULTILINE)
 _NAME = re.compile(r"(?<!`)`((?:cfx_jax\.)?[A-Za-z_][\w.]*)`(?!`)")
 
@@ -17,7 +17,7 @@ class Names(griffe.Extension):
     """Links `cfx_jax.a.b`, and the names of the package itself, such as `Explanation`."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Goes through all docstrings of a package."""
+        """Rewrites all docstrings of a package."""
         _link(pkg, {name: f"{pkg.path}.{name}" for name in pkg.exports or ()})
 
 
@@ -33,7 +33,7 @@ def _link(owner: griffe.Module | griffe.Class, public: dict[str, str]) -> None:
 
 
 def write_example(match: re.Match[str]) -> str:
-    """Returns a section of examples; one that is no session of Python in a fence."""
+    """Returns an `Examples:` section; code without `>>>` prompts is put in a fence."""
     code = match[1]
     if not code.lstrip().startswith(">>>"):
         code = f"    ```python\n{code.rstrip()}\n    ```\n"
@@ -41,7 +41,7 @@ def write_example(match: re.Match[str]) -> str:
 
 
 def link_names(text: str, public: dict[str, str]) -> str:
-    """Returns a docstring with links; a name that has no place on the site stays as it is."""
+    """Returns a docstring with links; a name without a page on the site is left unchanged."""
 
     def link(match: re.Match[str]) -> str:
         name = match[1]

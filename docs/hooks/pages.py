@@ -1,7 +1,7 @@
-"""Hooks of mkdocs: pages that are made of other files of the checkout, and links to these.
+"""MkDocs hooks: generate pages from other files of the checkout, and redirect links to them.
 
-What a page is made of stays where people look for it without a site: the changes in CHANGELOG.md,
-the examples beside their code, the fields of a config in its docstring.
+The sources stay where a reader of the repository expects them: the changes in CHANGELOG.md, the
+examples next to their code, the fields of a config in its docstring.
 """
 
 import pathlib
@@ -13,9 +13,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Files outside of docs/ that have a page of their own.
+# Files outside docs/ that have a page on the site.
 PAGES = {"CHANGELOG.md": "changelog.md", "examples/README.md": "examples.md"}
-# Links lead to files, so that they work without the site, too: on it, they lead to these.
+# Links in the pages point to files, so that they work in the repository. On the site they point to
+# these pages.
 LINKS = {f"../{source}": page for source, page in PAGES.items()} | {
     "../cfx_jax/config.py": "cli.md",
     "../cfx_jax/evaluate/config.py": "cli.md#cfx_jaxevaluate",
@@ -24,7 +25,7 @@ LINKS = {f"../{source}": page for source, page in PAGES.items()} | {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds what is made of other files: pages, and the tutorial as a notebook."""
+    """Adds the generated pages, and the tutorial as a notebook."""
     made = {page: (ROOT / source).read_text("utf-8") for source, page in PAGES.items()}
     made["examples.md"] += examples()
     made["cli.md"] = commands.write_page()
@@ -36,15 +37,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Leads links to files that have a page of their own to that page."""
+    """Replaces links to files that have a page on the site with links to that page."""
     for source, page in LINKS.items():
         markdown = markdown.replace(f"]({source})", f"]({page})")
-    # Pages made of files of the root.
+    # Links in pages generated from files in the root folder.
     return re.sub(r"\]\(docs/([\w/]+\.md)", r"](\1", markdown)
 
 
 def examples() -> str:
-    """Returns the files of examples, each with its code."""
+    """Returns a section for each example file, with its code."""
     parts = []
     for path in sorted((ROOT / "examples").glob("*.py")):
         parts.append(f"\n## {path.name}\n\n```python\n{path.read_text('utf-8').strip()}\n```\n")
