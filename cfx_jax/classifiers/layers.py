@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cfx_jax.classifiers.convolution import conv
-from cfx_jax.classifiers.depthwise import depthwise_conv
+from cfx_jax.classifiers._convolution import conv
+from cfx_jax.classifiers._depthwise import depthwise_conv
 
 _TANH_SCALE, _TANH_CUBE = (2.0 / math.pi) ** 0.5, 0.044715  # of the approximation of the GELU
 

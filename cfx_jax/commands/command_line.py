@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from cfx_jax.commands import terminal
+from cfx_jax.commands import _terminal
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster
@@ -268,7 +268,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
             # Else the name of a file ends a command whose terminal has no letters for it.
             stream.reconfigure(errors="backslashreplace")
     try:
-        with terminal.shown():
+        with _terminal.shown():
             status = main()
             sys.stdout.flush()
             sys.exit(status)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
-from cfx_jax.data.arrays import open_npz
+from cfx_jax.data._arrays import open_npz
+from cfx_jax.data._folder import find_folder, open_folder
 from cfx_jax.data.digests import digest_file
-from cfx_jax.data.folder import find_folder, open_folder
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import readable_suffixes
 from cfx_jax.data.source import Source, no_boxes
@@ -35,7 +35,7 @@ def check_there(config: DataConfig) -> None:
     if config.source == "folder":
         find_folder(config)
     elif config.source == "tfds":
-        from cfx_jax.data.tfds import find_split
+        from cfx_jax.data._tfds import find_split
 
         find_split(config)
 
@@ -93,7 +93,7 @@ def _bundled(config: DataConfig, classes: Classes) -> Source:
 
 def _tfds(config: DataConfig, classes: Classes) -> Source:
     # Where it is asked for: what it needs takes seconds to import.
-    from cfx_jax.data.tfds import open_tfds
+    from cfx_jax.data._tfds import open_tfds
 
     return open_tfds(config, classes)
 

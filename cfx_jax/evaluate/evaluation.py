@@ -28,11 +28,11 @@ from cfx_jax.config import (
     GeneratorConfig,
 )
 from cfx_jax.data import Examples, load_units
-from cfx_jax.evaluate import tables
+from cfx_jax.evaluate import _tables
+from cfx_jax.evaluate._snapshot import Snapshot
+from cfx_jax.evaluate._study import Study, adopt, open_runs
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.measures import Part, Unit
-from cfx_jax.evaluate.snapshot import Snapshot
-from cfx_jax.evaluate.study import Study, adopt, open_runs
 from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import cluster
@@ -98,7 +98,7 @@ def evaluate(
     table = ""
     if cluster.is_first():
         infills = [infill.name for infill in study.models.infills]
-        table = tables.write_tables(workdir, folders, infills, [*study.models.classifiers], learnt)
+        table = _tables.write_tables(workdir, folders, infills, [*study.models.classifiers], learnt)
     snapshot.finish()
     return table
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from cfx_jax.data.loader import Examples
-from cfx_jax.evaluate.maps import (
+from cfx_jax.evaluate._maps import (
     REGION_THRESHOLD,
     map_fields,
     measure_maps,

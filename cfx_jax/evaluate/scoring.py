@@ -11,7 +11,7 @@ import numpy as np
 from cfx_jax.baselines import METHODS
 from cfx_jax.classifiers import Classifier, class_count, predict, resolve
 from cfx_jax.data.images import to_floats
-from cfx_jax.evaluate import transfer
+from cfx_jax.evaluate import _transfer
 from cfx_jax.fido.explanation import saliency
 from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
@@ -180,7 +180,7 @@ class Scorer:
             Log-odds of the target and success rate, float32 `[n, G]` each.
         """
         options = {"objective": objective, "law": law, "num_masks": num_masks}
-        log_odds, success_rate = self._run(_transfer, options, images, cells)
+        log_odds, success_rate = self._run(_transfer_to_infills, options, images, cells)
         return log_odds, success_rate
 
     def transfer_to_classifiers(
@@ -315,7 +315,7 @@ def _keep(cells: jax.Array, models: _Models, *, size: tuple[int, int], law: Mask
     return law.keep_map(cells, size).keep
 
 
-def _transfer(
+def _transfer_to_infills(
     image: Images,
     cells: jax.Array,
     models: _Models,
@@ -325,7 +325,7 @@ def _transfer(
     num_masks: int,
 ) -> tuple[jax.Array, jax.Array]:
     pixels = law.keep_map(cells, image.pixels.shape[:2])
-    return transfer.transfer_to_infills(
+    return _transfer.transfer_to_infills(
         _problem(image, models, objective),
         pixels,
         models.classifier,
@@ -339,7 +339,7 @@ def _transfer_to_classifiers(
     image: Images, cells: jax.Array, models: _Models, *, objective: str, law: MaskLaw
 ) -> jax.Array:
     pixels = law.keep_map(cells, image.pixels.shape[:2])
-    return transfer.transfer_to_classifiers(
+    return _transfer.transfer_to_classifiers(
         _problem(image, models, objective),
         pixels,
         models.transfer_classifiers,
@@ -351,7 +351,7 @@ def _transfer_to_classifiers(
 def _region_success(
     image: Images, region: jax.Array, models: _Models, *, objective: str
 ) -> jax.Array:
-    return transfer.evaluate_region(
+    return _transfer.evaluate_region(
         _problem(image, models, objective),
         region,
         models.classifier,

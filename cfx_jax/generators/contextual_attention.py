@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.generators.attention import attend, nearest
+from cfx_jax.generators._attention import attend, nearest
 
 # The size that FIDO's pipeline and the training used.
 SIZE = (256, 256)

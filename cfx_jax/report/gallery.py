@@ -26,7 +26,8 @@ import numpy as np
 
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
-from cfx_jax.report.drawing import Drawing, round_for_display
+from cfx_jax.report._drawing import Drawing, round_for_display
+from cfx_jax.report._facts import list_differences, list_facts
 from cfx_jax.report.examples import (
     MEANINGS,
     NUMBERS,
@@ -37,7 +38,6 @@ from cfx_jax.report.examples import (
     rather,
     read_units,
 )
-from cfx_jax.report.facts import list_differences, list_facts
 from cfx_jax.report.folder import PAGE, GalleryFolder
 from cfx_jax.runs.explanations import CLASSES, Explanations
 

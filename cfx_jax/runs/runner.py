@@ -35,11 +35,11 @@ from cfx_jax.records import (
     Storage,
 )
 from cfx_jax.runs import cluster
+from cfx_jax.runs._identity import INFORMATIVE, make_manifest
+from cfx_jax.runs._log import RunLog
 from cfx_jax.runs.batch_size import compile_or_halve, compile_to_fit, half_batch
 from cfx_jax.runs.explanations import make_attributes, make_fields, make_values
-from cfx_jax.runs.identity import INFORMATIVE, make_manifest
 from cfx_jax.runs.jobs import Images
-from cfx_jax.runs.log import RunLog
 from cfx_jax.runs.preemption import StopRequest
 from cfx_jax.runs.progress import ProgressBar
 from cfx_jax.runs.same_data import check_same_data, name_other_id

@@ -21,7 +21,7 @@ from cfx_jax.fido.optimisation import State
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel
-from cfx_jax.runs.devices import Devices
+from cfx_jax.runs._devices import Devices
 from cfx_jax.runs.idle import IdleMeter
 from cfx_jax.runs.jobs import Images, Jobs, Tag, Task
 

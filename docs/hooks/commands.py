@@ -30,7 +30,7 @@ from cfx_jax.fido.settings import Settings
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
 
 PACKAGE = pathlib.Path(cfx_jax.__file__).parent
-# Commands with a config: its type, and the modules that define flags in addition to `command_line.py`.
+# Commands with a config: its type, and the modules that define flags besides `command_line.py`.
 CONFIGURED: dict[str, tuple[type, list[str]]] = {
     "cfx_jax.main": (Config, ["runs/cluster.py"]),
     "cfx_jax.evaluate": (EvaluateConfig, ["commands/evaluate.py", "runs/cluster.py"]),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx_jax.classifiers.convolution import conv
+from cfx_jax.classifiers._convolution import conv
 
 # Of ResNet, of AlexNet, of EfficientNet, of a deep ResNet, and others: side of the kernel, stride,
 # padding.

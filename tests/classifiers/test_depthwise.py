@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx_jax.classifiers.depthwise import depthwise_conv
+from cfx_jax.classifiers._depthwise import depthwise_conv
 
 CHANNELS = 5
 

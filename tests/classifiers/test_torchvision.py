@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
+from cfx_jax.classifiers._convolution import conv
 from cfx_jax.classifiers.alexnet import AlexNet
-from cfx_jax.classifiers.convolution import conv
 from cfx_jax.classifiers.layers import adaptive_mean_pool, flatten, tiled_max_pool
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet

@@ -14,7 +14,7 @@ import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS
 from cfx_jax.classifiers.vit import ViT
-from cfx_jax.weights import vit
+from cfx_jax.weights import _vit
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.fitting import lay_out
@@ -69,7 +69,7 @@ def small_arrays(layers):
 
 @pytest.mark.parametrize(
     ("library", "layers", "normalization"),
-    [("torchvision", vit.torchvision, "imagenet"), ("timm", vit.timm, "symmetric")],
+    [("torchvision", _vit.torchvision, "imagenet"), ("timm", _vit.timm, "symmetric")],
 )
 def test_logits_and_input_gradient_equal_those_of_the_original(
     small, library, layers, normalization, assert_as_original
@@ -82,7 +82,7 @@ def test_logits_and_input_gradient_equal_those_of_the_original(
 
 
 def test_the_files_torchvision_offers_name_the_perceptrons_otherwise(small):
-    arrays = small_arrays(vit.torchvision)
+    arrays = small_arrays(_vit.torchvision)
     legacy = {
         name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): array
         for name, array in arrays.items()
@@ -136,7 +136,7 @@ def as_npz(arrays):
 
 
 def test_the_npz_of_the_original_is_the_network_of_timm_with_the_other_gelu(small, tmp_path):
-    arrays = small_arrays(vit.timm)
+    arrays = small_arrays(_vit.timm)
     expected_module, expected_params, _ = lay_out(small, arrays)
     np.savez(tmp_path / "small.npz", **as_npz(arrays))
     module, params, published = lay_out(small, *read_weights(tmp_path / "small.npz"))
@@ -189,7 +189,7 @@ def numpy_vit(arrays, images):
 def test_one_block_of_the_original_is_what_numpy_computes(small, monkeypatch):
     one_block = ARCHITECTURES[small]._replace(module=SMALL.clone(depth=1))
     monkeypatch.setitem(ARCHITECTURES, "vit_one_block_test", one_block)
-    arrays = as_npz(small_arrays(vit.timm))
+    arrays = as_npz(small_arrays(_vit.timm))
     arrays = {name: array for name, array in arrays.items() if "block_1" not in name}
     expected = numpy_vit(arrays, draw_images())
     module, params, _ = lay_out("vit_one_block_test", arrays)
@@ -205,7 +205,7 @@ def published():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("library", "layers"), [("torchvision", vit.torchvision), ("timm", vit.timm)]
+    ("library", "layers"), [("torchvision", _vit.torchvision), ("timm", _vit.timm)]
 )
 def test_full_size_arrays_have_the_published_names_and_shapes(library, layers, name):
     # torchvision has no small networks; ours must then differ from its base in sizes alone.
@@ -248,7 +248,7 @@ def test_full_size_npz_arrays_have_the_documented_names_and_shapes():
     }
     for number in range(12):
         expected |= {f"Transformer/encoderblock_{number}/{k}": s for k, s in block.items()}
-    found = published_shapes(vit.npz(ARCHITECTURES["vit_b16"].module), template("vit_b16"))
+    found = published_shapes(_vit.npz(ARCHITECTURES["vit_b16"].module), template("vit_b16"))
     assert found == expected
 
 
@@ -263,13 +263,13 @@ def test_images_that_patches_do_not_tile_are_an_error(size):
 @pytest.mark.parametrize(
     ("layers", "library", "missing"),
     [
-        (vit.torchvision, "torchvision", "encoder.layers.encoder_layer_1.ln_2.bias"),
-        (vit.torchvision, "torchvision", "heads.head.bias"),
-        (vit.timm, "timm", "blocks.0.attn.qkv.weight"),
-        (vit.timm, "timm", "norm.weight"),
-        (vit.npz, "the JAX original",
+        (_vit.torchvision, "torchvision", "encoder.layers.encoder_layer_1.ln_2.bias"),
+        (_vit.torchvision, "torchvision", "heads.head.bias"),
+        (_vit.timm, "timm", "blocks.0.attn.qkv.weight"),
+        (_vit.timm, "timm", "norm.weight"),
+        (_vit.npz, "the JAX original",
          "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key/bias"),
-        (vit.npz, "the JAX original", "Transformer/posembed_input/pos_embedding"),
+        (_vit.npz, "the JAX original", "Transformer/posembed_input/pos_embedding"),
     ],
 )  # fmt: skip
 def test_missing_and_left_over_arrays_are_named(small, layers, library, missing):
@@ -285,7 +285,7 @@ def test_missing_and_left_over_arrays_are_named(small, layers, library, missing)
 
 
 def test_the_embedding_of_positions_decides_the_image_size(small):
-    arrays = small_arrays(vit.npz)
+    arrays = small_arrays(_vit.npz)
     name = "Transformer/posembed_input/pos_embedding"
     patch = SMALL.patch
     arrays[name] = np.zeros((1, 37, DIM), np.float32)

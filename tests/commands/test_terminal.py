@@ -4,13 +4,13 @@ import logging
 
 import jax
 
-from cfx_jax.commands import terminal
+from cfx_jax.commands import _terminal
 
 logger = logging.getLogger("cfx_jax.somewhere")
 
 
 def test_a_command_shows_what_is_logged_once(capsys):
-    with terminal.shown():
+    with _terminal.shown():
         logger.debug("detail")
         logger.info("going on")
         logger.warning("%d units are damaged", 2)
@@ -22,14 +22,14 @@ def test_a_command_shows_what_is_logged_once(capsys):
 
 def test_of_several_processes_one_shows_more_than_warnings(capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with terminal.shown():
+    with _terminal.shown():
         logger.info("going on")
         logger.warning("careful")
     assert capsys.readouterr().err == "warning: careful\n"
 
 
 def test_other_programs_get_it_as_from_any_library(caplog, capsys):
-    with terminal.shown():
+    with _terminal.shown():
         pass
     logger.info("going on")
     logger.warning("careful")

@@ -27,7 +27,7 @@ from cfx_jax.data.images import (
     to_rgb,
 )
 from cfx_jax.registry import load_generator
-from cfx_jax.train import classifier, log
+from cfx_jax.train import _log, classifier
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.weights.architectures import ARCHITECTURES
@@ -181,7 +181,7 @@ def of_the_training_of_a_generator(config):
 
 
 def of_its_measurement(config):
-    return 255 * log.Heldout(TrainConfig(model="vae_digits", heldout=config))._images
+    return 255 * _log.Heldout(TrainConfig(model="vae_digits", heldout=config))._images
 
 
 def of_infill_folder(config):
@@ -205,7 +205,7 @@ def of_infill_folder(config):
     ],
 )
 def test_one_colour_is_the_same_grey_wherever_it_is_read(path, coloured, monkeypatch):
-    monkeypatch.setattr(log, "heldout_masks", lambda count, size: {})
+    monkeypatch.setattr(_log, "heldout_masks", lambda count, size: {})
     np.testing.assert_allclose(path(coloured), round(0.299 * 200 + 0.587 * 50), rtol=1e-6)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.record_writer import RecordWriter
 
-from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords, _masked_crc32c
+from cfx_jax.data._tfrecord import Shard, TFRecordError, TFRecords, _masked_crc32c
 
 LENGTHS = [5, 0, 1, 300, 70_000]
 # Length, its checksum, and the checksum of the bytes.

@@ -7,7 +7,7 @@ from PIL import Image
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import open_source
-from cfx_jax.evaluate.boxes import find_boxes
+from cfx_jax.evaluate._boxes import find_boxes
 
 
 @pytest.fixture

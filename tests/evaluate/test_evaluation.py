@@ -24,7 +24,7 @@ from cfx_jax.config import (
     GeneratorConfig,
 )
 from cfx_jax.data import Source
-from cfx_jax.evaluate import study
+from cfx_jax.evaluate import _study
 from cfx_jax.evaluate.config import EvaluateConfig, TransferConfig
 from cfx_jax.evaluate.evaluation import evaluate
 from cfx_jax.evaluate.scoring import Scorer
@@ -191,7 +191,7 @@ def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
 )
 def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
-    adopted = study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
+    adopted = _study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
     assert adopted.data == config.data
     assert adopted.explain == config.explain
     assert adopted.classifier == ClassifierConfig("tiny")
@@ -202,7 +202,7 @@ def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog)
 def test_images_that_have_moved_are_asked_for_with_the_flag_that_says_so(workdir):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     with pytest.raises(ConfigError, match=r"not where they were .*'/gone'.*; say with --images"):
-        study.adopt(EvaluateConfig(), stored, "/gone", has_classifier=True)
+        _study.adopt(EvaluateConfig(), stored, "/gone", has_classifier=True)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_config_of_another_version_is_refused_in_one_line(workdir, section, ch
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     change(stored[section])
     with pytest.raises(RecordsError, match=f"lacks, or has in addition, {message}"):
-        study.adopt(EvaluateConfig(), stored, "", has_classifier=True)
+        _study.adopt(EvaluateConfig(), stored, "", has_classifier=True)
 
 
 def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
@@ -394,9 +394,9 @@ def test_a_config_that_cannot_run_is_refused(options, message):
     [({"crop": 0.95}, {"crop": 1.0}), ({}, {"crop": 0.95})],
 )
 def test_a_classifier_that_sees_other_images_is_refused(run, here, monkeypatch):
-    monkeypatch.setattr(study, "name_other_id", lambda *_: "")
+    monkeypatch.setattr(_study, "name_other_id", lambda *_: "")
     records = types.SimpleNamespace(manifest={"classifier": {"name": "net"} | run}, location="run")
     learnt = [types.SimpleNamespace(records=records, name="ssr", run="run")]
     source = types.SimpleNamespace(ids=[])
     with pytest.raises(ConfigError, match="expected the same images and classifier"):
-        study._check_same(learnt, {"classifier": {"name": "net"} | here}, source)
+        _study._check_same(learnt, {"classifier": {"name": "net"} | here}, source)

@@ -11,7 +11,7 @@ from scipy import stats
 from cfx_jax.baselines import METHODS
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.data.loader import Examples
-from cfx_jax.evaluate.maps import SHARES
+from cfx_jax.evaluate._maps import SHARES
 from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordWriter, encode_ids

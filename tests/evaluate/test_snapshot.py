@@ -8,7 +8,7 @@ import time
 import jax
 import pytest
 
-from cfx_jax.evaluate.snapshot import Snapshot
+from cfx_jax.evaluate._snapshot import Snapshot
 from cfx_jax.runs import cluster
 from cfx_jax.runs.preemption import StopRequest
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
+from cfx_jax.evaluate._tables import write_tables
 from cfx_jax.evaluate.measures import Baseline, Learnt, Reference
-from cfx_jax.evaluate.tables import write_tables
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import Field, RecordsError, RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx_jax.evaluate.transfer import evaluate_region, transfer_to_classifiers, transfer_to_infills
+from cfx_jax.evaluate._transfer import evaluate_region, transfer_to_classifiers, transfer_to_infills
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.question import Question

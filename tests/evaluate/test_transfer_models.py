@@ -6,8 +6,8 @@ from safetensors.numpy import save_file
 
 import cfx_jax
 from cfx_jax.config import ConfigError
+from cfx_jax.evaluate._transfer_models import load_evaluation_models
 from cfx_jax.evaluate.config import EvaluateConfig, TransferConfig
-from cfx_jax.evaluate.transfer_models import load_evaluation_models
 from cfx_jax.registry import weights_digest
 
 DIGIT = (28, 28, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfx_jax.generators import contextual_attention as ca
-from cfx_jax.generators.attention import attend, nearest
+from cfx_jax.generators._attention import attend, nearest
 from cfx_jax.generators.contextual_attention import ContextualAttentionNet, apply, loss
 
 KEY = jax.random.key(0)

@@ -16,7 +16,7 @@ from cfx_jax import registry
 from cfx_jax.classifiers import NORMALIZATIONS
 from cfx_jax.config import ClassifierConfig, Config, ConfigError, ExplainConfig, GeneratorConfig
 from cfx_jax.registry import classifiers, weights_digest
-from cfx_jax.weights.torch_pickle import Checkpoint, read_torch_checkpoint
+from cfx_jax.weights._torch_pickle import Checkpoint, read_torch_checkpoint
 
 
 def test_packaged_weights_come_with_their_class_names():

@@ -12,7 +12,7 @@ import pytest
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.report import show
-from cfx_jax.report.drawing import round_for_display
+from cfx_jax.report._drawing import round_for_display
 from cfx_jax.report.gallery import write_gallery
 from cfx_jax.runs.explanations import Explanations, make_fields
 

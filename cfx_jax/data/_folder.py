@@ -12,6 +12,7 @@ import numpy as np
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data._manifest import Row, read_manifest
 from cfx_jax.data.digests import digest_file
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import (
@@ -22,7 +23,6 @@ from cfx_jax.data.listing import (
     list_images,
     readable_suffixes,
 )
-from cfx_jax.data.manifest import Row, read_manifest
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
 _logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data._tfrecord import Shard, TFRecordError, TFRecords
 from cfx_jax.data.digests import UNREADABLE, digest
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
-from cfx_jax.data.tfrecord import Shard, TFRecordError, TFRecords
 
 # Records in memory: more than there are threads that read them.
 _MAX_KEPT = 64

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from cfx_jax.weights.pickle_names import is_data, present_name
+from cfx_jax.weights._pickle_names import is_data, present_name
 
 _STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),

@@ -16,11 +16,11 @@ from cfx_jax.baselines import impossible
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ClassifierConfig, ConfigError, DataConfig, ExplainConfig
 from cfx_jax.data import Examples
-from cfx_jax.evaluate.boxes import find_boxes
+from cfx_jax.evaluate._boxes import find_boxes
+from cfx_jax.evaluate._transfer_models import EvaluationModels, load_evaluation_models
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
-from cfx_jax.evaluate.transfer_models import EvaluationModels, load_evaluation_models
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import cluster, runner
 from cfx_jax.runs.explanations import Explanations

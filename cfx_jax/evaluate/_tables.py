@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cfx_jax.data.source import UNKNOWN_LABEL
-from cfx_jax.evaluate.markdown import LEARNT_METRICS, SANITY_METRICS, to_markdown
+from cfx_jax.evaluate._markdown import LEARNT_METRICS, SANITY_METRICS, to_markdown
 from cfx_jax.evaluate.measures import Learnt
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.metrics.curves import curve_area

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.pickle_machine import (
+from cfx_jax.weights._pickle_machine import (
     Dict,
     Opaque,
     Tensor,
