@@ -29,24 +29,13 @@ from timing import median_seconds, seconds_a_row
 
 from cfx_jax.classifiers import Classifier, NormalizedModule
 from cfx_jax.config import DataConfig
-from cfx_jax.data import open_source
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explain import finish
-from cfx_jax.fido.objective import make_problem
-from cfx_jax.fido.optimisation import init
-from cfx_jax.fido.precision import in_bfloat16
-from cfx_jax.fido.question import Question
-from cfx_jax.fido.settings import Settings, get_settings
+from cfx_jax.data import open_source, to_floats
+from cfx_jax.fido import Question, Settings, finish, get_settings, in_bfloat16, init, make_problem
 from cfx_jax.generators import Generator
 from cfx_jax.registry import NETWORKS, load_classifier, load_generator
-from cfx_jax.runs import cluster, parallel
-from cfx_jax.runs.jobs import Images
-from cfx_jax.runs.solver import Solver
-from cfx_jax.train.config import TrainConfig
-from cfx_jax.train.crops import Crops
-from cfx_jax.train.photographs import load_crops
-from cfx_jax.train.step import DEVICE_AXIS, init_state, train_step
-from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.runs import Images, Solver, cluster, parallel
+from cfx_jax.train import DEVICE_AXIS, Crops, TrainConfig, init_state, load_crops, train_step
+from cfx_jax.weights import ARCHITECTURES
 
 CLASS = 5
 # Before the first use of the device: PyTorch, in a process beside, needs some of its memory.

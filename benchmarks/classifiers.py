@@ -23,7 +23,7 @@ from cfx_jax.classifiers import NormalizedModule
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.registry import load_classifier
-from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights import ARCHITECTURES
 
 BATCH, STEPS = 8, 2
 CLASS = 5

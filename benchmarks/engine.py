@@ -27,16 +27,11 @@ from timing import ratio
 
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.config import DataConfig
-from cfx_jax.data import open_source
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.objective import DIRECTIONS, make_problem
-from cfx_jax.fido.optimisation import advance, init
-from cfx_jax.fido.question import Question
-from cfx_jax.fido.settings import MODES, Settings
+from cfx_jax.data import open_source, to_floats
+from cfx_jax.fido import DIRECTIONS, MODES, Question, Settings, advance, init, make_problem
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.jobs import Images
-from cfx_jax.runs.solver import Solver
+from cfx_jax.runs import Images, Solver
 
 SIZE = (224, 224)
 BATCH = 8

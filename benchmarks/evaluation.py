@@ -32,8 +32,7 @@ from cfx_jax.config import (
     GeneratorConfig,
     ReportConfig,
 )
-from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.evaluation import evaluate
+from cfx_jax.evaluate import EvaluateConfig, evaluate
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.runs import runner

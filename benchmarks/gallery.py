@@ -21,10 +21,10 @@ from playwright.sync_api import Page, sync_playwright
 from scipy.ndimage import gaussian_filter
 
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
-from cfx_jax.fido.explanation import Status
+from cfx_jax.fido import Status
 from cfx_jax.records import RecordWriter, encode_ids
-from cfx_jax.report.gallery import write_gallery
-from cfx_jax.runs.explanations import make_fields
+from cfx_jax.report import write_gallery
+from cfx_jax.runs import make_fields
 
 SIZE, CELLS, CLASSES, UNIT, DRAWN = 224, 14, 1000, 128, 2000
 # As in docs/gallery.md, of what is measured in the page.

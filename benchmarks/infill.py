@@ -26,7 +26,7 @@ from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.runs import parallel
-from cfx_jax.train.quality import fill, frechet_distance, heldout_masks, measure
+from cfx_jax.train import fill_images, frechet_distance, heldout_masks, measure_quality
 
 SIZE = (224, 224)
 BATCH = 8
@@ -50,7 +50,7 @@ def main() -> None:
             print(f"  {line}", flush=True)
 
 
-def measure_quality(arguments: argparse.Namespace) -> Iterator[str]:
+def quality_table(arguments: argparse.Namespace) -> Iterator[str]:
     """PSNR inside the hole (dB) / SSIM / Frechet distance of EfficientNet-Lite0 features."""
     source = open_source(DataConfig(source="folder", path=arguments.photos, split="heldout"))
     count = min(arguments.num_photos, len(source))
@@ -64,7 +64,7 @@ def measure_quality(arguments: argparse.Namespace) -> Iterator[str]:
         cells = []
         for mask in masks.values():
             infilled = filler(images, mask)
-            quality = measure(infilled, images, mask)
+            quality = measure_quality(infilled, images, mask)
             distance = frechet_distance(_features(classifier, infilled), truth)
             cells.append(f"{quality.psnr:.2f} / {quality.ssim:.3f} / {distance:.1f}")
         yield f"{name:>22}" + "".join(f"{cell:>22}" for cell in cells)
@@ -106,14 +106,14 @@ def compare_speed(arguments: argparse.Namespace) -> Iterator[str]:
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "speed": compare_speed,
     "object": measure_object,
-    "quality": measure_quality,
+    "quality": quality_table,
 }
 
 
 def _fillers(arguments: argparse.Namespace) -> dict[str, Fill]:
     fillers: dict[str, Fill] = {
         name: functools.partial(
-            fill, load_generator(name, arguments.weights if name == "gated_unet" else None)
+            fill_images, load_generator(name, arguments.weights if name == "gated_unet" else None)
         )
         for name in GENERATORS
     }

@@ -27,13 +27,17 @@ import numpy as np
 from cfx_jax.baselines import attribute
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import DataConfig
-from cfx_jax.data import open_source
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explain import explain_both
-from cfx_jax.fido.question import Question
+from cfx_jax.data import open_source, to_floats
+from cfx_jax.fido import Question, explain_both
 from cfx_jax.generators import Generator
-from cfx_jax.metrics.curves import best_drop, best_rise, deletion_curve, insertion_curve
-from cfx_jax.metrics.statistics import bootstrap, paired_difference
+from cfx_jax.metrics import (
+    best_drop,
+    best_rise,
+    bootstrap,
+    deletion_curve,
+    insertion_curve,
+    paired_difference,
+)
 from cfx_jax.registry import load_classifier, load_generator
 
 EIGHT, THREE = 8, 3

@@ -27,15 +27,11 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier, predict
 from cfx_jax.config import ConfigError, DataConfig
-from cfx_jax.data import Source, open_source
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explanation import Explanation
-from cfx_jax.fido.objective import DIRECTIONS
-from cfx_jax.fido.settings import MODES, Settings
-from cfx_jax.metrics.statistics import bootstrap
+from cfx_jax.data import Source, open_source, to_floats
+from cfx_jax.fido import DIRECTIONS, MODES, Explanation, Settings
+from cfx_jax.metrics import bootstrap
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.jobs import Images
-from cfx_jax.runs.solver import Solver
+from cfx_jax.runs import Images, Solver
 
 TUNED_SIZE = 224
 FIGURES = ("objective", "success_rate", "area", "evaluations")

@@ -27,14 +27,10 @@ from timing import seconds_a_row
 
 from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
-from cfx_jax.data import open_source
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS
-from cfx_jax.fido.precision import in_bfloat16
-from cfx_jax.fido.settings import MODES
+from cfx_jax.data import open_source, to_floats
+from cfx_jax.fido import MODES, NUM_FULL_INFILLS, NUM_HARD_MASKS, in_bfloat16
 from cfx_jax.registry import load_classifier, load_generator
-from cfx_jax.runs.jobs import Images
-from cfx_jax.runs.solver import Solver
+from cfx_jax.runs import Images, Solver
 
 IMAGENET = 50_000
 

@@ -9,9 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.explain import explain, explain_both, explain_one
-from cfx_jax.fido.explanation import Explanation, Status
-from cfx_jax.fido.settings import Settings
+from cfx_jax.fido import Explanation, Settings, Status, explain, explain_both, explain_one
 from cfx_jax.generators import Generator, infill
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.version import __version__ as __version__
@@ -20,8 +18,8 @@ from cfx_jax.version import __version__ as __version__
 _LAZY = {"demo_images": "cfx_jax.data.demo", "run": "cfx_jax.runs.runner"}
 
 if TYPE_CHECKING:
-    from cfx_jax.data.demo import demo_images
-    from cfx_jax.runs.runner import run
+    from cfx_jax.data import demo_images
+    from cfx_jax.runs import run
 else:
     # Type checkers would take any name for one that there is.
     def __getattr__(name: str) -> Any:
@@ -33,7 +31,7 @@ else:
 
 def _to_html(explanation: Explanation) -> str:
     """A table for notebooks; `cfx_jax.report.figure` draws more."""
-    from cfx_jax.report.show import to_html
+    from cfx_jax.report import to_html
 
     return to_html(explanation)
 

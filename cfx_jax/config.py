@@ -8,8 +8,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, LOGIT_KINDS, NORMALIZATIONS
-from cfx_jax.fido.objective import DIRECTIONS
-from cfx_jax.fido.settings import Settings, get_settings
+from cfx_jax.fido import DIRECTIONS, Settings, get_settings
 
 OBJECTIVES = (*DIRECTIONS, "both")
 SOURCES = ("bundled", "folder", "npz", "tfds")

@@ -10,7 +10,7 @@ command. Masks that are learnt already are measured with --records=DIR, once for
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.config import BatchConfig, DataConfig, ReportConfig
-from cfx_jax.evaluate.config import EvaluateConfig
+from cfx_jax.evaluate import EvaluateConfig
 
 
 def get_config() -> EvaluateConfig:

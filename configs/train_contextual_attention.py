@@ -8,7 +8,7 @@ says `train` or `heldout`. For an accelerator: one step takes half a minute on a
 weights saw one rectangle an image; these see the masks of an explanation.
 """
 
-from cfx_jax.train.config import TrainConfig
+from cfx_jax.train import TrainConfig
 
 
 def get_config() -> TrainConfig:

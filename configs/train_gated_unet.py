@@ -8,7 +8,7 @@ says `train` or `heldout`. These are the settings of the shipped weights, for a 
 accelerator: --config.batch_size=64 --config.num_steps=100000.
 """
 
-from cfx_jax.train.config import TrainConfig
+from cfx_jax.train import TrainConfig
 
 
 def get_config() -> TrainConfig:

@@ -9,7 +9,7 @@ stops at once and says how to prepare it. From a file `mnist.npz`:
     --config.heldout.source=npz --config.heldout.path=mnist.npz
 """
 
-from cfx_jax.train.config import TrainClassifierConfig
+from cfx_jax.train import TrainClassifierConfig
 
 
 def get_config() -> TrainClassifierConfig:

@@ -7,7 +7,7 @@ and says how to prepare it. These are the settings of the shipped weights.
 """
 
 from cfx_jax.config import DataConfig
-from cfx_jax.train.config import TrainConfig
+from cfx_jax.train import TrainConfig
 
 
 def get_config() -> TrainConfig:

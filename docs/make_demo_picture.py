@@ -8,7 +8,7 @@ import sys
 from PIL import Image
 
 from cfx_jax.report import pictures
-from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs import Explanations
 
 
 def main(workdir: str, target: str) -> None:

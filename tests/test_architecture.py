@@ -141,6 +141,47 @@ def test_what_the_house_forbids_is_found(room, source, expected):
     assert violations(room, source) == expected
 
 
+def exported(room):
+    """Returns the names in `__all__` of a room's face."""
+    for node in ast.parse((PACKAGE / room / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def past_the_face(room, source):
+    """Returns what a module imports from other rooms that their `__init__.py` does not export."""
+    rooms = {face.parent.name for face in PACKAGE.glob("*/__init__.py")} - {room}
+    names = [name.split(".")[1:] for name in imported(ast.parse(source)) if name[:7] == "cfx_jax"]
+    return [
+        ".".join(name)
+        for name in names
+        if len(name) > 1
+        and name[0] in rooms
+        and (len(name) > 2 or name[1] not in exported(name[0]))
+    ]
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=name_of)
+def test_imports_across_rooms_are_exported_by_the_face(path):
+    assert past_the_face(room_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from cfx_jax.fido import Settings", []),
+        ("from cfx_jax.fido.settings import Settings", ["fido.settings.Settings"]),
+        ("from cfx_jax.fido import settings", ["fido.settings"]),
+        ("import cfx_jax.fido.settings", ["fido.settings"]),
+        ("from cfx_jax.runs import cluster", []),
+        ("from cfx_jax.data import Source", []),
+    ],
+)
+def test_an_import_past_the_face_is_found(source, expected):
+    assert past_the_face("data", source) == expected
+
+
 def test_one_module_maps_over_devices():
     found = [path.name for path in MODULES if ".pmap(" in path.read_text()]
     assert found == ["parallel.py"]

@@ -13,6 +13,7 @@ Keep the `Classifier`: every call of an adapter makes a new `apply`, and program
 each.
 """
 
+from cfx_jax.adapters import named
 from cfx_jax.adapters.equinox import from_equinox
 from cfx_jax.adapters.function import from_function
 from cfx_jax.adapters.keras import from_keras
@@ -31,4 +32,5 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "from_torch",
+    "named",
 ]

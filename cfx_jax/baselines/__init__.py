@@ -27,9 +27,10 @@ from cfx_jax.baselines.gradients import (
 from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
 from cfx_jax.baselines.removal import occlusion, rise
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.batch import ask, prepare
-from cfx_jax.fido.question import Question, Score
+from cfx_jax.fido import Question, Score, ask, prepare
 from cfx_jax.generators import Generator, check_images, check_infills
+
+__all__ = ["METHODS", "Method", "attribute", "find_last_maps", "impossible"]
 
 Method = Callable[[jax.Array, Classifier, Generator, jax.Array, Question], jax.Array]
 

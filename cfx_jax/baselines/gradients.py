@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.question import Question
+from cfx_jax.fido import Question
 from cfx_jax.generators import Generator
 
 

@@ -4,11 +4,16 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.areas import AREAS, solve_areas
-from cfx_jax.fido.explain import solve
-from cfx_jax.fido.objective import Problem, make_problem
-from cfx_jax.fido.question import Question
-from cfx_jax.fido.settings import MODES, get_settings
+from cfx_jax.fido import (
+    AREAS,
+    MODES,
+    Problem,
+    Question,
+    get_settings,
+    make_problem,
+    solve,
+    solve_areas,
+)
 from cfx_jax.generators import Generator
 
 

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.objective import classify_infilled, make_problem
-from cfx_jax.fido.question import Question
+from cfx_jax.fido import Question, classify_infilled, make_problem
 from cfx_jax.generators import Generator
 
 

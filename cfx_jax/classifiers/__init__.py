@@ -1,5 +1,7 @@
 """Image classifiers: pure `apply(params, images) -> logits`, normalisation included."""
 
+from cfx_jax.classifiers import efficientnet_lite
+from cfx_jax.classifiers.alexnet import LAYERS, AlexNet
 from cfx_jax.classifiers.base import (
     CHANNEL_ORDERS,
     INTERPOLATIONS,
@@ -8,7 +10,9 @@ from cfx_jax.classifiers.base import (
     Normalization,
     NormalizedModule,
 )
+from cfx_jax.classifiers.convnext import ConvNeXt
 from cfx_jax.classifiers.diagnosis import Finding
+from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
 from cfx_jax.classifiers.ensemble import average
 from cfx_jax.classifiers.logits import (
     LOGIT_KINDS,
@@ -20,18 +24,33 @@ from cfx_jax.classifiers.logits import (
     probabilities,
     resolve,
 )
+from cfx_jax.classifiers.mnist_cnn import MnistCNN
+from cfx_jax.classifiers.resnet import ResNet
+from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
+from cfx_jax.classifiers.vit import ViT
 
 __all__ = [
     "CHANNEL_ORDERS",
     "INTERPOLATIONS",
+    "LAYERS",
     "LOGIT_KINDS",
     "NORMALIZATIONS",
+    "VGG",
+    "VGG16",
+    "VGG19",
+    "AlexNet",
     "Classifier",
+    "ConvNeXt",
+    "EfficientNetLite",
     "Finding",
+    "MnistCNN",
     "Normalization",
     "NormalizedModule",
+    "ResNet",
+    "ViT",
     "average",
     "class_count",
+    "efficientnet_lite",
     "log_odds",
     "logit",
     "logit_margin",

@@ -19,9 +19,7 @@ from ml_collections import config_flags
 from cfx_jax.commands import _terminal
 from cfx_jax.config import ConfigError, check_field
 from cfx_jax.records import RecordsError
-from cfx_jax.runs import cluster
-from cfx_jax.runs.preemption import StoppedError, StopRequest
-from cfx_jax.runs.programs import keep_programs
+from cfx_jax.runs import StoppedError, StopRequest, cluster, keep_programs
 from cfx_jax.version import __version__
 
 USER_ERROR = 2

@@ -5,8 +5,7 @@ import functools
 from absl import flags
 
 from cfx_jax.commands import command_line
-from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.evaluation import evaluate
+from cfx_jax.evaluate import EvaluateConfig, evaluate
 from cfx_jax.runs import cluster, preemption
 
 

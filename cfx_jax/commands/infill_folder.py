@@ -14,8 +14,7 @@ import cfx_jax
 from cfx_jax import data, registry
 from cfx_jax.commands import command_line
 from cfx_jax.config import ConfigError, DataConfig
-from cfx_jax.data import UnreadableImageError
-from cfx_jax.data.images import open_file, reading, to_floats, to_grey, to_rgb
+from cfx_jax.data import UnreadableImageError, open_file, reading, to_floats, to_grey, to_rgb
 from cfx_jax.generators import Generator, blend
 from cfx_jax.report import pictures
 

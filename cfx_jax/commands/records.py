@@ -5,8 +5,8 @@ import os
 import sys
 
 from cfx_jax.commands import command_line
-from cfx_jax.report.export import FORMATS, export_pictures, export_table
-from cfx_jax.runs.checking import describe_progress, find_problems
+from cfx_jax.report import FORMATS, export_pictures, export_table
+from cfx_jax.runs import describe_progress, find_problems
 
 _DAMAGED = 1
 

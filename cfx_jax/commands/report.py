@@ -5,7 +5,7 @@ import os
 import sys
 
 from cfx_jax.commands import command_line
-from cfx_jax.report.gallery import write_gallery
+from cfx_jax.report import write_gallery
 
 
 def main() -> None:

@@ -3,8 +3,7 @@
 import pathlib
 
 from cfx_jax.commands import command_line
-from cfx_jax.train.config import TrainConfig
-from cfx_jax.train.loop import train
+from cfx_jax.train import TrainConfig, train
 
 
 def main() -> None:

@@ -3,8 +3,7 @@
 import pathlib
 
 from cfx_jax.commands import command_line
-from cfx_jax.train.classifier import train_classifier
-from cfx_jax.train.config import TrainClassifierConfig
+from cfx_jax.train import TrainClassifierConfig, train_classifier
 
 
 def main() -> None:

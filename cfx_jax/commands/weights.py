@@ -5,7 +5,7 @@ import sys
 
 from cfx_jax.commands import command_line
 from cfx_jax.config import ConfigError
-from cfx_jax.weights.inspection import describe
+from cfx_jax.weights import describe
 
 
 def main() -> None:

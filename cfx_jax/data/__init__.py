@@ -1,19 +1,36 @@
 """Example sources and this host's batches of them, decoded ahead of the devices."""
 
-from cfx_jax.data.images import Resize, UnreadableImageError
+from cfx_jax.data.demo import demo_images
+from cfx_jax.data.digests import UNREADABLE
+from cfx_jax.data.images import (
+    Resize,
+    UnreadableImageError,
+    open_file,
+    reading,
+    to_floats,
+    to_grey,
+    to_rgb,
+)
 from cfx_jax.data.loader import Examples, load_units
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, expand_top_classes
 from cfx_jax.data.sources import check_there, open_source, resize_for
 
 __all__ = [
     "UNKNOWN_LABEL",
+    "UNREADABLE",
     "Examples",
     "Resize",
     "Source",
     "UnreadableImageError",
     "check_there",
+    "demo_images",
     "expand_top_classes",
     "load_units",
+    "open_file",
     "open_source",
+    "reading",
     "resize_for",
+    "to_floats",
+    "to_grey",
+    "to_rgb",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
-from cfx_jax.fido.checks import count_classes
+from cfx_jax.fido import count_classes
 from cfx_jax.weights import class_names
 
 _logger = logging.getLogger(__name__)

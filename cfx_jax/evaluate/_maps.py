@@ -7,7 +7,7 @@ import numpy as np
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field
-from cfx_jax.runs.jobs import Images
+from cfx_jax.runs import Images
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(20))
 """Thresholds of MaxBoxAcc, as shares of the range of a map."""

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cfx_jax.metrics.localisation import HIT, SMOOTHING
-from cfx_jax.metrics.statistics import Interval
+from cfx_jax.metrics import HIT, SMOOTHING, Interval
 
 
 class Metric(NamedTuple):

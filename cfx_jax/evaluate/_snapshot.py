@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from cfx_jax.records import Storage
-from cfx_jax.runs import cluster
-from cfx_jax.runs.preemption import StopRequest
+from cfx_jax.runs import StopRequest, cluster
 
 
 class Snapshot:

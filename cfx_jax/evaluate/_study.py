@@ -22,10 +22,7 @@ from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordsError
-from cfx_jax.runs import cluster, runner
-from cfx_jax.runs.explanations import Explanations
-from cfx_jax.runs.jobs import Images
-from cfx_jax.runs.same_data import check_same_data, name_other_id
+from cfx_jax.runs import Explanations, Images, check_same_data, cluster, name_other_id, runner
 
 _Section = TypeVar("_Section", DataConfig, ClassifierConfig, ExplainConfig)
 _logger = logging.getLogger(__name__)

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.data.source import UNKNOWN_LABEL
+from cfx_jax.data import UNKNOWN_LABEL
 from cfx_jax.evaluate._markdown import LEARNT_METRICS, SANITY_METRICS, to_markdown
 from cfx_jax.evaluate.measures import Learnt
-from cfx_jax.metrics import localisation, masks
-from cfx_jax.metrics.curves import curve_area
-from cfx_jax.metrics.statistics import bootstrap, paired_difference
+from cfx_jax.metrics import bootstrap, curve_area, localisation, masks, paired_difference
 from cfx_jax.records import RecordReader, RecordsError, Storage
 from cfx_jax.report import pictures
 

@@ -10,9 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.hard_masks import NUM_HARD_MASKS, evaluate_hard_masks
-from cfx_jax.fido.masks import KeepMap, MaskLaw
-from cfx_jax.fido.objective import SSR, Problem, composite, succeeds
+from cfx_jax.fido import (
+    NUM_HARD_MASKS,
+    SSR,
+    KeepMap,
+    MaskLaw,
+    Problem,
+    composite,
+    evaluate_hard_masks,
+    succeeds,
+)
 from cfx_jax.generators import Generator
 
 

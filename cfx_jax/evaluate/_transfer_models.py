@@ -10,7 +10,7 @@ from cfx_jax import registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.fido.checks import count_classes
+from cfx_jax.fido import count_classes
 from cfx_jax.generators import Generator, check_fills
 
 

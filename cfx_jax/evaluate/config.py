@@ -4,7 +4,7 @@ import dataclasses
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.config import ClassifierConfig, Config, ConfigError, check_at_least
-from cfx_jax.weights.architectures import ARCHITECTURES
+from cfx_jax.weights import ARCHITECTURES
 
 
 @dataclasses.dataclass

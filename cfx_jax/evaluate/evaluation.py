@@ -35,10 +35,7 @@ from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.measures import Part, Unit
 from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
 from cfx_jax.report import page
-from cfx_jax.runs import cluster
-from cfx_jax.runs.preemption import StopRequest
-from cfx_jax.runs.progress import Bar
-from cfx_jax.runs.same_data import check_same_data
+from cfx_jax.runs import Bar, StopRequest, check_same_data, cluster
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from cfx_jax.data.loader import Examples
+from cfx_jax.data import Examples
 from cfx_jax.evaluate._maps import (
     REGION_THRESHOLD,
     map_fields,
@@ -21,12 +21,10 @@ from cfx_jax.evaluate._maps import (
     to_unit_range,
 )
 from cfx_jax.evaluate.scoring import Prediction, Scorer
-from cfx_jax.fido.explanation import Status
-from cfx_jax.fido.masks import Relaxation
+from cfx_jax.fido import Relaxation, Status
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field
-from cfx_jax.runs.explanations import Explanations
-from cfx_jax.runs.jobs import Images
+from cfx_jax.runs import Explanations, Images
 
 SANITY_CHECKS = ("weights_agreement", "class_agreement")
 """Rank agreement of a map with that of shuffled weights, and of another class."""

@@ -10,17 +10,18 @@ import numpy as np
 
 from cfx_jax.baselines import METHODS
 from cfx_jax.classifiers import Classifier, class_count, predict, resolve
-from cfx_jax.data.images import to_floats
+from cfx_jax.data import to_floats
 from cfx_jax.evaluate import _transfer
-from cfx_jax.fido.explanation import saliency
-from cfx_jax.fido.masks import MaskLaw
-from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
-from cfx_jax.fido.question import Question
+from cfx_jax.fido import DIRECTIONS, MaskLaw, Problem, Question, make_problem, saliency
 from cfx_jax.generators import Generator
-from cfx_jax.metrics.curves import crop_metric, deletion_curve, insertion_curve
-from cfx_jax.metrics.sanity import draw_other_class, shuffle_weights
-from cfx_jax.runs import cluster, parallel
-from cfx_jax.runs.jobs import Images
+from cfx_jax.metrics import (
+    crop_metric,
+    deletion_curve,
+    draw_other_class,
+    insertion_curve,
+    shuffle_weights,
+)
+from cfx_jax.runs import Images, cluster, parallel
 
 
 class Prediction(NamedTuple):

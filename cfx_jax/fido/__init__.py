@@ -1,1 +1,66 @@
 """The method for one image, and its vmap: mask law, objective, optimisation, judgement. Pure."""
+
+from cfx_jax.fido.api import explain, explain_both, explain_one, finish, solve
+from cfx_jax.fido.areas import AREAS, solve_areas
+from cfx_jax.fido.batch import ask, prepare
+from cfx_jax.fido.checks import check_contrast, check_problem, count_classes
+from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status, saliency
+from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS, evaluate_hard_masks
+from cfx_jax.fido.masks import KeepMap, MaskLaw, Relaxation, rank_pixels, upsample
+from cfx_jax.fido.objective import (
+    DIRECTIONS,
+    SSR,
+    Problem,
+    classify_infilled,
+    composite,
+    make_problem,
+    succeeds,
+)
+from cfx_jax.fido.optimisation import State, advance, init, is_done
+from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.fido.question import Question, Score
+from cfx_jax.fido.settings import MODES, Settings, get_settings
+
+__all__ = [
+    "AREAS",
+    "DIRECTIONS",
+    "MODES",
+    "NUM_FULL_INFILLS",
+    "NUM_HARD_MASKS",
+    "NUM_TOP",
+    "SSR",
+    "Explanation",
+    "KeepMap",
+    "MaskLaw",
+    "Problem",
+    "Question",
+    "Relaxation",
+    "Score",
+    "Settings",
+    "State",
+    "Status",
+    "advance",
+    "ask",
+    "check_contrast",
+    "check_problem",
+    "classify_infilled",
+    "composite",
+    "count_classes",
+    "evaluate_hard_masks",
+    "explain",
+    "explain_both",
+    "explain_one",
+    "finish",
+    "get_settings",
+    "in_bfloat16",
+    "init",
+    "is_done",
+    "make_problem",
+    "prepare",
+    "rank_pixels",
+    "saliency",
+    "solve",
+    "solve_areas",
+    "succeeds",
+    "upsample",
+]

@@ -11,8 +11,7 @@ from cfx_jax.classifiers import Classifier, class_count
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
-from cfx_jax.generators import Generator
-from cfx_jax.generators.checks import check_images, check_infills, check_pixels
+from cfx_jax.generators import Generator, check_images, check_infills, check_pixels
 
 
 def check_problem(

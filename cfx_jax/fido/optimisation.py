@@ -1,7 +1,7 @@
 """Learning the mask of ONE image, step by step: pure functions of arrays.
 
 `init`, then `advance` any number of times; a long run vmaps them, keeps the states on the devices
-and advances them in small pieces. `cfx_jax.fido.explain` judges and packs what is learnt.
+and advances them in small pieces. `cfx_jax.fido.api` judges and packs what is learnt.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """In-filling models: pure `apply(params, images, mask, key) -> infill`, and their losses."""
 
+from cfx_jax.generators import contextual_attention, gated_unet, heuristic, patch_critic, vae
 from cfx_jax.generators.base import Generator
-from cfx_jax.generators.checks import check_fills, check_images, check_infills
+from cfx_jax.generators.checks import check_fills, check_images, check_infills, check_pixels
 from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
 from cfx_jax.generators.mixture import mix
@@ -13,6 +14,12 @@ __all__ = [
     "check_fills",
     "check_images",
     "check_infills",
+    "check_pixels",
+    "contextual_attention",
+    "gated_unet",
+    "heuristic",
     "infill",
     "mix",
+    "patch_critic",
+    "vae",
 ]

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import rank_pixels
-from cfx_jax.fido.objective import classify_infilled, make_problem
-from cfx_jax.fido.question import Question
+from cfx_jax.fido import Question, classify_infilled, make_problem, rank_pixels
 from cfx_jax.generators import Generator
 
 

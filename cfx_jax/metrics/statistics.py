@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 _NUMBERS_AT_ONCE = 2**20  # drawn by the bootstrap, so that memory does not grow with the images
 
@@ -49,6 +48,8 @@ def bootstrap(values: np.ndarray, num_draws: int = 2000, seed: int = 0) -> Inter
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, mean, mean)
+    from scipy import stats  # Takes half a second to import.
+
     found = stats.bootstrap(
         (values,),
         np.mean,

@@ -3,13 +3,18 @@
 It knows fields and units, and nothing of what they mean; see `store`.
 """
 
+from cfx_jax.records.arrays import STORE
 from cfx_jax.records.costs import Cost, Costs
-from cfx_jax.records.layout import Field, decode_ids, encode_ids
+from cfx_jax.records.layout import COMPLETE, EXAMPLE, Field, decode_ids, encode_ids
+from cfx_jax.records.lock import is_locked
 from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
 from cfx_jax.records.storage import Storage
 from cfx_jax.records.store import RecordReader, RecordWriter
 
 __all__ = [
+    "COMPLETE",
+    "EXAMPLE",
+    "STORE",
     "Cost",
     "Costs",
     "Field",
@@ -21,4 +26,5 @@ __all__ = [
     "claim_folder",
     "decode_ids",
     "encode_ids",
+    "is_locked",
 ]

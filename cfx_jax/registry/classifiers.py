@@ -22,11 +22,15 @@ from cfx_jax.classifiers import (
 from cfx_jax.config import ClassifierConfig, ConfigError
 from cfx_jax.registry import user_models
 from cfx_jax.registry.names import look_up, path_of
+from cfx_jax.weights import (
+    ARCHITECTURES,
+    Architecture,
+    Preprocessing,
+    build_network,
+    packaged_weights,
+    read_weights,
+)
 from cfx_jax.weights import class_names as class_names_file
-from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights
-from cfx_jax.weights.files import read_weights
-from cfx_jax.weights.fitting import lay_out
-from cfx_jax.weights.preprocessing import Preprocessing
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +90,7 @@ def load_classifier(
         arrays, opaque, preprocessing = read_weights(path)
         if seen is not None:
             preprocessing = preprocessing._replace(normalization=seen)
-        module, params, published = lay_out(name, arrays, opaque, preprocessing)
+        module, params, published = build_network(name, arrays, opaque, preprocessing)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if path in message else f"{path}: {message}") from error

@@ -23,8 +23,7 @@ from cfx_jax.generators import (
 from cfx_jax.registry import user_models
 from cfx_jax.registry.names import look_up, path_of
 from cfx_jax.weights import contextual_attention as contextual_attention_weights
-from cfx_jax.weights.files import local_path, read_weights
-from cfx_jax.weights.params_file import read_params
+from cfx_jax.weights import local_path, read_params, read_weights
 
 
 class Network(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfig
-from cfx_jax.fido.precision import in_bfloat16
+from cfx_jax.fido import in_bfloat16
 from cfx_jax.generators import Generator
 from cfx_jax.registry.classifiers import load_configured
 from cfx_jax.registry.generators import load_generator

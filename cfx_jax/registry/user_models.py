@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cfx_jax.adapters import named
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, ExplainConfig
-from cfx_jax.fido.checks import check_contrast, check_problem
+from cfx_jax.fido import check_contrast, check_problem
 from cfx_jax.generators import Generator, check_fills
 
 Model = TypeVar("Model", Classifier, Generator)

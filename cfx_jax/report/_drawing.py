@@ -11,7 +11,7 @@ from scipy.special import expit
 from cfx_jax.report import pictures
 from cfx_jax.report.examples import Unit
 from cfx_jax.report.folder import GalleryFolder
-from cfx_jax.runs.explanations import TOP, Explanations
+from cfx_jax.runs import TOP, Explanations
 
 _GREY = 128  # in the place of pictures there are none of
 _THREADS = 4

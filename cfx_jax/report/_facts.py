@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cfx_jax.runs.costs import describe_cost
-from cfx_jax.runs.explanations import Explanations
+from cfx_jax.runs import Explanations, describe_cost
 
 _FACTS = {
     "Classifier": "classifier.name",

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from cfx_jax.metrics.masks import posterior_entropy
+from cfx_jax.metrics import posterior_entropy
 from cfx_jax.report import show
-from cfx_jax.runs.explanations import CLASSES, SCALARS, Explanations
+from cfx_jax.runs import CLASSES, SCALARS, Explanations
 
 OBJECTIVES = {"ssr": "smallest supporting region", "sdr": "smallest deletion region"}
 MEANINGS = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cfx_jax.report import pictures
-from cfx_jax.runs.explanations import CLASSES, SCALARS, Explanations
+from cfx_jax.runs import CLASSES, SCALARS, Explanations
 
 FORMATS = ("parquet", "csv")
 _LONGEST_NAME = 80

@@ -39,7 +39,7 @@ from cfx_jax.report.examples import (
     read_units,
 )
 from cfx_jax.report.folder import PAGE, GalleryFolder
-from cfx_jax.runs.explanations import CLASSES, Explanations
+from cfx_jax.runs import CLASSES, Explanations
 
 _logger = logging.getLogger(__name__)
 

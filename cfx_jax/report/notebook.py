@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.fido.explanation import Explanation, Status
-from cfx_jax.generators.checks import check_pixels
+from cfx_jax.fido import Explanation, Status
+from cfx_jax.generators import check_pixels
 from cfx_jax.report import pictures, show
 
 if TYPE_CHECKING:

@@ -14,9 +14,7 @@ from cfx_jax.config import Config
 from cfx_jax.records import RecordsError
 from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import open_folder, write_gallery
-from cfx_jax.runs import cluster, runner
-from cfx_jax.runs.explanations import Explanations
-from cfx_jax.runs.preemption import StopRequest
+from cfx_jax.runs import Explanations, StopRequest, cluster, runner
 
 _logger = logging.getLogger(__name__)
 

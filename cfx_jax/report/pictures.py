@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from scipy.special import expit
 
-from cfx_jax.data.images import to_grey
-from cfx_jax.fido.masks import MaskLaw
+from cfx_jax.data import to_grey
+from cfx_jax.fido import MaskLaw
 
 _COLORMAP = "inferno"
 _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo

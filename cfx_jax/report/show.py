@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.fido import Explanation, Status
 
 Scalar = float | np.ndarray | jax.Array
 

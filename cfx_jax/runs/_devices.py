@@ -14,13 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, resolve
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.explain import finish
-from cfx_jax.fido.explanation import Explanation
-from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
-from cfx_jax.fido.optimisation import State, advance, init, is_done
-from cfx_jax.fido.question import Question
-from cfx_jax.fido.settings import Settings
+from cfx_jax.data import to_floats
+from cfx_jax.fido import (
+    DIRECTIONS,
+    Explanation,
+    Problem,
+    Question,
+    Settings,
+    State,
+    advance,
+    finish,
+    init,
+    is_done,
+    make_problem,
+)
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel
 from cfx_jax.runs.idle import IdleMeter

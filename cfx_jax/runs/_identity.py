@@ -6,8 +6,7 @@ from typing import Any
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
-from cfx_jax.fido.explanation import Status
-from cfx_jax.fido.settings import Settings
+from cfx_jax.fido import Settings, Status
 from cfx_jax.generators import Generator
 from cfx_jax.runs import cluster
 

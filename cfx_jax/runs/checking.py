@@ -9,10 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cfx_jax.records.arrays import STORE
-from cfx_jax.records.layout import COMPLETE, EXAMPLE
-from cfx_jax.records.lock import is_locked
-from cfx_jax.records.storage import Storage
+from cfx_jax.records import COMPLETE, EXAMPLE, STORE, Storage, is_locked
 from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import Explanations
 

@@ -12,12 +12,8 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
-from cfx_jax.data.loader import Examples
-from cfx_jax.data.source import UNKNOWN_LABEL
-from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status
-from cfx_jax.fido.masks import Relaxation
-from cfx_jax.fido.objective import DIRECTIONS
-from cfx_jax.fido.settings import Settings
+from cfx_jax.data import UNKNOWN_LABEL, Examples
+from cfx_jax.fido import DIRECTIONS, NUM_TOP, Explanation, Relaxation, Settings, Status
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 
 CLASSES = types.MappingProxyType(

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from cfx_jax.fido.explanation import Explanation
+from cfx_jax.fido import Explanation
 
 Tag = TypeVar("Tag")
 

@@ -20,10 +20,8 @@ import numpy as np
 from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import BatchConfig, Config, ConfigError
-from cfx_jax.data import Examples, load_units
-from cfx_jax.data.images import to_floats
-from cfx_jax.fido.checks import count_classes
-from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.data import Examples, load_units, to_floats
+from cfx_jax.fido import Explanation, Status, count_classes
 from cfx_jax.generators import Generator
 from cfx_jax.records import (
     Cost,

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from cfx_jax.data import UNKNOWN_LABEL
-from cfx_jax.data.digests import UNREADABLE
+from cfx_jax.data import UNKNOWN_LABEL, UNREADABLE
 from cfx_jax.records import ManifestMismatchError, RecordReader, RecordsError
 from cfx_jax.runs import cluster
 

@@ -15,10 +15,7 @@ import jax
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.explanation import Explanation
-from cfx_jax.fido.objective import Problem
-from cfx_jax.fido.optimisation import State
-from cfx_jax.fido.settings import Settings
+from cfx_jax.fido import Explanation, Problem, Settings, State
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel
 from cfx_jax.runs._devices import Devices

@@ -12,13 +12,13 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from cfx_jax import data, registry
-from cfx_jax.data.images import to_floats
+from cfx_jax.data import to_floats
 from cfx_jax.generators import Generator, blend
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
 from cfx_jax.runs import parallel
 from cfx_jax.train.config import TrainConfig
-from cfx_jax.train.quality import Quality, fill, heldout_masks, measure
+from cfx_jax.train.quality import Quality, fill_images, heldout_masks, measure_quality
 
 _STEPS_BEHIND = 4  # More than are started before the training waits for one.
 _SHEET_IMAGES = 2  # of each kind of mask
@@ -55,8 +55,8 @@ class Heldout:
         generator = Generator(params=params, apply=self._apply)
         quality, rows = {}, []
         for kind, mask in self._masks.items():
-            infilled = fill(generator, self._images, mask)
-            quality[kind] = measure(infilled, self._images, mask)
+            infilled = fill_images(generator, self._images, mask)
+            quality[kind] = measure_quality(infilled, self._images, mask)
             for image, m, filled in zip(self._images, mask, infilled, strict=True):
                 rows.append((image, blend(image, m, 0.5), filled))
         step = max(len(self._images) // _SHEET_IMAGES, 1)

@@ -19,13 +19,11 @@ import optax
 from cfx_jax import data
 from cfx_jax.classifiers import Classifier, NormalizedModule
 from cfx_jax.config import ConfigError, DataConfig
-from cfx_jax.data.images import to_floats
+from cfx_jax.data import to_floats
 from cfx_jax.records import Storage, claim_folder
-from cfx_jax.runs import cluster, parallel
-from cfx_jax.runs.progress import Bar
+from cfx_jax.runs import Bar, cluster, parallel
 from cfx_jax.train.config import TrainClassifierConfig
-from cfx_jax.weights.architectures import ARCHITECTURES, Architecture
-from cfx_jax.weights.params_file import encode_params
+from cfx_jax.weights import ARCHITECTURES, Architecture, encode_params
 
 _EVALUATED_AT_ONCE = 500
 

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cfx_jax.config import ConfigError
-from cfx_jax.data.images import UnreadableImageError
-from cfx_jax.data.source import Source
+from cfx_jax.data import Source, UnreadableImageError
 
 _BATCHES_AHEAD = 4
 

@@ -21,14 +21,13 @@ from jax.flatten_util import ravel_pytree
 from cfx_jax import data, registry
 from cfx_jax.config import ConfigError
 from cfx_jax.records import Storage, claim_folder
-from cfx_jax.runs import cluster, parallel
-from cfx_jax.runs.progress import Bar
+from cfx_jax.runs import Bar, cluster, parallel
 from cfx_jax.train._log import Heldout, TrainLog
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.crops import Crops
 from cfx_jax.train.photographs import MemoryCrops, load_crops
 from cfx_jax.train.step import DEVICE_AXIS, TrainState, init_state, train_step
-from cfx_jax.weights.params_file import encode_params
+from cfx_jax.weights import encode_params
 
 LOG_EVERY = 50
 _logger = logging.getLogger(__name__)

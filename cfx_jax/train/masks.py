@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.fido.masks import upsample
+from cfx_jax.fido import upsample
 
 # How often `sample_mixture` draws each kind. A field is what an explanation really shows.
 KINDS = {

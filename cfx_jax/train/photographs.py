@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from cfx_jax.runs import parallel
-from cfx_jax.runs.batch_size import device_memory
+from cfx_jax.runs import device_memory, parallel
 from cfx_jax.train.crops import Crops
 
 _logger = logging.getLogger(__name__)

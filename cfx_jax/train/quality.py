@@ -50,7 +50,7 @@ def heldout_masks(num_images: int, size: tuple[int, int]) -> dict[str, np.ndarra
     return drawn
 
 
-def fill(generator: Generator, images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def fill_images(generator: Generator, images: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fills the holes of many images, a few at a time.
 
     Args:
@@ -69,7 +69,7 @@ def fill(generator: Generator, images: np.ndarray, mask: np.ndarray) -> np.ndarr
     return np.concatenate(filled)[: len(images)]
 
 
-def measure(infilled: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Quality:
+def measure_quality(infilled: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Quality:
     """Compares filled images with the truth.
 
     Args:

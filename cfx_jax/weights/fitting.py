@@ -45,7 +45,7 @@ _SAVE = "save the state_dict() of the model with torch.save"
 _logger = logging.getLogger(__name__)
 
 
-def lay_out(
+def build_network(
     name: str,
     arrays: _ARRAYS,
     opaque: Mapping[str, str] = types.MappingProxyType({}),

@@ -25,9 +25,9 @@ import cfx_jax
 from cfx_jax.commands import command_line
 from cfx_jax.commands.dispatcher import COMMANDS
 from cfx_jax.config import Config
-from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.fido.settings import Settings
-from cfx_jax.train.config import TrainClassifierConfig, TrainConfig
+from cfx_jax.evaluate import EvaluateConfig
+from cfx_jax.fido import Settings
+from cfx_jax.train import TrainClassifierConfig, TrainConfig
 
 PACKAGE = pathlib.Path(cfx_jax.__file__).parent
 # Commands with a config: its type, and the modules that define flags besides `command_line.py`.

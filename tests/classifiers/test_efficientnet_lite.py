@@ -13,7 +13,7 @@ from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 from cfx_jax.weights._torch_pickle import read_torch_checkpoint
 from cfx_jax.weights.architectures import ARCHITECTURES
-from cfx_jax.weights.fitting import lay_out
+from cfx_jax.weights.fitting import build_network
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("efficientnet_lite0_golden.npz"))
 CHELSEA, TABBY = 0, 285
@@ -106,14 +106,14 @@ def test_missing_and_unexpected_arrays_are_named(arrays, missing, unexpected):
     damaged = {name: array for name, array in arrays.items() if name not in missing}
     damaged |= dict.fromkeys(unexpected, np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="not the weights of efficientnet_lite0") as error:
-        lay_out("efficientnet_lite0", damaged)
+        build_network("efficientnet_lite0", damaged)
     assert f"missing arrays {sorted(missing)}, " in str(error.value)
     assert f"unexpected arrays {sorted(unexpected)}, " in str(error.value)
 
 
 def test_unexpected_arrays_alone_are_named(arrays):
     with pytest.raises(ValueError, match=r"missing arrays \[\], unexpected arrays \['extra'\]"):
-        lay_out("efficientnet_lite0", {**arrays, "extra": np.zeros(1)})
+        build_network("efficientnet_lite0", {**arrays, "extra": np.zeros(1)})
 
 
 def test_the_batch_counters_of_training_may_be_left_out(arrays):
@@ -121,8 +121,8 @@ def test_the_batch_counters_of_training_may_be_left_out(arrays):
     assert len(slim) < len(arrays)
     jax.tree.map(
         np.testing.assert_array_equal,
-        lay_out("efficientnet_lite0", slim)[1],
-        lay_out("efficientnet_lite0", arrays)[1],
+        build_network("efficientnet_lite0", slim)[1],
+        build_network("efficientnet_lite0", arrays)[1],
     )
 
 

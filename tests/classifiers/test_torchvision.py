@@ -24,7 +24,7 @@ from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vgg import VGG
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.class_names import read_packaged
-from cfx_jax.weights.fitting import lay_out
+from cfx_jax.weights.fitting import build_network
 from cfx_jax.weights.layout import published_shapes
 
 GOLDEN = pathlib.Path(__file__).with_name("torchvision_golden.npz")
@@ -75,7 +75,7 @@ def small_arrays(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_and_input_gradient_equal_those_of_the_original(name, register, assert_as_original):
     arrays = small_arrays(name)
-    module, params, normalization = lay_out(register(name, *SMALL[name][:3]), arrays)
+    module, params, normalization = build_network(register(name, *SMALL[name][:3]), arrays)
     assert normalization == NORMALIZATIONS["mnist" if name == "mnist_cnn" else "imagenet"]
     golden, images = np.load(GOLDEN), draw_images(*SMALL[name][2:])
     assert_as_original(golden, name, module, params, images, TARGET, STRIDE)

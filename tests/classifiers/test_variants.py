@@ -22,7 +22,7 @@ from cfx_jax.classifiers.layers import gelu, halved
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vit import ViT, resize_positions
 from cfx_jax.weights.architectures import ARCHITECTURES
-from cfx_jax.weights.fitting import lay_out
+from cfx_jax.weights.fitting import build_network
 from cfx_jax.weights.preprocessing import Preprocessing
 
 GOLDEN = pathlib.Path(__file__).with_name("variants_golden.npz")
@@ -109,7 +109,9 @@ def facts_of(name):
 def test_logits_and_input_gradient_equal_those_of_the_original(name, register, assert_as_original):
     usual, _, size, fields, _ = SMALL[name]
     arrays = draw_arrays(published()[name])
-    module, params, _ = lay_out(register(name, *SMALL[name][:3]), arrays, facts=facts_of(name))
+    module, params, _ = build_network(
+        register(name, *SMALL[name][:3]), arrays, preprocessing=facts_of(name)
+    )
     assert module == usual.clone(num_classes=CLASSES, **fields)
     golden, images = np.load(GOLDEN), draw_images(size)
     assert_as_original(golden, name, module, params, images, TARGET, STRIDE)
@@ -177,25 +179,27 @@ TO_ORIGINAL = {
 
 def test_the_original_convnext_is_that_of_timm_under_other_names(register):
     arrays = draw_arrays(published()["convnext_timm"])
-    expected = lay_out(register("convnext_timm", *SMALL["convnext_timm"][:3]), arrays)
+    expected = build_network(register("convnext_timm", *SMALL["convnext_timm"][:3]), arrays)
     renamed = {
         functools.reduce(lambda n, rule: re.sub(*rule, n), TO_ORIGINAL.items(), name): array
         for name, array in arrays.items()
     }
-    found = lay_out("small_convnext_timm", {f"model.{n}": a for n, a in renamed.items()})
+    found = build_network("small_convnext_timm", {f"model.{n}": a for n, a in renamed.items()})
     assert (found.module, found.normalization) == (expected.module, NORMALIZATIONS["imagenet"])
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_variants_read_their_own_parameters(name, register):
-    module, params, _ = lay_out(
-        register(name, *SMALL[name][:3]), draw_arrays(published()[name]), facts=facts_of(name)
+    module, params, _ = build_network(
+        register(name, *SMALL[name][:3]),
+        draw_arrays(published()[name]),
+        preprocessing=facts_of(name),
     )
     for join in "./":
         leaves = jax.tree.leaves_with_path(params)
         own = {join.join(key.key for key in path): leaf for path, leaf in leaves}
-        again = lay_out(f"small_{name}", own, facts=facts_of(name))
+        again = build_network(f"small_{name}", own, preprocessing=facts_of(name))
         # They do not tell the epsilon of their norms.
         usual = module.clone(epsilon=1e-6) if isinstance(module, ViT) else module
         assert again.module == usual

@@ -17,7 +17,7 @@ from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights import _vit
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
-from cfx_jax.weights.fitting import lay_out
+from cfx_jax.weights.fitting import build_network
 from cfx_jax.weights.layout import published_shapes
 
 GOLDEN = pathlib.Path(__file__).with_name("vit_golden.npz")
@@ -74,7 +74,7 @@ def small_arrays(layers):
 def test_logits_and_input_gradient_equal_those_of_the_original(
     small, library, layers, normalization, assert_as_original
 ):
-    module, params, published = lay_out(small, small_arrays(layers))
+    module, params, published = build_network(small, small_arrays(layers))
     assert published == NORMALIZATIONS[normalization]
     assert not module.tanh_gelu
     golden, images = np.load(GOLDEN), draw_images()
@@ -88,8 +88,8 @@ def test_the_files_torchvision_offers_name_the_perceptrons_otherwise(small):
         for name, array in arrays.items()
     }
     assert legacy.keys() != arrays.keys()
-    module, params, published = lay_out(small, legacy)
-    expected_module, expected_params, _ = lay_out(small, arrays)
+    module, params, published = build_network(small, legacy)
+    expected_module, expected_params, _ = build_network(small, arrays)
     assert module == expected_module
     assert published == NORMALIZATIONS["imagenet"]
     jax.tree.map(np.testing.assert_array_equal, params, expected_params)
@@ -137,9 +137,9 @@ def as_npz(arrays):
 
 def test_the_npz_of_the_original_is_the_network_of_timm_with_the_other_gelu(small, tmp_path):
     arrays = small_arrays(_vit.timm)
-    expected_module, expected_params, _ = lay_out(small, arrays)
+    expected_module, expected_params, _ = build_network(small, arrays)
     np.savez(tmp_path / "small.npz", **as_npz(arrays))
-    module, params, published = lay_out(small, *read_weights(tmp_path / "small.npz"))
+    module, params, published = build_network(small, *read_weights(tmp_path / "small.npz"))
     assert module == expected_module.clone(tanh_gelu=True)
     assert module.num_classes == CLASSES
     assert published == NORMALIZATIONS["symmetric"]
@@ -192,7 +192,7 @@ def test_one_block_of_the_original_is_what_numpy_computes(small, monkeypatch):
     arrays = as_npz(small_arrays(_vit.timm))
     arrays = {name: array for name, array in arrays.items() if "block_1" not in name}
     expected = numpy_vit(arrays, draw_images())
-    module, params, _ = lay_out("vit_one_block_test", arrays)
+    module, params, _ = build_network("vit_one_block_test", arrays)
     logits = jax.jit(module.apply)({"params": params}, draw_images())
     assert relative_error(logits, expected) < 1e-5
 
@@ -278,7 +278,7 @@ def test_missing_and_left_over_arrays_are_named(small, layers, library, missing)
     # The layer before the head in the files for the classes of ImageNet-21k.
     arrays["pre_logits/kernel"] = np.zeros((DIM, DIM), np.float32)
     with pytest.raises(ValueError, match="not the weights of small_vit") as error:
-        lay_out(small, arrays)
+        build_network(small, arrays)
     message = str(error.value)
     assert f"in the layout of {library}: " in message
     assert f"missing arrays {[missing]!r}, unexpected arrays ['pre_logits/kernel']" in message
@@ -289,10 +289,10 @@ def test_the_embedding_of_positions_decides_the_image_size(small):
     name = "Transformer/posembed_input/pos_embedding"
     patch = SMALL.patch
     arrays[name] = np.zeros((1, 37, DIM), np.float32)
-    assert lay_out(small, arrays).module.image_size == 6 * patch
+    assert build_network(small, arrays).module.image_size == 6 * patch
     arrays[name] = np.zeros((1, 38, DIM), np.float32)
     with pytest.raises(ValueError, match="wrong shapes") as error:
-        lay_out(small, arrays)
+        build_network(small, arrays)
     assert f"'{name} (1, 38, 48) instead of (1, 17, 48)'" in str(error.value)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cfx_jax
-from cfx_jax.fido.explain import finish
+from cfx_jax.fido.api import finish
 from cfx_jax.fido.objective import make_problem, relaxed_objective
 from cfx_jax.fido.optimisation import (
     adapt_price,

@@ -9,7 +9,7 @@ import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS, Classifier, NormalizedModule
 from cfx_jax.evaluate import scoring
-from cfx_jax.fido.explain import finish
+from cfx_jax.fido.api import finish
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.optimisation import advance, init

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from cfx_jax.train import log as log_module
+from cfx_jax.train import _log as log_module
 from cfx_jax.train._log import TrainLog
 from cfx_jax.train.quality import Quality
 

@@ -8,7 +8,13 @@ from scipy import linalg
 
 from cfx_jax.generators import Generator
 from cfx_jax.train import masks
-from cfx_jax.train.quality import _ROWS, fill, frechet_distance, heldout_masks, measure
+from cfx_jax.train.quality import (
+    _ROWS,
+    fill_images,
+    frechet_distance,
+    heldout_masks,
+    measure_quality,
+)
 
 
 def test_quality_of_a_constant_error_inside_the_hole():
@@ -17,7 +23,7 @@ def test_quality_of_a_constant_error_inside_the_hole():
     mask[0, :4] = 0.0
     mask[1, :, :8] = 0.0
     infilled = images + (1 - mask) * np.float32([0.1, 0.01])[:, None, None, None]
-    quality = measure(infilled, images, mask)
+    quality = measure_quality(infilled, images, mask)
     assert quality.psnr == pytest.approx((20 + 40) / 2, abs=1e-3)
     assert quality.l1 == pytest.approx((0.1 + 0.01) / 2, abs=1e-6)
     assert quality.ssim < 1
@@ -26,7 +32,7 @@ def test_quality_of_a_constant_error_inside_the_hole():
 def test_quality_of_the_truth():
     images = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
     mask = np.zeros((2, 16, 16, 1), np.float32)
-    quality = measure(images, images, mask)
+    quality = measure_quality(images, images, mask)
     assert quality == (pytest.approx(20 * math.log10(255)), 0.0, pytest.approx(1.0))
 
 
@@ -45,7 +51,7 @@ def test_fill_keeps_the_order_of_many_images(count):
 
     images = np.random.default_rng(0).uniform(size=(count, 8, 8, 1)).astype(np.float32)
     mask = np.zeros((count, 8, 8, 1), np.float32)
-    filled = fill(Generator(params=np.float32(0.5), apply=apply), images, mask)
+    filled = fill_images(Generator(params=np.float32(0.5), apply=apply), images, mask)
     np.testing.assert_allclose(filled, 0.5 * images, atol=1e-6)
     assert _ROWS == 8
 

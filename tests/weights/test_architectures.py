@@ -16,7 +16,7 @@ from cfx_jax.classifiers import NORMALIZATIONS, Normalization
 from cfx_jax.classifiers.vit import ViT
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
-from cfx_jax.weights.fitting import contradiction, lay_out
+from cfx_jax.weights.fitting import build_network, contradiction
 from cfx_jax.weights.layout import published_names, published_shapes
 from cfx_jax.weights.preprocessing import Preprocessing, read_preprocessing
 
@@ -36,10 +36,10 @@ def published():
 def test_arrays_beside_the_network_are_named(published, caplog):
     wrapped = {f"state_dict.{name}": array for name, array in published.items()}
     with caplog.at_level(logging.WARNING, "cfx_jax"):
-        module, _, _ = lay_out("efficientnet_lite0", wrapped)
+        module, _, _ = build_network("efficientnet_lite0", wrapped)
         assert caplog.text == ""
         beside = {f"optimizer.state.{n}": np.zeros(1) for n in range(5)}
-        lay_out("efficientnet_lite0", wrapped | beside)
+        build_network("efficientnet_lite0", wrapped | beside)
     assert module.num_classes == 7
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -83,7 +83,7 @@ ARRAYS = draw(below(""))
 )  # fmt: skip
 def test_a_common_prefix_is_taken_off_and_named(prefix, caplog):
     with caplog.at_level(logging.INFO, "cfx_jax"):
-        _, params, _ = lay_out("mnist_cnn", draw(below(prefix)))
+        _, params, _ = build_network("mnist_cnn", draw(below(prefix)))
     assert same(params, ARRAYS)
     (record,) = caplog.records
     first = next(iter(ARRAYS))
@@ -94,18 +94,20 @@ def test_a_common_prefix_is_taken_off_and_named(prefix, caplog):
 
 
 def test_wrappers_of_parts_are_taken_out_of_names():
-    _, params, _ = lay_out("mnist_cnn", draw(lambda n: n.replace("fc1.", "fc1.module._orig_mod.")))
+    _, params, _ = build_network(
+        "mnist_cnn", draw(lambda n: n.replace("fc1.", "fc1.module._orig_mod."))
+    )
     assert same(params, ARRAYS)
 
 
 def test_names_that_wrappers_alone_tell_apart_are_left_as_they_are(caplog):
     both = draw(below("module."), seed=1) | ARRAYS
-    assert same(lay_out("mnist_cnn", both).params, draw(below(""), seed=1))
+    assert same(build_network("mnist_cnn", both).params, draw(below(""), seed=1))
     assert "the weights of mnist_cnn are there 2 times" in caplog.text
 
 
 def test_what_lies_beside_the_wrapper_is_no_part_of_the_network(caplog):
-    _, params, _ = lay_out("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
+    _, params, _ = build_network("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
     assert same(params, ARRAYS)
     assert "1 arrays beside mnist_cnn are left aside: n_averaged" in caplog.text
 
@@ -128,7 +130,7 @@ def test_of_raw_and_averaged_weights_the_raw_ones_are_used_and_it_is_said(
 ):
     raw, averaged = draw(below(used)), draw(below(other), seed=1)
     arrays = raw | averaged if is_first else averaged | raw
-    assert same(lay_out("mnist_cnn", arrays).params, ARRAYS)
+    assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
     (record,) = caplog.records
     place = other.removesuffix("module.").rstrip(".")
     assert f"those below {used.rstrip('.')!r} are used" in record.getMessage()
@@ -137,14 +139,14 @@ def test_of_raw_and_averaged_weights_the_raw_ones_are_used_and_it_is_said(
 
 def test_of_two_networks_the_first_is_used_and_it_is_said(caplog):
     arrays = draw(below("student.")) | draw(below("teacher.backbone."), seed=1)
-    assert same(lay_out("mnist_cnn", arrays).params, ARRAYS)
+    assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
     assert "those below 'student' are used" in caplog.text
     assert "as in FILE#teacher.backbone\n" in caplog.text
 
 
 def test_state_of_an_optimizer_is_never_the_network(caplog):
     arrays = draw(below("opt_state.0.mu."), seed=1) | draw(below("params."))
-    assert same(lay_out("mnist_cnn", arrays).params, ARRAYS)
+    assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
     assert "8 arrays beside mnist_cnn are left aside: opt_state.0.mu." in caplog.text
     assert "2 times" not in caplog.text
 
@@ -156,15 +158,15 @@ def test_an_object_where_an_array_is_needed_is_named():
     with pytest.raises(
         ValueError, match=r"state_dict\.fc2\.bias is a net\.Masked, expected a tens"
     ):
-        lay_out("mnist_cnn", arrays, opaque)
+        build_network("mnist_cnn", arrays, opaque)
     with pytest.raises(ValueError, match=r"^no tensors, but a net\.Net; save the state_dict"):
-        lay_out("mnist_cnn", {}, {"": "net.Net"})
+        build_network("mnist_cnn", {}, {"": "net.Net"})
     with pytest.raises(
         ValueError, match=r"^state_dict\.fc2\.bias is a tensor of torch\.f8, a type"
     ):
-        lay_out("mnist_cnn", arrays, {"state_dict.fc2.bias": "tensor of torch.f8"})
+        build_network("mnist_cnn", arrays, {"state_dict.fc2.bias": "tensor of torch.f8"})
     whole = draw(below("state_dict.")) | {"args.x": np.ones(1)}
-    assert same(lay_out("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
+    assert same(build_network("mnist_cnn", whole, {"args": "argparse.Namespace"}).params, ARRAYS)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool", "complex64"])
@@ -172,20 +174,20 @@ def test_an_object_where_an_array_is_needed_is_named():
 def test_arrays_of_other_than_floats_are_refused_by_name(name, dtype):
     arrays = ARRAYS | {name: ARRAYS[name].astype(dtype)}
     with pytest.raises(ValueError, match=rf"types \['{name} of {dtype} instead of floats'\]"):
-        lay_out("mnist_cnn", arrays)
+        build_network("mnist_cnn", arrays)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", ">f4"])
 def test_floats_of_any_precision_are_read(dtype):
     dtype = jnp.dtype(dtype)
-    params = lay_out("mnist_cnn", {n: a.astype(dtype) for n, a in ARRAYS.items()}).params
+    params = build_network("mnist_cnn", {n: a.astype(dtype) for n, a in ARRAYS.items()}).params
     expected = ARRAYS["fc1.weight"].astype(dtype).astype(np.float32).T
     np.testing.assert_array_equal(params["dense"]["kernel"], expected)
 
 
 def test_counts_of_batches_are_integers(published):
     counts = {"_bn0.num_batches_tracked": np.int64(3)}
-    assert lay_out("efficientnet_lite0", published | counts).module.num_classes == 7
+    assert build_network("efficientnet_lite0", published | counts).module.num_classes == 7
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix)
     with pytest.raises(
         ValueError, match=rf"missing arrays \['fc1\.weight'\], .*; these are .*{what}"
     ):
-        lay_out("mnist_cnn", arrays)
+        build_network("mnist_cnn", arrays)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix)
 )
 def test_what_is_not_read_is_called_by_what_it_is(name, shape, what):
     with pytest.raises(ValueError, match=f"these look like {what}.* not read: use a model of your"):
-        lay_out("mnist_cnn", ARRAYS | {name: np.zeros(shape, np.float32)})
+        build_network("mnist_cnn", ARRAYS | {name: np.zeros(shape, np.float32)})
 
 
 def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
@@ -239,7 +241,7 @@ def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
     arrays = {name: np.zeros((1,), np.float32) for name in published_names(layers)}
     arrays["layer1.0.conv2.weight"] = np.zeros((128, 4, 3, 3), np.float32)
     with pytest.raises(ValueError, match="a ResNeXt or a wide ResNet, which is not read: use a"):
-        lay_out("resnet50", arrays)
+        build_network("resnet50", arrays)
 
 
 @pytest.mark.parametrize("head", ["fc2.1", "fc.1", "fc", "head", "classifier.1", "classifier"])
@@ -247,7 +249,7 @@ def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
 def test_a_head_elsewhere_than_usual_is_found(head, prefix):
     """Such as `fc2 = Sequential(Dropout(), Linear())`."""
     arrays = {prefix + n.replace("fc2", head): array for n, array in ARRAYS.items()}
-    params = lay_out("mnist_cnn", arrays).params
+    params = build_network("mnist_cnn", arrays).params
     np.testing.assert_array_equal(params["classifier"]["kernel"], ARRAYS["fc2.weight"].T)
 
 
@@ -256,18 +258,18 @@ def test_no_head_and_a_head_of_several_layers_are_said():
     with pytest.raises(
         ValueError, match=r"no head \(fc2\.weight\): give weights that were trained"
     ):
-        lay_out("mnist_cnn", arrays)
+        build_network("mnist_cnn", arrays)
     for layer in (0, 3):
         arrays |= {f"fc2.{layer}.weight": np.zeros((5, 5)), f"fc2.{layer}.bias": np.zeros(5)}
     with pytest.raises(
         ValueError, match=r"of several layers \(fc2\.0\.weight, fc2\.3\.weight\): use a model"
     ):
-        lay_out("mnist_cnn", arrays)
+        build_network("mnist_cnn", arrays)
 
 
 def test_a_message_about_many_names_is_short():
     with pytest.raises(ValueError, match=r"missing arrays \[.*\] and 96 more") as caught:
-        lay_out("resnet18", ARRAYS)
+        build_network("resnet18", ARRAYS)
     assert len(str(caught.value)) < 700
 
 
@@ -313,9 +315,9 @@ TREES = {
 
 @pytest.mark.parametrize("case", TREES)
 def test_parameters_are_read_from_orbax(tmp_path, case):
-    params = jax.tree.map(jnp.asarray, lay_out("mnist_cnn", ARRAYS).params)
+    params = jax.tree.map(jnp.asarray, build_network("mnist_cnn", ARRAYS).params)
     save(tmp_path / "net", TREES[case](params))
-    again = lay_out("mnist_cnn", *read_weights(tmp_path / "net"))
+    again = build_network("mnist_cnn", *read_weights(tmp_path / "net"))
     assert again.normalization == NORMALIZATIONS["mnist"]
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
 
@@ -356,10 +358,10 @@ def timm_arrays(monkeypatch):
 
 def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
     deit = Preprocessing("deit_small_patch16_224.fb_in1k", NORMALIZATIONS["imagenet"])
-    found = lay_out("vit_s16", timm_arrays, preprocessing=deit)
+    found = build_network("vit_s16", timm_arrays, preprocessing=deit)
     assert found.normalization == NORMALIZATIONS["imagenet"]
     assert caplog.text == ""
-    found = lay_out("vit_s16", timm_arrays)
+    found = build_network("vit_s16", timm_arrays)
     assert found.normalization == NORMALIZATIONS["symmetric"]
     assert "the normalization 'symmetric' of most networks of timm, and for DeiT" in caplog.text
 
@@ -375,7 +377,7 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
 )  # fmt: skip
 def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
     with pytest.raises(ValueError, match=rf"says that they are of '{said}', which is not {name},"):
-        lay_out(name, {}, preprocessing=Preprocessing(said))
+        build_network(name, {}, preprocessing=Preprocessing(said))
 
 
 @pytest.mark.parametrize(
@@ -392,7 +394,7 @@ def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
 )  # fmt: skip
 def test_names_of_timm_for_the_same_network_are_known(name, said):
     with pytest.raises(ValueError, match=f"not the weights of {name} in the layout"):
-        lay_out(name, {}, preprocessing=Preprocessing(said))
+        build_network(name, {}, preprocessing=Preprocessing(said))
 
 
 # As timm writes it on the hub, what the arrays tell and what is about training among it.
@@ -453,7 +455,7 @@ def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
 def test_what_timm_says_of_another_function_is_refused_by_name(tmp_path, name, changes, said):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
     with pytest.raises(ValueError, match=f"says that their network has {said}.*is not {name}, "):
-        lay_out(name, {}, preprocessing=read_preprocessing(tmp_path))
+        build_network(name, {}, preprocessing=read_preprocessing(tmp_path))
 
 
 def test_a_normalization_of_other_channels_is_refused():
@@ -461,4 +463,4 @@ def test_a_normalization_of_other_channels_is_refused():
     with pytest.raises(
         ValueError, match="a normalization of 3 channels, and images of mnist_cnn have 1"
     ):
-        lay_out("mnist_cnn", ARRAYS, preprocessing=colour)
+        build_network("mnist_cnn", ARRAYS, preprocessing=colour)
