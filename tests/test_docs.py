@@ -262,3 +262,14 @@ def test_commands_that_are_none_are_found(line, error, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(error):
         check_command(shlex.split(line))
+
+
+def test_statuses_are_documented_as_they_are_defined():
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| (.*) \| (.*) \|$",
+        (ROOT / "docs/concepts.md").read_text(),
+        re.MULTILINE,
+    )
+    assert {name: (meaning, advice) for name, meaning, advice in rows} == {
+        status.name: (status.meaning, status.advice) for status in cfx_jax.Status
+    }

@@ -15,25 +15,17 @@ from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem
 
 NUM_TOP = 5
-"""Classes whose probabilities an explanation tells."""
+"""Classes whose probabilities an explanation reports."""
 MAJORITY = 0.5
 """Share of hard masks that makes a success, where the settings have no target of their own."""
 
 
 class Status(enum.IntEnum):
-    """What became of one explanation.
+    """Outcome of one explanation; `meaning` and `advice` describe each in a sentence.
 
-    OK: enough hard masks drawn from the learnt distribution do what was asked of them: most, or the
-        share that the settings ask for.
-    MISCLASSIFIED: the classifier does not predict the target on the original image; of sigmoids,
-        its logit is not above 0; with a contrast, the contrast is as likely; with a score, that is
-        not above 0.
-    NOT_FLIPPED: SDR, and too many in-filled images are still classified as the target.
-    NOT_PRESERVED: SSR, and too many in-filled images are not classified as the target.
-    NON_FINITE: the image, a logit or a gradient was not finite; the results are NaN.
-    UNREADABLE: the image could not be decoded; set by a dataset run, nothing was computed.
-    INFILL_SUFFICES: SSR, and all is met, but in-fills of the whole image are classified as the
-        target, too: no region is needed, and the mask says nothing of one.
+    Example:
+        >>> Status.UNREADABLE.meaning
+        'the image could not be decoded; nothing was computed'
     """
 
     OK = 0
@@ -42,8 +34,52 @@ class Status(enum.IntEnum):
     NOT_PRESERVED = 3
     NON_FINITE = 4
     UNREADABLE = 5
-    # Numbers are kept in records: new ones come last.
+    # Records store the numbers: new ones come last.
     INFILL_SUFFICES = 6
+
+    @property
+    def meaning(self) -> str:
+        """What the status means, for pages, docs and notebooks."""
+        return _MEANINGS[self][0]
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return _MEANINGS[self][1]
+
+
+# The success target is `Settings.success_target`, or half of the hard masks where that is 0.
+_MEANINGS = {
+    Status.OK: (
+        "enough hard masks, by the success target, keep (SSR) or flip (SDR) the prediction",
+        "use the explanation",
+    ),
+    Status.MISCLASSIFIED: (
+        "the classifier does not predict the target on the original image; with a contrast or a "
+        "score, the evidence for it is not above 0",
+        "explain the predicted class: give no label",
+    ),
+    Status.NOT_FLIPPED: (
+        "SDR: fewer hard masks flip the prediction than the success target",
+        "the in-fill may redraw the object: try another generator, or more steps",
+    ),
+    Status.NOT_PRESERVED: (
+        "SSR: fewer hard masks keep the prediction than the success target",
+        "nearly all of the image may be needed: check the success rate, or take more steps",
+    ),
+    Status.NON_FINITE: (
+        "the image, a logit or a gradient was NaN or infinite; the results are NaN",
+        "run `Classifier.check` on the image",
+    ),
+    Status.UNREADABLE: (
+        "the image could not be decoded; nothing was computed",
+        "see the log for the reason",
+    ),
+    Status.INFILL_SUFFICES: (
+        "SSR: fully in-filled images are predicted as the target, too, so no region is needed",
+        "set a contrast, or try another generator",
+    ),
+}
 
 
 @flax.struct.dataclass

@@ -12,15 +12,6 @@ from cfx_jax.report import show
 from cfx_jax.runs import CLASSES, SCALARS, Explanations
 
 OBJECTIVES = {"ssr": "smallest supporting region", "sdr": "smallest deletion region"}
-MEANINGS = {
-    "ok": "most masks drawn do what was asked of them",
-    "misclassified": "the classifier does not predict the target on the original image",
-    "not_flipped": "most in-filled images are still classified as the target",
-    "not_preserved": "most in-filled images are no longer classified as the target",
-    "non_finite": "the computation gave NaN or infinite values",
-    "unreadable": "the image could not be decoded",
-    "infill_suffices": "in-fills of the whole image are classified as the target, too",
-}
 NUMBERS = (*SCALARS, "entropy")
 """Numbers of a result; the entropy is that of the cells of its mask, in bits a cell."""
 

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from cfx_jax.fido import Status
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
 from cfx_jax.report._drawing import Drawing, round_for_display
 from cfx_jax.report._facts import list_differences, list_facts
 from cfx_jax.report.examples import (
-    MEANINGS,
     NUMBERS,
     OBJECTIVES,
     Unit,
@@ -42,6 +42,7 @@ from cfx_jax.report.folder import PAGE, GalleryFolder
 from cfx_jax.runs import CLASSES, Explanations
 
 _logger = logging.getLogger(__name__)
+_MEANINGS = {status.name.lower(): status.meaning for status in Status}
 
 _SCALE = "scale.png"
 _FOLDER = pathlib.Path(__file__).parent
@@ -259,7 +260,7 @@ def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[d
     return [
         {
             "status": status,
-            "meaning": MEANINGS.get(status, ""),
+            "meaning": _MEANINGS.get(status, ""),
             "numbers": {name: counts[name].get(status, 0) for name in run.objectives},
         }
         for status in order

@@ -1,4 +1,4 @@
-"""How explanations are told: their numbers as texts, and for notebooks a table as HTML."""
+"""Numbers of explanations as text, and explanations as an HTML table for notebooks."""
 
 import jax
 import numpy as np
@@ -8,43 +8,43 @@ from cfx_jax.fido import Explanation, Status
 Scalar = float | np.ndarray | jax.Array
 
 _MAX_ROWS = 10
-_CELLS = 28  # along the longer side of a map
-_SIDE = 84  # pixels of a map
-# Of the perceptual colour map inferno, at 0, 1/4, ..., 1.
+_CELLS = 28  # Squares along the longer side of a map.
+_SIDE = 84  # Width of a map in pixels.
+# The perceptual colour map inferno at 0, 1/4, ..., 1.
 _COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 _NONE = "n/a"
-_HEADS = ("", "saliency", "target", "status", "before", "after", "area kept", "masks that agree")
+_HEADS = ("", "saliency", "target", "status", "before", "after", "area kept", "success rate")
 
 
 def odds(log_odds: Scalar) -> str:
-    """Returns the probability that log-odds stand for, and them: `35.8 % (-0.58)`, or `n/a`."""
+    """Formats log-odds with their probability: `35.8 % (-0.58)`, or `n/a` if not finite."""
     return f"{probability(log_odds)} ({log_odds:+.2f})" if np.isfinite(log_odds) else _NONE
 
 
 def probability(log_odds: Scalar) -> str:
-    """Returns the probability that log-odds stand for: `35.8 %`, or `n/a`."""
-    # The logistic function, without what SciPy takes to be imported.
+    """Formats the probability of log-odds: `35.8 %`, or `n/a` if not finite."""
+    # The logistic function; importing it from SciPy is slow.
     return percent(0.5 + 0.5 * np.tanh(np.float64(log_odds) / 2.0))
 
 
 def percent(share: Scalar) -> str:
-    """Returns a share as `35.8 %`, or `n/a` where it is not finite."""
+    """Formats a share: `35.8 %`, or `n/a` if not finite."""
     return f"{100 * share:.1f} %" if np.isfinite(share) else _NONE
 
 
 def number(value: Scalar) -> str:
-    """Returns a number with two decimals, or `n/a` where it is not finite."""
+    """Formats a number with two decimals, or `n/a` if not finite."""
     return f"{value:.2f}" if np.isfinite(value) else _NONE
 
 
 def to_html(explanation: Explanation) -> str:
-    """Lays explanations out as a table with a small map of each.
+    """Formats explanations as a table with a small saliency map each.
 
     Args:
-        explanation: of one image, or with a leading axis N.
+        explanation: explanation of one image, or of N images with a leading axis N.
 
     Returns:
-        HTML of the first ten, and how many more there are.
+        HTML of the first ten, the number of further ones, and the meaning of each failure.
     """
     one = np.ndim(explanation.status) == 0
     found = jax.tree.map(lambda a: np.asarray(a)[None] if one else np.asarray(a), explanation)
@@ -53,7 +53,7 @@ def to_html(explanation: Explanation) -> str:
             str(n),
             _map(found.saliency[n]),
             str(int(found.target[n])),
-            Status(int(found.status[n])).name.lower().replace("_", " "),
+            _name(Status(int(found.status[n]))),
             odds(found.log_odds_original[n]),
             odds(found.log_odds_infilled[n]),
             percent(found.kept_area[n]),
@@ -65,16 +65,24 @@ def to_html(explanation: Explanation) -> str:
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     more = len(found.target) - len(rows)
     rest = f"<p>and {more} more</p>" if more else ""
+    failed = sorted({Status(int(code)) for code in found.status} - {Status.OK})
+    notes = "".join(
+        f"<p>{_name(status)}: {status.meaning}; {status.advice}</p>" for status in failed
+    )
     how = "<p>With the images: <code>cfx_jax.report.figure(explanation, images)</code></p>"
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{rest}{how}"
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{rest}{notes}{how}"
+
+
+def _name(status: Status) -> str:
+    return status.name.lower().replace("_", " ")
 
 
 def _map(saliency: np.ndarray) -> str:
-    """Draws a map `[H, W]` as squares; nothing where it is not finite."""
+    """Draws a saliency map `[H, W]` as squares; nothing if it is not finite."""
     if not np.isfinite(saliency).all():
         return ""
     step = max(1, -(-max(saliency.shape) // _CELLS))
-    # The middle of each square of pixels.
+    # The central pixel of each square.
     cells = saliency[step // 2 :: step, step // 2 :: step]
     height, width = cells.shape
     stops = np.linspace(0, 1, len(_COLORS))

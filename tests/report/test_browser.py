@@ -260,12 +260,12 @@ def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
     # All of the second run is ok, so nothing else occurs there.
     page = tab.show("result=1-ssr", "fine")
     assert boxes(page) == (["✓ ok 300"], [])
-    page.get_by_label("Goal").select_option("0-ssr")
+    page.get_by_label("Explanation").select_option("0-ssr")
     page.get_by_label("not preserved").check()
-    page.get_by_label("Goal").select_option("1-ssr")
+    page.get_by_label("Explanation").select_option("1-ssr")
     assert boxes(page) == (["✓ ok 300", "! not preserved 0"], ["not_preserved"])
     assert page.inner_text(".told") == "0 of 300 examples"
-    assert page.get_by_text("No example is like that.").is_visible()
+    assert page.get_by_text("No example matches.").is_visible()
     page.get_by_label("not preserved").click()
     assert boxes(page) == (["✓ ok 300"], [])
     assert page.evaluate("document.activeElement.value") == "ok", "the box that was left is gone"
@@ -282,7 +282,7 @@ def test_an_empty_list_says_so_and_can_be_cleared(tab, gallery):
     assert not page.locator(".scroller").is_visible()
     page.get_by_role("button", name="Clear all filters").click()
     assert shown(page) == IDS
-    assert not page.get_by_text("No example is like that.").is_visible()
+    assert not page.get_by_text("No example matches.").is_visible()
     assert page.get_by_label("Id", exact=True).input_value() == ""
     page.wait_for_function("document.activeElement.tagName === 'A'")
     assert "find" not in page.evaluate("location.hash")
@@ -369,7 +369,7 @@ def test_an_example_shows_its_numbers_pictures_and_traces(tab, galleries):
     kept, _ = np.histogram(1 / (1 + np.exp(-cells)), 10, (0, 1))
     said = page.locator(".plot").nth(1).get_attribute("aria-label")
     shares = ", ".join(f"{25 * count} %" for count in kept)
-    assert said.startswith(f"Cells of the mask: from never kept to always: SSR {shares}; SDR ")
+    assert said.startswith(f"Cells of the mask: from never kept to always kept: SSR {shares}; SDR ")
     assert page.locator(".plot rect").count() == 20
     cells = page.locator("article tbody tr").nth(0).locator("td").all_inner_texts()
     areas = [column(galleries, f"{objective}_kept_area")[12] for objective in ("ssr", "sdr")]
@@ -396,7 +396,7 @@ def test_the_saliency_is_as_opaque_as_the_slider_says(tab):
     page.get_by_label("Saliency", exact=True).focus()
     page.keyboard.press("Home")
     assert page.evaluate(opacity) == "0"
-    page.get_by_label("Line around half of it").uncheck()
+    page.get_by_label("Outline half of the importance").uncheck()
     assert not page.locator("path.edge").first.is_visible()
 
 
@@ -493,18 +493,18 @@ def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
 def test_another_goal_keeps_what_is_compared(tab, view, steps):
     page = tab.show(view, "both")
     for goal, beside in steps.items():
-        page.get_by_label("Goal").select_option(goal)
-        assert page.get_by_label("Beside it").input_value() == beside
-    page.get_by_label("Beside it").select_option("none")
+        page.get_by_label("Explanation").select_option(goal)
+        assert page.get_by_label("Compare with").input_value() == beside
+    page.get_by_label("Compare with").select_option("none")
     assert shown(tab.show(page.evaluate("location.hash.slice(1)"), "both"))
-    assert page.get_by_label("Beside it").input_value() == "none"
+    assert page.get_by_label("Compare with").input_value() == "none"
 
 
 def test_what_lies_beside_a_goal_comes_back_where_a_run_lacks_an_objective(tab):
     page = tab.show("", "lame")
     for goal, beside in {"0-sdr": "none", "0-ssr": "1-ssr", "1-ssr": "0-ssr"}.items():
-        page.get_by_label("Goal").select_option(goal)
-        assert page.get_by_label("Beside it").input_value() == beside
+        page.get_by_label("Explanation").select_option(goal)
+        assert page.get_by_label("Compare with").input_value() == beside
 
 
 @pytest.mark.parametrize("width", [390, 1440])
@@ -519,7 +519,7 @@ def test_it_fits_the_screen(tab, width, view):
 def test_controls_are_folded_away_on_a_phone(tab):
     tab.set_viewport_size({"width": 390, "height": 800})
     page = tab.show()
-    goal = page.get_by_label("Goal")
+    goal = page.get_by_label("Explanation")
     assert not goal.is_visible()
     page.get_by_text("Choose, sort and find").click()
     goal.select_option(index=1)
@@ -549,7 +549,7 @@ NAMES = """[...document.querySelectorAll(".rows tbody tr:not(.spacer)")].map(({ 
 
 def test_numbers_of_one_class_that_differ_are_said_to_be_what_they_are(tab):
     page = tab.show("at=folder/012.png")
-    assert page.get_by_text("Likeliest classes: means of the probabilities.").count() == 2
+    assert page.get_by_text("Most likely classes: mean probabilities.").count() == 2
     assert page.get_by_text("in the table, of the mask in the end").is_visible()
 
 
@@ -583,7 +583,7 @@ def test_a_comparison_says_in_a_line_what_is_not_the_same(tab):
 def test_tools_are_of_what_there_is(tab, view):
     tools = [
         tab.get_by_label("Saliency", exact=True),
-        tab.get_by_label("Line around half of it"),
+        tab.get_by_label("Outline half of the importance"),
         tab.get_by_role("button", name="Show original"),
     ]
     tab.show(view)

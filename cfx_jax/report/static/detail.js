@@ -75,7 +75,7 @@ class Detail {
       },
     });
     const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
-    const outline = cfx.make("label.choice", {}, this.outline, "Line around half of it");
+    const outline = cfx.make("label.choice", {}, this.outline, "Outline half of the importance");
     // Tools of what there is: a map, and a photograph below it and beside it.
     const drawn = this.results.filter((result) => this.model.hasMask(result, this.n));
     outline.hidden = !drawn.length;
@@ -199,8 +199,8 @@ class Detail {
     );
     const card = this.element.querySelector(`[data-result="${result.key}"]`);
     // Of the same class the bar above may say another number: both are said to be what they are.
-    card.append(cfx.make("p.soft.note", {}, "Likeliest classes: means of the probabilities. Above: the probability that the mean log-odds stand for."),
-      cfx.make("ol.top", { "aria-label": "Likeliest classes, before and after" }, ...rows));
+    card.append(cfx.make("p.soft.note", {}, "Most likely classes: mean probabilities. Above: the probability of the mean log-odds."),
+      cfx.make("ol.top", { "aria-label": "Most likely classes, before and after" }, ...rows));
   }
 
   #addOutline(result, path) {
@@ -237,7 +237,7 @@ function plotTraces(traces) {
   const words = traces.map(([name, trace, steps]) => `${name} from ${trace[0]} to ${trace.at(-1)} in ${steps} steps`).join(", ");
   const taken = traces.map(([name, , steps]) => `${name} ${steps}`).join(", ");
   const ends = { high: cfx.round(high, 2), low: cfx.round(low, 2), below: `steps: ${taken}` };
-  const note = "Of relaxed masks, as it was learnt; in the table, of the mask in the end, over hard masks.";
+  const note = "Here with the relaxed masks of each step; in the table, with the final hard masks.";
   return [...drawPlot("Objective at each step", words, ends, lines), cfx.make("p.soft.note", {}, note)];
 }
 
@@ -259,7 +259,7 @@ function plotCells(cells) {
   const percent = (share) => `${(100 * share).toFixed(0)} %`;
   const words = shares.map(([name, of]) => `${name} ${of.map(percent).join(", ")}`).join("; ");
   const ends = { high: percent(high), low: "0 %", below: "probability of keeping a cell, 0 to 1" };
-  return drawPlot("Cells of the mask", `from never kept to always: ${words}`, ends, bars);
+  return drawPlot("Cells of the mask", `from never kept to always kept: ${words}`, ends, bars);
 }
 
 function drawPlot(title, words, { high, low, below }, marks) {

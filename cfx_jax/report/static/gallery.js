@@ -147,7 +147,7 @@ class Gallery {
       this.#change(NO_FILTERS);
       this.list.focus();
     };
-    this.nothing = cfx.make("p.bar", { hidden: true }, "No example is like that.",
+    this.nothing = cfx.make("p.bar", { hidden: true }, "No example matches.",
       cfx.make("button", { type: "button", onclick: clear }, "Clear all filters"));
     return this.nothing;
   }
@@ -190,8 +190,8 @@ class Gallery {
       onchange: (e) => this.#change({ differ: e.target.checked }) }), "Status differs");
     this.order = cfx.make("button", { type: "button", onclick: () => this.#change({ order: this.view.order === "up" ? "down" : "up" }) });
     this.controls = cfx.make("form.controls", { "aria-label": "What is shown", onsubmit: (e) => e.preventDefault() },
-      select("result", "Goal", (key) => this.#aim(key)),
-      select("with", "Beside it", (key) => this.#change({ with: key === "none" ? "" : key, isAlone: key === "none" })), search("target", "Target", { list: "targets" }), search("label", "Label"),
+      select("result", "Explanation", (key) => this.#aim(key)),
+      select("with", "Compare with", (key) => this.#change({ with: key === "none" ? "" : key, isAlone: key === "none" })), search("target", "Target", { list: "targets" }), search("label", "Label"),
       select("predicted", "Prediction"), search("find", "Id"), select("sort", "Sort by"), this.order, select("view", "Show as"),
       this.differ, this.statuses, this.#names());
     return this.controls;

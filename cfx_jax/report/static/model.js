@@ -7,7 +7,7 @@ cfx.NUMBERS = {
   kept_area: { label: "Area kept", short: "area", share: true },
   log_odds_original: { label: "Log-odds before", short: "before", signed: true, isOfTarget: true },
   log_odds_infilled: { label: "Log-odds after", short: "after", signed: true, isOfTarget: true },
-  success_rate: { label: "Masks that agree", short: "agree", share: true },
+  success_rate: { label: "Success rate", short: "success", share: true },
   objective: { label: "Objective", short: "objective", isOfTarget: true },
   entropy: { label: "Entropy", short: "entropy" },
 };
