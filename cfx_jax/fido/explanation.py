@@ -51,7 +51,7 @@ class Status(enum.IntEnum):
 # The success target is `Settings.success_target`, or half of the hard masks where that is 0.
 _MEANINGS = {
     Status.OK: (
-        "enough hard masks, by the success target, keep (SSR) or flip (SDR) the prediction",
+        "the share of hard masks that succeed reaches the success target",
         "use the explanation",
     ),
     Status.MISCLASSIFIED: (
