@@ -37,6 +37,8 @@ class DataConfig:
             of an .npz file, the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
         resize: `crop` (short side to the size over `classifier.crop`, centre crop), `cover` (short
             side to the size, centre crop) or `stretch`.
+        files: images of the folder to explain, as paths inside it, without labels; () explains all
+            images, with the labels of the folder.
         class_folders: the sub-folders of the image folder are the classes: by number, synset of
             ImageNet or name of the classifier, or, where no name is one, in the order of their
             names.
@@ -48,6 +50,7 @@ class DataConfig:
     name: str = ""
     split: str = ""
     resize: str = "crop"
+    files: tuple[str, ...] = ()
     class_folders: bool = False
     max_examples: int | None = None
 
@@ -143,14 +146,16 @@ class _Goal:
     Attributes:
         objective: `ssr`, `sdr` or `both`.
         mode: `region`, `quick`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
-        contrast: a class k, to ask why the target rather than k; None asks why the target.
-        top_classes: explain so many of the most likely classes of each image, as examples with the
-            ids `ID#1`, `ID#2`, ..., in place of its label; None explains the label, or the
-            predicted class where there is none.
+        target: class to explain in every image, by name or number; "" explains the label, or the
+            predicted class where there is no label.
+        contrast: class k, for "why the target rather than k?"; None explains the target alone.
+        top_classes: number of most likely classes to explain in each image, as examples with the
+            ids `ID#1`, `ID#2`, ...; None explains one class, see `target`.
     """
 
     objective: str = "both"
     mode: str = "region"
+    target: str = ""
     contrast: int | None = None
     top_classes: int | None = None
 
@@ -272,6 +277,10 @@ class Config:
         for name in ("contrast", "top_classes"):
             if (value := getattr(self.explain, name)) is not None:
                 check_at_least(f"explain.{name}", value, int(name == "top_classes"))
+        if self.explain.target and self.explain.top_classes is not None:
+            raise ConfigError(
+                "explain.target and explain.top_classes are both given; expected one of them"
+            )
         check_at_least("batch.unit_size", self.batch.unit_size, 1)
         check_at_least("report.max_images", self.report.max_images, 0)
         check_seed(self.seed)

@@ -15,6 +15,7 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
+    "explain": _Command("commands.explain", "explain pictures, or a folder of them"),
     "run": _Command("main", "explain a dataset"),
     "evaluate": _Command("evaluate", "measure the explanations of runs"),
     "report": _Command("report", "write the gallery of runs"),

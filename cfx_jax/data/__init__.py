@@ -11,6 +11,8 @@ from cfx_jax.data.images import (
     to_grey,
     to_rgb,
 )
+from cfx_jax.data.labels import find_class
+from cfx_jax.data.listing import list_images
 from cfx_jax.data.loader import Examples, load_units
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, expand_top_classes
 from cfx_jax.data.sources import check_there, open_source, resize_for
@@ -25,6 +27,8 @@ __all__ = [
     "check_there",
     "demo_images",
     "expand_top_classes",
+    "find_class",
+    "list_images",
     "load_units",
     "open_file",
     "open_source",

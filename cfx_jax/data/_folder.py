@@ -58,6 +58,8 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
         )
     if root.is_file():
         return _open_single(root)
+    if config.files:
+        return _open_files(root, config.files)
     if config.class_folders:
         if table is not None:
             raise ConfigError(
@@ -158,6 +160,19 @@ def _open_single(path: pathlib.Path) -> Source:
         ) from error
     _logger.info("1 image, %s", path)
     return _make_source(path.parent, [path.name], [UNKNOWN_LABEL])
+
+
+def _open_files(root: pathlib.Path, files: Sequence[str]) -> Source:
+    readable_suffixes()  # Registers the image formats of other packages with Pillow.
+    if missing := [name for name in files if not (root / name).is_file()]:
+        raise ConfigError(
+            f"data.files: {root / missing[0]} is not a file ({len(missing)} of {len(files)} are "
+            "missing); expected paths of images inside data.path"
+        )
+    if len({*files}) < len(files):
+        raise ConfigError(f"data.files names one of its {len(files)} files more than once")
+    _logger.info("%d images of %s", len(files), root)
+    return _make_source(root, files, [UNKNOWN_LABEL] * len(files))
 
 
 def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:

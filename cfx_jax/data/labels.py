@@ -192,6 +192,32 @@ class Classes:
         return {name: tuple(sorted(numbers)) for name, numbers in index.items()}
 
 
+def find_class(text: str, classifier: Classifier, num_classes: int) -> int:
+    """Returns the class that a text means to a classifier.
+
+    Args:
+        text: Name, number or ImageNet synset of the class.
+        classifier: Classifier whose class names are searched.
+        num_classes: Number of its classes.
+
+    Raises:
+        ConfigError: no class, or more than one, has this name or number.
+    """
+    classes = Classes.of(classifier)
+    try:
+        number = classes.find(text)
+    except ValueError as error:
+        raise ConfigError(f"explain.target: {error}") from error
+    if number is None:
+        raise ConfigError(f"explain.target: {classes.explain_unknown(text)}")
+    if number >= num_classes:
+        raise ConfigError(
+            f"explain.target is {number}, but {classifier.name!r} has classes 0 to "
+            f"{num_classes - 1}"
+        )
+    return number
+
+
 def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().replace("_", " ").split())
 

@@ -7,6 +7,7 @@ and `RecordWriter` writes it; all of them at once, each with a unit of its own.
 
 import collections
 import concurrent.futures
+import dataclasses
 import logging
 import math
 import os
@@ -151,24 +152,29 @@ def run(
 
 
 def open_examples(config: Config, classifier: Classifier) -> data.Source:
-    """Opens the examples of a run, each image once for each class that is asked for.
+    """Opens the examples of a run: each image once for each class to explain.
 
     Args:
-        config: its sections `data` and `explain`.
-        classifier: whose classes the labels are; it has an image size.
+        config: configuration; its sections `data` and `explain` are read.
+        classifier: classifier whose classes the labels are; it has an image size.
 
     Raises:
-        ConfigError: the data are not there, or the classifier has fewer classes.
+        ConfigError: the data are missing, or the classifier lacks the class to explain.
     """
-    source = data.open_source(config.data, classifier)
-    if (asked := config.explain.top_classes) is None:
+    source, explain = data.open_source(config.data, classifier), config.explain
+    if not explain.target and explain.top_classes is None:
         return source
     images = np.zeros((1, *(classifier.image_size or ()), classifier.channels), np.float32)
-    if asked > (known := count_classes(classifier, images)):
+    num_classes = count_classes(classifier, images)
+    if explain.top_classes is None:
+        target = data.find_class(explain.target, classifier, num_classes)
+        return dataclasses.replace(source, target=lambda index: target)
+    if explain.top_classes > num_classes:
         raise ConfigError(
-            f"explain.top_classes is {asked}, more than the {known} classes of {classifier.name!r}"
+            f"explain.top_classes is {explain.top_classes}, but {classifier.name!r} has only "
+            f"{num_classes} classes"
         )
-    return data.expand_top_classes(source, asked)
+    return data.expand_top_classes(source, explain.top_classes)
 
 
 def _open_records(

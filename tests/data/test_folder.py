@@ -405,3 +405,27 @@ def test_how_class_folders_are_numbered_is_said(tmp_path, said, caplog):
     open_folder(tmp_path / "other", with_names("cat", "dog", "fox"), class_folders=True)
     assert said().splitlines()[-1] == "data.class_folders: 1 of 3 classes: dog = class 1 (dog)"
     assert collections.Counter(r.levelname for r in caplog.records) == {"INFO": 3}
+
+
+def test_files_of_a_folder_are_opened_in_their_order_without_labels(tmp_path):
+    for name in ("a.png", "sub/b.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "manifest.csv").write_text("file,label\na.png,3\n")
+    config = DataConfig(source="folder", path=str(tmp_path), files=("sub/b.png", "a.png"))
+    source = open_source(config)
+    assert source.ids == ["sub/b.png", "a.png"]
+    assert [source.label(index) for index in range(2)] == [UNKNOWN_LABEL] * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a.png", "no.png"), r"no\.png is not a file \(1 of 2 are missing\)"),
+        (("a.png", "a.png"), "names one of its 2 files more than once"),
+    ],
+)
+def test_files_that_are_missing_or_repeated_are_refused(files, message, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=message):
+        open_source(DataConfig(source="folder", path=str(tmp_path), files=files))

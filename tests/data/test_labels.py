@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from cfx_jax import Classifier
+from cfx_jax.config import ConfigError
+from cfx_jax.data import find_class
 from cfx_jax.data.labels import Classes
 from cfx_jax.weights.class_names import read_packaged
 
 SYNSETS = read_packaged("imagenet_synsets.txt")
+NAMES = read_packaged("imagenet_classes.txt")
+IMAGENET = Classifier(params=(), apply=lambda _, x: x, class_names=NAMES)
 
 
 def tfds_labels(path):
@@ -98,3 +102,36 @@ def test_a_long_list_is_described_by_its_first(caplog):
     assert caplog.messages == [
         "labels: 9 classes: 0 = class 0, 1 = class 1, 2 = class 2, and 6 more"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tabby", 281),
+        ("tabby, tabby cat", 281),
+        ("n02123045", 281),
+        ("281", 281),
+    ],
+)
+def test_find_class_reads_names_synsets_and_numbers(text, expected):
+    assert find_class(text, IMAGENET, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tabbi", r"explain.target: 'tabbi' is no class: .*did you mean 'tabby"),
+        ("1000", "explain.target: '1000' is no class"),
+        ("-1", "explain.target: '-1' is no class"),
+    ],
+)
+def test_find_class_refuses_what_is_no_class(text, message):
+    with pytest.raises(ConfigError, match=message):
+        find_class(text, IMAGENET, 1000)
+
+
+def test_find_class_checks_the_range_of_a_classifier_without_names():
+    classifier = Classifier(params=(), apply=lambda _, x: x.mean((1, 2)))
+    assert find_class("2", classifier, 3) == 2
+    with pytest.raises(ConfigError, match="explain.target is 3, but 'custom' has classes 0 to 2"):
+        find_class("3", classifier, 3)

@@ -1,0 +1,120 @@
+"""Explains pictures: `cfx_jax explain PICTURE_OR_FOLDER... [--target=CLASS] [--mode=MODE]`."""
+
+import argparse
+import itertools
+import os
+import pathlib
+import re
+import sys
+import webbrowser
+from collections.abc import Iterator
+
+from cfx_jax.commands import command_line
+from cfx_jax.config import (
+    OBJECTIVES,
+    ClassifierConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ExplainConfig,
+    GeneratorConfig,
+)
+from cfx_jax.data import list_images
+from cfx_jax.fido import MODES
+from cfx_jax.records import ManifestMismatchError
+from cfx_jax.report import page
+from cfx_jax.runs import preemption
+
+
+def main() -> None:
+    """Explains the pictures that the command line names, prints a table and the page's path."""
+    arguments = _parse(command_line.expand_home(sys.argv[1:]))
+    stop = preemption.listen()
+    command_line.run_main(lambda: _explain(arguments, stop), _no_flags, stop)
+
+
+def _no_flags(argv: list[str]) -> list[str]:
+    """Leaves all arguments but the program's name to `_parse`."""
+    return command_line.parse_flags(argv[:1])
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    defaults = Config()
+    parser = argparse.ArgumentParser(
+        prog="cfx_jax explain",
+        description="Explains pictures: which region keeps, and which flips, the prediction.",
+        epilog="All other options: cfx_jax run --help.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PICTURE_OR_FOLDER")
+    parser.add_argument("--target", default="", help="class name or number; default: predicted")
+    parser.add_argument("--objective", default=defaults.explain.objective, choices=OBJECTIVES)
+    parser.add_argument("--mode", default=defaults.explain.mode, choices=MODES)
+    parser.add_argument("--classifier", default=defaults.classifier.name, metavar="NAME",
+                        help="default: %(default)s")  # fmt: skip
+    parser.add_argument("--generator", default=defaults.generator.name, metavar="NAME",
+                        help="in-filling model; default: %(default)s")  # fmt: skip
+    parser.add_argument("--workdir", help="folder of the results; default: runs/NAME")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    return parser.parse_args(argv)
+
+
+def _explain(arguments: argparse.Namespace, stop: preemption.StopRequest) -> None:
+    config = _config(arguments)
+    for workdir in _workdirs(arguments):
+        try:
+            place = page.run_with_page(config, workdir, stop)
+        except ManifestMismatchError:
+            if arguments.workdir:
+                raise
+            continue  # The folder holds other pictures or another question.
+        break
+    print(f"{page.summary(workdir)}\n{place}")
+    if arguments.open:
+        webbrowser.open(pathlib.Path(place).resolve().as_uri())
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    root, files = _locate([pathlib.Path(path) for path in arguments.paths])
+    return Config(
+        data=DataConfig(source="folder", path=str(root), files=files),
+        classifier=ClassifierConfig(arguments.classifier),
+        generator=GeneratorConfig(arguments.generator),
+        explain=ExplainConfig(
+            objective=arguments.objective, mode=arguments.mode, target=arguments.target
+        ),
+    )
+
+
+def _locate(paths: list[pathlib.Path]) -> tuple[pathlib.Path, tuple[str, ...]]:
+    """Returns the folder that holds all paths, and the pictures inside it; `()` means all."""
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise ConfigError(f"{missing[0]}: no such file or folder; expected pictures or folders")
+    if len(paths) == 1 and paths[0].is_dir():
+        return paths[0], ()
+    pictures = [
+        picture
+        for path in paths
+        for picture in (
+            [path / name for name in list_images(path).images] if path.is_dir() else [path]
+        )
+    ]
+    pictures = list(dict.fromkeys(path.absolute() for path in pictures))
+    root = pathlib.Path(os.path.commonpath([path.parent for path in pictures]))
+    return root, tuple(path.relative_to(root).as_posix() for path in pictures)
+
+
+def _workdirs(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yields the folder to write to, then others for when it holds the results of another call."""
+    if arguments.workdir:
+        yield arguments.workdir
+        return
+    name = pathlib.Path(arguments.paths[0]).resolve()
+    stem = name.name if name.is_dir() else name.stem
+    stem = re.sub(r"[^\w.-]+", "-", stem) or "pictures"
+    yield f"runs/{stem}"
+    for number in itertools.count(2):
+        yield f"runs/{stem}-{number}"
+
+
+if __name__ == "__main__":
+    main()
