@@ -1,8 +1,13 @@
-"""The batch over all local devices: padding, the leading device axis, the project's only `pmap`.
+"""The batch over all local devices: padding, the leading device axis, the only `pmap`.
 
 Images that are explained are independent, so there is no axis name and no collective: each device
 runs the batch program on its own rows, and results do not depend on how many devices there are.
-Training alone averages its gradients over the devices.
+Only training averages gradients over the devices.
+
+Since JAX 0.8 `jax.pmap` is a wrapper of `jit` and `shard_map` in maintenance mode. What would
+replace it is `jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=P("devices"),
+out_specs=P("devices")))` over a mesh with one axis; all calls are in this module, and a test runs the
+same batch through `shard_map`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -66,8 +71,13 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 
 def unreplicate(tree: Any) -> Any:
-    """Takes the first device's copy of every leaf, as numpy arrays."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf[0]), tree)
+    """Returns the first device's copy of every leaf, as NumPy arrays."""
+
+    def first(leaf: jax.Array) -> np.ndarray:
+        # Not `leaf[0]`, which gathers the whole array first.
+        return np.asarray(leaf.addressable_shards[0].data).reshape(leaf.shape[1:])
+
+    return jax.tree.map(first, tree)
 
 
 def slices(batch: Any, length: int) -> Iterator[Any]:
