@@ -19,7 +19,7 @@ from cfx_jax.data import Examples
 from cfx_jax.evaluate._boxes import find_boxes
 from cfx_jax.evaluate._transfer_models import EvaluationModels, load_evaluation_models
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Part, Reference, Unit
+from cfx_jax.evaluate.measures import Baseline, EvaluationUnit, Joint, Learnt, Part, Reference
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordsError
 from cfx_jax.runs import Explanations, Images, check_same_data, cluster, name_other_id, runner
@@ -232,7 +232,7 @@ class Study:
         ready: list[int] = np.flatnonzero(np.logical_and.reduceat(complete, starts)).tolist()
         return ready
 
-    def prepare(self, examples: Examples, indices: range) -> Unit:
+    def prepare(self, examples: Examples, indices: range) -> EvaluationUnit:
         """Classifies the readable examples of a unit, and finds their boxes."""
         targets = examples.targets[examples.readable]
         images = Images(examples.pixels, targets, examples.identities)
@@ -240,7 +240,7 @@ class Study:
         readable = [indices[row] for row in examples.readable]
         boxes = find_boxes(self.source, readable, self.shape[:2], self.resize)
         images = images._replace(targets=prediction.target)
-        return Unit(examples, indices, images, prediction, boxes)
+        return EvaluationUnit(examples, indices, images, prediction, boxes)
 
 
 def _without_impossible(

@@ -32,7 +32,7 @@ from cfx_jax.evaluate import _tables
 from cfx_jax.evaluate._snapshot import Snapshot
 from cfx_jax.evaluate._study import Study, adopt, open_runs
 from cfx_jax.evaluate.config import EvaluateConfig
-from cfx_jax.evaluate.measures import Part, Unit
+from cfx_jax.evaluate.measures import EvaluationUnit, Part
 from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import Bar, StopRequest, check_same_data, cluster
@@ -132,7 +132,9 @@ class _Store:
             self.close()
             raise
 
-    def measure(self, examples: Examples, unit: Unit | None, content: Sequence[int]) -> None:
+    def measure(
+        self, examples: Examples, unit: EvaluationUnit | None, content: Sequence[int]
+    ) -> None:
         """Measures a unit of such content and writes it; None has no readable example."""
         measured = self._part.measure(unit, self._scorer) if unit else {}
         values = _lay_out(self._fields, examples, measured)

@@ -37,7 +37,7 @@ _CENTRE_BORDER = 33 / 227
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class EvaluationUnit:
     """The m readable examples of a unit, before they are measured.
 
     Attributes:
@@ -68,7 +68,7 @@ class Part(Protocol):
     def fields(self, scorer: Scorer) -> list[Field]:
         """What is kept of each example."""
 
-    def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
+    def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples, by field `[m, ...]`; m >= 1."""
 
 
@@ -92,7 +92,7 @@ class Reference:
             *(Field(name, "float32") for name in floats + crops),
         ]
 
-    def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
+    def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         number = len(unit.boxes)
         height, width = unit.images.pixels.shape[1:3]
@@ -148,7 +148,7 @@ class Baseline:
         checks = [Field(name, "float32") for name in SANITY_CHECKS]
         return [*map_fields(scorer), *(checks if self.sanity_images else [])]
 
-    def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
+    def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         maps = scorer.attribute(self.name, unit.images)
         values = measure_maps(maps, unit.images, unit.boxes, scorer)
@@ -210,7 +210,7 @@ class Learnt:
             *(Field(name, "float32", *by_classifier) for name in of_classifiers),
         ]
 
-    def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
+    def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         is_explained = self.is_explained(unit)
         cells = self._read("mask_logits", unit).astype(np.float32)
@@ -238,7 +238,7 @@ class Learnt:
             value[~is_explained] = np.nan
         return values | {"status": self._read("status", unit)}
 
-    def _last_of_trace(self, unit: Unit) -> np.ndarray:
+    def _last_of_trace(self, unit: EvaluationUnit) -> np.ndarray:
         trace = self._read("trace", unit)
         if not self.records.has_steps:
             return trace[:, -1]
@@ -247,7 +247,7 @@ class Learnt:
         return np.take_along_axis(trace, last[:, None], axis=1)[:, 0]
 
     def _measure_transfer(
-        self, cells: np.ndarray, maps: np.ndarray, unit: Unit, scorer: Scorer
+        self, cells: np.ndarray, maps: np.ndarray, unit: EvaluationUnit, scorer: Scorer
     ) -> dict[str, np.ndarray]:
         """Shows masks to judges they were not learnt with, and cut to all classifiers."""
         law = self.records.settings.mask_law
@@ -271,13 +271,13 @@ class Learnt:
         logits = self.records.read_result(self.objective, "mask_logits", start, stop)
         return np.asarray(special.expit(logits.astype(np.float32)))
 
-    def is_explained(self, unit: Unit) -> np.ndarray:
+    def is_explained(self, unit: EvaluationUnit) -> np.ndarray:
         """Which readable examples have a mask, bool `[m]`."""
         status = self._read("status", unit)
         explained: np.ndarray = (status != Status.NON_FINITE) & (status != Status.UNREADABLE)
         return explained
 
-    def _read(self, name: str, unit: Unit) -> np.ndarray:
+    def _read(self, name: str, unit: EvaluationUnit) -> np.ndarray:
         rows = unit.examples.readable
         span = unit.indices.start, unit.indices.stop
         stored = self.records.read_result(self.objective, name, *span)
@@ -308,7 +308,7 @@ class Joint:
         """The map and how good it is."""
         return map_fields(scorer)
 
-    def measure(self, unit: Unit, scorer: Scorer) -> dict[str, np.ndarray]:
+    def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples."""
         rows = unit.examples.readable
         span = unit.indices.start, unit.indices.stop

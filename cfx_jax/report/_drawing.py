@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from cfx_jax.report import pictures
-from cfx_jax.report.examples import Unit
+from cfx_jax.report.examples import ReportUnit
 from cfx_jax.report.folder import GalleryFolder
 from cfx_jax.runs import TOP, Explanations
 
@@ -37,7 +37,7 @@ class Drawing:
         self.geometry: tuple[int, int, int, int] | None = None
         self.map_size: tuple[int, int] | None = None
 
-    def draw(self, unit: Unit, count: int) -> dict[int, tuple[str, dict[str, Any]]]:
+    def draw(self, unit: ReportUnit, count: int) -> dict[int, tuple[str, dict[str, Any]]]:
         """Draws the first examples of a unit.
 
         Returns:

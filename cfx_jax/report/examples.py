@@ -17,7 +17,7 @@ NUMBERS = (*SCALARS, "entropy")
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class ReportUnit:
     """A unit of a run, less its pictures.
 
     Attributes:
@@ -35,7 +35,7 @@ class Unit:
     masks: dict[str, np.ndarray]
 
 
-def read_units(run: Explanations) -> Iterator[Unit]:
+def read_units(run: Explanations) -> Iterator[ReportUnit]:
     """Yields the units that are computed, in order: no more than one of them is in memory."""
     for number in run.complete_units:
         start, stop = run.unit_range(number)
@@ -46,7 +46,7 @@ def read_units(run: Explanations) -> Iterator[Unit]:
             results[objective] = {
                 name: run.read_result(objective, name, start, stop) for name in ("status", *SCALARS)
             } | {"entropy": posterior_entropy(expit(logits.astype(np.float32)))}
-        yield Unit(
+        yield ReportUnit(
             range(start, stop),
             run.ids(start, stop),
             {name: run.read(name, start, stop).tolist() for name in CLASSES},
@@ -55,7 +55,7 @@ def read_units(run: Explanations) -> Iterator[Unit]:
         )
 
 
-def describe(run: Explanations, unit: Unit, row: int) -> dict[str, Any]:
+def describe(run: Explanations, unit: ReportUnit, row: int) -> dict[str, Any]:
     """Returns what a page says of an example in words and numbers, as texts."""
     results = {
         objective: describe_result(run, {name: of[row].item() for name, of in columns.items()})

@@ -32,7 +32,7 @@ from cfx_jax.report._facts import list_differences, list_facts
 from cfx_jax.report.examples import (
     NUMBERS,
     OBJECTIVES,
-    Unit,
+    ReportUnit,
     class_name,
     describe,
     rather,
@@ -243,7 +243,7 @@ class _Parts:
         self._rows.clear()
 
 
-def _row(unit: Unit, row: int) -> dict[str, Any]:
+def _row(unit: ReportUnit, row: int) -> dict[str, Any]:
     """What the page can search, filter and sort by."""
     found: dict[str, Any] = {"index": unit.indices[row], "id": unit.ids[row]}
     found |= {name: unit.classes[name][row] for name in CLASSES}

@@ -6,7 +6,7 @@ Only training averages gradients over the devices.
 
 Since JAX 0.8 `jax.pmap` is a wrapper of `jit` and `shard_map` in maintenance mode. What would
 replace it is `jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=P("devices"),
-out_specs=P("devices")))` over a mesh with one axis; all calls are in this module, and a test runs the
+out_specs=P("devices")))` over a mesh with one axis. All calls are in this module; a test runs the
 same batch through `shard_map`.
 """
 

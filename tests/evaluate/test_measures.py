@@ -12,7 +12,7 @@ from cfx_jax.baselines import METHODS
 from cfx_jax.config import Config, ExplainConfig, ReportConfig
 from cfx_jax.data.loader import Examples
 from cfx_jax.evaluate._maps import SHARES
-from cfx_jax.evaluate.measures import Baseline, Joint, Learnt, Reference, Unit
+from cfx_jax.evaluate.measures import Baseline, EvaluationUnit, Joint, Learnt, Reference
 from cfx_jax.evaluate.scoring import Scorer
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import Explanations, make_fields
@@ -62,7 +62,9 @@ def unit(scorer):
         unit=0, ids=["a", "b"], labels=np.ones(2, int), targets=np.ones(2, int),
         digests=np.ones(2, np.uint64), readable=np.arange(2), pixels=pixels, problems=[],
     )  # fmt: skip
-    return Unit(examples, range(2), images, scorer.classify(images), [BOX, np.zeros((0, 4))])
+    return EvaluationUnit(
+        examples, range(2), images, scorer.classify(images), [BOX, np.zeros((0, 4))]
+    )
 
 
 @pytest.mark.parametrize(("sign", "error"), [(1.0, 0.0), (-1.0, 1.0)])
