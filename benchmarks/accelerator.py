@@ -53,9 +53,9 @@ class Size:
 
     Attributes:
         resnet: which of them.
-        precision: of explanations, where every CPU is slow at bfloat16.
-        repeats: of each timing, after a first one for compilation; their median counts.
-        side: of the images.
+        precision: precision of explanations, where every CPU is slow at bfloat16.
+        repeats: number of timings, after a first one for compilation; their median counts.
+        side: height and width of the images, in pixels.
         rows: in a batch of the bare networks.
         matrix: side of the matrices that are multiplied.
         copied: numbers in the array that is copied.
@@ -64,7 +64,7 @@ class Size:
         trained: generator of the training step.
         crop: side of its crops.
         crops: in a step.
-        steps: of the training.
+        steps: number of training steps.
     """
 
     resnet: str = "resnet50"

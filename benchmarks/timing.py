@@ -57,7 +57,7 @@ def seconds_a_row(
         rows: where it starts.
         *shared: parameters; inside of the function they would be constants of the program.
         number: how often in a call.
-        repeats: of the call; the median counts.
+        repeats: number of calls; the median counts.
     """
 
     @jax.jit

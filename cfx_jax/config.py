@@ -26,23 +26,23 @@ class DataConfig:
     """Where the images come from.
 
     Attributes:
-        source: `bundled` (photographs that come with scikit-image), `folder`, `npz` or `tfds`.
+        source: `bundled` (photographs of scikit-image), `folder`, `npz` or `tfds`.
         path: the image folder or a single image, the .npz file, or the TFDS data directory ("" =
-            the default of TFDS). A folder may have a manifest.csv with the columns `file`, `label`,
-            `boxes` and `split`. An .npz file has `images` `[N, H, W]`, `[N, H, W, 1]` or
-            `[N, H, W, 3]`, uint8 or floats in [0, 1], and may have `labels` and `ids`; `x` and `y`
-            are understood, too. See docs/data.md.
+            the default of TFDS). A folder may contain a manifest.csv with the columns `file`,
+            `label`, `boxes` and `split`. An .npz file contains `images` `[N, H, W]`,
+            `[N, H, W, 1]` or `[N, H, W, 3]`, uint8 or floats in [0, 1], and may contain `labels`
+            and `ids`; the names `x` and `y` are read, too. See docs/data.md.
         name: name of the TFDS dataset.
-        split: split of the TFDS dataset; of a folder, the rows of manifest.csv with this `split`;
-            of an .npz file, the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
+        split: split to explain. TFDS: the split's name; folder: the rows of manifest.csv with this
+            `split`; .npz file: the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
         resize: `crop` (short side to the size over `classifier.crop`, centre crop), `cover` (short
             side to the size, centre crop) or `stretch`.
         files: images of the folder to explain, as paths inside it, without labels; () explains all
             images, with the labels of the folder.
-        class_folders: the sub-folders of the image folder are the classes: by number, synset of
-            ImageNet or name of the classifier, or, where no name is one, in the order of their
-            names.
-        max_examples: explain only the first so many.
+        class_folders: whether sub-folders of the image folder are classes, named by class number,
+            ImageNet synset or class name; if no name is one of these, the sub-folders are numbered
+            in the order of their names.
+        max_examples: number of examples to explain, the first ones; None explains all.
     """
 
     source: str = "bundled"
@@ -60,22 +60,24 @@ class ClassifierConfig:
     """The classifier to explain.
 
     Attributes:
-        name: of its architecture; or a function of your own that builds it,
+        name: name of the architecture; or your own function that builds it,
             `package.module:function` or `path/to/file.py:function`, see `examples/`.
         weights: path of its weights ("" = the packaged ones).
-        class_names: path of a text file with one class name a line, or number and name, or of JSON
-            ("" = the published ones).
+        class_names: path of a text file with one class name per line, or number and name, or of a
+            JSON file ("" = the published names).
         normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
-        image_size: side of the square that images are brought to; None = as it was trained.
-        channels: of the images of a classifier of your own, 3 or 1; None = as it says.
-        mean: in place of a name, `(images - mean) / std`, images in [0, 1], by channel, red first.
-        std: by channel, with `mean`.
-        channel_order: `rgb`, or `bgr` for a network that takes blue first.
-        crop: share of the scaled image's side that is cut out of its centre, with `data.resize`
-            `crop`; None = as is said beside the weights, or 0.875.
-        interpolation: filter that scales images, `bicubic`, `bilinear`, `lanczos`, `hamming`, `box`
-            or `nearest` ("" = as is said beside the weights, or bicubic).
-        logits: `softmax` or `sigmoid`, see `cfx_jax.Classifier` ("" = as the classifier says).
+        image_size: side of the square that images are resized to; None = the size the classifier
+            was trained with.
+        channels: number of image channels of your own classifier, 3 or 1; None = its own value.
+        mean: mean of each channel, red first, for `(images - mean) / std` with images in [0, 1]; an
+            alternative to `normalization`.
+        std: standard deviation of each channel, with `mean`.
+        channel_order: `rgb`, or `bgr` for a network that expects blue first.
+        crop: central share of the resized image's side that is kept, with `data.resize=crop`;
+            None = the value in the config file next to the weights, else 0.875.
+        interpolation: resizing filter, `bicubic`, `bilinear`, `lanczos`, `hamming`, `box` or
+            `nearest` ("" = the value in the config file next to the weights, else bicubic).
+        logits: `softmax` or `sigmoid`, see `cfx_jax.Classifier` ("" = the classifier's own value).
     """
 
     name: str = "efficientnet_lite0"
@@ -130,9 +132,9 @@ class GeneratorConfig:
     """The in-filling generator.
 
     Attributes:
-        name: one that comes with the package, several joined by `+`, or a function of your own that
-            builds it, as that of the classifier.
-        weights: path of its weights ("" = the packaged ones).
+        name: name of a packaged generator, several names joined by `+`, or your own function that
+            builds a generator, given like that of the classifier.
+        weights: path of the weights ("" = the packaged ones).
     """
 
     name: str = "gated_unet"
@@ -175,7 +177,7 @@ class _Goal:
         return get_settings(self.mode, **given)
 
 
-# Of each setting but those that make a mode what it is: its name, its type, and None.
+# Name, type and default (None) of each setting, except those that define a mode.
 _OVERRIDES = [
     (name, kind | None, None)
     for name, kind in get_type_hints(Settings).items()
@@ -185,7 +187,7 @@ _OVERRIDES = [
 if TYPE_CHECKING:
 
     class ExplainConfig(_Goal):
-        """Stands for the class below, whose fields type checkers cannot know."""
+        """The class below, whose fields type checkers cannot infer."""
 
         def __init__(self, *goal: Any, **fields: Any) -> None: ...
 
@@ -198,20 +200,20 @@ else:
         bases=(_Goal,),
         namespace={
             "__module__": __name__,
-            "__doc__": "What to learn and how; a setting left at None keeps the value of the mode.",
+            "__doc__": "What to learn, and the settings; None keeps the value of the mode.",
         },
     )
 
 
 @dataclasses.dataclass
 class BatchConfig:
-    """How the work is cut.
+    """Batch size and size of the units that are written.
 
     Attributes:
-        per_device_batch_size: images optimised together on one device; None plans it from the
-            memory of the device and what the compiled programs need.
-        unit_size: images written together; what a stop in the middle costs at most. A multiple of
-            the devices of a host keeps all of them busy.
+        per_device_batch_size: number of images optimised together on one device; None plans it
+            from the memory of the device and of the compiled programs.
+        unit_size: number of images written together, and lost at most when a run is stopped. A
+            multiple of the number of devices of a host keeps all of them busy.
     """
 
     per_device_batch_size: int | None = None
@@ -223,9 +225,9 @@ class ReportConfig:
     """The page of a run.
 
     Attributes:
-        save_images: keep the photographs and their in-fills in the records, for the page to show.
-        max_images: draw the pictures of the first so many examples, 30 kB each; the numbers of all
-            are there. `python -m cfx_jax.report RUN` draws more later.
+        save_images: whether the records contain the images and their in-fills, for the page.
+        max_images: number of examples with pictures on the page, the first ones, 30 kB each; the
+            page lists the numbers of all. `python -m cfx_jax.report RUN` draws more later.
     """
 
     save_images: bool = True
@@ -237,14 +239,14 @@ class Config:
     """A whole run. The defaults are the demo: three photographs, both objectives.
 
     Attributes:
-        seed: of all random numbers; with the id of an image it decides those of the image.
-        precision: of the networks, `float32`, `bfloat16` for speed on accelerators, or `auto`,
-            which is the latter where there is one and the former on CPU.
+        seed: seed of all random numbers; together with the id of an image it fixes the image's key.
+        precision: precision of the networks: `float32`, `bfloat16`, or `auto`, which is bfloat16 on
+            accelerators and float32 on CPU.
         data: where the images come from.
-        classifier: to explain.
-        generator: that fills holes.
-        explain: what to learn and how.
-        batch: how the work is cut.
+        classifier: the classifier to explain.
+        generator: the model that fills holes.
+        explain: what to learn, and the settings.
+        batch: batch size and size of the units that are written.
         report: the page of the run.
     """
 

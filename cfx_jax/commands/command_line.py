@@ -44,8 +44,8 @@ def run_command(
     Args:
         command: called with the config and the folder of the run.
         config_type: what `get_config()` of a config file returns.
-        default_name: of a run without a config file, which takes the defaults of `config_type`; ""
-            asks for a file.
+        default_name: name of a run without a config file, which has the defaults of `config_type`;
+            "" requires a file.
         stop: as in `run_main`.
     """
     parsed: list[tuple[Any, str]] = []
@@ -67,7 +67,7 @@ def parse_command(
     """Reads `--config=FILE --config.a.b=value --workdir=DIR`.
 
     Args:
-        argv: of the program, its name first.
+        argv: arguments of the program, its name first.
         config_type: as in `run_command`.
         default_name: as in `run_command`.
         flag_values: where the flags are defined; those of other flags are read, too.
@@ -128,7 +128,7 @@ def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
     """Looks for the file that `--config=FILE` means.
 
     Args:
-        argv: of the program.
+        argv: arguments of the program.
         known: names to tell of where there is no such file.
 
     Returns:

@@ -64,7 +64,7 @@ def infill_folder(
         images: folder of images.
         masks: folder of masks.
         output: folder to write to, made when missing.
-        seed: of generators that draw.
+        seed: random seed for stochastic generators.
 
     Returns:
         What was wrong with the images that were skipped.

@@ -48,7 +48,7 @@ class Row(NamedTuple):
     """A row of the table.
 
     Attributes:
-        place: of the row in messages.
+        place: name of the row in messages.
         file: as it is written there.
         label: text; "" where it is not known.
         boxes: float32 `[k, 4]`.
@@ -66,7 +66,7 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
     """Reads a table in UTF-8, whatever its delimiter and the spelling of its columns.
 
     Args:
-        path: of the table. Columns that are not `file` (or `file_name`), `label`, `boxes` or
+        path: path of the table. Columns that are not `file` (or `file_name`), `label`, `boxes` or
             `split` are named and not used.
 
     Returns:

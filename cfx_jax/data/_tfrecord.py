@@ -27,7 +27,7 @@ class Shard:
     """A file and which of its records to take: `take` of them after the first `skip`.
 
     Attributes:
-        path: of the file, on a local disk.
+        path: path of the file, on a local disk.
         num_records: it should hold.
         skip: at least 0.
         take: at most `num_records - skip`.

@@ -40,7 +40,7 @@ def digest_file(path: str | os.PathLike[str]) -> int:
     48 KiB without compression, a change of a few pixels may go unseen.
 
     Args:
-        path: of the file, on a local disk.
+        path: path of the file, on a local disk.
 
     Returns:
         As `digest` does; `UNREADABLE` where there is no file that can be read.

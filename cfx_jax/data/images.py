@@ -91,7 +91,7 @@ def reading(name: str) -> Iterator[None]:
     """Makes whatever goes wrong with an image inside an `UnreadableImageError` that names it.
 
     Args:
-        name: of the image.
+        name: name of the image, for messages.
 
     Raises:
         UnreadableImageError: anything was raised inside.
@@ -135,7 +135,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     more than 100 million pixels is decoded at a half, a quarter or an eighth of its size.
 
     Args:
-        image: of any mode; changed in place where that saves memory.
+        image: image of any mode; changed in place where that saves memory.
 
     Returns:
         An image of mode RGB.

@@ -109,8 +109,8 @@ class Classes:
         all the classes, in the order in which they come.
 
         Args:
-            names: of all of them, in their order.
-            where: of the data set, for messages.
+            names: names of all classes, in their order.
+            where: name of the data set, for messages.
 
         Returns:
             The class of each.

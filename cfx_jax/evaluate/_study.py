@@ -32,7 +32,7 @@ def open_runs(folders: Sequence[str]) -> list[Learnt]:
     """Opens runs whose masks are measured.
 
     Args:
-        folders: of the runs, finished or not; the last part of a path names a run.
+        folders: folders of the runs, finished or not; the last part of a path names a run.
 
     Returns:
         Each objective of each run.
@@ -65,7 +65,7 @@ def adopt(
     """Takes what was explained, and how the work was cut, from the manifest of a run.
 
     Args:
-        config: of the evaluation; a line warns of what it says otherwise.
+        config: configuration of the evaluation; a warning lists fields that differ from the run.
         stored: config of the run.
         images_path: where the images lie now; "" = where they were.
         has_classifier: whether the caller has the classifier.

@@ -38,7 +38,7 @@ def transfer_to_infills(
         pixels: the mask distribution at the pixels.
         classifier: the model explained.
         generators: G that fill the holes.
-        law: of the masks that were learnt.
+        law: mask law of the learnt masks.
         num_masks: hard masks drawn for each of them.
 
     Returns:
@@ -71,7 +71,7 @@ def transfer_to_classifiers(
         pixels: the mask distribution at the pixels.
         classifiers: k that the masks were not learnt with.
         generator: fills the holes.
-        law: of the masks that were learnt.
+        law: mask law of the learnt masks.
 
     Returns:
         Success rate, float32 `[k]`; NaN where a classifier is wrong on the image itself.

@@ -47,7 +47,7 @@ def load_evaluation_models(
     """Loads the judges that a config names, in its precision.
 
     Args:
-        config: of the evaluation.
+        config: configuration of the evaluation.
         classifier: the one explained.
         generator: the one that the config names.
         shape: `(H, W, C)` of the images.

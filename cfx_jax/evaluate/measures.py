@@ -42,10 +42,10 @@ class EvaluationUnit:
 
     Attributes:
         examples: all of the unit.
-        indices: of all of them, in the data.
+        indices: indices of all examples in the data.
         images: pixels, targets and identities.
         prediction: what the classifier makes of them.
-        boxes: of each, float `[k, 4]` in pixels of the fitted image, k >= 0.
+        boxes: boxes of each example, float `[k, 4]` in pixels of the fitted image, k >= 0.
     """
 
     examples: Examples
@@ -124,7 +124,7 @@ class Baseline:
     """Another method.
 
     Attributes:
-        name: of `cfx_jax.baselines.METHODS`.
+        name: a key of `cfx_jax.baselines.METHODS`.
         infill: name of the generator that replaces pixels for it.
         sanity_images: examples, the first ones, whose map is compared with those of shuffled
             weights and of another class.
@@ -175,7 +175,7 @@ class Learnt:
 
     Attributes:
         run: name of the run.
-        records: of the run.
+        records: records of the run.
         objective: `"ssr"` or `"sdr"`.
     """
 

@@ -72,7 +72,7 @@ class Scorer:
     Attributes:
         num_infills: generators that fill the holes of curves, and of masks learnt with another one.
         num_transfer_classifiers: classifiers shown masks that were learnt with another one.
-        curve_steps: of each curve.
+        curve_steps: number of steps of each curve.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Scorer:
             infills: fill the holes of curves, and of masks that were learnt with another one; the
                 last one those of masks that are shown to other classifiers.
             baseline_infill: replaces pixels for other methods.
-            curve_steps: of each curve.
+            curve_steps: number of steps of each curve.
             per_device_batch_size: images a device looks at together.
             transfer_classifiers: are shown masks that were learnt with another one.
             contrast: class that the target of each image is set against; None for all others.
@@ -174,7 +174,7 @@ class Scorer:
             images: that the masks are of.
             cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
             objective: `"ssr"` or `"sdr"`, what they were learnt for.
-            law: of the masks they were learnt with.
+            law: mask law of the learnt masks.
             num_masks: hard masks drawn for each of G judges.
 
         Returns:
@@ -193,7 +193,7 @@ class Scorer:
             images: that the masks are of.
             cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
             objective: `"ssr"` or `"sdr"`, what they were learnt for.
-            law: of the masks they were learnt with.
+            law: mask law of the learnt masks.
 
         Returns:
             Success rate, float32 `[n, J]`; NaN where one of J classifiers is wrong on the image.

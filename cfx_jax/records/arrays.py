@@ -55,9 +55,9 @@ def write_group(
 
     Args:
         storage: the run's folder, where the arrays are opened.
-        layout: of the store.
-        ids: of all examples, which become the coordinate of their axis; none leaves it out.
-        attributes: of the group.
+        layout: layout of the store.
+        ids: ids of all examples, the coordinate of the example axis; an empty sequence omits it.
+        attributes: attributes of the Zarr group.
     """
     if storage.read(f"{STORE}/zarr.json") is not None:
         return

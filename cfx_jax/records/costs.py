@@ -21,8 +21,8 @@ class Cost(NamedTuple):
 
     Attributes:
         seconds: by the clock, from the end of the unit before it on that host.
-        devices: of that host that have worked on it.
-        processes: of the run, which work on other units meanwhile.
+        devices: number of devices of the host that computed it.
+        processes: number of processes of the run; the others compute other units meanwhile.
     """
 
     seconds: float

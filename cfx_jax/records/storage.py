@@ -119,7 +119,7 @@ def os_error(error: ValueError, what: str) -> OSError:
     """Returns the error of the operating system behind one of TensorStore, which has none.
 
     Args:
-        error: as TensorStore raised it.
+        error: error that TensorStore raised.
         what: could not be done.
     """
     code = re.search(r"os_error_code='(\d+)'", str(error))

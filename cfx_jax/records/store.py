@@ -76,7 +76,7 @@ class RecordWriter:
             unit_size: examples computed and written together.
             host: which of the hosts of this run this one is.
             num_hosts: how many there are.
-            ids: of all examples; as texts they are the coordinate `example` of a store that is
+            ids: ids of all examples; as texts they are the coordinate `example` of a store that is
                 begun.
             attributes: JSON values told to those who open a store that is begun.
             informative: as in `claim_folder`.

@@ -25,7 +25,7 @@ class Drawing:
 
     Attributes:
         tiles: kinds of the pictures that lie side by side in a file, in order.
-        geometry: of each, as `draw_strip` returns it; none before the first.
+        geometry: geometry of each strip, see `draw_strip`; empty before the first strip.
         map_size: height and width of the maps that outlines are traced in.
     """
 

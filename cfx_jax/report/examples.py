@@ -21,8 +21,8 @@ class ReportUnit:
     """A unit of a run, less its pictures.
 
     Attributes:
-        indices: of the examples in the run.
-        ids: of the examples.
+        indices: indices of the examples in the run.
+        ids: ids of the examples.
         classes: `label`, `target` and `prediction`, -1 where one is not known.
         results: by objective, `status` and each of `NUMBERS`, `[n]`.
         masks: by objective, logits of keeping a cell, `[n, h, w]`; NaN where none is learnt.

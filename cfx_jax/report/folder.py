@@ -37,7 +37,7 @@ class GalleryFolder(Storage):
         """Looks at a folder; nothing is written yet.
 
         Args:
-            location: of the folder.
+            location: location of the folder.
             taken: names of the files that lie beside the page.
             check: called before each file is drawn and written; by raising it ends the gallery.
 

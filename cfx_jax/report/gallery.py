@@ -137,7 +137,7 @@ class _Run:
     Attributes:
         data: for the scripts.
         listed: the first examples, for the static list.
-        counts: of each status that occurs.
+        counts: number of examples with each status that occurs.
         facts: settings worth a line.
         settings: parts of the manifest, as texts.
     """

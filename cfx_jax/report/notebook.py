@@ -29,7 +29,7 @@ def figure(
     """Draws explanations: before, what matters, after; a row each.
 
     Args:
-        explanation: of one image, or of N as `explain` returns them; the first 16 are drawn.
+        explanation: explanation of one image, or of N images; the first 16 are drawn.
         images: that were explained, `[N, H, W, C]` in [0, 1], without N for one; None draws the map
             without them.
         class_names: by number of a class.

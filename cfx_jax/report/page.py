@@ -111,7 +111,7 @@ def kept_fresh(
     Args:
         workdir: the run's folder; the run may not have begun it yet.
         max_images: as in `write_report`.
-        stop: of the run.
+        stop: stop request of the run.
     """
     ended = threading.Event()
     arguments = (workdir, max_images, stop, ended)

@@ -56,7 +56,7 @@ def draw_saliency(
         logits: `[h, w]`, of keeping a cell.
         objective: `"ssr"` or `"sdr"`.
         photo: uint8 `[H, W, 3]`, or None for the map alone.
-        law: of the masks it was learnt with.
+        law: mask law of the learnt mask.
 
     Returns:
         A picture of the size of the photograph; without one at least 224 pixels wide.
@@ -74,7 +74,7 @@ def map_importance(
         logits: `[h, w]`, of keeping a cell.
         objective: `"ssr"` or `"sdr"`.
         photo: `[H, W, 3]`; None for whole cells, at least 224 pixels of them.
-        law: of the masks it was learnt with.
+        law: mask law of the learnt mask.
 
     Returns:
         float `[H, W]` in [0, 1].
@@ -192,7 +192,7 @@ def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Lays images of one size out on white, small ones enlarged.
 
     Args:
-        rows: of float `[H, W, 3]` or `[H, W, 1]` in [0, 1], as many in each row.
+        rows: rows of pictures, float `[H, W, 3]` or `[H, W, 1]` in [0, 1], as many in each row.
 
     Returns:
         A picture.

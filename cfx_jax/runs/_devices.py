@@ -59,9 +59,9 @@ class Devices:
     """The devices of one run, with its models; arrays on them have axes `[devices, rows, ...]`.
 
     Attributes:
-        idle_meter: of what they do; a new one begins anew.
+        idle_meter: measures how long the devices are idle; assign a new one to start again.
         rows_per_device: images on one device at once, as compiled last; 0 before.
-        steps_per_call: of `advance`.
+        steps_per_call: number of optimiser steps per call of `advance`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Devices:
             key: random key of the run.
             classifier: the model to explain.
             generator: fills the holes.
-            settings: of every image.
+            settings: settings of every image.
             shape: `(H, W, C)` of every image.
             devices: local devices to use.
             contrast: class that the target of each image is set against; None for all others.
@@ -156,7 +156,7 @@ class Devices:
         Args:
             tasks: one for each row, which one that is not fresh may share with another row.
             is_fresh: bool `[num_rows]`, the rows that begin.
-            others: of the rows that go on; None where all others stand still.
+            others: state of the other rows, which continue; None if no other row is active.
 
         Returns:
             The problem and the state of all rows.
@@ -186,8 +186,8 @@ class Devices:
 
         Args:
             tasks: at most `num_rows`.
-            states: of each, numpy.
-            targets: of each, named.
+            states: state of each task, NumPy arrays.
+            targets: class to explain of each task, int `[n]`.
 
         Returns:
             An `Explanation` of all rows, on the devices.

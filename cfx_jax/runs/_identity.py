@@ -29,10 +29,10 @@ def make_manifest(
 
     Args:
         config: the whole run, its precision settled.
-        settings: of every image.
-        source: of the images, one row for each question.
-        classifier: as loaded.
-        generator: as loaded.
+        settings: settings of every image.
+        source: source of the examples, one per image and class to explain.
+        classifier: loaded classifier.
+        generator: loaded generator.
     """
     asked = dataclasses.asdict(config)
     del asked["report"]["max_images"], asked["batch"]["per_device_batch_size"]

@@ -242,7 +242,7 @@ def wait_for_units(
     """Waits until units are on disk: the records are all that hosts share.
 
     Args:
-        reader: of the records.
+        reader: reader of the records.
         units: to wait for, of any host.
         stop: looked at between looks.
 

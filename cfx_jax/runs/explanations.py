@@ -60,8 +60,8 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
     """Lists what is kept of each example.
 
     Args:
-        config: of the run.
-        ids: of all examples; the longest decides how many bytes are kept.
+        config: configuration of the run.
+        ids: ids of all examples; the longest sets the number of bytes per id.
         size: `(H, W)` of the images.
 
     Returns:
@@ -130,8 +130,8 @@ def make_values(
     """Lays a unit out as record fields; an unreadable example has its status and no more.
 
     Args:
-        fields: of the records.
-        examples: of the unit.
+        fields: fields of the records.
+        examples: examples of the unit.
         explanations: by objective, of the readable examples.
 
     Returns:

@@ -70,7 +70,7 @@ class Jobs(Generic[Tag]):
 
         Args:
             jobs: a name for each job, and its images.
-            objectives: of every image, in their order.
+            objectives: objectives to learn for every image, in order.
         """
         self._objectives = objectives
         self._open: list[tuple[Tag, dict[str, list[Explanation | None]]]] = []

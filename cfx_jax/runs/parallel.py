@@ -51,7 +51,7 @@ def train_over_devices(
     Args:
         step: pure function of the rows of ONE device that averages over `axis_name`.
         devices: local devices to use.
-        axis_name: of the axis of devices.
+        axis_name: name of the device axis.
 
     Returns:
         A function of the same arguments. They all carry a leading axis of devices, as `replicate`

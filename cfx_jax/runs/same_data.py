@@ -33,8 +33,8 @@ def check_same_data(
     """Compares the complete units of this host, on the first one all, with the data there are now.
 
     Args:
-        reader: of records of examples with these ids.
-        ids: of all examples.
+        reader: reader of records of examples with these ids.
+        ids: ids of all examples.
         now: by field `label`, `digest` or `content`, index -> its value of the data as they are.
         remedy: a sentence that says what to do about other data.
 
@@ -71,7 +71,7 @@ def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
 
     Args:
         workdir: folder of a run.
-        ids: of the data now.
+        ids: ids of the current data.
 
     Returns:
         A line, or nothing where no id is recorded, or none is another.

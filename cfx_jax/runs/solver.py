@@ -38,7 +38,7 @@ class _Call(NamedTuple):
     Attributes:
         state: after it, on the devices.
         is_done: bool, on the devices.
-        targets: of the problems, on the devices.
+        targets: targets of the problems, on the devices.
         tasks: by place, those that it was for.
     """
 
@@ -91,7 +91,7 @@ class Solver:
             key: random key of the run.
             classifier: the model to explain.
             generator: fills the holes.
-            settings: of every image.
+            settings: settings of every image.
             objectives: `"ssr"`, `"sdr"` or both, in the order to solve them.
             shape: `(H, W, C)` of every image.
             devices: local devices to use; None takes all.

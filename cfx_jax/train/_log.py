@@ -47,7 +47,7 @@ class Heldout:
         """Fills all holes.
 
         Args:
-            params: of the generator.
+            params: parameters of the generator.
 
         Returns:
             Quality by kind of mask, and a sheet of image, masked image and filled image (PNG).

@@ -29,14 +29,14 @@ class TrainConfig:
         crop_size: side of the square crops of a batch, in pixels.
         batch_size: crops a step, over all devices.
         num_steps: optimiser steps.
-        learning_rate: of Muon at its peak.
+        learning_rate: peak learning rate of Muon.
         warmup_steps: steps of its rise; it falls along a cosine.
-        ema_decay: of the moving average of the parameters.
-        feature_weight: of the distance between features of EfficientNet-Lite0; 0 = without.
-        adversarial_weight: of the adversarial loss; 0 = without.
+        ema_decay: decay of the moving average of the parameters.
+        feature_weight: weight of the distance between features of EfficientNet-Lite0; 0 omits it.
+        adversarial_weight: weight of the adversarial loss; 0 omits it.
         evaluate_every: steps between two measurements, each with its sheet of samples.
         checkpoint_every: steps between two checkpoints; what a stop costs at most.
-        seed: of the initial parameters, the crops and the masks.
+        seed: seed of the initial parameters, the crops and the masks.
     """
 
     model: str = "gated_unet"
@@ -98,8 +98,8 @@ class TrainClassifierConfig:
         heldout: labelled images to measure the accuracy on.
         batch_size: images a step.
         num_steps: optimiser steps.
-        learning_rate: of Adam at its beginning; falls along a cosine to zero.
-        seed: of the initial parameters and of the order of the images.
+        learning_rate: initial learning rate of Adam; falls along a cosine to zero.
+        seed: seed of the initial parameters and of the order of the images.
     """
 
     name: str = "mnist_cnn"

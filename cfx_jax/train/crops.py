@@ -35,7 +35,7 @@ class Crops:
     Attributes:
         source: what is drawn from.
         size: side of a crop in pixels.
-        channels: of a crop.
+        channels: number of channels of a crop.
         unreadable: id -> what was wrong, of the images that were drawn but could not be decoded.
             The next image of the source takes the place of such a one.
     """
@@ -47,7 +47,7 @@ class Crops:
             source: images of any size; those smaller than a crop are enlarged.
             size: side of a crop in pixels.
             channels: 3, or 1 for grey.
-            seed: of all draws.
+            seed: random seed of all draws.
         """
         self.source = source
         self.size = size

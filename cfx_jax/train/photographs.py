@@ -94,7 +94,7 @@ def load_crops(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> C
     Args:
         crops: what is drawn.
         num_draws: crops that are left to draw.
-        devices: of the training.
+        devices: devices that train.
 
     Returns:
         Crops of the same bytes, or `crops`: where more than a quarter of the memory that a program
@@ -119,8 +119,8 @@ def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Arr
 
     Args:
         window: int32 `[3]`: place of the first pixel, pixels in a line, whether it is mirrored.
-        planes: of each channel uint8 `[all pixels]`.
-        size: of the crop.
+        planes: pixels of all photographs, uint8 `[all pixels]` for each channel.
+        size: size of the crop.
 
     Returns:
         uint8 `[size, size, channels]`.

@@ -36,11 +36,11 @@ class TrainSettings:
 
     Attributes:
         num_steps: optimiser steps.
-        learning_rate: of Muon at its peak; rises linearly, then falls along a cosine to zero.
+        learning_rate: peak learning rate of Muon; rises linearly, then follows a cosine to zero.
         warmup_steps: steps of the rise.
-        ema_decay: of the moving average of the parameters, which is what is kept in the end.
-        feature_weight: of the feature loss; 0 switches it off.
-        adversarial_weight: of the adversarial loss; 0 switches it off.
+        ema_decay: decay of the moving average of the parameters, which is the final result.
+        feature_weight: weight of the feature loss; 0 omits it.
+        adversarial_weight: weight of the adversarial loss; 0 omits it.
     """
 
     num_steps: int
@@ -74,7 +74,7 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, steps taken.
-        params: of the generator.
+        params: parameters of the generator.
         ema: moving average of `params`.
         optimizer: state of the generator's optimiser.
         critic: variables of the critic, None without an adversarial loss.
@@ -95,7 +95,7 @@ def init_state(key: jax.Array, params: Any, channels: int, settings: TrainSettin
     Args:
         key: random key of the critic's initial parameters.
         params: initial parameters of the generator.
-        channels: of the images.
+        channels: number of image channels.
         settings: hyper-parameters.
     """
     state = TrainState(
@@ -158,8 +158,8 @@ def train_step(
         pixels: uint8 `[n, H, W, C]`, of the images.
         rows: int32 `[n]`, their places in the batch of all devices.
         key: random key of the training.
-        classifier_params: of EfficientNet-Lite0, for the feature loss; anything without it.
-        loss: of the generator that is trained.
+        classifier_params: parameters of EfficientNet-Lite0 for the feature loss, else ignored.
+        loss: training loss of the generator.
         settings: hyper-parameters.
 
     Returns:
