@@ -23,7 +23,7 @@ from cfx_jax.runs import StoppedError, StopRequest, cluster, keep_programs
 from cfx_jax.version import __version__
 
 USER_ERROR = 2
-INTERRUPTED = 130  # As shells say it: 128 and the number of SIGINT.
+INTERRUPTED = 130  # Convention of shells: 128 plus the number of SIGINT.
 NOT_READ = 141  # The same of SIGPIPE.
 
 # What the user can mend. Anything else is a fault of the program.
@@ -129,7 +129,7 @@ def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
 
     Args:
         argv: arguments of the program.
-        known: names to tell of where there is no such file.
+        known: names of packaged configs, for the message if there is no such file.
 
     Returns:
         `argv` with the file in place of the name of one that comes with the package, and the file;
@@ -158,7 +158,7 @@ def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
 def packaged_configs(config_type: type | None = None) -> dict[str, pathlib.Path]:
     """Returns the config files that come with the package, by name: all, or those of a type."""
     package = pathlib.Path(__file__).parent.parent
-    # Installed, they lie in the package; in a checkout, beside it.
+    # Installed, they are inside the package; in a checkout, next to it.
     folder = package / "configs"
     folder = folder if folder.is_dir() else package.parent / "configs"
     returns = f"-> {config_type.__name__}:" if config_type else ""
@@ -209,7 +209,7 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) ->
     except SystemExit:
         if not _wants_help(argv):
             raise
-        # absl calls it a failure to be asked for help.
+        # absl exits with a failure after --help.
         raise SystemExit(0) from None
     return rest
 
@@ -232,7 +232,7 @@ def run_main(
     Args:
         main: the command.
         flags_parser: `argv -> arguments left`.
-        stop: looked at while other processes are joined; None never stops.
+        stop: stop request, checked while other processes are joined; None never stops.
     """
 
     def quiet_main(argv: list[str]) -> None:
@@ -256,7 +256,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
     The one place where errors become messages. The exit status is what `main` returns, 0 for None;
     `USER_ERROR` after one message to stderr; 0 after a request to stop, since what is written is
     whole; `INTERRUPTED` after Ctrl-C; `NOT_READ` when nobody reads what it prints. Any other error
-    is a fault of the program: it ends it with a traceback, whose last line says so.
+    is a fault of the program: it ends with a traceback, whose last line says so.
 
     Args:
         main: the command.
@@ -297,7 +297,7 @@ def _leave_after(message: str) -> None:
 
 
 def _outside(error: Exception) -> str:
-    """Returns what to say of an error that comes from the machine, "" for any other."""
+    """Returns the message for an error that the machine causes, "" for any other."""
     if isinstance(error, UnicodeError) and (found := sys.getfilesystemencoding()) != "utf-8":
         return f"a name or a text cannot be written in {found}; set PYTHONUTF8=1 ({_line(error)})"
     is_full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

@@ -12,12 +12,12 @@ _DAMAGED = 1
 
 
 def main() -> None:
-    """Does what the command line says; exits with 1 if records are not sound, 2 after an error."""
+    """Runs the sub-command; exits with 1 if records are damaged, 2 after an error."""
     parser = argparse.ArgumentParser(prog="python -m cfx_jax.records", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    status = commands.add_parser("status", help="tell how far the run is, and what failed")
+    status = commands.add_parser("status", help="report progress and failures of the run")
     verify = commands.add_parser("verify", help="read every chunk and check it")
-    export = commands.add_parser("export", help="write a table, one row an example")
+    export = commands.add_parser("export", help="write a table with one row per example")
     for command in (status, verify, export):
         command.add_argument("workdir", metavar="DIR", help="folder of the run, or gs://...")
     export.add_argument("--to", required=True, metavar="OUT", help="folder to write to")

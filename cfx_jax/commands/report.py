@@ -9,7 +9,7 @@ from cfx_jax.report import write_gallery
 
 
 def main() -> None:
-    """Does what the command line says; exits with 2 after an error."""
+    """Writes the gallery of the given runs; exits with 2 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m cfx_jax.report",
         description="Writes the gallery of a run, or of several on the same images side by side.",

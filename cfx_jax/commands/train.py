@@ -12,5 +12,5 @@ def main() -> None:
 
 
 def _train(config: TrainConfig, workdir: str) -> None:
-    """Trains, or goes on training, and prints where the weights are."""
+    """Trains, or continues training, and prints the path of the weights."""
     print(f"weights: {train(config, pathlib.Path(workdir))}")

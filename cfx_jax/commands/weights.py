@@ -9,11 +9,11 @@ from cfx_jax.weights import describe
 
 
 def main() -> None:
-    """Prints what the file holds; exits with 2 after an error."""
+    """Prints the contents of the file; exits with 2 after an error."""
     parser = argparse.ArgumentParser(prog="python -m cfx_jax.weights", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="inspect")
     inspect = commands.add_parser(
-        "inspect", help="list the arrays of a file and tell which classifier it looks like"
+        "inspect", help="list the arrays of a file and the classifier they fit"
     )
     inspect.add_argument("file", help="weights file, Orbax folder or hf://owner/name[/file]")
     arguments = parser.parse_args(command_line.expand_home(sys.argv[1:]))

@@ -36,7 +36,7 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
         ConfigError: the file cannot be read, or its arrays are not as they should be.
     """
     pixels, labels, ids, unused = _read_npz(config)
-    # Three grey images look like one of RGB; labels or ids say how many there are.
+    # Three grey images have the shape of one RGB image; the number of labels or ids decides.
     is_counted = labels is not None or ids is not None
     is_single = pixels.ndim == 3 and pixels.shape[0] == 3 and min(pixels.shape[1:]) > 4
     if is_single and not is_counted:
@@ -168,7 +168,7 @@ def _is_ids(name: str) -> bool:
 
 
 def _is_of_other_images(name: str, known: Sequence[str], ending: str) -> bool:
-    """Tells whether an array is beside images that are not asked for, as `y_train` by `x_train`."""
+    """Tells whether an array belongs to images of another split, as `y_train` to `x_train`."""
     kinds = [kind for names in _NPZ_NAMES[1:] for kind in names if name.startswith(kind)]
     endings = {name.removeprefix(kind) for kind in kinds} - {ending}
     return any(image + other in known for image in _NPZ_NAMES[0] for other in endings)

@@ -36,12 +36,12 @@ _UNKNOWN = {"nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null", "nil", "u
 
 
 def open_folder(config: DataConfig, classes: Classes) -> Source:
-    """Opens a folder of images, or a single image, and says what is read and what is not.
+    """Opens a folder of images, or a single image, and logs what is read and what is not.
 
     Args:
         config: the `data` section; `path`, `split` and `class_folders` are read.
         classes: what labels that are texts mean. Where there is no classifier such labels are
-            errors when they are asked for.
+            errors when they are read.
 
     Returns:
         A `Source`; its ids are the paths of the files inside the folder.
@@ -273,7 +273,7 @@ def _check_there(table: pathlib.Path, files: Sequence[str], there: set[str]) -> 
 
 
 def _read_labels(rows: Sequence[Row], classes: Classes) -> list[int | str]:
-    """Returns the class of each row, or what is wrong with it where no classifier says."""
+    """Returns the class of each row, or an error message if no classifier defines it."""
     found: dict[str, int | str] = {}
     for row in rows:
         if row.label not in found:

@@ -125,10 +125,10 @@ def _split_cells(
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Returns the names of the columns, and line number and cells of each row.
 
-    The delimiter is the one that a line `sep=;` tells, or else the one that makes most of our
+    The delimiter is the one that a line `sep=;` gives, or else the one that makes most of our
     columns of the first line.
     """
-    # Excel is told its delimiter so.
+    # Excel reads its delimiter from such a line.
     told = re.match(r"sep=(.)(?=[\r\n])", text, re.IGNORECASE)
     text = text[told.end() :] if told else text
 

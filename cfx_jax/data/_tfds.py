@@ -30,7 +30,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         A `Source`; its ids name the dataset, its version, the split and the number in the split.
 
     Raises:
-        ConfigError: the dataset is not there, or is damaged; the message says how to prepare it.
+        ConfigError: the dataset is missing or damaged; the message explains how to prepare it.
     """
     import tensorflow_datasets as tfds
 
@@ -57,7 +57,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
     # The image undecoded: a broken one is one example's failure, and decoding is ours.
     decoders = {"image": tfds.decode.SkipDecoding()}
 
-    # What is asked of an example one after the other is answered by reading its record once.
+    # Successive calls for one example read its record only once.
     @functools.lru_cache(maxsize=_MAX_KEPT)
     def read(index: int) -> dict[str, Any]:
         example: dict[str, Any] = features.deserialize_example_np(records[index], decoders=decoders)
@@ -70,7 +70,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
     def label(index: int) -> int:
         try:
             return numbers[read(index)["label"]] if numbers else UNKNOWN_LABEL
-        except Exception:  # Of a damaged record; `decode` tells of it.
+        except Exception:  # A damaged record, which `decode` reports.
             return UNKNOWN_LABEL
 
     def digest_image(index: int) -> int:
@@ -103,7 +103,7 @@ def find_split(config: DataConfig) -> tuple[Any, Any]:
     """Returns the TFDS builder of a prepared dataset, and the parts that its split is made of.
 
     Raises:
-        ConfigError: the dataset is not there; the message says how to prepare it.
+        ConfigError: the dataset is not there; the message explains how to prepare it.
     """
     import tensorflow_datasets as tfds
 

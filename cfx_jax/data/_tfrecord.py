@@ -19,7 +19,7 @@ _POLYNOMIAL, _MASK_DELTA = 0x82F63B78, 0xA282EAD8
 
 
 class TFRecordError(ValueError):
-    """A file that is cut off, damaged, or not of the records it should hold."""
+    """A file that is truncated, damaged, or does not contain the expected records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Shard:
 
     Attributes:
         path: path of the file, on a local disk.
-        num_records: it should hold.
+        num_records: number of records that the file should contain.
         skip: at least 0.
         take: at most `num_records - skip`.
     """

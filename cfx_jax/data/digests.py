@@ -17,7 +17,7 @@ def digest(*parts: bytes) -> int:
     """Digests bytes.
 
     Args:
-        parts: looked at as if they were one.
+        parts: bytes to digest, as if they were concatenated.
 
     Returns:
         1 to 2**64 - 1.

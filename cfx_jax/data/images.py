@@ -88,7 +88,7 @@ _silence = _Silence()
 
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Makes whatever goes wrong with an image inside an `UnreadableImageError` that names it.
+    """Turns any error inside the block into an `UnreadableImageError` that names the image.
 
     Args:
         name: name of the image, for messages.
@@ -129,7 +129,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an opened image to 8-bit RGB, upright as EXIF says.
+    """Decodes an opened image to 8-bit RGB, rotated upright by its EXIF orientation.
 
     Transparent parts show white behind them; of an animation the first frame is taken. A JPEG of
     more than 100 million pixels is decoded at a half, a quarter or an eighth of its size.
@@ -152,7 +152,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             "16 bits a channel"
         )
     image.load()
-    # Damaged metadata say nothing about the pixels, and those are sound.
+    # Damaged metadata do not affect the pixels.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
@@ -283,7 +283,7 @@ def upright_boxes(fractions: np.ndarray, image: Image.Image) -> np.ndarray:
 def _window(
     image_size: tuple[int, int], size: tuple[int, int], resize: str | Resize
 ) -> tuple[float, float, float, float]:
-    """Returns the part of an image that is shown, `x0 y0 x1 y1` in its pixels."""
+    """Returns the visible part of an image, `x0 y0 x1 y1` in its pixels."""
     (image_height, image_width), (height, width) = image_size, size
     if isinstance(resize, str):
         resize = Resize(resize)

@@ -50,7 +50,7 @@ class Classes:
 
     @property
     def are_known(self) -> bool:
-        """Whether there is a classifier that says what its classes are."""
+        """Whether a classifier defines the classes."""
         return bool(self.names) or self.count is not None
 
     def find(self, text: str) -> int | None:
@@ -103,7 +103,7 @@ class Classes:
         )
 
     def number(self, names: Sequence[str], where: str) -> list[int]:
-        """Numbers the classes of a data set by their names, and says how.
+        """Numbers the classes of a data set by their names, and logs the numbering.
 
         They are numbered by what they mean. Where none of them means a class, they are taken to be
         all the classes, in the order in which they come.

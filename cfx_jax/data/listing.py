@@ -26,7 +26,7 @@ class Listing:
 
     Attributes:
         images: their paths inside the folder, in the order of their names.
-        not_read: what is there beside them -> how many.
+        not_read: kind of other file -> number of files of this kind.
         tables: paths inside the folder of what may be tables of images.
     """
 
@@ -103,7 +103,7 @@ def _walk(
         not_read[f"folder that cannot be opened ({error.strerror})"] += 1
 
     seen: set[tuple[int, int]] = set()
-    # Links come last: what they lead to goes by its own name where it is inside the root.
+    # Links come last: a target inside the root is listed under its own name.
     waiting = collections.deque([root])
     while waiting:
         # Tells files from folders without asking the disk for each, as `rglob` would have to.

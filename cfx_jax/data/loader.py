@@ -54,7 +54,7 @@ def load_units(
     shape: tuple[int, int, int],
     resize: str | Resize,
 ) -> Iterator[Examples]:
-    """Decodes units in their order, some units ahead of the one that is asked for.
+    """Decodes units in their order, some units ahead of the one that is read.
 
     Pillow decodes and resizes without holding Python's lock, so threads keep all cores busy.
 

@@ -20,7 +20,7 @@ class Source:
     """A list of examples with stable ids, decoded on demand.
 
     Attributes:
-        name: shown in reports.
+        name: name of the data in reports.
         ids: unique id of each example.
         label: index -> class index, `UNKNOWN_LABEL` where the data have none.
         boxes: index -> boxes around what it shows, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels of the
@@ -72,7 +72,7 @@ class Source:
         Args:
             index: position in `ids`.
             size: `(H, W)` to return.
-            resize: `crop`, `cover` or `stretch`, or a `cfx_jax.data.Resize` that says more.
+            resize: `crop`, `cover` or `stretch`, or a `cfx_jax.data.Resize` with more options.
 
         Returns:
             float32 `[H, W, 3]` in [0, 1].

@@ -45,14 +45,14 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
 
     Args:
         config: the `data` section.
-        classifier: whose classes the labels are. It says what a label means that is a name, and
+        classifier: classifier whose classes the labels are. It maps names to classes, and
             labels that are none of its classes are refused; None takes numbers as they are.
 
     Returns:
         A `Source` with at least one example.
 
     Raises:
-        ConfigError: the data are not there; the message says what is missing and how to get it.
+        ConfigError: the data are missing; the message explains how to get them.
     """
     source = _OPENERS[config.source](config, Classes.of(classifier))
     if config.max_examples is not None and config.max_examples < len(source):
@@ -92,7 +92,7 @@ def _bundled(config: DataConfig, classes: Classes) -> Source:
 
 
 def _tfds(config: DataConfig, classes: Classes) -> Source:
-    # Where it is asked for: what it needs takes seconds to import.
+    # Imported on demand, because TFDS takes seconds to import.
     from cfx_jax.data._tfds import open_tfds
 
     return open_tfds(config, classes)

@@ -1,4 +1,4 @@
-"""The arrays of a store on disk: how they are opened, and the Zarr group that holds them."""
+"""The arrays of a store on disk: how they are opened, and the Zarr group that contains them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def open_arrays(
 def write_group(
     storage: Storage, layout: Layout, ids: Sequence[str], attributes: Mapping[str, Any]
 ) -> None:
-    """Makes the arrays a Zarr group that says in text what it holds, once.
+    """Writes the Zarr group of the arrays, with a text description of each, once.
 
     Args:
         storage: the run's folder, where the arrays are opened.
@@ -79,7 +79,7 @@ def write_group(
         "zarr_format": 3,
         "node_type": "group",
         "attributes": dict(attributes),
-        # With the arrays' metadata, for which xarray asks.
+        # Together with the arrays' metadata, which xarray requires.
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,

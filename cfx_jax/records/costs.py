@@ -1,6 +1,6 @@
-"""What the units of a run have cost: an array beside the records.
+"""The cost of each unit of a run: an array next to the records.
 
-Records are the same bit for bit however often a run is stopped and on whatever machine it goes on;
+Records are equal bit for bit however often a run is stopped and wherever it is resumed;
 times are not, so they lie in `costs.zarr`: float32 `[num_units, 3]`, a row a unit, NaN where the
 time could not be written.
 """

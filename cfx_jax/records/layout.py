@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 COMPLETE = "complete"
-"""Name of the array that says which examples are computed."""
+"""Name of the array that marks the computed examples."""
 
 EXAMPLE = "example"
 """Name of the axis of examples, and of the texts that are its coordinate."""
@@ -29,7 +29,7 @@ class Field:
         shape: shape of one example's value, without the example axis.
         dims: names of the axes in `shape`; `("{name}_0", "{name}_1", ...)` when left out. Fields
             may share a name only where they share the size.
-        attributes: JSON values by name, told to those who open the store; not part of what makes a
+        attributes: JSON values by name, for readers of the store; not part of what makes a
             run that run.
     """
 
@@ -96,7 +96,7 @@ def encode_texts(texts: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
 
     Returns:
         `(chunk, metadata)`: the N texts behind their number, each behind its length in bytes, all
-        32-bit little-endian, as the codec `vlen-utf8` says; compressed by gzip.
+        32-bit little-endian, as the codec `vlen-utf8` requires; compressed by gzip.
 
     Raises:
         ValueError: one of them cannot be written as UTF-8.

@@ -18,8 +18,8 @@ class RunLock:
     """Held by each host of a run while it lives; the kernel lets go of it however a process ends.
 
     Host h of n locks a file of its own, `h-of-n`: a second run of as many hosts finds it locked. It
-    then looks whether a file of a run with another number of hosts is. Each run locks before it
-    looks, so of two that start at once at least one is refused.
+    then checks whether a file of a run with another number of hosts is. Each run locks before it
+    checks, so of two that start at once at least one is refused.
     """
 
     def __init__(self, storage: Storage, host: int, num_hosts: int) -> None:

@@ -1,7 +1,7 @@
-"""`manifest.json`: says what a run's folder holds, and keeps two runs out of one folder.
+"""`manifest.json`: describes the run of a folder, and keeps two runs out of one folder.
 
-The file holds the manifest handed to `claim_folder` and, under the key "records", the layout of the
-store beside it. It is written before the store, once, and never changed.
+The file contains the manifest passed to `claim_folder` and, under the key "records", the layout of
+the store next to it. It is written once, before the store, and never changed.
 """
 
 import errno
@@ -23,7 +23,7 @@ class RecordsError(ValueError):
 
 
 class ManifestMismatchError(RecordsError):
-    """The folder holds a run with other settings than the ones asked for now."""
+    """The folder contains a run with other settings than the current ones."""
 
 
 def claim_folder(
@@ -36,7 +36,7 @@ def claim_folder(
 
     Args:
         storage: the run's folder, made when missing.
-        manifest: JSON values that tell what is run. Its key "environment" is informative: not
+        manifest: JSON values that describe the run. Its key "environment" is informative: not
             compared, and kept as the first run wrote it.
         layout: JSON values that describe the store; compared like the rest.
         informative: paths of values of the manifest that are not compared either, such as
@@ -122,7 +122,7 @@ def _compare(
 ) -> None:
     if not any(_differences(stored, now, {*_INFORMATIVE, *informative})):
         return
-    # With what informs: it may say why the rest differs.
+    # Including the informative keys, which may explain why the rest differs.
     found = [f"{place}: {what}" for place, what in _differences(stored, now, _INFORMATIVE)]
     if len(found) > _MAX_DIFFERENCES:
         found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]

@@ -50,7 +50,7 @@ class Storage:
         return self.location
 
     def place(self, name: str) -> str:
-        """Where a file is, to be shown."""
+        """Location of a file, for messages."""
         return f"{self.location.rstrip('/')}/{name}"
 
     def kvstore(self, name: str) -> dict[str, Any]:

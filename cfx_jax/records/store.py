@@ -1,6 +1,6 @@
 """A run's results on disk: `RecordWriter` writes them, `RecordReader` reads them back.
 
-A run's folder (`workdir`, on a local disk or `gs://bucket/path`) holds
+A run's folder (`workdir`, on a local disk or `gs://bucket/path`) contains
 
     manifest.json   what was run, as handed to the writer, plus "records": the layout of the store
     records.zarr/   Zarr v3 group, flat: one array a field, `[num_examples, *field.shape]`
@@ -69,7 +69,7 @@ class RecordWriter:
 
         Args:
             workdir: the run's folder, made when missing.
-            manifest: JSON values that tell what is run. Its key "environment" (versions, start
+            manifest: JSON values that describe the run. Its key "environment" (versions, start
                 time, devices) is informative: not compared, and kept as the first run wrote it.
             fields: what is kept per example.
             num_examples: length of the example axis.
@@ -78,7 +78,7 @@ class RecordWriter:
             num_hosts: how many there are.
             ids: ids of all examples; as texts they are the coordinate `example` of a store that is
                 begun.
-            attributes: JSON values told to those who open a store that is begun.
+            attributes: JSON values for readers, written when a store is created.
             informative: as in `claim_folder`.
 
         Raises:

@@ -1,6 +1,6 @@
-"""What the devices of a run do, compiled once: begin, advance and judge rows of images.
+"""The compiled programs of a run on its devices: begin, advance and finish rows of images.
 
-`cfx_jax.runs.solver` is the loop on the host that says which images these rows hold.
+`cfx_jax.runs.solver` is the loop on the host that assigns images to these rows.
 """
 
 import concurrent.futures
@@ -40,7 +40,7 @@ _OBJECTIVES = list(DIRECTIONS)
 
 
 class _Requests(NamedTuple):
-    """Images and what is asked of each, with axes `[devices, rows, ...]`; codes of objectives."""
+    """Images with target and objective of each, with axes `[devices, rows, ...]`."""
 
     pixels: Any
     targets: Any

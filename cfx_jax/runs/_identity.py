@@ -14,8 +14,8 @@ INFORMATIVE = (
     "config.explain.mode",
     *(f"config.explain.{field.name}" for field in dataclasses.fields(Settings)),
 )
-"""Paths in a manifest that are not compared: what the config says of the settings of a run, for
-which `settings` stands. So a run goes on whether a number is its mode's or spelled out."""
+"""Paths in a manifest that are not compared: the settings in the config, because the key
+`settings` contains them. So a run resumes whether a value is the mode's or given explicitly."""
 
 
 def make_manifest(

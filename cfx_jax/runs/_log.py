@@ -1,4 +1,4 @@
-"""What a run tells: the package's logger `cfx_jax`, in the run's folder.
+"""The log of a run: messages of the package's logger `cfx_jax`, in the run's folder.
 
 Every module logs to its own child of that logger, `logging.getLogger(__name__)`. Commands show it
 on the terminal; in other programs it is theirs to show, as that of any library.

@@ -70,7 +70,7 @@ def half_batch(size: int, error: jax.errors.JaxRuntimeError) -> int:
 def device_memory(device: jax.Device) -> int:
     """Returns the bytes a program may take on a device.
 
-    A device that does not tell, a CPU, shares the free memory of the host with the others here.
+    A device that does not report it, a CPU, shares the free memory of the host with the others.
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:

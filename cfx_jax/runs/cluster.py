@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from absl import flags
 
-# Nothing public tells who has left, nor which address JAX has found.
+# JAX has no public API for processes that have left, nor for the address it has found.
 from jax._src import distributed
 
 from cfx_jax.classifiers import Classifier
@@ -32,9 +32,9 @@ from cfx_jax.version import __version__
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _MAX_POLL_SECONDS = 16.0  # At files.
 _SECONDS_TO_LEAVE = 0.25
-_SECONDS_BETWEEN_CHECKS = 0.05  # Of what other processes tell.
+_SECONDS_BETWEEN_CHECKS = 0.05  # Polling interval for signals of other processes.
 _PLAIN = ("coordinator_address", "num_processes", "process_id")
-# What JAX asks of a Slurm job; `srun` sets all of them, `sbatch` and `salloc` not.
+# Variables that JAX needs in a Slurm job; `srun` sets all of them, `sbatch` and `salloc` do not.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _NUMBERS = {
     "jax_enable_x64": False,
@@ -49,7 +49,7 @@ _joined = threading.Event()
 
 
 def define_flags() -> None:
-    """Defines the flags that tell of other processes."""
+    """Defines the flags that describe the other processes."""
     flags.DEFINE_bool(
         "distributed", False, "Join the other processes of this TPU slice or Slurm job."
     )
@@ -68,18 +68,18 @@ def define_flags() -> None:
 
 
 def join(stop: preemption.StopRequest) -> None:
-    """Joins the other processes that the flags tell of; to be called before JAX is used.
+    """Joins the other processes that the flags describe; call it before JAX is used.
 
     Every command calls it, also one that is always alone: without a device none can go on.
-    Afterwards `jax.process_index()` of `jax.process_count()` says which process this is, and
+    Afterwards `jax.process_index()` of `jax.process_count()` identifies this process, and
     `jax.local_devices()` are its own devices.
 
     Args:
-        stop: looked at while the others are waited for.
+        stop: stop request, checked while waiting for the others.
 
     Raises:
         ConfigError: the flags do not fit together, the others do not answer, or JAX has no device.
-        StoppedError: the command was asked to stop.
+        StoppedError: the command was requested to stop.
     """
     stop.check()
     # Of a command that is always alone, there are no such flags.
@@ -172,7 +172,7 @@ def _environment_problem(error: Exception) -> str:
     if "coordinator_address should be defined" in str(error):
         return "no TPU slice and no Slurm job was found"
     reason = " ".join(str(error).split())
-    # Of others, such as KeyError, the text alone says nothing.
+    # The text of others, such as KeyError, is not enough.
     return reason if isinstance(error, RuntimeError | ValueError) else f"{error!r}"
 
 
@@ -244,10 +244,10 @@ def wait_for_units(
     Args:
         reader: reader of the records.
         units: to wait for, of any host.
-        stop: looked at between looks.
+        stop: stop request, checked between polls.
 
     Raises:
-        StoppedError: the run was asked to stop.
+        StoppedError: the run was requested to stop.
     """
     missing = set(units)
     for _ in poll(stop):
@@ -257,17 +257,17 @@ def wait_for_units(
 
 
 def poll(stop: preemption.StopRequest) -> Iterator[None]:
-    """Yields at once and then after longer and longer pauses, to look at files that hosts share.
+    """Yields at once and then after longer and longer pauses, to poll files that hosts share.
 
     Raises:
-        StoppedError: the run was asked to stop.
+        StoppedError: the run was requested to stop.
     """
     pause = 0.25
     while True:
         yield
         stop.check()
         time.sleep(pause)
-        # A look may take a while, and costs a fee, where the files lie in a bucket.
+        # With files in a bucket, a poll may take a while and costs a fee.
         pause = min(2 * pause, _MAX_POLL_SECONDS)
 
 
@@ -284,7 +284,7 @@ def _signal(event: str) -> None:
 
 
 def _have_signalled(event: str) -> bool:
-    """Tells whether all processes, this one too, have told of an event."""
+    """Tells whether all processes, including this one, have signalled an event."""
     state = distributed.global_state
     assert state.client is not None
     return len(state.client.key_value_dir_get(f"cfx_jax/{event}/")) == state.num_processes
@@ -296,10 +296,10 @@ def wait_for_others(stop: preemption.StopRequest) -> None:
     Without it they wait in JAX, which ends a process that waits for more than five minutes.
 
     Args:
-        stop: looked at meanwhile.
+        stop: stop request, checked meanwhile.
 
     Raises:
-        StoppedError: the command was asked to stop.
+        StoppedError: the command was requested to stop.
     """
     if not _others():
         return

@@ -39,7 +39,7 @@ SCALARS = types.MappingProxyType(
         "log_odds_original": "log-odds of the decision on the original image",
         "log_odds_infilled": "log-odds of the decision, mean over hard masks",
         "kept_area": "share of pixels kept",
-        "success_rate": "share of hard masks that do what was asked",
+        "success_rate": "share of hard masks that keep (SSR) or flip (SDR) the prediction",
         "objective": "objective of the learnt distribution",
     }
 )
@@ -119,7 +119,7 @@ def _named(what: str) -> dict[str, str]:
 
 
 def make_attributes(classifier: Classifier) -> dict[str, Any]:
-    """Lists what is told to those who open the records of a run: the names of numbers in them."""
+    """Returns the attributes of a run's records for readers: names of classes and statuses."""
     names = {"status_names": [status.name.lower() for status in Status]}
     return names | ({"class_names": [*classifier.class_names]} if classifier.class_names else {})
 
@@ -144,7 +144,7 @@ def make_values(
     values["target"] = np.maximum(examples.targets, UNKNOWN_LABEL)
     values["digest"] = examples.digests
     if "image" in values:
-        # A grey picture is kept as RGB, which is what is shown.
+        # A grey picture is stored as RGB, which is what pages display.
         values["image"][rows] = examples.pixels
     for objective, result in explanations.items():
         values["target"][rows] = result.target
@@ -225,7 +225,7 @@ class Explanations(RecordReader):
         return self.read(f"{objective}_{name}", start, stop)
 
     def asked(self, name: str) -> Any:
-        """Returns what the config of the run says of its question; None where it says nothing."""
+        """Returns a field of the `explain` section of the run's config; None if it is not set."""
         return self.manifest.get("config", {}).get("explain", {}).get(name)
 
     def status_name(self, code: int) -> str:

@@ -15,7 +15,7 @@ Tag = TypeVar("Tag")
 
 
 class Images(NamedTuple):
-    """Images and what is asked of each, with a leading axis n; without it one of them.
+    """Images with the target and identity of each, with a leading axis n, or one without it.
 
     Attributes:
         pixels: uint8 `[n, H, W, C]`, scaled to [0, 1] on the devices.
@@ -38,7 +38,7 @@ class Task:
         objective: `"ssr"` or `"sdr"`.
         deliver: takes the `Explanation`, numpy arrays without a leading axis.
         steps: taken, or spared, as far as the host has seen.
-        steps_started: that the devices have been asked to take.
+        steps_started: number of steps dispatched to the devices.
         is_learnt: whether it was seen to be done.
     """
 
@@ -51,7 +51,7 @@ class Task:
 
 
 class Jobs(Generic[Tag]):
-    """Jobs, asked for one after the other, when the next task is.
+    """Jobs, taken one after the other when the next task is needed.
 
     Example:
         >>> two = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, int), np.arange(2))

@@ -1,4 +1,4 @@
-"""SIGTERM, as pre-emption sends it: the run is asked to stop, and is ended if it does not.
+"""SIGTERM, as pre-emption sends it: the run is requested to stop, and killed if it does not.
 
 Python runs a signal handler between two steps of the main thread, which may be a minute into
 compiling. A thread of its own hears the signal at once.
@@ -19,7 +19,7 @@ _LONGER = 2.0
 
 
 class StoppedError(Exception):
-    """A run that stopped because it was asked to; its message says how to go on.
+    """A run that stopped on request; its message explains how to resume.
 
     Attributes:
         deadline: `time.monotonic()` at which the process is ended if it has not gone by then.
@@ -32,7 +32,7 @@ class StoppedError(Exception):
 
 
 class StopRequest:
-    """Whether the run was asked to stop.
+    """Whether the run was requested to stop.
 
     Attributes:
         deadline: `time.monotonic()` at which the process is ended; infinite before the request.
@@ -46,7 +46,7 @@ class StopRequest:
         self.goes_last = False
 
     def check(self) -> None:
-        """Raises `StoppedError` if the run was asked to stop."""
+        """Raises `StoppedError` if the run was requested to stop."""
         if self.deadline < float("inf"):
             raise StoppedError(self.deadline, self.num_written)
 
@@ -60,7 +60,7 @@ def listen() -> StopRequest:
     connection to other processes, ends as quietly with a signal as without.
 
     Returns:
-        The `StopRequest`, for the run to look at now and then. A process that is still there
+        The `StopRequest`, for the run to check now and then. A process that is still there
         `GRACE_SECONDS` after the signal is ended with exit status 0: what it has written by then is
         whole, since records are written unit by unit.
     """

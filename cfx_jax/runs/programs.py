@@ -16,7 +16,7 @@ def keep_programs() -> None:
 
     That is `~/.cache/cfx_jax`, or below `XDG_CACHE_HOME`. JAX's own settings go before:
     `JAX_COMPILATION_CACHE_DIR=DIR` keeps programs elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false`
-    nowhere. Where a folder cannot be made, that is said, and nothing is kept. To be called before
+    nowhere. If a folder cannot be made, a warning says so and nothing is kept. Call it before
     anything is compiled.
     """
     said = jax.config.values

@@ -45,7 +45,7 @@ class ProgressBar:
         Args:
             num_images: images to do.
             steps_per_image: optimiser steps of one, over all objectives.
-            shown: False keeps it silent, as on all processes of a pod but one.
+            shown: whether the bar is displayed; on a pod only one process displays it.
         """
         self._num_images = num_images
         self._steps_per_image = steps_per_image

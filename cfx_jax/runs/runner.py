@@ -66,7 +66,7 @@ def run(
         config: the whole run.
         workdir: folder of the run, on a local disk or `gs://bucket/path`. One that holds an
             interrupted run of the same config is resumed; a finished one is left as it is.
-        stop: looked at all the time; None never stops.
+        stop: stop request, checked continuously; None never stops.
         classifier: to explain in place of the one the config names. It needs an `image_size`, and
             it is known by its name and the digest of its params when the run is resumed.
         generator: fills in place of the one the config names, known as the classifier is.
@@ -76,7 +76,7 @@ def run(
         RecordsError: `workdir` holds a run of another config or of other data, or something else,
             or another run is writing to it.
         OSError: `workdir` cannot be written.
-        StoppedError: the run was asked to stop; what is written is whole.
+        StoppedError: the run was requested to stop; every written unit is complete.
 
     Example:
         >>> import tempfile, jax, cfx_jax
@@ -185,7 +185,7 @@ def _open_records(
     unit_size: int,
     attributes: Mapping[str, Any],
 ) -> RecordWriter:
-    """Begins the records of a run, or goes on with them."""
+    """Creates the records of a run, or continues them."""
     try:
         return RecordWriter(
             workdir,
@@ -344,7 +344,7 @@ class _Writing:
 
 
 def _check(classifier: Classifier, images: np.ndarray) -> None:
-    """Says in one line what is wrong with the classifier; the run goes on."""
+    """Logs problems of the classifier in one line; the run continues."""
     findings = classifier.check(images)
     if findings:
         _logger.warning("classifier checked: %s", "; ".join(map(str, findings)))

@@ -1,7 +1,7 @@
 """Whether what is recorded is of the data as they are now: example by example, not only by id.
 
 The manifest of a run knows the ids of its data. Another label, or other pixels, under the same id
-are known by the label and the digest that are kept beside each result.
+are identified by the label and the digest stored with each result.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ def check_same_data(
         reader: reader of records of examples with these ids.
         ids: ids of all examples.
         now: by field `label`, `digest` or `content`, index -> its value of the data as they are.
-        remedy: a sentence that says what to do about other data.
+        remedy: sentence with the advice for other data.
 
     Returns:
         Units of this host to be computed anew: an example could not be read then, and can be now.

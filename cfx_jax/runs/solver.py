@@ -1,7 +1,7 @@
 """The host loop of an optimisation: images on all local devices, each in a place of its own.
 
 An image that is done gives its place to the next one, so devices wait for no image. The host stays
-one compiled program ahead of the devices: while it looks at one program, prepares images or takes
+one compiled program ahead of the devices: while it reads one result, prepares images or takes
 results, the devices already work on another.
 """
 
@@ -49,7 +49,7 @@ class _Call(NamedTuple):
 
 
 class _Learnt(NamedTuple):
-    """A task whose mask is learnt and not judged yet; numpy, without a leading axis."""
+    """A task whose mask is learnt and not finished yet; NumPy, without a leading axis."""
 
     task: Task
     state: State
@@ -138,8 +138,8 @@ class Solver:
 
         Args:
             jobs: a name of your own for each job, and its images, n >= 0.
-            on_progress: told, now and then, the objective, how many steps were taken or spared
-                since it was last told, summed over the images, and the mean objective of these
+            on_progress: called now and then with the objective, the number of steps taken or skipped
+                since its last call, summed over the images, and the mean objective of these
                 images, leaving out those that are not finite (NaN when none is).
 
         Yields:
@@ -207,7 +207,7 @@ class Solver:
     def _check_done(
         self, pool: _Pool, call: _Call, on_progress: Callable[[str, int, float], None]
     ) -> list[_Learnt]:
-        """Waits for a call; tells of its progress, and takes out whose mask is learnt."""
+        """Waits for a call, reports its progress, and removes the tasks whose mask is learnt."""
         rows = len(pool.tasks)
         steps, trace, is_done, targets = parallel.unshard(
             (call.state.step, call.state.trace, call.is_done, call.targets), rows
