@@ -1,4 +1,4 @@
-"""Boxes of the data as an evaluation measures with them: looked at, and moved with the images."""
+"""Boxes of the data for an evaluation: checked, and transformed like the images."""
 
 import logging
 from collections.abc import Sequence

@@ -46,7 +46,7 @@ def measure_maps(
         maps: float `[m, H, W]`, larger = more important.
         images: that they are of.
         boxes: true ones of each, float `[k, 4]`.
-        scorer: asks the classifier.
+        scorer: runs the classifier.
 
     Returns:
         By field of `map_fields` an array `[m, ...]`, but for those of `measure_regions`.

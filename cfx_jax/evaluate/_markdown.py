@@ -7,7 +7,7 @@ from cfx_jax.metrics import HIT, SMOOTHING, Interval
 
 
 class Metric(NamedTuple):
-    """A column of a table: its title, what is better, and what it says."""
+    """A column of a table: its title, whether higher or lower is better, and its meaning."""
 
     title: str
     better: str
@@ -36,7 +36,9 @@ MAP_METRICS = {
 }
 LEARNT_METRICS = {
     "changed_area": Metric("area", "lower", "share that is kept (SSR) or in-filled (SDR)"),
-    "success_rate": Metric("success", "higher", "hard masks that do what was asked"),
+    "success_rate": Metric(
+        "success", "higher", "share of hard masks that keep (SSR) or flip (SDR) the prediction"
+    ),
     "log_odds_infilled": Metric("log-odds", "", "of the target, in-filled"),
     "soft_hard_gap": Metric(
         "soft-hard", "near 0", "objective of hard masks less that of soft ones"
@@ -52,7 +54,7 @@ LEARNT_METRICS = {
         "higher",
         "share of images whose region (saliency > 1/2) keeps (SSR) or flips (SDR) the prediction",
     ),
-    "failed": Metric("never", "lower", "images of which no hard mask does what was asked"),
+    "failed": Metric("never", "lower", "share of images for which no hard mask succeeds"),
     "regenerated": Metric(
         "regenerated", "lower", "SDR: most in-fills bring the object back where grey does not"
     ),
@@ -75,10 +77,10 @@ def to_markdown(
     Args:
         summary: all of it, as `table.json` holds it.
         infills: names of the generators of the curves.
-        transfer_classifiers: names of the classifiers that learnt masks are shown to.
+        transfer_classifiers: names of the transfer classifiers.
 
     Returns:
-        The tables as Markdown, each with what its columns say.
+        The tables as Markdown, each with the meaning of its columns.
     """
     curves = {
         f"{curve}_{infill}": Metric(f"{curve} {infill}", better, f"{curve}, {infill} in the holes")
@@ -111,7 +113,9 @@ def to_markdown(
     lines += _markdown_table("Learnt masks", learnt, LEARNT_METRICS | transferred)
     checked = {n: m for n, m in summary["methods"]["all"].items() if m.keys() & SANITY_METRICS}
     lines += _markdown_table(
-        "Does the map look at the classifier (rank agreement of two maps)", checked, SANITY_METRICS
+        "Sanity checks: rank agreement with the map of a changed classifier or class",
+        checked,
+        SANITY_METRICS,
     )
     pairs = {f"{pair['ours']}, {pair['theirs']}": {"rank": pair} for pair in summary["agreement"]}
     title = Metric("rank agreement", "higher", "Spearman correlation of two maps of an image")

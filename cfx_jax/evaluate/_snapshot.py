@@ -1,4 +1,4 @@
-"""Which units the hosts of an evaluation measure: one look at the runs, taken by the first for all.
+"""Which units the hosts of an evaluation measure: the first host decides for all of them.
 
 Runs may go on while they are measured. Hosts that each looked for themselves could wait for ever
 for units that no other host has seen, so they agree through two kinds of files:
@@ -44,14 +44,14 @@ class Snapshot:
 
         Args:
             seen: units that can be measured, as this host sees it; only those of the first count.
-            stop: looked at while it waits.
+            stop: stop request, checked while waiting.
 
         Yields:
             Units to measure: on the first host `seen`, once; on the others those of a snapshot,
             mostly once, and again where the first one was that of an evaluation cut off earlier.
 
         Raises:
-            StoppedError: the evaluation was asked to stop.
+            StoppedError: the evaluation was requested to stop.
         """
         if self._host == 0:
             self._mark = uuid.uuid4().hex

@@ -164,7 +164,8 @@ class Study:
         """Loads data, which `adopt` or the runs have found there, and models; checks the runs.
 
         Raises:
-            ConfigError: a run has other images or another classifier, or a judge does not fit.
+            ConfigError: a run has other images or another classifier, or a transfer classifier does
+                not fit.
             RecordsError: images or labels are not those that a run has explained.
         """
         classifier, generator = registry.load_models(config, classifier)
@@ -246,7 +247,7 @@ class Study:
 def _without_impossible(
     config: EvaluateConfig, classifier: Classifier, shape: tuple[int, int, int]
 ) -> EvaluateConfig:
-    """Leaves out the methods that cannot explain a classifier, and says so."""
+    """Leaves out the methods that cannot explain a classifier, and logs them."""
     possible = []
     for name in config.baselines:
         if reason := impossible(name, classifier, shape):

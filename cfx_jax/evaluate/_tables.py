@@ -43,7 +43,7 @@ def write_tables(
         workdir: folder of the evaluation.
         stores: by name of a method, and `images`, the folder of its records.
         infills: names of the generators of the curves.
-        transfer_classifiers: names of the classifiers that learnt masks are shown to.
+        transfer_classifiers: names of the transfer classifiers.
         learnt: the parts that are learnt masks.
 
     Returns:

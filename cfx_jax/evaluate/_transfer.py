@@ -1,6 +1,6 @@
 """Do masks hold for in-fills and classifiers they were not learnt with? Of ONE image, pure.
 
-A mask does what was asked if a classifier still predicts the target on the in-filled image (SSR),
+A mask succeeds if a classifier still predicts the target on the in-filled image (SSR),
 or no longer does (SDR).
 """
 
@@ -34,7 +34,7 @@ def transfer_to_infills(
     """Judges hard masks with several in-fills and the classifier they were learnt with.
 
     Args:
-        problem: the image and what is asked of it.
+        problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
         classifier: the model explained.
         generators: G that fill the holes.
@@ -67,7 +67,7 @@ def transfer_to_classifiers(
     """Judges `NUM_HARD_MASKS` hard masks with several classifiers and one in-fill.
 
     Args:
-        problem: the image and what is asked of it.
+        problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
         classifiers: k that the masks were not learnt with.
         generator: fills the holes.
@@ -97,14 +97,14 @@ def evaluate_region(
     """Judges one region, drawn by no chance, with the classifier it was learnt with and others.
 
     Args:
-        problem: the image and what is asked of it.
+        problem: the image, its question and its objective.
         region: bool `[H, W]`, what SSR keeps and SDR drops.
         classifier: the model explained; it counts whether or not it is right on the image.
         others: k that the region was not learnt with.
         generator: fills the holes.
 
     Returns:
-        1 where the region does what was asked, else 0, float32 `[1 + k]`, the classifier explained
+        1 where the region succeeds, else 0, float32 `[1 + k]`, the classifier explained
         first; NaN where one of the others is wrong on the image itself.
     """
     mask = jnp.where(problem.direction == SSR, region, ~region)
@@ -125,7 +125,7 @@ def _succeeds(
     classifiers: Sequence[Classifier],
     generator: Generator,
 ) -> jax.Array:
-    """Whether a hard mask `[1, H, W, 1]` does what was asked of each classifier, float32 `[k]`."""
+    """Returns whether a hard mask `[1, H, W, 1]` succeeds with each classifier, float32 `[k]`."""
     infill = generator.apply(generator.params, problem.image[None], mask, key)
     images = composite(problem.image, mask, infill)
     success = [
@@ -137,7 +137,7 @@ def _succeeds(
 def _where_right(
     success: jax.Array, problem: Problem, classifiers: Sequence[Classifier]
 ) -> jax.Array:
-    """What keeps or loses a prediction says nothing of a classifier that never made it."""
+    """NaN for classifiers that are wrong on the image: there is no prediction to keep or flip."""
     logits = (other.apply(other.params, problem.image[None])[0] for other in classifiers)
     is_right = [
         problem.question.decides(z, other) for other, z in zip(classifiers, logits, strict=True)

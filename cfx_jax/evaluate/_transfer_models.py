@@ -1,4 +1,4 @@
-"""Who judges maps and masks: generators that fill holes, classifiers no mask was learnt with."""
+"""Models that evaluate maps and masks: generators for the holes, and transfer classifiers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from cfx_jax.generators import Generator, check_fills
 
 
 class EvaluationModels(NamedTuple):
-    """The models of an evaluation beside the classifier explained.
+    """The models of an evaluation, except the classifier explained.
 
     Attributes:
         infills: fill the holes of curves, and of masks that were learnt with another one: grey
             first, that of the config last.
         baseline_infill: replaces pixels for other methods.
-        classifiers: are shown masks that were learnt with another one, by the name in the tables.
+        classifiers: transfer classifiers, by their names in the tables.
     """
 
     infills: tuple[Generator, ...]
@@ -44,14 +44,14 @@ def load_evaluation_models(
     shape: tuple[int, int, int],
     given: Sequence[Classifier] = (),
 ) -> EvaluationModels:
-    """Loads the judges that a config names, in its precision.
+    """Loads the models that a config names, in its precision.
 
     Args:
         config: configuration of the evaluation.
         classifier: the one explained.
         generator: the one that the config names.
         shape: `(H, W, C)` of the images.
-        given: classifiers, beside those that the config names.
+        given: transfer classifiers in addition to those that the config names.
 
     Returns:
         The `EvaluationModels`.
@@ -78,8 +78,8 @@ def load_evaluation_models(
     for other in given:
         if other.name in classifiers:
             raise ConfigError(
-                f"judges: two classifiers are called {other.name!r}; expected a name of its own "
-                "for each, because tables show it"
+                f"transfer.classifiers: two classifiers are called {other.name!r}; expected "
+                "a name of its own for each, because tables show it"
             )
         classifiers[other.name], _ = registry.load_models(config, other, generator)
     for name, other in classifiers.items():

@@ -9,7 +9,7 @@ from cfx_jax.weights import ARCHITECTURES
 
 @dataclasses.dataclass
 class TransferConfig:
-    """Who judges learnt masks, beside what they were learnt with.
+    """Transfer classifiers: they evaluate masks that were learnt with another classifier.
 
     Attributes:
         classifiers: others with the same classes, each `NAME` or `NAME=WEIGHTS`, as the section
@@ -33,18 +33,18 @@ class TransferConfig:
 class EvaluateConfig(Config):
     """An evaluation: of a run with several generators, and of other methods on the same images.
 
-    The fields of `Config` say what is explained and how. Its `generator` is the one that fills the
-    holes of the generative curves, and one of those that learnt masks are judged with.
+    The fields of `Config` define what is explained and how. Its `generator` fills the
+    holes of the generative curves, and is one of the in-fills that learnt masks are evaluated with.
 
     Attributes:
-        infills: generators to learn masks with, a run each; not looked at with `--records`.
+        infills: generators to learn masks with, one run each; ignored with `--records`.
         baselines: other methods, names of `cfx_jax.baselines.METHODS`.
         baseline_infill: generator that replaces pixels for them.
         curve_steps: steps of a deletion or insertion curve.
         sanity_images: so many images, the first ones, show whether the maps of baselines depend on
             the weights and on the class, for two more maps of each. Masks are not learnt anew, so
             runs are not checked. 0 = none.
-        transfer: other classifiers that learnt masks are shown to.
+        transfer: transfer classifiers.
     """
 
     infills: tuple[str, ...] = ("gated_unet",)

@@ -57,11 +57,11 @@ def evaluate(
             work are those of the first of them.
         workdir: folder of the evaluation, on a local disk or `gs://bucket/path`; one that holds an
             interrupted evaluation is resumed.
-        records: folders of runs of the same images and classifier; none runs what `config` asks.
+        records: folders of runs of the same images and classifier; if empty, `config` is run.
         images_path: with `records`, where the images lie now; "" = where they were.
-        stop: looked at between units; None never stops.
+        stop: stop request, checked between units; None never stops.
         classifier: in place of the one the config, or the first of `records`, names.
-        transfer_classifiers: that learnt masks are shown to, beside those the config names.
+        transfer_classifiers: transfer classifiers in addition to those of the config.
 
     Returns:
         The tables as Markdown, of the images that all runs have explained.
@@ -72,7 +72,7 @@ def evaluate(
             results of other data.
         FileNotFoundError: there is no run in a folder of `records`.
         OSError: `workdir` cannot be written.
-        StoppedError: the evaluation was asked to stop; what is written is whole.
+        StoppedError: the evaluation was requested to stop; every written unit is complete.
     """
     config.validate()
     config = registry.resolve_precision(config)
@@ -185,7 +185,7 @@ def _lay_out(
 def _run_all(
     config: EvaluateConfig, workdir: str, stop: StopRequest, classifier: Classifier | None
 ) -> list[str]:
-    """Runs, or goes on with, the explanations a config asks for; returns their folders."""
+    """Runs, or resumes, the explanations of a config; returns their folders."""
     fields = [field.name for field in dataclasses.fields(Config)]
     folders = []
     for name in config.infills:

@@ -63,7 +63,7 @@ class Part(Protocol):
         """As tables show it."""
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that tell what is measured."""
+        """JSON values that identify what is measured."""
 
     def fields(self, scorer: Scorer) -> list[Field]:
         """What is kept of each example."""
@@ -73,12 +73,12 @@ class Part(Protocol):
 
 
 class Reference:
-    """The images without a method: what the classifier makes of them, and boxes that ask none."""
+    """The images without a method: predictions, and boxes that do not depend on the classifier."""
 
     name = "images"
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that tell what is measured."""
+        """JSON values that identify what is measured."""
         return {"kind": "images"}
 
     def fields(self, scorer: Scorer) -> list[Field]:
@@ -135,7 +135,7 @@ class Baseline:
     sanity_images: int
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that tell what is measured."""
+        """JSON values that identify what is measured."""
         return {
             "kind": "baseline",
             "method": self.name,
@@ -189,7 +189,7 @@ class Learnt:
         return f"{self.objective}_{self.run}"
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that tell what is measured."""
+        """JSON values that identify what is measured."""
         run = {key: value for key, value in self.records.manifest.items() if key != "environment"}
         return {"kind": "learnt", "objective": self.objective, "run": run}
 
@@ -249,7 +249,7 @@ class Learnt:
     def _measure_transfer(
         self, cells: np.ndarray, maps: np.ndarray, unit: EvaluationUnit, scorer: Scorer
     ) -> dict[str, np.ndarray]:
-        """Shows masks to judges they were not learnt with, and cut to all classifiers."""
+        """Measures success with other in-fills and classifiers, of hard masks and of the region."""
         law = self.records.settings.mask_law
         log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
         regions = scorer.region_success(unit.images, maps > REGION_THRESHOLD, self.objective)
@@ -301,7 +301,7 @@ class Joint:
         return f"joint_{self.ssr.run}"
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that tell what is measured."""
+        """JSON values that identify what is measured."""
         return {"kind": "joint", "run": self.ssr.identity()["run"]}
 
     def fields(self, scorer: Scorer) -> list[Field]:

@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
     """What the classifier makes of one image, or with a leading axis n of several.
 
     Attributes:
-        target: int32, as asked, or the predicted class where it is unknown.
+        target: class to explain, int32; the predicted class where the label is unknown.
         predicted: int32.
         log_odds: float32, of the target.
         other: int32, a class that is not the target, drawn for the image.
@@ -71,7 +71,7 @@ class Scorer:
 
     Attributes:
         num_infills: generators that fill the holes of curves, and of masks learnt with another one.
-        num_transfer_classifiers: classifiers shown masks that were learnt with another one.
+        num_transfer_classifiers: number of transfer classifiers.
         curve_steps: number of steps of each curve.
     """
 
@@ -95,8 +95,8 @@ class Scorer:
                 last one those of masks that are shown to other classifiers.
             baseline_infill: replaces pixels for other methods.
             curve_steps: number of steps of each curve.
-            per_device_batch_size: images a device looks at together.
-            transfer_classifiers: are shown masks that were learnt with another one.
+            per_device_batch_size: number of images a device evaluates together.
+            transfer_classifiers: classifiers that evaluate masks learnt with another one.
             contrast: class that the target of each image is set against; None for all others.
         """
         self.num_infills = len(infills)
@@ -113,7 +113,7 @@ class Scorer:
             None if contrast is None else jnp.asarray(contrast, jnp.int32),
         )
         self._models = parallel.replicate(models, self._devices)
-        # Copied when first asked for: it takes as much memory as the intact one.
+        # Copied on first use: it takes as much memory as the intact one.
         self._shuffled = functools.cache(
             lambda: self._models._replace(
                 classifier=parallel.replicate(shuffle_weights(key, classifier), self._devices)
@@ -159,7 +159,7 @@ class Scorer:
     def score(self, images: Images, maps: np.ndarray, boxes: np.ndarray) -> MapScores:
         """Scores maps `[n, H, W]` and their boxes `[n, 4]`.
 
-        The classifier is asked about each image `1 + 2 G (curve_steps + 1)` times.
+        The classifier evaluates each image `1 + 2 G (curve_steps + 1)` times.
         """
         options = {"num_steps": self.curve_steps}
         scores: MapScores = self._run(_score, options, images, maps, boxes)
@@ -168,14 +168,14 @@ class Scorer:
     def transfer(
         self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw, num_masks: int = 8
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Judges masks with in-fills they were not learnt with: evidence, or a trick of one?
+        """Measures success with in-fills that the masks were not learnt with.
 
         Args:
             images: that the masks are of.
             cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
             objective: `"ssr"` or `"sdr"`, what they were learnt for.
             law: mask law of the learnt masks.
-            num_masks: hard masks drawn for each of G judges.
+            num_masks: number of hard masks drawn for each of G in-fills.
 
         Returns:
             Log-odds of the target and success rate, float32 `[n, G]` each.
@@ -187,7 +187,7 @@ class Scorer:
     def transfer_to_classifiers(
         self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw
     ) -> np.ndarray:
-        """Judges hard masks with other classifiers: do they hold for a network they do not know?
+        """Measures success of hard masks with the transfer classifiers.
 
         Args:
             images: that the masks are of.
@@ -204,7 +204,7 @@ class Scorer:
         return rates
 
     def region_success(self, images: Images, regions: np.ndarray, objective: str) -> np.ndarray:
-        """Judges the one region of each image that a person sees, with all classifiers.
+        """Measures success of the thresholded region of each image with all classifiers.
 
         Args:
             images: that the regions are of.
@@ -212,7 +212,7 @@ class Scorer:
             objective: `"ssr"` or `"sdr"`.
 
         Returns:
-            1 where the region does what was asked, else 0, float32 `[n, 1 + J]`: of the classifier
+            1 where the region succeeds, else 0, float32 `[n, 1 + J]`: with the classifier
             explained, then of J others, NaN where one of these is wrong on the image.
         """
         success: np.ndarray = self._run(_region_success, {"objective": objective}, images, regions)
@@ -228,7 +228,7 @@ class Scorer:
         """Runs a function of one image over a batch of n >= 1 on all devices."""
         program = self._program(function, tuple(options.items()), len(arguments))
         total = len(self._devices) * self._rows
-        # Devices compute the batches one after the other, while this thread goes on.
+        # Devices compute the batches one after the other, while this thread continues.
         results = [
             program(*parallel.shard(rows, len(self._devices), self._rows), models or self._models)
             for rows in parallel.slices(arguments, total)

@@ -1,4 +1,4 @@
-"""What people look at: pictures, figures, the gallery and tables of runs; no accelerator needed."""
+"""Pictures, figures, tables and the gallery of runs; no accelerator needed."""
 
 from cfx_jax.report import page, pictures
 from cfx_jax.report.export import FORMATS, export_pictures, export_table

@@ -1,4 +1,4 @@
-"""The pictures of a run's examples, and what lies over and beside them: outlines and plots."""
+"""The pictures of a run's examples, with their outlines and plots."""
 
 import concurrent.futures
 import math
@@ -128,9 +128,9 @@ def round_digits(value: float) -> float | None:
 
 
 def round_for_display(value: float) -> float | None:
-    """Rounds a number that is told, as `round_digits` does, unless another would be told then.
+    """Rounds a number like `round_digits`, unless the displayed number would change.
 
-    1.724999 is told as 1.72; if it were rounded to 1.7250 first, the page would say 1.73.
+    1.724999 is displayed as 1.72; rounded to 1.7250 first, it would be displayed as 1.73.
     """
     value = float(value)
     if not math.isfinite(value):
@@ -140,7 +140,7 @@ def round_for_display(value: float) -> float | None:
 
 
 def _displayed(value: float) -> tuple[str, ...]:
-    """What is said of a number, as one, as a share and as the probability of log-odds."""
+    """Returns the displayed forms of a number: number, share, and probability of log-odds."""
     share = 50 + 50 * math.tanh(value / 2)
     return f"{value:.2f}", f"{100 * value:.1f}", f"{share:.1f}"
 

@@ -1,4 +1,4 @@
-"""What a page says of whole runs: settings worth a line, and in what runs side by side differ."""
+"""Facts about whole runs on a page: their main settings, and where several runs differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def list_differences(runs: Sequence[Explanations]) -> list[tuple[str, list[str]]
     """Lists in what the configs of runs differ, less what changes no number.
 
     Args:
-        runs: that are shown side by side.
+        runs: runs that the page compares.
 
     Returns:
         Paths of fields, as `explain.mode`, and the value of each run; "default" where a config says

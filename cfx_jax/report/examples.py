@@ -1,4 +1,4 @@
-"""What a run says of its examples: columns, a unit at a time, and the words for them."""
+"""The examples of a run for display: their columns, one unit at a time, and their texts."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ def read_units(run: Explanations) -> Iterator[ReportUnit]:
 
 
 def describe(run: Explanations, unit: ReportUnit, row: int) -> dict[str, Any]:
-    """Returns what a page says of an example in words and numbers, as texts."""
+    """Returns the texts of an example on a page."""
     results = {
         objective: describe_result(run, {name: of[row].item() for name, of in columns.items()})
         for objective, columns in unit.results.items()

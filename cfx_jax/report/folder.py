@@ -38,7 +38,7 @@ class GalleryFolder(Storage):
 
         Args:
             location: location of the folder.
-            taken: names of the files that lie beside the page.
+            taken: names of the files next to the page.
             check: called before each file is drawn and written; by raising it ends the gallery.
 
         Raises:

@@ -67,7 +67,7 @@ def write_gallery(
     """Writes the gallery of runs, of all they have computed so far.
 
     Args:
-        workdirs: the runs' folders. Of several runs, examples of the same id are shown together.
+        workdirs: the runs' folders. Examples with the same id are displayed together.
         output: folder to write to, made when missing, on a local disk or `gs://bucket/path`. A
             gallery that lies there is replaced.
         max_images: draw pictures of the first so many computed examples of each run, None of all.
@@ -132,7 +132,7 @@ def open_folder(
 
 @dataclasses.dataclass
 class _Run:
-    """What the page says of a run.
+    """The content of the page about one run.
 
     Attributes:
         data: for the scripts.
@@ -203,7 +203,7 @@ def _write_run(
 
 
 def _warn_of_strangers(runs: Sequence[Explanations]) -> None:
-    """Warns of runs that have no example in common with any other: nothing lies beside theirs."""
+    """Warns of runs that share no example with any other run."""
     if len(runs) == 1:
         return
     ids = [{i for u in run.complete_units for i in run.ids(*run.unit_range(u))} for run in runs]

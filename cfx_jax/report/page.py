@@ -1,4 +1,4 @@
-"""A run with its page, written while it goes on and in the end, and its table on the terminal."""
+"""A run with its page, written during the run and at its end, and its table as text."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 # which grows with the run, so that one is being written for a twentieth of the time at most.
 _MIN_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
-# To write it, until the next one is told of.
+# Number of failures in writing the page, after which one is logged.
 _FAILURES = 2
 _MAX_SUMMARY_ROWS = 40
 _ID_WIDTH, _CLASS_WIDTH = 24, 32

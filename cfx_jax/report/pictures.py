@@ -100,7 +100,7 @@ def draw_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     width = max(1, round(max(region.shape) / _SMALLEST_PICTURE))
-    # What lies outside of the picture belongs to the region: a line at its edge would say nothing.
+    # The outside of the picture counts as region: an outline along its edge has no meaning.
     inner = region & ~ndimage.binary_erosion(region, iterations=width, border_value=1)
     outer = ndimage.binary_dilation(region, iterations=width) & ~region
     drawn = picture.copy()
@@ -237,7 +237,7 @@ def draw_curves(
                 share = np.linspace(0, 1, len(points))
                 axis.plot(share, points, color=color, label=name, lw=2.5 if is_learnt else 1)
             axis.set_title(f"{curve}, {infill} in the holes")
-            axis.set_xlabel("replaced" if curve == "deletion" else "shown")
+            axis.set_xlabel("share replaced" if curve == "deletion" else "share inserted")
     axes[0, 0].set_ylabel("probability of the target")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return _render(figure)

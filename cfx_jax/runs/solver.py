@@ -138,7 +138,7 @@ class Solver:
 
         Args:
             jobs: a name of your own for each job, and its images, n >= 0.
-            on_progress: called now and then with the objective, the number of steps taken or skipped
+            on_progress: called now and then with the objective, the steps taken or skipped
                 since its last call, summed over the images, and the mean objective of these
                 images, leaving out those that are not finite (NaN when none is).
 

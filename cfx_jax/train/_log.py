@@ -1,4 +1,4 @@
-"""What a training tells: metrics and held-out figures as CSV and for TensorBoard, sample sheets."""
+"""The log of a training: metrics and held-out quality as CSV and for TensorBoard, and samples."""
 
 import collections
 import csv

@@ -133,7 +133,7 @@ def _read(
     apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
     blank = jnp.zeros((1, *shape))
     params = jax.eval_shape(architecture.module.init, jax.random.key(0), blank)["params"]
-    # Not trained yet: says how many classes the labels are of, so that those of folders are found.
+    # Untrained: it only gives the number of classes, by which class folders are numbered.
     untrained = Classifier(params, apply, image_size=shape[:2], channels=shape[2])
     source = data.open_source(config, untrained)
     number = len(source)

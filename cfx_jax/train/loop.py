@@ -172,7 +172,7 @@ def _manifest(config: TrainConfig, source: data.Source) -> dict[str, Any]:
     asked = dataclasses.asdict(config)
     for name in ("heldout", "max_heldout", "evaluate_every", "checkpoint_every"):
         del asked[name]
-    # Where the images lie is the user's business; which they are, the fingerprint tells.
+    # The path of the images may change; the fingerprint identifies them.
     del asked["data"]["path"]
     return {
         "config": asked,

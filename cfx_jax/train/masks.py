@@ -66,7 +66,7 @@ def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
 
 
 def sample_mixture(key: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Draws a mask of a random kind, as often as `KINDS` says.
+    """Draws a mask of a random kind, with the frequencies of `KINDS`.
 
     Under `jax.vmap` all kinds are computed for each mask and one is chosen; on a CPU `jax.lax.map`
     over the keys computes only that one.
@@ -157,7 +157,7 @@ def _blocks(key: jax.Array, size: tuple[int, int]) -> jax.Array:
 def _field(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Draws `Bernoulli(upsample(sigmoid(mean + scale * field)))`.
 
-    The scale goes from 0, one keep rate everywhere, to 16, regions that are decided with a seam of
+    The scale ranges from 0, one keep rate everywhere, to 16, decided regions with a seam of
     undecided pixels: from the first step of an explanation to its last.
     """
     mean_key, scale_key, grid_key, field_key, key = jax.random.split(key, 5)

@@ -56,11 +56,11 @@ def test_it_says_its_version(call):
 
 def test_what_is_no_command_is_one_line(call, capsys):
     with pytest.raises(SystemExit) as ended:
-        call("explain", "--config=demo")
+        call("describe", "--config=demo")
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: there is no command 'explain'; expected one of run, evaluate, report, records, "
-        "weights, train, train-classifier, infill\n"
+        "error: there is no command 'describe'; expected one of explain, run, evaluate, report, "
+        "records, weights, train, train-classifier, infill\n"
     )
 
 
