@@ -65,7 +65,7 @@ kept = cfx_jax.explain(key, classifier, generator, images, classes, mode="quick"
 # outline of the most important pixels, which contain half of the total saliency; and the photograph
 # with everything else in-filled, under one hard mask.
 
-# %% picture="ssr" alt="A cat, espresso, a rocket; regions that suffice; the rest in-filled"
+# %% picture="ssr" alt="Espresso, a tripod, a motorcycle; regions that suffice; the rest in-filled"
 figure(kept, images, class_names=classifier.class_names)
 
 
@@ -77,7 +77,7 @@ figure(kept, images, class_names=classifier.class_names)
 
 
 # %%
-def tell(explanation):
+def describe(explanation):
     for row, target in enumerate(explanation.target.tolist()):
         print(
             f"{classifier.class_names[target]:13}",
@@ -87,32 +87,31 @@ def tell(explanation):
         )
 
 
-tell(kept)
+describe(kept)
 
 # %% [markdown]
-# The cat is `MISCLASSIFIED`: the network predicts *tiger cat*, and a region cannot keep a
-# prediction that the network does not make. Without `classes`, the predicted class is explained.
-#
 # ## Change the objective
 #
-# SDR is the opposite: the smallest region whose in-filling flips the prediction.
+# SDR is the opposite: the smallest region whose in-filling flips the prediction. Without
+# `classes`, the predicted class is explained.
 
 # %% picture="sdr" alt="The photographs; regions to be removed; the photographs in-filled there"
 dropped = cfx_jax.explain(key, classifier, generator, images, objective="sdr", mode="quick")
-tell(dropped)
+describe(dropped)
 figure(dropped, images, class_names=classifier.class_names)
 
 # %% [markdown]
-# The question "Why this class rather than that one?" is a `contrast`. Both classes are cats, so
-# evidence for both does not count: which region supports *tiger cat* rather than *Egyptian cat*?
+# The question "Why this class rather than that one?" is a `contrast`. Both classes below are
+# vehicles on two wheels, so evidence for both does not count: which region supports *moped* rather
+# than *motor scooter*?
 
-# %% picture="contrast" alt="The cat; the region that supports tiger cat; everything else in-filled"
-tiger, egyptian = (classifier.class_names.index(name) for name in ("tiger cat", "Egyptian cat"))
+# %% picture="contrast" alt="The motorcycle; the region that supports moped; the rest in-filled"
+scooter = classifier.class_names.index("motor scooter, scooter")
 rather = cfx_jax.explain(
-    key, classifier, generator, images[:1], jnp.array([tiger]), contrast=egyptian
+    key, classifier, generator, images[2:], classes[2:], contrast=scooter, mode="quick"
 )
-tell(rather)
-figure(rather, images[:1], class_names=classifier.class_names)
+describe(rather)
+figure(rather, images[2:], class_names=classifier.class_names)
 
 # %% [markdown]
 # You can also change every setting of the method: `cfx_jax.explain(..., num_steps=30,
@@ -121,7 +120,7 @@ figure(rather, images[:1], class_names=classifier.class_names)
 # ## Your own model
 #
 # A classifier can be any function from parameters and images to logits. This one predicts the
-# dominant colour of an image, so the right answer is known: the blue parts should support *blue*.
+# dominant colour of an image, so the right answer is known: the red parts should support *red*.
 
 
 # %%
@@ -136,24 +135,21 @@ small, _ = cfx_jax.demo_images(64)
 print("found wrong:", colours.check(small))
 
 grey = cfx_jax.load_generator("grey")
-why_blue = cfx_jax.explain(
-    key, colours, grey, small, jnp.array([2, 2, 2]), contrast=0, objective="sdr"
+why_red = cfx_jax.explain(
+    key, colours, grey, small, jnp.array([0, 0, 0]), contrast=2, objective="sdr"
 )
-print([cfx_jax.Status(int(code)).name for code in why_blue.status])
+print([cfx_jax.Status(int(code)).name for code in why_red.status])
 
 # %% [markdown]
 # `check` runs the model on two images and reports problems: probabilities instead of logits,
 # active dropout, and so on. There are adapters for Flax, Keras, Equinox and PyTorch, see [your
 # own model](own_model.md).
 #
-# Only the photograph with more blue than red is explained; the other two are `MISCLASSIFIED`. In
-# the explained one, the region that has to be removed is blue:
+# A photograph that has no more red than blue is `MISCLASSIFIED`: a prediction that the model does
+# not make cannot be explained. In the espresso, the region that has to be removed is red:
 
-# %% picture="own" alt="A photograph; its blue parts; the photograph with these parts in grey"
-found = int(np.argmax(np.asarray(why_blue.status) == cfx_jax.Status.OK))
-figure(
-    jax.tree.map(lambda leaf: leaf[found], why_blue), small[found], class_names=colours.class_names
-)
+# %% picture="own" alt="A photograph; its red parts; the photograph with these parts in grey"
+figure(jax.tree.map(lambda leaf: leaf[0], why_red), small[0], class_names=colours.class_names)
 
 # %% [markdown]
 # ## A whole folder
@@ -168,7 +164,7 @@ figure(
 home = pathlib.Path(tempfile.mkdtemp())
 photos = home / "photos"
 photos.mkdir()
-for name, image in zip(("cat", "coffee", "rocket"), images, strict=True):
+for name, image in zip(("espresso", "tripod", "motorcycle"), images, strict=True):
     Image.fromarray(np.uint8(255 * image)).save(photos / f"{name}.png")
 
 config = Config(
@@ -257,7 +253,7 @@ for row, (name, saliency) in zip(axes, maps.items(), strict=True):
 #    it.
 
 # %%
-tell(kept)
+describe(kept)
 mask = keep_most(maps["cfx_jax SSR"], shares)
 for name in ("gated_unet", "blur", "local_mean", "grey"):
     filled = cfx_jax.infill(key, cfx_jax.load_generator(name), images, mask)

@@ -1,4 +1,4 @@
-"""Photographs to try things on."""
+"""The photographs of the demo, as arrays."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from cfx_jax.data.sources import open_source
 
 
 def demo_images(size: int = 224) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the three photographs of the demo, a cat, a cup of espresso and a rocket.
+    """Returns the three photographs of the demo: a cup of espresso, a tripod and a motorcycle.
 
     They come with scikit-image.
 
     Args:
-        size: side of the square that they are cropped and brought to, in pixels.
+        size: height and width of the images, in pixels.
 
     Returns:
         Images, float32 `[3, size, size, 3]` in [0, 1], and their ImageNet classes, int32 `[3]`.

@@ -408,7 +408,7 @@ def test_a_label_the_classifier_does_not_have_is_named(run, folder, tmp_path):
         run(config(folder), tmp_path / "run")
     asked = config(folder)
     asked.data = DataConfig()
-    with pytest.raises(ConfigError, match=r"'chelsea' has label 285.*'tiny' has classes 0 to 4"):
+    with pytest.raises(ConfigError, match=r"'coffee' has label 967.*'tiny' has classes 0 to 4"):
         run(asked, tmp_path / "run")
 
 
