@@ -22,7 +22,7 @@ from PIL import Image
 from skimage import data
 
 import cfx_jax
-from cfx_jax.commands import command_line
+from cfx_jax.commands import command_line, explain
 from cfx_jax.config import Config, ConfigError, ExplainConfig, GeneratorConfig, check_field
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.fido.settings import MODES
@@ -161,6 +161,8 @@ def check_command(words):
             assert options in ([], ["-m", "slow"])
         case ["python", "-m", "mkdocs", *options] | ["mkdocs", *options]:
             assert options in (["build", "--strict"], ["serve"])
+        case ["cfx_jax", "explain", *arguments]:
+            explain.parse(arguments)
         case ["python", "-m", module, *arguments]:
             check_module(module, arguments)
         case ["python", script, *arguments]:

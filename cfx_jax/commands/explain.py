@@ -28,7 +28,7 @@ from cfx_jax.runs import preemption
 
 def main() -> None:
     """Explains the pictures that the command line names, prints a table and the page's path."""
-    arguments = _parse(command_line.expand_home(sys.argv[1:]))
+    arguments = parse(command_line.expand_home(sys.argv[1:]))
     stop = preemption.listen()
     command_line.run_main(lambda: _explain(arguments, stop), _no_flags, stop)
 
@@ -38,7 +38,8 @@ def _no_flags(argv: list[str]) -> list[str]:
     return command_line.parse_flags(argv[:1])
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses the arguments after `cfx_jax explain`; exits if they are wrong."""
     defaults = Config()
     parser = argparse.ArgumentParser(
         prog="cfx_jax explain",

@@ -41,6 +41,7 @@ CONFIGURED: dict[str, tuple[type, list[str]]] = {
 FLAGGED = {"cfx_jax.infill_folder": ["commands/infill_folder.py"]}
 # Commands with arguments, and the sub-commands whose help is shown.
 ARGUED: dict[str, list[list[str]]] = {
+    "cfx_jax.commands.explain": [[]],
     "cfx_jax.records": [[], ["status"], ["verify"], ["export"]],
     "cfx_jax.report": [[]],
     "cfx_jax.weights": [[], ["inspect"]],
@@ -135,7 +136,8 @@ def name_choices(text: str, module: str) -> str:
 
 def help_of(module: str, words: list[str]) -> str:
     """Returns the `--help` text of a command with arguments."""
-    main: Callable[[], None] = importlib.import_module(module.replace(".", ".commands.")).main
+    path = f"cfx_jax.commands.{module.rpartition('.')[2]}"
+    main: Callable[[], None] = importlib.import_module(path).main
     shown = io.StringIO()
     with (
         mock.patch.object(sys, "argv", [module, *words, "--help"]),
@@ -153,6 +155,8 @@ def _begin(module: str) -> str:
     text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
     name = module.removeprefix("cfx_jax.")
     short = next(short for short, command in COMMANDS.items() if command.module == name)
+    if name.startswith("commands."):  # It has no module of its own next to the package's face.
+        return f"## cfx_jax {short}\n\n{text}"
     return f"## {module}\n\n{text}\n\nShort form: `cfx_jax {short}`."
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -27,7 +29,7 @@ def pictures(tmp_path, monkeypatch):
 
 
 def config_of(*argv):
-    return explain._config(explain._parse([*argv]))
+    return explain._config(explain.parse([*argv]))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_explain_refuses_a_missing_picture(pictures):
     ],
 )
 def test_explain_names_its_workdir_after_the_picture(argv, expected, pictures):
-    assert [*itertools.islice(explain._workdirs(explain._parse(argv)), 3)] == expected
+    assert [*itertools.islice(explain._workdirs(explain.parse(argv)), 3)] == expected
 
 
 MODEL = """
@@ -90,7 +92,12 @@ def test_explain_ends_with_a_table_and_the_path_of_the_page(pictures):
         "--generator=grey", "--mode=quick",
     ]  # fmt: skip
     for target, workdir in (("red", "runs/a"), ("1", "runs/a-2")):
-        done = subprocess.run([*command, f"--target={target}"], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, f"--target={target}"],
+            env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
         assert lines[-1] == f"{workdir}/report/index.html"
