@@ -1,7 +1,7 @@
-# Sourced by the scripts beside it, which may run in a bash as old as 3.2 (macOS).
+# Sourced by the scripts next to it, which may run in a bash as old as 3.2 (macOS).
 # shellcheck shell=bash
 
-# Main says this when it stops before the run is done, and exits with 0.
+# Main prints this when it stops before the run is done, and exits with 0.
 readonly STOPPED='resume with the same command'
 
 # quoted WORD...: prints one line that a shell reads back as these words.
@@ -65,7 +65,7 @@ tpu_commands() {
     "--command=cd cfx_jax && ../cfx_env/bin/python -m cfx_jax.main $(quoted "$@")")
 }
 
-# pack_checkout: makes the archive of the last commit, and says what is not in it.
+# pack_checkout: makes the archive of the last commit, and reports what is not in it.
 pack_checkout() {
   local uncommitted
   uncommitted=$("${changes[@]}")
@@ -85,8 +85,8 @@ to_the_end() {
   return "$status"
 }
 
-# tell_of_remains STATUS WORD...: unless the status is 0, says how to delete what is left.
-tell_of_remains() {
+# report_remains STATUS WORD...: unless the status is 0, prints how to delete what is left.
+report_remains() {
   local status=$1
   shift
   if ((status != 0)); then

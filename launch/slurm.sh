@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Explains on the GPUs of a Slurm cluster: one process a node, which uses all GPUs that the job has
 # there. `cfx_jax` has to be installed in the environment active at submission, and the workdir
-# has to be one that all nodes see. A job that is pre-empted or out of time is queued again and goes
-# on where it was, unless it has written nothing new in several starts one after the other.
+# has to be one that all nodes see. A job that is pre-empted or out of time is queued again and resumes
+# where it was, unless it has written nothing new in several starts one after the other.
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --time=4:00:00 launch/slurm.sh \
 #     --config=configs/imagenet.py --workdir=/shared/runs/imagenet
 #
 #   bash launch/slurm.sh --dry_run ...   prints the commands and runs none of them
 #
-# GPUs, CPUs and everything else (partition, account, ...) are asked of sbatch as usual: by its
+# GPUs, CPUs and everything else (partition, account, ...) are requested from sbatch as usual: by its
 # options before the name of this script, or by SBATCH_GPUS, SBATCH_PARTITION and so on. Every node
-# needs as many GPUs as the others, and about 8 CPUs for each, to decode images; a job that asks for
-# no GPU explains on its CPUs.
+# needs as many GPUs as the others, and about 8 CPUs for each, to decode images; a job without
+# GPUs explains on its CPUs.
 #
 #SBATCH --job-name=cfx_jax
 #SBATCH --nodes=1
@@ -22,7 +22,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-most_starts=5 # Without anything new.
+most_starts=5 # Starts without new results.
 again='queued again'
 
 dry_run=
@@ -34,9 +34,8 @@ elif [[ -z ${SLURM_JOB_ID-} ]]; then
   exit 2
 fi
 
-# However GPUs were asked for, srun is told of all that the job has on a node: it would heed one of
-# these variables and not another. Under Slurm JAX takes it that there is a process for each GPU,
-# unless it is told otherwise.
+# However GPUs were requested, srun gets all that the job has on a node: it reads only some of these
+# variables. Under Slurm, JAX assumes one process for each GPU unless JAX_LOCAL_DEVICE_IDS is set.
 gpus=${SLURM_GPUS_ON_NODE:-${SBATCH_GPUS_PER_NODE:-0}}
 gpus=${gpus##*:}
 # A type without a number is one of it.
@@ -51,7 +50,7 @@ run=(srun --kill-on-bad-exit=1 "--gpus-per-node=$gpus"
   python -m cfx_jax.main --distributed "$@")
 
 if [[ $dry_run ]]; then
-  # What is sourced is not beside the copy of this script that Slurm starts.
+  # Slurm starts a copy of this script, without the sourced file next to it.
   echo "sbatch launch/slurm.sh ${*@Q}"
   echo "${run[*]@Q}"
   exit

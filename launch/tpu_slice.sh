@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Explains on a TPU slice, by a queued resource: asks for it and waits, installs the last commit of
+# Explains on a TPU slice, by a queued resource: requests it and waits, installs the last commit of
 # this checkout on all of its hosts, runs `python -m cfx_jax.main --distributed` with the arguments
-# given on all of them at once, and deletes it. A slice that is pre-empted is asked for again, and
-# the run goes on where it was. After a failure of the run the slice is left as it is, for you to
-# check_job at, and the command that deletes it is printed.
+# given on all of them at once, and deletes it. A slice that is pre-empted is requested again, and
+# the run resumes where it was. After a failure of the run the slice is left as it is, for you to
+# read_state at, and the command that deletes it is printed.
 #
 #   PROJECT=my-project ZONE=us-east5-b ACCELERATOR_TYPE=v6e-64 SPOT=1 launch/tpu_slice.sh \
 #     --config=configs/imagenet.py --workdir=gs://my-bucket/imagenet
@@ -18,8 +18,8 @@
 #                   see gke_xpk.sh
 # NAME              name of the queued resource and of its node; default: cfx-jax
 # RUNTIME_VERSION   software of the TPU VMs; default: the one for the type
-# SPOT              1 asks for a slice that is cheaper and may be pre-empted
-# POLL_SECONDS      time between two looks at the state; default: 30
+# SPOT              1 requests a cheaper slice that may be pre-empted
+# POLL_SECONDS      time between two queries of the state; default: 30
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "$0")/common.sh"
@@ -61,11 +61,11 @@ fi
 
 say() { echo "$NAME: $*" >&2; }
 
-# Sets $state to that of the queued resource: ABSENT where there is none, UNKNOWN where that cannot
-# be told for a moment. The first check_job has to succeed: it shows that project and zone are right.
+# Sets $state to the state of the queued resource: ABSENT if there is none, UNKNOWN if the query
+# fails temporarily. The first query has to succeed: it shows that project and zone are right.
 failed_checks=19
-shown=''
-check_job() {
+reported=''
+read_state() {
   local error
   error=$(mktemp)
   if state=$("${describe[@]}" 2>"$error"); then
@@ -80,44 +80,44 @@ check_job() {
     exit 1
   fi
   rm "$error"
-  if [[ $state != "$shown" ]]; then say "$state"; fi
-  shown=$state
+  if [[ $state != "$reported" ]]; then say "$state"; fi
+  reported=$state
 }
 
-# Whether the slice goes away, which may show in its state only minutes after the run has ended.
-goes_away() {
-  local looks
-  for ((looks = 0; looks < 6; looks++)); do
+# Whether the slice is lost, which its state may show only minutes after the run has ended.
+is_lost() {
+  local poll
+  for ((poll = 0; poll < 6; poll++)); do
     sleep "$POLL_SECONDS"
-    check_job
+    read_state
     if [[ $state != ACTIVE ]]; then return 0; fi
   done
   return 1
 }
 
 pack_checkout
-check_job
-trap 'tell_of_remains $? "${delete[@]}"' EXIT
-asked='' # For a slice, without having had one since.
+read_state
+trap 'report_remains $? "${delete[@]}"' EXIT
+requested='' # A slice was requested and has not been active since.
 had_one=''
 while true; do
   case $state in
     ABSENT)
       "${create[@]}"
-      asked=1
+      requested=1
       ;;
     ACTIVE)
-      asked=''
+      requested=''
       had_one=1
       status=0
       { "${copy[@]}" && "${install[@]}" && to_the_end "${run[@]}"; } || status=$?
       if ((status == 0)); then break; fi
       # 2 is an error in the command line or the config.
-      if ((status == 2)) || ! goes_away; then exit "$status"; fi
+      if ((status == 2)) || ! is_lost; then exit "$status"; fi
       say "the run ended with $status, but so did the slice; the run will go on with another one"
       ;;
     FAILED | SUSPENDED)
-      if [[ $state == FAILED && $asked && ! $had_one ]]; then
+      if [[ $state == FAILED && $requested && ! $had_one ]]; then
         say 'cannot be had; "describe" in place of "delete" tells why'
         exit 1
       fi
@@ -126,6 +126,6 @@ while true; do
       ;;
     *) sleep "$POLL_SECONDS" ;;
   esac
-  check_job
+  read_state
 done
 "${delete[@]}"

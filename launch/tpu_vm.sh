@@ -52,7 +52,7 @@ if [[ $dry_run ]]; then
 fi
 
 pack_checkout
-trap 'tell_of_remains $? "${delete[@]}"' EXIT
+trap 'report_remains $? "${delete[@]}"' EXIT
 # One that was kept, or left by a failure, is used again.
 "${describe[@]}" 2>/dev/null || "${create[@]}"
 "${copy[@]}"
