@@ -84,10 +84,10 @@ def adopt(
             f"the run explains a classifier {name!r} that was given in Python: evaluate it there, "
             "cfx_jax.evaluate.evaluation.evaluate(..., classifier=...)"
         )
-    asked = _read_section(DataConfig, stored, "data")
+    recorded = _read_section(DataConfig, stored, "data")
     adopted = dataclasses.replace(
         config,
-        data=dataclasses.replace(asked, path=images_path or asked.path),
+        data=dataclasses.replace(recorded, path=images_path or recorded.path),
         classifier=_read_section(ClassifierConfig, stored, "classifier"),
         precision=stored["precision"],
         explain=_read_section(ExplainConfig, stored, "explain"),
@@ -97,14 +97,13 @@ def adopt(
         data.check_there(adopted.data)
     except ConfigError as error:
         raise ConfigError(
-            f"the images of the run are not where they were ({error}); say with --images where "
-            "they lie now"
+            f"the images of the run have moved ({error}); give their new folder with --images"
         ) from error
     if unused := _name_unused(config, adopted):
         _logger.warning(
-            "%s: not looked at, since the run says what was explained, and how%s",
+            "%s: ignored, because the manifest of the run defines what was explained, and how%s",
             ", ".join(unused),
-            "; --images says where the images lie now" if "data.path" in unused else "",
+            "; give the new folder of the images with --images" if "data.path" in unused else "",
         )
     return adopted
 
@@ -179,11 +178,11 @@ class Study:
         _check_same(learnt, manifest, source)
         contrast = config.explain.contrast
         for part in learnt:
-            asked = part.records.asked("contrast")
-            if asked != contrast:
+            recorded = part.records.option("contrast")
+            if recorded != contrast:
                 raise ConfigError(
-                    f"{part.name}: the run asks with contrast {asked}, not {contrast}; expected "
-                    "the same question of all that is compared"
+                    f"{part.name}: the run has the contrast {recorded}, not {contrast}; expected "
+                    "the same question in all runs that are compared"
                 )
         config = _without_impossible(config, classifier, shape)
         models = load_evaluation_models(config, classifier, generator, shape, transfer_classifiers)

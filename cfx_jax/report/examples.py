@@ -94,5 +94,5 @@ def class_name(run: Explanations, number: int) -> str:
 
 def rather(run: Explanations) -> str:
     """Returns ` rather than CLASS` where the question of a run has a contrast."""
-    contrast = run.asked("contrast")
+    contrast = run.option("contrast")
     return "" if contrast is None else f" rather than {class_name(run, contrast)}"

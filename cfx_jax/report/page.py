@@ -184,7 +184,7 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     # Of an image with several classes to explain, each is an example.
-    what = "images" if run.asked("top_classes") is None else "examples"
+    what = "images" if run.option("top_classes") is None else "examples"
     lines.append(f"{run.complete.sum()} of {run.num_examples} {what}; before, after: ")
     lines[-1] += f"probability (log-odds) of the class{_visible(rather(run))}"
     return "\n".join(lines)

@@ -138,11 +138,11 @@ class Devices:
         self.rows_per_device = rows_per_device
         self._compiled = None  # Frees the memory of the programs before.
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
-        asked = self._ask([Task(blank, _OBJECTIVES[0], lambda _: None)])
-        problem, state = self._begin(*asked, self._shard(np.ones(1, bool)), self._shared)
+        requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
+        problem, state = self._begin(*requests, self._shard(np.ones(1, bool)), self._shared)
         # At once: Python traces the second program while XLA, on another core, compiles the first.
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
-            finish = self._finish.lower(state, *asked, self._shared, *self._models)
+            finish = self._finish.lower(state, *requests, self._shared, *self._models)
             compiling = threads.submit(finish.compile)
             advance = self._advance.lower(state, problem, *self._models).compile()
             self._compiled = (advance, compiling.result())
@@ -161,11 +161,11 @@ class Devices:
         Returns:
             The problem and the state of all rows.
         """
-        asked, fresh = self._ask(tasks), self._shard(is_fresh)
-        if (asked.targets < 0).any():
-            targets = self._name_target(asked.pixels, asked.targets, self._models[0])
-            asked = asked._replace(targets=targets)
-        begun: tuple[Problem, State] = self._begin(*asked, fresh, self._shared)
+        requests, fresh = self._collect(tasks), self._shard(is_fresh)
+        if (requests.targets < 0).any():
+            targets = self._name_target(requests.pixels, requests.targets, self._models[0])
+            requests = requests._replace(targets=targets)
+        begun: tuple[Problem, State] = self._begin(*requests, fresh, self._shared)
         return begun if others is None else self._replace(fresh, begun, others)
 
     def advance(self, state: State, problem: Problem) -> tuple[State, jax.Array]:
@@ -194,20 +194,20 @@ class Devices:
         """
         assert self._compiled is not None
         state = self._shard(jax.tree.map(lambda *rows: np.stack(rows), *states))
-        asked = self._ask(tasks)._replace(targets=self._shard(np.stack(targets)))
-        judged: Explanation = self.idle_meter.run(
-            self._compiled[1], state, *asked, self._shared, *self._models
+        requests = self._collect(tasks)._replace(targets=self._shard(np.stack(targets)))
+        finished: Explanation = self.idle_meter.run(
+            self._compiled[1], state, *requests, self._shared, *self._models
         )
-        return judged
+        return finished
 
-    def _ask(self, tasks: Sequence[Task]) -> _Requests:
+    def _collect(self, tasks: Sequence[Task]) -> _Requests:
         pixels, targets, identities = (
             np.stack(arrays) for arrays in zip(*(task.image for task in tasks), strict=True)
         )
         codes = np.asarray([_OBJECTIVES.index(task.objective) for task in tasks], np.int32)
         typed = _Requests(pixels, targets.astype(np.int32), identities.astype(np.uint32), codes)
-        asked: _Requests = self._shard(typed)
-        return asked
+        requests: _Requests = self._shard(typed)
+        return requests
 
     def _shard(self, rows: Any) -> Any:
         return parallel.shard(rows, self.num_devices, self.rows_per_device)

@@ -34,10 +34,10 @@ def make_manifest(
         classifier: loaded classifier.
         generator: loaded generator.
     """
-    asked = dataclasses.asdict(config)
-    del asked["report"]["max_images"], asked["batch"]["per_device_batch_size"]
+    recorded = dataclasses.asdict(config)
+    del recorded["report"]["max_images"], recorded["batch"]["per_device_batch_size"]
     return {
-        "config": asked,
+        "config": recorded,
         "settings": dataclasses.asdict(settings) | {"relaxation": settings.relaxation.value},
         "dataset": {
             "name": source.name,

@@ -21,7 +21,7 @@ def describe_cost(run: Explanations) -> str:
         end of it where no time is known, or "".
     """
     # Of an image with several classes to explain, each is an example.
-    what = "image" if run.asked("top_classes") is None else "example"
+    what = "image" if run.option("top_classes") is None else "example"
     each = _evaluations(run)
     parts = [*_times(run, what), *([f"{each:,} evaluations an {what}"] if each else [])]
     return ", ".join(parts)

@@ -224,7 +224,7 @@ class Explanations(RecordReader):
         """
         return self.read(f"{objective}_{name}", start, stop)
 
-    def asked(self, name: str) -> Any:
+    def option(self, name: str) -> Any:
         """Returns a field of the `explain` section of the run's config; None if it is not set."""
         return self.manifest.get("config", {}).get("explain", {}).get(name)
 

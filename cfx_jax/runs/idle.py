@@ -36,8 +36,8 @@ class IdleMeter:
         self._seen_at_work = self._last = time.monotonic()
         return result
 
-    def look(self) -> None:
-        """Looks whether the newest program is still at work."""
+    def check(self) -> None:
+        """Checks whether the newest program is still running."""
         self._last = time.monotonic()
         if self._newest is not None and not self._newest.is_ready():
             self._seen_at_work = self._last

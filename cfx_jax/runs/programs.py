@@ -19,9 +19,9 @@ def keep_programs() -> None:
     nowhere. If a folder cannot be made, a warning says so and nothing is kept. Call it before
     anything is compiled.
     """
-    said = jax.config.values
-    given = said["jax_compilation_cache_dir"]
-    if not said["jax_enable_compilation_cache"] or (given and "://" in given):
+    values = jax.config.values
+    given = values["jax_compilation_cache_dir"]
+    if not values["jax_enable_compilation_cache"] or (given and "://" in given):
         return
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:

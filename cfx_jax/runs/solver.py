@@ -155,7 +155,7 @@ class Solver:
         owed = Jobs(jobs, self._objectives)
         pool = _Pool([None] * self._devices.num_rows)
         learnt: list[_Learnt] = []
-        judged: collections.deque[tuple[list[Task], Explanation]] = collections.deque()
+        finished: collections.deque[tuple[list[Task], Explanation]] = collections.deque()
         last: _Call | None = None
         is_over = False
         while not is_over:
@@ -163,14 +163,14 @@ class Solver:
             call = self._call(pool)
             # The devices have work, so the host has time for what they did before.
             learnt += self._check_done(pool, last, on_progress) if last else []
-            while judged:
-                self._deliver(*judged.popleft())
+            while finished:
+                self._deliver(*finished.popleft())
             is_over = call is None
             while len(learnt) >= len(pool.tasks) or (learnt and is_over):
-                judged.append(self._finish(learnt[: len(pool.tasks)]))
+                finished.append(self._finish(learnt[: len(pool.tasks)]))
                 learnt = learnt[len(pool.tasks) :]
-            while judged and is_over:
-                self._deliver(*judged.popleft())
+            while finished and is_over:
+                self._deliver(*finished.popleft())
             yield from owed.done()
             last = call
 
@@ -212,19 +212,19 @@ class Solver:
         steps, trace, is_done, targets = parallel.unshard(
             (call.state.step, call.state.trace, call.is_done, call.targets), rows
         )
-        self._devices.idle_meter.look()
+        self._devices.idle_meter.check()
         over = [
             place for place, task in call.tasks.items() if not task.is_learnt and is_done[place]
         ]
-        told: dict[str, tuple[list[int], list[float]]] = {}
+        progress: dict[str, tuple[list[int], list[float]]] = {}
         for place, task in call.tasks.items():
             if not task.is_learnt:
-                taken, values = told.setdefault(task.objective, ([], []))
+                taken, values = progress.setdefault(task.objective, ([], []))
                 reached = self._num_steps if is_done[place] else int(steps[place])
                 taken.append(reached - task.steps)
                 values.append(float(trace[place, steps[place] - 1]))
                 task.steps, task.is_learnt = reached, bool(is_done[place])
-        for objective, (taken, values) in told.items():
+        for objective, (taken, values) in progress.items():
             finite = [value for value in values if math.isfinite(value)]
             on_progress(objective, sum(taken), float(np.mean(finite)) if finite else math.nan)
         states = parallel.unshard(call.state, rows) if over else None
@@ -242,8 +242,8 @@ class Solver:
         tasks, states, targets = (list(column) for column in zip(*learnt, strict=True))
         return tasks, self._devices.finish(tasks, states, targets)
 
-    def _deliver(self, tasks: list[Task], judged: Explanation) -> None:
-        found = parallel.unshard(judged, len(tasks))
-        self._devices.idle_meter.look()
+    def _deliver(self, tasks: list[Task], finished: Explanation) -> None:
+        found = parallel.unshard(finished, len(tasks))
+        self._devices.idle_meter.check()
         for row, task in enumerate(tasks):
             task.deliver(jax.tree.map(lambda array, row=row: array[row], found))

@@ -162,20 +162,20 @@ def _save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState) -> N
         checkpoints.save(step, args=ocp.args.ArraySave(numbers))
     except Exception as error:  # Of the last save too, which ended in the background.
         raise OSError(
-            f"cannot save a checkpoint into {checkpoints.directory} ({error}); the last whole one "
-            "is kept, and the same command goes on from it"
+            f"cannot save a checkpoint into {checkpoints.directory} ({error}); the last complete "
+            "one is kept, and the same command resumes from it"
         ) from error
 
 
 def _manifest(config: TrainConfig, source: data.Source) -> dict[str, Any]:
-    """What makes this training this training; only `environment` may differ when it is resumed."""
-    asked = dataclasses.asdict(config)
+    """Returns what identifies a training; only `environment` may differ when it is resumed."""
+    fields = dataclasses.asdict(config)
     for name in ("heldout", "max_heldout", "evaluate_every", "checkpoint_every"):
-        del asked[name]
+        del fields[name]
     # The path of the images may change; the fingerprint identifies them.
-    del asked["data"]["path"]
+    del fields["data"]["path"]
     return {
-        "config": asked,
+        "config": fields,
         "dataset": {"num_examples": len(source), "fingerprint": source.fingerprint},
         "num_devices": len(jax.local_devices()),
         "environment": cluster.environment(),

@@ -181,11 +181,11 @@ def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
     ("given", "said"),
     [
         ({}, ""),
-        ({"classifier": ClassifierConfig("resnet50")}, "classifier.name: not looked at, since"),
+        ({"classifier": ClassifierConfig("resnet50")}, "classifier.name: ignored, because"),
         (
             {"data": DataConfig(source="folder", path="there"), "explain": ExplainConfig("ssr")},
-            "data.path, explain.objective: not looked at, since the run says what was explained, "
-            "and how; --images says where the images lie now",
+            "data.path, explain.objective: ignored, because the manifest of the run defines what was "
+            "explained, and how; give the new folder of the images with --images",
         ),
     ],
 )
@@ -201,7 +201,9 @@ def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog)
 
 def test_images_that_have_moved_are_asked_for_with_the_flag_that_says_so(workdir):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
-    with pytest.raises(ConfigError, match=r"not where they were .*'/gone'.*; say with --images"):
+    with pytest.raises(
+        ConfigError, match=r"have moved .*'/gone'.*; give their new folder with --images"
+    ):
         _study.adopt(EvaluateConfig(), stored, "/gone", has_classifier=True)
 
 

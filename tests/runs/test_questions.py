@@ -89,7 +89,7 @@ def test_an_evaluation_asks_what_the_run_has_asked(config, classifier, tmp_path)
     found = RecordReader(tmp_path / "scores/scores/images").read("log_odds")
     expected = [logits_of(classifier, row)[[row, 3]] @ [1, -1] for row in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="asks with contrast None, not 3; expected the same ques"):
+    with pytest.raises(ConfigError, match="has the contrast None, not 3; expected the same ques"):
         evaluate(asked, tmp_path / "both", records, classifier=classifier)
 
 

@@ -132,7 +132,7 @@ def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
     code, _, err = finish(start(data, tmp_path, before=full_disk))
     assert code == 2, err
     assert "cannot save a checkpoint" in err
-    assert "the same command goes on from it" in err
+    assert "the same command resumes from it" in err
     assert "Traceback" not in err
     assert kept[-1] in saved_steps(tmp_path)
 
