@@ -26,7 +26,7 @@ class DataConfig:
     """Where the images come from.
 
     Attributes:
-        source: `bundled` (photographs of scikit-image), `folder`, `npz` or `tfds`.
+        source: `bundled` (the demo pictures), `folder`, `npz` or `tfds`.
         path: the image folder or a single image, the .npz file, or the TFDS data directory ("" =
             the default of TFDS). A folder may contain a manifest.csv with the columns `file`,
             `label`, `boxes` and `split`. An .npz file contains `images` `[N, H, W]`,
@@ -236,7 +236,7 @@ class ReportConfig:
 
 @dataclasses.dataclass
 class Config:
-    """A whole run. The defaults are the demo: three photographs, both objectives.
+    """A whole run. The defaults are the demo: three pictures, both objectives.
 
     Attributes:
         seed: seed of all random numbers; together with the id of an image it fixes the image's key.

@@ -1,4 +1,4 @@
-"""Explains three photographs of scikit-image: a cup of espresso, a tripod and a motorcycle.
+"""Explains three pictures: a cup of espresso, a motorcycle and a traffic light.
 
     python -m cfx_jax.main --config=configs/demo.py [--workdir=runs/demo]
 

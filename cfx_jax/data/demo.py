@@ -1,4 +1,4 @@
-"""The photographs of the demo, as arrays."""
+"""The pictures of the demo, as arrays."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from cfx_jax.data.sources import open_source
 
 
 def demo_images(size: int = 224) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the three photographs of the demo: a cup of espresso, a tripod and a motorcycle.
+    """Returns the three pictures of the demo: a cup of espresso, a motorcycle and a traffic light.
 
-    They come with scikit-image.
+    Two are photographs of scikit-image, the traffic light is drawn.
 
     Args:
         size: height and width of the images, in pixels.

@@ -20,12 +20,13 @@ from cfx_jax.data.listing import readable_suffixes
 from cfx_jax.data.source import Source, no_boxes
 
 _logger = logging.getLogger(__name__)
-# Of each photograph of scikit-image: the square to cut out, x0 y0 x1 y1, and its ImageNet class.
-# ImageNet has no class of motorcycles; moped is the closest.
+# The square to cut out of each picture, x0 y0 x1 y1, and its ImageNet class. ImageNet has no class
+# of motorcycles; moped is the closest. The traffic light is drawn, the others are photographs of
+# scikit-image.
 _BUNDLED = {
     "coffee.png": ((100, 0, 500, 400), 967),
-    "camera.png": ((0, 0, 512, 512), 872),
     "motorcycle_left.png": ((400, 160, 690, 450), 665),
+    "traffic_light.png": ((0, 0, 256, 256), 920),
 }
 
 
@@ -86,11 +87,12 @@ def _bundled(config: DataConfig, classes: Classes) -> Source:
     del config, classes
     from skimage.data import data_dir
 
-    paths = [pathlib.Path(data_dir) / name for name in _BUNDLED]
+    folders = (pathlib.Path(__file__).parent, pathlib.Path(data_dir))
+    paths = [next(f / name for f in folders if (f / name).is_file()) for name in _BUNDLED]
     boxes, labels = zip(*_BUNDLED.values(), strict=True)
     return Source(
-        name="scikit-image photographs",
-        ids=[path.stem.partition("_")[0] for path in paths],
+        name="demo pictures",
+        ids=[path.stem.removesuffix("_left") for path in paths],
         label=labels.__getitem__,
         boxes=no_boxes,
         open_image=lambda index: images.open_file(paths[index]).crop(boxes[index]),

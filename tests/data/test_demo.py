@@ -15,7 +15,7 @@ def test_they_are_those_of_the_demo():
     assert images.shape == (3, 32, 32, 3)
     assert images.dtype == np.float32
     assert classes.dtype == np.int32
-    assert classes.tolist() == [967, 872, 665]
+    assert classes.tolist() == [967, 665, 920]
     np.testing.assert_array_equal(images[1], open_source(DataConfig()).load(1, (32, 32), "crop"))
 
 

@@ -184,8 +184,8 @@ def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
         ({"classifier": ClassifierConfig("resnet50")}, "classifier.name: ignored, because"),
         (
             {"data": DataConfig(source="folder", path="there"), "explain": ExplainConfig("ssr")},
-            "data.path, explain.objective: ignored, because the manifest of the run defines what was "
-            "explained, and how; give the new folder of the images with --images",
+            "data.path, explain.objective: ignored, because the manifest of the run defines what "
+            "was explained, and how; give the new folder of the images with --images",
         ),
     ],
 )
