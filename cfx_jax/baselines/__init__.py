@@ -27,7 +27,7 @@ from cfx_jax.baselines.gradients import (
 from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
 from cfx_jax.baselines.removal import occlusion, rise
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import Question, Score, ask, prepare
+from cfx_jax.fido import Question, Score, make_question, prepare
 from cfx_jax.generators import Generator, check_images, check_infills
 
 __all__ = ["METHODS", "Method", "attribute", "find_last_maps", "impossible"]
@@ -110,7 +110,7 @@ def attribute(
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     images = check_images(images)
     check_infills(generator, images)
-    rows = prepare(key, classifier, images, ask(targets, contrast, score))
+    rows = prepare(key, classifier, images, make_question(targets, contrast, score))
     return _attribute(*rows, classifier, generator, method=method)
 
 
