@@ -154,8 +154,9 @@ class Settings:
                 else f"block_size {self.block_size} draws the noise in blocks"
             )
             raise ValueError(
-                f"smooth_scale is {self.smooth_scale}; smooth noise is not possible, since {reason}: "
-                "leave smooth_scale at 0, or use the concrete relaxation and block_size 1"
+                f"smooth_scale is {self.smooth_scale}; smooth noise is not possible, since "
+                f"{reason}: leave smooth_scale at 0, or use the concrete relaxation and block_size "
+                "1"
             )
         target = self.success_target
         if not _is_finite(target) or not 0 <= target <= 1:
