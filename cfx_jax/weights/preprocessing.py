@@ -43,7 +43,7 @@ class Preprocessing(NamedTuple):
     interpolation: str = ""
     arguments: Mapping[str, Any] = types.MappingProxyType({})
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Tells what is known, or ""."""
         said = [f"network {self.architecture}"] if self.architecture else []
         if self.image_size:

@@ -74,12 +74,12 @@ def test_timm_says_all_of_it(preprocessing):
 
 
 def test_what_is_known_is_told_in_words(preprocessing):
-    assert Preprocessing().in_words() == ""
-    assert preprocessing(TIMM).in_words() == (
+    assert Preprocessing().describe() == ""
+    assert preprocessing(TIMM).describe() == (
         "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
         "std (0.229, 0.224, 0.225); crop 0.9; bicubic resizing"
     )
-    assert Preprocessing(crop=1.0).in_words() == "crop 1.0"
+    assert Preprocessing(crop=1.0).describe() == "crop 1.0"
 
 
 def test_older_timm_nests_nothing(preprocessing):
