@@ -1,8 +1,8 @@
-"""Explains image classifiers in JAX by learning which region decides.
+"""Explains image classifiers in JAX by learning which region of an image decides.
 
-For every image a Bernoulli mask is learnt such that replacing the masked region by what a
-generative model finds plausible there changes the classifier's decision most (SDR) or preserves it
-with the least evidence (SSR).
+For every image a Bernoulli mask is learnt. The region outside of the mask is in-filled by a
+generative model. The mask either keeps the smallest region that preserves the decision (SSR), or
+drops the smallest region whose in-filling changes it (SDR).
 """
 
 import importlib
@@ -14,29 +14,29 @@ from cfx_jax.generators import Generator, infill
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.version import __version__ as __version__
 
-# What reads images and shows progress is imported when it is asked for.
+# These modules, which read images and report progress, are imported at their first use.
 _LAZY = {"demo_images": "cfx_jax.data.demo", "run": "cfx_jax.runs.runner"}
 
 if TYPE_CHECKING:
     from cfx_jax.data import demo_images
     from cfx_jax.runs import run
 else:
-    # Type checkers would take any name for one that there is.
+    # Hidden from type checkers, which would otherwise accept any name as an attribute.
     def __getattr__(name: str) -> Any:
-        """Returns what is imported late."""
+        """Imports and returns a lazy attribute."""
         if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def _to_html(explanation: Explanation) -> str:
-    """A table for notebooks; `cfx_jax.report.figure` draws more."""
+    """Returns an HTML table for notebooks; `cfx_jax.report.figure` draws more."""
     from cfx_jax.report import to_html
 
     return to_html(explanation)
 
 
-# Notebooks look for it; what draws is imported when they do.
+# Notebooks call this method; the drawing code is imported only then.
 Explanation._repr_html_ = _to_html  # type: ignore[attr-defined]
 
 __all__ = [

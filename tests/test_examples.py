@@ -211,10 +211,10 @@ BROKEN = {
     "does_not_import": ("import nothing_of_this_name", "cannot be run: ModuleNotFoundError"),
     "not_there": ("def other(): pass", "has no 'build'; it has other"),
     "no_function": ("build = 3", "is a int; expected a function that returns a model"),
-    "returns_nothing": ("def build(): pass", "returns None; expected it to return a model"),
+    "returns_nothing": ("def build(): pass", "returns None; expected a model"),
     "returns_text": (
         "def build(): return 'model'",
-        "a str is no model that is known; exp",
+        "a str is not a supported model; exp",
     ),
     "raises": (
         "def build(): raise OSError('no weights\\nhere')",
@@ -222,9 +222,9 @@ BROKEN = {
     ),
     "exits": ("def build(): raise SystemExit('no GPU')", "raises SystemExit: no GPU"),
     "exits_at_once": ("import sys\nsys.exit(3)", "cannot be run: SystemExit: 3"),
-    "is_async": ("async def build(): return 1", "is written with `async def`; expected a"),
-    "yields_async": ("async def build(): yield 1", "is written with `async def`; expected a"),
-    "yields": ("def build(): yield 1", "a generator is no model that is known"),
+    "is_async": ("async def build(): return 1", "is defined with `async def`; expected a"),
+    "yields_async": ("async def build(): yield 1", "is defined with `async def`; expected a"),
+    "yields": ("def build(): yield 1", "a generator is not a supported model"),
     "asks": ("def build(depth, width): pass", "no argument, but: missing a required"),
     "no_arrays": (
         "def build(): return (lambda p, x: x), {'a': ['text']}",
@@ -236,11 +236,11 @@ BROKEN = {
     ),
     "mixed_keys": (
         "def build(): return (lambda p, x: x), {'a': 1.0, 2: 2.0}",
-        "params are no tree of arrays",
+        "params is not a tree of arrays",
     ),
     "no_variables": (
         "import flax.linen as nn\ndef build(): return nn.Dense(3)",
-        "is a module of Flax Linen without its variables; expected",
+        "is a Flax Linen module without its variables; expected",
     ),
 }
 
@@ -348,7 +348,7 @@ def test_what_is_said_of_a_classifier_that_is_given_is_not_lost(
 @pytest.mark.parametrize(
     ("classifier", "message"),
     [
-        (ClassifierConfig(example("linen")), "has no image size to bring images to; give it one"),
+        (ClassifierConfig(example("linen")), "has no image size to resize images to; set it"),
         (
             ClassifierConfig("x", mean=(0.5,)),
             r"mean is \(0.5,\) and classifier.std \(\)",
@@ -366,7 +366,7 @@ def test_what_is_said_of_a_classifier_that_is_given_is_not_lost(
         (ClassifierConfig("no_such_module:build"), "no_such_module cannot be imported"),
         (
             ClassifierConfig("no_such_module:"),
-            "names no function; expected package",
+            "is not the name of a function; expected package",
         ),
     ],
 )

@@ -1,16 +1,16 @@
-"""Trained classifiers of other libraries, or plain functions, as a `Classifier`.
+"""Adapters that make a `Classifier` of a trained model of another library or a plain function.
 
-The libraries are optional: none is imported before its function is called.
+The libraries are optional: each is imported only when its adapter is called.
 
     from cfx_jax import adapters
     from cfx_jax.classifiers import NORMALIZATIONS
 
     classifier = adapters.from_linen(module, variables, normalization=NORMALIZATIONS["imagenet"])
-    print(classifier.check(images))  # What is wrong with it.
+    print(classifier.check(images))  # Common faults.
     explanation = cfx_jax.explain(key, classifier, generator, images)
 
-Keep the `Classifier`: every call of an adapter makes a new `apply`, and programs are compiled for
-each.
+Reuse the `Classifier`: every call of an adapter makes a new `apply`, for which programs are
+compiled anew.
 """
 
 from cfx_jax.adapters import named

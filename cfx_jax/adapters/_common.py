@@ -1,4 +1,4 @@
-"""What all adapters do around a model: normalisation, layout and type of the images."""
+"""Common part of all adapters: normalisation, layout and type of the images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,14 +20,27 @@ def adapt(
     normalization: Normalization | None,
     channels_first: bool = False,
 ) -> Classifier:
-    """Puts normalisation and layout of the images before `apply`, float32 behind it."""
+    """Makes a `Classifier` that normalises and transposes images before `apply`, then casts logits.
+
+    Args:
+        apply: `apply(params, images) -> logits` of the adapted model.
+        params: parameters, any pytree.
+        name: name in records and reports.
+        class_names: one name per class, or empty.
+        image_size: image size `(H, W)`, or None.
+        normalization: normalisation of the images, or None.
+        channels_first: whether `apply` takes `[N, C, H, W]`.
+
+    Returns:
+        A `Classifier` for images `[N, H, W, C]` in [0, 1] with float32 logits.
+    """
 
     def adapted(params: Any, images: jax.Array) -> Any:
         if normalization is not None:
             images = normalization(images)
         if channels_first:
             images = jnp.moveaxis(images, -1, 1)
-        # Whatever else is returned passes too, for the checks to name it.
+        # Other outputs than an array are passed on, so that the checks can report them.
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), apply(params, images))
 
     return Classifier(

@@ -1,4 +1,4 @@
-"""An Equinox model as a `Classifier`."""
+"""Adapter of Equinox models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,39 +21,39 @@ def from_equinox(
     channels_first: bool = True,
     **kwargs: Any,
 ) -> Classifier:
-    """Adapts an Equinox model of one image, put into inference mode.
+    """Adapts an Equinox model that takes one image; a copy is put into inference mode.
 
     Args:
         model: `model(image) -> logits [K]`, before softmax, or `model(image, state) -> (logits,
             state)` if `state` is given.
-        state: of a model from `equinox.nn.make_with_state`, for example one with `BatchNorm`.
-        name: shown in records and reports; that of the class if empty.
+        state: state of a model from `equinox.nn.make_with_state`, for example with `BatchNorm`.
+        name: name in records and reports; empty takes that of the class.
         class_names: as in `from_function`.
         image_size: as in `from_function`.
         normalization: as in `from_function`.
         channels_first: whether the model takes `[C, H, W]`, as the layers of Equinox do.
-        **kwargs: passed to every call of the model, for example `key=None`.
+        **kwargs: arguments of every call of the model, for example `key=None`.
 
     Returns:
         A `Classifier` whose parameters are the arrays of the model and of its state.
     """
     import equinox as eqx
 
-    # Arrays of NumPy too, which would otherwise become constants of the compiled program.
-    arrays, rest = eqx.partition(
+    # NumPy arrays count as parameters; otherwise they would be constants of the compiled program.
+    arrays, static = eqx.partition(
         (eqx.nn.inference_mode(model), state),
         lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)),
     )
 
     def apply(arrays: Any, images: jax.Array) -> Any:
-        model, state = eqx.combine(arrays, rest)
+        model, state = eqx.combine(arrays, static)
 
-        def one(image: jax.Array) -> Any:
+        def apply_one(image: jax.Array) -> Any:
             if state is None:
                 return model(image, **kwargs)
             return model(image, state, **kwargs)[0]
 
-        return jax.vmap(one)(images)
+        return jax.vmap(apply_one)(images)
 
     return adapt(
         apply,

@@ -1,4 +1,4 @@
-"""A plain function as a `Classifier`."""
+"""Adapter of plain functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,20 +18,20 @@ def from_function(
     image_size: tuple[int, int] | None = None,
     normalization: Normalization | None = None,
 ) -> Classifier:
-    """Adapts a function that gives logits.
+    """Adapts a function that returns logits.
 
     Args:
         function: `function(params, images) -> logits [N, K]` if `params` are given, else
-            `function(images) -> logits`. What it closes over becomes part of every compiled
-            program: give large weights as `params`.
+            `function(images) -> logits`. Arrays that it closes over are constants of every compiled
+            program, so pass large weights as `params`.
         params: any pytree of arrays, or None.
-        name: shown in records and reports.
-        class_names: one for each class, or none.
-        image_size: the `(H, W)` it was trained for, or None when any size will do.
-        normalization: what it was trained to see; None gives it the images as they are, in [0, 1].
+        name: name in records and reports.
+        class_names: one name per class, or empty.
+        image_size: image size `(H, W)` it was trained for, or None for any size.
+        normalization: normalisation it was trained with; None passes images in [0, 1] unchanged.
 
     Returns:
-        A `Classifier` of images `[N, H, W, C]` in [0, 1].
+        A `Classifier` for images `[N, H, W, C]` in [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,11 +41,11 @@ def from_function(
         (2, 3)
     """
 
-    def ignoring_params(_: Any, images: jax.Array) -> jax.Array:
+    def apply_without_params(_: Any, images: jax.Array) -> jax.Array:
         return function(images)
 
     return adapt(
-        ignoring_params if params is None else function,
+        apply_without_params if params is None else function,
         () if params is None else params,
         name,
         class_names,

@@ -1,4 +1,4 @@
-"""A Keras model as a `Classifier`."""
+"""Adapter of Keras models."""
 
 import inspect
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ def from_keras(
 
     Keras has to run on JAX: set the environment variable `KERAS_BACKEND=jax` before it is first
     imported. Most published Keras models end in a softmax: build them with
-    `classifier_activation=None`. Some normalise by themselves and want images in [0, 255]: give
-    `Normalization(mean=(0.0,), std=(1 / 255,))`.
+    `classifier_activation=None`. Some include their normalisation and expect images in [0, 255]:
+    pass `Normalization(mean=(0.0,), std=(1 / 255,))`.
 
     Args:
-        model: built, gives logits, before softmax.
-        name: shown in records and reports; that of the model if empty.
+        model: a built model that returns logits, before softmax.
+        name: name in records and reports; empty takes that of the model.
         class_names: as in `from_function`.
         image_size: as in `from_function`.
         normalization: as in `from_function`.
         channels_first: whether the model takes `[N, C, H, W]`.
 
     Returns:
-        A `Classifier` whose parameters are the variables of the model, as they are now.
+        A `Classifier` whose parameters are a snapshot of the variables of the model.
 
     Raises:
         ValueError: Keras runs on another backend, or the model is not built.
@@ -55,9 +55,9 @@ def from_keras(
         "trainable": [variable.value for variable in model.trainable_variables],
         "non_trainable": [variable.value for variable in model.non_trainable_variables],
     }
-    # Passed to `call` as it is, which may not know it; then the layers are not training either.
-    knows_training = "training" in inspect.signature(model.call).parameters
-    mode = {"training": False} if knows_training else {}
+    # `call` may have no argument `training`; its layers are then in inference mode by default.
+    has_training = "training" in inspect.signature(model.call).parameters
+    mode = {"training": False} if has_training else {}
 
     def apply(variables: Any, images: jax.Array) -> Any:
         arrays = (variables["trainable"], variables["non_trainable"])

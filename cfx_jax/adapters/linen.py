@@ -1,4 +1,4 @@
-"""A module of Flax Linen as a `Classifier`."""
+"""Adapter of Flax Linen modules."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,13 +22,13 @@ def from_linen(
     """Adapts a `flax.linen` module.
 
     Args:
-        module: gives logits, before softmax.
-        variables: its collections, `params` and for example `batch_stats`.
-        name: shown in records and reports; that of the class if empty.
+        module: module that returns logits, before softmax.
+        variables: variable collections, `params` and for example `batch_stats`.
+        name: name in records and reports; empty takes that of the class.
         class_names: as in `from_function`.
         image_size: as in `from_function`.
         normalization: as in `from_function`.
-        **kwargs: passed to the module, for example `train=False` or `deterministic=True`.
+        **kwargs: arguments of the module, for example `train=False` or `deterministic=True`.
 
     Returns:
         A `Classifier` whose parameters are all the variables.
@@ -39,7 +39,7 @@ def from_linen(
     if variables and "params" not in variables:
         raise ValueError(
             f"variables have the collections {sorted(variables)}; expected `params` among them: "
-            'parameters alone are given as {"params": params}'
+            'pass parameters alone as {"params": params}'
         )
 
     def apply(variables: Any, images: jax.Array) -> Any:

@@ -1,7 +1,6 @@
-"""A function of the user's own by its name: `package.module:function`, `file.py:function`.
+"""User-defined functions by name: `package.module:function` or `path/to/file.py:function`.
 
-Its code is run because its user has named it, with all that user may do; nothing is run that is
-not named.
+The code of a named function runs with all rights of the user who names it. No other code is run.
 """
 
 import hashlib
@@ -19,23 +18,23 @@ import numpy as np
 
 
 def is_named(name: str) -> bool:
-    """Tells `package.module:function` and `path/to/file.py:function` from the names of a table."""
+    """Returns whether a name is that of a function, such as `package.module:function`."""
     return ":" in name
 
 
 def build(name: str, weights: str | None = None) -> Any:
-    """Calls a function by its name, and returns what it returns.
+    """Calls a function by its name and returns its result.
 
     Args:
-        name: `package.module:function`, as entry points are spelt, or `path/to/file.py:function`.
-        weights: passed to the function if it is not None; then the function has to take it.
+        name: `package.module:function`, the syntax of entry points, or `path/to/file.py:function`.
+        weights: argument of the function; None calls it without an argument.
 
     Returns:
-        Whatever the function returns, not None.
+        The result of the function, not None.
 
     Raises:
-        ValueError: there is no such function, it is asynchronous, asks for other arguments, raises,
-            ends the program or returns None; the message says which, in one line.
+        ValueError: the function does not exist, is asynchronous, takes other arguments, raises,
+            exits the program or returns None; the message states which, in one line.
 
     Example:
         >>> build("builtins:dict")
@@ -43,45 +42,48 @@ def build(name: str, weights: str | None = None) -> Any:
     """
     function = _find(name)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ValueError(f"{name} is written with `async def`; expected a function of plain `def`")
+        raise ValueError(f"{name} is defined with `async def`; expected a function with `def`")
     arguments = () if weights is None else (weights,)
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
         given = "no argument" if weights is None else "the path of the weights"
-        flags = "--config.classifier.weights=FILE gives one, or --config.generator.weights=FILE"
+        flags = "pass one with --config.classifier.weights=FILE or --config.generator.weights=FILE"
         hint = f"; {flags}" if weights is None else ""
         raise ValueError(f"{name} is called with {given}, but: {error}{hint}") from error
     except ValueError:
-        pass  # Some built-in functions do not tell what they take.
+        pass  # Some built-in functions have no signature.
     try:
         built = function(*arguments)
-    except (Exception, SystemExit) as error:  # Code made for a script of its own ends it.
+    except (Exception, SystemExit) as error:  # Code written as a script may call sys.exit.
         raise ValueError(f"{name} raises {one_line(error)}") from error
     if built is None:
-        raise ValueError(f"{name} returns None; expected it to return a model")
+        raise ValueError(f"{name} returns None; expected a model")
     return built
 
 
 def origin(name: str, weights: str | None, constants: Iterable[Any]) -> str:
-    """Returns the SHA-256 of what a model that a named function builds is made of.
+    """Returns the SHA-256 of the sources of a model that a named function builds.
 
-    Of the file of the function and of those that it imports from the same folder, of the file of
-    weights that the function is given, and of arrays that the model has closed over. Numbers that
-    it has read and closed over are not seen: a model whose weights are in its `params` is compared
-    whole.
+    The sources are the file of the function and the files that it imports from the same folder, the
+    weights file that is passed to the function, and arrays that the model has closed over. Numbers
+    that it has closed over are not covered; only a model with its weights in `params` is compared
+    completely.
 
     Args:
         name: as in `build`.
         weights: as in `build`.
         constants: arrays that the model has closed over.
 
+    Returns:
+        The digest in hexadecimal.
+
     Raises:
-        ValueError: there is no such function.
+        ValueError: the function does not exist.
     """
     digest = hashlib.sha256()
     home = sys.modules.get(getattr(inspect.unwrap(_find(name)), "__module__", ""))
-    for path in sorted(_own_files(home)):
+    for path in sorted(_source_files(home)):
         digest.update(path.read_bytes())
     if weights is not None and os.path.isfile(weights):
         digest.update(pathlib.Path(weights).read_bytes())
@@ -91,32 +93,32 @@ def origin(name: str, weights: str | None, constants: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def _own_files(home: ModuleType | None) -> set[pathlib.Path]:
-    """Returns the file of a module, and of those in its folder whose names it knows, and so on."""
-    found: dict[str, pathlib.Path] = {}
+def _source_files(home: ModuleType | None) -> set[pathlib.Path]:
+    """Returns the files of a module and of all modules of its folder that it imports."""
+    files: dict[str, pathlib.Path] = {}
     waiting = [home]
     while waiting:
         module = waiting.pop()
         file = getattr(module, "__file__", None)
-        if module is None or file is None or module.__name__ in found:
+        if module is None or file is None or module.__name__ in files:
             continue
         path = pathlib.Path(file)
-        first = next(iter(found.values()), path)
+        first = next(iter(files.values()), path)
         if path.suffix != ".py" or not path.is_relative_to(first.parent):
             continue
-        found[module.__name__] = path
+        files[module.__name__] = path
         values = list(vars(module).values())
         waiting += [value for value in values if isinstance(value, ModuleType)]
         names = {getattr(value, "__module__", None) for value in values}
         waiting += [sys.modules.get(name) for name in names if isinstance(name, str)]
-    return set(found.values())
+    return set(files.values())
 
 
 def _find(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     if not place or not attribute.isidentifier():
         raise ValueError(
-            f"{name!r} names no function; expected package.module:function or "
+            f"{name!r} is not the name of a function; expected package.module:function or "
             "path/to/file.py:function"
         )
     module = _import_file(name, place) if place.endswith(".py") else _import_module(name, place)
@@ -134,7 +136,7 @@ def _find(name: str) -> Callable[..., Any]:
 
 
 def _import_module(name: str, module: str) -> ModuleType:
-    # As `python -m` does: modules beside the caller are found, whoever started it.
+    # As with `python -m`, modules in the working directory can be imported.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -147,7 +149,7 @@ def _import_file(name: str, file: str) -> ModuleType:
     path = pathlib.Path(file).expanduser().resolve()
     if not path.is_file():
         raise ValueError(f"{name}: there is no file {path}")
-    # By its path, so that two files of one name are two modules, and one is run once.
+    # The key is the path, so that two files of the same name are two modules, each run once.
     key = f"cfx_jax_named_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     if key in sys.modules:
         return sys.modules[key]
@@ -155,9 +157,9 @@ def _import_file(name: str, file: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles look their module up while it runs.
+    # Dataclasses and pickles look up their module while it runs.
     sys.modules[key] = module
-    # What lies beside a file is imported by its own name, as when Python runs the file.
+    # Other modules of the folder can be imported by name, as when Python runs the file.
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     try:
@@ -169,6 +171,6 @@ def _import_file(name: str, file: str) -> ModuleType:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns kind and message of an error that code of the user's own has raised."""
+    """Returns type and message of an exception of user-defined code, in one line."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[:300]}"

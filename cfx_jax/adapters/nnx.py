@@ -1,4 +1,4 @@
-"""A module of Flax NNX as a `Classifier`."""
+"""Adapter of Flax NNX modules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +21,12 @@ def from_nnx(
     """Adapts a `flax.nnx` module, a copy of which is put into evaluation mode.
 
     Args:
-        model: gives logits, before softmax; it is left as it is.
-        name: shown in records and reports; that of the class if empty.
+        model: model that returns logits, before softmax; it is not changed.
+        name: name in records and reports; empty takes that of the class.
         class_names: as in `from_function`.
         image_size: as in `from_function`.
         normalization: as in `from_function`.
-        **kwargs: passed to every call of the model.
+        **kwargs: arguments of every call of the model.
 
     Returns:
         A `Classifier` whose parameters are the state of the model.
@@ -38,7 +38,7 @@ def from_nnx(
     graph, state = nnx.split(model)
 
     def apply(state: Any, images: jax.Array) -> Any:
-        # A model of its own in every trace: whatever a call changes in it is forgotten.
+        # A new model in every trace, so that changes to its state by a call are dropped.
         return nnx.merge(graph, state)(images, **kwargs)
 
     name = name or type(model).__name__

@@ -1,4 +1,4 @@
-"""A model of whatever library as a `Classifier` or a `Generator`: adapted by what it is."""
+"""Adapting a model of any supported library by its type."""
 
 import dataclasses
 import inspect
@@ -22,7 +22,7 @@ from cfx_jax.classifiers import Classifier, Normalization
 from cfx_jax.generators import Generator
 
 _logger = logging.getLogger(__name__)
-# Of the arguments of a Linen module that say whether it is being trained.
+# Values for inference of the usual arguments by which a Linen module switches training on.
 _INFERENCE = {"train": False, "training": False, "is_training": False, "deterministic": True}
 _EXPECTED = (
     "a cfx_jax.Classifier, (flax.linen.Module, variables), a flax.nnx.Module, a Keras model, an "
@@ -32,15 +32,16 @@ _EXPECTED = (
 
 
 class Known(NamedTuple):
-    """What is known of a model beside itself; None and `()` where nothing is.
+    """Known properties of a model that it does not contain; None or empty if unknown.
 
     Attributes:
-        image_size: the `(H, W)` it was trained for.
-        channels: C of its images.
-        normalization: what it was trained to see.
-        class_names: one for each class.
-        logits: what they are, see `Classifier.logits`.
-        crop, interpolation: how its images were brought to that size.
+        image_size: image size `(H, W)` it was trained for.
+        channels: number of channels C of its images.
+        normalization: normalisation it was trained with.
+        class_names: one name per class.
+        logits: kind of the logits, see `Classifier.logits`.
+        crop: share of the side of the scaled image that it uses, see `Classifier.crop`.
+        interpolation: filter that its images were scaled with, see `Classifier.interpolation`.
     """
 
     image_size: tuple[int, int] | None = None
@@ -53,22 +54,22 @@ class Known(NamedTuple):
 
 
 def as_classifier(model: Any, known: Known, *, name: str = "") -> Classifier:
-    """Adapts a model by what it is; one line of the log says how.
+    """Adapts a model according to its type, which is logged.
 
     Args:
         model: a `Classifier`, a pair `(flax.linen.Module, variables)`, a `flax.nnx.Module`, a Keras
             model, an Equinox module or `(module, state)`, a `torch.nn.Module`, a function of images
             `[N, H, W, C]`, or a pair `(function of params and images, params)`.
-        known: what is known beside it. A Keras model knows the size of its images by itself.
-        name: shown in records and reports; that of the model or of its class if empty.
+        known: known properties of the model. The image size of a Keras model is read from it.
+        name: name in records and reports; empty takes that of the model or of its class.
 
     Returns:
-        A `Classifier`. A given one is changed in the facts that are known, and normalises by
-        itself.
+        A `Classifier`. A model that is one already gets the known properties; it includes its
+        normalisation.
 
     Raises:
-        ValueError: the model is of no kind that is known, a fact is missing, or it says twice how
-            images are normalised.
+        ValueError: the type of the model is not supported, a property is missing, or a
+            normalisation is given for a `Classifier`.
 
     Example:
         >>> def brightness(images):
@@ -76,28 +77,28 @@ def as_classifier(model: Any, known: Known, *, name: str = "") -> Classifier:
         >>> as_classifier(brightness, Known(image_size=(8, 8))).name
         'brightness'
     """
-    how, adapted = _adapt(model, known, name)
+    kind, adapted = _adapt(model, known, name)
     fields: dict[str, Any] = {"name": name or adapted.name}
-    said = known._replace(class_names=tuple(known.class_names), normalization=None)._asdict()
-    fields |= {field: value for field, value in said.items() if value not in (None, "", ())}
-    _logger.info("%s is taken as %s", fields["name"], how)
+    given = known._replace(class_names=tuple(known.class_names), normalization=None)._asdict()
+    fields |= {field: value for field, value in given.items() if value not in (None, "", ())}
+    _logger.info("%s is adapted as %s", fields["name"], kind)
     return dataclasses.replace(adapted, **fields)
 
 
 def as_generator(model: Any, *, name: str = "") -> Generator:
-    """Adapts a model that fills holes by what it is; one line of the log says how.
+    """Adapts a model that fills holes according to its type, which is logged.
 
     Args:
         model: a `Generator`, a function of images `[N, H, W, C]`, masks `[N, H, W, 1]` (1 = keep)
             and a key, a pair `(function of params and these three, params)`, or a pair
             `(flax.linen.Module of these three, variables)`.
-        name: shown in records and reports; that of the model or of its class if empty.
+        name: name in records and reports; empty takes that of the model or of its class.
 
     Returns:
         A `Generator`.
 
     Raises:
-        ValueError: the model is of no kind that is known.
+        ValueError: the type of the model is not supported.
 
     Example:
         >>> import jax.numpy as jnp
@@ -106,8 +107,8 @@ def as_generator(model: Any, *, name: str = "") -> Generator:
         >>> as_generator(black).name
         'black'
     """
-    how, adapted = _adapt_generator(model)
-    _logger.info("%s is taken as %s", name or adapted.name, how)
+    kind, adapted = _adapt_generator(model)
+    _logger.info("%s is adapted as %s", name or adapted.name, kind)
     return dataclasses.replace(adapted, name=name or adapted.name)
 
 
@@ -119,22 +120,22 @@ def _adapt_generator(model: Any) -> tuple[str, Generator]:
         if isinstance(function, nn.Module):
             _check_arrays(params)
             fill: Any = function.apply
-            own = type(function).__name__
-            return "a module of Flax Linen", Generator(params, fill, own)
+            name = type(function).__name__
+            return "a Flax Linen module", Generator(params, fill, name)
         if callable(function):
             _check_arrays(params)
-            own = getattr(function, "__name__", "custom")
-            return "a function of params, images, masks and key", Generator(params, function, own)
+            name = getattr(function, "__name__", "custom")
+            return "a function of params, images, masks and key", Generator(params, function, name)
     elif callable(model) and not isinstance(model, nn.Module):
 
-        def ignoring_params(_: Any, *arguments: jax.Array) -> jax.Array:
+        def apply_without_params(_: Any, *arguments: jax.Array) -> jax.Array:
             filled: jax.Array = model(*arguments)
             return filled
 
-        own = getattr(model, "__name__", "custom")
-        return "a function of images, masks and key", Generator((), ignoring_params, own)
+        name = getattr(model, "__name__", "custom")
+        return "a function of images, masks and key", Generator((), apply_without_params, name)
     raise ValueError(
-        f"a {type(model).__name__} is no model that fills holes; expected a cfx_jax.Generator, a "
+        f"a {type(model).__name__} is not a supported generator; expected a cfx_jax.Generator, a "
         "function of images, masks and key, (function, params) or (flax.linen.Module, variables)"
     )
 
@@ -144,12 +145,12 @@ def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
     if isinstance(model, Classifier):
         if known.normalization is not None:
             raise ValueError(
-                f"{name or model.name} is a Classifier, which normalises its images by itself; "
+                f"{name or model.name} is a Classifier, which includes its normalisation; "
                 "leave mean, std, channel_order and normalization out, or return the model alone"
             )
         return "a Classifier", model
     if _is_a(model, "flax.nnx", "Module"):
-        return "a module of Flax NNX", from_nnx(model, **options)
+        return "a Flax NNX module", from_nnx(model, **options)
     if _is_a(model, "keras", "Model"):
         return "a Keras model", _adapt_keras(model, options)
     if _is_a(model, "equinox", "Module"):
@@ -160,30 +161,30 @@ def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
         return _adapt_pair(*model, options)
     if isinstance(model, nn.Module):
         raise ValueError(
-            f"{type(model).__name__} is a module of Flax Linen without its variables; expected "
+            f"{type(model).__name__} is a Flax Linen module without its variables; expected "
             "(module, variables)"
         )
     if callable(model):
         options["name"] = name or getattr(model, "__name__", "custom")
         return "a function of images", from_function(model, **options)
-    raise ValueError(f"a {type(model).__name__} is no model that is known; expected {_EXPECTED}")
+    raise ValueError(f"a {type(model).__name__} is not a supported model; expected {_EXPECTED}")
 
 
 def _adapt_pair(model: Any, rest: Any, options: Mapping[str, Any]) -> tuple[str, Classifier]:
     if isinstance(model, nn.Module):
         takes = inspect.signature(type(model).__call__).parameters
         mode: dict[str, Any] = {key: value for key, value in _INFERENCE.items() if key in takes}
-        said = "".join(f", {key}={value}" for key, value in mode.items())
-        return f"a module of Flax Linen{said}", from_linen(model, rest, **options, **mode)
+        arguments = "".join(f", {key}={value}" for key, value in mode.items())
+        return f"a Flax Linen module{arguments}", from_linen(model, rest, **options, **mode)
     if _is_a(model, "equinox", "Module"):
-        how = "an Equinox module with its state, channels first"
-        return how, from_equinox(model, rest, **options)
+        kind = "an Equinox module with its state, channels first"
+        return kind, from_equinox(model, rest, **options)
     if callable(model):
         _check_arrays(rest)
         named = dict(options) | {"name": options["name"] or getattr(model, "__name__", "custom")}
         return "a function of params and images", from_function(model, rest, **named)
     raise ValueError(
-        f"a pair ({type(model).__name__}, {type(rest).__name__}) is no model that is known; "
+        f"a pair ({type(model).__name__}, {type(rest).__name__}) is not a supported model; "
         f"expected {_EXPECTED}"
     )
 
@@ -201,45 +202,45 @@ def _adapt_torch(module: Any, known: Known, options: Mapping[str, Any]) -> Class
 
     if known.image_size is None:
         raise ValueError(
-            f"{options['name'] or type(module).__name__} is a PyTorch module, which does not tell "
-            "the size of its images; give one with --config.classifier.image_size=224"
+            f"{options['name'] or type(module).__name__} is a PyTorch module, which has no image "
+            "size; set it with --config.classifier.image_size=224"
         )
     module.eval()
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     shape = (1, known.channels or 3, *known.image_size)
     try:
         with torch.no_grad():
-            seen = module(torch.zeros(shape, device=device))
+            output = module(torch.zeros(shape, device=device))
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} raises {one_line(error)} for images {shape}"
         ) from error
-    if not isinstance(seen, torch.Tensor) or seen.ndim != 2:
-        what = tuple(seen.shape) if isinstance(seen, torch.Tensor) else type(seen).__name__
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        what = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(
             f"{type(module).__name__} returns {what} for one image; expected a tensor of logits "
             "[1, num_classes]"
         )
-    return from_torch(module, seen.shape[1], **options)
+    return from_torch(module, output.shape[1], **options)
 
 
 def _check_arrays(params: Any) -> None:
     try:
         leaves = jax.tree.leaves_with_path(params)
     except ValueError as error:
-        raise ValueError(f"params are no tree of arrays ({one_line(error)})") from error
+        raise ValueError(f"params is not a tree of arrays ({one_line(error)})") from error
     for path, leaf in leaves:
-        place = f"params{jax.tree_util.keystr(path)}"
+        name = f"params{jax.tree_util.keystr(path)}"
         if not isinstance(leaf, (jax.Array, np.ndarray, float, int)):
-            raise ValueError(f"{place} is a {type(leaf).__name__}; expected arrays")
-        # What has bits and no number: objects, texts, times, records. (bfloat16 is of kind V, too.)
+            raise ValueError(f"{name} is a {type(leaf).__name__}; expected arrays")
+        # Types that are not numbers: objects, strings, times, records. bfloat16 is of kind V, too.
         if isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "OSUMmT" or leaf.dtype.names):
-            raise ValueError(f"{place} is an array of {leaf.dtype}; expected numbers")
+            raise ValueError(f"{name} is an array of {leaf.dtype}; expected numbers")
 
 
 def _is_a(model: Any, library: str, kind: str) -> bool:
-    """Whether a model is of a class of a library; one that is not imported made no model."""
-    found: Any = sys.modules.get(library)
+    """Returns whether a model is an instance of a class of a library, without importing it."""
+    value: Any = sys.modules.get(library)
     for part in kind.split("."):
-        found = getattr(found, part, None)
-    return isinstance(found, type) and isinstance(model, found)
+        value = getattr(value, part, None)
+    return isinstance(value, type) and isinstance(model, value)

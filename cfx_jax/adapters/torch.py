@@ -1,4 +1,4 @@
-"""A PyTorch module, called back on the host, as a `Classifier`."""
+"""Adapter of PyTorch modules, which JAX calls back on the host."""
 
 import dataclasses
 import hashlib
@@ -26,26 +26,27 @@ def from_torch(
 ) -> Classifier:
     """Adapts a PyTorch module that cannot be ported: JAX calls it back on the host.
 
-    Slower than a port: images and gradients go through the host, and the backward pass repeats the
-    forward pass. PyTorch computes where the module is. The weights stay in the module and are not
-    parameters of the `Classifier`: programs see them change. Calls are made one at a time, from
-    threads of JAX; do not train the module meanwhile, nor put it back into training mode. With
-    several simulated CPU devices, use one: a program on all of them (`pmap`) may wait forever.
+    Slower than a port: images and gradients pass through the host, and the backward pass repeats
+    the forward pass. PyTorch computes on the device of the module. The weights stay in the module
+    and are not parameters of the `Classifier`, so compiled programs use changed weights. Calls are
+    made one at a time, from threads of JAX; meanwhile do not train the module or put it back into
+    training mode. With several simulated CPU devices, use one: a program on all of them (`pmap`)
+    may wait forever.
 
     Args:
-        module: gives logits `[N, num_classes]`, before softmax, of any floating type, or an object
-            with a field `logits`, or a tuple with one tensor of that shape; it is put into
-            evaluation mode, and sees images in the type of its weights, a copy at each call.
-        num_classes: K, at least 2.
-        name: shown in records and reports; that of the class if empty.
+        module: module that returns logits `[N, num_classes]`, before softmax, of any floating type,
+            or an object with a field `logits`, or a tuple with one tensor of that shape. It is put
+            into evaluation mode, and gets a copy of the images, in the type of its weights.
+        num_classes: number of classes K, at least 2.
+        name: name in records and reports; empty takes that of the class.
         class_names: as in `from_function`.
         image_size: as in `from_function`.
         normalization: as in `from_function`.
         channels_first: whether the module takes `[N, C, H, W]`.
 
     Returns:
-        A `Classifier` without parameters. Applied to images of a new shape, it calls the module
-        once on zeros, and raises a `ValueError` in one line for what it raises.
+        A `Classifier` without parameters. For images of a new shape, it first calls the module once
+        on zeros, and reports an exception of the module as a `ValueError` in one line.
     """
     import torch
 
@@ -54,7 +55,7 @@ def from_torch(
     dtype = weights.dtype if weights.is_floating_point() else torch.float32
 
     def classify(images: Any) -> Any:
-        # A copy, not a leaf: the module may change in place what it is given.
+        # A copy, not a leaf tensor: the module may change its input in place.
         output = module(images.to(weights.device, dtype, copy=True))
         return _find_logits(output, torch.Tensor, num_classes)
 
@@ -64,11 +65,11 @@ def from_torch(
 
     def backward(images: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
         leaves = torch.tensor(images, device=weights.device, requires_grad=True)
-        # Gradients may be switched off around the call.
+        # Gradients may be disabled around the call.
         with torch.enable_grad():
             logits = classify(leaves)
-        given = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
-        gradient = torch.autograd.grad(logits, leaves, given, materialize_grads=True)[0]
+        cotangent = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
+        gradient = torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True)[0]
         return gradient.cpu().numpy()
 
     adapted = adapt(
@@ -87,17 +88,20 @@ def _digest(state: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of the names, types, shapes and values of tensors."""
     import torch
 
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         if isinstance(tensor, torch.Tensor):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # Which holds the values of all types, and is known to NumPy.
-            found.update(tensor.detach().double().cpu().numpy().tobytes())
-    return found.hexdigest()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            # float64 represents the values of all types, and NumPy supports it.
+            digest.update(tensor.detach().double().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _find_logits(output: Any, tensor: type[Any], num_classes: int) -> Any:
-    """Returns the logits in what a module returns: itself, its `logits`, or the one that fits."""
+    """Returns the logits in the output of a module.
+
+    The logits are the output itself, its field `logits`, or the only tensor with a fitting shape.
+    """
     if isinstance(output, tensor):
         return output
     named = output.get("logits") if isinstance(output, Mapping) else None
@@ -112,7 +116,7 @@ def _find_logits(output: Any, tensor: type[Any], num_classes: int) -> Any:
         return fitting[0]
     of_shapes = f" of tensors of shapes {shapes}" if shapes else ""
     raise TypeError(
-        f"it returns a {type(output).__name__}{of_shapes}; expected one tensor of logits "
+        f"the module returns a {type(output).__name__}{of_shapes}; expected one tensor of logits "
         f"[N, {num_classes}]: wrap it in a module that returns the logits alone"
     )
 
@@ -125,13 +129,14 @@ def _host_classifier(
     """Makes NumPy functions on the host differentiable and mappable in JAX.
 
     Args:
-        forward: images float32 `[N, a, b, c]` -> logits `[N, K]`.
-        backward: images and cotangents of the logits float32 `[N, K]` -> gradients of the images.
-        num_classes: K.
+        forward: function of images, float32 `[N, a, b, c]`, that returns logits `[N, K]`.
+        backward: function of images and of cotangents of the logits, float32 `[N, K]`, that returns
+            gradients of the images.
+        num_classes: number of classes K.
 
     Returns:
-        `apply(params, images) -> logits` that ignores its parameters. `vmap` adds to the batch: the
-        host is called once, whatever the number of axes.
+        `apply(params, images) -> logits` that ignores its parameters. Axes of `vmap` are merged
+        into the batch, so that the host is called once for any number of axes.
     """
     lock = threading.Lock()
     tried: set[tuple[tuple[int, ...], ...]] = set()
@@ -140,14 +145,14 @@ def _host_classifier(
         function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: Any
     ) -> np.ndarray:
         lead = arrays[0].shape[:-3]
-        # NumPy before the lock: no other thread may wait for JAX while it is held.
+        # Converted before the lock is taken, since the conversion may wait for other JAX threads.
         folded = [np.asarray(array) for array in arrays]
         folded = [array.reshape(-1, *array.shape[len(lead) :]) for array in folded]
         expected = (len(folded[0]), *tail)
         try:
             with lock:
                 result = np.asarray(function(*folded), np.float32)
-        except Exception as error:  # Whatever a foreign model raises.
+        except Exception as error:  # A user-defined model can raise any exception.
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
                 f"the {function.__name__} pass of the module on the host raises {reason}, for "
@@ -162,7 +167,7 @@ def _host_classifier(
     def on_host(
         function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: jax.Array
     ) -> jax.Array:
-        # Once in the open: what fails within a program comes with pages of that.
+        # First called outside of a program: an error inside one comes with pages of traceback.
         shapes = tuple(array.shape[1:] for array in arrays)
         if shapes not in tried:
             call(function, tail, *(np.zeros((1, *shape), np.float32) for shape in shapes))

@@ -1,9 +1,9 @@
-"""Other saliency methods, to compare with: maps of a classifier's decision, one call for all.
+"""Other saliency methods as baselines, all called through `attribute`.
 
 Each method is a pure function of ONE image, `(key, classifier, generator, image, question)` ->
-map `[H, W]`, larger = more important; `attribute` maps one over a batch in one compiled program.
-Methods that replace pixels do so with the generator, like `explain`; with `grey` they do what their
-papers do.
+map `[H, W]`, larger = more important; `attribute` maps it over a batch in one compiled program.
+Methods that replace pixels do so with the generator, like `explain`; with `grey` they work as in
+their papers.
 
 Arrays: images float32 `[N, H, W, C]` in [0, 1].
 """
@@ -27,10 +27,10 @@ from cfx_jax.baselines.gradients import (
 from cfx_jax.baselines.masks import bbmp_sdr, bbmp_ssr, extremal
 from cfx_jax.baselines.removal import occlusion, rise
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import Question, Score, ask, prepare
+from cfx_jax.fido import Question, Score, make_question, prepare
 from cfx_jax.generators import Generator, check_images, check_infills
 
-__all__ = ["METHODS", "Method", "attribute", "find_last_maps", "impossible"]
+__all__ = ["METHODS", "Method", "attribute", "find_last_maps", "unsupported_reason"]
 
 Method = Callable[[jax.Array, Classifier, Generator, jax.Array, Question], jax.Array]
 
@@ -49,16 +49,19 @@ METHODS: dict[str, Method] = {
     "centre": centre,
     "uniform": uniform,
 }
-"""By name; the last three do not look at the classifier and are controls."""
+"""Methods by name; the last three ignore the classifier and serve as controls."""
 
 
-def impossible(method: str, classifier: Classifier, shape: tuple[int, int, int]) -> str:
-    """Says why a method cannot explain a classifier, "" where it can; runs nothing.
+def unsupported_reason(method: str, classifier: Classifier, shape: tuple[int, int, int]) -> str:
+    """Returns the reason why a method cannot explain a classifier, without running either.
 
     Args:
-        method: a name of `METHODS`.
+        method: a key of `METHODS`.
         classifier: the model to explain.
-        shape: `(H, W, C)` of its images.
+        shape: image shape `(H, W, C)`.
+
+    Returns:
+        The reason, or "" if the method supports the classifier.
     """
     if method == "grad_cam":
         try:
@@ -79,15 +82,16 @@ def attribute(
     contrast: int | None = None,
     score: Score | None = None,
 ) -> jax.Array:
-    """Explains a batch of images by another method.
+    """Explains a batch of images by a baseline method.
 
     Args:
-        method: a name of `METHODS`.
-        key: random key of the run; each image folds a checksum of its pixels in, as in `explain`.
+        method: a key of `METHODS`.
+        key: random key for the whole batch; a checksum of the pixels is folded in for each image,
+            as in `explain`.
         classifier: the model to explain.
-        generator: what replaces pixels, where the method replaces any.
+        generator: replaces pixels, for methods that do so.
         images: float32 `[N, H, W, C]` in [0, 1].
-        targets: int `[N]`; None takes the predicted classes.
+        targets: int `[N]`, classes to explain; None takes the predicted classes.
         contrast: as in `cfx_jax.explain`.
         score: as in `cfx_jax.explain`.
 
@@ -110,8 +114,8 @@ def attribute(
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     images = check_images(images)
     check_infills(generator, images)
-    rows = prepare(key, classifier, images, ask(targets, contrast, score))
-    return _attribute(*rows, classifier, generator, method=method)
+    examples = prepare(key, classifier, images, make_question(targets, contrast, score))
+    return _attribute(*examples, classifier, generator, method=method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -123,8 +127,9 @@ def _attribute(
     generator: Generator,
     method: str,
 ) -> jax.Array:
-    one = METHODS[method]
-    # One image after the other: a method may look at an image a thousand times.
+    explain_one = METHODS[method]
+    # One image after another, since a method may need a thousand evaluations per image.
     return jax.lax.map(
-        lambda row: one(row[0], classifier, generator, row[1], row[2]), (keys, images, questions)
+        lambda example: explain_one(example[0], classifier, generator, *example[1:]),
+        (keys, images, questions),
     )

@@ -1,4 +1,4 @@
-"""Maps that do not look at the classifier: what any method has to beat."""
+"""Maps that ignore the classifier: controls that every method has to beat."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def random(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """A control: noise, every order of the pixels as likely."""
+    """Returns noise: a control in which every order of the pixels is equally likely."""
     del classifier, generator, question
     return jax.random.uniform(key, image.shape[:2])
 
@@ -27,7 +27,7 @@ def centre(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """A control: the nearer the centre the more important, 1 there and 0 in the corners."""
+    """Returns a control that falls linearly from 1 at the centre to 0 in the corners."""
     del key, classifier, generator, question
     y, x = (jnp.linspace(-1.0, 1.0, length) for length in image.shape[:2])
     return 1.0 - jnp.sqrt((jnp.square(y)[:, None] + jnp.square(x)[None, :]) / 2)
@@ -40,6 +40,6 @@ def uniform(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """A control: every pixel as important."""
+    """Returns a control in which all pixels are equally important."""
     del key, classifier, generator, question
     return jnp.ones(image.shape[:2])

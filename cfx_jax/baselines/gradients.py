@@ -1,4 +1,4 @@
-"""Maps from slopes of the logit of the target; each is of ONE image `[H, W, C]`."""
+"""Maps from gradients of the logit of the target; each function takes ONE image `[H, W, C]`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ def gradient(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """The largest absolute slope of the logit over the channels (Simonyan et al., 2014)."""
+    """Returns the absolute gradient, maximum over the channels (Simonyan et al., 2014)."""
     del key, generator
-    return jnp.max(jnp.abs(_slope(classifier, image, question)), axis=-1)
+    return jnp.max(jnp.abs(_logit_gradient(classifier, image, question)), axis=-1)
 
 
 def gradient_x_input(
@@ -31,9 +31,9 @@ def gradient_x_input(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """The slope of the logit times the pixel, summed over the channels (Shrikumar et al., 2016)."""
+    """Returns gradient times pixel, summed over the channels (Shrikumar et al., 2016)."""
     del key, generator
-    return jnp.sum(image * _slope(classifier, image, question), axis=-1)
+    return jnp.sum(image * _logit_gradient(classifier, image, question), axis=-1)
 
 
 def smooth_grad(
@@ -45,16 +45,16 @@ def smooth_grad(
     num_draws: int = 32,
     spread: float = 0.15,
 ) -> jax.Array:
-    """The mean slope under noise of 15 % of the image's range (Smilkov et al., 2017)."""
+    """Returns the mean gradient under noise of 15 % of the image range (Smilkov et al., 2017)."""
     del generator
     sigma = spread * (image.max() - image.min())
 
-    def slope(key: jax.Array) -> jax.Array:
+    def noisy_gradient(key: jax.Array) -> jax.Array:
         noise = sigma * jax.random.normal(key, image.shape)
-        return _slope(classifier, image + noise, question)
+        return _logit_gradient(classifier, image + noise, question)
 
-    slopes = jax.lax.map(slope, jax.random.split(key, num_draws))
-    return jnp.max(jnp.abs(slopes.mean(axis=0)), axis=-1)
+    gradients = jax.lax.map(noisy_gradient, jax.random.split(key, num_draws))
+    return jnp.max(jnp.abs(gradients.mean(axis=0)), axis=-1)
 
 
 def integrated_gradients(
@@ -65,14 +65,17 @@ def integrated_gradients(
     question: Question,
     num_steps: int = 32,
 ) -> jax.Array:
-    """Slopes along the way from black to the image, times the image (Sundararajan et al., 2017).
+    """Integrates gradients from a black image to the image (Sundararajan et al., 2017).
 
-    By the midpoint rule. The map adds up to the difference of the logits of the image and of black.
+    The mean gradient along the line, by the midpoint rule, is multiplied by the image. The map adds
+    up to the difference of the logits of the image and of the black image.
     """
     del key, generator
-    places = (jnp.arange(num_steps) + 0.5) / num_steps
-    slopes = jax.lax.map(lambda share: _slope(classifier, share * image, question), places)
-    return jnp.sum(image * slopes.mean(axis=0), axis=-1)
+    scales = (jnp.arange(num_steps) + 0.5) / num_steps
+    gradients = jax.lax.map(
+        lambda scale: _logit_gradient(classifier, scale * image, question), scales
+    )
+    return jnp.sum(image * gradients.mean(axis=0), axis=-1)
 
 
 def grad_cam(
@@ -82,44 +85,44 @@ def grad_cam(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """What the last feature maps say for the class, enlarged (Selvaraju et al., ICCV 2017).
+    """Returns the weighted last feature maps, upsampled (Grad-CAM, Selvaraju et al., ICCV 2017).
 
-    Formula: `relu(sum_k a_k A_k)`, A_k the last maps `[h, w]` that a Flax module of the classifier
-    returns before they are pooled, a_k the mean slope of the logit over them. For convolutional
-    networks in Flax Linen; a transformer has no such maps.
+    Formula: `relu(sum_k a_k A_k)`, where A_k are the last feature maps `[h, w]` that a Flax module
+    of the classifier returns before pooling, and a_k is the mean gradient of the logit over A_k.
+    For convolutional networks in Flax Linen; a transformer has no such maps.
 
     Raises:
         ValueError: no module of the classifier returns maps.
     """
     del key, generator
-    place, shape = find_last_maps(classifier, image[None])
+    last, shape = find_last_maps(classifier, image[None])
 
     def logit(change: jax.Array) -> tuple[jax.Array, jax.Array]:
-        seen: list[jax.Array] = []
+        all_maps: list[jax.Array] = []
 
-        def add(maps: jax.Array) -> jax.Array:
-            seen.append(maps)
-            return maps + change if len(seen) == place + 1 else maps
+        def add_change(maps: jax.Array) -> jax.Array:
+            all_maps.append(maps)
+            return maps + change if len(all_maps) == last + 1 else maps
 
-        with nn.intercept_methods(_on_maps(add)):
+        with nn.intercept_methods(_intercept_maps(add_change)):
             logits = classifier.apply(classifier.params, image[None])
-        return question.logit(logits[0]), seen[place]
+        return question.logit(logits[0]), all_maps[last]
 
-    slopes, maps = jax.grad(logit, has_aux=True)(jnp.zeros(shape))
-    weights = slopes.mean(axis=(1, 2), keepdims=True)
+    gradients, maps = jax.grad(logit, has_aux=True)(jnp.zeros(shape))
+    weights = gradients.mean(axis=(1, 2), keepdims=True)
     coarse = jax.nn.relu(jnp.sum(weights * maps, axis=-1))[0]
     return jax.image.resize(coarse, image.shape[:2], "linear")
 
 
-def _slope(classifier: Classifier, image: jax.Array, question: Question) -> jax.Array:
+def _logit_gradient(classifier: Classifier, image: jax.Array, question: Question) -> jax.Array:
     def logit(image: jax.Array) -> jax.Array:
         return question.logit(classifier.apply(classifier.params, image[None])[0])
 
     return jax.grad(logit)(image)
 
 
-def _on_maps(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
-    """Applies a function to whatever a Flax module returns that has rows and columns."""
+def _intercept_maps(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
+    """Returns a Flax interceptor that applies a function to all feature maps of modules."""
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         result = call(*args, **kwargs)
@@ -132,23 +135,31 @@ def _on_maps(function: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
 def find_last_maps(
     classifier: Classifier, images: jax.Array | jax.ShapeDtypeStruct
 ) -> tuple[int, tuple[int, ...]]:
-    """Returns how many feature maps come before the last ones, and their shape; runs nothing.
+    """Finds the last feature maps of a classifier, without running it.
+
+    Args:
+        classifier: a model in Flax Linen.
+        images: float32 `[N, H, W, C]`, or their shape.
+
+    Returns:
+        `(index, shape)`: the index of the last feature maps in the order of calls, and their shape
+        `[N, h, w, K]`.
 
     Raises:
         ValueError: no module of the classifier returns maps.
     """
     shapes: list[tuple[int, ...]] = []
 
-    def note(maps: jax.Array) -> jax.Array:
+    def record_shape(maps: jax.Array) -> jax.Array:
         shapes.append(maps.shape)
         return maps
 
-    # A function of its own, or JAX would remember that it has been here, and nothing be noted.
-    with nn.intercept_methods(_on_maps(note)):
+    # A new function for each call, since JAX would take a cached trace and record no shapes.
+    with nn.intercept_methods(_intercept_maps(record_shape)):
         jax.eval_shape(lambda p, x: classifier.apply(p, x), classifier.params, images)
     if not shapes:
         raise ValueError(
             f"classifier {classifier.name!r} has no feature maps that a module of Flax Linen "
-            "returns, so there is no Grad-CAM of it"
+            "returns, so Grad-CAM does not support it"
         )
     return len(shapes) - 1, shapes[-1]

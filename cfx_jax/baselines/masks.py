@@ -1,4 +1,4 @@
-"""Maps that are learnt masks of other papers; each is of ONE image `[H, W, C]`."""
+"""Learnt masks of other papers as maps; each function takes ONE image `[H, W, C]`."""
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,12 @@ def bbmp_ssr(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """The one mask that keeps the decision with little of the image (Fong and Vedaldi, 2017).
+    """Returns the deterministic mask that preserves the decision (Fong and Vedaldi, 2017).
 
-    Mode `bbmp` of `explain`, at the price of mode `fast`: at its own, which is for classifiers that
-    are surer, to change nothing is cheapest for SDR. The in-fill has to differ from the image where
-    nothing is a hole yet, as a blurred one does: the mask begins whole, and one that is filled with
-    itself has no slope.
+    Mode `bbmp` of `explain` with the lambda of mode `fast`: with the lambda of `bbmp`, chosen for
+    more confident classifiers, the optimum of SDR is often to change nothing. The in-fill has to
+    differ from the image in kept pixels, too, as a blurred image does: the mask starts by keeping
+    everything, and the gradient is zero where the in-fill equals the image.
     """
     return _bbmp(make_problem(key, image, question, "ssr"), classifier, generator)
 
@@ -41,7 +41,7 @@ def bbmp_sdr(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """The one mask that changes the decision by removing little (Fong and Vedaldi, 2017)."""
+    """Returns the deterministic mask that changes the decision (Fong and Vedaldi, 2017)."""
     return _bbmp(make_problem(key, image, question, "sdr"), classifier, generator)
 
 
@@ -52,7 +52,7 @@ def extremal(
     image: jax.Array,
     question: Question,
 ) -> jax.Array:
-    """The mean of the masks of four areas that preserve the decision best (Fong et al., 2019)."""
+    """Returns the mean of the preserving masks of four areas (Fong et al., 2019)."""
     problem = make_problem(key, image, question, "ssr")
     masks = solve_areas(problem, classifier, generator, jnp.asarray(AREAS))
     return masks.importance.mean(axis=0)

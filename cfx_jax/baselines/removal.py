@@ -1,4 +1,4 @@
-"""Maps from what the classifier makes of an image that lacks parts; of ONE image `[H, W, C]`."""
+"""Maps from the predictions for an image with parts removed; each takes ONE image `[H, W, C]`."""
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,11 @@ def occlusion(
     question: Question,
     num_windows: int = 14,
 ) -> jax.Array:
-    """p_b: how far the log-odds fall when a window is in-filled, averaged over windows on a pixel.
+    """Returns p_b, the fall of the log-odds when a window is in-filled.
 
-    Source: prediction difference analysis (Zintgraf et al., 2017) in the form of the FIDO code.
-    Windows are a seventh of the image wide and overlap by half.
+    The value of a pixel is the mean over all windows that contain it. Source: prediction difference
+    analysis (Zintgraf et al., 2017) in the form of the FIDO code. Windows are a seventh of the
+    image wide and overlap by half.
     """
     height, width = image.shape[:2]
     tall, wide = max(1, 2 * height // num_windows), max(1, 2 * width // num_windows)
@@ -31,7 +32,7 @@ def occlusion(
     )
     rows, columns = jnp.arange(height), jnp.arange(width)
 
-    def fall(corner: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def evaluate_window(corner: jax.Array) -> tuple[jax.Array, jax.Array]:
         down = (rows >= corner[0]) & (rows < corner[0] + tall)
         across = (columns >= corner[1]) & (columns < corner[1] + wide)
         window = (down[:, None] & across[None, :]).astype(jnp.float32)
@@ -40,7 +41,7 @@ def occlusion(
         return (before - question.log_odds(logits[0], classifier)) * window, window
 
     def add(sums: tuple[jax.Array, jax.Array], corner: jax.Array) -> tuple[tuple, None]:
-        return jax.tree.map(jnp.add, sums, fall(corner)), None
+        return jax.tree.map(jnp.add, sums, evaluate_window(corner)), None
 
     corners = jnp.stack(jnp.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
     blank = jnp.zeros((height, width))
@@ -57,17 +58,17 @@ def rise(
     num_masks: int = 1000,
     cells: int = 7,
 ) -> jax.Array:
-    """Random smooth masks, weighted with the probability they leave (Petsiuk et al., BMVC 2018).
+    """Returns the mean of random masks, weighted by the probability (Petsiuk et al., BMVC 2018).
 
-    Masks of 7 x 7 cells, each kept with probability 1/2, enlarged and shifted at random. Differs
-    from the paper in that masked pixels are in-filled: a soft mask blends the image with what the
-    generator puts where less than half is kept.
+    The masks have 7 x 7 cells, each kept with probability 1/2, upsampled and shifted at random.
+    Differs from the paper in that masked pixels are in-filled: the hole for the generator is where
+    the soft mask is below 1/2, and the soft mask blends the image with the in-fill.
     """
     height, width = image.shape[:2]
     side = -(-max(height, width) // cells)
     large = (cells + 1) * side
 
-    def look(sums: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+    def add_mask(sums: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         cell_key, shift_key, fill_key = jax.random.split(key, 3)
         kept = jax.random.bernoulli(cell_key, 0.5, (cells + 1, cells + 1)).astype(jnp.float32)
         smooth = jax.image.resize(kept, (large, large), "linear")
@@ -80,5 +81,5 @@ def rise(
         probability = jax.nn.sigmoid(question.log_odds(logits[0], classifier))
         return sums + probability * mask[0, ..., 0], None
 
-    sums, _ = jax.lax.scan(look, jnp.zeros((height, width)), jax.random.split(key, num_masks))
+    sums, _ = jax.lax.scan(add_mask, jnp.zeros((height, width)), jax.random.split(key, num_masks))
     return sums / (0.5 * num_masks)

@@ -22,7 +22,7 @@ from cfx_jax.classifiers.logits import (
     logit_margin,
     predict,
     probabilities,
-    resolve,
+    resolve_rank,
 )
 from cfx_jax.classifiers.mnist_cnn import MnistCNN
 from cfx_jax.classifiers.resnet import ResNet
@@ -56,5 +56,5 @@ __all__ = [
     "logit_margin",
     "predict",
     "probabilities",
-    "resolve",
+    "resolve_rank",
 ]

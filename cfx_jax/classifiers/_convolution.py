@@ -2,11 +2,11 @@
 
 Arrays are `[N, H, W, C]` (channels last), kernels `[k, k, C, features]`.
 
-In the body of a compiled loop, as that of an optimisation, XLA takes a fast convolution on CPU only
-where the axes of the kernel are in that order. Those of the input gradient that autodiff writes are
-not, and so the derivative here begins with a kernel turned the other way: autodiff turns it back,
-and the gradient of a layer takes between a fifth and a half of the time. The first layer of a
-network has few channels and another fast way each on CPU and on accelerators.
+In the body of a compiled loop, such as an optimisation, XLA on CPU uses its fast convolution only
+if the axes of the kernel are in this order. The kernel of the input gradient that autodiff writes
+has another order. The derivative here therefore starts from a transposed kernel, which autodiff
+transposes back, and the gradient of a layer takes between a fifth and a half of the time. The first
+layer of a network has few channels; it has one special lowering on CPU and one on accelerators.
 """
 
 from functools import partial
@@ -20,17 +20,17 @@ from jax.custom_derivatives import SymbolicZero
 
 _Pads = tuple[tuple[int, int], ...]
 
-# Channels of an image. Three fill no matrix unit of an accelerator, and the gradient of a stride
-# multiplies mostly zeros.
-_FEW = 4
-# The first layer of a ResNet has a kernel this wide. On accelerators the `stride x stride` pixels
-# are folded into channels: 7 x 7 of 3 with stride 2 are 4 x 4 of 12 with stride 1. On an H200 this
-# layer was the dearest kernel of an explanation. On CPU, folded takes 4 times as long without the
-# gradient, and half as long again with it.
-_WIDE = 7
-# Of a kernel this narrow, as of an EfficientNet, the windows are few enough to be a matmul on CPU:
-# with the gradient two thirds of the time of the way of other layers.
-_NARROW = 3
+# Largest number of input channels that counts as an image. Three channels do not fill the matrix
+# unit of an accelerator, and the gradient of a strided convolution multiplies mostly zeros.
+_MAX_IMAGE_CHANNELS = 4
+# Smallest kernel folded on accelerators, that of the first layer of a ResNet. `stride x stride`
+# pixels are folded into channels: a 7 x 7 kernel on 3 channels with stride 2 becomes 4 x 4 on 12
+# channels with stride 1. On an H200 this layer was the most expensive kernel of an explanation. On
+# CPU, folding takes 4 times as long without the gradient, and 1.5 times as long with it.
+_MIN_FOLDED_KERNEL = 7
+# Largest kernel computed as a matmul of windows on CPU, that of the first layer of an EfficientNet:
+# with the gradient it takes two thirds of the time of the general lowering.
+_MAX_MATMUL_KERNEL = 3
 
 
 def conv(
@@ -48,13 +48,13 @@ def conv(
         float `[N, h, w, features]`.
 
     Raises:
-        ValueError: the images are no batch.
+        ValueError: the images do not have four axes.
     """
     if images.ndim != 4:
         raise ValueError(f"images are {images.shape}; expected a batch, [N, H, W, C]")
     side = len(kernel)
     if side == 1 and not padding:
-        # A matmul: same arithmetic, faster on CPU, equal elsewhere.
+        # A matmul: the same arithmetic, faster on CPU and equally fast elsewhere.
         return images[:, ::stride, ::stride] @ kernel[0, 0]
     pads: _Pads = ((padding or 0,) * 2,) * 2
     if padding is None:
@@ -79,7 +79,7 @@ def _jvp(
     images, kernel = primals
     parts = []
     if not isinstance(tangents[0], SymbolicZero):
-        on_cpu = partial(_on_cpu, stride=stride, pads=pads, turned=True)
+        on_cpu = partial(_on_cpu, stride=stride, pads=pads, transposed=True)
         default = partial(_on_accelerator, stride=stride, pads=pads)
         parts.append(lax.platform_dependent(tangents[0], kernel, cpu=on_cpu, default=default))
     if not isinstance(tangents[1], SymbolicZero):
@@ -87,34 +87,36 @@ def _jvp(
     return _conv(images, kernel, stride, pads), sum(parts[1:], parts[0])
 
 
-# A kernel that nobody asks for a derivative of would be convolved with zeros otherwise.
+# With symbolic zeros, no convolution is computed for an argument without a tangent.
 _conv.defjvp(_jvp, symbolic_zeros=True)
 
 
 def _on_accelerator(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads) -> jax.Array:
-    if stride > 1 and kernel.shape[2] <= _FEW and len(kernel) >= _WIDE:
+    is_image = kernel.shape[2] <= _MAX_IMAGE_CHANNELS
+    if stride > 1 and is_image and len(kernel) >= _MIN_FOLDED_KERNEL:
         images, kernel = _fold_strides(images, kernel, stride, pads)
         stride, pads = 1, ((0, 0), (0, 0))
     return _convolve(images, kernel, stride, pads)
 
 
 def _on_cpu(
-    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, turned: bool = False
+    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, transposed: bool = False
 ) -> jax.Array:
-    if kernel.shape[2] <= _FEW and len(kernel) <= _NARROW:
+    is_image = kernel.shape[2] <= _MAX_IMAGE_CHANNELS
+    if is_image and len(kernel) <= _MAX_MATMUL_KERNEL:
         return _multiply_windows(*_fold_strides(images, kernel, stride, pads))
-    if kernel.shape[2] <= _FEW and turned:  # Of a wide kernel the gradient alone is faster folded.
+    if is_image and transposed:  # For a large kernel, folding makes only the gradient faster.
         images, kernel = _fold_strides(images, kernel, stride, pads)
         stride, pads = 1, ((0, 0), (0, 0))
-    return _convolve(images, kernel, stride, pads, turned)
+    return _convolve(images, kernel, stride, pads, transposed)
 
 
 def _convolve(
-    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, turned: bool = False
+    images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, transposed: bool = False
 ) -> jax.Array:
-    """Convolves; `turned` is slow by itself, and its transpose, the input gradient, fast."""
+    """Convolves; with `transposed` slowly, but its transpose, the input gradient, is fast."""
     axes = "HWIO"
-    if turned:
+    if transposed:
         kernel, axes = jnp.swapaxes(kernel, 2, 3), "HWOI"
     numbers = ("NHWC", axes, "NHWC")
     return lax.conv_general_dilated(
@@ -123,7 +125,7 @@ def _convolve(
 
 
 def _multiply_windows(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves without padding or stride, as the product of all windows and the kernel."""
+    """Convolves without padding or stride, as a matmul of all windows with the kernel."""
     side, _, channels, features = kernel.shape
     rows, columns = (length - side + 1 for length in images.shape[1:3])
     windows = [images[:, i : i + rows, j : j + columns] for i, j in np.ndindex(side, side)]
@@ -133,16 +135,16 @@ def _multiply_windows(images: jax.Array, kernel: jax.Array) -> jax.Array:
 def _fold_strides(
     images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns images and a kernel that give the same without padding or stride."""
+    """Returns images and a kernel whose convolution without padding or stride is the same."""
     side = len(kernel)
-    behind = -side % stride  # Zeros, so that the kernel folds as the images do.
-    kernel = jnp.pad(kernel, ((0, behind), (0, behind), (0, 0), (0, 0)))
-    around = [(0, 0, 0)]
+    kernel_pad = -side % stride  # Pads the kernel to a multiple of the stride.
+    kernel = jnp.pad(kernel, ((0, kernel_pad), (0, kernel_pad), (0, 0), (0, 0)))
+    image_pads = [(0, 0, 0)]
     for length, (low, high) in zip(images.shape[1:3], pads, strict=True):
-        steps = max((length + low + high - side) // stride, -1)  # Of too small an image no window.
-        # Below zero where the last pixels are in no window.
-        around.append((low, steps * stride + len(kernel) - low - length, 0))
-    images = lax.pad(images, jnp.zeros((), images.dtype), [*around, (0, 0, 0)])
+        steps = max((length + low + high - side) // stride, -1)  # -1: the image has no window.
+        # The padding is negative where the last pixels belong to no window.
+        image_pads.append((low, steps * stride + len(kernel) - low - length, 0))
+    images = lax.pad(images, jnp.zeros((), images.dtype), [*image_pads, (0, 0, 0)])
     return _fold(images, stride), jnp.moveaxis(_fold(jnp.moveaxis(kernel, 3, 0), stride), 0, 3)
 
 

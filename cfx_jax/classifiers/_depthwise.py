@@ -1,12 +1,12 @@
 """Depthwise convolution with the lowering that suits the backend.
 
 Arrays are `[..., H, W, C]` (channels last), kernels `[k, k, 1, C]`, padding is SAME as TensorFlow
-and `lax` define it (the odd pixel goes to the bottom right).
+and `lax` define it (an odd pixel of padding is added at the bottom right).
 
 XLA lowers a grouped convolution on CPU to a naive loop, 4 to 25 times slower than the same sum
 written as `k * k` shifted multiply-adds, which fuse into one vectorised pass over the channels
 (three layers of EfficientNet-Lite0, 8 images, 2 cores; 2 to 8 times with the input gradient).
-Accelerators have a grouped convolution kernel of their own and keep it.
+Accelerators use their own grouped convolution kernel.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from jax import lax
 def depthwise_conv(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolves every channel with its own `k x k` kernel, SAME padding.
 
-    The derivative is written by hand because the transpose of a strided slice, which autodiff
-    would use, scatters; gathering from the padded cotangent is the same sum and vectorises.
+    The derivative is written by hand: autodiff would transpose a strided slice, which scatters.
+    Gathering from the padded cotangent computes the same sum and vectorises.
 
     Args:
         images: float `[N, H, W, C]`.
@@ -87,7 +87,7 @@ def _same_padding(size: int, k: int, stride: int) -> tuple[int, tuple[int, int]]
     return out, (total // 2, total - total // 2)
 
 
-# A function of its own in the program: its k * k terms are traced once for all layers of a shape.
+# Jitted separately, so that its k * k terms are traced only once for all layers of a shape.
 @partial(jax.jit, static_argnames="stride")
 def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """out[y, x] = sum_ij kernel[i, j] * padded[stride * y + i, stride * x + j]."""
@@ -98,7 +98,7 @@ def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         padded = jnp.pad(images, ((0, 0), pad_h, pad_w, (0, 0)))
         return _sum_of_taps(padded, kernel, out_h, out_w, stride)
 
-    return _apart(convolve, images, kernel)
+    return _without_fusion(convolve, images, kernel)
 
 
 @partial(jax.jit, static_argnames="stride")
@@ -110,7 +110,7 @@ def _shifted_vjp(
     (out_h, pad_h), (out_w, pad_w) = (_same_padding(n, k, stride) for n in (height, width))
 
     def spread(out: int, size: int, low: int) -> tuple[int, int, int]:
-        # Row y of the cotangent lands on row stride * y + (k - 1 - low) of the spread grid.
+        # Row y of the cotangent becomes row stride * y + (k - 1 - low) of the spread grid.
         span = (out - 1) * stride + 1
         return (k - 1 - low, size - span + low, stride - 1)
 
@@ -127,21 +127,21 @@ def _shifted_vjp(
             for i, j in np.ndindex(k, k)
         ]
     )
-    return _apart(convolve, cotangent, kernel), kernel_grad.reshape(kernel.shape)
+    return _without_fusion(convolve, cotangent, kernel), kernel_grad.reshape(kernel.shape)
 
 
-def _apart(
+def _without_fusion(
     convolve: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """Convolves in a branch of the program, which XLA does not fuse with what comes behind it.
+    """Convolves in a conditional branch, which XLA does not fuse with the following operations.
 
-    Each pass of a layer norm would compute all taps anew otherwise (optimization_barrier is gone
-    before fusing on CPU), and a loop over the images, another fence, takes one core only: a
-    gradient of EfficientNet-Lite0 is faster by 17 %, of ConvNeXt-T by 5 %, on two cores.
+    Otherwise each pass of a layer norm would compute all taps again. On CPU an
+    optimization_barrier is removed before fusion, and a loop over the images would use only one
+    core. On two cores a gradient of EfficientNet-Lite0 is faster by 17 %, of ConvNeXt-T by 5 %.
     """
     result = jax.eval_shape(convolve, images, kernel)
     return lax.cond(
-        jnp.isnan(kernel.ravel()[0]),  # What only the running program knows.
+        jnp.isnan(kernel.ravel()[0]),  # Known only at run time, so that XLA keeps the branch.
         lambda images, kernel: jnp.full(result.shape, jnp.nan, result.dtype),
         convolve,
         images,

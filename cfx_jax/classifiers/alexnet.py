@@ -10,11 +10,9 @@ import jax
 
 from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten
 
-POOLED_SIZE = 6
-
 
 class Layer(NamedTuple):
-    """A convolution, and whether a 3x3 maximum of stride 2 follows it."""
+    """A convolution, followed by a 3x3 max pool of stride 2 if `pool` is set."""
 
     features: int
     kernel: int
@@ -37,7 +35,7 @@ class AlexNet(nn.Module):
 
     Attributes:
         hidden_features: width of the two dense layers before the last.
-        num_classes: length of the logits.
+        num_classes: number of classes.
     """
 
     hidden_features: int = 4096
@@ -54,7 +52,7 @@ class AlexNet(nn.Module):
             hidden = nn.relu(conv(hidden))
             if layer.pool:
                 hidden = nn.max_pool(hidden, (3, 3), (2, 2))
-        hidden = flatten(adaptive_mean_pool(hidden, POOLED_SIZE))
+        hidden = flatten(adaptive_mean_pool(hidden, size=6))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_0")(hidden))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_1")(hidden))
         return nn.Dense(self.num_classes, name="classifier")(hidden)

@@ -1,4 +1,4 @@
-"""The `Classifier` value: what the engine needs to know about the model it explains."""
+"""`Classifier`, the interface between the engine and the model it explains."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,31 +21,32 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 class Classifier:
     """An image classifier as a frozen value, a pytree whose leaves are its parameters.
 
-    `params` is a pytree leaf set, everything else is static: a `Classifier` passes through `jit`,
-    `vmap` and `pmap` as an argument and its weights are never baked into a compiled program.
+    The leaves of `params` are the only leaves, everything else is static: a `Classifier` passes
+    through `jit`, `vmap` and `pmap` as an argument, and its weights are never constants of a
+    compiled program.
 
     Attributes:
         params: parameters, any pytree.
         apply: pure `apply(params, images) -> logits`. `images` is float32 `[N, H, W, C]` in
-            [0, 1]; normalisation is the classifier's own business. `logits` is float32
-            `[N, num_classes]` BEFORE softmax or sigmoid. Pass a function that lives as long as the
-            program (a module-level function, not a fresh lambda for every call): compiled programs
-            are cached by its identity.
-        name: shown in records and reports.
+            [0, 1]; `apply` includes the normalisation. `logits` is float32 `[N, num_classes]`
+            BEFORE softmax or sigmoid. Compiled programs are cached by the identity of the function:
+            pass the same function to every call (a module-level one, not a new lambda each time).
+        name: name in records and reports.
         class_names: one name per class, or empty.
-        image_size: the `(H, W)` it was trained for, or None when any size will do.
-        channels: C of its images, 3 for RGB or 1 for grey.
-        crop: share of the side of the scaled image that it was trained, or measured, to see. Like
-            `interpolation` it is for what brings images to `image_size`: dataset runs.
-        interpolation: filter the images were scaled with, one of `INTERPOLATIONS`.
-        logits: what they are. `"softmax"`: of at least two classes that exclude each other.
-            `"sigmoid"`: a yes or no for each class by itself, or one logit of a binary classifier,
-            whose classes are 1 and 0.
-        host_weights: SHA-256 of the weights of a model that JAX calls back on the host, which then
-            are not in `params`; "" for a model of JAX. Dataset runs keep such a model to one device
-            of each process.
-        origin: SHA-256 of what else it is made of, for a model that a function of a user's own
-            builds; "" where `params` say it all.
+        image_size: image size `(H, W)` it was trained for, or None for any size.
+        channels: number of channels C of its images, 3 for RGB or 1 for grey.
+        crop: share of the side of the scaled image that remains after the central crop it was
+            trained or measured with. Dataset runs use it, and `interpolation`, to bring images to
+            `image_size`.
+        interpolation: filter that the images were scaled with, one of `INTERPOLATIONS`.
+        logits: kind of the logits. `"softmax"`: at least two classes that exclude each other.
+            `"sigmoid"`: independent yes/no classes, or one logit of a binary classifier with the
+            classes 1 and 0.
+        host_weights: SHA-256 of the weights of a model that JAX calls back on the host, which are
+            not in `params`; "" for a model computed by JAX. Dataset runs use such a model on one
+            device of each process.
+        origin: SHA-256 of everything besides `params` that defines a model built by a user-defined
+            function; "" for other models.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,12 +70,12 @@ class Classifier:
     origin: str = flax.struct.field(pytree_node=False, default="")
 
     if TYPE_CHECKING:
-        # Flax makes it, and type checkers do not know of it.
+        # Flax generates this method at run time, where type checkers do not see it.
         def replace(self, **changes: Any) -> Self:
             """Returns a copy with other fields."""
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for a field that has none of its known values."""
+        """Raises `ValueError` for a field with an invalid value."""
         for name, choices in (("logits", LOGIT_KINDS), ("interpolation", INTERPOLATIONS)):
             if (value := getattr(self, name)) not in choices:
                 known = ", ".join(map(repr, choices))
@@ -83,21 +84,21 @@ class Classifier:
             raise ValueError(f"classifier.crop is {self.crop!r}; expected a share above 0, up to 1")
 
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
-        """Finds out what is wrong with the classifier, from four calls on one or two images.
+        """Checks the classifier for common faults, by four calls on one or two images.
 
-        It looks for outputs of another shape, probabilities or sigmoids instead of logits, dropout
-        or batch statistics left on, outputs that do not follow the image or want it in [0, 255],
-        values and gradients that are not finite, and gradients that are zero. A classifier that
-        raises is a finding too, and so are images with their channels first.
+        The checks cover outputs of a wrong shape, probabilities instead of logits, active dropout
+        or batch statistics, outputs that do not depend on the image or expect it in [0, 255],
+        values and gradients that are not finite, and gradients that are zero. An exception raised
+        by the classifier is a finding, too, and so are images with their channels first.
 
         Args:
             images: real images, float `[N, H, W, C]` in [0, 1]; the first two are used.
 
         Returns:
-            What was found, `Finding(problem, advice)`; empty if all is well.
+            One `Finding(problem, advice)` per fault; empty if there is none.
 
         Raises:
-            ValueError: the images are not a non-empty `[N, H, W, C]`.
+            ValueError: the images do not have the shape `[N, H, W, C]`, or N is 0.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -114,7 +115,7 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class _TwoLogits:
-    """Turns one logit z, if there is one, into what says the same of two classes, `[0, z]`."""
+    """Converts the single logit z of a binary classifier to the two equivalent logits `[0, z]`."""
 
     apply: Callable[[Any, jax.Array], Any]
 
@@ -127,13 +128,14 @@ class _TwoLogits:
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """What a network was trained to see: `(images - mean) / std`, one number a channel.
+    """Input normalisation of a network, `(images - mean) / std` per channel.
 
     Attributes:
-        mean: by channel of the image, red first, whatever the order; one number serves all.
-        std: as `mean`.
-        channel_order: `"rgb"`, or `"bgr"` for a network that takes blue first: channels change
-            places last.
+        mean: mean of each channel, in the order RGB for every `channel_order`; a single number
+            applies to all channels.
+        std: standard deviation of each channel, in the same format as `mean`.
+        channel_order: `"rgb"`, or `"bgr"` for a network that takes blue first: the channels are
+            reversed after the normalisation.
     """
 
     mean: tuple[float, ...]
@@ -141,10 +143,10 @@ class Normalization:
     channel_order: str = "rgb"
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps images `[N, H, W, C]` in [0, 1] to what the network expects."""
+        """Maps images `[N, H, W, C]` in [0, 1] to the input of the network."""
         mean, std = (jnp.asarray(numbers, images.dtype) for numbers in (self.mean, self.std))
-        normal = (images - mean) / std
-        return normal[..., ::-1] if self.channel_order == "bgr" else normal
+        normalized = (images - mean) / std
+        return normalized[..., ::-1] if self.channel_order == "bgr" else normalized
 
 
 NORMALIZATIONS = {
@@ -157,10 +159,9 @@ NORMALIZATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class NormalizedModule:
-    """`apply(params, images) -> logits` of a Flax module after its normalisation.
+    """`apply(params, images) -> logits` of a Flax module, preceded by its normalisation.
 
-    Equal for equal parts, so that programs compiled for one serve the other, and nothing has to be
-    kept for that.
+    Two instances with equal fields are equal and share compiled programs.
     """
 
     module: nn.Module

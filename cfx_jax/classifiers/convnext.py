@@ -1,4 +1,4 @@
-"""ConvNeXt for inference: depthwise 7x7, layer norm over channels, a perceptron for each pixel.
+"""ConvNeXt for inference: depthwise 7x7, layer norm over channels, an MLP for each pixel.
 
 Source: Liu et al., A ConvNet for the 2020s, CVPR 2022.
 """
@@ -16,10 +16,10 @@ STRIDE = 32
 EPSILON = 1e-6
 
 
-class Block(nn.Module):
-    """Depthwise convolution, normalisation and perceptron, scaled channel by channel; a residual.
+class ConvNeXtBlock(nn.Module):
+    """Residual block of depthwise convolution, normalisation and MLP, scaled per channel.
 
-    Parameters beside those of its layers: `scale [C]`.
+    Parameters in addition to those of its layers: `scale [C]`.
     """
 
     @nn.compact
@@ -27,7 +27,7 @@ class Block(nn.Module):
         """Maps `[N, H, W, C]` to the same shape."""
         channels = images.shape[-1]
         hidden = Depthwise(KERNEL, name="depthwise")(images)
-        # Rows of channels: XLA on CPU multiplies matrices faster than arrays of more axes.
+        # Flattened to rows of channels: XLA on CPU multiplies matrices faster than 4-D arrays.
         hidden = nn.LayerNorm(EPSILON, name="norm")(hidden.reshape(-1, channels))
         hidden = gelu(nn.Dense(EXPANSION * channels, name="mlp_in")(hidden))
         hidden = nn.Dense(channels, name="mlp_out")(hidden)
@@ -41,7 +41,7 @@ class ConvNeXt(nn.Module):
     Attributes:
         stage_sizes: blocks in each stage; every stage after the first halves the resolution.
         features: channels of each stage.
-        num_classes: length of the logits.
+        num_classes: number of classes.
     """
 
     stage_sizes: tuple[int, ...]
@@ -69,6 +69,6 @@ class ConvNeXt(nn.Module):
                 hidden = nn.LayerNorm(EPSILON, name=f"stage_{stage}_norm")(hidden)
                 hidden = Patches(2, features, name=f"stage_{stage}_downsample")(hidden)
             for block in range(size):
-                hidden = Block(name=f"stage_{stage}_block_{block}")(hidden)
+                hidden = ConvNeXtBlock(name=f"stage_{stage}_block_{block}")(hidden)
         normed = nn.LayerNorm(EPSILON, name="norm")(jnp.mean(hidden, axis=(1, 2)))
         return nn.Dense(self.num_classes, name="classifier")(normed)

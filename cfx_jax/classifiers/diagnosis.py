@@ -1,12 +1,12 @@
-"""What is wrong with a classifier: its output, its noise, its gradient.
+"""Diagnosis of common faults of a classifier: its output, its noise, its gradient.
 
-Everything is seen from four calls of one compiled program on one or two images, an image of noise
-and a black one.
+The diagnosis takes four calls of one compiled program on one or two images, an image of noise and
+a black image.
 
-Log-probabilities are no fault: the objective is the log-odds of a class, which stay the same when a
-constant is added to all logits of an image, and a logarithm of a softmax is the logits less such a
-constant. Probabilities are one: taken for logits they bound the log-odds to a range of 2, which
-little of a mask is worth.
+Log-probabilities are not a fault: the objective is the log-odds of a class, which do not change
+when a constant is added to all logits of an image, and the logarithm of a softmax is the logits
+minus such a constant. Probabilities are a fault: used as logits they bound the log-odds to a range
+of 2, too little compared with the penalty on the mask.
 """
 
 import functools
@@ -21,13 +21,14 @@ from cfx_jax.classifiers.logits import log_odds
 
 Apply = Callable[[Any, jax.Array], Any]
 _MAX_IMAGES = 2
-# Of an axis that can be one of colours.
+# Largest length of an axis that can be a channel axis.
 _MAX_CHANNELS = 4
-# Two computations of the same logits differ by less, whatever the device: as a share of the range.
-_SAME = 0.01
-# On photographs the logits of EfficientNet-Lite0 differ by about 10 from those of a black image,
-# and by 0.06 once the photographs are divided by 255. In nats.
-_HARDLY, _CLEARLY = 0.25, 2.5
+# Largest difference of two computations of the same logits on any device, as a share of the range.
+_SAME_LOGITS = 0.01
+# Change of logits in nats that is too small for the expected range, or clearly present. On
+# photographs the logits of EfficientNet-Lite0 differ by about 10 from those of a black image, and
+# by 0.06 once the photographs are divided by 255.
+_TOO_SMALL_CHANGE, _CLEAR_CHANGE = 0.25, 2.5
 _NO_TRAINING = (
     "switch off dropout and the batch statistics of normalisation (train=False, "
     "deterministic=True, training=False, model.eval())"
@@ -35,10 +36,10 @@ _NO_TRAINING = (
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong with a classifier.
+    """One fault of a classifier.
 
     Attributes:
-        problem: what was seen, and what was expected.
+        problem: the fault, and what was expected.
         advice: what to do about it.
     """
 
@@ -50,15 +51,16 @@ class Finding(NamedTuple):
 
 
 class _Outputs(NamedTuple):
-    """What the program gave, numpy.
+    """Outputs of the four calls, NumPy arrays.
 
     Attributes:
-        logits: float32 `[N, K]` of images, noise and black, in this order.
-        again: float32 `[N, K]` of the same batch.
-        shuffled: float32 `[N, K]`, the images with another image for black, in other places.
-        scaled: float32 `[N, K]` of the batch in [0, 255].
-        gradient: float32 `[n, H, W, C]`, of the log-odds of the predicted class of the n images, or
-            None.
+        logits: logits of the n images, noise and black, in this order, float32 `[N, K]`.
+        again: logits of the same batch in a second call, float32 `[N, K]`.
+        shuffled: logits of the same images except black, at other positions of a batch with another
+            image in place of black, float32 `[N - 1, K]`.
+        scaled: logits of the batch scaled to [0, 255], float32 `[N, K]`.
+        gradient: gradient of the log-odds of the predicted class of the n images, float32
+            `[n, H, W, C]`, or None.
     """
 
     logits: np.ndarray
@@ -71,25 +73,25 @@ class _Outputs(NamedTuple):
 def diagnose(
     apply: Apply, params: Any, images: jax.Array | np.ndarray, class_names: tuple[str, ...] = ()
 ) -> tuple[Finding, ...]:
-    """Finds out what is wrong with a classifier.
+    """Checks a classifier for common faults.
 
     Args:
         apply: `apply(params, images) -> logits`.
-        params: its parameters.
+        params: parameters of the classifier.
         images: real images, float `[N, H, W, C]` in [0, 1]; the first two are used.
-        class_names: one for each class, or empty.
+        class_names: one name per class, or empty.
 
     Returns:
-        What was found; empty if all is well.
+        One `Finding` per fault; empty if there is none.
 
     Raises:
-        ValueError: the images are not a non-empty `[N, H, W, C]`.
+        ValueError: the images do not have the shape `[N, H, W, C]`, or N is 0.
     """
     pixels, wrong_range = _readable_images(images)
     found = list(wrong_range)
     try:
         output = jax.eval_shape(apply, params, pixels)
-    except Exception as error:  # Whatever a foreign model raises.
+    except Exception as error:  # A user-defined model can raise any exception.
         return (*found, _raised(error, pixels))
     found += _output_findings(output, len(pixels), class_names)
     if not _is_logits(output, len(pixels)):
@@ -104,20 +106,20 @@ def diagnose(
         names = [*(f"image {row}" for row in range(len(pixels))), "noise", "a black image"]
         rows = ", ".join(name for name, sound in zip(names, finite, strict=True) if not sound)
         problem = f"logits are not finite for {rows}; expected finite numbers"
-        advice = "look for NaN in the weights, and for a logarithm or a division of zero"
+        advice = "check for NaN in the weights, and for a logarithm of or a division by zero"
         return (*found, Finding(problem, advice))
-    # The other outputs may still be infinite, and then are not those expected.
+    # The other outputs may still be infinite, which the findings below report.
     with np.errstate(all="ignore"):
         return (*found, *_value_findings(outputs), *_gradient_findings(outputs))
 
 
 def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
-    """Returns float32 images `[N, H, W, C]` in [0, 1], and what is wrong with those given."""
+    """Returns float32 images `[N, H, W, C]` in [0, 1], and findings on the given ones."""
     given = np.asarray(images)
     if given.ndim != 4 or 0 in given.shape or given.dtype.kind not in "fiub":
         raise ValueError(
             f"images have shape {given.shape} and type {given.dtype}; expected float32 [N, H, W, C]"
-            " in [0, 1]: give a single image a leading axis with images[None]"
+            " in [0, 1]: add a leading axis to a single image with images[None]"
         )
     found = []
     if 1 <= given.shape[1] <= _MAX_CHANNELS < min(given.shape[2:]):
@@ -134,9 +136,9 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
         return batch, found
     some = "" if finite.all() else ", some not finite"
     problem = f"images are {dtype} over [{low:.4g}, {high:.4g}]{some}; expected float32 in [0, 1]"
-    advice = "undo their normalisation, the classifier normalises by itself"
+    advice = "undo their normalisation, which is part of the classifier"
     if is_8_bit or dtype.kind != "f":
-        advice = "divide 8-bit images by 255, the classifier normalises by itself"
+        advice = "divide 8-bit images by 255; further normalisation is part of the classifier"
     elif not finite.all():
         advice = "leave out images whose pixels are not finite"
     return batch, [*found, Finding(problem, advice)]
@@ -162,13 +164,13 @@ def _output_findings(
             "return the logits alone, as one array",
         )
         return
-    seen = f"output is {output.dtype} {list(output.shape)} for {num_images} images; {expected}"
+    problem = f"output is {output.dtype} {list(output.shape)} for {num_images} images; {expected}"
     if output.shape == (num_images, 1):
-        yield Finding(seen, 'say with logits="sigmoid" that it is one logit of two classes')
+        yield Finding(problem, 'pass logits="sigmoid" for the single logit of a binary classifier')
     elif not _is_logits(output, num_images):
-        yield Finding(seen, "return one row of logits an image, before softmax and argmax")
+        yield Finding(problem, "return one row of logits per image, before softmax and argmax")
     elif output.dtype != jnp.float32:
-        yield Finding(seen, "return logits.astype(jax.numpy.float32)")
+        yield Finding(problem, "return logits.astype(jax.numpy.float32)")
     if class_names and _is_logits(output, num_images) and len(class_names) != output.shape[1]:
         yield Finding(
             f"{len(class_names)} class names for {output.shape[1]} classes",
@@ -180,13 +182,13 @@ def _raised(error: Exception, images: jax.Array) -> Finding:
     return Finding(
         f"apply raises {_main_line(error)}, for images {list(images.shape)}; expected logits",
         "jax.jit(classifier.apply)(classifier.params, images) shows the whole error; images are "
-        "[N, H, W, C], a channels-first network needs channels_first=True of its adapter",
+        "[N, H, W, C], so a channels-first network needs channels_first=True in its adapter",
     )
 
 
 def _main_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    # An error on the host comes with its traceback, and its message at the end.
+    # The text of an error on the host contains a traceback, with the message at the end.
     line = lines[-1] if any("Traceback" in line for line in lines) else lines[0]
     return f"{type(error).__name__}: {line.rstrip('.:')}"
 
@@ -194,7 +196,7 @@ def _main_line(error: Exception) -> str:
 def _logits_and_gradient(
     apply: Apply, params: Any, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits, and the gradient of the log-odds of the predicted class of each image."""
+    """Returns the logits and the gradient of the log-odds of the predicted class of each image."""
 
     def total(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = apply(params, images).astype(jnp.float32)
@@ -209,12 +211,12 @@ def _logits_alone(apply: Apply, params: Any, images: jax.Array) -> tuple[jax.Arr
 
 
 def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[Finding]]:
-    """Calls the classifier four times, with gradients if it has any."""
+    """Calls the classifier four times, with gradients if it is differentiable."""
     noise = jnp.asarray(np.random.default_rng(0).random((1, *images.shape[1:]), np.float32))
     batch = jnp.concatenate([images, noise, jnp.zeros_like(noise)])
     shuffled = jnp.concatenate([batch[-2:-1], batch[-2::-1]])
     found = []
-    # Programs of their own: those of a function of this module would keep the model for ever.
+    # New jit functions: the cache of a module-level one would keep the model in memory for ever.
     try:
         program = jax.jit(functools.partial(_logits_and_gradient, apply))
         logits, gradient = jax.device_get(program(params, batch))
@@ -223,14 +225,14 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
         logits, gradient = jax.device_get(program(params, batch))
         found.append(
             Finding(
-                f"the gradient of the logits raises {_main_line(error)}; expected one",
-                "compute with differentiable operations of JAX from the images to the logits",
+                f"the gradient of the logits raises {_main_line(error)}; expected a gradient",
+                "use differentiable JAX operations from the images to the logits",
             )
         )
     again, moved, scaled = (
         jax.device_get(program(params, rows)[0]) for rows in (batch, shuffled, 255.0 * batch)
     )
-    # Back in the places of `batch`, without the black image.
+    # In the order of `batch`, without the black image.
     moved = moved[:0:-1]
     gradient = None if gradient is None else gradient[: len(images)]
     return _Outputs(logits, again, moved, scaled, gradient), found
@@ -241,27 +243,27 @@ def _value_findings(outputs: _Outputs) -> Iterator[Finding]:
     if (logits >= 0.0).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-3):
         yield Finding(
             "outputs are probabilities, each row non-negative with the sum 1; expected logits",
-            "return what goes into the softmax, or its logarithm (jax.nn.log_softmax): the "
-            "log-odds are the same",
+            "return the input of the softmax, or log-probabilities (jax.nn.log_softmax), which "
+            "have the same log-odds",
         )
     elif all(((rows >= 0.0) & (rows <= 1.0)).all() for rows in (logits, outputs.scaled)):
         yield Finding(
-            "outputs are all within [0, 1], as those of sigmoids are; expected logits",
-            "return what goes into the sigmoid",
+            "outputs are all within [0, 1], as those of sigmoids; expected logits",
+            "return the input of the sigmoid",
         )
-    same = _SAME * np.ptp(logits) + 1e-5 * np.abs(logits).max()
+    tolerance = _SAME_LOGITS * np.ptp(logits) + 1e-5 * np.abs(logits).max()
     noise = np.abs(outputs.again - logits).max()
-    if not noise <= same:
+    if not noise <= tolerance:
         yield Finding(
             f"logits of the same images differ by {noise:.3g} between two calls; expected the same",
             _NO_TRAINING,
         )
         return
     moved = np.abs(outputs.shuffled - logits[:-1]).max()
-    if not moved <= same:
+    if not moved <= tolerance:
         yield Finding(
             f"logits of an image change by {moved:.3g} with its place and the other images of the "
-            "batch; expected those of the image alone",
+            "batch; expected logits that depend on the image alone",
             _NO_TRAINING,
         )
         return
@@ -269,24 +271,24 @@ def _value_findings(outputs: _Outputs) -> Iterator[Finding]:
 
 
 def _response_findings(outputs: _Outputs) -> Iterator[Finding]:
-    """Findings on how the logits follow the image; adding a constant to a row says nothing."""
+    """Yields findings on how the logits depend on the image, up to a constant per row."""
     logits, scaled = (
         rows - rows.mean(axis=1, keepdims=True) for rows in (outputs.logits, outputs.scaled)
     )
     if np.abs(logits - logits[0]).max() <= 1e-6 * np.abs(logits).max():
         yield Finding(
             f"logits are the same for {len(logits)} different images; expected them to differ",
-            "look for an input that is not used, or for weights that are all zero",
+            "check for an input that is not used, or for weights that are all zero",
         )
         return
-    # Noise is left out: networks answer to it even where they take an image for black.
+    # Noise is left out: networks respond to it even if their response to images is that to black.
     rows = [*range(len(logits) - 2), -1]
     change, wider = (np.ptp(values[rows], axis=0).max() for values in (logits, scaled))
-    if change < _HARDLY and wider > _CLEARLY:
+    if change < _TOO_SMALL_CHANGE and wider > _CLEAR_CHANGE:
         yield Finding(
             f"logits change by no more than {change:.2g} between images in [0, 1] and a black one, "
-            f"but by {wider:.2g} in [0, 255]; expected a network of images in [0, 1]",
-            "if it was trained on [0, 255], let its normalization multiply: "
+            f"but by {wider:.2g} in [0, 255]; expected a network for images in [0, 1]",
+            "if it was trained on [0, 255], multiply by 255 in its normalization: "
             "Normalization(mean=(0.0,), std=(1 / 255,))",
         )
 
@@ -298,7 +300,7 @@ def _gradient_findings(outputs: _Outputs) -> Iterator[Finding]:
     if not np.isfinite(gradient).all():
         yield Finding(
             "the gradient of the logits is not finite; expected finite numbers",
-            "look for sqrt, log, norm or where with an infinite slope",
+            "check for sqrt, log, norm or where with an infinite derivative",
         )
         return
     is_dead = ~gradient.any(axis=(1, 2, 3))
@@ -306,7 +308,7 @@ def _gradient_findings(outputs: _Outputs) -> Iterator[Finding]:
     if varies and is_dead.any():
         whose = "" if is_dead.all() else f" for image {int(np.argmax(is_dead))}"
         yield Finding(
-            f"the gradient of the logits is zero everywhere{whose}; expected slopes",
-            "look for stop_gradient, rounding, argmax or a saturated softmax between image and "
+            f"the gradient of the logits is zero everywhere{whose}; expected a non-zero gradient",
+            "check for stop_gradient, rounding, argmax or a saturated softmax between image and "
             "logits",
         )

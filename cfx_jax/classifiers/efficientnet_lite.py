@@ -16,7 +16,7 @@ from cfx_jax.classifiers.layers import Conv, Depthwise
 
 
 class Stage(NamedTuple):
-    """A run of MBConv blocks: only the first one strides and changes the width."""
+    """A sequence of MBConv blocks; only the first one applies the stride and changes the width."""
 
     repeats: int
     kernel: int
@@ -37,11 +37,11 @@ _STAGES = (
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280
 NORMALIZATION = NORMALIZATIONS["symmetric"]
-"""Measured on Lite0: 81.5 % top-1 against 74.0 % with the mean and deviation of ImageNet."""
+"""Top-1 accuracy of Lite0: 81.5 %, against 74.0 % with mean and deviation of ImageNet."""
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: expand 1x1, depthwise, project 1x1, identity where shapes agree."""
+    """Inverted bottleneck: expand 1x1, depthwise, project 1x1, with a residual for equal shapes."""
 
     kernel: int
     stride: int
@@ -63,9 +63,9 @@ class EfficientNetLite(nn.Module):
     """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
     Attributes:
-        num_classes: length of the logits.
-        width: multiplies the channels, rounded to eights.
-        depth: multiplies the blocks of all stages but the first and the last, rounded up.
+        num_classes: number of classes.
+        width: factor for the number of channels, which is rounded to a multiple of 8.
+        depth: factor for the number of blocks of all stages but the first and the last, rounded up.
     """
 
     num_classes: int = 1000
@@ -99,7 +99,7 @@ class EfficientNetLite(nn.Module):
                     name=f"block_{index}",
                 )(hidden)
                 index += 1
-            # Costs nothing unless somebody collects the intermediates.
+            # Has no cost unless the intermediates are collected.
             self.sow("intermediates", f"stage_{number}", hidden)
         hidden = nn.relu6(Conv(HEAD_FEATURES, name="head")(hidden))
         pooled = jnp.mean(hidden, axis=(1, 2))
@@ -108,10 +108,10 @@ class EfficientNetLite(nn.Module):
 
 
 def features(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """Computes what EfficientNet-Lite0 sees in images before it names them.
+    """Computes intermediate features of EfficientNet-Lite0.
 
     Args:
-        params: of a `Classifier` loaded as `"efficientnet_lite0"`.
+        params: parameters of a `Classifier` loaded as `"efficientnet_lite0"`.
         images: float32 `[N, H, W, 3]`, RGB in [0, 1], any size.
 
     Returns:
@@ -126,6 +126,6 @@ def features(params: Any, images: jax.Array) -> dict[str, jax.Array]:
 
 
 def _round_to_eights(channels: float) -> int:
-    """Rounds to a multiple of 8 that loses less than a tenth."""
+    """Rounds to a multiple of 8 that is at least 90 % of the value."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -1,4 +1,4 @@
-"""Several classifiers as one: what do they all rest on?"""
+"""Averaging several classifiers into one, to explain what they have in common."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,22 +11,23 @@ from cfx_jax.classifiers.base import Classifier
 
 
 def average(classifiers: Sequence[Classifier]) -> Classifier:
-    """Makes one classifier of several: its logits are the mean of their log-probabilities.
+    """Combines classifiers into one whose logits are the mean of their log-probabilities.
 
-    Formula: `logits(k | x) = mean_m log p_m(k | x)`, or where classes do not exclude each other the
-    mean of their logits, which are log-odds then, so a mask that is learnt with it has to
-    convince all of them: what one network alone sees in a pattern counts little.
+    Formula: `logits(k | x) = mean_m log p_m(k | x)`, or for sigmoid logits, which are log-odds, the
+    mean of the logits. A mask learnt with the average has to convince all classifiers: evidence
+    that only one of them responds to counts little.
 
     Args:
-        classifiers: at least one, of the same classes, channels and class names; all are shown
-            images of the size of the first. Other classes show when it is called.
+        classifiers: at least one classifier, all with the same channels, class names and kind of
+            logits. All of them get images of the size of the first. Different numbers of classes
+            raise an error when the average is called.
 
     Returns:
-        A `Classifier` whose parameters are a tuple of theirs; its name and image size are those of
-        the first, the name followed by those of the others.
+        A `Classifier` whose parameters are the tuple of all parameters. Its name joins all names;
+        the other fields are those of the first.
 
     Raises:
-        ValueError: there is none, or they do not fit together.
+        ValueError: no classifier is given, or they differ in one of these fields.
 
     Example:
         >>> import jax.numpy as jnp
@@ -38,14 +39,14 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
         ('custom+custom', (5, 3))
     """
     if not classifiers:
-        raise ValueError("there are no classifiers to average; give one or more")
+        raise ValueError("there are no classifiers to average; pass one or more")
     first = classifiers[0]
     for other in classifiers[1:]:
         for field in ("channels", "class_names", "logits"):
             if getattr(other, field) != getattr(first, field):
                 raise ValueError(
                     f"classifiers {first.name!r} and {other.name!r} differ in their {field}; "
-                    "expected classifiers of the same images and classes"
+                    "expected classifiers for the same images and classes"
                 )
     return dataclasses.replace(
         first,
@@ -57,16 +58,16 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class _Average:
-    """Equal for equal functions, so that programs compiled for one serve the other."""
+    """Averaged `apply` functions; equal for equal functions, so that programs are reused."""
 
     applies: tuple[Callable[[Any, jax.Array], jax.Array], ...]
-    meaning: str
+    kind: str
 
     def __call__(self, params: Sequence[Any], images: jax.Array) -> jax.Array:
         logits = [apply(p, images) for apply, p in zip(self.applies, params, strict=True)]
         if len({rows.shape for rows in logits}) > 1:
             shapes = " and ".join(str(rows.shape) for rows in logits)
-            raise ValueError(f"the averaged classifiers have other classes: logits {shapes}")
-        if self.meaning == "softmax":
+            raise ValueError(f"the averaged classifiers have different classes: logits {shapes}")
+        if self.kind == "softmax":
             logits = [jax.nn.log_softmax(rows) for rows in logits]
         return jnp.mean(jnp.stack(logits), axis=0)

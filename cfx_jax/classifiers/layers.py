@@ -1,7 +1,7 @@
-"""Layers that several classifiers have, channels last, with the explicit padding of PyTorch.
+"""Layers shared by several classifiers, channels last, with the explicit padding of PyTorch.
 
-Batch normalisation is folded into the convolutions when weights are read, so a layer is a kernel
-and a bias and no network here has a train mode to forget.
+Batch normalisation is folded into the convolutions when weights are loaded, so a layer consists of
+a kernel and a bias, and no network here has a training mode.
 """
 
 import functools
@@ -16,14 +16,15 @@ from jax import lax
 from cfx_jax.classifiers._convolution import conv
 from cfx_jax.classifiers._depthwise import depthwise_conv
 
-_TANH_SCALE, _TANH_CUBE = (2.0 / math.pi) ** 0.5, 0.044715  # of the approximation of the GELU
+# Coefficients of the tanh approximation of the GELU.
+_TANH_SCALE, _TANH_CUBE = (2.0 / math.pi) ** 0.5, 0.044715
 
 
 class Conv(nn.Module):
     """Convolution and bias; parameters `kernel [k, k, C, features]`, `bias [features]`.
 
     Attributes:
-        features: channels of the result.
+        features: number of output channels.
         kernel: side of the kernel in pixels.
         stride: step of the output grid in both directions.
         padding: zeros on each side, or None for SAME as TensorFlow defines it.
@@ -36,9 +37,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Convolves `[N, H, W, C]`, adds the bias."""
+        """Convolves `[N, H, W, C]` and adds the bias."""
         shape = (self.kernel, self.kernel, images.shape[-1], self.features)
-        # float32 even where a program enables float64, as the published weights.
+        # float32, like the published weights, even if the program enables float64.
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return conv(images, kernel, self.stride, self.padding) + bias
@@ -52,7 +53,7 @@ class Depthwise(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Convolves `[N, H, W, C]` with the padding SAME, adds the bias."""
+        """Convolves `[N, H, W, C]` with SAME padding and adds the bias."""
         channels = images.shape[-1]
         shape = (self.kernel, self.kernel, 1, channels)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
@@ -72,15 +73,15 @@ class Patches(nn.Module):
 
     @nn.compact
     def grid(self, images: jax.Array) -> jax.Array:
-        """Does the same for a transformer: its patches are tokens, and no feature maps."""
+        """Does the same under another method name, for models whose patches are tokens."""
         count, height, width, channels = images.shape
         side = self.patch
         rows, columns = height // side, width // side
         shape = (side, side, channels, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        # A matmul because the input gradient of a strided convolution is a dilated one, which
-        # multiplies mostly zeros: more than ten times slower on CPU.
+        # A matmul, because the input gradient of a strided convolution is a dilated convolution,
+        # which multiplies mostly zeros and is more than ten times slower on CPU.
         whole = images[:, : rows * side, : columns * side]
         grid = jnp.swapaxes(whole.reshape(count, rows, side, columns, side, channels), 2, 3)
         flat = grid.reshape(count, rows, columns, side * side * channels)
@@ -100,7 +101,7 @@ def gelu(inputs: jax.Array, tanh: bool = False) -> jax.Array:
 def _gelu_share(x: jax.Array, tanh: bool) -> jax.Array:
     if tanh:
         return 0.5 + 0.5 * jnp.tanh(_TANH_SCALE * (x + _TANH_CUBE * x**3))
-    # Not erfc as in `nn.gelu`, which costs XLA on CPU two and a half times as much.
+    # Not erfc as in `nn.gelu`, which takes XLA on CPU 2.5 times as long.
     return 0.5 + 0.5 * lax.erf(x * 0.5**0.5)
 
 
@@ -115,19 +116,19 @@ def _gelu_jvp(
         density = 2.0 * share * (1.0 - share) * inner
     else:
         density = jnp.exp(-0.5 * x**2) * (2.0 * math.pi) ** -0.5
-    # The slope is between -0.13 and 1.13. The clamp keeps XLA on CPU from computing it within the
-    # matmul behind it, where each of its constants becomes an array: a block of a ConvNeXt with
-    # its input gradient takes 0.7 of the time.
+    # The derivative is between -0.13 and 1.13, so the clamp does not change it. The clamp prevents
+    # XLA on CPU from fusing the derivative into the next matmul, where each constant would become
+    # an array: a ConvNeXt block with its input gradient takes 0.7 of the time.
     low, high = (jnp.asarray(bound, x.dtype) for bound in (-1.0, 2.0))
     return x * share, lax.clamp(low, share + x * density, high) * tangent
 
 
 def tiled_max_pool(images: jax.Array, size: int) -> jax.Array:
-    """Takes the maximum of windows of `size x size` pixels side by side.
+    """Takes the maximum over adjacent windows of `size x size` pixels.
 
     2.6 times as fast on CPU as `flax.linen.max_pool`, whose gradient searches its windows. Equal
-    maxima share the gradient instead of the first one having it; behind a ReLU these are zeros,
-    which pass none on.
+    maxima share the gradient, instead of the first one getting all of it. After a ReLU, equal
+    maxima are zeros, which have no gradient.
     """
     n, height, width, channels = images.shape
     rows, columns = height // size, width // size
@@ -135,8 +136,8 @@ def tiled_max_pool(images: jax.Array, size: int) -> jax.Array:
     return jnp.max(tiles.reshape(n, rows, size, columns, size, channels), axis=(2, 4))
 
 
-def halved(images: jax.Array) -> jax.Array:
-    """Averages 2 x 2 pixels, and what is left of them at the end of an odd side."""
+def halve(images: jax.Array) -> jax.Array:
+    """Averages windows of 2 x 2 pixels; the last row or column of an odd side is repeated."""
     n, height, width, channels = images.shape
     pads = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     tiles = jnp.pad(images, pads, mode="edge")
@@ -149,12 +150,12 @@ def adaptive_mean_pool(images: jax.Array, size: int) -> jax.Array:
     Window i of n covers the rows floor(i H / n) to ceil((i + 1) H / n), as in PyTorch.
 
     Raises:
-        ValueError: the layers before have left nothing of the images.
+        ValueError: the height or width is 0, because the input image was too small.
     """
     if 0 in images.shape[1:3]:
         raise ValueError(
-            "the images are too small for this network: its strides leave nothing to average; "
-            "resize them, best to the image_size of the classifier"
+            "the images are too small for this network: after its strides no pixel is left; "
+            "resize them, preferably to the image_size of the classifier"
         )
     if images.shape[1:3] == (size, size):
         return images

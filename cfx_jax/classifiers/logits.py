@@ -1,20 +1,20 @@
-"""What the logits of a classifier say of a class."""
+"""Functions of the logits of a classifier: log-odds, margins, probabilities, predictions."""
 
 import jax
 import jax.numpy as jnp
 
 LOGIT_KINDS = ("softmax", "sigmoid")
-"""What logits are: one class of several that exclude each other, or a yes and no for each."""
+"""Kinds of logits: classes that exclude each other, or independent yes/no classes."""
 
 
 def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Computes `log p(c) - log sum_{k != c} p(k)` from logits, finite however sure the classifier.
+    """Computes `log p(c) - log sum_{k != c} p(k)` from logits, finite even for p(c) near 0 or 1.
 
     Equals `logits[c] - logsumexp(logits[k != c])`; the normaliser of the softmax cancels.
 
     Args:
         logits: float32 `[..., K]`, K >= 2.
-        target: int32 scalar, c; or any shape `[..., 1]` that names one for each.
+        target: class c, int32 scalar, or `[..., 1]` for one class per row.
 
     Returns:
         float32 `[...]`.
@@ -29,7 +29,7 @@ def logit_margin(logits: jax.Array, target: jax.Array) -> jax.Array:
 
     Args:
         logits: float32 `[..., K]`, K >= 2.
-        target: int32 scalar, c; or any shape `[..., 1]` that names one for each.
+        target: class c, int32 scalar, or `[..., 1]` for one class per row.
 
     Returns:
         float32 `[...]`, at least `log_odds`.
@@ -40,11 +40,11 @@ def logit_margin(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Picks `logits[c]`; of the one logit z of a binary classifier z for class 1, -z for class 0.
+    """Returns `logits[c]`; for the single logit z of a binary classifier z if c = 1, -z if c = 0.
 
     Args:
         logits: float32 `[..., K]`.
-        target: int32 scalar, c; or any shape `[..., 1]` that names one for each.
+        target: class c, int32 scalar, or `[..., 1]` for one class per row.
 
     Returns:
         float32 `[...]`.
@@ -56,38 +56,38 @@ def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def class_count(num_logits: int) -> int:
-    """Returns how many classes so many logits tell of: one logit tells of two."""
+    """Returns the number of classes; a single logit means binary, that is two classes."""
     return max(2, num_logits)
 
 
-def resolve(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Names a class that is asked for by its rank: -1 the most likely one, -2 the next, and so on.
+def resolve_rank(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Converts a rank to its class: -1 is the most likely class, -2 the second, and so on.
 
     Args:
-        logits: float32 `[K]`, of one image.
-        target: int32 scalar, a class, or below 0 a rank.
+        logits: logits of one image, float32 `[K]`.
+        target: int32 scalar, a class, or a rank if below 0.
 
     Returns:
         int32 scalar, a class.
     """
     if logits.shape[-1] == 1:
         logits = jnp.concatenate([-logits, logits])
-    # Of equal logits the first counts for more, as where the class is predicted.
+    # The first of equal logits ranks higher, in agreement with `predict`.
     order = jnp.argsort(-logits, stable=True).astype(jnp.int32)
     return jnp.where(target < 0, order[jnp.maximum(0, -1 - target)], target)
 
 
-def probabilities(logits: jax.Array, meaning: str) -> jax.Array:
-    """Computes the probability of every class; one logit tells two of them.
+def probabilities(logits: jax.Array, kind: str) -> jax.Array:
+    """Computes the probability of every class.
 
     Args:
         logits: float32 `[..., K]`.
-        meaning: of them, one of `LOGIT_KINDS`.
+        kind: kind of the logits, one of `LOGIT_KINDS`.
 
     Returns:
-        float32 `[..., K]`, or `[..., 2]` of one logit.
+        float32 `[..., K]`, or `[..., 2]` for a single logit.
     """
-    if meaning == "softmax":
+    if kind == "softmax":
         return jax.nn.softmax(logits)
     if logits.shape[-1] == 1:
         logits = jnp.concatenate([-logits, logits], axis=-1)
@@ -95,7 +95,7 @@ def probabilities(logits: jax.Array, meaning: str) -> jax.Array:
 
 
 def predict(logits: jax.Array) -> jax.Array:
-    """Names the class of the largest logit; of one logit, class 1 where it is above 0.
+    """Returns the class of the largest logit; for a single logit, class 1 where it is above 0.
 
     Args:
         logits: float32 `[..., K]`.

@@ -23,7 +23,7 @@ class MnistCNN(nn.Module):
         if images.shape[1:3] != (IMAGE_SIZE, IMAGE_SIZE):
             height, width = images.shape[1:3]
             raise ValueError(
-                f"images are {height} x {width} pixels, but the MNIST network is for "
+                f"images are {height} x {width} pixels, but the MNIST network expects "
                 f"{IMAGE_SIZE} x {IMAGE_SIZE}: resize them"
             )
         hidden = nn.relu(Conv(32, 3, name="conv1")(images))

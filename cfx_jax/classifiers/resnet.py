@@ -1,26 +1,26 @@
-"""ResNet v1.5 for inference: the 3x3 convolution of a bottleneck strides, not its first 1x1.
+"""ResNet v1.5 for inference: the stride of a bottleneck is in its 3x3, not its first 1x1.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the deep stem and the
-averaging shortcuts are those of He et al., "Bag of Tricks", CVPR 2019 (ResNet-D).
+averaging shortcuts are from He et al., "Bag of Tricks", CVPR 2019 (ResNet-D).
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers.layers import Conv, halved
+from cfx_jax.classifiers.layers import Conv, halve
 
 FEATURES = 64
 EXPANSION = 4
 
 
-class Block(nn.Module):
+class ResNetBlock(nn.Module):
     """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
 
     Attributes:
-        features: channels inside of the block; a bottleneck gives four times as many.
-        stride: step of the block.
-        bottleneck: which of the two.
+        features: channels inside the block; the output of a bottleneck has four times as many.
+        stride: stride of the block.
+        bottleneck: whether the block is a bottleneck.
         pooled_downsample: see `ResNet`.
     """
 
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features or 4 times]`."""
+        """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features * (1 or 4)]`."""
         if self.bottleneck:
             out = EXPANSION * self.features
             hidden = nn.relu(Conv(self.features, name="conv1")(images))
@@ -49,7 +49,7 @@ class Block(nn.Module):
         if not self.pooled_downsample:
             return Conv(out, 1, self.stride, name="downsample")(images)
         if self.stride == 2:
-            images = halved(images)
+            images = halve(images)
         return Conv(out, name="pooled_downsample")(images)
 
 
@@ -59,11 +59,11 @@ class ResNet(nn.Module):
     Attributes:
         stage_sizes: blocks in each stage; every stage after the first halves the resolution and
             doubles the channels.
-        bottleneck: the kind of block.
-        num_classes: length of the logits.
-        stem_features: channels of the 3x3 convolutions of a deep stem; () where the stem is one
-            convolution of 7x7.
-        pooled_downsample: whether shortcuts that halve the resolution average 2x2 pixels, in place
+        bottleneck: whether the blocks are bottlenecks.
+        num_classes: number of classes.
+        stem_features: channels of the 3x3 convolutions of a deep stem; () for a stem of one 7x7
+            convolution.
+        pooled_downsample: whether shortcuts that halve the resolution average 2x2 pixels, instead
             of taking one of them.
     """
 
@@ -85,7 +85,7 @@ class ResNet(nn.Module):
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 stride = 2 if stage > 0 and block == 0 else 1
-                hidden = Block(
+                hidden = ResNetBlock(
                     FEATURES * 2**stage,
                     stride,
                     self.bottleneck,

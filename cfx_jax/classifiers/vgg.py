@@ -1,4 +1,4 @@
-"""VGG for inference. Batch normalisation is folded away, so with and without it are one network.
+"""VGG for inference; variants with batch normalisation are the same network with it folded in.
 
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", ICLR 2015.
@@ -9,7 +9,6 @@ import jax
 
 from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten, tiled_max_pool
 
-POOLED_SIZE = 7
 VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
 VGG19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
@@ -18,9 +17,9 @@ class VGG(nn.Module):
     """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
     Attributes:
-        stages: channels of the 3x3 convolutions of each stage, which ends with a 2x2 maximum.
+        stages: channels of the 3x3 convolutions of each stage; a stage ends with a 2x2 max pool.
         hidden_features: width of the two dense layers before the last.
-        num_classes: length of the logits.
+        num_classes: number of classes.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -36,7 +35,7 @@ class VGG(nn.Module):
                 conv = Conv(features, 3, 1, 1, name=f"stage_{index}_conv_{layer}")
                 hidden = nn.relu(conv(hidden))
             hidden = tiled_max_pool(hidden, 2)
-        hidden = flatten(adaptive_mean_pool(hidden, POOLED_SIZE))
+        hidden = flatten(adaptive_mean_pool(hidden, size=7))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_0")(hidden))
         hidden = nn.relu(nn.Dense(self.hidden_features, name="dense_1")(hidden))
         return nn.Dense(self.num_classes, name="classifier")(hidden)

@@ -1,4 +1,4 @@
-"""Vision Transformers for inference: patches, tokens, learnt positions, pre-norm blocks.
+"""Vision Transformers for inference: patch tokens, learnt position embeddings, pre-norm blocks.
 
 Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
 """
@@ -14,13 +14,13 @@ from jax import lax
 from cfx_jax.classifiers.layers import Patches, gelu
 
 
-class Block(nn.Module):
-    """Self-attention and a two-layer perceptron, each after a normalisation and with a residual.
+class ViTBlock(nn.Module):
+    """Self-attention and a two-layer MLP, each after a normalisation and with a residual.
 
     Attributes:
-        heads: of the attention; they share the channels evenly.
-        mlp_dim: width of the hidden layer of the perceptron.
-        epsilon: of the normalisations.
+        heads: number of attention heads, which share the channels evenly.
+        mlp_dim: width of the hidden layer of the MLP.
+        epsilon: constant added to the variance by the layer norms.
         tanh_gelu: see `ViT`.
         layer_scale: see `ViT`.
     """
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array, count: int) -> jax.Array:
-        """Maps tokens `[N, T, dim]` to the first `count` of the next ones, `[N, count, dim]`."""
+        """Maps tokens `[N, T, dim]` to the first `count` output tokens, `[N, count, dim]`."""
         dim = hidden.shape[-1]
         normed = nn.LayerNorm(self.epsilon, name="attention_norm")(hidden)
         qkv = nn.Dense(3 * dim, name="qkv")(normed)
@@ -52,29 +52,29 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
-    H and W are multiples of the patch. For images of another size than `image_size` the embeddings
-    of positions are resized, as in the JAX original, see `resize_positions`.
+    H and W are multiples of the patch. For images of another size than `image_size` the position
+    embeddings are resized, as in the JAX original, see `resize_positions`.
 
     Attributes:
         patch: side of a patch in pixels.
         dim: width of a token.
         depth: number of blocks.
-        heads: of each attention.
-        mlp_dim: width of the hidden layer of each perceptron; None takes `4 * dim`.
-        num_classes: length of the logits.
-        image_size: side of the images that the embeddings of positions are for, in pixels, a
+        heads: number of heads of each attention.
+        mlp_dim: width of the hidden layer of each MLP; None means `4 * dim`.
+        num_classes: number of classes.
+        image_size: side, in pixels, of the images that the position embeddings belong to, a
             multiple of the patch.
-        epsilon: of the normalisations.
-        tanh_gelu: approximates the GELU by a tanh, as the JAX original does; the PyTorch networks
-            take the exact one.
-        class_token: whether there is one.
-        distilled: whether there is a second one with a head of its own, learnt from a teacher, as
-            in DeiT (Touvron et al., ICML 2021); the logits are the mean of both heads.
-        registers: number of further tokens, which nothing is read from (Darcet et al., ICLR 2024).
-        token_positions: whether the tokens beside the patches have embeddings of positions, too.
-        layer_scale: whether the two branches of a block are scaled channel by channel (Touvron et
-            al., ICCV 2021).
-        mean_pool: whether the head sees the mean of the patches in place of the class token.
+        epsilon: constant added to the variance by the layer norms.
+        tanh_gelu: whether the GELU is approximated by a tanh, as in the JAX original; the PyTorch
+            networks use the exact GELU.
+        class_token: whether there is a class token.
+        distilled: whether there is a distillation token with a separate head, trained with a
+            teacher, as in DeiT (Touvron et al., ICML 2021); the logits are the mean of both heads.
+        registers: number of register tokens, whose outputs are not used (Darcet et al., ICLR 2024).
+        token_positions: whether the other tokens have position embeddings, like the patches.
+        layer_scale: whether the two branches of a block are scaled per channel (Touvron et al.,
+            ICCV 2021).
+        mean_pool: whether the head gets the mean of the patches instead of the class token.
         norm_pooled: whether the last normalisation comes after that mean.
     """
 
@@ -97,7 +97,7 @@ class ViT(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens beside the patches, which come before them."""
+        """Number of tokens that precede the patches."""
         return self.class_token + self.distilled + self.registers
 
     @nn.compact
@@ -108,11 +108,11 @@ class ViT(nn.Module):
             ValueError: patches do not tile the images.
         """
         hidden = self._embedded(images)
-        # The last block computes nothing but what the head sees.
+        # The last block computes only the tokens that the head uses.
         last = hidden.shape[1] if self.mean_pool else 1 + self.distilled
         for index in range(self.depth):
             count = last if index == self.depth - 1 else hidden.shape[1]
-            hidden = Block(
+            hidden = ViTBlock(
                 self.heads,
                 self.mlp_dim or 4 * self.dim,
                 self.epsilon,
@@ -131,12 +131,12 @@ class ViT(nn.Module):
         return (logits + nn.Dense(self.num_classes, name="distilled")(hidden[:, 1])) / 2
 
     def _embedded(self, images: jax.Array) -> jax.Array:
-        """Maps images `[N, H, W, 3]` to tokens `[N, T, dim]` with their positions."""
+        """Maps images `[N, H, W, 3]` to tokens `[N, T, dim]` with position embeddings added."""
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
             raise ValueError(
                 f"images are {images.shape[1]} x {images.shape[2]} pixels, which patches of "
-                f"{self.patch} do not tile; give a size that is a multiple of {self.patch}, such "
-                f"as the {self.image_size} of the weights"
+                f"{self.patch} do not tile; use a size that is a multiple of {self.patch}, such as "
+                f"the {self.image_size} of the weights"
             )
         grid = Patches(self.patch, self.dim, name="embedding").grid(images)
         with_positions = self.num_tokens if self.token_positions else 0
@@ -155,32 +155,31 @@ class ViT(nn.Module):
             "distilled_token": int(self.distilled),
             "registers": self.registers,
         }
-        shown = [
+        extra = [
             jnp.broadcast_to(self._tokens(name, count), (len(images), count, self.dim))
             for name, count in tokens.items()
             if count
         ]
         if self.token_positions:
-            return jnp.concatenate([*shown, hidden], axis=1) + positions
-        return jnp.concatenate([*shown, hidden + positions], axis=1)
+            return jnp.concatenate([*extra, hidden], axis=1) + positions
+        return jnp.concatenate([*extra, hidden + positions], axis=1)
 
     def _tokens(self, name: str, count: int) -> jax.Array:
         return self.param(name, nn.initializers.zeros, (1, count, self.dim), jnp.float32)
 
 
 def resize_positions(positions: jax.Array, num_tokens: int, grid: tuple[int, int]) -> jax.Array:
-    """Resizes embeddings of positions to another grid of patches.
+    """Resizes position embeddings to another grid of patches.
 
-    Bilinear with the corners in their place, as the JAX original does (`scipy.ndimage.zoom` of
-    order 1).
+    Bilinear with aligned corners, as in the JAX original (`scipy.ndimage.zoom` of order 1).
 
     Args:
-        positions: `[1, T + n * n, dim]` of T tokens that come first, and of the patches row by row.
-        num_tokens: T.
-        grid: `(height, width)` of the patches.
+        positions: position embeddings `[1, T + n * n, dim]`: T tokens, then the patches row by row.
+        num_tokens: number T of tokens that precede the patches.
+        grid: size of the new grid of patches, `(height, width)`.
 
     Returns:
-        `[1, T + height * width, dim]`, the first T as they are.
+        `[1, T + height * width, dim]`; the first T embeddings are unchanged.
     """
     first, patches = positions[:, :num_tokens], positions[0, num_tokens:]
     side = math.isqrt(len(patches))
@@ -195,29 +194,29 @@ def resize_positions(positions: jax.Array, num_tokens: int, grid: tuple[int, int
 
 
 def _corner_weights(length: int, count: int) -> np.ndarray:
-    """Weights `[count, length]` of linear interpolation that keeps both ends."""
-    places = np.linspace(0.0, length - 1.0, count)
-    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(length))).astype(np.float32)
+    """Returns weights `[count, length]` of linear interpolation with aligned ends."""
+    points = np.linspace(0.0, length - 1.0, count)
+    return np.maximum(0.0, 1.0 - np.abs(points[:, None] - np.arange(length))).astype(np.float32)
 
 
 def attention(qkv: jax.Array, heads: int, count: int) -> jax.Array:
-    """Lets the first `count` tokens attend to all.
+    """Computes the attention of the first `count` tokens to all tokens.
 
     Args:
-        qkv: `[N, T, 3 * dim]`: queries, keys and values, each with its heads side by side.
+        qkv: queries, keys and values, each with concatenated heads, `[N, T, 3 * dim]`.
         heads: number of heads, a divisor of `dim`.
-        count: number of tokens that ask.
+        count: number of query tokens.
 
     Returns:
-        `[N, count, dim]`, heads side by side.
+        `[N, count, dim]`, with concatenated heads.
     """
     batch, tokens, width = qkv.shape
     q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, -1), (2, 3), (0, 2))
     scores = jnp.einsum("nhqd,nhkd->nhqk", q[:, :, :count] * q.shape[-1] ** -0.5, k)
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    # The softmax divides after the values are summed: count x head width quotients instead of
-    # count x T, and one pass less over all weights in the derivative. A ViT-S/16 with its input
-    # gradient is faster by 8 % on CPU.
+    # The softmax divides after the values are summed: this takes count x (head width) divisions
+    # instead of count x T, and one pass less over all weights in the derivative. A ViT-S/16 with
+    # its input gradient is faster by 8 % on CPU.
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
     summed = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(v.dtype), v)
     attended = (summed / weights.sum(-1, keepdims=True)).astype(v.dtype)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cfx_jax import data, registry
-from cfx_jax.baselines import impossible
+from cfx_jax.baselines import unsupported_reason
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ClassifierConfig, ConfigError, DataConfig, ExplainConfig
 from cfx_jax.data import Examples
@@ -184,7 +184,7 @@ class Study:
                     f"{part.name}: the run has the contrast {recorded}, not {contrast}; expected "
                     "the same question in all runs that are compared"
                 )
-        config = _without_impossible(config, classifier, shape)
+        config = _without_unsupported(config, classifier, shape)
         models = load_evaluation_models(config, classifier, generator, shape, transfer_classifiers)
         scorer = Scorer(
             jax.random.key(config.seed),
@@ -243,13 +243,13 @@ class Study:
         return EvaluationUnit(examples, indices, images, prediction, boxes)
 
 
-def _without_impossible(
+def _without_unsupported(
     config: EvaluateConfig, classifier: Classifier, shape: tuple[int, int, int]
 ) -> EvaluateConfig:
     """Leaves out the methods that cannot explain a classifier, and logs them."""
     possible = []
     for name in config.baselines:
-        if reason := impossible(name, classifier, shape):
+        if reason := unsupported_reason(name, classifier, shape):
             _logger.warning("baselines: %s is left out: %s", name, reason)
         else:
             possible.append(name)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.baselines import METHODS
-from cfx_jax.classifiers import Classifier, class_count, predict, resolve
+from cfx_jax.classifiers import Classifier, class_count, predict, resolve_rank
 from cfx_jax.data import to_floats
 from cfx_jax.evaluate import _transfer
 from cfx_jax.fido import DIRECTIONS, MaskLaw, Problem, Question, make_problem, saliency
@@ -267,7 +267,7 @@ def _classify(image: Images, models: _Models) -> Prediction:
     classifier = models.classifier
     logits = classifier.apply(classifier.params, image.pixels[None])[0]
     predicted = predict(logits)
-    target = resolve(logits, image.targets)
+    target = resolve_rank(logits, image.targets)
     other = draw_other_class(_key(image, models), target, class_count(len(logits)))
     question = Question(target, models.contrast)
     return Prediction(target, predicted, question.log_odds(logits, classifier), other)

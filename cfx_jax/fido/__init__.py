@@ -1,8 +1,8 @@
-"""The method for one image, and its vmap: mask law, objective, optimisation, judgement. Pure."""
+"""FIDO for one image and its vmap: pure functions for mask law, objective and optimisation."""
 
 from cfx_jax.fido.api import explain, explain_both, explain_one, finish, solve
 from cfx_jax.fido.areas import AREAS, solve_areas
-from cfx_jax.fido.batch import ask, prepare
+from cfx_jax.fido.batch import make_question, prepare
 from cfx_jax.fido.checks import check_contrast, check_problem, count_classes
 from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status, saliency
 from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS, evaluate_hard_masks
@@ -40,7 +40,6 @@ __all__ = [
     "State",
     "Status",
     "advance",
-    "ask",
     "check_contrast",
     "check_problem",
     "classify_infilled",
@@ -56,6 +55,7 @@ __all__ = [
     "init",
     "is_done",
     "make_problem",
+    "make_question",
     "prepare",
     "rank_pixels",
     "saliency",

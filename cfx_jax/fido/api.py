@@ -1,4 +1,4 @@
-"""Explaining images: `finish`, which judges ONE learnt mask, and the public `explain`.
+"""Explaining images: `finish`, which evaluates ONE learnt mask, and the public `explain`.
 
 An image is explained by `init` -> `advance` (any number of times) of `cfx_jax.fido.optimisation`,
 then `finish`, all pure functions of arrays. `explain` runs them vmapped over a batch.
@@ -16,7 +16,7 @@ import numpy as np
 from cfx_jax import classifiers
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
-from cfx_jax.fido.batch import ask, predict, prepare
+from cfx_jax.fido.batch import make_question, predict, prepare
 from cfx_jax.fido.explanation import (
     MAJORITY,
     Explanation,
@@ -48,23 +48,23 @@ def finish(
     *,
     settings: Settings,
 ) -> Explanation:
-    """Judges the learnt mask with hard masks and packs the result.
+    """Evaluates the learnt mask with hard masks and packs the result.
 
     Args:
-        state: after its last `advance`.
-        problem: the image and what was asked of it.
-        classifier: the model explained.
+        state: optimisation state after the last `advance`.
+        problem: the image and its question.
+        classifier: the model to explain.
         generator: fills the holes.
-        settings: those of `advance`.
+        settings: the settings that were passed to `advance`.
 
     Returns:
         The `Explanation` of one image, without a leading axis.
     """
     height, width = problem.image.shape[:2]
-    size, law, asked = (height, width), settings.mask_law, (problem, classifier, generator)
-    # Beyond the last step's key, so that no noise the mask was fitted to judges it.
+    size, law, task = (height, width), settings.mask_law, (problem, classifier, generator)
+    # Offsets beyond the last step, so that the mask is not evaluated with noise it was fitted to.
     evaluation_key, search_key, full_infill_key = (
-        jax.random.fold_in(problem.key, settings.num_steps + beyond) for beyond in range(3)
+        jax.random.fold_in(problem.key, settings.num_steps + offset) for offset in range(3)
     )
     cells = smooth_cells(state.cells, settings.smoothing)
     original = classifier.apply(classifier.params, problem.image[None])[0]
@@ -73,7 +73,7 @@ def finish(
         logit_margin = question.logit_margin(original, classifier)
         search = start_search(cells, problem.direction, logit_margin, settings)
         cells, evaluation = search_and_evaluate(
-            search_key, evaluation_key, search, *asked, law=law, full_infill_key=full_infill_key
+            search_key, evaluation_key, search, *task, law=law, full_infill_key=full_infill_key
         )
         pixels = law.keep_map(cells, size)
     else:
@@ -81,10 +81,10 @@ def finish(
         evaluation = evaluate_hard_masks(
             evaluation_key,
             pixels,
-            *asked,
+            *task,
             law=law,
             full_infill_key=full_infill_key,
-            at_once=settings.num_samples,
+            max_chunk_size=settings.num_samples,
         )
     top_classes, top_before, top_after = find_top(original, evaluation.logits, classifier)
     result = Explanation(
@@ -119,8 +119,8 @@ def finish(
 def solve(
     problem: Problem, classifier: Classifier, generator: Generator, *, settings: Settings
 ) -> Explanation:
-    """Runs one problem from its first step to its `Explanation`."""
-    take = functools.partial(
+    """Optimises one problem from its first step and returns its `Explanation`."""
+    take_steps = functools.partial(
         advance,
         problem=problem,
         classifier=classifier,
@@ -130,11 +130,11 @@ def solve(
     if settings.patience:
         state = jax.lax.while_loop(
             lambda state: ~is_done(state, settings),
-            functools.partial(take, num_steps=1),
+            functools.partial(take_steps, num_steps=1),
             init(settings),
         )
     else:
-        state = take(init(settings), num_steps=settings.num_steps)
+        state = take_steps(init(settings), num_steps=settings.num_steps)
     return finish(state, problem, classifier, generator, settings=settings)
 
 
@@ -153,15 +153,15 @@ def explain_one(
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
 
-    Differs from `explain` in that it checks shapes only, never values, and uses `key` as it is:
-    give every image a key of its own.
+    Differs from `explain` in that it checks shapes only, never values, and that it does not fold
+    the pixels into `key`: pass a different key for every image.
 
     Args:
-        key: random key of this image.
+        key: random key for this image.
         classifier: the model to explain.
         generator: fills the holes.
         image: float32 `[H, W, C]` in [0, 1].
-        target: class to explain; None takes the predicted one.
+        target: class to explain; None takes the predicted class.
         objective: `"ssr"` or `"sdr"`.
         mode: `"region"`, `"quick"`, `"fast"`, `"paper"` or `"bbmp"`.
         contrast: as in `explain`; its range is not checked.
@@ -172,7 +172,7 @@ def explain_one(
         An `Explanation` without the leading axis.
 
     Raises:
-        ValueError: a shape, a name or a setting is wrong.
+        ValueError: a shape, a name or a setting is invalid.
 
     Example:
         >>> import functools, jax, jax.numpy as jnp, cfx_jax
@@ -186,7 +186,7 @@ def explain_one(
         (5, 8, 8)
     """
     settings = get_settings(mode, **overrides)
-    asked = ask(target, contrast, score)
+    question = make_question(target, contrast, score)
     if jnp.ndim(image) != 3:
         raise ValueError(
             f"image has shape {jnp.shape(image)}; expected [H, W, C]: vmap over a batch, or call "
@@ -200,7 +200,7 @@ def explain_one(
         raise ValueError(
             f"target has shape {target.shape} and type {target.dtype}; expected one whole number"
         )
-    problem = make_problem(key, images[0], asked.replace(target=target), objective)
+    problem = make_problem(key, images[0], question.replace(target=target), objective)
     return solve(problem, classifier, generator, settings=settings)
 
 
@@ -219,35 +219,35 @@ def explain(
 ) -> Explanation:
     """Explains a batch of images.
 
-    The key of an image is folded from `key`, the pixels of the image and the objective, never from
-    its place: the same image gives the same mask alone, in any batch and in any order.
+    The key of an image is derived from `key`, the pixels of the image and the objective, not from
+    its index in the batch: the same image gives the same mask alone, in any batch and in any order.
 
     Args:
-        key: random key of the run.
+        key: random key for the whole batch.
         classifier: the model to explain.
         generator: fills the holes.
-        images: float32 `[N, H, W, C]`, RGB in [0, 1]. All are optimised at once: memory grows with
-            N x `num_samples`, about 90 MB for one EfficientNet-Lite0 image at four masks a step.
-        targets: int `[N]`, classes to explain; None takes the predicted ones.
-        objective: `"ssr"`, the smallest region that supports the decision, or `"sdr"`, the
-            smallest whose in-filling changes it.
-        mode: `"region"` (default; few parts, a share of hard masks that do what is asked),
-            `"quick"` (the same in half of the evaluations), `"fast"` (every pixel by itself, the
-            best objective), `"paper"` (as published) or `"bbmp"` (deterministic mask).
-        contrast: a class k, to ask "why the target rather than k?" in place of "why the target?":
-            the evidence is `log p(target) - log p(k)`, and the decision is made where it is above
-            0, whatever else is predicted.
-        score: `score(logits [..., K], target) -> [...]`, any question of your own: it is the
-            evidence, and the decision is made where it is above 0. Pass a function that lives as
-            long as the program.
+        images: float32 `[N, H, W, C]`, RGB in [0, 1]. All are optimised together: memory grows with
+            N x `num_samples`, about 90 MB for one EfficientNet-Lite0 image at four masks per step.
+        targets: int `[N]`, classes to explain; None takes the predicted classes.
+        objective: `"ssr"`, the smallest region that keeps the prediction when the rest is
+            in-filled, or `"sdr"`, the smallest region whose in-filling flips the prediction.
+        mode: `"region"` (default; few parts, reaches a given success rate of hard masks),
+            `"quick"` (the same in half the evaluations), `"fast"` (independent pixels, the best
+            objective), `"paper"` (as published) or `"bbmp"` (deterministic mask).
+        contrast: a class k, for the question "why the target rather than k?" in place of "why the
+            target?": the evidence is `log p(target) - log p(k)`, and the decision is made where it
+            is above 0, whichever other class is predicted.
+        score: `score(logits [..., K], target) -> [...]`, a user-defined question: the score is the
+            evidence, and the decision is made where it is above 0. Define the function once, since
+            every new function is compiled anew.
         **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
 
     Returns:
         An `Explanation` whose fields have a leading axis N. An image that cannot be explained has
-        a `Status` other than `OK`; it never stops the others.
+        a `Status` other than `OK`; the others are explained all the same.
 
     Raises:
-        ValueError: an argument has the wrong shape, type or range; the message says which, what was
+        ValueError: an argument has the wrong shape, type or range; the message names it, what was
             expected and what to do.
 
     Example:
@@ -259,8 +259,8 @@ def explain(
         >>> e.keep_prob.shape, e.saliency.shape
         ((2, 4, 4), (2, 8, 8))
     """
-    asked = ask(targets, contrast, score)
-    arguments = (key, classifier, generator, images, asked, mode, overrides)
+    question = make_question(targets, contrast, score)
+    arguments = (key, classifier, generator, images, question, mode, overrides)
     return _explain_objectives((objective,), *arguments)[objective]
 
 
@@ -276,13 +276,13 @@ def explain_both(
     score: Score | None = None,
     **overrides: Any,
 ) -> dict[str, Explanation]:
-    """Explains a batch by SSR and SDR in one compiled run.
+    """Explains a batch by SSR and SDR in one compiled program.
 
     Args:
-        key: as in `explain`; the masks equal those of two separate calls.
+        key: random key, as in `explain`; the masks equal those of two separate calls.
         classifier: as in `explain`.
         generator: as in `explain`.
-        images: as in `explain`; memory grows with 2 N.
+        images: as in `explain`; needs the memory of 2 N images.
         targets: as in `explain`.
         mode: as in `explain`.
         contrast: as in `explain`.
@@ -295,8 +295,8 @@ def explain_both(
     Raises:
         ValueError: as in `explain`.
     """
-    asked = ask(targets, contrast, score)
-    arguments = (key, classifier, generator, images, asked, mode, overrides)
+    question = make_question(targets, contrast, score)
+    arguments = (key, classifier, generator, images, question, mode, overrides)
     return _explain_objectives(tuple(DIRECTIONS), *arguments)
 
 
@@ -306,24 +306,26 @@ def _explain_objectives(
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
-    asked: Question,
+    question: Question,
     mode: str,
     overrides: dict[str, Any],
 ) -> dict[str, Explanation]:
     settings = get_settings(mode, **overrides)
     checked = [
-        checks.check_problem(classifier, generator, images, objective, settings, asked.contrast)
+        checks.check_problem(classifier, generator, images, objective, settings, question.contrast)
         for objective in objectives
     ]
     if not isinstance(checked[0], jax.core.Tracer):
         check_fills(generator, checked[0].shape[1:])
-    rows = prepare(key, classifier, checked[0], asked)
-    problems = [jax.vmap(functools.partial(make_problem, objective=o))(*rows) for o in objectives]
-    stacked = jax.tree.map(lambda *rows: jnp.concatenate(rows), *problems)
+    examples = prepare(key, classifier, checked[0], question)
+    problems = [
+        jax.vmap(functools.partial(make_problem, objective=o))(*examples) for o in objectives
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problems)
     solved = _solve_batch(stacked, classifier, generator, settings=settings)
     n = len(images)
     return {
-        o: jax.tree.map(lambda rows, i=i: rows[i * n : (i + 1) * n], solved)
+        o: jax.tree.map(lambda leaf, i=i: leaf[i * n : (i + 1) * n], solved)
         for i, o in enumerate(objectives)
     }
 
@@ -332,5 +334,5 @@ def _explain_objectives(
 def _solve_batch(
     problems: Problem, classifier: Classifier, generator: Generator, settings: Settings
 ) -> Explanation:
-    one = functools.partial(solve, settings=settings)
-    return jax.vmap(one, in_axes=(0, None, None))(problems, classifier, generator)
+    solve_one = functools.partial(solve, settings=settings)
+    return jax.vmap(solve_one, in_axes=(0, None, None))(problems, classifier, generator)

@@ -1,4 +1,4 @@
-"""A batch of images as a user gives it: checked, with a question, a target and a key for each."""
+"""Preparation of a batch of user-provided images: checks, and a question and a key per image."""
 
 import jax
 import jax.numpy as jnp
@@ -10,34 +10,37 @@ from cfx_jax.fido.checks import check_values
 from cfx_jax.fido.question import Question, Score
 
 
-def ask(
+def make_question(
     targets: jax.Array | np.ndarray | int | None, contrast: int | None, score: Score | None
 ) -> Question:
-    """Packs what is asked of an image or of a batch, as it is given.
+    """Packs target, contrast and score, unchanged, into the question about an image or a batch.
 
     Args:
-        targets: classes to explain; None for the predicted ones.
-        contrast: k, to ask why a class rather than k.
-        score: what is asked of the logits.
+        targets: classes to explain; None for the predicted classes.
+        contrast: class k of the question "why the target rather than k?", or None.
+        score: function of the logits that takes the place of the log-odds, or None.
+
+    Returns:
+        The `Question`.
 
     Raises:
         ValueError: contrast and score are both given.
     """
     if contrast is not None and score is not None:
-        raise ValueError("contrast and score are two questions; give one of them")
+        raise ValueError("contrast and score are two questions; pass one of them")
     return Question(targets, contrast, score)
 
 
 def prepare(
-    key: jax.Array, classifier: Classifier, images: jax.Array, asked: Question
+    key: jax.Array, classifier: Classifier, images: jax.Array, question: Question
 ) -> tuple[jax.Array, jax.Array, Question]:
     """Checks the values of a batch, and gives each image its key and its question.
 
     Args:
-        key: random key of the run; each image folds a checksum of its pixels in.
-        classifier: names the targets that are not given.
+        key: random key for the whole batch; a checksum of the pixels is folded in for each image.
+        classifier: predicts the targets that are not given.
         images: float32 `[N, H, W, C]`, their shape already checked.
-        asked: of all images, see `ask`.
+        question: question about all images, see `make_question`.
 
     Returns:
         `(keys [N], images, question)`, the classes of the question int32 `[N]`.
@@ -45,22 +48,22 @@ def prepare(
     Raises:
         ValueError: pixels or classes are out of range, or a given target is the contrast.
     """
-    check_values(classifier, images, asked)
-    if asked.target is not None:
-        _check_question(asked)
-        targets = jnp.asarray(asked.target)
+    check_values(classifier, images, question)
+    if question.target is not None:
+        _check_question(question)
+        targets = jnp.asarray(question.target)
     else:
         targets = predict(classifier, images)
-    contrast = asked.contrast
+    contrast = question.contrast
     if contrast is not None:
         contrast = jnp.broadcast_to(jnp.asarray(contrast, jnp.int32), targets.shape)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
-    return keys, images, asked.replace(target=targets, contrast=contrast)
+    return keys, images, question.replace(target=targets, contrast=contrast)
 
 
-def _check_question(asked: Question) -> None:
-    """Refuses to ask why a class rather than itself; silent inside a trace."""
-    contrast, targets = asked.contrast, asked.target
+def _check_question(question: Question) -> None:
+    """Raises where a target equals the contrast; traced values pass unchecked."""
+    contrast, targets = question.contrast, question.target
     if contrast is None or isinstance(contrast, jax.core.Tracer):
         return
     if isinstance(targets, jax.core.Tracer):
@@ -69,7 +72,7 @@ def _check_question(asked: Question) -> None:
     if same.size:
         raise ValueError(
             f"contrast is class {int(contrast)}, and so are the targets of {same.size} images, the "
-            f"first is image {same[0]}; expected another class than the target to set it against"
+            f"first is image {same[0]}; expected a contrast that differs from the target"
         )
 
 
@@ -81,7 +84,7 @@ def predict(classifier: Classifier, images: jax.Array) -> jax.Array:
 
 @jax.jit
 def image_checksums(images: jax.Array) -> jax.Array:
-    """Returns uint32 `[N]` of the pixels of each image: the identity of an array is itself."""
+    """Returns a checksum of the pixels of each image, uint32 `[N]`, which identifies the image."""
     bits = jax.lax.bitcast_convert_type(images, jnp.uint32).reshape(len(images), -1)
     # Sums of uint32 wrap around exactly, so the order of the reduction does not matter.
     weights = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1

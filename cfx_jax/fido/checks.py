@@ -1,6 +1,6 @@
-"""Checks of what a user passes in, made once at the public entry.
+"""Checks of the arguments of the public functions, made once at their start.
 
-Shapes and types are checked always; values only where they are known, that is outside a trace.
+Shapes and types are always checked; values only outside a trace, where they are known.
 """
 
 import jax
@@ -22,21 +22,22 @@ def check_problem(
     settings: Settings,
     contrast: jax.Array | int | None = None,
 ) -> jax.Array:
-    """Checks names, shapes and types, without running a network.
+    """Checks names, shapes and types without running a network.
 
     Args:
-        classifier: its logits must be `[N, K]`, K >= 2, or K >= 1 if they are of sigmoids.
-        generator: its in-fills must have the shape of the images.
-        images: a non-empty floating `[N, H, W, C]`, at least as large as the mask.
+        classifier: the model to explain; its logits must be `[N, K]` with K >= 2, or K >= 1 if its
+            logits are `"sigmoid"`.
+        generator: the in-fill model; its in-fills must have the shape of the images.
+        images: floating `[N, H, W, C]`, N >= 1, at least as large as the mask.
         objective: `"ssr"` or `"sdr"`.
-        settings: for the size of the mask and of its blocks.
-        contrast: class that others are set against, which one logit does not have.
+        settings: provides the size of the mask and of its blocks.
+        contrast: class to compare the target with; not available with a single logit.
 
     Returns:
         The images as a float32 JAX array.
 
     Raises:
-        ValueError: says what was wrong, what was expected and what to do.
+        ValueError: an argument is invalid; the message names what was expected and what to do.
     """
     if objective not in DIRECTIONS:
         hint = "; explain_both gives both" if objective == "both" else ""
@@ -59,22 +60,22 @@ def check_problem(
     return images
 
 
-def check_values(classifier: Classifier, images: jax.Array, asked: Question) -> None:
-    """Checks the range of the pixels and of the classes; silent inside a trace.
+def check_values(classifier: Classifier, images: jax.Array, question: Question) -> None:
+    """Checks the range of the pixels and of the classes; traced values pass unchecked.
 
     Pixels that are not finite pass: they are the failure of one image, which gets a status.
 
     Args:
-        classifier: for the number of classes.
+        classifier: provides the number of classes.
         images: float32 `[N, H, W, C]`, already checked by `check_problem`.
-        asked: its targets are int `[N]` or None.
+        question: question about the batch; its targets are int `[N]` or None.
 
     Raises:
-        ValueError: says what was wrong, what was expected and what to do.
+        ValueError: a value is out of range; the message names what was expected and what to do.
     """
     check_pixels(images)
-    check_contrast(asked.contrast, classifier, images)
-    targets = asked.target
+    check_contrast(question.contrast, classifier, images)
+    targets = question.target
     if targets is None:
         return
     if jnp.shape(targets) != (len(images),) or not jnp.issubdtype(
@@ -97,15 +98,15 @@ def check_values(classifier: Classifier, images: jax.Array, asked: Question) -> 
 def check_contrast(
     contrast: jax.Array | int | None, classifier: Classifier, images: jax.Array
 ) -> None:
-    """Checks that the classifier has the class it is asked to set others against.
+    """Checks that the contrast is a class of the classifier.
 
     Args:
-        contrast: the class, None for none; silent for a traced one.
-        classifier: for the number of classes.
+        contrast: class to compare the target with, or None; a traced value passes unchecked.
+        classifier: provides the number of classes.
         images: float32 `[N, H, W, C]`, already checked by `check_problem`.
 
     Raises:
-        ValueError: it has no such class.
+        ValueError: the classifier has no such class.
     """
     if contrast is None or isinstance(contrast, jax.core.Tracer):
         return
@@ -117,7 +118,7 @@ def check_contrast(
 
 
 def count_classes(classifier: Classifier, images: jax.Array | np.ndarray) -> int:
-    """Returns how many classes the classifier has, without running it: one logit tells two."""
+    """Returns the number of classes without running the classifier; one logit means two classes."""
     return class_count(logits_shape(classifier, images)[-1])
 
 
@@ -137,11 +138,11 @@ def _check_logits(
 ) -> None:
     shape = logits_shape(classifier, images)
     is_binary = shape[1:] == (1,)
-    takes_one = classifier.logits == "sigmoid" and contrast is None
-    if len(shape) == 2 and shape[0] == len(images) and shape[1] >= (1 if takes_one else 2):
+    allows_one = classifier.logits == "sigmoid" and contrast is None
+    if len(shape) == 2 and shape[0] == len(images) and shape[1] >= (1 if allows_one else 2):
         return
     hint = (
-        '; the one logit of a binary classifier is taken with logits="sigmoid" and no contrast'
+        '; the one logit of a binary classifier needs logits="sigmoid" and no contrast'
         if is_binary or len(shape) == 1
         else ""
     )

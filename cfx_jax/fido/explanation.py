@@ -149,7 +149,7 @@ def saliency(
     Returns:
         float32 `[H, W]` in [0, 1], larger = more important.
     """
-    keep = law.show(cells, size)
+    keep = law.upsample_keep(cells, size)
     return jnp.where(direction == SSR, keep, 1.0 - keep)
 
 

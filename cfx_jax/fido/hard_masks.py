@@ -1,7 +1,7 @@
-"""Hard masks drawn from what was learnt, and what they do to the classifier.
+"""Evaluation of the learnt mask distribution with hard masks.
 
-Masks are looked at in parts, one part after another in one loop: however many there are, the
-networks are in the program once, which is what takes long to compile.
+Masks are evaluated in chunks by one loop, so that the compiled program contains the networks only
+once, however many masks there are: compiling the networks takes most of the compile time.
 
 Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
@@ -20,21 +20,21 @@ from cfx_jax.fido.threshold import ThresholdSearch
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
-"""Hard masks drawn by `finish` to judge the learnt distribution."""
+"""Hard masks drawn by `finish` to evaluate the learnt distribution."""
 NUM_FULL_INFILLS = 4
-"""In-fills of the whole image by which is seen whether the in-fill decides by itself."""
+"""Fully in-filled images, to test whether the in-fill alone yields the target."""
 
 
 class HardMaskResult(NamedTuple):
-    """What hard masks drawn from a learnt distribution do.
+    """Result of evaluating hard masks drawn from a learnt distribution.
 
     Attributes:
         log_odds: float32 scalar, mean log-odds of the target on the in-filled images.
-        success_rate: float32 scalar, share of masks that do what was asked.
-        infilled: float32 `[H, W, C]`, the image under the first of the masks.
-        logits: float32 `[num_masks, K]`, of the image under each of them.
-        infill_suffices: bool scalar, whether in-fills of the whole image are classified as the
-            target, too; False where none was looked at.
+        success_rate: float32 scalar, share of masks that keep (SSR) or flip (SDR) the prediction.
+        infilled: float32 `[H, W, C]`, the image in-filled under the first mask.
+        logits: float32 `[num_masks, K]`, logits of the image in-filled under each mask.
+        infill_suffices: bool scalar, whether all fully in-filled images are classified as the
+            target; False if none was evaluated.
     """
 
     log_odds: jax.Array
@@ -44,8 +44,14 @@ class HardMaskResult(NamedTuple):
     infill_suffices: jax.Array
 
 
-class _Rows(NamedTuple):
-    """Masks to look at: keys `[R]` of the mask and of its in-fill, and bool `[R]`, keep nothing."""
+class _MaskBatch(NamedTuple):
+    """Masks to evaluate.
+
+    Attributes:
+        mask_keys: random keys `[R]` of the masks.
+        fill_keys: random keys `[R]` of the in-fills.
+        is_full_infill: bool `[R]`, True for a mask that keeps nothing.
+    """
 
     mask_keys: jax.Array
     fill_keys: jax.Array
@@ -62,42 +68,42 @@ def evaluate_hard_masks(
     law: MaskLaw,
     num_masks: int = NUM_HARD_MASKS,
     full_infill_key: jax.Array | None = None,
-    at_once: int = 1,
+    max_chunk_size: int = 1,
 ) -> HardMaskResult:
-    """Draws hard masks and sees what they do to the classifier.
+    """Draws hard masks and classifies the image in-filled under each of them.
 
-    Masks are drawn rather than the probability cut at 1/2: a distribution whose samples preserve
-    the decision may keep no pixel with more than probability 1/2, and was not optimised to.
+    Masks are drawn instead of thresholding the probability at 1/2: a distribution whose samples
+    preserve the decision may keep no pixel with a probability above 1/2, and was not optimised to.
 
     Args:
         key: random key.
         pixels: the mask distribution at the pixels.
-        problem: the image and what is asked of it.
-        classifier: the model explained.
+        problem: the image and its question.
+        classifier: the model to explain.
         generator: fills the holes.
-        law: of the masks that were optimised.
-        num_masks: how many are drawn.
-        full_infill_key: random key of in-fills of the whole image; None looks at none.
-        at_once: masks looked at together at most, for their memory.
+        law: mask law under which the cells were learnt.
+        num_masks: number of hard masks to draw.
+        full_infill_key: random key of the fully in-filled images; None evaluates none.
+        max_chunk_size: largest number of masks evaluated together, which limits the memory.
 
     Returns:
         A `HardMaskResult`.
     """
-    rows = _evaluation_rows(key, num_masks, full_infill_key)
-    total = len(rows.is_full_infill)
-    # Parts of one size, or there would be a second loop for the rest.
-    size = next(size for size in range(min(at_once, total), 0, -1) if total % size == 0)
-    look = _make_evaluator(problem, classifier, generator, law)
+    masks = _evaluation_masks(key, num_masks, full_infill_key)
+    total = len(masks.is_full_infill)
+    # All chunks have the same size, since a remainder would need a second loop.
+    size = next(size for size in range(min(max_chunk_size, total), 0, -1) if total % size == 0)
+    evaluate = _make_evaluator(problem, classifier, generator, law)
 
     def evaluate_chunk(
-        first: jax.Array, some: tuple[jax.Array, _Rows]
+        first: jax.Array, indexed_chunk: tuple[jax.Array, _MaskBatch]
     ) -> tuple[jax.Array, jax.Array]:
-        place, part = some
-        infilled, logits = look(pixels, part)
-        return jnp.where(place == 0, infilled, first), logits
+        index, chunk = indexed_chunk
+        infilled, logits = evaluate(pixels, chunk)
+        return jnp.where(index == 0, infilled, first), logits
 
-    places, first = jnp.arange(total // size), jnp.zeros_like(problem.image)
-    infilled, logits = jax.lax.scan(evaluate_chunk, first, (places, _part(rows, size)))
+    indices, first = jnp.arange(total // size), jnp.zeros_like(problem.image)
+    infilled, logits = jax.lax.scan(evaluate_chunk, first, (indices, _split_chunks(masks, size)))
     return _summarize(infilled, logits.reshape(total, -1), num_masks, problem, classifier)
 
 
@@ -112,88 +118,94 @@ def search_and_evaluate(
     law: MaskLaw,
     full_infill_key: jax.Array,
 ) -> tuple[jax.Array, HardMaskResult]:
-    """Finds the level of a learnt map, then judges the map at this level, in one loop.
+    """Runs the threshold search on a learnt map, then evaluates the map found, in one loop.
 
     Args:
-        search_key: random key of the masks that choose the level.
-        key: random key of the masks that judge.
-        search: for the level.
-        problem: the image and what is asked of it.
-        classifier: the model explained.
+        search_key: random key of the masks of the threshold search.
+        key: random key of the masks of the evaluation.
+        search: the threshold search, see `cfx_jax.fido.threshold.start_search`.
+        problem: the image and its question.
+        classifier: the model to explain.
         generator: fills the holes.
-        law: of the masks that were optimised.
-        full_infill_key: random key of in-fills of the whole image.
+        law: mask law under which the cells were learnt.
+        full_infill_key: random key of the fully in-filled images.
 
     Returns:
-        The cells at the level found, float32 `[h, w]`, and the `HardMaskResult` on them.
+        The cells at the threshold found, float32 `[h, w]`, and their `HardMaskResult`.
     """
     height, width = problem.image.shape[:2]
-    judged = _evaluation_rows(key, NUM_HARD_MASKS, full_infill_key)
-    total = len(judged.is_full_infill)
-    # Rows that make up the last part are looked at again, and left out of the verdict.
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SEARCH_MASKS]]), judged)
-    rows = jax.tree.map(lambda *a: jnp.concatenate(a), _search_rows(search_key), padded)
-    parts = _part(rows, SEARCH_MASKS)
-    look = _make_evaluator(problem, classifier, generator, law)
+    masks = _evaluation_masks(key, NUM_HARD_MASKS, full_infill_key)
+    total = len(masks.is_full_infill)
+    # The last chunk is padded with repeated masks, which are left out of the result.
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SEARCH_MASKS]]), masks)
+    all_masks = jax.tree.map(lambda *a: jnp.concatenate(a), _search_masks(search_key), padded)
+    chunks = _split_chunks(all_masks, SEARCH_MASKS)
+    evaluate = _make_evaluator(problem, classifier, generator, law)
 
     def evaluate_chunk(
-        carried: tuple[ThresholdSearch, jax.Array], some: tuple[jax.Array, _Rows]
+        carry: tuple[ThresholdSearch, jax.Array], indexed_chunk: tuple[jax.Array, _MaskBatch]
     ) -> tuple[tuple[ThresholdSearch, jax.Array], jax.Array]:
-        (search, first), (place, part) = carried, some
-        is_search = place < SEARCH_STEPS
+        (search, first), (index, chunk) = carry, indexed_chunk
+        is_search = index < SEARCH_STEPS
         cells = jnp.where(is_search, search.candidate(), search.result())
-        infilled, logits = look(law.keep_map(cells, (height, width)), part)
-        reached = problem.direction * problem.question.logit_margin(logits, classifier)
-        narrowed = search.update(reached)
-        search = jax.tree.map(lambda new, old: jnp.where(is_search, new, old), narrowed, search)
-        return (search, jnp.where(place == SEARCH_STEPS, infilled, first)), logits
+        infilled, logits = evaluate(law.keep_map(cells, (height, width)), chunk)
+        margins = problem.direction * problem.question.logit_margin(logits, classifier)
+        updated = search.update(margins)
+        search = jax.tree.map(lambda new, old: jnp.where(is_search, new, old), updated, search)
+        return (search, jnp.where(index == SEARCH_STEPS, infilled, first)), logits
 
-    places, first = jnp.arange(len(parts.is_full_infill)), jnp.zeros_like(problem.image)
-    (search, infilled), logits = jax.lax.scan(evaluate_chunk, (search, first), (places, parts))
+    indices, first = jnp.arange(len(chunks.is_full_infill)), jnp.zeros_like(problem.image)
+    (search, infilled), logits = jax.lax.scan(evaluate_chunk, (search, first), (indices, chunks))
     logits = logits[SEARCH_STEPS:].reshape(len(padded.is_full_infill), -1)[:total]
     return search.result(), _summarize(infilled, logits, NUM_HARD_MASKS, problem, classifier)
 
 
-def _evaluation_rows(key: jax.Array, num_masks: int, full_infill_key: jax.Array | None) -> _Rows:
-    """Masks first, then in-fills of the whole image."""
+def _evaluation_masks(
+    key: jax.Array, num_masks: int, full_infill_key: jax.Array | None
+) -> _MaskBatch:
+    """Returns the masks to draw, followed by those that keep nothing."""
     keys = jax.vmap(jax.random.split)(jax.random.split(key, num_masks))
     mask_keys, fill_keys = keys[:, 0], keys[:, 1]
     if full_infill_key is not None:
-        bare_keys = jax.random.split(full_infill_key, NUM_FULL_INFILLS)
-        mask_keys, fill_keys = (jnp.concatenate([k, bare_keys]) for k in (mask_keys, fill_keys))
-    return _Rows(mask_keys, fill_keys, jnp.arange(len(fill_keys)) >= num_masks)
+        full_keys = jax.random.split(full_infill_key, NUM_FULL_INFILLS)
+        mask_keys, fill_keys = (jnp.concatenate([k, full_keys]) for k in (mask_keys, fill_keys))
+    return _MaskBatch(mask_keys, fill_keys, jnp.arange(len(fill_keys)) >= num_masks)
 
 
-def _search_rows(key: jax.Array) -> _Rows:
+def _search_masks(key: jax.Array) -> _MaskBatch:
     def split(key: jax.Array) -> jax.Array:
         return jax.random.split(key, SEARCH_MASKS)
 
     keys = jax.vmap(jax.random.split)(jax.random.split(key, SEARCH_STEPS))
     mask_keys, fill_keys = (jax.vmap(split)(keys[:, i]).reshape(-1) for i in range(2))
-    return _Rows(mask_keys, fill_keys, jnp.zeros(len(fill_keys), bool))
+    return _MaskBatch(mask_keys, fill_keys, jnp.zeros(len(fill_keys), bool))
 
 
-def _part(rows: _Rows, size: int) -> _Rows:
-    return jax.tree.map(lambda array: array.reshape(-1, size), rows)
+def _split_chunks(masks: _MaskBatch, size: int) -> _MaskBatch:
+    return jax.tree.map(lambda array: array.reshape(-1, size), masks)
 
 
 def _make_evaluator(
     problem: Problem, classifier: Classifier, generator: Generator, law: MaskLaw
-) -> Callable[[KeepMap, _Rows], tuple[jax.Array, jax.Array]]:
-    """Returns what looks at masks: the image under the first, `[H, W, C]`, and logits `[S, K]`."""
+) -> Callable[[KeepMap, _MaskBatch], tuple[jax.Array, jax.Array]]:
+    """Returns a function that classifies the image in-filled under each mask of a batch.
 
-    def evaluate_one(pixels: KeepMap, row: _Rows) -> tuple[jax.Array, jax.Array]:
-        mask = jnp.where(row.is_full_infill, 0.0, law.draw_hard(row.mask_keys, pixels))
+    The function returns the image in-filled under the first mask, `[H, W, C]`, and the logits of
+    all masks, `[S, K]`.
+    """
+
+    def evaluate_one(pixels: KeepMap, single: _MaskBatch) -> tuple[jax.Array, jax.Array]:
+        mask = jnp.where(single.is_full_infill, 0.0, law.draw_hard(single.mask_keys, pixels))
         infilled, logits = classify_infilled(
-            problem, mask, mask, row.fill_keys, classifier, generator
+            problem, mask, mask, single.fill_keys, classifier, generator
         )
         return infilled[0], logits[0]
 
-    def look(pixels: KeepMap, rows: _Rows) -> tuple[jax.Array, jax.Array]:
-        infilled, logits = jax.vmap(evaluate_one, in_axes=(None, 0))(pixels, rows)
+    def evaluate(pixels: KeepMap, masks: _MaskBatch) -> tuple[jax.Array, jax.Array]:
+        infilled, logits = jax.vmap(evaluate_one, in_axes=(None, 0))(pixels, masks)
         return infilled[0], logits
 
-    return look
+    return evaluate
 
 
 def _summarize(
@@ -203,11 +215,12 @@ def _summarize(
     problem: Problem,
     classifier: Classifier,
 ) -> HardMaskResult:
-    bare, logits = logits[num_masks:], logits[:num_masks]
+    fully_infilled, logits = logits[num_masks:], logits[:num_masks]
+    suffices = jnp.all(problem.question.decides(fully_infilled, classifier))
     return HardMaskResult(
         log_odds=jnp.mean(problem.question.log_odds(logits, classifier)),
         success_rate=jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32)),
         infilled=infilled,
         logits=logits,
-        infill_suffices=jnp.all(problem.question.decides(bare, classifier)) & (len(bare) > 0),
+        infill_suffices=suffices & (len(fully_infilled) > 0),
     )

@@ -11,20 +11,23 @@ With S masks z_s drawn from the mask distribution, generator g, classifier f and
     SSR = -o + w(t) * (lambda * sum KEEP + tau * TV)
     SDR = +o + w(t) * (lambda * sum DROP + tau * TV)
 
-where KEEP and DROP are the probabilities at the pixels of the image. The soft mask goes to the
-classifier, the rounded one to the generator, and no gradient passes through the in-fill.
+where KEEP and DROP are the probabilities at the pixels of the image. The classifier gets the
+composite under the soft mask, the generator gets the rounded mask, and no gradient passes through
+the in-fill.
 
-What takes the place of the log-odds where the classes do not exclude each other, or where one class
-is asked about rather than another, is told in `cfx_jax.fido.question`.
+For classes that do not exclude each other, for a contrast and for a score, another quantity takes
+the place of the log-odds, see `cfx_jax.fido.question`.
 
-With a `margin_cap` m the evidence o is capped, because more of it than decides explains nothing:
+With a `margin_cap` m the evidence o is capped, because evidence beyond a clear decision explains
+nothing:
 
     +-o -> -mean_s relu(m -+ logit_margin(c | x_s))
     logit_margin(c | x) = logit(c | x) - max_{k != c} logit(k | x)
 
-With a `success_target` lambda is the price of ONE image, which rises while its masks do what is
-asked and falls while they do not: the smallest region that does it, not the best bargain at a price
-that suits some images. With a `perimeter_weight` the boundary of the region is charged like area.
+With a `success_target` lambda is the price of ONE image, which rises while its masks keep (SSR) or
+flip (SDR) the prediction and falls while they do not. The result is the smallest region that
+succeeds, not the best trade-off at a price that suits only some images. With a `perimeter_weight`
+the boundary of the region is charged like area.
 
 Source: Chang, Creager, Goldenberg, Duvenaud, "Explaining Image Classifiers by Counterfactual
 Generation", ICLR 2019 (arXiv 1807.08024), and the code published with it.
@@ -47,16 +50,16 @@ SDR = -1.0
 """Direction of the smallest deletion region: change the decision by removing the least."""
 DIRECTIONS = {"ssr": SSR, "sdr": SDR}
 
-# Of the images for which prices were chosen.
-_PIXELS = 224 * 224
+# Number of pixels of the images for which the prices were chosen.
+_REFERENCE_PIXELS = 224 * 224
 
 
 class Problem(NamedTuple):
-    """What is asked of one image.
+    """One image with its question and objective.
 
     Attributes:
         image: float32 `[H, W, C]` in [0, 1].
-        question: what is asked of the logits; its classes are int32 scalars.
+        question: question about the image; its classes are int32 scalars.
         direction: float32 scalar, `SSR` or `SDR`.
         key: random key of this example and objective.
     """
@@ -70,13 +73,13 @@ class Problem(NamedTuple):
 def make_problem(
     key: jax.Array, image: jax.Array, question: Question, objective: str | jax.Array
 ) -> Problem:
-    """Packs what is asked of one image; the objective is folded into the key of the example.
+    """Packs one image with its question and objective; folds the objective into the key.
 
     Args:
         key: random key of this example.
         image: float32 `[H, W, C]` in [0, 1].
-        question: what is asked of the logits.
-        objective: `"ssr"` or `"sdr"`, or int32, its place in `DIRECTIONS`.
+        question: question about the image.
+        objective: `"ssr"` or `"sdr"`, or its index in `DIRECTIONS`, int32.
 
     Returns:
         A `Problem`.
@@ -91,12 +94,12 @@ def make_problem(
 
 
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
-    """Blends `masks * image + (1 - masks) * infills`, `[S, H, W, C]`; infills are constants."""
+    """Computes `masks * image + (1 - masks) * infills`, `[S, H, W, C]`, with constant in-fills."""
     infills = jax.lax.stop_gradient(infills)
-    # A mask for each channel, whose derivative is a sum of slices; that of a broadcast one is a
-    # reduction over three numbers at a time, which XLA does one by one on a CPU.
+    # One mask per channel, whose derivative is a sum of slices. The derivative of a broadcast mask
+    # is a reduction over three numbers at a time, which XLA computes one by one on a CPU.
     masks = jnp.concatenate([masks] * image.shape[-1], axis=-1)
-    # One product, not two: its derivative with respect to the mask is one sum over the channels.
+    # One product instead of two: its derivative by the mask is one sum over the channels.
     return infills + masks * (image - infills)
 
 
@@ -108,14 +111,14 @@ def classify_infilled(
     classifier: Classifier,
     generator: Generator,
 ) -> tuple[jax.Array, jax.Array]:
-    """Composes the image with its in-fill under each mask and classifies the result.
+    """Composes the image with its in-fill under each mask and classifies the composites.
 
     Args:
-        problem: the image and what is asked of it.
-        masks: float32 `[S, H, W, 1]`, weights of the blend.
-        holes: float32 `[S, H, W, 1]` of exact zeros (fill) and ones (keep), for the generator.
+        problem: the image and its question.
+        masks: float32 `[S, H, W, 1]`, weights of the composite.
+        holes: float32 `[S, H, W, 1]`, binary masks for the generator: exactly 0 (fill) or 1 (keep).
         key: random key of the generator.
-        classifier: judges the composites.
+        classifier: classifies the composites.
         generator: fills the holes; no gradient passes through it.
 
     Returns:
@@ -135,29 +138,29 @@ def total_variation(probabilities: jax.Array) -> jax.Array:
 
 
 def perimeter(probabilities: jax.Array) -> jax.Array:
-    """Sums the slopes `|grad p|` of `[H, W]`, in pixels: of a region its perimeter, nearly.
+    """Sums `|grad p|` over a map `[H, W]`: approximately the perimeter of a region, in pixels.
 
-    Of any map it is the mean perimeter of its level sets, which masks are that share one draw of
-    noise (coarea formula).
+    For any map the sum is the mean perimeter of its level sets (coarea formula), and masks that
+    share one draw of noise are level sets.
     """
-    # What lies beyond the last row and column is as they are.
+    # The last row and column are repeated beyond the border.
     padded = jnp.pad(probabilities, ((0, 1), (0, 1)), mode="edge")
     down = padded[1:, :-1] - probabilities
     across = padded[:-1, 1:] - probabilities
-    # A slope of zero has no direction: its root has no finite derivative.
+    # The added constant keeps the derivative of the root finite where the gradient is zero.
     return jnp.sum(jnp.sqrt(jnp.square(down) + jnp.square(across) + 1e-8))
 
 
 def evidence(
     logits: jax.Array, problem: Problem, classifier: Classifier, settings: Settings
 ) -> jax.Array:
-    """Computes how much in-filled images speak for what is asked.
+    """Computes the evidence of in-filled images for the objective.
 
     Args:
-        logits: float32 `[S, K]`, of in-filled images.
-        problem: what is asked.
-        classifier: they are from; says what they mean.
-        settings: the cap.
+        logits: logits of the in-filled images, float32 `[S, K]`.
+        problem: the image and its question.
+        classifier: the model that computed the logits; gives their kind, softmax or sigmoid.
+        settings: provides `margin_cap`.
 
     Returns:
         float32 `[S]`: `direction * log-odds`, or with a `margin_cap` m, at most 0,
@@ -165,12 +168,12 @@ def evidence(
     """
     if not settings.margin_cap:
         return problem.direction * problem.question.log_odds(logits, classifier)
-    reached = problem.direction * problem.question.logit_margin(logits, classifier)
-    return -jax.nn.relu(settings.margin_cap - reached)
+    margin = problem.direction * problem.question.logit_margin(logits, classifier)
+    return -jax.nn.relu(settings.margin_cap - margin)
 
 
 def succeeds(logits: jax.Array, problem: Problem, classifier: Classifier) -> jax.Array:
-    """Tells of each of `[S, K]` whether the decision is kept (SSR) or changed (SDR), bool `[S]`."""
+    """Returns whether logits `[S, K]` keep (SSR) or change (SDR) the decision, bool `[S]`."""
     return problem.question.decides(logits, classifier) == (problem.direction == SSR)
 
 
@@ -182,15 +185,15 @@ def penalty(
 ) -> jax.Array:
     """Computes `lambda * (sum(KEEP or DROP) + rho * side * perimeter) + tau * TV(DROP)`.
 
-    Over the pixels of the image, whose shorter side counts. A sum, not a mean: at 224 x 224 and
-    lambda = 1e-3 a full mask costs about 50. With a `success_target` it costs that at any size, so
-    that a price that begins and ends within bounds suits images of any size.
+    The sums run over the pixels of the image, and side is its shorter side. A sum, not a mean: at
+    224 x 224 and lambda = 1e-3 a full mask costs about 50. With a `success_target` it costs the
+    same at any image size, so that the same bounds of the price suit images of any size.
 
     Args:
         pixels: the mask distribution at the pixels.
-        direction: `SSR` charges what is kept, `SDR` what is dropped.
-        settings: lambda, rho and tau.
-        price: of a pixel, of this image; None = lambda.
+        direction: `SSR` charges kept pixels, `SDR` dropped ones.
+        settings: provides lambda, rho and tau.
+        price: price of a pixel of this image, in place of lambda; None = lambda.
 
     Returns:
         float32 scalar.
@@ -200,7 +203,7 @@ def penalty(
         strip = settings.perimeter_weight * min(pixels.drop.shape)
         area += strip * perimeter(pixels.drop)
     if settings.success_target:
-        area *= _PIXELS / pixels.drop.size
+        area *= _REFERENCE_PIXELS / pixels.drop.size
     cost = (settings.sparsity_weight if price is None else price) * area
     if settings.tv_weight:
         cost += settings.tv_weight * total_variation(pixels.drop)
@@ -208,11 +211,11 @@ def penalty(
 
 
 class StepValue(NamedTuple):
-    """What a step tells beside its loss.
+    """Values of one step in addition to its loss.
 
     Attributes:
-        objective: at full penalty and the price of the settings, to be compared between steps.
-        success: share of the masks that do what is asked.
+        objective: objective at full penalty and `sparsity_weight`, comparable between steps.
+        success: share of the masks that keep (SSR) or flip (SDR) the prediction.
     """
 
     objective: jax.Array
@@ -232,17 +235,17 @@ def relaxed_objective(
 
     Args:
         cells: float32 `[h, w]`, the learnt mask.
-        step: int32 scalar t; decides the noise and the warm-up
+        step: int32 scalar t; determines the noise and the warm-up
             `w(t) = clip((t - warm_start_steps) / warmup_steps, 0, 1)`.
-        problem: the image and what is asked of it.
+        problem: the image and its question.
         classifier: the model to explain.
         generator: fills the holes.
-        settings: everything else.
-        price: lambda of this image at this step; None = that of the settings.
+        settings: the hyper-parameters.
+        price: lambda of this image at this step; None = `sparsity_weight`.
 
     Returns:
-        `(loss, value)`: with the penalty times w(t), which is what a step descends, and what the
-        step tells beside it.
+        `(loss, value)`: the loss that a step minimises, with the penalty times w(t), and the
+        `StepValue`.
     """
     mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
     height, width = problem.image.shape[:2]
@@ -251,10 +254,10 @@ def relaxed_objective(
     masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
     gain = jnp.mean(evidence(logits, problem, classifier, settings))
-    cost = asked = penalty(pixels, problem.direction, settings)
+    full_cost = cost = penalty(pixels, problem.direction, settings)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price)
-    learnt_for = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
-    warmup = jnp.clip(learnt_for / settings.warmup_steps, 0.0, 1.0)
+    learning_step = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
+    warmup = jnp.clip(learning_step / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
-    return warmup * cost - gain, StepValue(asked - gain, success)
+    return warmup * cost - gain, StepValue(full_cost - gain, success)

@@ -1,7 +1,7 @@
 """Learning the mask of ONE image, step by step: pure functions of arrays.
 
-`init`, then `advance` any number of times; a long run vmaps them, keeps the states on the devices
-and advances them in small pieces. `cfx_jax.fido.api` judges and packs what is learnt.
+Call `init`, then `advance` any number of times. A long run vmaps them, keeps the states on the
+devices and advances them by a few steps per call. `cfx_jax.fido.api.finish` evaluates the result.
 """
 
 from typing import Any
@@ -16,26 +16,27 @@ from cfx_jax.fido.objective import Problem, relaxed_objective
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 
-# Of the change of the logarithm of the price in a step, and how far it may go from the start.
+# Step size of the logarithm of the price, and its bounds as multiples of `sparsity_weight`.
 _PRICE_RATE = 0.75
-_PRICES = (0.05, 10.0)
-# Of the objective over `patience` steps, as a share of it.
+_PRICE_BOUNDS = (0.05, 10.0)
+# Smallest improvement of the mean objective over `patience` steps, as a share of it.
 _MIN_IMPROVEMENT = 0.01
-# Where cells begin after a look, in logits: for a slope of one standard deviation, and at most.
+# Shift of a cell by the warm start, in logits: per standard deviation of the gradients, and at
+# most.
 _WARM_START_SCALE, _MAX_WARM_START = 0.7, 1.5
 
 
 @flax.struct.dataclass
 class State:
-    """The optimisation of one image, between two calls of `advance`.
+    """State of the optimisation of one image, between two calls of `advance`.
 
     Attributes:
-        cells: float32 `[h, w]`, what Adam moves, see `cfx_jax.fido.masks`.
+        cells: float32 `[h, w]`, the learnt parameters, see `cfx_jax.fido.masks`.
         optimizer: state of Adam.
         gradient_sum: float32 `[h, w]`, sum of the gradients of the warm start; None without one.
         price: float32 scalar, lambda of the next step.
-        step: int32 scalar, steps taken.
-        trace: float32 `[num_steps]`, objective of each step taken at full penalty, 0 beyond.
+        step: int32 scalar, number of steps taken.
+        trace: float32 `[num_steps]`, objective of each step at full penalty; 0 for steps not taken.
     """
 
     cells: jax.Array
@@ -47,15 +48,16 @@ class State:
 
 
 def init(settings: Settings) -> State:
-    """Returns the state of an image before the first step; it does not depend on the image."""
-    cells = settings.mask_law.start(settings.initial_keep, (settings.mask_size, settings.mask_size))
+    """Returns the state before the first step, which is the same for every image."""
+    shape = (settings.mask_size, settings.mask_size)
+    cells = settings.mask_law.init_cells(settings.initial_keep, shape)
     return State(
         cells=cells,
         optimizer=make_optimizer(settings).init(cells),
         gradient_sum=jnp.zeros_like(cells) if settings.warm_start_steps else None,
         price=jnp.asarray(settings.sparsity_weight, jnp.float32),
         step=jnp.zeros((), jnp.int32),
-        # Not NaN, for which JAX looks under JAX_DEBUG_NANS.
+        # Not NaN, which raises an error under JAX_DEBUG_NANS.
         trace=jnp.zeros((settings.num_steps,), jnp.float32),
     )
 
@@ -72,64 +74,68 @@ def advance(
     """Takes optimiser steps on one image, in one compiled loop.
 
     Args:
-        state: from `init` or an earlier `advance`.
-        problem: the image and what is asked of it.
+        state: state from `init` or an earlier `advance`.
+        problem: the image and its question.
         classifier: the model to explain.
         generator: fills the holes.
-        settings: the same in every call for one image.
-        num_steps: steps to take now, unless the image is done before.
+        settings: hyper-parameters, the same in every call for one image.
+        num_steps: number of steps to take in this call, fewer if the image is done before.
 
     Returns:
-        The state after them. A step whose gradient is not finite changes nothing but the trace, and
-        of an image that is done (`is_done`) a step changes nothing at all. The `warm_start_steps`
-        only sum gradients, and the last of them moves the cells, see `warm_start`.
+        The state after these steps. A step whose gradient is not finite changes only the trace, and
+        a step of an image that is done (`is_done`) changes nothing. The `warm_start_steps` only sum
+        gradients, and the last of them moves the cells, see `warm_start`.
     """
     optimizer = make_optimizer(settings)
 
-    def step(state: State, _: None) -> tuple[State, None]:
+    def take_step(state: State, _: None) -> tuple[State, None]:
         price = state.price if settings.success_target else None
         (_, value), gradient = jax.value_and_grad(relaxed_objective, has_aux=True)(
             state.cells, state.step, problem, classifier, generator, settings, price
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.cells)
-        cells = settings.mask_law.confine(optax.apply_updates(state.cells, updates))
-        finite, goes_on = jnp.all(jnp.isfinite(gradient)), ~is_done(state, settings)
-        moves = finite & goes_on
+        cells = settings.mask_law.clip(optax.apply_updates(state.cells, updates))
+        is_finite, is_active = jnp.all(jnp.isfinite(gradient)), ~is_done(state, settings)
+        is_update = is_finite & is_active
         if settings.warm_start_steps:
-            moves &= state.step >= settings.warm_start_steps
-        # Not a gradient of zeros: the momentum of Adam would move the cells all the same.
+            is_update &= state.step >= settings.warm_start_steps
+        # Select the old state: with a gradient of zeros, Adam's momentum would still move cells.
         cells, optimizer_state = jax.tree.map(
-            lambda new, old: jnp.where(moves, new, old),
+            lambda new, old: jnp.where(is_update, new, old),
             (cells, optimizer_state),
             (state.cells, state.optimizer),
         )
         gradient_sum = state.gradient_sum
         if gradient_sum is not None:
-            is_look = goes_on & (state.step < settings.warm_start_steps)
-            gradient_sum = jnp.where(finite & is_look, gradient_sum + gradient, gradient_sum)
-            is_last = is_look & (state.step == settings.warm_start_steps - 1)
+            is_warm_start = is_active & (state.step < settings.warm_start_steps)
+            summed = gradient_sum + gradient
+            gradient_sum = jnp.where(is_finite & is_warm_start, summed, gradient_sum)
+            is_last = is_warm_start & (state.step == settings.warm_start_steps - 1)
             cells = jnp.where(is_last, warm_start(cells, gradient_sum), cells)
-        # Beyond the end, where nothing is written, for an image that is done.
-        place = jnp.where(goes_on, state.step, settings.num_steps)
-        trace = state.trace.at[place].set(jnp.where(finite, value.objective, jnp.nan))
-        price = jnp.where(moves, adapt_price(state.price, value.success, settings), state.price)
-        return State(cells, optimizer_state, gradient_sum, price, state.step + goes_on, trace), None
+        # For an image that is done, the index is beyond the end, where nothing is written.
+        index = jnp.where(is_active, state.step, settings.num_steps)
+        trace = state.trace.at[index].set(jnp.where(is_finite, value.objective, jnp.nan))
+        adapted = adapt_price(state.price, value.success, settings)
+        price = jnp.where(is_update, adapted, state.price)
+        step = state.step + is_active
+        return State(cells, optimizer_state, gradient_sum, price, step, trace), None
 
-    return jax.lax.scan(step, state, None, length=num_steps)[0]
+    return jax.lax.scan(take_step, state, None, length=num_steps)[0]
 
 
 def warm_start(cells: jax.Array, gradient_sum: jax.Array) -> jax.Array:
-    """Moves cells to where learning begins, by the gradients of the first masks.
+    """Moves cells to their initial values for learning, by the gradients of the first masks.
 
-    Formula: `cells - clip(0.7 slope / std(slope), -1.5, 1.5)`. Adam's own first steps are as long
-    for a cell that does nothing as for one that decides; these are in proportion.
+    Formula: `cells - clip(0.7 g / std(g), -1.5, 1.5)` with g = `gradient_sum`. The first steps of
+    Adam have the same length for an irrelevant cell as for a decisive one; these moves are
+    proportional to the gradients.
 
     Args:
-        cells: float32 `[h, w]`, of `init`.
+        cells: float32 `[h, w]`, cells of `init`.
         gradient_sum: float32 `[h, w]`, summed gradients of the evidence; the scale is irrelevant.
 
     Returns:
-        float32 `[h, w]`; `cells` where no mask has made a difference.
+        float32 `[h, w]`; unchanged if all gradients are zero.
     """
     deviation = jnp.std(gradient_sum)
     moves = _WARM_START_SCALE * gradient_sum / jnp.where(deviation > 0, deviation, 1.0)
@@ -137,15 +143,15 @@ def warm_start(cells: jax.Array, gradient_sum: jax.Array) -> jax.Array:
 
 
 def is_done(state: State, settings: Settings) -> jax.Array:
-    """Tells whether an image takes no more steps.
+    """Returns whether an image takes no more steps.
 
-    That is after `num_steps`, and with a `patience` of p once the mean objective of the last p
-    steps is not below that of the p before them by a hundredth of its size, from step
-    `warm_start_steps + warmup_steps + 2 p` on. It depends on the trace of this image alone.
+    An image is done after `num_steps`. With a `patience` of p it is also done once the mean
+    objective of the last p steps is less than 1 % below that of the p steps before them, from step
+    `warm_start_steps + warmup_steps + 2 p` on. The result depends only on the trace of this image.
 
     Args:
-        state: of one image.
-        settings: of its optimisation.
+        state: state of one image.
+        settings: settings of its optimisation.
 
     Returns:
         bool scalar.
@@ -158,22 +164,22 @@ def is_done(state: State, settings: Settings) -> jax.Array:
         jnp.mean(jax.lax.dynamic_slice(state.trace, (start + shift,), (window,)))
         for shift in (0, window)
     )
-    # Where a step was not finite, neither is the mean, and nothing is to be hoped for.
-    falls = before - after > _MIN_IMPROVEMENT * jnp.abs(before)
-    return done | ((state.step >= settings.first_stopping_step) & ~falls)
+    # With a step that is not finite, the mean is not finite either, and the image stops.
+    improves = before - after > _MIN_IMPROVEMENT * jnp.abs(before)
+    return done | ((state.step >= settings.first_stopping_step) & ~improves)
 
 
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
-    """Raises lambda of an image while its masks do what is asked, lowers it while they do not.
+    """Raises lambda of an image while its masks succeed, and lowers it while they do not.
 
-    Formula: `log lambda += 0.75 (success - (1 + tau) / 2)` for the target tau, between a twentieth
-    of the price of the settings and ten times it: dual ascent, aimed beyond the target because the
-    share among a few masks is a coarse measure of it.
+    Formula: `log lambda += 0.75 (success - (1 + tau) / 2)` for the success target tau, bounded by
+    1/20 and 10 times `sparsity_weight`. This is dual ascent. It aims above the target, because the
+    share of successes among a few masks is a coarse estimate.
 
     Args:
         price: float32 scalar, lambda of the step.
-        success: float32 scalar, share of its masks that do what is asked.
-        settings: the price at the start, and the target; without one the price stays.
+        success: float32 scalar, share of its masks that keep (SSR) or flip (SDR) the prediction.
+        settings: provides the initial price and the target; without a target the price is constant.
 
     Returns:
         float32 scalar, lambda of the next step.
@@ -181,11 +187,11 @@ def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax
     if not settings.success_target:
         return price
     aim = (1.0 + settings.success_target) / 2.0
-    lowest, highest = (scale * settings.sparsity_weight for scale in _PRICES)
+    lowest, highest = (scale * settings.sparsity_weight for scale in _PRICE_BOUNDS)
     return jnp.clip(price * jnp.exp(_PRICE_RATE * (success - aim)), lowest, highest)
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """Returns Adam with a learning rate that falls linearly to zero over the steps that move."""
-    moving = settings.num_steps - settings.warm_start_steps
-    return optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, moving))
+    """Returns Adam with a learning rate that falls linearly to zero after the warm start."""
+    num_updates = settings.num_steps - settings.warm_start_steps
+    return optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, num_updates))

@@ -1,4 +1,4 @@
-"""Computing in bfloat16: half the memory, and what accelerators multiply fastest."""
+"""Computing in bfloat16: half the memory, and the fastest matmuls of accelerators."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,14 +16,14 @@ _Model = TypeVar("_Model", Classifier, Generator)
 def in_bfloat16(model: _Model) -> _Model:
     """Returns a model that computes in bfloat16.
 
-    Its parameters are rounded once, its images (and masks) at each call; what it returns is float32
-    again, and so are masks, losses and the state of the optimiser outside.
+    Its parameters are rounded once, its images (and masks) at each call. Its outputs are float32,
+    and so are masks, losses and the optimiser state outside of the model.
 
     Args:
         model: a `Classifier` or a `Generator`.
 
     Returns:
-        One of the same kind and interface.
+        A model of the same class and interface.
 
     Example:
         >>> import cfx_jax, jax.numpy as jnp
@@ -38,7 +38,7 @@ def in_bfloat16(model: _Model) -> _Model:
 
 @dataclasses.dataclass(frozen=True)
 class _HalfApply:
-    """Equal for equal functions, so that programs compiled for one serve the other."""
+    """Casts the arguments of `apply`; equal for equal functions, so that programs are reused."""
 
     apply: Callable[..., jax.Array]
 

@@ -1,4 +1,4 @@
-"""What is asked of an image, in terms of the logits of the classifier."""
+"""The question about an image, in terms of the logits of the classifier."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -9,22 +9,22 @@ import jax
 from cfx_jax.classifiers import Classifier, log_odds, logit, logit_margin, predict
 
 Score = Callable[[jax.Array, jax.Array], jax.Array]
-"""`score(logits [..., K], target) -> [...]`: above 0 where the decision asked about is made."""
+"""`score(logits [..., K], target) -> [...]`: above 0 where the decision in question is made."""
 
 
 @flax.struct.dataclass
 class Question:
-    """Why a class? Of one image, or with a leading axis N of a batch.
+    """The question "why this class?" about one image, or with a leading axis N about a batch.
 
-    A pytree whose leaves are the classes, so that one program serves all of them.
+    A pytree whose leaves are the classes, so that one compiled program serves all classes.
 
     Attributes:
         target: int32 scalar c, the class to explain.
-        contrast: int32 scalar k, to ask why the target rather than k; None asks why it rather than
-            all others.
-        score: what is asked of the logits in place of both, see `Score`.
+        contrast: int32 scalar k, for "why the target rather than k?"; None compares the target with
+            all other classes.
+        score: function of the logits that takes the place of the log-odds, see `Score`.
 
-    What is asked of logits z, for a target c:
+    Evidence and decision for logits z and a target c:
 
     | | evidence `log_odds` | `logit_margin`, above 0 where the decision is made |
     |---|---|---|
@@ -49,16 +49,16 @@ class Question:
     score: Score | None = flax.struct.field(pytree_node=False, default=None)
 
     if TYPE_CHECKING:
-        # Flax makes it, and type checkers do not know of it.
+        # Flax generates this method at run time, where type checkers do not see it.
         def replace(self, **changes: Any) -> Self:
             """Returns a copy with other fields."""
 
     def log_odds(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
-        """Computes how much logits speak for the decision, see the table above.
+        """Computes the evidence for the decision from logits, see the table above.
 
         Args:
             logits: float32 `[..., K]`.
-            classifier: the model they are from, which says what they mean.
+            classifier: the model that computed the logits; gives their kind, softmax or sigmoid.
 
         Returns:
             float32 `[...]`; its logistic function is the probability of the decision.
@@ -68,11 +68,11 @@ class Question:
         return self.logit_margin(logits, classifier)
 
     def logit_margin(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
-        """Computes how far logits are from another decision, see the table above.
+        """Computes the margin of logits to another decision, see the table above.
 
         Args:
             logits: float32 `[..., K]`.
-            classifier: the model they are from, which says what they mean.
+            classifier: the model that computed the logits; gives their kind, softmax or sigmoid.
 
         Returns:
             float32 `[...]`, above 0 where the decision is made.
@@ -82,7 +82,9 @@ class Question:
         return self.logit(logits)
 
     def logit(self, logits: jax.Array) -> jax.Array:
-        """Computes what is differentiated: `z[c]`, or `logit_margin` where that is no maximum.
+        """Computes the quantity that gradient baselines differentiate.
+
+        It is `z[c]`, `z[c] - z[k]` with a contrast k, or the score.
 
         Args:
             logits: float32 `[..., K]`.
@@ -92,15 +94,15 @@ class Question:
         """
         if self.score is not None:
             return self.score(logits, self.target)
-        own = logit(logits, self.target)
-        return own if self.contrast is None else own - logit(logits, self.contrast)
+        target = logit(logits, self.target)
+        return target if self.contrast is None else target - logit(logits, self.contrast)
 
     def decides(self, logits: jax.Array, classifier: Classifier) -> jax.Array:
-        """Tells where the decision is made: the target is predicted, or leads.
+        """Returns where the decision is made: the target is predicted, or its margin is above 0.
 
         Args:
             logits: float32 `[..., K]`.
-            classifier: the model they are from, which says what they mean.
+            classifier: the model that computed the logits; gives their kind, softmax or sigmoid.
 
         Returns:
             bool `[...]`.

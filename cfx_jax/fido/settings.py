@@ -9,9 +9,9 @@ import numpy as np
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 
 SEARCH_STEPS = 6
-"""Levels of a learnt map that are tried where there is a `success_target`."""
+"""Steps of the threshold search, which runs if there is a `success_target`."""
 SEARCH_MASKS = 8
-"""Hard masks that decide whether a level does what is asked."""
+"""Hard masks drawn in each step of the threshold search."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,41 +19,43 @@ class Settings:
     """The hyper-parameters of one explanation.
 
     Attributes:
-        num_steps: optimiser steps, T.
-        num_samples: masks drawn a step, S. The evaluations of an explanation are T x S.
-        learning_rate: of Adam; falls linearly to zero, `lr * (1 - t / T)`.
-        warmup_steps: the penalty is multiplied by `min(1, t / warmup_steps)`, t without the
-            `warm_start_steps`.
-        sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR); with a
-            `success_target`, where it is the first of the prices, of a pixel of 224 x 224.
+        num_steps: number of optimiser steps, T.
+        num_samples: masks drawn per step, S. Learning takes T x S evaluations.
+        learning_rate: initial learning rate of Adam; falls linearly to zero, `lr * (1 - t / T)`.
+        warmup_steps: steps over which the penalty grows: it is multiplied by
+            `min(1, t / warmup_steps)`, where t does not count the `warm_start_steps`.
+        sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR). With a
+            `success_target` it is the initial price of a pixel of a 224 x 224 image.
         tv_weight: tau, weight of the total variation.
-        relaxation: how masks are drawn, see `Relaxation`.
-        temperature: of the noise, T.
+        relaxation: way in which masks are drawn, see `Relaxation`.
+        temperature: temperature of the concrete distribution.
         block_size: side of the squares whose pixels share one draw of the noise, in pixels; 1 as
-            published. A good in-fill guesses a picture from scattered pixels; from whole blocks it
-            cannot, so larger blocks learn regions. A deterministic mask has no noise to share.
-        smooth_scale: distance over which neighbouring pixels share their noise, without the corners
-            of blocks, as a share of the shorter side of the image; 0 = they do not. See
+            published. A good in-fill reconstructs an image from scattered pixels but not from whole
+            blocks, so that larger blocks lead to regions. A deterministic mask has no noise.
+        smooth_scale: distance over which neighbouring pixels share their noise smoothly, as a share
+            of the shorter side of the image; 0 = independent pixels, or blocks. See
             `cfx_jax.fido.masks.smooth_noise`.
-        smoothing: cells are averaged with their neighbours while they are learnt, by a Gaussian of
-            this standard deviation, in cells, so that they move together; 0 as published.
+        smoothing: standard deviation, in cells, of the Gaussian that averages neighbouring cells
+            while they are learnt, so that they move together; 0 as published.
         initial_keep: probability of keeping each cell before the first step.
-        mask_size: cells along each side of the mask, h = w.
-        perimeter_weight: rho, width of the strip of area that a boundary costs, as a share of the
-            shorter side of the image; 0 as published.
-        margin_cap: m, logit margin beyond which evidence no longer counts (SDR: of another class
-            over the target); 0 = log-odds without a limit, as published.
-        success_target: tau, share of hard masks that have to do what is asked. Lambda is then the
-            price of one image, and the map ends at the smallest level that does it, see
-            `adapt_price` and `settle`; 0 = one price, and what comes out, as published.
-        sharpness: the logits are multiplied by it in the end, where there is a `success_target`.
+        mask_size: number of cells along each side of the mask, h = w.
+        perimeter_weight: rho, width of the strip of area charged along the boundary of the region,
+            as a share of the shorter side of the image; 0 as published.
+        margin_cap: m, logit margin beyond which evidence no longer counts (SDR: margin of another
+            class over the target); 0 = uncapped log-odds, as published.
+        success_target: tau, share of hard masks that have to keep (SSR) or flip (SDR) the
+            prediction. Lambda is then adapted to each image, and a threshold search finds the
+            smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price` and
+            `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published.
+        sharpness: factor by which the logits are multiplied after learning, if there is a
+            `success_target`.
         warm_start_steps: first steps, among the T, that only sum gradients, from which the initial
             cells follow, see `cfx_jax.fido.optimisation.warm_start`; 0 = all cells start at
             `initial_keep`, as published.
-        patience: p, an image takes no more steps once the mean objective of its last p steps is not
-            below that of the p steps before them by a hundredth of its size, from step
-            `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take `num_steps`, as
-            published.
+        patience: p, number of steps after which an image without improvement stops: the mean
+            objective of its last p steps is less than 1 % below that of the p steps before them,
+            from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take `num_steps`,
+            as published.
     """
 
     num_steps: int
@@ -114,11 +116,11 @@ class Settings:
         for name in ("warm_start_steps", "patience"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
-                raise ValueError(f"{name} is {value!r}; expected a whole number, 0 or more")
+                raise ValueError(f"{name} is {value!r}; expected a whole number of at least 0")
         if self.warm_start_steps >= self.num_steps:
             raise ValueError(
                 f"warm_start_steps is {self.warm_start_steps} of {self.num_steps} steps, "
-                "so nothing is learnt: take fewer of them, or more steps"
+                "so no step is left for learning: use fewer of them, or more steps"
             )
         if self.warm_start_steps and self.relaxation is Relaxation.DETERMINISTIC:
             raise ValueError(
@@ -129,12 +131,13 @@ class Settings:
             raise ValueError(
                 f"patience is {self.patience}, so no image stops before step {earliest}, which is "
                 f"warm_start_steps + warmup_steps + 2 * patience; there are {self.num_steps} "
-                "steps: take a smaller patience, more steps, or 0, with which no image stops early"
+                "steps: use a smaller patience, more steps, or patience 0, with which no image "
+                "stops early"
             )
 
     @property
     def first_stopping_step(self) -> int:
-        """From this step on an image may be done before its last one, where there is `patience`."""
+        """First step after which `patience` may stop an image."""
         return self.warm_start_steps + self.warmup_steps + 2 * self.patience
 
     def _check_law(self) -> None:
@@ -145,10 +148,15 @@ class Settings:
                 "deterministic mask has none: leave block_size at 1"
             )
         if self.smooth_scale and (deterministic or self.block_size > 1):
-            other = "a deterministic mask has none" if deterministic else "so do those of a block"
+            reason = (
+                "a deterministic mask has no noise"
+                if deterministic
+                else f"block_size {self.block_size} draws the noise in blocks"
+            )
             raise ValueError(
-                f"smooth_scale is {self.smooth_scale}; neighbouring pixels share their noise, and "
-                f"{other}: leave smooth_scale at 0, or take relaxation concrete and block_size 1"
+                f"smooth_scale is {self.smooth_scale}; smooth noise is not possible, since "
+                f"{reason}: leave smooth_scale at 0, or use the concrete relaxation and block_size "
+                "1"
             )
         target = self.success_target
         if not _is_finite(target) or not 0 <= target <= 1:
@@ -161,35 +169,34 @@ class Settings:
 
     @property
     def mask_law(self) -> MaskLaw:
-        """How masks are drawn."""
+        """Law by which masks are drawn."""
         return MaskLaw(
             self.relaxation,
             self.temperature,
             self.block_size,
             self.smooth_scale,
-            # Only what is settled is sharpened.
+            # The logits are sharpened only by the threshold search.
             self.sharpness if self.success_target else 1.0,
         )
 
     @property
     def num_evaluations(self) -> int:
-        """Times, at most, that an image is in-filled and classified before the mask is judged."""
+        """Largest number of evaluations of an image before its hard-mask evaluation."""
         return round(self.count_evaluations(self.num_steps))
 
     def count_evaluations(self, num_steps: float) -> float:
-        """Returns the same for a number of steps, which may be a mean over images."""
+        """Returns the evaluations for a number of steps, which may be a mean over images."""
         num_search = SEARCH_STEPS * SEARCH_MASKS if self.success_target else 0
         return num_steps * self.num_samples + num_search
 
 
 def _is_finite(value: Any) -> bool:
-    # True is a number to Python, and no amount of anything.
+    # Python counts bool as a number, but True is not a valid amount.
     is_number = isinstance(value, int | float | np.integer | np.floating)
     return is_number and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Regions: what is kept or dropped has few parts, does what is asked, and is found in 288
-# evaluations.
+# Regions: the region has few parts, reaches the success target, and takes 288 evaluations.
 _REGION = Settings(
     num_steps=60,
     num_samples=4,
@@ -208,30 +215,30 @@ _REGION = Settings(
 
 MODES = {
     "region": _REGION,
-    # In half of the evaluations: larger steps, from where a first look says.
+    # Half the evaluations of `region`: larger steps, starting from the cells of a warm start.
     "quick": dataclasses.replace(
         _REGION, num_steps=24, warm_start_steps=4, learning_rate=1.2, warmup_steps=2
     ),
-    # Better objectives than `paper` in a tenth of its evaluations. Differs from it in these rows.
+    # Better objectives than `paper` in a tenth of its evaluations. The fields that differ:
     "fast": Settings(
-        num_steps=240,  # Many steps of one mask: Adam averages over steps what it saves in masks.
+        num_steps=240,  # Many steps with one mask: Adam averages over steps instead of over masks.
         num_samples=1,
         learning_rate=0.3,  # Logits must travel as far in fewer steps.
         warmup_steps=15,
-        warm_start_steps=16,  # Slopes of 16 masks say where cells begin, before any price does.
-        # At 1e-3 a whole image costs 50, more than any evidence of most classifiers is worth: where
-        # a good in-fill restores much, changing nothing is the optimum of SDR.
+        warm_start_steps=16,  # Gradients of 16 masks set the initial cells, before any penalty.
+        # At 1e-3 a whole image costs 50, more than the evidence of most classifiers: where a good
+        # in-fill restores much, the optimum of SDR would be to drop nothing.
         sparsity_weight=2e-4,
-        temperature=0.4,  # Smoother slopes, of lower variance; softer still deceives SSR.
-        # Half of the pixels tell a good in-fill everything, and nothing that is dropped counts.
+        temperature=0.4,  # Gradients of lower variance; a higher temperature misleads SSR.
+        # From half of the pixels a good in-fill restores the image: dropping them changes little.
         initial_keep=0.2,
     ),
-    # Every row as published: 300 steps of 8 masks, p = 0.5 at the start, T = 0.1.
+    # All fields as published: 300 steps of 8 masks, p = 0.5 at the start, T = 0.1.
     "paper": Settings(
         num_steps=300, num_samples=8, learning_rate=0.05, warmup_steps=30, sparsity_weight=1e-3
     ),
-    # Fong and Vedaldi, ICCV 2017, as the FIDO code runs it: one deterministic mask, all kept at
-    # the start, clamped to [0, 1] after each step.
+    # Fong and Vedaldi, ICCV 2017, as implemented in the FIDO code: one deterministic mask, which
+    # keeps everything at the start and is clipped to [0, 1] after each step.
     "bbmp": Settings(
         num_steps=300,
         num_samples=1,
@@ -249,7 +256,7 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
 
     Args:
         mode: `"region"`, `"quick"`, `"fast"`, `"paper"` or `"bbmp"`.
-        **overrides: fields of `Settings`. With fewer steps than those of the mode, its look takes
+        **overrides: fields of `Settings`. If `num_steps` is given, the warm start of the mode takes
             at most half of them.
 
     Returns:
@@ -257,14 +264,14 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
 
     Raises:
         ValueError: the mode or a field is unknown (the known ones are listed), a value is out of
-            range, or a longer warm-up than that of the mode does not end.
+            range, or a warm-up longer than that of the mode does not end within `num_steps`.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; known are {', '.join(sorted(MODES))}")
     known = {field.name for field in dataclasses.fields(Settings)}
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"unknown settings {unknown}; known are {', '.join(sorted(known))}")
-    # Numbers of NumPy, as a sweep over an array gives them, are numbers.
+    # A sweep over an array passes NumPy scalars.
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
     if "num_steps" in plain and isinstance(plain["num_steps"], int):
         plain = {
@@ -272,12 +279,12 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
             **plain,
         }
     settings = dataclasses.replace(MODES[mode], **plain)
-    # A mode that is cut short may end within its own warm-up, which nobody asked to be longer.
+    # A mode with fewer steps may end within its default warm-up; only a longer one is an error.
     end = settings.warm_start_steps + settings.warmup_steps
     if settings.warmup_steps > MODES[mode].warmup_steps and end > settings.num_steps:
         raise ValueError(
             f"warmup_steps is {settings.warmup_steps} after {settings.warm_start_steps} "
-            f"warm_start_steps, of {settings.num_steps} steps, so the penalty would never count in "
-            "full: take fewer of them, or more steps"
+            f"warm_start_steps, of {settings.num_steps} steps, so the penalty would never reach "
+            "its full weight: use fewer of them, or more steps"
         )
     return settings

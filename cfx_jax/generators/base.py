@@ -1,4 +1,4 @@
-"""The `Generator` value: what the engine needs to know about the model that fills holes."""
+"""`Generator`, the interface between the engine and the model that fills holes."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -9,18 +9,19 @@ import jax
 
 @flax.struct.dataclass
 class Generator:
-    """An in-filling model as a frozen value, a pytree whose leaves are its parameters.
+    """An in-fill model as a frozen value, a pytree whose leaves are its parameters.
 
     Attributes:
         params: parameters, any pytree; `()` for a heuristic.
         apply: pure `apply(params, images, mask, key) -> infill`. `images` and `infill` are float32
-            `[N, H, W, C]` in [0, 1]; `mask` is float32 `[N, H, W, 1]` of exact zeros and ones,
-            1 = keep, 0 = fill; `key` is a JAX random key, ignored by deterministic generators.
-            The caller composes `mask * images + (1 - mask) * infill`; while a mask is learnt it is
-            half transparent there, so kept pixels of `infill` count, too: return the image there,
-            or what you would fill. Pass a function that lives as long as the program.
-        name: shown in records and reports.
-        origin: as that of a `cfx_jax.Classifier`.
+            `[N, H, W, C]` in [0, 1]; `mask` is float32 `[N, H, W, 1]`, exactly 1 (keep) or 0
+            (fill); `key` is a JAX random key, ignored by deterministic generators. The caller
+            computes the composite `mask * images + (1 - mask) * infill`. While a mask is learnt, it
+            is soft in the composite, so kept pixels of `infill` count, too: return the image there,
+            or an in-fill. Pass the same function to every call, since every new function is
+            compiled anew.
+        name: name in records and reports.
+        origin: SHA-256 as in `cfx_jax.Classifier.origin`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -37,6 +38,6 @@ class Generator:
     origin: str = flax.struct.field(pytree_node=False, default="")
 
     if TYPE_CHECKING:
-        # Flax makes it, and type checkers do not know of it.
+        # Flax generates this method at run time, where type checkers do not see it.
         def replace(self, **changes: Any) -> Self:
             """Returns a copy with other fields."""

@@ -1,6 +1,6 @@
-"""Checks of images, masks and in-fills that a user passes in.
+"""Checks of user-provided images, masks and in-fills.
 
-Shapes and types are checked always; values only where they are known, that is outside a trace.
+Shapes and types are always checked; values only outside a trace, where they are known.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ import numpy as np
 from cfx_jax.generators.base import Generator
 
 _MAX_CHANNELS = 4
-# Where a network that was trained to stay within [0, 1] may end.
+# Distance beyond [0, 1] that the outputs of a network trained on [0, 1] may reach.
 _OVERSHOOT = 0.1
-# Along a side of a picture to fill.
-_SQUARES = 4
+# Squares along each side of the checkerboard mask of `check_fills`.
+_NUM_SQUARES = 4
 
 
 def check_images(images: jax.Array | np.ndarray) -> jax.Array:
@@ -25,7 +25,7 @@ def check_images(images: jax.Array | np.ndarray) -> jax.Array:
         The images as a float32 JAX array.
 
     Raises:
-        ValueError: they are not a non-empty floating `[N, H, W, C]`.
+        ValueError: the images are not floating `[N, H, W, C]`, or an axis has length 0.
     """
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -40,33 +40,33 @@ def check_images(images: jax.Array | np.ndarray) -> jax.Array:
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
             f"images have shape {images.shape}; expected [N, H, W, C], channels last, none of them "
-            "0: give a single image a leading axis with images[None]"
+            "0: add a leading axis to a single image with images[None]"
         )
     return images.astype(jnp.float32)
 
 
 def is_channels_first(shape: tuple[int, ...]) -> bool:
-    """Tells whether a shape looks like `[N, C, H, W]`: one to four channels, there and not last."""
+    """Returns whether a shape seems to be `[N, C, H, W]`, with one to four channels."""
     return len(shape) == 4 and 1 <= shape[1] <= _MAX_CHANNELS < min(shape[2:])
 
 
 def check_pixels(images: jax.Array) -> None:
-    """Checks the range of finite pixels; silent inside a trace.
+    """Checks the range of finite pixels; traced values pass unchecked.
 
     Raises:
-        ValueError: it is not within [0, 1].
+        ValueError: a pixel is outside of [0, 1].
     """
     if isinstance(images, jax.core.Tracer):
         return
     finite = jnp.where(jnp.isfinite(images), images, jnp.nan)
     low, high = float(jnp.nanmin(finite)), float(jnp.nanmax(finite))
     if low < 0.0 or high > 1.0:
-        # Normalised images pass 2 as well (2.64 with the usual constants), but also 0.
+        # Normalised images exceed 2, too (2.64 with the ImageNet constants), but also go below 0.
         is_8_bit = low >= 0.0 and high > 2.0
         hint = "divide 8-bit images by 255" if is_8_bit else "undo their normalisation"
         raise ValueError(
-            f"images range over [{low:.4g}, {high:.4g}]; expected [0, 1]: {hint}, the "
-            "classifier normalises by itself"
+            f"images range over [{low:.4g}, {high:.4g}]; expected [0, 1]: {hint}; further "
+            "normalisation is part of the classifier"
         )
 
 
@@ -77,7 +77,7 @@ def check_mask(mask: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
         The mask as a float32 JAX array.
 
     Raises:
-        ValueError: it is not `[N, H, W, 1]` within [0, 1].
+        ValueError: the mask does not have the shape `[N, H, W, 1]`, or is not within [0, 1].
     """
     mask = jnp.asarray(mask, jnp.float32)
     expected = (*images.shape[:3], 1)
@@ -98,7 +98,7 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
     """Checks the shape and the type of a generator's in-fills without running it.
 
     Raises:
-        ValueError: the shape is not that of the images, or they are no real numbers.
+        ValueError: the shape is not that of the images, or the type is not real.
     """
     mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -118,33 +118,33 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
 
 
 def check_fills(generator: Generator, shape: tuple[int, ...]) -> None:
-    """Looks at what a generator of the user's own makes of two pictures; silent inside a trace.
+    """Checks the in-fills of a user-defined generator on two images; does nothing inside a trace.
 
-    All of the in-fill counts: where a mask is half transparent, as while it is learnt, kept pixels
-    are blended, too.
+    Every pixel of the in-fill is checked: under the soft masks of learning, kept pixels are blended
+    with the in-fill, too.
 
     Args:
-        generator: is run once, unless it is one of this package.
-        shape: `(H, W, C)` of the images.
+        generator: the generator; it runs once, unless it belongs to this package.
+        shape: image shape `(H, W, C)`.
 
     Raises:
-        ValueError: it fills with NaN, or with values beyond [0, 1] by more than a tenth.
+        ValueError: an in-fill is not finite, or is beyond [0, 1] by more than 0.1.
     """
-    if _is_ours(generator.apply):
+    if _is_from_package(generator.apply):
         return
     rows, columns = (np.arange(side) for side in shape[:2])
-    # From dark to bright along either diagonal; every other square is a hole.
-    bright = (rows[:, None] + columns) / max(rows[-1] + columns[-1], 1)
-    pictures = np.stack([bright, bright[::-1]])[..., None] * np.ones(shape[2])
-    squares = rows[:, None] * _SQUARES // shape[0] + columns * _SQUARES // shape[1]
-    masks = np.broadcast_to((squares % 2)[None, ..., None], (*pictures.shape[:3], 1))
-    infills = _fill(generator, jnp.float32(pictures), jnp.float32(masks))
+    # Brightness ramps along both diagonals; every other square of a checkerboard is a hole.
+    ramp = (rows[:, None] + columns) / max(rows[-1] + columns[-1], 1)
+    images = np.stack([ramp, ramp[::-1]])[..., None] * np.ones(shape[2])
+    squares = rows[:, None] * _NUM_SQUARES // shape[0] + columns * _NUM_SQUARES // shape[1]
+    masks = np.broadcast_to((squares % 2)[None, ..., None], (*images.shape[:3], 1))
+    infills = _fill(generator, jnp.float32(images), jnp.float32(masks))
     if isinstance(infills, jax.core.Tracer):
         return
     if not bool(jnp.isfinite(infills).all()):
         raise ValueError(
             f"generator {generator.name!r} returns values that are not finite; expected [0, 1] for "
-            "every pixel, also for those that the mask keeps: return the image there"
+            "every pixel, also for kept pixels: return the image there"
         )
     check_range(generator, infills)
 
@@ -154,24 +154,24 @@ def _fill(generator: Generator, images: jax.Array, mask: jax.Array) -> jax.Array
     return generator.apply(generator.params, images, mask, jax.random.key(0))
 
 
-def _is_ours(apply: Any) -> bool:
-    """Tells whether a function that fills is of this package, whatever is wrapped around it."""
+def _is_from_package(apply: Any) -> bool:
+    """Returns whether an `apply` function, or all those that it wraps, belong to this package."""
     inner = [getattr(apply, name) for name in ("func", "apply") if hasattr(apply, name)]
     inner += getattr(apply, "applies", ())
     if inner:
-        return all(map(_is_ours, inner))
+        return all(map(_is_from_package, inner))
     return str(getattr(apply, "__module__", "")).startswith("cfx_jax.generators.")
 
 
 def check_range(generator: Generator, infilled: jax.Array) -> None:
-    """Checks the range of images with in-fills, so far as they are finite; silent inside a trace.
+    """Checks the range of the finite pixels of in-filled images; traced values pass unchecked.
 
     Args:
-        generator: whose in-fills they hold.
-        infilled: float32 `[N, H, W, C]`; what is not in-filled is within [0, 1].
+        generator: the generator that made the in-fills.
+        infilled: in-filled images, float32 `[N, H, W, C]`; other pixels are within [0, 1].
 
     Raises:
-        ValueError: it is beyond [0, 1] by more than a tenth.
+        ValueError: a pixel is beyond [0, 1] by more than 0.1.
     """
     if isinstance(infilled, jax.core.Tracer):
         return
@@ -182,8 +182,8 @@ def check_range(generator: Generator, infilled: jax.Array) -> None:
         if low >= 0 and high > 2:
             hint = "divide 8-bit values by 255"
         elif -1 - _OVERSHOOT <= low < 0 and high <= 1 + _OVERSHOOT:
-            hint = "of a network that fills with values in [-1, 1] return (x + 1) / 2"
+            hint = "return (x + 1) / 2 for a network with outputs x in [-1, 1]"
         raise ValueError(
             f"generator {generator.name!r} fills with values over [{low:.4g}, {high:.4g}]; "
-            f"expected [0, 1], as those of the images: {hint}"
+            f"expected [0, 1], the range of the images: {hint}"
         )

@@ -1,24 +1,26 @@
 """The network with contextual attention (DeepFill v1), the CA in-fill of the FIDO paper.
 
 Arrays are channels-last, images and in-fills `[N, H, W, 3]` RGB in [0, 1], masks `[N, H, W, 1]`
-with 1 = keep. A coarse network fills the holes; a fine one corrects it with two branches, dilated
-convolutions and an attention that copies patches of what is kept (Yu et al., "Generative Image
+with 1 = keep. A coarse network fills the holes; a fine one corrects the fill with two branches:
+dilated convolutions, and an attention that copies kept patches (Yu et al., "Generative Image
 Inpainting with Contextual Attention", CVPR 2018).
 
-Weights were published twice, for two arithmetics that differ although layers and shapes agree:
+Weights were published twice, for two implementations with the same layers and shapes that differ
+in:
 
-    what                                    original (TensorFlow)   port=True (PyTorch port)
+    difference                              original (TensorFlow)   port=True (PyTorch port)
     channels                                BGR                     RGB
-    zeros around a convolution of stride 2  after                   before and after
+    padding of a convolution of stride 2    after                   before and after
     nearest neighbour                       corners aligned         upper left pixel
     norm of a patch                         max(|p|, 1e-4)          sqrt(|p|^2 + 1e-4 numel)
 
-The FIDO paper used the original. Weights converted from it to the port's layout fit it, not
-`port=True`, where its users report misaligned fills and grey borders.
+The FIDO paper used the original. Original weights that were converted to the layout of the port
+need `port=False`: with `port=True` users report misaligned fills and grey borders.
 
-Differs from both: every image of a batch has its own mask in the attention, where they take the
-first one's. Unverified, since the weights were not at hand: that the conversion kept the order of
-the channels, and that the port's weights were trained with the last of its three patch norms.
+Differs from both: every image of a batch has its own mask in the attention, where both use the
+mask of the first image. Unverified, because the weights were not available: that the conversion
+kept the order of the channels, and that the weights of the port were trained with the last of its
+three patch norms.
 """
 
 from functools import partial
@@ -31,50 +33,50 @@ import numpy as np
 
 from cfx_jax.generators._attention import attend, nearest
 
-# The size that FIDO's pipeline and the training used.
+# Image size `(H, W)` of the FIDO pipeline and of the training.
 SIZE = (256, 256)
-SIZE_MULTIPLE = 8
+_SIDE_MULTIPLE = 8
 WIDTH = 32
-# Of the training loss, as in the configuration of the published training.
+# Constants of the training loss, from the configuration of the published training.
 DISCOUNT = 0.9
 COARSE_WEIGHT = 1.2
-# Half of the largest hole of that training, which is where its discount ends.
-LARGEST_DISTANCE = 64
+# Largest distance that is discounted: half the side of the largest hole of that training.
+MAX_DISTANCE = 64
 
 
 class ContextualAttentionNet(nn.Module):
-    """Predicts what is missing from a masked image, twice.
+    """Predicts the holes of a masked image, first coarsely and then refined.
 
     Parameters are float32: 3.6e6, and 2.6e10 multiply-adds for an image of 256 x 256. They are
     named as in the published weights, `coarse_generator` and `fine_generator` with `conv1` and so
     on, each with a `conv` of `kernel` and `bias`.
 
     Attributes:
-        port: compute as the PyTorch port does, for weights trained with it.
+        port: whether to compute like the PyTorch port, for weights trained with it.
     """
 
     port: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Predicts every pixel, without putting kept pixels back.
+        """Predicts every pixel, including the kept ones.
 
         Args:
             images: float32 `[N, H, W, 3]` RGB in [0, 1], H and W multiples of 8; pixels in holes
-                do not matter if finite.
-            mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
+                are ignored but must be finite.
+            mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
 
         Returns:
             `(coarse, refined)`, float32 `[N, H, W, 3]` RGB each, clipped to [0, 1] by the
             published last layer.
 
         Raises:
-            ValueError: if height or width are no multiples of 8.
+            ValueError: height or width is not a multiple of 8.
         """
-        if images.shape[1] % SIZE_MULTIPLE or images.shape[2] % SIZE_MULTIPLE:
+        if images.shape[1] % _SIDE_MULTIPLE or images.shape[2] % _SIDE_MULTIPLE:
             raise ValueError(
                 f"images have shape {images.shape}; expected [N, H, W, 3] with H and W multiples "
-                f"of {SIZE_MULTIPLE}: resize or crop them"
+                f"of {_SIDE_MULTIPLE}: resize or crop them"
             )
         channels = slice(None) if self.port else slice(None, None, -1)
         known = mask * (2.0 * images[..., channels] - 1.0)
@@ -85,7 +87,7 @@ class ContextualAttentionNet(nn.Module):
 
 
 class _Coarse(nn.Module):
-    """From the known pixels in [-1, 1] to all of them."""
+    """Predicts all pixels from the known ones, both in [-1, 1]."""
 
     port: bool
 
@@ -100,7 +102,7 @@ class _Coarse(nn.Module):
 
 
 class _Fine(nn.Module):
-    """From the pixels in [-1, 1] with the coarse fill to better ones."""
+    """Refines pixels in [-1, 1] whose holes have the coarse fill."""
 
     port: bool
 
@@ -128,7 +130,7 @@ class _Fine(nn.Module):
 
 
 class _Conv(nn.Module):
-    """A convolution that keeps the size, or halves it with a stride of 2, and its activation."""
+    """A convolution that keeps the size, or halves it with stride 2, followed by an activation."""
 
     features: int
     size: int = 3
@@ -139,15 +141,15 @@ class _Conv(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        around = self.dilation * (self.size // 2)
-        # TensorFlow's SAME needs one row of zeros less when it halves an even size.
-        before = around if self.port else around - (self.stride - 1)
+        after = self.dilation * (self.size // 2)
+        # TensorFlow's SAME pads one row less before the image when it halves an even size.
+        before = after if self.port else after - (self.stride - 1)
         convolution = nn.Conv(
             self.features,
             (self.size, self.size),
             strides=self.stride,
             kernel_dilation=self.dilation,
-            padding=((before, around), (before, around)),
+            padding=((before, after), (before, after)),
             kernel_init=nn.initializers.glorot_uniform(),
             name="conv",
         )
@@ -155,7 +157,7 @@ class _Conv(nn.Module):
 
 
 def _with_holes(pixels: jax.Array, mask: jax.Array) -> jax.Array:
-    # The ones tell the network where the image ends, since convolutions pad with zeros.
+    # The channel of ones marks the inside of the image, since convolutions pad with zeros.
     return jnp.concatenate([pixels, jnp.ones_like(mask), 1.0 - mask], axis=-1)
 
 
@@ -187,31 +189,32 @@ def init(key: jax.Array) -> Any:
     Returns:
         The `"params"` collection of `ContextualAttentionNet`.
     """
-    images = jnp.zeros((1, SIZE_MULTIPLE, SIZE_MULTIPLE, 3))
+    images = jnp.zeros((1, _SIDE_MULTIPLE, _SIDE_MULTIPLE, 3))
     return jax.jit(ContextualAttentionNet().init)(key, images, images[..., :1])["params"]
 
 
 def apply(
     params: Any, images: jax.Array, mask: jax.Array, key: jax.Array, *, port: bool = False
 ) -> jax.Array:
-    """Fills holes as the FIDO paper did; obeys the contract of `Generator.apply`.
+    """Fills holes as in the FIDO paper; follows the interface of `Generator.apply`.
 
-    Images are resized to 256 x 256 bilinearly with the corners aligned and rounded to integers of
-    0 to 255, masks resized likewise and rounded. The network's fill is cut off to integers, kept
-    pixels are put back, and the result is resized to the size of the images. Not differentiable.
+    Images are resized to 256 x 256 bilinearly with aligned corners and rounded to integers from 0
+    to 255; masks are resized in the same way and rounded. The fill of the network is truncated to
+    integers, kept pixels are restored, and the result is resized to the size of the images. Not
+    differentiable.
 
     Args:
-        params: of `init`, or published ones.
+        params: parameters from `init`, or published ones.
         images: float32 `[N, H, W, 3]` RGB in [0, 1], any size.
-        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
-        key: ignored, the network is deterministic.
-        port: compute as the PyTorch port does, for weights trained with it.
+        mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
+        key: ignored, since the network is deterministic.
+        port: whether to compute like the PyTorch port, for weights trained with it.
 
     Returns:
         float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
 
     Raises:
-        ValueError: if images do not have 3 channels.
+        ValueError: the images do not have 3 channels.
 
     Example:
         >>> import jax
@@ -228,7 +231,7 @@ def apply(
     pixels = jnp.round(255.0 * _resize(images, SIZE))
     keep = jnp.round(_resize(mask, SIZE))
     _, refined = _predict(params, pixels / 255.0, keep, port)
-    # The published pipeline casts kept pixels too, and loses a level where they are not exact.
+    # The published pipeline also truncates kept pixels, which loses one of 255 steps by rounding.
     filled = jnp.where(keep > 0.5, pixels, jnp.floor(255.0 * refined))
     infill = jnp.clip(_resize(filled, images.shape[1:3]) / 255.0, 0.0, 1.0)
     return jnp.where(mask > 0.5, images, infill)
@@ -252,7 +255,7 @@ def _resize(images: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 
 def _bilinear(size: int, source: int) -> np.ndarray:
-    """Weights `[size, source]`, corner pixels on corner pixels."""
+    """Returns bilinear weights with aligned corners, float32 `[size, source]`."""
     position = np.linspace(0.0, source - 1.0, size)
     distance = np.abs(position[:, None] - np.arange(source))
     return np.maximum(0.0, 1.0 - distance).astype(np.float32)
@@ -263,17 +266,17 @@ def loss(
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Computes the reconstruction loss of the paper, for holes of any shape, without its critics.
 
-    A stage's term is the mean absolute error inside the holes, weighted by `0.9**(d - 1)`, plus the
-    mean absolute error of the kept pixels; image by image, then averaged. d is the city-block
-    distance to the nearest kept pixel, at most 64: inside a rectangle that is the distance to the
-    nearest side, from which the published weights count. They are not normalised; these are, or a
-    large hole would weigh less than a small one.
+    The term of a stage is the mean absolute error inside the holes, weighted by `0.9**(d - 1)`,
+    plus the mean absolute error of the kept pixels, per image and then averaged. d is the
+    city-block distance to the nearest kept pixel, at most 64. Inside a rectangle it is the distance
+    to the nearest side, as in the published weights. Unlike those, the weights here are normalised;
+    otherwise a large hole would weigh less than a small one.
 
     Args:
-        params: of `init`.
-        images: float32 `[N, H, W, 3]` RGB in [0, 1], the truth, H and W multiples of 8.
-        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
-        key: ignored, nothing is drawn.
+        params: parameters from `init`.
+        images: true images, float32 `[N, H, W, 3]` RGB in [0, 1], H and W multiples of 8.
+        mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
+        key: ignored, since the network is deterministic.
 
     Returns:
         `(loss, infills, terms)`: `1.2 * coarse + refined`, the refined prediction `[N, H, W, 3]`,
@@ -282,7 +285,7 @@ def loss(
     del key
     coarse, refined = _predict(params, images, mask, port=False)
     discount = (1.0 - mask) * DISCOUNT ** (_distance_to_kept(mask) - 1.0)
-    weights = _normalised(discount) + _normalised(mask)
+    weights = _normalise(discount) + _normalise(mask)
 
     def term(predicted: jax.Array) -> jax.Array:
         error = jnp.abs(predicted - images).mean(axis=-1, keepdims=True)
@@ -292,14 +295,14 @@ def loss(
     return COARSE_WEIGHT * terms["coarse_l1"] + terms["refined_l1"], refined, terms
 
 
-def _normalised(weights: jax.Array) -> jax.Array:
+def _normalise(weights: jax.Array) -> jax.Array:
     total = weights.sum(axis=(1, 2, 3), keepdims=True)
     return weights / jnp.where(total > 0.0, total, 1.0)
 
 
 def _distance_to_kept(mask: jax.Array) -> jax.Array:
-    """City-block distance of every pixel to the nearest kept one, at most `LARGEST_DISTANCE`."""
-    distance = LARGEST_DISTANCE * (1.0 - mask)
+    """Returns the city-block distance of each pixel to the nearest kept one, at most 64."""
+    distance = MAX_DISTANCE * (1.0 - mask)
     for axis in (1, 2):
         position = jax.lax.broadcasted_iota(mask.dtype, mask.shape, axis)
         before = jax.lax.cummin(distance - position, axis=axis) + position

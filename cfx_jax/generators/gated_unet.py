@@ -2,13 +2,13 @@
 
 Arrays are channels-last, images and in-fills `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]` with
 1 = keep. The fill interpolates the kept pixels at every scale (`push_pull`), so the network learns
-only what interpolation cannot know, and an untrained one already interpolates. In the end a few
-learnt linear filters at full resolution run in turn, the kept pixels put back before each, as an
-iterative solver of a differential equation would: they tie the residual to the pixels beside it.
+only the residual, and an untrained network already interpolates. At the end a few learnt linear
+filters run one after another at full resolution, and kept pixels are restored before each, as in an
+iterative solver of a differential equation: they make the residual continuous with kept neighbours.
 
-Every 3 x 3 convolution of the U-Net is gated, `features * sigmoid(gate)`: the network learns where
-its input is to be trusted (Yu et al., "Free-Form Image Inpainting with Gated Convolution", ICCV
-2019). Differs from it: a residual on the fill, skips that are added, no normalisation.
+Every 3 x 3 convolution of the U-Net is gated, `features * sigmoid(gate)`, so that the network
+learns where its input is valid (Yu et al., "Free-Form Image Inpainting with Gated Convolution",
+ICCV 2019). Differences: a residual on the fill, skips that are added, no normalisation.
 """
 
 from typing import Any, cast
@@ -21,8 +21,8 @@ from cfx_jax.generators.losses import hole_l1
 
 GREY = 0.5
 IMAGE_CHANNELS = 3
-# Features at 1/2, 1/4, 1/8 and 1/16 of the resolution. Nothing runs at full resolution: there a
-# convolution of 8 channels takes as long on CPU as one of 48 at half of it.
+# Features at 1/2, 1/4, 1/8 and 1/16 of the resolution. The U-Net does not run at full resolution,
+# where a convolution of 8 channels takes as long on CPU as one of 48 at half of it.
 WIDTHS = (24, 48, 88, 112)
 DILATIONS = (2, 4)
 SIZE_MULTIPLE = 2 ** len(WIDTHS)
@@ -30,12 +30,13 @@ NUM_FILTERS = 4
 
 
 class GatedUNet(nn.Module):
-    """Predicts what is missing from the multi-scale fill of a masked image.
+    """Corrects the multi-scale fill of a masked image.
 
     Parameters are float32: 1.14e6, and 1.18e9 multiply-adds for an image of 224 x 224.
 
     Attributes:
-        stochastic: also see an image of noise, so that several in-fills of a hole can differ.
+        stochastic: whether an image of noise is a further input, so that several in-fills of a hole
+            can differ.
     """
 
     stochastic: bool = False
@@ -45,16 +46,16 @@ class GatedUNet(nn.Module):
         """Fills holes.
 
         Args:
-            images: float32 `[N, H, W, 3]` in [0, 1], any size; pixels in holes do not matter.
+            images: float32 `[N, H, W, 3]` in [0, 1], any size; pixels in holes are ignored.
             mask: float32 `[N, H, W, 1]`, 1 = keep.
-            key: of the noise; ignored unless stochastic.
+            key: random key of the noise; ignored unless stochastic.
 
         Returns:
-            float32 `[N, H, W, 3]`, [0, 1] up to rounding, kept pixels as they were; the fill itself
-            while untrained.
+            float32 `[N, H, W, 3]`, [0, 1] up to rounding, kept pixels unchanged; for an untrained
+            network the multi-scale fill.
         """
         height, width = images.shape[1:3]
-        # What is beyond the border is a hole too, so the network sees nothing made up there.
+        # Padding beyond the border counts as a hole.
         border = ((0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE), (0, 0))
         mask = jnp.pad(mask, border)
         kept = mask * (jnp.pad(images, border) - GREY)
@@ -64,7 +65,7 @@ class GatedUNet(nn.Module):
         folded = [fold(array) for array in inputs]
         fill = folded[0]
         residual = UNet(name="unet")(jnp.concatenate(folded, axis=-1))
-        # From here on all is folded: four pixels by three colours are twelve channels.
+        # From here on all arrays are folded: four pixels of three colours are twelve channels.
         hole = fold(jnp.broadcast_to(1.0 - mask, kept.shape))
         kept = fold(kept)
         filled = kept + hole * (fill + residual)
@@ -76,7 +77,7 @@ class GatedUNet(nn.Module):
                 kernel_init=nn.initializers.zeros,
                 name=f"filter_{index}",
             )(filled)
-            # Within what pixels can be: a chain of linear filters may grow without bound.
+            # Clipped to the range of pixels: a chain of linear filters may grow without bound.
             filled = kept + hole * jnp.clip(filled + change, -GREY, 1.0 - GREY)
         return unfold(filled)[:, :height, :width] + GREY
 
@@ -138,13 +139,13 @@ def loss(
     """Computes the mean absolute error inside the holes.
 
     Args:
-        params: of `init`.
-        images: float32 `[N, H, W, 3]` RGB in [0, 1], the truth.
-        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
-        key: of the noise of a stochastic network.
+        params: parameters from `init`.
+        images: true images, float32 `[N, H, W, 3]` RGB in [0, 1].
+        mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
+        key: random key of the noise of a stochastic network.
 
     Returns:
-        `(loss, infills, terms)` as `cfx_jax.generators.Loss` asks for; no terms but the loss.
+        `(loss, infills, terms)`, see `cfx_jax.generators.Loss`; `terms` is empty.
     """
     network = _network(params)
     infills = cast(jax.Array, network.apply({"params": params}, images, mask, key))
@@ -152,20 +153,20 @@ def loss(
 
 
 def apply(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-    """Fills holes with a trained network; obeys the contract of `Generator.apply`.
+    """Fills holes with a trained network; follows the interface of `Generator.apply`.
 
     Args:
-        params: of `init`, trained.
+        params: trained parameters.
         images: float32 `[N, H, W, C]` in [0, 1], any size; C is 3, or 1 for grey images, which are
             filled as grey RGB images.
-        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
-        key: of the noise of a stochastic network; ignored by others.
+        mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
+        key: random key of the noise of a stochastic network; ignored by others.
 
     Returns:
         float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
 
     Raises:
-        ValueError: if images have neither 1 nor 3 channels.
+        ValueError: the images have neither 1 nor 3 channels.
 
     Example:
         >>> import jax
@@ -191,13 +192,13 @@ def apply(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> ja
 def push_pull(kept: jax.Array, mask: jax.Array) -> jax.Array:
     """Fills holes from the finest scale at which a pixel is kept nearby.
 
-    Up the pyramid, a coarse pixel is the mean of those kept among its 2 x 2, and is kept if any of
-    them is; down, holes take the bilinearly upsampled level above, then the mean of their four
-    neighbours. Zero if nothing is kept.
+    Going up the pyramid, a coarse pixel is the mean of the kept ones among its 2 x 2 pixels, and is
+    kept if any of them is. Going down, holes get the bilinearly upsampled coarser image, then the
+    mean of their four neighbours. The fill is zero if nothing is kept.
 
     Args:
         kept: float `[N, H, W, C]`, any size, zero in the holes.
-        mask: `[N, H, W, 1]` of zeros and ones, 1 = keep.
+        mask: binary mask `[N, H, W, 1]`, 1 = keep.
 
     Returns:
         The filled images, equal to `kept` where the mask is 1.
@@ -207,22 +208,22 @@ def push_pull(kept: jax.Array, mask: jax.Array) -> jax.Array:
         return kept
     both = jnp.concatenate([kept, mask], axis=-1)
     both = jnp.pad(both, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    # Four strided slices fuse into one pass where a windowed sum would not.
+    # Four strided slices fuse into one pass; a windowed sum would not.
     total = both[:, ::2, ::2] + both[:, 1::2, ::2] + both[:, ::2, 1::2] + both[:, 1::2, 1::2]
     mean = total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)
-    above = double(push_pull(mean, jnp.minimum(total[..., -1:], 1.0)))
-    filled = kept + (1.0 - mask) * above[:, :height, :width]
+    coarse = double(push_pull(mean, jnp.minimum(total[..., -1:], 1.0)))
+    filled = kept + (1.0 - mask) * coarse[:, :height, :width]
     return kept + (1.0 - mask) * _mean_of_neighbours(filled)
 
 
 def _network(params: Any) -> GatedUNet:
-    """Returns the network that parameters are of: a stochastic one has a larger stem."""
+    """Returns the network that fits the parameters: a stochastic one has a larger stem."""
     inputs = params["unet"]["stem"]["conv"]["kernel"].shape[2]
     return GatedUNet(stochastic=inputs > 4 * (IMAGE_CHANNELS + 1))
 
 
 def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draws each row from a key of its own, so that it does not depend on the rows beside it."""
+    """Draws each image with a separate key, so that it does not depend on the rest of the batch."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(shape[0]))
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:], jnp.float32))(keys)
 
@@ -237,8 +238,8 @@ def _mean_of_neighbours(images: jax.Array) -> jax.Array:
 def double(images: jax.Array) -> jax.Array:
     """Upsamples `[N, H, W, C]` to `[N, 2H, 2W, C]`: bilinear, half-pixel centres.
 
-    As `jax.image.resize(images, shape, "linear")`, which multiplies with dense matrices: with it
-    the network takes 1.1 times as long on CPU (forward, 8 x 224 x 224, medians of 25 pairs).
+    Equal to `jax.image.resize(images, shape, "linear")`, which multiplies with dense matrices: with
+    it the network takes 1.1 times as long on CPU (forward, 8 x 224 x 224, medians of 25 pairs).
     """
     return _double_axis(_double_axis(images, 1), 2)
 
@@ -261,7 +262,7 @@ def fold(images: jax.Array) -> jax.Array:
 
 
 def unfold(cells: jax.Array) -> jax.Array:
-    """Inverts `fold`."""
+    """Moves channels back into 2 x 2 pixels, the inverse of `fold`."""
     n, height, width, channels = cells.shape
     images = cells.reshape(n, height, width, 2, 2, channels // 4)
     return images.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)

@@ -1,7 +1,7 @@
 """Heuristic in-fills: grey, local mean, Gaussian blur, random colour.
 
 Arrays are channels-last, images and in-fills `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]` with
-1 = keep. They have no parameters (`params` is ignored). The definitions are those of the code
+1 = keep. Heuristics have no parameters (`params` is ignored). The definitions are from the code
 published with Chang et al., "Explaining Image Classifiers by Counterfactual Generation", ICLR 2019.
 """
 
@@ -26,7 +26,7 @@ def grey(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax
 def local_mean(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
     """Fills with the mean of the KEPT pixels in a 15 x 15 window; grey where none is kept.
 
-    `infill[y, x] = sum(mask * images) / sum(mask)` over the window, cut off at the border.
+    `infill[y, x] = sum(mask * images) / sum(mask)` over the window, clipped at the border.
     """
     del params, key
     height, width = images.shape[1:3]
@@ -36,7 +36,7 @@ def local_mean(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) 
         _box_matrix(width, LOCAL_MEAN_WINDOW),
     )
     total, count = kept[..., :-1], kept[..., -1:]
-    # Counts are whole numbers up to rounding, so one half separates "none" from "some".
+    # Counts are whole numbers up to rounding, so 1/2 separates 0 from 1.
     return jnp.where(
         count > 0.5, total / jnp.maximum(count, 1.0), _mean_colour(images.shape[-1])
     ).astype(images.dtype)
@@ -45,8 +45,8 @@ def local_mean(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) 
 def blur(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
     """Fills with the image blurred by a Gaussian of sigma 10 pixels, mirrored at the border.
 
-    It sees what the hole hides: a blurred object often is still there. The support is cut at 4
-    sigma and the border pixel is not repeated, as OpenCV does by default.
+    The blur uses the pixels inside the hole, so a blurred object often stays recognisable. The
+    kernel is truncated at 4 sigma and the border pixel is not repeated, the defaults of OpenCV.
     """
     del params, mask, key
     height, width = images.shape[1:3]
@@ -54,7 +54,7 @@ def blur(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax
 
 
 def random_color(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-    """Fills with one uniform colour an image plus N(0, 0.2) pixel noise, clipped to [0, 1]."""
+    """Fills with one uniform colour per image plus N(0, 0.2) pixel noise, clipped to [0, 1]."""
     del params, mask
     color_key, noise_key = jax.random.split(key)
     color = jax.random.uniform(color_key, (images.shape[0], 1, 1, images.shape[-1]), images.dtype)
@@ -71,8 +71,8 @@ def _mean_colour(channels: int) -> np.ndarray:
 def _separable(images: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
     """Applies `rows [H, H]` down and `columns [W, W]` across every channel.
 
-    As two matrix products it runs at full speed on every backend, where a windowed reduction is
-    a naive loop on CPU. Full precision, because TPUs round the operands to bfloat16 by default.
+    Two matrix products are fast on every backend; a windowed reduction is a naive loop on CPU.
+    Full precision, because TPUs round the operands to bfloat16 by default.
     """
     return jnp.einsum(
         "ih,nhwc,jw->nijc", rows, images, columns, precision=jax.lax.Precision.HIGHEST

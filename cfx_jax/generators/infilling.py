@@ -1,4 +1,4 @@
-"""In-filling by itself: what a generator makes of the holes of images."""
+"""In-filling the holes of images without explaining them."""
 
 from typing import TypeVar
 
@@ -24,22 +24,23 @@ def infill(
     images: jax.Array | np.ndarray,
     mask: jax.Array | np.ndarray,
 ) -> jax.Array:
-    """Fills the holes of images with what a generator finds plausible there.
+    """Fills the holes of images with a generator.
 
-    `mask * images + (1 - mask) * generator(images, round(mask))`, as while a mask is learnt.
+    Computes `mask * images + (1 - mask) * generator(images, round(mask))`, as while a mask is
+    learnt.
 
     Args:
-        key: JAX random key, for generators that draw.
-        generator: of `cfx_jax.load_generator`, or your own.
+        key: JAX random key, for stochastic generators.
+        generator: generator from `cfx_jax.load_generator`, or your own.
         images: float32 `[N, H, W, C]` in [0, 1].
         mask: float32 `[N, H, W, 1]` in [0, 1], 1 = keep, 0 = fill.
 
     Returns:
-        float32 `[N, H, W, C]`. Where everything is kept, the image; where nothing is, whatever the
-        generator makes of that.
+        float32 `[N, H, W, C]`. A mask of ones returns the image, a mask of zeros the fully
+        in-filled image.
 
     Raises:
-        ValueError: says what was wrong, what was expected and what to do.
+        ValueError: an argument is invalid; the message names what was expected and what to do.
 
     Example:
         >>> import cfx_jax, jax, jax.numpy as jnp
@@ -64,14 +65,14 @@ def _infill(key: jax.Array, generator: Generator, images: jax.Array, mask: jax.A
 
 
 def blend(images: Array, mask: Array, infills: Array | float) -> Array:
-    """Composes `mask * images + (1 - mask) * infills`; arrays of NumPy stay such.
+    """Computes the composite `mask * images + (1 - mask) * infills`.
 
     Args:
-        images: float `[..., H, W, C]`.
+        images: float `[..., H, W, C]`, a JAX or NumPy array.
         mask: float `[..., H, W, 1]` in [0, 1], 1 = keep.
-        infills: the shape of `images`, or one value.
+        infills: float array with the shape of `images`, or one number.
 
     Returns:
-        Float, the shape of `images`.
+        Float array with the shape and class of `images`.
     """
     return mask * images + (1.0 - mask) * infills

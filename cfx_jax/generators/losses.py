@@ -1,4 +1,4 @@
-"""What generators are trained on: the error inside the holes."""
+"""The training loss of generators: the error inside the holes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,23 +7,23 @@ import jax
 import jax.numpy as jnp
 
 # `loss(params, images, mask, key) -> (loss, infills, terms)`: a scalar, the unclipped in-fills
-# `[N, H, W, C]` and scalars worth logging.
+# `[N, H, W, C]` and further scalars to log.
 Loss = Callable[
     [Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 ]
 
 
 def hole_l1(infills: jax.Array, images: jax.Array, mask: jax.Array) -> jax.Array:
-    """Computes the mean absolute error inside the holes, image by image, then averaged.
+    """Computes the mean absolute error inside the holes of each image, averaged over images.
 
     Args:
         infills: float32 `[N, H, W, C]`.
-        images: float32 `[N, H, W, C]`, the truth.
+        images: true images, float32 `[N, H, W, C]`.
         mask: float32 `[N, H, W, 1]`, 1 = keep.
 
     Returns:
-        float32 scalar. A hole of less than 5 % of the image counts as if it had 5 %: the mean error
-        of a smaller one is mostly noise.
+        float32 scalar. The area of a hole counts as at least 5 % of the image, because the mean
+        error of a smaller hole is mostly noise.
     """
     holes = 1.0 - mask
     error = jnp.mean(jnp.abs(infills - images), axis=-1, keepdims=True) * holes

@@ -1,4 +1,4 @@
-"""Several in-fills as one: a mask that is learnt with all of them is no trick of one."""
+"""Mixing several generators into one, so that a mask does not exploit a single in-fill."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,20 +11,21 @@ from cfx_jax.generators.base import Generator
 
 
 def mix(generators: Sequence[Generator]) -> Generator:
-    """Makes one generator of several, which fill the images of a batch in turn.
+    """Combines generators into one that fills the images of a batch with each of them in turn.
 
-    The first image is filled by one that is drawn by the key, the next by the next one: of the S
-    masks of a step each fills its share. All of them fill every image and one of the pictures is
-    taken, so a step costs what all together cost; heuristics cost next to nothing.
+    The key draws the generator of the first image, and the following images get the following
+    generators, so that they share the S masks of a step evenly. All generators fill every image and
+    one of the in-fills is selected, so a step has the cost of all generators together; heuristics
+    cost very little.
 
     Args:
-        generators: at least one, of the same images.
+        generators: at least one generator, all for the same images.
 
     Returns:
-        A `Generator` whose parameters are a tuple of theirs, called `a+b`.
+        A `Generator` whose parameters are the tuple of all parameters, with the name `a+b`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no generator is given.
 
     Example:
         >>> import jax, jax.numpy as jnp, cfx_jax
@@ -35,7 +36,7 @@ def mix(generators: Sequence[Generator]) -> Generator:
         ('grey+blur', [0.45, 1.0])
     """
     if not generators:
-        raise ValueError("there are no generators to take in turn; give one or more")
+        raise ValueError("there are no generators to mix; pass one or more")
     return Generator(
         params=tuple(generator.params for generator in generators),
         apply=_Mixture(tuple(generator.apply for generator in generators)),
@@ -45,7 +46,7 @@ def mix(generators: Sequence[Generator]) -> Generator:
 
 @dataclasses.dataclass(frozen=True)
 class _Mixture:
-    """Equal for equal functions, so that programs compiled for one serve the other."""
+    """Mixed `apply` functions; equal for equal functions, so that programs are reused."""
 
     applies: tuple[Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array], ...]
 
@@ -56,10 +57,10 @@ class _Mixture:
         first_key, *keys = jax.random.split(key, 1 + count)
         infills = jnp.stack(
             [
-                apply(p, images, mask, own)
-                for apply, p, own in zip(self.applies, params, keys, strict=True)
+                apply(p, images, mask, fill_key)
+                for apply, p, fill_key in zip(self.applies, params, keys, strict=True)
             ]
         )
         first = jax.random.randint(first_key, (), 0, count, jnp.int32)
-        turn = (first + jnp.arange(len(images))) % count
-        return jnp.take_along_axis(infills, turn[None, :, None, None, None], axis=0)[0]
+        index = (first + jnp.arange(len(images))) % count
+        return jnp.take_along_axis(infills, index[None, :, None, None, None], axis=0)[0]

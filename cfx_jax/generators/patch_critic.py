@@ -1,4 +1,4 @@
-"""The adversary of a training: scores how real each patch of an image looks.
+"""The adversarial critic of the training: scores how real each patch of an image is.
 
 A PatchGAN with spectral normalisation, for the hinge loss `relu(1 - real) + relu(1 + infilled)`
 (Yu et al., "Free-Form Image Inpainting with Gated Convolution", ICCV 2019, section 3.4). Differs
@@ -11,23 +11,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-WIDTHS = (32, 64, 128, 128)
+_CRITIC_WIDTHS = (32, 64, 128, 128)
 
 
 class PatchCritic(nn.Module):
-    """Maps images and masks to one score for each patch, about 60 pixels wide."""
+    """Maps images and masks to one score per patch; a patch is about 60 pixels wide."""
 
     @nn.compact
     def __call__(self, images: jax.Array, mask: jax.Array, *, update: bool) -> jax.Array:
         """Scores `[N, H, W, C]` with mask `[N, H, W, 1]`: float32 `[N, H / 16, W / 16, 1]`.
 
         Args:
-            images: in [0, 1].
-            mask: 1 = keep; tells where to look.
-            update: take one step of the power iteration that estimates spectral norms.
+            images: float32 `[N, H, W, C]` in [0, 1].
+            mask: float32 `[N, H, W, 1]`, 1 = keep, an input that marks the holes.
+            update: whether to take one step of the power iteration that estimates spectral norms.
         """
         hidden = jnp.concatenate([2.0 * images - 1.0, mask], axis=-1)
-        for index, width in enumerate(WIDTHS):
+        for index, width in enumerate(_CRITIC_WIDTHS):
             conv = nn.Conv(width, (5, 5), strides=2, name=f"conv_{index}")
             hidden = nn.SpectralNorm(conv, name=f"norm_{index}")(hidden, update_stats=update)
             hidden = nn.leaky_relu(hidden, 0.2)
@@ -48,10 +48,10 @@ def score(
     """Scores every patch.
 
     Args:
-        variables: as `init` returns them.
+        variables: variables from `init`.
         images: float32 `[N, H, W, C]` in [0, 1].
         mask: float32 `[N, H, W, 1]`, 1 = keep.
-        update: take a step of the power iteration.
+        update: whether to take a step of the power iteration.
 
     Returns:
         `(scores, variables)`, float32 `[N, H / 16, W / 16, 1]`, higher = more real.

@@ -1,18 +1,19 @@
-"""A convolutional VAE in-filler whose draws differ: for digits and for photographs.
+"""A convolutional VAE that draws different in-fills: for digits and for photographs.
 
 Arrays are channels-last, images and in-fills `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]` with
-1 = keep. The prior encoder sees (masked image, mask), a latent map at 1/32 of the resolution is
-drawn from its Gaussian, and the decoder turns it and the encoder's features into an image.
+1 = keep. The prior encoder gets the masked image and the mask, a latent map at 1/32 of the
+resolution is drawn from its Gaussian, and the decoder maps it and the features of the encoder to an
+image.
 
 Trained by the evidence lower bound of the pixels x in the holes given the kept pixels k,
 
     log p(x | k) >= E_q(z | x, k) [log p(x | z, k)] - KL(q(z | x, k) || p(z | k)),
 
-with a second encoder q that also sees what the holes hide and is needed in training only. Differs
-from the in-filler of Chang et al., ICLR 2019, whose one encoder never sees the hidden pixels and is
-drawn towards N(0, 1): there nothing ties a draw to one of several plausible images, so draws are
-noise around their mean. After Ivanov et al., "Variational Autoencoder with Arbitrary Conditioning",
-ICLR 2019.
+with a second encoder q that also gets the pixels in the holes and is needed only in training.
+Differs from the VAE of Chang et al., ICLR 2019, whose single encoder never gets these pixels and is
+regularised towards N(0, 1): there no term relates a draw to one of several plausible images, so the
+draws are noise around their mean. After Ivanov et al., "Variational Autoencoder with Arbitrary
+Conditioning", ICLR 2019.
 """
 
 from typing import Any, NamedTuple, cast
@@ -23,19 +24,19 @@ import jax.numpy as jnp
 
 from cfx_jax.generators.gated_unet import GREY, GatedConv, double, fold, push_pull, unfold
 
-SIZE_MULTIPLE = 32
+_STRIDE = 32
 # Scale b of the Laplace distribution of a pixel: log p = -|x - mean| / b + const.
 PIXEL_SCALE = 0.03
 _MAX_LOG_STD = 3.0
 
 
 class Architecture(NamedTuple):
-    """What kind of images a network is for.
+    """Architecture of a network for one kind of images.
 
     Attributes:
-        channels: of the images.
-        widths: features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution.
-        latent_features: numbers drawn for each 32 x 32 pixels.
+        channels: number of channels of the images.
+        widths: number of features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution.
+        latent_features: number of latent variables for each 32 x 32 pixels.
     """
 
     channels: int
@@ -53,7 +54,7 @@ class ConvVAE(nn.Module):
     architecture: Architecture
 
     def setup(self) -> None:
-        """Makes the parts."""
+        """Creates the two encoders and the decoder."""
         widths, latent_features = self.architecture.widths, self.architecture.latent_features
         self.prior = Encoder(widths, latent_features)
         self.posterior = Encoder(widths, latent_features)
@@ -62,10 +63,11 @@ class ConvVAE(nn.Module):
     def __call__(
         self, images: jax.Array, mask: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Draws from the posterior, which sees the truth.
+        """Draws from the posterior given the true images.
 
         Returns:
-            `(infills, kl)`, float32 `[N, H, W, C]`, unclipped, and `[N]` in nats.
+            `(infills, kl)`: unclipped in-fills, float32 `[N, H, W, C]`, and the KL divergence from
+            posterior to prior in nats, float32 `[N]`.
         """
         fill, prior, skips = self._encode_kept(images, mask)
         posterior, _ = self.posterior(jnp.concatenate([images - GREY, mask - 0.5], axis=-1))
@@ -73,7 +75,7 @@ class ConvVAE(nn.Module):
         return infills + GREY, gaussian_kl(posterior, prior)
 
     def sample(self, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-        """Draws from the prior: float32 `[N, H, W, C]`, unclipped."""
+        """Draws unclipped in-fills from the prior, float32 `[N, H, W, C]`."""
         fill, prior, skips = self._encode_kept(images, mask)
         return fill + unfold(self.decoder(_draw(key, prior), skips)) + GREY
 
@@ -92,7 +94,7 @@ class Gaussian(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Maps images to a Gaussian over the latent map, and to the features of each level."""
+    """Maps images to a Gaussian over the latent map, and to features at each resolution."""
 
     widths: tuple[int, ...]
     latent_features: int
@@ -129,7 +131,7 @@ class Decoder(nn.Module):
 
 def init(key: jax.Array, *, architecture: Architecture = PHOTOGRAPHS) -> dict[str, Any]:
     """Returns the parameters of a new network."""
-    images = jnp.zeros((1, SIZE_MULTIPLE, SIZE_MULTIPLE, architecture.channels))
+    images = jnp.zeros((1, _STRIDE, _STRIDE, architecture.channels))
     variables = ConvVAE(architecture).init(key, images, images[..., :1], key)
     return cast(dict[str, Any], variables["params"])
 
@@ -142,20 +144,20 @@ def loss(
     *,
     architecture: Architecture = PHOTOGRAPHS,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Computes the negative evidence lower bound of the hidden pixels, by their number.
+    """Computes the negative evidence lower bound per hidden value.
 
     `mean over images of (sum over holes of |x - mean| / b + KL) / (number of hidden values)`, where
-    less than 5 % of all values count as 5 %.
+    the number counts as at least 5 % of all values.
 
     Args:
-        params: of `init`.
-        images: float32 `[N, H, W, C]` in [0, 1], the truth.
-        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
-        key: of the draw.
-        architecture: of the network.
+        params: parameters from `init`.
+        images: true images, float32 `[N, H, W, C]` in [0, 1].
+        mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
+        key: random key of the draw.
+        architecture: architecture of the network.
 
     Returns:
-        `(loss, infills, terms)` as `cfx_jax.generators.Loss` asks for; terms are the two summands,
+        `(loss, infills, terms)`, see `cfx_jax.generators.Loss`; the terms are the two summands,
         `reconstruction` and `kl`.
     """
     height, width = images.shape[1:3]
@@ -178,14 +180,14 @@ def apply(
     *,
     architecture: Architecture = PHOTOGRAPHS,
 ) -> jax.Array:
-    """Draws one in-fill an image; obeys the contract of `Generator.apply`.
+    """Draws one in-fill per image; follows the interface of `Generator.apply`.
 
     Args:
-        params: of `init`, trained.
+        params: trained parameters.
         images: float32 `[N, H, W, C]` in [0, 1], any size.
-        mask: float32 `[N, H, W, 1]` of zeros and ones, 1 = keep.
-        key: of the draw; each row has a key of its own.
-        architecture: of the network.
+        mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
+        key: random key, from which a separate key is derived for each image.
+        architecture: architecture of the network.
 
     Returns:
         float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
@@ -226,17 +228,17 @@ def gaussian_kl(first: Gaussian, second: Gaussian) -> jax.Array:
 
 
 def _draw(key: jax.Array, distribution: Gaussian) -> jax.Array:
-    """Draws each row from a key of its own, so that it does not depend on the rows beside it."""
+    """Draws each image with a separate key, so that it does not depend on the rest of the batch."""
     mean, log_std = distribution
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(mean)))
-    # Drawn in float32 whatever the rest is in, so that the draw is the same.
+    # Drawn in float32 for any type of the network, so that the draw is the same.
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
     noise = noise.astype(mean.dtype)
     return mean + jnp.exp(log_std) * noise
 
 
 def _pad(array: jax.Array) -> jax.Array:
-    """Pads images or masks to multiples of 32; what is beyond the border is a hole."""
+    """Pads images or masks with zeros to multiples of 32; the padding counts as a hole."""
     height, width = array.shape[1:3]
-    border = ((0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE), (0, 0))
+    border = ((0, 0), (0, -height % _STRIDE), (0, -width % _STRIDE), (0, 0))
     return jnp.pad(array, border)

@@ -1,6 +1,6 @@
-"""How good an explanation is: pure functions of maps, boxes and models; one number an image.
+"""Metrics of explanations: pure functions of maps, boxes and models; one number per image.
 
-Averages come last, from `statistics`, so that every number can be traced to its image.
+Averages are computed last, in `statistics`, so that every number can be traced to its image.
 """
 
 from cfx_jax.metrics import localisation, masks

@@ -1,8 +1,9 @@
-"""What happens to the classifier as pixels are replaced in the order of a map.
+"""Deletion and insertion curves: predictions while pixels are replaced in the order of a map.
 
-One primitive: some pixels are kept, the rest is in-filled, and the classifier looks. With `grey` as
-the generator these are the curves with a fixed value, with a network the generative ones, which do
-not leave the pictures the classifier knows. All functions are of ONE image: `vmap` them.
+One primitive: some pixels are kept, the rest is in-filled, and the result is classified. With the
+generator `grey` these are the curves with a fixed value; with a network they are the generative
+curves, whose images stay close to the training data of the classifier. All functions take ONE
+image: `vmap` them.
 
 Arrays: image float32 `[H, W, C]` in [0, 1]; map `[H, W]`, larger = more important.
 """
@@ -19,12 +20,12 @@ from cfx_jax.generators import Generator
 
 
 class Curve(NamedTuple):
-    """What the classifier makes of an image at each step, float32 `[P]` each.
+    """Predictions at each of P steps.
 
     Attributes:
-        shares: of the pixels that are kept, in [0, 1].
-        log_odds: of the target.
-        probability: of the target.
+        shares: share of the pixels that are kept, float32 `[P]` in [0, 1].
+        log_odds: log-odds of the target, float32 `[P]`.
+        probability: probability of the target, float32 `[P]`.
     """
 
     shares: jax.Array
@@ -41,24 +42,25 @@ def deletion_curve(
     importance: jax.Array,
     num_steps: int = 20,
 ) -> Curve:
-    """Replaces the most important pixels first; the lower its area, the better the map.
+    """Computes the deletion curve, which replaces the most important pixels first.
 
-    Source: Petsiuk et al., BMVC 2018 (RISE), with a fixed value there.
+    The lower its area, the better the map. Source: Petsiuk et al., BMVC 2018 (RISE), who replace
+    pixels by a fixed value.
 
     Args:
-        key: random key of this image, for generators that draw.
-        classifier: the model explained.
-        generator: what replaces pixels.
+        key: random key for this image, for stochastic generators.
+        classifier: the model to explain.
+        generator: replaces pixels.
         image: float32 `[H, W, C]` in [0, 1].
-        question: what is asked of the logits, `Question(target)` or more.
-        importance: `[H, W]`; pixels of equal importance go row by row.
-        num_steps: steps between the whole image and nothing of it.
+        question: question about the image, for example `Question(target)`.
+        importance: saliency map, float `[H, W]`; ties are broken row by row.
+        num_steps: number of steps from the whole image to none of it.
 
     Returns:
         A `Curve` of `num_steps + 1` points, from all pixels kept to none.
     """
     kept = jnp.linspace(1.0, 0.0, num_steps + 1)
-    # What is kept is what the map finds least important.
+    # The least important pixels are kept longest.
     return _curve(key, classifier, generator, image, question, -importance, kept)
 
 
@@ -71,14 +73,15 @@ def insertion_curve(
     importance: jax.Array,
     num_steps: int = 20,
 ) -> Curve:
-    """Keeps the most important pixels first; the higher its area, the better the map.
+    """Computes the insertion curve, which keeps the most important pixels first.
 
-    Source: Petsiuk et al., BMVC 2018 (RISE), who begin with a blurred image.
+    The higher its area, the better the map. Source: Petsiuk et al., BMVC 2018 (RISE), who start
+    from a blurred image.
 
     Args:
         key: as in `deletion_curve`.
         classifier: as in `deletion_curve`.
-        generator: what stands for the pixels that are not there yet.
+        generator: fills the pixels that are not inserted yet.
         image: as in `deletion_curve`.
         question: as in `deletion_curve`.
         importance: as in `deletion_curve`.
@@ -92,28 +95,32 @@ def insertion_curve(
 
 
 def curve_area(probability: np.ndarray | jax.Array) -> np.ndarray:
-    """Returns the mean probability along curves, by the trapezoid rule: float `[...]` in [0, 1].
+    """Computes the mean probability along curves by the trapezoid rule.
 
     Args:
-        probability: `[..., P]`, at P >= 2 steps of equal length, see `Curve`.
+        probability: probabilities at P >= 2 equidistant steps, float `[..., P]`, see `Curve`.
+
+    Returns:
+        float `[...]` in [0, 1].
     """
     steps = np.shape(probability)[-1] - 1
     return np.asarray(np.trapezoid(probability, axis=-1) / steps)
 
 
 def best_drop(deletion: Curve) -> jax.Array:
-    """MNIST protocol, flip: the largest fall of the log-odds along a deletion; higher is better.
+    """Returns the largest fall of the log-odds along a deletion (MNIST protocol, flip).
 
-    Source: the authors' notebooks, `max_k` of `log_odds(0) - log_odds(k)`, k pixels replaced.
+    Higher is better. Source: the notebooks of the FIDO authors, `max_k` of
+    `log_odds(0) - log_odds(k)` with k pixels replaced.
     """
     return deletion.log_odds[0] - jnp.min(deletion.log_odds[1:])
 
 
 def best_rise(insertion: Curve) -> jax.Array:
-    """MNIST protocol, keep: the largest rise of the log-odds above those of the whole image.
+    """Returns the largest rise of the log-odds above the whole image (MNIST protocol, keep).
 
-    The least important pixels are replaced first, which is an insertion read backwards. Higher is
-    better.
+    Higher is better. The least important pixels are replaced first, which is an insertion in
+    reverse order.
     """
     return jnp.max(insertion.log_odds[:-1]) - insertion.log_odds[-1]
 
@@ -121,18 +128,19 @@ def best_rise(insertion: Curve) -> jax.Array:
 def crop_metric(
     classifier: Classifier, image: jax.Array, question: Question, box: jax.Array
 ) -> jax.Array:
-    """SM: how small a box is and how sure the classifier is of what lies in it; lower is better.
+    """Computes SM, the saliency metric: log area of a box minus log-probability of its crop.
 
-    Formula: `log(max(0.05, area)) - log p(target | crop)`, the area as a share of the image and the
-    crop enlarged to its size. Source: Dabkowski and Gal, NeurIPS 2017. It depends on how images are
-    prepared: show the whole image, the centre box and the true box beside it. Differs from
-    published code in the bicubic kernel, which is that of `jax.image`.
+    Lower is better. Formula: `log(max(0.05, area)) - log p(target | crop)`, with the area as a
+    share of the image and the crop upsampled to the size of the image. Source: Dabkowski and Gal,
+    NeurIPS 2017. SM depends on the preparation of the images: report it together with SM of the
+    whole image, the centre box and the true box. Differs from published code in the bicubic kernel,
+    which is that of `jax.image`.
 
     Args:
-        classifier: the model explained.
+        classifier: the model to explain.
         image: float32 `[H, W, C]` in [0, 1].
-        question: what is asked of the logits, `Question(target)` or more.
-        box: float `[4]`, `x0 y0 x1 y1` in pixels; an empty one takes the whole image.
+        question: question about the image, for example `Question(target)`.
+        box: float `[4]`, `x0 y0 x1 y1` in pixels; an empty box is replaced by the whole image.
 
     Returns:
         float32 scalar.
@@ -162,16 +170,16 @@ def _curve(
     importance: jax.Array,
     kept: jax.Array,
 ) -> Curve:
-    """Looks at the image with the most important pixels kept, a share of them at each point."""
+    """Classifies the image with the most important pixels kept, a share `kept` at each point."""
     problem = make_problem(key, image, question, "ssr")
     rank = rank_pixels(importance)
 
-    def look(share: jax.Array) -> jax.Array:
+    def classify_kept(share: jax.Array) -> jax.Array:
         mask = (rank < jnp.round(share * rank.size)).astype(jnp.float32)[None, ..., None]
         _, logits = classify_infilled(problem, mask, mask, problem.key, classifier, generator)
         return logits[0]
 
-    # One after the other, so that memory does not depend on how many there are.
-    logits = jax.lax.map(look, kept)
+    # One after another, so that the memory does not depend on the number of points.
+    logits = jax.lax.map(classify_kept, kept)
     evidence = question.log_odds(logits, classifier)
     return Curve(kept, evidence, jax.nn.sigmoid(evidence))

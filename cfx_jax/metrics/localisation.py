@@ -1,9 +1,9 @@
-"""Does the map lie on the object: boxes drawn from maps, against boxes drawn by people.
+"""Localisation metrics: boxes derived from maps, compared with annotated boxes.
 
 Maps are float `[N, H, W]`, larger = more important. Boxes are float `x0 y0 x1 y1` in pixels of the
-map, edges, so that the first pixel is `0 0 1 1`. An image has any number of true boxes `[k, 4]`;
-without one there is nothing to measure, and its number is NaN. Published numbers differ in their
-protocol, so compare methods with these functions, not with numbers from elsewhere.
+map; the coordinates are those of edges, so that the first pixel is `0 0 1 1`. An image has any
+number of true boxes `[k, 4]`; without a true box its number is NaN. Published numbers differ in
+their protocol, so compare methods with these functions, not with numbers from elsewhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,15 @@ import numpy as np
 from scipy import ndimage
 
 HIT = 0.5
-"""The overlap beyond which a box is taken as found."""
+"""Intersection over union above which a box counts as found."""
 SMOOTHING = 0.1
 """Standard deviation of the Gaussian of `smooth`, as a share of the shorter side of a map."""
 
 
 def above_mean(maps: np.ndarray) -> np.ndarray:
-    """Cuts each map at its own mean, bool `[N, H, W]`.
+    """Thresholds each map at its mean, bool `[N, H, W]`.
 
-    Source: Dabkowski and Gal, NeurIPS 2017, for maps without a threshold of their own.
+    Source: Dabkowski and Gal, NeurIPS 2017, for maps without a natural threshold.
 
     Args:
         maps: float `[N, H, W]`.
@@ -28,17 +28,17 @@ def above_mean(maps: np.ndarray) -> np.ndarray:
     Returns:
         True where a map is above its mean; nowhere for a flat map.
     """
-    # The mean of equal numbers may be rounded to less than they are.
+    # The mean of equal numbers may be rounded to a smaller number.
     is_flat = np.ptp(maps, axis=(1, 2), keepdims=True) == 0
     return (maps > maps.mean(axis=(1, 2), keepdims=True)) & ~is_flat
 
 
 def above_share(maps: np.ndarray, share: float) -> np.ndarray:
-    """Cuts each map at a share of its range, bool `[N, H, W]`.
+    """Thresholds each map at a share of its range, bool `[N, H, W]`.
 
     Args:
         maps: float `[N, H, W]`.
-        share: in [0, 1); 0 is the lowest value of a map, 1 the highest.
+        share: threshold in [0, 1); 0 is the lowest value of a map, 1 the highest.
 
     Returns:
         True where a map is above `low + share * (high - low)`; nowhere for a flat map.
@@ -50,17 +50,17 @@ def above_share(maps: np.ndarray, share: float) -> np.ndarray:
 def smooth(maps: np.ndarray) -> np.ndarray:
     """Blurs each map, so that scattered pixels of one object become one part of a region.
 
-    Masks with a cell every few pixels, and slopes, are important in grains: their largest connected
-    part is one grain. Differs from the published protocols, which take maps as they are, so it is
-    measured beside them, for all methods alike. Cut at its mean a blurred map draws small objects
-    too large.
+    Fine masks and gradients are granular, and their largest connected part is a single grain.
+    Differs from the published protocols, which use unblurred maps; it is therefore reported in
+    addition to them, for all methods alike. Thresholded at its mean, a blurred map makes small
+    objects too large.
 
     Args:
         maps: float `[N, H, W]`.
 
     Returns:
-        float `[N, H, W]`, each map after a Gaussian of `SMOOTHING` of its shorter side; what lies
-        outside mirrors what lies inside.
+        float `[N, H, W]`, each map blurred by a Gaussian of `SMOOTHING` of its shorter side, with
+        reflection at the border.
     """
     sigma = SMOOTHING * min(maps.shape[1:])
     blurred: np.ndarray = ndimage.gaussian_filter(maps, (0.0, sigma, sigma))
@@ -68,9 +68,9 @@ def smooth(maps: np.ndarray) -> np.ndarray:
 
 
 def tight_boxes(regions: np.ndarray) -> np.ndarray:
-    """Draws the tight box around the largest connected part of each region.
+    """Returns the tight box around the largest connected part of each region.
 
-    Pixels that share an edge are connected. Of parts of equal size the first one is taken.
+    Pixels that share an edge are connected. The first of several largest parts is used.
 
     Args:
         regions: bool `[N, H, W]`.
@@ -95,13 +95,13 @@ def tight_boxes(regions: np.ndarray) -> np.ndarray:
 
 
 def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Measures intersection over union with the true box that fits best.
+    """Computes intersection over union with the best-matching true box.
 
-    True boxes are not clamped to the picture: what a crop has cut off them counts in their area.
+    True boxes are not clipped to the image: their area includes parts outside of a crop.
 
     Args:
-        boxes: float `[N, 4]`, one an image.
-        truths: of each image, float `[k, 4]`.
+        boxes: one box per image, float `[N, 4]`.
+        truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
         float `[N]` in [0, 1], higher is better; NaN where k = 0.
@@ -110,7 +110,7 @@ def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
         ValueError: true boxes have another shape.
     """
     overlaps = np.full(len(boxes), np.nan)
-    for index, true in _boxed(truths):
+    for index, true in _iterate_boxed(truths):
         box = boxes[index]
         sides = np.minimum(box[2:], true[:, 2:]) - np.maximum(box[:2], true[:, :2])
         shared = np.prod(np.clip(sides, 0, None), axis=1)
@@ -120,13 +120,13 @@ def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def localisation_errors(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """LE: 1 where a box overlaps no true box by more than half.
+    """Computes LE, the localisation error: 1 unless a box overlaps a true box by more than half.
 
-    Source: weakly supervised localisation, ILSVRC; its mean is in [0, 1], lower is better.
+    Source: weakly supervised localisation, ILSVRC. Lower is better.
 
     Args:
-        boxes: float `[N, 4]`, as `tight_boxes` draws them around what is left of a cut map.
-        truths: of each image, float `[k, 4]`.
+        boxes: one box per image, float `[N, 4]`, such as those of `tight_boxes`.
+        truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
         float `[N]` of zeros and ones; NaN where k = 0.
@@ -139,15 +139,17 @@ def localisation_errors(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.n
 
 
 def official_errors(errors: np.ndarray, is_top_1: np.ndarray) -> np.ndarray:
-    """OM: 1 where the box is not found or the classifier is wrong; lower is better.
+    """Computes OM, the official metric: 1 where the box is not found or the prediction is wrong.
+
+    Lower is better.
 
     Args:
-        errors: float `[N]`, as of `localisation_errors`.
-        is_top_1: float `[N]`, 1 where the label is predicted, 0 where another class is, NaN where
-            there is no label.
+        errors: result of `localisation_errors`, float `[N]`.
+        is_top_1: float `[N]`, 1 where the label is predicted, 0 where another class is predicted,
+            NaN without a label.
 
     Returns:
-        float `[N]` of zeros and ones; NaN where one of the two is.
+        float `[N]` of zeros and ones; NaN where an input is NaN.
     """
     worse: np.ndarray = np.maximum(errors, 1.0 - is_top_1)
     return worse
@@ -160,8 +162,8 @@ def found_at_shares(
 
     Args:
         maps: float `[N, H, W]`.
-        truths: of each image, float `[k, 4]`.
-        shares: S thresholds to try, as of `above_share`.
+        truths: true boxes of each image, float `[k, 4]`.
+        shares: S thresholds, each a `share` of `above_share`.
 
     Returns:
         float `[N, S]` of zeros and ones; NaN where k = 0.
@@ -170,39 +172,41 @@ def found_at_shares(
         ValueError: true boxes have another shape.
     """
     found = np.full((len(maps), len(shares)), np.nan)
-    for index, true in _boxed(truths):
+    for index, true in _iterate_boxed(truths):
         regions = np.concatenate([above_share(maps[index][None], share) for share in shares])
         found[index] = 1.0 - localisation_errors(tight_boxes(regions), [true] * len(shares))
     return found
 
 
 def max_box_accuracy(found: np.ndarray) -> np.ndarray:
-    """MaxBoxAcc: found boxes at the threshold that suits the method best.
+    """Computes MaxBoxAcc: whether boxes are found at the best threshold of the method.
 
-    Source: Choe et al., CVPR 2020; a method is not judged by a threshold chosen for another one.
-    Differs from it in that the box is that of the largest part that is connected by edges.
+    Higher is better. Source: Choe et al., CVPR 2020; a method is not evaluated at a threshold
+    chosen for another one. Differs from it in that the box is that of the largest part that is
+    connected by edges.
 
     Args:
-        found: float `[N, S]`, as of `found_at_shares`.
+        found: result of `found_at_shares`, float `[N, S]`.
 
     Returns:
-        float `[N]`, the column of the highest mean; the higher it is, the better.
+        float `[N]`, the column with the highest mean.
     """
     is_known = ~np.isnan(found).all(axis=1)
     best = int(found[is_known].mean(axis=0).argmax()) if is_known.any() else 0
-    chosen: np.ndarray = found[:, best].copy()  # Not a view that holds all of them.
-    return chosen
+    column: np.ndarray = found[:, best].copy()  # A copy, so that the whole array can be freed.
+    return column
 
 
 def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Pointing game: 1 where the highest pixel of a map lies in a true box; higher is better.
+    """Computes the pointing game: 1 where the maximum of a map lies in a true box.
 
-    Source: Zhang et al., ECCV 2016. Differs from it in that the box has no margin around it. Of
-    pixels of equal height the middle one counts, so that a flat map points at the centre.
+    Higher is better. Source: Zhang et al., ECCV 2016. Differs from it in that there is no margin
+    around the box. If several pixels have the maximum, their mean position counts, so that a flat
+    map points at the centre.
 
     Args:
         maps: float `[N, H, W]`.
-        truths: of each image, float `[k, 4]`.
+        truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
         float `[N]` of zeros and ones; NaN where k = 0.
@@ -211,7 +215,7 @@ def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
         ValueError: true boxes have another shape.
     """
     hits = np.full(len(maps), np.nan)
-    for index, true in _boxed(truths):
+    for index, true in _iterate_boxed(truths):
         rows, columns = np.nonzero(maps[index] == maps[index].max())
         x, y = columns.mean() + 0.5, rows.mean() + 0.5
         inside = (true[:, 0] <= x) & (x <= true[:, 2]) & (true[:, 1] <= y) & (y <= true[:, 3])
@@ -220,14 +224,14 @@ def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """F1 of a map as it is, uncut, with the true box that fits best; higher is better.
+    """Computes the F1 score of a map, without a threshold, with the best-matching true box.
 
-    Formula: with the box as a map b of zeros and ones, precision `sum(m b) / sum(m)`, recall
-    `sum(m b) / sum(b)`, and twice their product over their sum.
+    Higher is better. Formula: with the box as a map b of zeros and ones, precision
+    `sum(m b) / sum(m)`, recall `sum(m b) / sum(b)`, and twice their product over their sum.
 
     Args:
         maps: float `[N, H, W]` in [0, 1].
-        truths: of each image, float `[k, 4]`.
+        truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
         float `[N]` in [0, 1]; 0 for a map of zeros, NaN where k = 0.
@@ -236,8 +240,8 @@ def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
         ValueError: true boxes have another shape.
     """
     scores = np.full(len(maps), np.nan)
-    for index, true in _boxed(truths):
-        inside = np.stack([_draw(box, maps.shape[1:]) for box in true])
+    for index, true in _iterate_boxed(truths):
+        inside = np.stack([_rasterise(box, maps.shape[1:]) for box in true])
         shared = (maps[index] * inside).sum(axis=(1, 2))
         total = maps[index].sum() + inside.sum(axis=(1, 2))
         scores[index] = np.max(2 * shared / np.where(total > 0, total, 1.0))
@@ -245,14 +249,14 @@ def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def box_shares(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Measures the share of the mass of a map that lies in the true boxes; higher is better.
+    """Computes the share of the mass of a map that lies in the true boxes; higher is better.
 
-    Formula: with the union of the boxes as a map b of how much of each pixel they cover,
-    `sum(m b) / sum(m)`. A flat map has the share of the picture that the boxes cover.
+    Formula: `sum(m b) / sum(m)`, where the map b is the covered share of each pixel by the union of
+    the boxes. For a flat map this is the share of the image that the boxes cover.
 
     Args:
         maps: float `[N, H, W]`, at least 0.
-        truths: of each image, float `[k, 4]`.
+        truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
         float `[N]` in [0, 1]; NaN where k = 0, or where a map is 0 everywhere.
@@ -261,33 +265,33 @@ def box_shares(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
         ValueError: true boxes have another shape.
     """
     shares = np.full(len(maps), np.nan)
-    for index, true in _boxed(truths):
-        union = np.max([_draw(box, maps.shape[1:]) for box in true], axis=0)
+    for index, true in _iterate_boxed(truths):
+        union = np.max([_rasterise(box, maps.shape[1:]) for box in true], axis=0)
         if (mass := maps[index].sum(dtype=float)) > 0:
             shares[index] = (maps[index] * union).sum(dtype=float) / mass
     return shares
 
 
 def whole_boxes(number: int, size: tuple[int, int]) -> np.ndarray:
-    """A control: the whole picture as the box of each image, float `[number, 4]`."""
+    """Returns the whole image as the box of each image, float `[number, 4]`: a control."""
     height, width = size
     return np.tile([0.0, 0.0, width, height], (number, 1))
 
 
 def centre_boxes(number: int, size: tuple[int, int], border: float) -> np.ndarray:
-    """A control: the picture without a border of so many pixels, float `[number, 4]`."""
+    """Returns the image without a border of `border` pixels, float `[number, 4]`: a control."""
     height, width = size
     return np.tile([border, border, width - border, height - border], (number, 1))
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Returns the areas of boxes `[k, 4]` in square pixels, unclamped, float `[k]`."""
-    found: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return found
+    """Returns the areas of boxes `[k, 4]` in square pixels, not clipped, float `[k]`."""
+    products: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return products
 
 
-def _draw(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel a box covers, float `[H, W]` in [0, 1]."""
+def _rasterise(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the share of each pixel that a box covers, float `[H, W]` in [0, 1]."""
     x, y = (
         np.clip(np.minimum(np.arange(length) + 1, high) - np.maximum(np.arange(length), low), 0, 1)
         for length, low, high in ((size[1], box[0], box[2]), (size[0], box[1], box[3]))
@@ -295,8 +299,8 @@ def _draw(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return y[:, None] * x[None, :]
 
 
-def _boxed(truths: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the true boxes of the images that have any, and which images those are."""
+def _iterate_boxed(truths: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the index and the true boxes of each image that has any."""
     for index, true in enumerate(truths):
         if np.ndim(true) != 2 or np.shape(true)[1] != 4:
             raise ValueError(f"truths[{index}] has shape {np.shape(true)}; expected boxes [k, 4]")

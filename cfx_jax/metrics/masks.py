@@ -1,4 +1,4 @@
-"""What a mask is like by itself, and how much two of them agree: no model is asked.
+"""Metrics of masks that need no model: entropy, parts, variation, and agreement of two maps.
 
 Masks are keep probabilities `[N, h, w]` in [0, 1]; maps `[N, H, W]`, larger = more important.
 """
@@ -8,13 +8,13 @@ from scipy import ndimage, special
 
 
 def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
-    """How undecided a mask is: the mean entropy of its cells or pixels; lower = more decided.
+    """Computes the mean entropy of the cells or pixels of a mask; lower = more certain.
 
-    Formula: mean of `-p log2 p - (1 - p) log2 (1 - p)`, in bits a cell. Hard masks are drawn at the
-    pixels, where cells that are decided leave what lies between them undecided.
+    Formula: mean of `-p log2 p - (1 - p) log2 (1 - p)`, in bits per cell. Hard masks are drawn at
+    the pixels, and pixels between two certain cells can be uncertain.
 
     Args:
-        keep_prob: float `[N, h, w]`, of cells or of pixels.
+        keep_prob: keep probability of cells or pixels, float `[N, h, w]`.
 
     Returns:
         float `[N]` in [0, 1].
@@ -25,7 +25,7 @@ def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
 
 
 def count_parts(regions: np.ndarray) -> np.ndarray:
-    """In how many pieces a region lies: its connected parts; 1 = a region, many = a scatter.
+    """Counts the connected parts of each region; 1 = compact, many = scattered.
 
     Pixels that share an edge are connected, as for `localisation.tight_boxes`.
 
@@ -43,10 +43,10 @@ def count_parts(regions: np.ndarray) -> np.ndarray:
 
 
 def total_variation(maps: np.ndarray) -> np.ndarray:
-    """How ragged a map is: the mean absolute difference of neighbours; lower = smoother.
+    """Computes the mean absolute difference of neighbouring pixels; lower = smoother.
 
-    Source: the penalty of BBMP (Fong and Vedaldi, 2017) with exponent 1, as a mean so that sizes
-    compare. A map of noise in [0, 1] has 1/3, a checkerboard of zeros and ones 1.
+    Source: the penalty of BBMP (Fong and Vedaldi, 2017) with exponent 1, as a mean so that maps of
+    different sizes compare. Uniform noise in [0, 1] has 1/3, a checkerboard of zeros and ones 1.
 
     Args:
         maps: float `[N, H, W]`.
@@ -60,14 +60,15 @@ def total_variation(maps: np.ndarray) -> np.ndarray:
     return variation
 
 
-def rank_agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Spearman correlation of two maps of an image: 1 = the same order of pixels, 0 = unrelated.
+def rank_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Computes the Spearman correlation of two maps per image.
 
-    Whatever the scales of the maps, for example of one method with two generators.
+    1 = the same order of pixels, 0 = unrelated. The scales of the maps do not matter. One use is to
+    compare the maps of one method with two generators.
 
     Args:
-        ours: float `[N, H, W]`.
-        theirs: float `[N, H, W]`.
+        first: float `[N, H, W]`.
+        second: float `[N, H, W]`.
 
     Returns:
         float `[N]` in [-1, 1]; NaN where one of the maps is flat.
@@ -75,15 +76,15 @@ def rank_agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the shapes differ.
     """
-    # Not above: it takes as long to import as JAX, and every run and report imports this module.
+    # Imported here: it takes as long as JAX, and every run and report imports this module.
     from scipy import stats
 
-    if np.shape(ours) != np.shape(theirs):
+    if np.shape(first) != np.shape(second):
         raise ValueError(
-            f"the maps have shapes {np.shape(ours)} and {np.shape(theirs)}; expected the same"
+            f"the maps have shapes {np.shape(first)} and {np.shape(second)}; expected the same"
         )
-    # Ranks keep the type of the maps from SciPy 1.18 on: in half precision their squares overflow.
-    flat = [np.asarray(maps, float).reshape(len(maps), -1) for maps in (ours, theirs)]
+    # From SciPy 1.18 on ranks keep the type of the maps; in half precision their squares overflow.
+    flat = [np.asarray(maps, float).reshape(len(maps), -1) for maps in (first, second)]
     ranks = [stats.rankdata(maps, axis=1) for maps in flat]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     lengths = [np.sqrt(np.square(rank).sum(axis=1)) for rank in centred]
@@ -93,13 +94,13 @@ def rank_agreement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def restart_variance(keep_prob: np.ndarray) -> np.ndarray:
-    """How much a mask depends on chance: the variance of its cells over restarts, averaged.
+    """Computes the variance of cells over restarts, averaged over the cells; lower is better.
 
     Args:
-        keep_prob: float `[R, N, h, w]`, R >= 2 masks of each image from other seeds.
+        keep_prob: R >= 2 masks of each image, learnt with different seeds, float `[R, N, h, w]`.
 
     Returns:
-        float `[N]`, unbiased over restarts, at most 1/2 and 1/4 over many; lower is better.
+        float `[N]`, unbiased over restarts; at most 1/2, and at most 1/4 for many restarts.
 
     Raises:
         ValueError: there is only one restart.

@@ -1,12 +1,13 @@
-"""Sanity checks: does a map depend on the weights of the classifier, and on the class asked for?
+"""Sanity checks: does a map depend on the weights of the classifier, and on the target?
 
-A method whose maps stay the same when the weights are shuffled explains the picture, not the
+A method whose maps stay the same when the weights are shuffled explains the image, not the
 classifier. Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018. A check is the
-`rank_agreement` of two maps of an image: 1 = the method does not look, near 0 = it does.
+`rank_agreement` of two maps of an image: 1 = the map does not depend on the change, near 0 = it
+does.
 
-Differs from the paper in that all weights are shuffled at once, the end of its cascade; that those
-of an array are shuffled among themselves instead of drawn anew, which keeps their scale whatever
-initialised them; and that another class is asked for, instead of training on shuffled labels.
+Differs from the paper in that all weights are shuffled together, the last stage of its cascade;
+that the values of each array are permuted instead of drawn anew, which keeps their scale for any
+initialisation; and that another target is explained, instead of training on shuffled labels.
 """
 
 import dataclasses
@@ -18,30 +19,30 @@ from cfx_jax.classifiers import Classifier
 
 
 def shuffle_weights(key: jax.Array, classifier: Classifier) -> Classifier:
-    """Shuffles the values of each array of a classifier among themselves.
+    """Permutes the values within each parameter array of a classifier.
 
     Args:
-        key: random key; each array folds its place among the parameters in.
-        classifier: the intact one.
+        key: random key; the index of each array is folded in.
+        classifier: the original classifier.
 
     Returns:
         The classifier with other parameters of the same shapes.
     """
     leaves, treedef = jax.tree.flatten(classifier.params)
     shuffled = [
-        jax.random.permutation(jax.random.fold_in(key, place), jnp.ravel(leaf)).reshape(leaf.shape)
-        for place, leaf in enumerate(leaves)
+        jax.random.permutation(jax.random.fold_in(key, index), jnp.ravel(leaf)).reshape(leaf.shape)
+        for index, leaf in enumerate(leaves)
     ]
     return dataclasses.replace(classifier, params=jax.tree.unflatten(treedef, shuffled))
 
 
 def draw_other_class(key: jax.Array, target: jax.Array, num_classes: int) -> jax.Array:
-    """Draws a class that is not the target, all others as likely.
+    """Draws one of the classes other than the target, all equally likely.
 
     Args:
-        key: random key of this image.
-        target: int32 scalar.
-        num_classes: K >= 2.
+        key: random key for this image.
+        target: class to exclude, int32 scalar.
+        num_classes: number of classes K >= 2.
 
     Returns:
         int32 scalar in [0, K).

@@ -1,14 +1,15 @@
-"""From one number an image to what can be said of a method: means with their uncertainty."""
+"""Statistics of one number per image: means with their uncertainty."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-_NUMBERS_AT_ONCE = 2**20  # drawn by the bootstrap, so that memory does not grow with the images
+# Numbers that the bootstrap draws per batch, so that memory does not grow with the images.
+_BATCH_NUMBERS = 2**20
 
 
 class Interval(NamedTuple):
-    """A mean and the interval that holds it with 95 % confidence."""
+    """A mean and its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -19,15 +20,15 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: np.ndarray, num_draws: int = 2000, seed: int = 0) -> Interval:
-    """Returns the mean of images and its 95 % interval, by drawing images anew.
+    """Computes the mean over images and its 95 % interval by the percentile bootstrap.
 
-    Source: the percentile bootstrap, Efron 1979. The same seed draws the same images for every
-    method, so methods are compared on equal terms.
+    Source: Efron 1979. The same seed draws the same images for every method, so that methods are
+    compared on equal terms.
 
     Args:
-        values: float `[N]`, finite, one an image.
-        num_draws: how often N images are drawn with replacement.
-        seed: of the draws.
+        values: one finite number per image, float `[N]`.
+        num_draws: number of resamples, each of N images drawn with replacement.
+        seed: random seed of the draws.
 
     Returns:
         An `Interval`.
@@ -43,36 +44,37 @@ def bootstrap(values: np.ndarray, num_draws: int = 2000, seed: int = 0) -> Inter
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(
             f"values have shape {values.shape}, {np.isfinite(values).sum()} of them finite; "
-            "expected one finite number an image: leave out those that failed, for all methods"
+            "expected one finite number per image: leave out images that failed, for all methods"
         )
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, mean, mean)
     from scipy import stats  # Takes half a second to import.
 
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=num_draws,
-        batch=max(1, _NUMBERS_AT_ONCE // len(values)),
+        batch=max(1, _BATCH_NUMBERS // len(values)),
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return Interval(mean, float(low), float(high))
 
 
 def paired_difference(
-    ours: np.ndarray, theirs: np.ndarray, num_draws: int = 2000, seed: int = 0
+    first: np.ndarray, second: np.ndarray, num_draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Returns the mean of `ours - theirs` on the same images, and its 95 % interval.
+    """Computes the mean of `first - second` on the same images, and its 95 % interval.
 
-    An interval without 0 says that the methods differ; the images that are hard for both drop out.
+    The methods differ if the interval excludes 0. Differences between images that affect both
+    methods cancel.
 
     Args:
-        ours: float `[N]`, one an image.
-        theirs: float `[N]`, of the same images in the same order.
+        first: one number per image, float `[N]`.
+        second: numbers of the same images in the same order, float `[N]`.
         num_draws: as in `bootstrap`.
         seed: as in `bootstrap`.
 
@@ -82,8 +84,9 @@ def paired_difference(
     Raises:
         ValueError: the lengths differ, or a value is not finite.
     """
-    if np.shape(ours) != np.shape(theirs):
+    if np.shape(first) != np.shape(second):
         raise ValueError(
-            f"ours has shape {np.shape(ours)}, theirs {np.shape(theirs)}; expected the same images"
+            f"first has shape {np.shape(first)}, second {np.shape(second)}; expected the same "
+            "images"
         )
-    return bootstrap(np.asarray(ours, float) - np.asarray(theirs, float), num_draws, seed)
+    return bootstrap(np.asarray(first, float) - np.asarray(second, float), num_draws, seed)

@@ -1,11 +1,11 @@
-"""Names -> classifiers and generators with their weights."""
+"""Loading classifiers and generators, with their weights, by name."""
 
 from cfx_jax.registry.classifiers import is_loadable, load_classifier
 from cfx_jax.registry.generators import NETWORKS, Network, load_generator
 from cfx_jax.registry.models import (
     identity,
     load_models,
-    name_given,
+    name_given_models,
     resolve_precision,
     weights_digest,
 )
@@ -21,7 +21,7 @@ __all__ = [
     "load_classifier",
     "load_generator",
     "load_models",
-    "name_given",
+    "name_given_models",
     "resolve_precision",
     "weights_digest",
 ]

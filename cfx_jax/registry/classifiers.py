@@ -1,4 +1,4 @@
-"""Names -> classifiers with their weights."""
+"""Loading classifiers, with their weights, by name."""
 
 import dataclasses
 import functools
@@ -45,29 +45,29 @@ def load_classifier(
     """Loads a classifier with its weights by name.
 
     Args:
-        name: of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`, `"vgg16"`,
-            `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_t16"` to `"vit_l32"`,
-            `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or a function of your own,
+        name: name of an architecture: `"efficientnet_lite0"` to `2`, `"resnet18"` to `152`,
+            `"vgg16"`, `"vgg19"`, both also with `_bn`, `"alexnet"`, `"vit_t16"` to `"vit_l32"`,
+            `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or of a user-defined function,
             `"package.module:function"` or `"path/to/file.py:function"`, that returns a model of any
-            kind that `cfx_jax.adapters.as_classifier` takes.
-        weights: path of a file or folder in a published layout or that of our own parameters, or
-            `hf://owner/name[/file]`; its head decides the number of classes. With `#PLACE` behind
-            it, such as `best.pth#state_dict_ema`, the arrays of that place. None takes the weights
-            of an installed package, where there is one.
-        class_names: one for each class, two for a head of one logit; None takes those of the
-            `config.json` beside the weights, or of the data set the published weights were trained
-            on, if they are as many.
-        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or one of your
-            own; None takes that of the `config.json` or `preprocessor_config.json` beside the
-            weights, or of the published weights.
+            kind that `cfx_jax.adapters.as_classifier` supports.
+        weights: path of a file or folder in a published layout or in that of cfx_jax, or
+            `hf://owner/name[/file]`; the head of the file determines the number of classes. With
+            the suffix `#PLACE`, such as `best.pth#state_dict_ema`, only the arrays below that place
+            are used. None takes the weights of an installed package, if there is one.
+        class_names: one name per class, two for a head of one logit; None takes the names in the
+            `config.json` next to the weights, or those of the data set of the published weights, if
+            their number fits.
+        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or your own
+            `Normalization`; None takes that of the `config.json` or `preprocessor_config.json` next
+            to the weights, or of the published weights.
 
     Returns:
         A `Classifier` whose parameters are on the default device.
 
     Raises:
-        ValueError: a name is unknown (the known ones are listed), the file holds something else
-            than this network, or the class names are not as many as its classes.
-        FileNotFoundError: there is no such weights file.
+        ValueError: a name is unknown (the known ones are listed), the file does not contain this
+            network, or the number of class names differs from that of the classes.
+        FileNotFoundError: the weights file does not exist.
 
     Example:
         >>> import cfx_jax
@@ -76,32 +76,32 @@ def load_classifier(
         (224, 224)
     """
     path = path_of(weights)
-    seen: Normalization | None = (
+    given: Normalization | None = (
         look_up("normalization", NORMALIZATIONS, normalization)
         if isinstance(normalization, str)
         else normalization
     )
     if named.is_named(name):
-        known = adapters.Known(normalization=seen, class_names=class_names or ())
+        known = adapters.Known(normalization=given, class_names=class_names or ())
         return _build(name, path, known)
     architecture: Architecture = look_up("classifier", ARCHITECTURES, name)
     path = path or packaged_weights(name)
     try:
         arrays, opaque, preprocessing = read_weights(path)
-        if seen is not None:
-            preprocessing = preprocessing._replace(normalization=seen)
+        if given is not None:
+            preprocessing = preprocessing._replace(normalization=given)
         module, params, published = build_network(name, arrays, opaque, preprocessing)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if path in message else f"{path}: {message}") from error
-    if said := preprocessing.in_words():
-        _logger.info("%s: %s", path, said)
+    if description := preprocessing.describe():
+        _logger.info("%s: %s", path, description)
     num_classes = class_count(module.num_classes)
     if class_names is None:
         class_names = _known_class_names(architecture, preprocessing, num_classes)
         if preprocessing.class_names and len(preprocessing.class_names) != num_classes:
             _logger.warning(
-                "%s: the names of %d classes beside the weights are put aside, since these have %d",
+                "%s: ignoring the names of %d classes next to the weights, which have %d classes",
                 path,
                 len(preprocessing.class_names),
                 num_classes,
@@ -117,20 +117,20 @@ def load_classifier(
         class_names=tuple(class_names),
         image_size=architecture.sizes(module, preprocessing),
         channels=architecture.channels,
-        **_scaled(preprocessing.crop, preprocessing.interpolation),
+        **_scaling_fields(preprocessing.crop, preprocessing.interpolation),
     )
 
 
 def is_loadable(name: str) -> bool:
-    """Tells whether `load_classifier` knows a name: of an architecture, or a function to call."""
+    """Returns whether a name is that of an architecture or of a user-defined function."""
     return name in ARCHITECTURES or named.is_named(name)
 
 
 def load_configured(config: ClassifierConfig) -> Classifier:
-    """Loads the classifier that a section of a config names, as it says.
+    """Loads the classifier of a config section, with the settings of the section.
 
     Raises:
-        ConfigError: the class names cannot be read, or a field is not for this classifier.
+        ConfigError: the class names cannot be read, or a field does not apply to this classifier.
         ValueError, FileNotFoundError: see `load_classifier`.
     """
     class_names = _read_class_names(config.class_names) if config.class_names else None
@@ -140,19 +140,21 @@ def load_configured(config: ClassifierConfig) -> Classifier:
     elif config.mean:
         normalization = Normalization(tuple(config.mean), tuple(config.std))
     size = None if config.image_size is None else (config.image_size, config.image_size)
-    scaled = _scaled(config.crop, config.interpolation)
+    scaling = _scaling_fields(config.crop, config.interpolation)
     if named.is_named(config.name):
         if config.channel_order != "rgb":
-            normalization = _in_order(normalization or NORMALIZATIONS["none"], config.channel_order)
+            normalization = _with_channel_order(
+                normalization or NORMALIZATIONS["none"], config.channel_order
+            )
         known = adapters.Known(
-            size, config.channels, normalization, class_names or (), config.logits, **scaled
+            size, config.channels, normalization, class_names or (), config.logits, **scaling
         )
         return _build(config.name, config.weights or None, known)
     channels = look_up("classifier", ARCHITECTURES, config.name).channels
     if len(config.mean) not in (0, 1, channels):
         raise ConfigError(
             f"classifier.mean has {len(config.mean)} numbers, and images of {config.name} have "
-            f"{channels} channels; expected as many, or one"
+            f"{channels} channels; expected one number per channel, or a single one"
         )
     classifier = load_classifier(
         config.name,
@@ -163,37 +165,37 @@ def load_configured(config: ClassifierConfig) -> Classifier:
     if config.channels not in (None, classifier.channels):
         raise ConfigError(
             f"classifier.channels: {config.channels}, but images of {config.name} have "
-            f"{classifier.channels}; leave it out, it is for classifiers of your own"
+            f"{classifier.channels}; leave it out, since it is for your own classifiers only"
         )
     apply = classifier.apply
     if isinstance(apply, NormalizedModule):
-        order = _in_order(apply.normalization, config.channel_order)
-        apply = dataclasses.replace(apply, normalization=order)
+        ordered = _with_channel_order(apply.normalization, config.channel_order)
+        apply = dataclasses.replace(apply, normalization=ordered)
     return dataclasses.replace(
         classifier,
         apply=apply,
         image_size=size or classifier.image_size,
         logits=config.logits or classifier.logits,
-        **scaled,
+        **scaling,
     )
 
 
 def _build(name: str, weights: str | None, known: adapters.Known) -> Classifier:
-    """Builds a classifier with a function of the user's own."""
+    """Builds a classifier with a user-defined function."""
 
-    def shown(classifier: Classifier) -> tuple[jax.Array, ...]:
+    def example_inputs(classifier: Classifier) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, *(classifier.image_size or (64, 64)), classifier.channels)),)
 
     adapt = functools.partial(adapters.as_classifier, known=known, name=name)
-    return user_models.build(name, weights, adapt, shown)
+    return user_models.build(name, weights, adapt, example_inputs)
 
 
-def _in_order(normalization: Normalization, channel_order: str) -> Normalization:
+def _with_channel_order(normalization: Normalization, channel_order: str) -> Normalization:
     return dataclasses.replace(normalization, channel_order=channel_order)
 
 
-def _scaled(crop: float | None, interpolation: str) -> dict[str, Any]:
-    """Fields of a classifier that say how its images were scaled, where that is known."""
+def _scaling_fields(crop: float | None, interpolation: str) -> dict[str, Any]:
+    """Returns the known fields of a classifier that describe the scaling of its images."""
     fields = {"crop": crop, "interpolation": interpolation}
     return {name: value for name, value in fields.items() if value}
 
@@ -201,7 +203,7 @@ def _scaled(crop: float | None, interpolation: str) -> dict[str, Any]:
 def _known_class_names(
     architecture: Architecture, preprocessing: Preprocessing, num_classes: int
 ) -> tuple[str, ...]:
-    """Those beside the weights, or else of the published classes, where they are as many."""
+    """Returns the names next to the weights, or the published ones, whose number fits, or ()."""
     published = class_names_file.read_packaged(architecture.class_names)
     return next((n for n in (preprocessing.class_names, published) if len(n) == num_classes), ())
 
@@ -211,7 +213,7 @@ def _read_class_names(path: str) -> list[str]:
         return class_names_file.read(path)
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"classifier.class_names: {path} cannot be read as a text file with one class name a "
+            f"classifier.class_names: {path} cannot be read as a text file with one class name per "
             f"line; save it in UTF-8 ({error})"
         ) from error
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Names -> generators with their weights."""
+"""Loading generators, with their weights, by name."""
 
 import functools
 import os
@@ -30,11 +30,11 @@ class Network(NamedTuple):
     """A generator with parameters.
 
     Attributes:
-        init: key -> initial parameters.
-        loss: what it is trained on, a `cfx_jax.generators.Loss`.
-        apply: of its `Generator`.
-        channels: of its images.
-        image_size: side of the images it is measured on.
+        init: function of a random key that returns initial parameters.
+        loss: training loss, a `cfx_jax.generators.Loss`.
+        apply: function of the `Generator`, see `Generator.apply`.
+        channels: number of channels of its images.
+        image_size: side of the images it is evaluated on, in pixels.
     """
 
     init: Callable[[jax.Array], Any]
@@ -45,26 +45,26 @@ class Network(NamedTuple):
 
 
 def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
-    """Loads an in-filling generator by name.
+    """Loads a generator by name.
 
     Args:
-        name: a network, `"gated_unet"`, `"gated_unet_stochastic"`, `"contextual_attention"`,
-            `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`, or a heuristic, `"grey"`,
-            `"local_mean"`, `"blur"` or `"random_color"`; several, such as `"gated_unet+blur"`, fill
-            in turn, see `cfx_jax.generators.mix`; or a function of your own, as for
-            `load_classifier`, see `cfx_jax.adapters.as_generator`.
-        weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training, or for
-            the contextual attention of a checkpoint in the published layout (.safetensors or .pth),
-            trained with the original or with its PyTorch port as the name says; None takes the
-            packaged ones.
+        name: name of a network, `"gated_unet"`, `"gated_unet_stochastic"`,
+            `"contextual_attention"`, `"contextual_attention_pytorch"`, `"vae"` or `"vae_digits"`;
+            or of a heuristic, `"grey"`, `"local_mean"`, `"blur"` or `"random_color"`; or several
+            names, such as `"gated_unet+blur"`, which fill in turn, see `cfx_jax.generators.mix`; or
+            a user-defined function, as for `load_classifier`, see `cfx_jax.adapters.as_generator`.
+        weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training. For
+            the contextual attention also a checkpoint in the published layout (.safetensors or
+            .pth), trained with the original or with its PyTorch port, according to the name. None
+            takes the packaged weights.
 
     Returns:
         A `Generator` whose parameters are on the default device.
 
     Raises:
         ValueError: the name is unknown (the known ones are listed), the network has no packaged
-            weights, or the file holds something else than this network.
-        FileNotFoundError: there is no such weights file.
+            weights, or the file does not contain this network.
+        FileNotFoundError: the weights file does not exist.
 
     Example:
         >>> import cfx_jax
@@ -74,13 +74,13 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     path = path_of(weights)
     if named.is_named(name):
         adapt = functools.partial(adapters.as_generator, name=name)
-        shown = jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64, 1)), jax.random.key(0)
-        return user_models.build(name, path, adapt, lambda _: shown)
+        inputs = jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64, 1)), jax.random.key(0)
+        return user_models.build(name, path, adapt, lambda _: inputs)
     if "+" in name:
         if path is not None:
             raise ValueError(
-                f"generator {name!r} names several, and {path} holds the weights of "
-                "one: load each by itself and give them to cfx_jax.generators.mix"
+                f"generator {name!r} names several generators, but {path} contains the weights of "
+                "one: load each separately and pass them to cfx_jax.generators.mix"
             )
         return mix([load_generator(part.strip()) for part in name.split("+")])
     if name in _HEURISTICS:
@@ -99,7 +99,7 @@ def _packaged(name: str) -> tuple[pathlib.Path, str]:
     if name not in _PACKAGED:
         raise ValueError(
             f"generator {name!r} has no packaged weights: train it with python -m cfx_jax.train, "
-            "or give a file (weights=PATH, on the command line --config.generator.weights=PATH)"
+            "or pass a file (weights=PATH, on the command line --config.generator.weights=PATH)"
         )
     return pathlib.Path(__file__).parent.parent / "weights" / f"{name}.safetensors", _PACKAGED[name]
 
@@ -107,11 +107,11 @@ def _packaged(name: str) -> tuple[pathlib.Path, str]:
 def _read_network(
     name: str, path: str | os.PathLike[str], template: Any, digest: str | None
 ) -> dict[str, Any]:
-    """Reads a file of ours, or of the published layout where a network has one."""
+    """Reads a weights file of cfx_jax, or of the published layout of contextual attention."""
     if not name.startswith("contextual_attention"):
         return read_params(path, template, digest)
     arrays = read_weights(path).arrays
-    # The published names have dots, ours have not.
+    # The published names contain dots, those of cfx_jax do not.
     if any("." in key for key in arrays):
         return contextual_attention_weights.params_from_arrays(arrays)
     return read_params(path, template)
@@ -150,7 +150,7 @@ NETWORKS |= {
         ("vae_digits", vae.DIGITS, 28),
     )
 }
-# The same layout of weights, computed as the PyTorch port does; see that module.
+# The same layout of weights, computed like the PyTorch port; see that module.
 NETWORKS["contextual_attention_pytorch"] = NETWORKS["contextual_attention"]._replace(
     apply=functools.partial(contextual_attention.apply, port=True)
 )

@@ -1,4 +1,4 @@
-"""The models of a run: loaded as a config asks, and known by digests."""
+"""The models of a run: loaded from a config, and identified by digests."""
 
 import dataclasses
 import hashlib
@@ -23,12 +23,15 @@ _AnyConfig = TypeVar("_AnyConfig", bound=Config)
 def load_models(
     config: Config, classifier: Classifier | None = None, generator: Generator | None = None
 ) -> tuple[Classifier, Generator]:
-    """Loads the models a config names, where they are not given, in the precision it asks for.
+    """Loads the models that a config names, unless they are given, in the configured precision.
 
     Args:
-        config: its sections `classifier` and `generator`, and `precision`.
-        classifier: in place of the one the config names.
-        generator: in place of the one the config names.
+        config: config of a run; uses `classifier`, `generator` and `precision`.
+        classifier: replaces the classifier that the config names.
+        generator: replaces the generator that the config names.
+
+    Returns:
+        The classifier and the generator.
 
     Raises:
         ConfigError: a name is unknown, or weights or class names cannot be read.
@@ -46,10 +49,14 @@ def load_models(
 
 
 def resolve_precision(config: _AnyConfig) -> _AnyConfig:
-    """Returns a config whose precision `auto` has become what suits the backend, and logs which.
+    """Replaces the precision `auto` of a config by that for the backend, and logs it.
 
     Args:
-        config: of a run or an evaluation. The backend must be up: hosts of a pod have joined.
+        config: config of a run or an evaluation. The backend must be initialised: the hosts of a
+            pod have joined.
+
+    Returns:
+        The config with precision `float32` or `bfloat16`.
 
     Example:
         >>> from cfx_jax.config import Config
@@ -64,27 +71,31 @@ def resolve_precision(config: _AnyConfig) -> _AnyConfig:
     return dataclasses.replace(config, precision=precision)
 
 
-def name_given(
+def name_given_models(
     config: Config, classifier: Classifier | None, generator: Generator | None
 ) -> Config:
-    """Returns a config that says of models that are given their names, and no more.
+    """Replaces the sections of models that are passed as objects by sections with only their names.
 
     Args:
-        config: of a run.
-        classifier: in place of the one the config names; None leaves it to the config.
-        generator: in place of the one the config names; None leaves it to the config.
+        config: config of a run.
+        classifier: replaces the classifier that the config names; None keeps that one.
+        generator: replaces the generator that the config names; None keeps that one.
+
+    Returns:
+        The config with the names of the given models.
 
     Raises:
-        ConfigError: what is given is no model, or the config says something of its own classifier.
+        ConfigError: an object is not a model, or the config has settings for the classifier that is
+            replaced.
     """
     for given, expected in ((classifier, Classifier), (generator, Generator)):
         if given is not None and not isinstance(given, expected):
             raise ConfigError(
                 f"{expected.__name__.lower()} is a {type(given).__name__}; expected a "
-                f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or give a name in the config"
+                f"cfx_jax.{expected.__name__}, see cfx_jax.adapters, or a name in the config"
             )
     if classifier is not None:
-        _refuse_duplicates(config.classifier)
+        _check_no_settings(config.classifier)
         config = dataclasses.replace(config, classifier=ClassifierConfig(classifier.name))
     if generator is not None:
         config = dataclasses.replace(config, generator=GeneratorConfig(generator.name))
@@ -92,25 +103,25 @@ def name_given(
 
 
 def identity(model: Classifier | Generator) -> dict[str, Any]:
-    """Returns what a manifest keeps of a model: its name and the digest of its weights.
+    """Returns the identity of a model for a manifest: its name and the digest of its weights.
 
-    Of a model that a function of the user's own builds, also the digest of that and its weights.
+    For a model that a user-defined function builds, also the digest of its `origin`.
     """
     digest = getattr(model, "host_weights", "") or weights_digest(model.params)
-    found: dict[str, Any] = {"name": model.name, "weights_digest": digest}
+    fields: dict[str, Any] = {"name": model.name, "weights_digest": digest}
     if isinstance(model, Classifier):
-        # What it sees is part of what it is.
-        found |= {"crop": model.crop, "interpolation": model.interpolation}
+        # The preparation of its images is part of its identity.
+        fields |= {"crop": model.crop, "interpolation": model.interpolation}
     if model.origin:
-        found["origin"] = model.origin
-    return found
+        fields["origin"] = model.origin
+    return fields
 
 
 def weights_digest(params: Any) -> str:
     """Returns the SHA-256 of a parameter tree: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
-        # As models of Flax NNX keep for their dropout.
+        # Models of Flax NNX have random keys for their dropout.
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
@@ -118,12 +129,13 @@ def weights_digest(params: Any) -> str:
     return digest.hexdigest()
 
 
-def _refuse_duplicates(section: ClassifierConfig) -> None:
-    """What a section says of its own classifier would be lost on one that is given."""
-    usual = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
-    said = [name for name, value in dataclasses.asdict(section).items() if value != usual[name]]
-    if said:
+def _check_no_settings(section: ClassifierConfig) -> None:
+    """Raises if a section has settings, which would not apply to a classifier object."""
+    defaults = dataclasses.asdict(ClassifierConfig(section.name, section.weights))
+    values = dataclasses.asdict(section)
+    changed = [name for name, value in values.items() if value != defaults[name]]
+    if changed:
         raise ConfigError(
-            f"classifier.{said[0]} is for the classifier that the config names, and another "
-            "is given; change that one, as in classifier.replace(image_size=(224, 224))"
+            f"classifier.{changed[0]} is for the classifier that the config names, but another is "
+            "given; change that one, as in classifier.replace(image_size=(224, 224))"
         )

@@ -1,4 +1,4 @@
-"""Names and paths as they are given."""
+"""Look-up of names and paths that a user passes."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -6,16 +6,19 @@ from typing import Any
 
 
 def look_up(kind: str, table: Mapping[str, Any], name: str, more: Iterable[str] = ()) -> Any:
-    """Returns what a table has under a name.
+    """Returns the entry of a table with a name.
 
     Args:
-        kind: what is looked for, as an error calls it.
-        table: by name.
-        name: to look for.
-        more: names that are known beside those of the table.
+        kind: kind of the entries, for the error message.
+        table: entries by name.
+        name: name to look up.
+        more: further known names, for the error message.
+
+    Returns:
+        The entry.
 
     Raises:
-        ValueError: there is no such name; the known ones are listed.
+        ValueError: the name is unknown; the known ones are listed.
     """
     if name not in table:
         known = ", ".join(sorted({*table, *more}))
@@ -27,8 +30,8 @@ def path_of(weights: str | os.PathLike[str] | None) -> str | None:
     """Returns the path of weights as text.
 
     Raises:
-        ValueError: it is empty.
+        ValueError: the path is empty.
     """
     if weights is not None and not os.fspath(weights):
-        raise ValueError("weights='': give a path, or None for the packaged weights")
+        raise ValueError("weights is empty; pass a path, or None for the packaged weights")
     return None if weights is None else os.fspath(weights)

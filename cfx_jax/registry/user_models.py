@@ -1,4 +1,4 @@
-"""Models of a user's own: built by a named function, and checked before a run is begun."""
+"""User-defined models: built by a named function, and checked before a run starts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,64 +20,65 @@ def build(
     name: str,
     weights: str | None,
     adapt: Callable[[Any], Model],
-    shown: Callable[[Model], tuple[jax.Array, ...]],
+    example_inputs: Callable[[Model], tuple[jax.Array, ...]],
 ) -> Model:
-    """Calls a function of the user's own and adapts what it returns.
+    """Calls a user-defined function and adapts the model that it returns.
 
     Args:
         name: `package.module:function` or `path/to/file.py:function`.
-        weights: what the function is given, if it takes something.
-        adapt: makes a model of ours of what it returns.
-        shown: model -> what its `apply` takes beside parameters.
+        weights: argument of the function; None calls it without an argument.
+        adapt: converts the result of the function to a `Classifier` or a `Generator`.
+        example_inputs: function of the model that returns inputs for `apply`, without parameters.
 
     Returns:
-        The model, which knows what it is made of.
+        The model, with its `origin`.
 
     Raises:
-        ValueError: there is no such function, it raises, or returns something else than a model.
+        ValueError: the function does not exist, raises, or does not return a model.
     """
     model = named.build(name, weights)
     try:
         adapted = adapt(model)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    constants = _constants(adapted.apply, adapted.params, *shown(adapted))
+    constants = _find_constants(adapted.apply, adapted.params, *example_inputs(adapted))
     return dataclasses.replace(adapted, origin=named.origin(name, weights, constants))
 
 
 def image_shape(classifier: Classifier) -> tuple[int, int, int]:
-    """Returns the shape `(H, W, C)` that images are brought to for a classifier.
+    """Returns the shape `(H, W, C)` of the images for a classifier.
 
     Raises:
         ConfigError: the classifier has no image size.
     """
     if classifier.image_size is None:
         raise ConfigError(
-            f"classifier {classifier.name!r} has no image size to bring images to; give it one, on "
-            "the command line --config.classifier.image_size=224"
+            f"classifier {classifier.name!r} has no image size to resize images to; set it, on the "
+            "command line --config.classifier.image_size=224"
         )
     return (*classifier.image_size, classifier.channels)
 
 
-def check_models(classifier: Classifier, generator: Generator, asked: ExplainConfig) -> None:
-    """Checks that the models of a run do what is asked of them, on images of their `image_shape`.
+def check_models(classifier: Classifier, generator: Generator, explain: ExplainConfig) -> None:
+    """Checks that the models of a run work together, on images of their `image_shape`.
 
     Args:
-        classifier: its image size and channels are those of the images.
+        classifier: the model to explain; its image size and channels determine the images.
         generator: fills images of that shape.
-        asked: its masks must not be finer than the images, and its contrast must be a class.
+        explain: config of the explanations; its masks must not be finer than the images, and its
+            contrast must be a class.
 
     Raises:
-        ConfigError: something does not fit together, or a model of the user's own raises an error
-            or fills with values that are no pixels.
+        ConfigError: the models or settings do not fit together, or a user-defined model raises an
+            error or returns in-fills outside of [0, 1].
     """
-    shape, settings, contrast = image_shape(classifier), asked.settings(), asked.contrast
-    # Two, as many come at once.
-    some, one = (jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in (2, 1))
+    shape, settings, contrast = image_shape(classifier), explain.settings(), explain.contrast
+    # A batch and a single image, since both occur.
+    batch, one = (jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in (2, 1))
     masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
-    _trace(classifier, "", classifier.apply, some)
+    _trace(classifier, "", classifier.apply, batch)
     _trace(classifier, "", classifier.apply, one)
-    _trace(generator, "", generator.apply, some, masks, jax.eval_shape(lambda: jax.random.key(0)))
+    _trace(generator, "", generator.apply, batch, masks, jax.eval_shape(lambda: jax.random.key(0)))
     try:
         images = check_problem(
             classifier, generator, jnp.zeros((1, *shape)), "ssr", settings, contrast
@@ -87,14 +88,14 @@ def check_models(classifier: Classifier, generator: Generator, asked: ExplainCon
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for count in {1, settings.num_samples}:
-        _check_learns(classifier, jax.ShapeDtypeStruct((count, *shape), jnp.float32))
+        _check_gradient(classifier, jax.ShapeDtypeStruct((count, *shape), jnp.float32))
 
 
-def _check_learns(classifier: Classifier, images: jax.ShapeDtypeStruct) -> None:
-    """Traces what learning asks of a classifier: its gradient, image by image."""
+def _check_gradient(classifier: Classifier, images: jax.ShapeDtypeStruct) -> None:
+    """Traces the gradient of a classifier under vmap, which learning needs."""
 
     def gradient(params: Any, images: jax.Array) -> jax.Array:
-        return jax.grad(lambda shown: classifier.apply(params, shown).sum())(images)
+        return jax.grad(lambda inputs: classifier.apply(params, inputs).sum())(images)
 
     batch = jax.ShapeDtypeStruct((2, *images.shape), images.dtype)
     mapped = jax.vmap(gradient, in_axes=(None, 0))
@@ -107,7 +108,7 @@ def _trace(
     function: Callable[..., Any],
     *arguments: jax.ShapeDtypeStruct,
 ) -> None:
-    """Traces a model of the user's own: what it raises is no fault of this package."""
+    """Traces a user-defined model, and reports its exception as an error of the model."""
     if not named.is_named(model.name):
         return
     try:
@@ -118,9 +119,9 @@ def _trace(
         ) from error
 
 
-def _constants(apply: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Returns the arrays that a function has closed over, so far as it can be traced."""
+def _find_constants(apply: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Returns the arrays that a function has closed over; [] if it cannot be traced."""
     try:
         return list(jax.make_jaxpr(apply)(*arguments).consts)
-    except Exception:  # What is wrong with a foreign model is said where it is first called.
+    except Exception:  # The error is reported where the model is first called.
         return []

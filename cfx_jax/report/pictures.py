@@ -171,8 +171,8 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
     # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
     most = 30.0 * law.sharpness
     logits = np.clip(logits.astype(np.float32), -most, most)
-    cells = logits if law.draws else expit(logits)
-    keep: np.ndarray = law.show(cells, size, expit, _enlarge)
+    cells = logits if law.is_random else expit(logits)
+    keep: np.ndarray = law.upsample_keep(cells, size, expit, _enlarge)
     return 1.0 - keep if objective == "sdr" else keep
 
 

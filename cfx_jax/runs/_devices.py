@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier, resolve
+from cfx_jax.classifiers import Classifier, resolve_rank
 from cfx_jax.data import to_floats
 from cfx_jax.fido import (
     DIRECTIONS,
@@ -246,7 +246,7 @@ def _replace(is_fresh: jax.Array, fresh: Any, old: Any) -> Any:
 
 def _name_target(pixels: jax.Array, target: jax.Array, classifier: Classifier) -> jax.Array:
     logits = classifier.apply(classifier.params, to_floats(pixels)[None])[0]
-    return resolve(logits, target)
+    return resolve_rank(logits, target)
 
 
 def _advance(

@@ -101,7 +101,7 @@ def run(
     config.validate()
     stop = stop or StopRequest()
     with RunLog() as log:
-        config = registry.name_given(config, classifier, generator)
+        config = registry.name_given_models(config, classifier, generator)
         config = registry.resolve_precision(config)
         data.check_there(config.data)
         models = registry.load_models(config, classifier, generator)

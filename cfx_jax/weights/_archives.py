@@ -1,7 +1,7 @@
-"""Reads the formats that compress: `.npz` files of NumPy and checkpoint folders of Orbax.
+"""Reads compressed formats: `.npz` files of NumPy and checkpoint folders of Orbax.
 
-A few bytes of them can announce arrays without end, so what is announced is compared with what is
-there before memory is taken. Nothing in a file is unpickled.
+A few bytes of such a file can declare huge arrays, so the declared size is compared with the stored
+size before memory is allocated. Nothing in a file is unpickled.
 """
 
 import io
@@ -17,75 +17,76 @@ import numpy as np
 import tensorstore as ts
 from numpy.lib import format as npy
 
-# Trained weights shrink to no less than half, zeros to a thousandth: a hundredth leaves room for
-# files that hold many of them.
+# Largest ratio of declared to stored bytes. Trained weights compress to no less than a half, zeros
+# to a thousandth; a hundredth allows files with many zeros.
 _MAX_EXPANSION = 100
-_ALWAYS_FITS = 2**26
+# Declared bytes that are accepted at any ratio.
+_ALWAYS_ACCEPTED_BYTES = 2**26
 
 
 def read_npz_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz` file by name, compressed or not.
 
-    NumPy saves bfloat16 as two bytes without a type (`V2`); these are bfloat16 again.
+    NumPy saves bfloat16 as two bytes without a type (`V2`); such arrays are read as bfloat16.
 
     Raises:
-        ValueError: the file is damaged, announces more than it can hold, or has an array that is
-            not of numbers, such as pickled Python objects; the message names it.
+        ValueError: the file is damaged, declares more than it can contain, or has an array that is
+            not numeric, such as pickled Python objects; the message names it.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         try:
-            return _npz_arrays(file)
-        except Exception as error:  # zipfile answers damage with a dozen types, some undocumented
-            text = f"{os.fspath(path)}: not a whole .npz file of numbers: {error}"
+            return _read_members(file)
+        except Exception as error:  # zipfile raises many types for damage, some undocumented
+            text = f"{os.fspath(path)}: not a complete .npz file of numbers: {error}"
             raise ValueError(text) from error
 
 
-def _npz_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_members(file: BinaryIO) -> dict[str, np.ndarray]:
     size = os.fstat(file.fileno()).st_size
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         # Members may overlap in a forged directory.
         if sum(info.compress_size for info in members) > size:
-            raise ValueError("members are announced larger than the file")
+            raise ValueError("the declared sizes of the members exceed the file")
         _check_expansion(sum(info.file_size for info in members), size)
         for info in members:
             name = info.filename.removesuffix(".npy")
             if name in arrays:
                 raise ValueError(f"two arrays are named {name!r}")
-            # Other methods inflate without a bound; NumPy writes these two.
+            # Other methods decompress without a bound; NumPy writes only these two.
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"array {name!r} has compression method {info.compress_type}")
             with archive.open(info) as member:
-                # read() would inflate all of a stream, even of one that announces less.
+                # read() would decompress the whole stream, even beyond the declared size.
                 data = member.read(info.file_size)
-            arrays[name] = _npy_array(name, data)
+            arrays[name] = _decode_npy(name, data)
     return arrays
 
 
-def _npy_array(name: str, data: bytes) -> np.ndarray:
-    """The array of one `.npy` file; it shares the memory of `data`."""
+def _decode_npy(name: str, data: bytes) -> np.ndarray:
+    """Returns the array of one `.npy` file; it shares the memory of `data`."""
     file = io.BytesIO(data)
     try:
         version = npy.read_magic(file)
-        # Versions 2 and 3 differ in the encoding of names of fields, which numbers have not.
+        # Versions 2 and 3 differ in the encoding of field names, which numbers do not have.
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, columns_first, dtype = read_header(file)
     except ValueError as error:
-        raise ValueError(f"array {name!r} has no header of NumPy's: {error}") from error
-    dtype = _number_dtype(name, dtype)
+        raise ValueError(f"array {name!r} has no valid NumPy header: {error}") from error
+    dtype = _check_dtype(name, dtype)
     start = file.tell()
     if math.prod(shape) * dtype.itemsize != len(data) - start:
         raise ValueError(f"array {name!r} of shape {shape} has {len(data) - start} bytes")
     return np.ndarray(shape, dtype, data, start, order="F" if columns_first else "C")
 
 
-def _number_dtype(name: str, dtype: np.dtype) -> np.dtype:
+def _check_dtype(name: str, dtype: np.dtype) -> np.dtype:
     if dtype == np.dtype("V2"):
         return np.dtype(ml_dtypes.bfloat16)
     if dtype.hasobject:
-        raise ValueError(f"array {name!r} holds pickled Python objects, which are never loaded")
+        raise ValueError(f"array {name!r} contains pickled Python objects, which are never loaded")
     if dtype.kind not in "biufc":
         raise ValueError(
             f"array {name!r} is of type {npy.dtype_to_descr(dtype)!r}, expected numbers; save "
@@ -95,43 +96,45 @@ def _number_dtype(name: str, dtype: np.dtype) -> np.dtype:
 
 
 def read_orbax_arrays(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads all arrays and numbers of an Orbax checkpoint by the dotted name of their place.
+    """Reads all arrays and numbers of an Orbax checkpoint by their dotted path in the tree.
 
-    Orbax stores a tree as Zarr arrays and a description in JSON, which are read as such: Orbax
-    itself prints the stacks of its threads where a file is damaged.
+    Orbax stores a tree as Zarr arrays and a description in JSON, which are read directly: Orbax
+    itself prints the stacks of its threads for a damaged file.
 
         read_orbax_arrays("checkpoints/1000")  # {"params.conv.kernel": ..., "step": ...}
 
     Args:
-        folder: of one tree, or of a step or a run that holds one.
+        folder: folder of one tree, or of a step or a run that contains one tree.
 
     Returns:
-        Dotted name -> array; the strings of a tree are left out.
+        Arrays by dotted name; strings in the tree are left out.
 
     Raises:
         ValueError: there is no checkpoint, more than one, or a damaged one.
     """
-    folder = _tree_folder(pathlib.Path(folder).absolute())
+    folder = _find_tree(pathlib.Path(folder).absolute())
     try:
         stores = _open_stores(folder, json.loads((folder / "_METADATA").read_bytes()))
         stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        _check_expansion(sum(map(_announced_bytes, stores.values())), stored)
+        _check_expansion(sum(map(_declared_bytes, stores.values())), stored)
         return {name: store.read().result() for name, store in stores.items()}
-    except Exception as error:  # of TensorStore, pages long, or of JSON that describes no tree
+    except Exception as error:  # From TensorStore, pages long, or from JSON without a tree.
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"{folder}: not a whole Orbax checkpoint: {text}") from error
+        raise ValueError(f"{folder}: not a complete Orbax checkpoint: {text}") from error
 
 
-def _tree_folder(folder: pathlib.Path) -> pathlib.Path:
-    """The folder of a tree: itself, or the only one at most two levels below."""
+def _find_tree(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a tree: itself, or the only one at most two levels below."""
     patterns = ("_METADATA", "*/_METADATA", "*/*/_METADATA")
-    found = [file.parent for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not found:
-        raise ValueError(f"{folder}: this folder holds no Orbax checkpoint of a tree (_METADATA)")
-    if found[0] != folder and len(found) > 1:
-        listed = ", ".join(map(str, found[:5]))
-        raise ValueError(f"{folder}: holds {len(found)} checkpoints; give one of them: {listed}")
-    return found[0]
+    trees = [file.parent for pattern in patterns for file in sorted(folder.glob(pattern))]
+    if not trees:
+        raise ValueError(
+            f"{folder}: this folder contains no Orbax checkpoint of a tree (_METADATA)"
+        )
+    if trees[0] != folder and len(trees) > 1:
+        listed = ", ".join(map(str, trees[:5]))
+        raise ValueError(f"{folder}: contains {len(trees)} checkpoints; pass one of them: {listed}")
+    return trees[0]
 
 
 def _open_stores(folder: pathlib.Path, description: Any) -> dict[str, ts.TensorStore]:
@@ -152,23 +155,24 @@ def _open_stores(folder: pathlib.Path, description: Any) -> dict[str, ts.TensorS
             "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}
             if in_database
             else base,
-            # Chunks of zeros may have been left out, if the description does not deny it.
+            # Chunks of zeros may be missing, unless the description excludes it.
             "fill_missing_data_reads": not description.get("store_array_data_equal_to_fill_value"),
         }
         stores[name] = ts.open(spec, open=True, read=True, context=context).result()
     return stores
 
 
-def _announced_bytes(store: ts.TensorStore) -> int:
-    # A chunk is inflated whole, however little of it the array covers.
+def _declared_bytes(store: ts.TensorStore) -> int:
+    # A chunk is decompressed as a whole, even if the array covers only a part of it.
     chunk: Any = store.chunk_layout.read_chunk.shape or ()
     size = max(math.prod(store.shape), math.prod(length or 1 for length in chunk))
     return size * store.dtype.numpy_dtype.itemsize
 
 
-def _check_expansion(announced: int, stored: int) -> None:
-    if announced > max(_ALWAYS_FITS, _MAX_EXPANSION * stored):
+def _check_expansion(declared: int, stored: int) -> None:
+    if declared > max(_ALWAYS_ACCEPTED_BYTES, _MAX_EXPANSION * stored):
         raise ValueError(
-            f"{announced} bytes are announced in {stored} stored ones, beyond the {_MAX_EXPANSION} "
-            "times that weights shrink; save them uncompressed if this is right"
+            f"{declared} bytes are declared but only {stored} are stored, beyond the factor of "
+            f"{_MAX_EXPANSION} by which weights compress; if this is correct, save them "
+            "uncompressed"
         )

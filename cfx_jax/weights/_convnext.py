@@ -4,14 +4,14 @@ import functools
 from typing import NamedTuple
 
 from cfx_jax.classifiers import ConvNeXt
-from cfx_jax.weights.layout import Layer, arrays_as_they_are, conv, dense, layer_norm
+from cfx_jax.weights.layout import Layer, conv, dense, layer_norm, unchanged
 
 
 class _Names(NamedTuple):
-    """What one library calls the layers.
+    """Names of the layers in one library.
 
     `{s}` is the number of a stage, `{even}` and `{odd}` are `2 s` and `2 s + 1`, and `{b}` is the
-    number of a block in its stage. Names of the layers of a block go behind that of the block.
+    number of a block in its stage. Names of layers of a block are appended to that of the block.
     """
 
     stem: str
@@ -30,28 +30,28 @@ class _Names(NamedTuple):
 
 
 def _layers(network: ConvNeXt, names: _Names) -> list[Layer]:
-    found = [conv("stem", names.stem), layer_norm("stem_norm", names.stem_norm)]
+    layers = [conv("stem", names.stem), layer_norm("stem_norm", names.stem_norm)]
     for stage, size in enumerate(network.stage_sizes):
-        ours = f"stage_{stage}"
-        place = functools.partial(str.format, s=stage, even=2 * stage, odd=2 * stage + 1)
+        stage_path = f"stage_{stage}"
+        fill_in = functools.partial(str.format, s=stage, even=2 * stage, odd=2 * stage + 1)
         if stage > 0:
-            found += [
-                layer_norm(f"{ours}_norm", place(names.downsample_norm)),
-                conv(f"{ours}_downsample", place(names.downsample)),
+            layers += [
+                layer_norm(f"{stage_path}_norm", fill_in(names.downsample_norm)),
+                conv(f"{stage_path}_downsample", fill_in(names.downsample)),
             ]
         for block in range(size):
-            path, name = f"{ours}_block_{block}", place(names.block, b=block)
-            found += [
+            path, name = f"{stage_path}_block_{block}", fill_in(names.block, b=block)
+            layers += [
                 conv(f"{path}/depthwise", f"{name}.{names.depthwise}"),
                 layer_norm(f"{path}/norm", f"{name}.{names.norm}"),
                 dense(f"{path}/mlp_in", f"{name}.{names.mlp_in}"),
                 dense(f"{path}/mlp_out", f"{name}.{names.mlp_out}"),
-                arrays_as_they_are(path, {"scale": f"{name}.{names.scale}"})._replace(
-                    to_ours=lambda array: array.reshape(-1),
+                unchanged(path, {"scale": f"{name}.{names.scale}"})._replace(
+                    to_param=lambda array: array.reshape(-1),
                     shape=lambda shape: (*shape, *names.scale_axes),
                 ),
             ]
-    return [*found, layer_norm("norm", names.head_norm), dense("classifier", names.head)]
+    return [*layers, layer_norm("norm", names.head_norm), dense("classifier", names.head)]
 
 
 torchvision = functools.partial(

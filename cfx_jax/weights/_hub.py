@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face hub: `hf://owner/name[/file]` -> a file on this disk."""
+"""Downloads weights from the Hugging Face hub, `hf://owner/name[/file]`."""
 
 import logging
 import pathlib
@@ -11,30 +11,31 @@ from cfx_jax.weights.params_file import INDEX, shard_names
 from cfx_jax.weights.preprocessing import CONFIG, PREPROCESSOR
 
 _ADDRESS = re.compile(r"hf://([^/]+/[^/]+)(?:/(.*))?")
-_USUAL = "model.safetensors"
+_DEFAULT_FILE = "model.safetensors"
 _logger = logging.getLogger(__name__)
 
 
 def is_address(path: str) -> bool:
-    """Tells whether a path names weights on the hub."""
+    """Returns whether a path is an address on the hub."""
     return path.startswith("hf://")
 
 
 def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
-    """Fetches a file of weights once; later calls find it in the cache of huggingface_hub.
+    """Downloads a weights file once; later calls use the cache of huggingface_hub.
 
     Args:
         address: `hf://owner/name/file`, or `hf://owner/name` for its `model.safetensors` or else
-            the only file of weights there.
-        suffixes: of the files of weights that can be read.
+            the only weights file of the repository.
+        suffixes: suffixes of the weights files that can be read.
 
     Returns:
-        Path of the file; the shards of an index, and the facts of the repository, lie beside it.
+        Path of the file; the shards of an index and the config files of the repository are in the
+        same folder.
 
     Raises:
-        ValueError: the address is malformed or names no file where there are several, or
-            huggingface_hub is not installed.
-        OSError: there is no such file, or it cannot be fetched.
+        ValueError: the address is malformed, does not name one of several files, or huggingface_hub
+            is not installed.
+        OSError: the file does not exist or cannot be downloaded.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
@@ -43,22 +44,22 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
         import huggingface_hub.errors  # an optional extra
     except ImportError as error:
         raise ValueError(
-            f"{address}: fetching weights takes the package huggingface_hub, which is not "
-            "installed: pip install huggingface_hub, or download the file and give its path"
+            f"{address}: fetching weights needs the package huggingface_hub, which is not "
+            "installed: pip install huggingface_hub, or download the file and pass its path"
         ) from error
     try:
         return _fetch(huggingface_hub, match[1], match[2] or "", suffixes)
     except ValueError as error:
         raise ValueError(f"{address}: {error}") from error
-    except Exception as error:  # of the hub, of its HTTP library, of the disk: pages long, some
+    except Exception as error:  # From the hub, its HTTP library or the disk, some pages long.
         text = " ".join(str(error).split())[:300]
         raise OSError(f"{address}: cannot be fetched: {text}") from error
 
 
 def _fetch(hub: Any, repository: str, file: str, suffixes: tuple[str, ...]) -> pathlib.Path:
     try:
-        path = pathlib.Path(hub.hf_hub_download(repository, file or _USUAL))
-    except hub.errors.LocalEntryNotFoundError:  # the hub is out of reach: no list either
+        path = pathlib.Path(hub.hf_hub_download(repository, file or _DEFAULT_FILE))
+    except hub.errors.LocalEntryNotFoundError:  # The hub cannot be reached: no list of files.
         raise
     except hub.errors.EntryNotFoundError:
         if file:
@@ -73,25 +74,32 @@ def _fetch(hub: Any, repository: str, file: str, suffixes: tuple[str, ...]) -> p
         try:
             hub.hf_hub_download(repository, posixpath.join(folder, name))
         except hub.errors.LocalEntryNotFoundError:
-            _logger.warning("hf://%s: out of reach, so its %s is not read", repository, name)
+            _logger.warning("hf://%s cannot be reached, so its %s is not read", repository, name)
         except hub.errors.EntryNotFoundError:
             pass
     return path
 
 
 def only_weights(files: Sequence[str], suffixes: tuple[str, ...]) -> str:
-    """Returns the file of weights among the names of a folder.
+    """Returns the only weights file of a folder, or its `model.safetensors`.
+
+    Args:
+        files: names of the files in the folder.
+        suffixes: suffixes of the weights files that can be read.
+
+    Returns:
+        The name of the file.
 
     Raises:
-        ValueError: there are several, or none.
+        ValueError: there are several weights files, or none.
     """
-    if _USUAL in files:
-        return _USUAL
+    if _DEFAULT_FILE in files:
+        return _DEFAULT_FILE
     known = [file for file in files if file.endswith(suffixes)]
-    # The shards of an index are no candidates of their own.
+    # The shards of an index are not candidates.
     known = [file for file in known if file.endswith(INDEX)] or known
     if len(known) == 1:
         return known[0]
     if known:
-        raise ValueError(f"give one of its files of weights: {', '.join(known)}")
-    raise ValueError(f"no file of weights that can be read ({', '.join(suffixes)}) among {files}")
+        raise ValueError(f"pass one of its weights files: {', '.join(known)}")
+    raise ValueError(f"no weights file that can be read ({', '.join(suffixes)}) among {files}")

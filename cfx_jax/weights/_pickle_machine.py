@@ -1,8 +1,8 @@
 """Interprets the pickle of a PyTorch checkpoint; nothing in it is imported, called or run.
 
-A pickle is a program for a stack machine. This one knows the opcodes that data needs and the few
-callables that make tensors, and makes inert values of its own instead. Whatever else a file wants
-to have made becomes an `Opaque` that carries its name; what could run code is refused by name.
+A pickle is a program for a stack machine. This machine supports the opcodes for data and the few
+callables that make tensors, and builds inert values for them. Every other object becomes an
+`Opaque` with its name. Names that could run code are refused.
 """
 
 import dataclasses
@@ -29,36 +29,36 @@ _STORAGES = {
     "torch.BoolStorage": np.dtype(np.bool_),
     "torch.ComplexFloatStorage": np.dtype(np.complex64),
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
-    # Of values beside a network; no tensor on them is read.
+    # Storages of values other than weights; their tensors are not read.
     **dict.fromkeys(("torch.QInt8Storage", "torch.QUInt8Storage"), np.dtype(np.uint8)),
     **dict.fromkeys(("torch.QUInt4x2Storage", "torch.QUInt2x4Storage"), np.dtype(np.uint8)),
     **dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"), np.dtype(np.uint8)),
     "torch.QInt32Storage": np.dtype(np.int32),
 }
-# Leaves room for checkpoints of about 50 000 tensors and keeps time and memory small for any file.
+# Allows checkpoints of about 50 000 tensors and bounds time and memory for any file.
 _MAX_OPCODES = 2_000_000
-_MAX_DIMENSIONS = 64  # NumPy's own limit
+_MAX_DIMENSIONS = 64  # The limit of NumPy.
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 
 class WeightsFormatError(ValueError):
-    """The file is damaged, truncated or no PyTorch checkpoint."""
+    """The file is damaged, truncated or not a PyTorch checkpoint."""
 
 
 class UnsafePickleError(ValueError):
-    """The file asks for something that could run code; nothing was run."""
+    """The file refers to a name that could run code; nothing was run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """The name of something in a Python module, never the thing itself."""
+    """The name of an object in a Python module, never the object itself."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """What the pickle says about a storage: its key and `count` elements, which lie elsewhere."""
+    """Description of a storage in the pickle; its `count` elements are elsewhere in the file."""
 
     key: str
     dtype: np.dtype
@@ -72,7 +72,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A window on a storage; offset and stride count elements."""
+    """A strided view of a storage; offset and stride are in elements."""
 
     storage: Storage
     offset: int
@@ -82,7 +82,7 @@ class Tensor:
 
 @dataclasses.dataclass(eq=False)
 class Dict:
-    """The entries of a dict in file order, unhashed: hashing what a file chose can be made slow."""
+    """Entries of a dict in file order; not hashed, since chosen keys can make hashing slow."""
 
     ordered: bool = False
     entries: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
@@ -90,9 +90,9 @@ class Dict:
 
 @dataclasses.dataclass(eq=False)
 class Opaque(Dict):
-    """In place of an object that is not made: the name of its class, or of what would make it.
+    """Placeholder for an object that is not made: the name of its class or of its factory.
 
-    Its `entries` are those of a kind of dict, `state` is what its attributes would be.
+    `entries` are the entries of a dict-like object, `state` is the state with its attributes.
     """
 
     name: str = ""
@@ -100,13 +100,13 @@ class Opaque(Dict):
 
 
 class Pickled(NamedTuple):
-    """What one pickle describes.
+    """Content of one pickle.
 
     Attributes:
-        value: what it builds, made of `Dict`, `Opaque`, `Tensor`, `Storage`, `Global` and Python's
-            own list, tuple, str, bytes, bytearray, int, float, bool and None. A `Dict` or a list
-            may hold itself.
-        storages: every storage it mentions, by key.
+        value: the value that it builds, made of `Dict`, `Opaque`, `Tensor`, `Storage`, `Global` and
+            the Python types list, tuple, str, bytes, bytearray, int, float, bool and None. A `Dict`
+            or a list may contain itself.
+        storages: all storages that it refers to, by key.
     """
 
     value: Any
@@ -114,40 +114,42 @@ class Pickled(NamedTuple):
 
 
 def interpret(stream: io.BytesIO) -> Pickled:
-    """Interprets the pickle at the position of a stream, which then stands behind its STOP.
+    """Interprets the pickle at the position of a stream and moves the position behind its STOP.
 
     Args:
-        stream: bytes of any origin.
+        stream: bytes, which need not be trusted.
 
     Returns:
         The value and the storages of the pickle.
 
     Raises:
         WeightsFormatError: the pickle is damaged, or of a kind that torch does not write.
-        UnsafePickleError: it asks for something that could run code, named in the message.
+        UnsafePickleError: it refers to a name that could run code, given in the message.
     """
     machine = _Machine(stream)
     return Pickled(machine.run(), machine.storages)
 
 
 class _Machine:
-    """The part of the pickle machine that checkpoints need; every value it makes is inert."""
+    """The part of the pickle machine that checkpoints need; all its values are inert."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self.storages: dict[str, Storage] = {}
         self._stream = stream
         self._stack: list[Any] = []
-        self._outer: list[list[Any]] = []  # stacks set aside by MARK
+        self._outer: list[list[Any]] = []  # Stacks saved by MARK.
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Interprets one pickle, up to and with its STOP, and returns what it builds."""
+        """Interprets one pickle up to and including its STOP, and returns its value."""
         try:
             for _ in range(_MAX_OPCODES):
-                # Not pickletools.genops: it decodes the arguments of opcodes we refuse, too.
+                # Not pickletools.genops, which also decodes the arguments of refused opcodes.
                 opcode = _OPCODES.get(self._stream.read(1))
                 if opcode is None:
-                    raise WeightsFormatError("the pickle ends early or is none; expected an opcode")
+                    raise WeightsFormatError(
+                        "the pickle ends early or is not a pickle; expected an opcode"
+                    )
                 name = opcode.name
                 if name == "STOP":
                     return self._stack.pop()
@@ -161,7 +163,7 @@ class _Machine:
                 _HANDLERS[name](self, argument)
         except (WeightsFormatError, UnsafePickleError):
             raise
-        except (ValueError, LookupError) as error:  # a reader, an empty stack, an unset memo
+        except (ValueError, LookupError) as error:  # A reader, an empty stack or an unset memo.
             position = self._stream.tell()
             raise WeightsFormatError(f"damaged pickle before byte {position}: {error}") from error
         raise WeightsFormatError(f"a pickle of more than {_MAX_OPCODES} opcodes")
@@ -192,7 +194,7 @@ class _Machine:
         target.entries.extend(zip(items[::2], items[1::2], strict=True))
 
     def _global(self, names: tuple[str, str]) -> None:
-        self._push(_named(present_name(*names)))
+        self._push(_make_global(present_name(*names)))
 
     def _stack_global(self, _: Any) -> None:
         module, name = (_expect(part, str, "a string as name") for part in self._pop_many(2))
@@ -206,7 +208,7 @@ class _Machine:
                 self._push(module)
                 return
             case _:
-                raise WeightsFormatError("a persistent id of another kind than a torch storage")
+                raise WeightsFormatError("a persistent id that is not a torch storage")
         if type_name not in _STORAGES:
             raise WeightsFormatError(f"{type_name[:200]!r}; expected one of {', '.join(_STORAGES)}")
         storage = Storage(key, _STORAGES[type_name], _index(count))
@@ -228,23 +230,23 @@ class _Machine:
             target.state = state
         elif not (isinstance(target, Dict) and target.ordered):
             raise WeightsFormatError("the pickle changes a value that has no attributes")
-        self._push(target)  # `_metadata` of the state dict of a module is dropped
+        self._push(target)  # `_metadata` of a state dict is dropped.
 
 
 def _read_name(stream: io.BytesIO) -> tuple[str, str]:
-    """Module and name, a line each; the reader of pickletools would interpret backslashes."""
+    """Reads module and name from one line each; the reader of pickletools decodes backslashes."""
     lines = [stream.readline(), stream.readline()]
     if not lines[1].endswith(b"\n"):
         raise ValueError("a name without end")
     return lines[0][:-1].decode(), lines[1][:-1].decode()
 
 
-def _named(name: str) -> Global:
+def _make_global(name: str) -> Global:
     if not is_data(name):
         by_pickle = name == "torch.storage._load_from_bytes"
-        why = "as pickle.dump writes tensors" if by_pickle else "which no checkpoint needs"
+        reason = "as pickle.dump writes tensors" if by_pickle else "which no checkpoint needs"
         raise UnsafePickleError(
-            f"the file asks for {name[:200]!r}, which could run code, {why}; nothing was "
+            f"the file refers to {name[:200]!r}, which could run code, {reason}; nothing was "
             "run. If you trust the file, load it where it was written and save "
             "`model.state_dict()` with torch.save"
         )
@@ -258,7 +260,7 @@ def _expect_name(function: Any) -> str:
 
 
 _TENSORS = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
-_MAKES_TENSORS = (
+_TENSOR_FACTORIES = (
     "torch.Size",
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor_v2",
@@ -266,10 +268,10 @@ _MAKES_TENSORS = (
 
 
 def _call(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What the real callable would give, as an inert value."""
+    """Returns an inert value in place of the result of a callable."""
     match name, arguments:
-        case "builtins.getattr", (Global(owner), str(attribute)):  # as some enums are saved
-            return _named(f"{owner}.{attribute}")
+        case "builtins.getattr", (Global(owner), str(attribute)):  # Some enums are saved like this.
+            return _make_global(f"{owner}.{attribute}")
         case ("collections.OrderedDict", ()) | ("collections.defaultdict", (_,)):
             return Dict(ordered=True)
         case "torch.Size", (tuple(size),):
@@ -279,25 +281,25 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
         case "torch._utils._rebuild_parameter_with_state", (Tensor() as tensor, _, _, _):
             return tensor
         case "torch._tensor._rebuild_from_type_v2", (Global(function), Global(kind), tuple(), _):
-            # A tensor with attributes of its own, or one of a class that may mean something else.
+            # A tensor with additional attributes, or of a subclass whose meaning may differ.
             return _call(function, arguments[2]) if kind in _TENSORS else Opaque(name=kind)
         case (
             "torch._utils._rebuild_tensor_v2",
             (Storage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata),
         ) if len(size) == len(stride) <= _MAX_DIMENSIONS:
-            # Metadata marks a lazy conjugation or negation, so its values are not the stored ones.
+            # Metadata marks a lazy conjugation or negation: the values differ from the stored ones.
             if any(not isinstance(entry, Dict) or entry.entries for entry in metadata):
                 raise WeightsFormatError("a lazily conjugated or negated tensor; save its clone()")
             size, stride = tuple(map(_index, size)), tuple(map(_index, stride))
             return Tensor(storage, _index(offset), size, stride)
-        # Of types that older versions have not, such as 8-bit floats.
+        # Types that older versions do not support, such as 8-bit floats.
         case "torch._utils._rebuild_tensor_v3", (_, _, _, _, _, _, Global(dtype), *_):
             return Opaque(name=f"tensor of {dtype}")
-    if name in _MAKES_TENSORS:
-        raise WeightsFormatError(f"{name} with arguments it does not take")
-    # Functions that make an object of the class they are given.
-    is_maker = name.rpartition(".")[2] in ("_reconstructor", "_reconstruct")
-    made = arguments[0] if is_maker and arguments else None
+    if name in _TENSOR_FACTORIES:
+        raise WeightsFormatError(f"{name} with invalid arguments")
+    # Functions that make an object of the class in their first argument.
+    is_factory = name.rpartition(".")[2] in ("_reconstructor", "_reconstruct")
+    made = arguments[0] if is_factory and arguments else None
     return Opaque(name=made.name if isinstance(made, Global) else name)
 
 
@@ -309,7 +311,9 @@ def _expect(value: Any, kind: type, what: str) -> Any:
 
 def _index(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise WeightsFormatError("a size, stride, offset or count that is no integer in [0, 2**63)")
+        raise WeightsFormatError(
+            "a size, stride, offset or count that is not an integer in [0, 2**63)"
+        )
     return value
 
 
@@ -318,7 +322,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _Machine._push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine._push),
     **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine._push),
-    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine._push),  # of Python 2
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine._push),  # Python 2.
     "NONE": lambda machine, _: machine._push(None),
     "NEWTRUE": lambda machine, _: machine._push(True),
     "NEWFALSE": lambda machine, _: machine._push(False),
@@ -353,7 +357,9 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "NEWOBJ_EX": lambda machine, _: machine._new(machine._pop_many(3)),
     "OBJ": lambda machine, _: machine._new(machine._pop_mark()),
     "INST": lambda machine, names: machine._new(
-        [_named(present_name(*names)), machine._pop_mark()]
+        [_make_global(present_name(*names)), machine._pop_mark()]
     ),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda _, code: _named(f"copyreg.extension {code}")),
+    **dict.fromkeys(
+        ("EXT1", "EXT2", "EXT4"), lambda _, code: _make_global(f"copyreg.extension {code}")
+    ),
 }

@@ -1,8 +1,9 @@
-"""Which names a pickle may ask for: kinds of data, and not what could run code.
+"""Names that a pickle may refer to: types of data, but nothing that could run code.
 
-Nothing is ever imported or called by its name, so that no list decides whether reading a file is
-safe. This one decides what a user is told: a training script saves its arguments and paths, and
-these are no reason to refuse a file; one that wants `os.system` was made to do harm elsewhere.
+Nothing is ever imported or called by its name, so the safety of reading a file does not depend on
+this list. The list decides which files are refused with a warning to the user: a training script
+saves its arguments and paths, which is no reason to refuse a file, but a file that refers to
+`os.system` was made to do harm elsewhere.
 """
 
 import _compat_pickle
@@ -10,7 +11,7 @@ import builtins
 import re
 import sys
 
-# Of the standard library, which can run anything, the kinds of values that scripts save.
+# Types of values from the standard library that scripts save; all its other names are refused.
 _DATA = {
     "_codecs.encode",
     "argparse.Namespace",
@@ -43,13 +44,13 @@ _DATA = {
     *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *(
         f"{module}.{pure}{kind}Path"
-        for module in ("pathlib", "pathlib._local")  # as of Python 3.13
+        for module in ("pathlib", "pathlib._local")  # Since Python 3.13.
         for pure in ("", "Pure")
         for kind in ("", "Posix", "Windows")
     ),
 }
 _DATA_MODULES = {"collections.abc", "math", "numbers", "typing"}
-# Of other packages, what loads or runs files.
+# Names of other packages that load or run files.
 _LOADERS = re.compile(
     r"(torch\.(load|hub|jit|package|ops|serialization\.load|utils\.cpp_extension|distributed\.rpc)"
     r"|torch\.storage\._load_from_bytes|numpy\.(load|f2py|testing|distutils)"
@@ -59,12 +60,13 @@ _LOADERS = re.compile(
 
 
 def is_data(name: str) -> bool:
-    """Tells whether a dotted name is that of data, or of a class or function of somebody's own.
+    """Returns whether a dotted name is that of data, or of a user-defined class or function.
 
-    The names of the standard library must be known, those of other packages must not.
+    Names of the standard library must be listed as data, names of other packages must not be listed
+    as loaders.
     """
     module, _, attribute = name.rpartition(".")
-    if re.search(r"\.__(?!main)\w+__(\.|$)", name):  # the way from an object to everything else
+    if re.search(r"\.__(?!main)\w+__(\.|$)", name):  # These attributes give access to all objects.
         return False
     if module == "builtins" and isinstance(getattr(builtins, attribute, None), type):
         return True
@@ -74,6 +76,6 @@ def is_data(name: str) -> bool:
 
 
 def present_name(module: str, name: str) -> str:
-    """Returns the dotted name in Python 3 of what old protocols call as Python 2 did."""
+    """Returns the dotted name in Python 3; old protocols use the names of Python 2."""
     renamed = _compat_pickle.NAME_MAPPING.get((module, name))
     return ".".join(renamed or (_compat_pickle.IMPORT_MAPPING.get(module, module), name))

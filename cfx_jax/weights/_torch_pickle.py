@@ -1,13 +1,13 @@
 """Reads the tensors of a PyTorch checkpoint without torch and without running its pickle.
 
-A checkpoint is a pickle, that is, a program, which `pickle_machine` interprets without obeying it.
-This module knows the file around it. Both layouts that `torch.save` writes are read:
+A checkpoint is a pickle, that is, a program, which `_pickle_machine` interprets without running it.
+This module reads the file format around it. Both layouts that `torch.save` writes are supported:
 
-    zip      `<name>/data.pkl` and one stored member `<name>/data/<key>` a storage
-    legacy   pickles of magic number, protocol, system, object and storage keys, one after the
-             other; then for each key an int64 element count and the elements
+    zip      `<name>/data.pkl` and one stored member `<name>/data/<key>` per storage
+    legacy   pickles of magic number, protocol, system, object and storage keys, one after
+             another; then for each key an int64 element count and the elements
 
-A storage is a flat run of elements; a tensor is a window (offset, size, stride) on one.
+A storage is a flat sequence of elements; a tensor is a view (offset, size, stride) of a storage.
 """
 
 import io
@@ -33,22 +33,22 @@ from cfx_jax.weights.preprocessing import Preprocessing
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MODULE = ("_parameters", "_buffers", "_modules")  # attributes of a `torch.nn.Module`, each a dict
-# A few bytes of pickle can describe a structure without end. These bounds leave room for
-# checkpoints of about 50 000 tensors and keep time and memory small for any file.
+_MODULE_DICTS = ("_parameters", "_buffers", "_modules")  # Attributes of a `torch.nn.Module`.
+# A few bytes of pickle can describe an endless structure. These bounds allow checkpoints of about
+# 50 000 tensors and bound time and memory for any file.
 _MAX_ENTRIES = 200_000
-_MAX_NUMBERS = 5_000_000  # and texts, such as the losses of a training
+_MAX_OTHER_VALUES = 5_000_000  # Numbers and strings, such as the losses of a training.
 _MAX_NAME_LENGTH = 1_000
-_MAX_REPEATED_BYTES = 2**26  # of a tensor that repeats elements (stride 0) beyond the file's size
+_MAX_REPEATED_BYTES = 2**26  # A tensor with stride 0 can be larger than the file.
 
 
 class Checkpoint(NamedTuple):
-    """What a file of weights holds.
+    """Content of a weights file.
 
     Attributes:
-        arrays: name -> array; the names of nested dicts are joined by dots.
-        opaque: name -> class of the objects that are there instead of arrays, never made.
-        preprocessing: what lies beside the file.
+        arrays: arrays by name; the names of nested dicts are joined by dots.
+        opaque: class names of the objects in place of arrays, by name; the objects are not made.
+        preprocessing: properties from the config files next to the weights.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -59,7 +59,7 @@ class Checkpoint(NamedTuple):
 def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads every tensor of a PyTorch checkpoint by its dotted name.
 
-    Neither torch nor the file's pickle is run. Nested dicts give names such as
+    Neither torch nor the pickle of the file is run. Nested dicts give names such as
     `state_dict.conv.weight`, and so do the modules of a pickled network; other values are left out.
     Tensors that share a storage share memory, and a tensor saved with permuted axes is a strided
     view.
@@ -68,33 +68,33 @@ def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         arrays["_fc.weight"].shape  # (1000, 1280)
 
     Args:
-        path: file written by `torch.save`, in the zip or the legacy layout.
+        path: path of a file written by `torch.save`, in the zip or the legacy layout.
 
     Returns:
-        Arrays in the order of the file, bfloat16 as `ml_dtypes.bfloat16`, and the objects that the
-        file holds beside or instead of them.
+        Arrays in the order of the file, bfloat16 as `ml_dtypes.bfloat16`, and the class names of
+        other objects in the file.
 
     Raises:
-        WeightsFormatError: the file is damaged, truncated or no PyTorch checkpoint of tensors.
-        UnsafePickleError: the file asks for something that could run code, named in the message.
+        WeightsFormatError: the file is damaged, truncated or not a PyTorch checkpoint of tensors.
+        UnsafePickleError: the file refers to a name that could run code, given in the message.
         OSError: the file cannot be read.
     """
     data = pathlib.Path(path).read_bytes()
     try:
         root, storages = _read_zip(data) if data.startswith(b"PK") else _read_legacy(data)
-        if isinstance(root, list | tuple):  # such as state dicts of a network and an optimizer
+        if isinstance(root, list | tuple):  # For example state dicts of a network and an optimizer.
             root = Dict(entries=list(enumerate(root)))
         if not isinstance(root, Dict) or (not root.entries and not isinstance(root, Opaque)):
-            raise WeightsFormatError("holds no dict of tensors; expected a saved state dict")
+            raise WeightsFormatError("contains no dict of tensors; expected a saved state dict")
         arrays: dict[str, np.ndarray] = {}
         opaque = {"": root.name} if isinstance(root, Opaque) else {}
-        for name, value in _named_values(root):
+        for name, value in _iterate_values(root):
             if isinstance(value, Opaque):
                 opaque[name] = value.name
                 continue
             if name in arrays:
                 raise WeightsFormatError(f"two tensors are named {name!r}; expected one")
-            arrays[name] = _array(name, value, storages, max(len(data), _MAX_REPEATED_BYTES))
+            arrays[name] = _make_array(name, value, storages, max(len(data), _MAX_REPEATED_BYTES))
         return Checkpoint(arrays, opaque)
     except (WeightsFormatError, UnsafePickleError) as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from error
@@ -112,7 +112,7 @@ def _read_legacy(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
         )
     if interpret(stream).value != _PROTOCOL:
         raise WeightsFormatError(f"unknown protocol of the legacy layout; expected {_PROTOCOL}")
-    interpret(stream)  # sizes of C types: elements have been little-endian in all versions
+    interpret(stream)  # Sizes of C types: elements are little-endian in all versions.
     root, described = interpret(stream)
     keys = interpret(stream).value
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
@@ -127,7 +127,7 @@ def _read_legacy(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
         start, stop = start + 8, start + 8 + storage.num_bytes
         if count != storage.count or stop > len(data):
             raise WeightsFormatError(
-                f"storage {key[:40]!r} is announced with {storage.count} elements, has a count of "
+                f"storage {key[:40]!r} is declared with {storage.count} elements, has a count of "
                 f"{count}, and {max(0, len(data) - start)} bytes are left; the file is truncated "
                 "or damaged"
             )
@@ -167,32 +167,37 @@ def _zip_members(data: bytes) -> dict[str, bytes]:
                 info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size
                 for info in infos
             ):
-                raise WeightsFormatError("compressed members; torch.save stores them as they are")
+                raise WeightsFormatError("compressed members; torch.save stores them uncompressed")
             # Members may overlap in a forged directory: together they must fit the file.
             if sum(info.file_size for info in infos) > len(data):
                 raise WeightsFormatError(
-                    "members are announced larger than the file; it is damaged"
+                    "the declared sizes of the members exceed the file; it is damaged"
                 )
             if len({info.filename for info in infos}) != len(infos):
-                raise WeightsFormatError("two members of one name; expected each once")
+                raise WeightsFormatError("two members have the same name; expected each once")
             return {info.filename: archive.read(info) for info in infos}
     except WeightsFormatError:
         raise
-    except Exception as error:  # zipfile answers damage with a dozen types, some undocumented
+    except Exception as error:  # zipfile raises many types for damage, some undocumented
         raise WeightsFormatError(f"damaged zip file ({error}); expected torch.save's") from error
 
 
-def _named_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
-    """Walks nested dicts in file order; without recursion, since the file chooses the depth."""
-    visited = numbers = 0
+def _iterate_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
+    """Yields names and values of nested dicts in file order.
+
+    Without recursion, since the file determines the depth.
+    """
+    visited = others = 0
     walks = [("", _entries(root))]
     while walks:
         prefix, entries = walks[-1]
         for key, value in entries:
             if not isinstance(value, Tensor | Dict):
-                numbers += 1
-                if numbers > _MAX_NUMBERS:
-                    raise WeightsFormatError(f"more than {_MAX_NUMBERS} entries beside tensors")
+                others += 1
+                if others > _MAX_OTHER_VALUES:
+                    raise WeightsFormatError(
+                        f"more than {_MAX_OTHER_VALUES} entries other than tensors"
+                    )
                 continue
             visited += 1
             is_name = type(key) is str or (type(key) is int and abs(key) < 2**63)
@@ -200,9 +205,9 @@ def _named_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
             if visited > _MAX_ENTRIES or len(name) > _MAX_NAME_LENGTH:
                 raise WeightsFormatError(
                     f"more than {_MAX_ENTRIES} entries, or a name over {_MAX_NAME_LENGTH} long; "
-                    "expected a state dict, not dicts that hold one another again and again"
+                    "expected a state dict, not dicts that contain one another repeatedly"
                 )
-            if not is_name:  # nothing that a network could be saved under
+            if not is_name:  # Networks are saved under names or numbers only.
                 yield name, Opaque(name=f"dict entry with a {type(key).__name__} as key")
                 continue
             if isinstance(value, Tensor | Opaque):
@@ -215,23 +220,23 @@ def _named_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
 
 
 def _entries(value: Dict) -> Iterator[tuple[Any, Any]]:
-    """The entries of a dict, or what a pickled `torch.nn.Module` holds."""
+    """Yields the entries of a dict, or the contents of a pickled `torch.nn.Module`."""
     yield from value.entries
     if isinstance(value, Opaque) and isinstance(value.state, Dict):
         for key, attribute in value.state.entries:
-            if key in _MODULE and isinstance(attribute, Dict):
+            if key in _MODULE_DICTS and isinstance(attribute, Dict):
                 yield from attribute.entries
             else:
                 yield key, None
 
 
-def _array(
+def _make_array(
     name: str, tensor: Tensor, storages: dict[str, np.ndarray], max_bytes: int
 ) -> np.ndarray:
     storage, size = tensor.storage, tensor.size
     if storage.key not in storages:
         raise WeightsFormatError(f"the storage of {name!r} is missing from the file")
-    # An axis of one element never moves, so its stride may be anything, even one NumPy rejects.
+    # The stride of an axis of length 1 is never used and may be invalid for NumPy.
     strides = tuple(0 if n == 1 else s for n, s in zip(size, tensor.stride, strict=True))
     last = sum((n - 1) * s for n, s in zip(size, strides, strict=True))
     if tensor.offset + (0 if 0 in size else last + 1) > storage.count:
@@ -241,7 +246,7 @@ def _array(
         )
     itemsize = storage.dtype.itemsize
     if math.prod(max(1, n) for n in size) * itemsize > max_bytes:
-        raise WeightsFormatError(f"size {size} of {name!r} is far beyond the bytes of the file")
+        raise WeightsFormatError(f"size {size} of {name!r} is far larger than the file")
     if 0 in size:
         return np.empty(size, storage.dtype)
     return np.ndarray(

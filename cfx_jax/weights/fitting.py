@@ -1,4 +1,4 @@
-"""Which network the arrays of a file are, and its parameters made of them."""
+"""Finds the network that the arrays of a file belong to, and converts them to its parameters."""
 
 import logging
 import re
@@ -12,16 +12,16 @@ from cfx_jax.classifiers import Normalization
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, Layout, Module
 from cfx_jax.weights.layout import Layer, Place, find_place, params_from_arrays, published_names
 from cfx_jax.weights.preprocessing import Preprocessing
-from cfx_jax.weights.unsupported import OWN
+from cfx_jax.weights.unsupported import USE_OWN_MODEL
 
 
 class Loaded(NamedTuple):
     """A network with weights.
 
     Attributes:
-        module: with the number of classes of the file.
-        params: its parameters.
-        normalization: of its images.
+        module: Flax module with the number of classes of the file.
+        params: parameters of the module.
+        normalization: normalisation of its images.
     """
 
     module: Module
@@ -29,12 +29,12 @@ class Loaded(NamedTuple):
     normalization: Normalization
 
 
-_ARRAYS = Mapping[str, np.ndarray]
-_MAX_NAMED = 3
-_HEADS = r"fc|head|heads|classifier|last_linear|linear"  # the last layer, as people call it
-_UNKNOWN = Preprocessing()
-# Arguments of timm that are about training, or about what the arrays tell.
-_TRAINING = {
+_Arrays = Mapping[str, np.ndarray]
+_MAX_LOGGED = 3
+_HEADS = r"fc|head|heads|classifier|last_linear|linear"  # Common names of the last layer.
+_NO_PREPROCESSING = Preprocessing()
+# Arguments of timm that concern training, or that follow from the arrays.
+_IRRELEVANT_ARGUMENTS = {
     "attn_drop_rate", "checkpoint_path", "drop_block_rate", "drop_path_rate", "drop_rate",
     "dynamic_img_size", "fix_init", "img_size", "num_classes", "patch_drop_rate", "pos_drop_rate",
     "pretrained", "proj_drop_rate", "weight_init", "zero_init_last",
@@ -47,23 +47,26 @@ _logger = logging.getLogger(__name__)
 
 def build_network(
     name: str,
-    arrays: _ARRAYS,
+    arrays: _Arrays,
     opaque: Mapping[str, str] = types.MappingProxyType({}),
-    preprocessing: Preprocessing = _UNKNOWN,
+    preprocessing: Preprocessing = _NO_PREPROCESSING,
 ) -> Loaded:
-    """Finds the layout of a file's arrays and turns them into parameters.
+    """Finds the layout of the arrays of a file and converts them to parameters.
 
-    The number of classes is that of the file. Of several layouts the one is taken whose names agree
-    best. Where the arrays are found, and what is left aside beside them, is logged.
+    The number of classes is that of the file. Of several layouts the one with the most agreeing
+    names is used. The place of the arrays in the file and the ignored arrays are logged.
 
     Args:
-        name: of the architecture.
-        arrays: name -> array of the file, possibly within the wrapper of a training script.
-        opaque: name -> class of what is there instead of arrays.
-        preprocessing: what is said about the weights; they go before what the layout suggests.
+        name: name of the architecture.
+        arrays: arrays of the file by name, possibly within the wrapper of a training script.
+        opaque: class names of objects in place of arrays, by name.
+        preprocessing: known properties of the weights; they override those of the layout.
+
+    Returns:
+        The network with its weights.
 
     Raises:
-        ValueError: arrays are missing, left over or of another shape, or the facts are those of
+        ValueError: arrays are missing, unexpected or of another shape, or the properties belong to
             another network; the message names them.
     """
     architecture = ARCHITECTURES[name]
@@ -74,34 +77,34 @@ def build_network(
         place = find_place([*arrays, *opaque], names, len(names))
         places.append((len(place.found.keys() & names), layout, place))
     _, layout, place = max(places, key=lambda found: found[0])
-    place = place._replace(found=head_in_place(layout, architecture.module, place.found))
-    inner = {ours: arrays[theirs] for ours, theirs in place.found.items() if theirs in arrays}
-    module = as_published(architecture, layout, inner, preprocessing)
+    place = place._replace(found=rename_head(layout, architecture.module, place.found))
+    inner = {name: arrays[key] for name, key in place.found.items() if key in arrays}
+    module = select_variant(architecture, layout, inner, preprocessing)
     try:
         params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
     except ValueError as error:
-        _name_opaque(place, opaque, published_names(layout.layers(module)))
+        _check_opaque(place, opaque, published_names(layout.layers(module)))
         if not arrays and "" in opaque:
             raise ValueError(f"no tensors, but a {opaque['']}; {_SAVE}") from error
-        about = _about_head(layout, module, inner)
+        hint = _describe_missing_head(layout, module, inner)
         raise ValueError(
-            f"not the weights of {name} in the layout of {layout.name}: {error}{about}"
+            f"not the weights of {name} in the layout of {layout.name}: {error}{hint}"
         ) from error
-    _report(name, arrays, place)
-    if preprocessing.normalization is None and layout.unsaid:
-        _logger.warning("%s: %s", name, layout.unsaid)
+    _log_place(name, arrays, place)
+    if preprocessing.normalization is None and layout.assumption:
+        _logger.warning("%s: %s", name, layout.assumption)
     return Loaded(module, params, preprocessing.normalization or layout.normalization)
 
 
 def contradiction(preprocessing: Preprocessing, name: str) -> str:
-    """Returns which of the facts about weights makes them those of another network, or ""."""
-    said = preprocessing.architecture.partition(".")[0]  # the rest says what it was trained on
+    """Returns the property of weights that belongs to another network, as text, or ""."""
+    timm_name = preprocessing.architecture.partition(".")[0]  # The rest is the training data.
     architecture = ARCHITECTURES[name]
-    if said and said != name and not re.fullmatch(architecture.aliases, said):
+    if timm_name and timm_name != name and not re.fullmatch(architecture.aliases, timm_name):
         return f"they are of {preprocessing.architecture!r}"
     known = {**architecture.arguments, "in_chans": (architecture.channels,)}
     for argument, value in preprocessing.arguments.items():
-        if argument not in _TRAINING and value not in known.get(argument, ()):
+        if argument not in _IRRELEVANT_ARGUMENTS and value not in known.get(argument, ()):
             return f"their network has {argument} {value!r}"
     return ""
 
@@ -109,11 +112,11 @@ def contradiction(preprocessing: Preprocessing, name: str) -> str:
 def _check_preprocessing(
     name: str, architecture: Architecture, preprocessing: Preprocessing
 ) -> None:
-    if said := contradiction(preprocessing, name):
+    if reason := contradiction(preprocessing, name):
         raise ValueError(
-            f"config.json beside the weights says that {said}, which is not {name}, even where "
-            "arrays have the same names; if that file is about other weights, take them apart; "
-            f"for that network {OWN}"
+            f"according to config.json next to the weights, {reason}, which is not {name}, even if "
+            "arrays have the same names; if that file belongs to other weights, move it elsewhere; "
+            f"for that network {USE_OWN_MODEL}"
         )
     if preprocessing.normalization and len(preprocessing.normalization.mean) not in (
         1,
@@ -122,67 +125,68 @@ def _check_preprocessing(
         raise ValueError(
             f"a normalization of {len(preprocessing.normalization.mean)} channels, and images "
             f"of {name} have {architecture.channels}; correct the file next to the weights, "
-            "or give another normalization"
+            "or pass another normalization"
         )
 
 
-def _name_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
-    for ours, theirs in place.found.items():
-        if theirs in opaque and ours in names:
-            if opaque[theirs].startswith("tensor of"):
+def _check_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
+    """Raises if an expected array is an object that is not read."""
+    for name, key in place.found.items():
+        if key in opaque and name in names:
+            if opaque[key].startswith("tensor of"):
                 raise ValueError(
-                    f"{theirs} is a {opaque[theirs]}, a type that is not read; save the "
+                    f"{key} is a {opaque[key]}, a type that is not read; save the "
                     "state_dict() of model.float()"
                 )
             raise ValueError(
-                f"{theirs} is a {opaque[theirs]}, expected a tensor: nothing but plain tensors is "
-                f"made from a file; {_SAVE}"
+                f"{key} is a {opaque[key]}, expected a tensor: only plain tensors are read from a "
+                f"file; {_SAVE}"
             )
 
 
-def _report(name: str, arrays: _ARRAYS, place: Place) -> None:
-    """Logs where the network was found, where it is again, and what is left aside."""
-    ours, theirs = next(iter(place.found.items()))
-    if ours != theirs:
-        _logger.info("arrays of %s: %s is read as %s, and so on", name, theirs, ours)
+def _log_place(name: str, arrays: _Arrays, place: Place) -> None:
+    """Logs the place of the network, further places with the same network, and ignored arrays."""
+    published, key = next(iter(place.found.items()))
+    if published != key:
+        _logger.info("arrays of %s: %s is read as %s, and so on", name, key, published)
     if place.others:
         used, *others = (prefix.rstrip("./") for prefix in (place.prefix, *place.others))
         _logger.warning(
-            "the weights of %s are there %d times: those below %r are used; for others (%s) put "
-            "their place behind the path, as in FILE#%s",
+            "the file contains the weights of %s %d times: using those below %r; for others (%s) "
+            "append their place to the path, as in FILE#%s",
             name,
             1 + len(others),
             used,
             ", ".join(others),
             others[0],
         )
-    taken = set(place.found.values())
-    aside = [n for n in arrays if n not in taken and not n.startswith(tuple(place.others))]
-    if aside:
-        first = ", ".join(aside[:_MAX_NAMED])
-        more = ", ..." if len(aside) > _MAX_NAMED else ""
-        _logger.warning("%d arrays beside %s are left aside: %s%s", len(aside), name, first, more)
+    used_names = set(place.found.values())
+    ignored = [n for n in arrays if n not in used_names and not n.startswith(tuple(place.others))]
+    if ignored:
+        first = ", ".join(ignored[:_MAX_LOGGED])
+        more = ", ..." if len(ignored) > _MAX_LOGGED else ""
+        _logger.warning("%s: ignoring %d other arrays: %s%s", name, len(ignored), first, more)
 
 
-def as_published(
+def select_variant(
     architecture: Architecture,
     layout: Layout,
-    arrays: _ARRAYS,
-    preprocessing: Preprocessing = _UNKNOWN,
+    arrays: _Arrays,
+    preprocessing: Preprocessing = _NO_PREPROCESSING,
 ) -> Module:
-    """Returns the variant of a network that a layout's arrays are of.
+    """Returns the variant of a network that the arrays of a layout belong to.
 
-    Its fields are those of the layout; those that the names of the arrays tell, or their shapes, or
-    the facts; and the number of classes of the head, where that is there.
+    Its fields come from the layout, from the names and shapes of the arrays and from the known
+    properties. The number of classes is that of the head, if the arrays contain it.
     """
     module = architecture.module.clone(**layout.fields)
     for fields in architecture.variants:
         variant = module.clone(**fields)
-        if _differing(layout, variant, arrays) < _differing(layout, module, arrays):
+        if _count_differing(layout, variant, arrays) < _count_differing(layout, module, arrays):
             module = variant
     layers = layout.layers(module)
-    ours = {
-        f"{layer.path}/{parameter}".lstrip("/"): layer.to_ours(arrays[name])
+    params = {
+        f"{layer.path}/{parameter}".lstrip("/"): layer.to_param(arrays[name])
         for layer in layers
         for parameter, name in layer.sources.items()
         if name in arrays
@@ -190,52 +194,52 @@ def as_published(
     head = arrays.get(layers[-1].sources["bias"])
     if head is not None and head.ndim == 1:
         module = module.clone(num_classes=len(head))
-    return architecture.measure(module, ours, preprocessing.arguments)
+    return architecture.infer_fields(module, params, preprocessing.arguments)
 
 
-def _differing(layout: Layout, module: Module, arrays: _ARRAYS) -> int:
+def _count_differing(layout: Layout, module: Module, arrays: _Arrays) -> int:
     return len(published_names(layout.layers(module)) ^ arrays.keys())
 
 
-def head_in_place(layout: Layout, module: Module, found: Mapping[str, str]) -> dict[str, str]:
-    """Renames a dense head that stands elsewhere than as published, such as behind a dropout.
+def rename_head(layout: Layout, module: Module, found: Mapping[str, str]) -> dict[str, str]:
+    """Renames a dense head with another name than the published one, for example after a dropout.
 
     Args:
-        layout: that the names are of.
+        layout: layout of the names.
         module: the network.
-        found: name as published -> name in the file.
+        found: names in the file by published name.
 
     Returns:
-        The same, with the head in its place: the only dense layer under one of the usual names of a
-        head, maybe with a number behind it, that is no other layer of the network.
+        The same names, with the published name for the head. The head is the only dense layer with
+        a common name of a head, possibly followed by a number, that is not another layer.
     """
     layers = layout.layers(module)
     sources = layers[-1].sources
     heads = _heads(layers, found)
     if sources["kernel"] in found or len(heads) != 1:
         return dict(found)
-    theirs, _, _ = heads[0].rpartition(".")
-    renamed = {heads[0]: sources["kernel"], f"{theirs}.bias": sources["bias"]}
-    return {renamed.get(name, name): place for name, place in found.items()}
+    head, _, _ = heads[0].rpartition(".")
+    renamed = {heads[0]: sources["kernel"], f"{head}.bias": sources["bias"]}
+    return {renamed.get(name, name): key for name, key in found.items()}
 
 
 def _heads(layers: Sequence[Layer], names: Iterable[str]) -> list[str]:
-    """Names of the kernels that look like those of a head, and are of no layer."""
+    """Returns the names of kernels that seem to be a head and belong to no layer."""
     expected = published_names(layers)
     stem, _, kernel = layers[-1].sources["kernel"].rpartition(".")
-    usual = re.compile(rf"({re.escape(stem)}|{_HEADS})(\.\d+)?\.{kernel}")
-    return [name for name in names if name not in expected and usual.fullmatch(name)]
+    pattern = re.compile(rf"({re.escape(stem)}|{_HEADS})(\.\d+)?\.{kernel}")
+    return [name for name in names if name not in expected and pattern.fullmatch(name)]
 
 
-def _about_head(layout: Layout, module: Module, arrays: _ARRAYS) -> str:
-    """Tells that the head is what is missing, where nothing else is, or ""."""
+def _describe_missing_head(layout: Layout, module: Module, arrays: _Arrays) -> str:
+    """Returns a hint that only the head is missing, or ""."""
     layers = layout.layers(module)
     head = set(layers[-1].sources.values())
     if not head >= {name for name in published_names(layers) if name not in arrays} > set():
         return ""
     if heads := _heads(layers, arrays):
-        return f"; this looks like a head of several layers ({', '.join(heads)}): {OWN}"
+        return f"; this seems to be a head of several layers ({', '.join(heads)}): {USE_OWN_MODEL}"
     return (
-        f"; there is no head ({layers[-1].sources['kernel']}): give weights that were trained to "
-        f"classify, or {OWN}"
+        f"; there is no head ({layers[-1].sources['kernel']}): use weights that were trained to "
+        f"classify, or {USE_OWN_MODEL}"
     )

@@ -1,4 +1,4 @@
-"""What a weights file holds, and which of the known networks it looks like."""
+"""Lists the content of a weights file, and finds the known network closest to it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from cfx_jax.weights.architectures import ARCHITECTURES, Layout
 from cfx_jax.weights.files import read_weights
-from cfx_jax.weights.fitting import as_published, contradiction, head_in_place
+from cfx_jax.weights.fitting import contradiction, rename_head, select_variant
 from cfx_jax.weights.layout import (
     Differences,
     Place,
@@ -18,22 +18,22 @@ from cfx_jax.weights.layout import (
     published_shapes,
 )
 from cfx_jax.weights.preprocessing import Preprocessing
-from cfx_jax.weights.unsupported import OWN, describe_unsupported
+from cfx_jax.weights.unsupported import USE_OWN_MODEL, describe_unsupported
 
-_NAMED = 5  # arrays that differ, of each kind
+_MAX_LISTED = 5  # Number of listed arrays of each kind of difference.
 
 
 class Match(NamedTuple):
-    """How a file compares with one layout of one architecture.
+    """Comparison of a file with one layout of one architecture.
 
     Attributes:
-        architecture: its name.
-        layout: its name.
-        num_classes: of the file's head, or the published number where there is none.
-        num_arrays: of the layout.
-        differences: between the file and the layout.
-        aside: names of the file's arrays that lie beside the network.
-        place: where the network lies in the file.
+        architecture: name of the architecture.
+        layout: name of the layout.
+        num_classes: number of classes of the head of the file, or the published number without one.
+        num_arrays: number of arrays of the layout.
+        differences: differences between the file and the layout.
+        ignored: names of arrays in the file that do not belong to the network.
+        place: place of the network in the file.
     """
 
     architecture: str
@@ -41,42 +41,44 @@ class Match(NamedTuple):
     num_classes: int
     num_arrays: int
     differences: Differences
-    aside: list[str]
+    ignored: list[str]
     place: Place
 
     @property
     def num_agreeing(self) -> int:
-        """Arrays of the layout that the file has in the same shape."""
+        """Number of arrays of the layout that the file contains with the same shape."""
         return self.num_arrays - len(self.differences.missing) - len(self.differences.wrong)
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """Lists the arrays of a file and says which classifier they look like and how to load it.
+    """Describes the arrays of a file, the closest classifier and how to load it.
 
     Args:
-        path: as `read_weights` takes it.
+        path: path or address of the weights, as in `read_weights`.
 
     Returns:
         Several lines of text.
 
     Raises:
         ValueError: the format is unknown or the file is damaged.
-        OSError: it cannot be read or fetched.
+        OSError: the file cannot be read or downloaded.
     """
     arrays, opaque, preprocessing = read_weights(path)
-    objects = [f"{name or 'all of it'} ({kind})" for name, kind in opaque.items()]
-    lines = [*_table(arrays), *_differing("objects, which are not read", objects), ""]
-    return "\n".join([*lines, *_guess(closest(arrays), os.fspath(path), preprocessing)])
+    objects = [f"{name or 'the whole file'} ({kind})" for name, kind in opaque.items()]
+    lines = [*_table(arrays), *_list_names("objects, which are not read", objects), ""]
+    matches = find_closest(arrays)
+    return "\n".join([*lines, *_describe_matches(matches, os.fspath(path), preprocessing)])
 
 
-def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
-    """Finds the layouts that arrays come closest to, with any number of classes.
+def find_closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
+    """Finds the layouts that are closest to the arrays, with any number of classes.
 
     Args:
-        arrays: of a file, possibly within the wrapper of a training script.
+        arrays: arrays of a file by name, possibly within the wrapper of a training script.
 
     Returns:
-        All that agree in every array, or the one that agrees in most; none where no name is known.
+        All layouts in which every array agrees, or else the one with the most agreeing arrays;
+        empty if no name is known.
     """
     candidates = [
         (_overlap(arrays, published_names(layout.layers(architecture.module))), name, layout)
@@ -86,8 +88,8 @@ def closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
     best = max(overlap for overlap, _, _ in candidates)
     if best == 0.0:
         return []
-    # Names alone tell most networks apart, and shapes take a trace of the network.
-    matches = [_match(name, layout, arrays) for found, name, layout in candidates if found == best]
+    # Names alone distinguish most networks, whereas shapes need a trace of the network.
+    matches = [_match(name, layout, arrays) for score, name, layout in candidates if score == best]
     exact = [match for match in matches if not any(match.differences)]
     return exact or [max(matches, key=lambda match: match.num_agreeing)]
 
@@ -101,14 +103,14 @@ def _match(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> Match
     architecture = ARCHITECTURES[name]
     names = published_names(layout.layers(architecture.module))
     place = find_place(list(arrays), names, len(names))
-    place = place._replace(found=head_in_place(layout, architecture.module, place.found))
-    inner = {ours: arrays[theirs] for ours, theirs in place.found.items()}
-    module = as_published(architecture, layout, inner)
+    place = place._replace(found=rename_head(layout, architecture.module, place.found))
+    inner = {published: arrays[key] for published, key in place.found.items()}
+    module = select_variant(architecture, layout, inner)
     shapes = published_shapes(layout.layers(module), architecture.template(module))
     differences = compare_arrays(inner, shapes)
     used = set(place.found.values())
-    aside = [theirs for theirs in arrays if theirs not in used]
-    return Match(name, layout.name, module.num_classes, len(shapes), differences, aside, place)
+    ignored = [key for key in arrays if key not in used]
+    return Match(name, layout.name, module.num_classes, len(shapes), differences, ignored, place)
 
 
 def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -121,44 +123,46 @@ def _table(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return [*lines, f"{len(arrays)} arrays, {parameters:,} parameters, {num_bytes:,} bytes"]
 
 
-def _guess(matches: Sequence[Match], path: str, preprocessing: Preprocessing) -> list[str]:
+def _describe_matches(
+    matches: Sequence[Match], path: str, preprocessing: Preprocessing
+) -> list[str]:
     if not matches:
-        return [f"looks like none of the known classifiers: {', '.join(ARCHITECTURES)}", f"  {OWN}"]
+        known = ", ".join(ARCHITECTURES)
+        return [f"matches none of the known classifiers: {known}", f"  {USE_OWN_MODEL}"]
     match = matches[0]
     if any(match.differences):
         what = describe_unsupported([*match.differences.unexpected, *match.differences.wrong])
         return [
-            f"nearest is {match.architecture} in the layout of {match.layout}: "
+            f"closest is {match.architecture} in the layout of {match.layout}: "
             f"{match.num_agreeing} of its {match.num_arrays} arrays agree",
-            *_differing("missing in the file", match.differences.missing),
-            *_differing("only in the file", match.differences.unexpected),
-            *_differing("of another shape or type", match.differences.wrong),
+            *_list_names("missing in the file", match.differences.missing),
+            *_list_names("only in the file", match.differences.unexpected),
+            *_list_names("of another shape or type", match.differences.wrong),
             *([f"  {what}"] if what else []),
         ]
     lines = [
-        f"looks like {match.architecture} in the layout of {match.layout}, "
-        f"{match.num_classes} classes"
+        f"matches {match.architecture} in the layout of {match.layout}, {match.num_classes} classes"
         for match in matches
     ]
     places = [prefix.rstrip("./") for prefix in (match.place.prefix, *match.place.others)]
     lines += [f"  below {' and '.join(map(_printable, places))}"] if any(places) else []
-    lines += _differing("beside the network", match.aside)
+    lines += _list_names("not part of the network", match.ignored)
     paths = [path, *(f"{path}#{place}" for place in places[1:])]
     for name in dict.fromkeys(match.architecture for match in matches):
-        if said := contradiction(preprocessing, name):
-            lines.append(f"  but config.json beside it says that {said}")
+        if reason := contradiction(preprocessing, name):
+            lines.append(f"  but according to config.json next to it, {reason}")
         else:
             lines += [f"    cfx_jax.load_classifier({name!r}, {path!r})" for path in paths]
     return lines
 
 
-def _differing(kind: str, arrays: Sequence[str]) -> list[str]:
+def _list_names(kind: str, arrays: Sequence[str]) -> list[str]:
     if not arrays:
         return []
-    more = f", and {len(arrays) - _NAMED} more" if len(arrays) > _NAMED else ""
-    return [f"  {len(arrays)} {kind}: {', '.join(map(_printable, arrays[:_NAMED]))}{more}"]
+    more = f", and {len(arrays) - _MAX_LISTED} more" if len(arrays) > _MAX_LISTED else ""
+    return [f"  {len(arrays)} {kind}: {', '.join(map(_printable, arrays[:_MAX_LISTED]))}{more}"]
 
 
 def _printable(name: str) -> str:
-    """The name, without the power of a foreign file over the terminal."""
+    """Returns the name with control characters escaped, so that it cannot affect the terminal."""
     return name if name.isprintable() else ascii(name)

@@ -1,7 +1,7 @@
-"""Published layouts of weights: which array of a file becomes which parameter of our networks.
+"""Published layouts of weights: the correspondence of arrays in a file to parameters of a network.
 
-A layout is a list of `Layer`s. From it and the shapes of our parameters follow the names and shapes
-a file must have, so that every array is used or named, in both directions.
+A layout is a list of `Layer`s. It determines, with the shapes of the parameters, the names and
+shapes that a file must have, so that missing and unexpected arrays are both reported.
 
     layers = [conv("conv1", "conv1", norm="bn1"), dense("classifier", "fc")]
     params = params_from_arrays(arrays, layers, template)
@@ -20,36 +20,36 @@ from cfx_jax.weights.unsupported import describe_unsupported
 
 _Shape = tuple[int, ...]
 _NORM = ("weight", "bias", "running_mean", "running_var")
-# Counts batches seen in training: nothing that an inference network could use.
+# Counts the batches of the training, which inference does not need.
 _IGNORED = "num_batches_tracked"
-# What wrappers of modules put into the names of arrays, at whichever place.
+# Parts of array names that wrappers of modules add, at any position.
 _WRAPPERS = re.compile(
     r"(?<![^./])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# Of places that hold the same names, those of an optimizer are never meant, and those of an average
-# are where they are asked for.
+# If several places have the same names, those of an optimizer are never used, and those of a weight
+# average only on request.
 _OPTIMIZER = re.compile(r"(?<![^./])opt(_state|imizers?|imizer_states?)?[./]")
 _AVERAGE = re.compile(r"(?<![^./])(\w+_)?(ema|averaged?|swa|shadow)(_\w+)?[./]")
-_NAMED = 5  # of the arrays that differ
+_MAX_SHOWN = 5  # Number of differing arrays in an error message.
 
 
 class Layer(NamedTuple):
-    """One layer of our network and where its arrays are published.
+    """One layer of a network and its published arrays.
 
     Attributes:
-        path: of the layer in our parameters, for example `block_0/conv1`.
-        sources: parameter of ours -> name of its array.
-        to_ours: brings a published array to the axes of our parameter.
-        shape: shape of our parameter -> shape of the published array.
+        path: path of the layer in the parameters of the network, for example `block_0/conv1`.
+        sources: name of the published array for each parameter of the layer.
+        to_param: function that converts a published array to the axes of the parameter.
+        shape: function that maps the shape of the parameter to that of the published array.
         norm: name of the batch normalisation to fold into the layer, or "".
-        epsilon: of that normalisation.
-        shares: number of layers of the layout that make up this layer of ours, side by side along
-            the last axis, in the order of the layout.
+        epsilon: constant added to the variance by that normalisation.
+        shares: number of published layers that form this layer, concatenated along the last axis in
+            the order of the layout.
     """
 
     path: str
     sources: Mapping[str, str]
-    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_param: Callable[[np.ndarray], np.ndarray]
     shape: Callable[[_Shape], _Shape]
     norm: str = ""
     epsilon: float = 0.0
@@ -57,12 +57,12 @@ class Layer(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """How the arrays of a file differ from those expected; empty where they agree.
+    """Differences between the arrays of a file and the expected ones; empty if they agree.
 
     Attributes:
-        missing: names of expected arrays that the file has not.
-        unexpected: names of arrays that only the file has.
-        wrong: a phrase for each array of another shape, or of no floats.
+        missing: names of expected arrays that the file does not contain.
+        unexpected: names of arrays that are only in the file.
+        wrong: description of each array with another shape, or that is not floating.
     """
 
     missing: list[str]
@@ -71,7 +71,7 @@ class Differences(NamedTuple):
 
 
 def conv(path: str, name: str, norm: str = "", epsilon: float = 1e-5, bias: bool = False) -> Layer:
-    """A convolution `[out, in, k, k]`, published without bias where a normalisation follows."""
+    """Describes a convolution `[out, in, k, k]`, without bias if a normalisation follows."""
     sources = {"kernel": f"{name}.weight"}
     if bias or not norm:
         sources["bias"] = f"{name}.bias"
@@ -79,56 +79,56 @@ def conv(path: str, name: str, norm: str = "", epsilon: float = 1e-5, bias: bool
 
 
 def dense(path: str, name: str) -> Layer:
-    """A dense layer `[out, in]` with bias."""
+    """Describes a dense layer `[out, in]` with bias."""
     sources = {"kernel": f"{name}.weight", "bias": f"{name}.bias"}
     return Layer(path, sources, np.transpose, lambda shape: shape[::-1])
 
 
 def layer_norm(path: str, name: str) -> Layer:
-    """A layer normalisation with scale and bias."""
-    return arrays_as_they_are(path, {"scale": f"{name}.weight", "bias": f"{name}.bias"})
+    """Describes a layer normalisation with scale and bias."""
+    return unchanged(path, {"scale": f"{name}.weight", "bias": f"{name}.bias"})
 
 
-def arrays_as_they_are(path: str, sources: Mapping[str, str]) -> Layer:
-    """Arrays with the axes of ours."""
+def unchanged(path: str, sources: Mapping[str, str]) -> Layer:
+    """Describes a layer whose arrays are published with the axes of its parameters."""
     return Layer(path, sources, lambda array: array, lambda shape: shape)
 
 
 def published_shapes(layers: Sequence[Layer], template: Any) -> dict[str, _Shape]:
-    """Computes the arrays a file of this layout holds.
+    """Computes the names and shapes of the arrays in a file of this layout.
 
     Args:
         layers: the layout.
-        template: tree of our parameters, of arrays or `jax.ShapeDtypeStruct`.
+        template: tree of the parameters, of arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
-        Published name -> shape.
+        Shapes by published name.
     """
-    ours = traverse_util.flatten_dict(template, sep="/")
+    params = traverse_util.flatten_dict(template, sep="/")
     shapes: dict[str, _Shape] = {}
     for layer in layers:
         for parameter, name in layer.sources.items():
-            *axes, last = ours[_join(layer.path, parameter)].shape
+            *axes, last = params[_join(layer.path, parameter)].shape
             shapes[name] = layer.shape((*axes, last // layer.shares))
         if layer.norm:
-            features = ours[f"{layer.path}/bias"].shape
+            features = params[f"{layer.path}/bias"].shape
             shapes |= {f"{layer.norm}.{part}": features for part in _NORM}
     return shapes
 
 
 def published_names(layers: Sequence[Layer]) -> set[str]:
-    """Returns the names of the arrays a file of this layout holds; their shapes take a template."""
+    """Returns the names of the arrays in a file of this layout."""
     names = {name for layer in layers for name in layer.sources.values()}
     return names | {f"{layer.norm}.{part}" for layer in layers if layer.norm for part in _NORM}
 
 
 class Place(NamedTuple):
-    """Where a network lies within what a training script saved.
+    """Place of a network in a file that a training script saved.
 
     Attributes:
-        found: name as published -> name in the file, of all that lies there.
-        prefix: of those names in the file, without wrappers of modules.
-        others: prefixes below which as much of the network lies again, such as an average.
+        found: names in the file by published name, of all arrays at that place.
+        prefix: common prefix of those names in the file, without wrappers of modules.
+        others: prefixes of further places with equally many arrays, such as a weight average.
     """
 
     found: dict[str, str]
@@ -137,16 +137,16 @@ class Place(NamedTuple):
 
 
 def find_place(names: Sequence[str], published: Container[str], number: int) -> Place:
-    """Finds the place in a file below which most of the published names lie.
+    """Finds the place in a file with the most published names.
 
     Args:
-        names: of the file.
+        names: names of the arrays in the file.
         published: expected names.
-        number: how many are expected.
+        number: number of expected names.
 
     Returns:
-        That place, of which wrappers of modules are no part; all of the file where less than half
-        of what is expected, and of what is there, has an expected name.
+        The place, without wrappers of modules. It is the whole file if less than half of the
+        smaller set, expected or present, has an expected name.
     """
     plain = {_WRAPPERS.sub("", name): name for name in names}
     if len(plain) < len(names):
@@ -162,7 +162,7 @@ def find_place(names: Sequence[str], published: Container[str], number: int) -> 
         places = [""]
     prefix, *others = places or [""]
     found = {n.removeprefix(prefix): name for n, name in plain.items() if n.startswith(prefix)}
-    # What lies outside of the wrappers that the network lies in is beside it.
+    # Arrays outside of the wrappers of the network do not belong to it.
     wraps = collections.Counter(
         name.removesuffix(n) for n, name in found.items() if n in published and name.endswith(n)
     )
@@ -178,31 +178,31 @@ def _is_average(prefix: str) -> bool:
 def params_from_arrays(
     arrays: Mapping[str, np.ndarray], layers: Sequence[Layer], template: Any
 ) -> dict[str, Any]:
-    """Lays published arrays out as our network expects them.
+    """Converts published arrays to the parameters of a network.
 
     Args:
-        arrays: name -> array, without wrapper.
-        layers: their layout.
-        template: tree of our parameters, of arrays or `jax.ShapeDtypeStruct`.
+        arrays: arrays by name, without wrapper.
+        layers: layout of the arrays.
+        template: tree of the parameters, of arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
         Nested dict of float32 arrays with the names and shapes of the template.
 
     Raises:
-        ValueError: arrays are missing, left over or of another shape; the message names them.
+        ValueError: arrays are missing, unexpected or of another shape; the message names them.
     """
     check_arrays(arrays, published_shapes(layers, template))
     params: dict[str, np.ndarray] = {}
     for layer in layers:
-        found = {ours: _floats(arrays[name]) for ours, name in layer.sources.items()}
+        values = {part: _floats(arrays[name]) for part, name in layer.sources.items()}
         if layer.norm:
-            found = _fold(
-                found,
+            values = _fold(
+                values,
                 {part: _floats(arrays[f"{layer.norm}.{part}"]) for part in _NORM},
                 layer.epsilon,
             )
-        for parameter, array in found.items():
-            value = np.ascontiguousarray(layer.to_ours(array), np.float32)
+        for parameter, array in values.items():
+            value = np.ascontiguousarray(layer.to_param(array), np.float32)
             path = _join(layer.path, parameter)
             params[path] = np.append(params[path], value, axis=-1) if path in params else value
     return traverse_util.unflatten_dict(params, sep="/")
@@ -212,26 +212,26 @@ def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape])
     """Compares the arrays of a file with those expected.
 
     Raises:
-        ValueError: arrays are missing, left over, of another shape or of no floats; the message
+        ValueError: arrays are missing, unexpected, of another shape or not floating; the message
             names them.
     """
     missing, extra, wrong = compare_arrays(arrays, shapes)
     if missing or extra or wrong:
-        what = describe_unsupported([*extra, *wrong])
+        hint = describe_unsupported([*extra, *wrong])
         raise ValueError(
-            f"missing arrays {some(missing)}, unexpected arrays {some(extra)}, "
-            f"wrong shapes or types {some(wrong)}{what and '; '}{what}"
+            f"missing arrays {abbreviate(missing)}, unexpected arrays {abbreviate(extra)}, "
+            f"wrong shapes or types {abbreviate(wrong)}{hint and '; '}{hint}"
         )
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of many names, for a message of one line."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{list(names[:_NAMED])}{more}"
+def abbreviate(names: Sequence[str]) -> str:
+    """Returns the first names of a list as text, for a message of one line."""
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return f"{list(names[:_MAX_SHOWN])}{more}"
 
 
 def compare_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape]) -> Differences:
-    """Returns how the arrays of a file differ from those expected; counts of batches do not."""
+    """Compares the arrays of a file with the expected shapes; ignores counts of batches."""
     named = {name for name in arrays if not name.endswith(_IGNORED)}
     wrong = [
         f"{name} {arrays[name].shape} instead of {shape}"
@@ -251,7 +251,10 @@ def compare_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape
 def _fold(
     layer: dict[str, np.ndarray], norm: dict[str, np.ndarray], epsilon: float
 ) -> dict[str, np.ndarray]:
-    """`kernel' = kernel s`, `bias' = beta + (bias - mean) s` with `s = gamma / sqrt(var + eps)`."""
+    """Folds a batch normalisation into the layer before it.
+
+    Formula: `kernel' = kernel s`, `bias' = beta + (bias - mean) s`, `s = gamma / sqrt(var + eps)`.
+    """
     scale = norm["weight"] / np.sqrt(norm["running_var"] + epsilon)
     return {
         "kernel": layer["kernel"] * scale.reshape(-1, 1, 1, 1),

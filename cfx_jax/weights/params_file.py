@@ -1,4 +1,4 @@
-"""Parameters of our networks as safetensors files: arrays, what made them, and a digest."""
+"""Parameters of networks as safetensors files: arrays, a card of their training, and a digest."""
 
 import hashlib
 import json
@@ -18,29 +18,32 @@ from cfx_jax.weights.layout import check_arrays
 
 _SEPARATOR = "/"
 _CARD = "card"
-# Ending of the name of the file that tells which safetensors file holds which array.
+# Suffix of the index file, which lists the safetensors file of each array.
 INDEX = ".safetensors.index.json"
 
 
 def encode_params(params: Any, card: Mapping[str, Any]) -> bytes:
-    """Returns the content of a file that holds a parameter tree in float16.
+    """Encodes a parameter tree as the content of a safetensors file in float16.
 
     Args:
         params: nested dict of arrays, below 65504 in magnitude.
-        card: JSON values that tell what made the parameters, kept in the file's header.
+        card: JSON values that describe the origin of the parameters, stored in the header.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        ValueError: a value does not fit float16; the message names its array.
+        ValueError: a value does not fit into float16; the message names its array.
     """
     arrays = {}
     for name, value in traverse_util.flatten_dict(params, sep=_SEPARATOR).items():
         with np.errstate(over="ignore"):
-            # safetensors writes the memory of an array, whatever its order.
+            # safetensors writes the memory of an array without regard to its order.
             arrays[name] = np.asarray(value, np.float32).astype(np.float16, order="C")
         if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"{name} holds values that are not finite in float16")
-    # Sorted and under one name (safetensors shuffles names), so that equal parameters make equal
-    # files.
+            raise ValueError(f"{name} contains values that are not finite in float16")
+    # Arrays are sorted and the card has a single entry (safetensors shuffles entries), so that
+    # equal parameters make equal files.
     metadata = {_CARD: json.dumps(card, sort_keys=True)}
     return bytes(save(dict(sorted(arrays.items())), metadata=metadata))
 
@@ -51,22 +54,22 @@ def read_params(
     """Reads a file that `encode_params` made for a network.
 
     Args:
-        path: the file.
-        template: tree of the network's parameters, of arrays or `jax.ShapeDtypeStruct`.
-        digest: SHA-256 the file must have; None takes any.
+        path: path of the file.
+        template: tree of the parameters of the network, of arrays or `jax.ShapeDtypeStruct`.
+        digest: expected SHA-256 of the file; None accepts any.
 
     Returns:
         Nested dict of float32 arrays with the names and shapes of the template.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, has another digest, or holds another network; the message
-            names the arrays that are missing, left over or of another shape.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, has another digest, or contains another network; the
+            message names the arrays that are missing, unexpected or of another shape.
     """
     path = pathlib.Path(path)
-    if digest is not None and (found := file_digest(path)) != digest:
+    if digest is not None and (actual := file_digest(path)) != digest:
         raise ValueError(
-            f"{path} is truncated or was altered: its SHA-256 is {found}, expected {digest}; "
+            f"{path} is truncated or was altered: its SHA-256 is {actual}, expected {digest}; "
             "install the package again"
         )
     arrays = read_arrays(path)
@@ -74,7 +77,7 @@ def read_params(
     try:
         check_arrays(arrays, {name: leaf.shape for name, leaf in expected.items()})
     except ValueError as error:
-        raise ValueError(f"{path} holds the parameters of another network: {error}") from error
+        raise ValueError(f"{path} contains the parameters of another network: {error}") from error
     floats = {name: jnp.asarray(arrays[name], jnp.float32) for name in expected}
     return traverse_util.unflatten_dict(floats, sep=_SEPARATOR)
 
@@ -83,9 +86,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads all arrays of a safetensors file by name.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        IsADirectoryError: it is a folder.
-        ValueError: it is not a safetensors file, a truncated one, or has arrays NumPy cannot hold.
+        FileNotFoundError: the file does not exist.
+        IsADirectoryError: the path is a folder.
+        ValueError: the file is not a complete safetensors file, or has arrays that NumPy does not
+            support.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(f"{os.fspath(path)} is a folder; expected a safetensors file")
@@ -93,47 +97,47 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with safe_open(os.fspath(path), framework="numpy") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}
-    except AttributeError as error:  # of NumPy, for a type it has not, such as 8-bit floats
+    except AttributeError as error:  # From NumPy, for a missing type, such as 8-bit floats.
         raise ValueError(
             f"{os.fspath(path)} has arrays of {error.name}, a type that is not read; save them as "
             "float32 or float16"
         ) from error
-    # NumPy raises the others for a type or a shape it cannot hold.
+    # NumPy raises TypeError and ValueError for a type or a shape that it does not support.
     except (SafetensorError, TypeError, ValueError) as error:
-        cut = ", such as a download that was cut off" if type(error) is SafetensorError else ""
-        text = f"{os.fspath(path)} is not a whole safetensors file{cut}: {error}"
+        cause = ", for example by an interrupted download" if type(error) is SafetensorError else ""
+        text = f"{os.fspath(path)} is not a complete safetensors file{cause}: {error}"
         raise ValueError(text) from error
 
 
 def read_shards(index: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads all arrays of the safetensors files beside their index by name.
+    """Reads all arrays of the safetensors files in the folder of their index by name.
 
     Raises:
         FileNotFoundError: the index or one of the files is missing.
-        ValueError: one of them is damaged, or they hold other arrays than the index says.
+        ValueError: one of them is damaged, or their arrays differ from those of the index.
     """
     arrays: dict[str, np.ndarray] = {}
     for shard, names in shard_names(index).items():
-        found = read_arrays(pathlib.Path(index).parent / shard)
-        if differing := sorted(found.keys() ^ names):
+        shard_arrays = read_arrays(pathlib.Path(index).parent / shard)
+        if differing := sorted(shard_arrays.keys() ^ names):
             raise ValueError(f"{os.fspath(index)}: {shard} and the index differ in {differing}")
-        arrays |= found
+        arrays |= shard_arrays
     return arrays
 
 
 def shard_names(index: str | os.PathLike[str]) -> dict[str, set[str]]:
-    """Reads an index: file -> names of its arrays.
+    """Reads an index and returns the names of the arrays of each file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no index, or names files elsewhere.
+        FileNotFoundError: the index does not exist.
+        ValueError: the file is not an index, or lists files of another folder.
     """
     path = pathlib.Path(index)
     try:
         shards: dict[str, set[str]] = {}
         for name, shard in json.loads(path.read_bytes())["weight_map"].items():
             if not re.fullmatch(r"[\w.-]+\.safetensors", shard):
-                raise ValueError(f"{shard!r} is no safetensors file beside the index")
+                raise ValueError(f"{shard!r} is not a safetensors file in the folder of the index")
             shards.setdefault(shard, set()).add(name)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not an index of safetensors files: {error}") from error

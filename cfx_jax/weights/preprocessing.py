@@ -1,7 +1,7 @@
-"""What lies beside weights on the hub: `config.json` and `preprocessor_config.json`.
+"""Reads `config.json` and `preprocessor_config.json`, the files next to weights on the hub.
 
-They say which network the weights are of, what images it was trained to see, and its classes.
-timm and transformers write them in two ways; a `config.json` of something else says nothing here.
+They contain the architecture of the network, the preprocessing of its images and its classes. timm
+and transformers write them in two formats; any other `config.json` is ignored.
 """
 
 import json
@@ -15,24 +15,31 @@ from typing import Any, NamedTuple
 from cfx_jax.classifiers import INTERPOLATIONS, Normalization
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-_RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # numbers of Pillow
-# Arguments of networks that timm may name outside of `model_args`.
+_RESAMPLING = (
+    "nearest",
+    "lanczos",
+    "bilinear",
+    "bicubic",
+    "box",
+    "hamming",
+)  # By their numbers in Pillow.
+# Arguments of networks that timm may store outside of `model_args`.
 _ARGUMENTS = ("global_pool", "in_chans", "output_stride", "act_layer")
 _TRANSFORMERS_KEYS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 _logger = logging.getLogger(__name__)
 
 
 class Preprocessing(NamedTuple):
-    """What is said about weights; a field is empty where nothing is.
+    """Known properties of weights; a field is empty or None if unknown.
 
     Attributes:
-        architecture: name that timm gives to the network.
-        normalization: of images in [0, 1].
-        image_size: `(H, W)` of the images it was trained to see.
-        class_names: one for each class.
-        crop: share of the resized image's side that the network sees.
-        interpolation: filter it was resized with, such as `bicubic`.
-        arguments: that timm made the network with, by name.
+        architecture: name of the network in timm.
+        normalization: normalisation of images in [0, 1].
+        image_size: image size `(H, W)` that the network was trained with.
+        class_names: one name per class.
+        crop: share of the side of the resized image that remains after the central crop.
+        interpolation: filter used for resizing, such as `bicubic`.
+        arguments: arguments that timm built the network with, by name.
     """
 
     architecture: str = ""
@@ -43,25 +50,25 @@ class Preprocessing(NamedTuple):
     interpolation: str = ""
     arguments: Mapping[str, Any] = types.MappingProxyType({})
 
-    def in_words(self) -> str:
-        """Tells what is known, or ""."""
-        said = [f"network {self.architecture}"] if self.architecture else []
+    def describe(self) -> str:
+        """Returns the known properties as text, or ""."""
+        parts = [f"network {self.architecture}"] if self.architecture else []
         if self.image_size:
-            said.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
+            parts.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
         if self.normalization:
-            said.append(f"mean {self.normalization.mean}, std {self.normalization.std}")
-        said += [f"crop {self.crop}"] if self.crop else []
-        said += [f"{self.interpolation} resizing"] if self.interpolation else []
-        return "; ".join(said)
+            parts.append(f"mean {self.normalization.mean}, std {self.normalization.std}")
+        parts += [f"crop {self.crop}"] if self.crop else []
+        parts += [f"{self.interpolation} resizing"] if self.interpolation else []
+        return "; ".join(parts)
 
 
 def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
-    """Reads what the two files in a folder say, where they are there.
+    """Reads the two files in a folder, if they exist.
 
-    What is there and cannot be understood is named in a warning and counts as not there.
+    A value that is invalid or not supported is ignored with a warning.
     """
     config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
-    # timm nests what it says about images, and older versions did not.
+    # timm nests the properties of images; older versions did not.
     nested = config.get("pretrained_cfg")
     timm = config | (nested if isinstance(nested, dict) else {})
     architecture = config.get("architecture")
@@ -71,14 +78,14 @@ def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
         interpolation = _RESAMPLING[resample]
     elif resample is not None:
         interpolation = resample
-    # A config of something else says nothing.
+    # A config of another kind is ignored.
     is_of_images = isinstance(architecture, str) or bool(preprocessor)
     if is_of_images and interpolation not in (None, *INTERPOLATIONS):
-        _logger.warning("beside the weights interpolation %r is not understood", interpolation)
+        _warn_ignored("interpolation", repr(interpolation))
     if preprocessor.get("do_flip_channel_order"):
         _logger.warning(
-            "beside the weights do_flip_channel_order is not followed; the network takes blue "
-            "first: give classifier.channel_order=bgr"
+            "ignoring do_flip_channel_order in the config next to the weights; the network takes "
+            "blue first: set classifier.channel_order=bgr"
         )
     return Preprocessing(
         architecture if isinstance(architecture, str) else "",
@@ -91,15 +98,19 @@ def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
     )
 
 
+def _warn_ignored(field: str, value: Any) -> None:
+    _logger.warning("ignoring %s %s in the config next to the weights", field, value)
+
+
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         _logger.warning("%s is not read: %s", path, error)
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _normalization(
@@ -116,14 +127,14 @@ def _normalization(
     mean, std = ([value] if _is_number(value) else value for value in (mean, std))
     is_known = all(isinstance(v, list) and v and all(map(_is_number, v)) for v in (mean, std))
     if not is_known or len(mean) != len(std) or min(std) <= 0:
-        _logger.warning("beside the weights mean %s and std %s are not understood", mean, std)
+        _warn_ignored("mean and std", f"{mean} and {std}")
         return None
-    # Images are in [0, 1] here, and begin in [0, 255] there.
+    # Images are in [0, 1] here, but start in [0, 255] in transformers.
     factor: Any = preprocessor.get("rescale_factor", 1 / 255)
     if preprocessor.get("do_rescale") is False:
         factor = 1.0
     if not _is_number(factor) or factor <= 0:
-        _logger.warning("beside the weights rescale_factor %r is not understood", factor)
+        _warn_ignored("rescale_factor", repr(factor))
         return None
     scale = factor * 255.0
     if math.isclose(scale, 1.0, rel_tol=1e-5):
@@ -154,7 +165,7 @@ def _crop(
 ) -> float | None:
     share: Any = preprocessor.get("crop_pct", timm.get("crop_pct"))
     if share is None and preprocessor.get("do_center_crop"):
-        # As transformers say it: the shorter side is scaled to one number, the other is cut out.
+        # transformers scales the shorter side to `size` and crops to `crop_size`.
         scaled: Any = preprocessor.get("size")
         cut: Any = preprocessor.get("crop_size")
         if isinstance(scaled, dict):
@@ -166,23 +177,23 @@ def _crop(
     if _is_number(share) and 0 < share <= 1:
         return float(share)
     if share is not None and is_of_images:
-        _logger.warning("beside the weights a crop of %r is not understood", share)
+        _warn_ignored("crop", repr(share))
     return None
 
 
 def _arguments(timm: Mapping[str, Any]) -> dict[str, Any]:
     input_size, given = timm.get("input_size"), timm.get("model_args")
-    found = {}
+    arguments = {}
     if isinstance(input_size, list) and len(input_size) == 3:
-        found["in_chans"] = input_size[0]
-    found |= {name: timm[name] for name in _ARGUMENTS if name in timm}
-    found |= given if isinstance(given, dict) else {}
-    # As timm takes None for what is usual.
-    return {name: value for name, value in found.items() if value is not None}
+        arguments["in_chans"] = input_size[0]
+    arguments |= {name: timm[name] for name in _ARGUMENTS if name in timm}
+    arguments |= given if isinstance(given, dict) else {}
+    # In timm, None stands for the default.
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _transformers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers says of a network that its arrays do not tell."""
+    """Returns the arguments in a config of transformers that do not follow from the arrays."""
     if not isinstance(config.get("model_type"), str):
         return {}
     return {name: config[name] for name in _TRANSFORMERS_KEYS if config.get(name) is not None}
@@ -196,9 +207,9 @@ def _class_names(timm: Mapping[str, Any]) -> tuple[str, ...]:
             return ()
         names = [by_number.get(str(number)) for number in range(len(by_number))]
         if names == [f"LABEL_{number}" for number in range(len(names))]:
-            return ()  # as transformers calls classes that nobody named
+            return ()  # The default names of transformers.
     if not all(isinstance(name, str) for name in names):
-        _logger.warning("beside the weights the names of the classes are not understood")
+        _logger.warning("ignoring the class names in the config next to the weights: not all text")
         return ()
     described = descriptions if isinstance(descriptions, dict) else {}
     return tuple(str(described.get(name, name)) for name in names)

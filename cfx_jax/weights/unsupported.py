@@ -1,14 +1,14 @@
-"""What arrays that no network of ours has are, told by their names."""
+"""Describes weights of unsupported networks, from the names of their arrays."""
 
 import re
 from collections.abc import Iterable
 
-OWN = (
+USE_OWN_MODEL = (
     "use a model of your own: --config.classifier.name=FILE.py:FUNCTION (examples/linen_model.py, "
     "examples/torch_model.py)"
 )
 
-# Names of arrays that a network has while its weights are made of others -> what to do.
+# Names of arrays from which the weights of a network are computed -> what to do.
 _UNMERGED = {
     r"(^|\.)(lora_\w+|base_layer)\.": "adapters of PEFT: save what "
     "model.merge_and_unload() returns",
@@ -21,41 +21,40 @@ _UNMERGED = {
     "before saving",
 }
 
-# Names that only another network has, or phrases of arrays that are missing or of another shape ->
-# what that network is.
-_OTHER = {
-    r"\.se\.|\.se_module\.|\.attn\.(fc[12]|conv)\.": "a network with squeeze and excitation or "
-    "another attention of channels",
-    r"\.grn\.": "a ConvNeXt V2, with its normalisation of responses",
+# Names of arrays of other networks, or descriptions of arrays with another shape -> the network.
+_UNSUPPORTED = {
+    r"\.se\.|\.se_module\.|\.attn\.(fc[12]|conv)\.": "a network with squeeze-and-excitation or "
+    "another channel attention",
+    r"\.grn\.": "a ConvNeXt V2, with its response normalisation",
     r"\.mlp\.(w12|w[123]|fc1_[gx]|gate_proj|weights_in)\b|\.mlp\.norm\.": "a ViT with SwiGLU or a "
-    "norm in its perceptrons",
+    "norm in its MLPs",
     r"\.(q_norm|k_norm)\.": "a ViT that normalises queries and keys",
     r"(^|\.)(norm_pre|pre_layrnorm|ln_pre)\.": "a ViT with a norm before its blocks, as in CLIP",
     r"(^|\.)attn_pool\.": "a ViT that pools by attention, as in SigLIP",
     r"relative_position|\.q_bias$|(^|\.)rope\.": "a transformer with relative or rotary positions, "
     "such as BEiT or Swin",
     r"(^|\.)patch_embed\.(conv\d|backbone|proj\.\d)|patch_embed\.norm\.": "a ViT whose patches are "
-    "embedded by a network of their own",
+    "embedded by a separate network",
     r"(^|\.)pre_logits[./]": "a head with a hidden layer, as for the classes of ImageNet-21k",
-    r"(^|\.)(decoder|mask_token)": "a network that was trained to fill masks, before it is given a "
+    r"(^|\.)(decoder|mask_token)": "a network pre-trained by masked image modelling, without a "
     "head",
     r"layer1\.0\.conv2\.weight \(\d+, \d+, 3, 3\) instead": "a ResNeXt or a wide ResNet",
-    r"\.(mlp\.fc1|pwconv1)\.weight \(\d+, \d+, 1, 1\) instead": "a ConvNeXt whose perceptrons are "
+    r"\.(mlp\.fc1|pwconv1)\.weight \(\d+, \d+, 1, 1\) instead": "a ConvNeXt whose MLPs are "
     "convolutions",
 }
 
 
 def describe_unsupported(differing: Iterable[str]) -> str:
-    """Tells what the weights are, and what to do with them, or "".
+    """Returns the kind of unsupported weights and what to do with them, or "".
 
     Args:
-        differing: names of arrays that only the file has, and phrases about others.
+        differing: names of arrays that are only in the file, and descriptions of other differences.
     """
     differing = list(differing)
-    for sign, what in _UNMERGED.items():
-        if any(re.search(sign, name) for name in differing):
-            return f"these are {what}"
-    for sign, what in _OTHER.items():
-        if any(re.search(sign, name) for name in differing):
-            return f"these look like {what}, which is not read: {OWN}"
+    for pattern, description in _UNMERGED.items():
+        if any(re.search(pattern, name) for name in differing):
+            return f"these are {description}"
+    for pattern, description in _UNSUPPORTED.items():
+        if any(re.search(pattern, name) for name in differing):
+            return f"these seem to be {description}, which is not supported: {USE_OWN_MODEL}"
     return ""

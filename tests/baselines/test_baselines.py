@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cfx_jax
-from cfx_jax.baselines import METHODS, attribute, impossible
+from cfx_jax.baselines import METHODS, attribute, unsupported_reason
 from cfx_jax.baselines.gradients import find_last_maps
 from cfx_jax.classifiers import NORMALIZATIONS, NormalizedModule
 from cfx_jax.weights.architectures import ARCHITECTURES
@@ -112,7 +112,7 @@ def test_grad_cam_of_a_pooled_network(black, images):
 def test_methods_tell_which_classifiers_they_cannot_explain(linear_classifier):
     linear = linear_classifier(WEIGHTS)
     shape = (SIZE, SIZE, 3)
-    found = {method: impossible(method, linear, shape) for method in METHODS}
+    found = {method: unsupported_reason(method, linear, shape) for method in METHODS}
     assert {method for method, reason in found.items() if reason} == {"grad_cam"}
     assert "no feature maps that a module of Flax Linen returns" in found["grad_cam"]
 
@@ -126,7 +126,7 @@ def test_the_last_feature_maps_are_those_before_the_pooling(name, has_maps):
     apply = NormalizedModule(module, NORMALIZATIONS["imagenet"])
     classifier = cfx_jax.Classifier(architecture.template(module), apply)
     for _ in range(2):
-        reason = impossible("grad_cam", classifier, (224, 224, 3))
+        reason = unsupported_reason("grad_cam", classifier, (224, 224, 3))
         assert bool(reason) != has_maps
     if has_maps:
         images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)

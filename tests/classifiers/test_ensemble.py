@@ -42,5 +42,5 @@ def test_what_does_not_fit_together_is_named(linear_classifier, random_classifie
     with pytest.raises(ValueError, match="'random' and 'grey' differ in their channels"):
         average([random_classifier, grey])
     mixed = average([linear_classifier(np.ones((16, 16, 3))), random_classifier])
-    with pytest.raises(ValueError, match=r"other classes: logits \(5, 2\) and \(5, 5\)"):
+    with pytest.raises(ValueError, match=r"different classes: logits \(5, 2\) and \(5, 5\)"):
         mixed.apply(mixed.params, jnp.asarray(images))

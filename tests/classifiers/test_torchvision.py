@@ -118,7 +118,7 @@ def test_parameters_are_float32_where_a_program_enables_float64():
     [
         ("vgg16", 31, "the images are too small for this network"),
         ("alexnet", 62, "the images are too small for this network"),
-        ("mnist_cnn", 32, "images are 32 x 32 pixels, but the MNIST network is for 28 x 28"),
+        ("mnist_cnn", 32, "images are 32 x 32 pixels, but the MNIST network expects 28 x 28"),
     ],
 )
 def test_images_of_a_size_that_will_not_do_are_an_error(name, size, message):

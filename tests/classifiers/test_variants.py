@@ -18,7 +18,7 @@ import scipy.ndimage
 
 from cfx_jax.classifiers import NORMALIZATIONS
 from cfx_jax.classifiers.convnext import ConvNeXt
-from cfx_jax.classifiers.layers import gelu, halved
+from cfx_jax.classifiers.layers import gelu, halve
 from cfx_jax.classifiers.resnet import ResNet
 from cfx_jax.classifiers.vit import ViT, resize_positions
 from cfx_jax.weights.architectures import ARCHITECTURES
@@ -158,7 +158,7 @@ def test_the_slope_of_the_gelu_is_that_of_its_formula(tanh):
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 2)])
 def test_halving_averages_what_is_there(size):
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
-    half = halved(jnp.asarray(images))
+    half = halve(jnp.asarray(images))
     assert half.shape[1:3] == (-(-size[0] // 2), -(-size[1] // 2))
     for y, x in np.ndindex(half.shape[1:3]):
         expected = images[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2))

@@ -188,7 +188,7 @@ def test_smooth_noise_leaves_every_pixel_its_probability(scale):
     law = MaskLaw(Relaxation.CONCRETE, temperature=0.4, smooth_scale=scale)
     cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
     pixels = law.keep_map(cells, (16, 16))
-    np.testing.assert_allclose(pixels.keep, law.show(cells, (16, 16)), atol=1e-6)
+    np.testing.assert_allclose(pixels.keep, law.upsample_keep(cells, (16, 16)), atol=1e-6)
     masks, holes = law.draw(jax.random.key(4), pixels, 4000)
     np.testing.assert_array_equal(np.round(masks), holes)
     hard = jax.vmap(lambda key: law.draw_hard(key, pixels)[0])(

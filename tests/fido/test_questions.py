@@ -102,7 +102,7 @@ def test_three_targets_of_one_image_are_three_explanations(fill_half):
 @pytest.mark.parametrize(
     ("classifier", "options", "message"),
     [
-        (make(slice(1)), {}, 'is taken with logits="sigmoid"'),
+        (make(slice(1)), {}, 'needs logits="sigmoid"'),
         (make(slice(1), logits="sigmoid"), {"contrast": 0}, "and no contrast"),
         (make(slice(1), logits="sigmoid"), {"targets": jnp.array([2])}, "has classes 0 to 1"),
         (make(), {"contrast": 3}, "contrast is class 3; the classifier has classes 0 to 2"),
@@ -112,7 +112,7 @@ def test_three_targets_of_one_image_are_three_explanations(fill_half):
             "contrast is class 1, and so are the t",
         ),
         (make(), {"contrast": 1, "targets": np.array([1])}, "targets of 1 images, the first is im"),
-        (make(), {"contrast": 1, "score": contrast_score}, "are two questions; give one"),
+        (make(), {"contrast": 1, "score": contrast_score}, "are two questions; pass one"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused(classifier, options, message, fill_half):

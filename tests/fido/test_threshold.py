@@ -177,7 +177,7 @@ def test_the_verdict_is_that_of_the_map_found(objective, black):
     )
     pixels = law.keep_map(cells, (SIZE, SIZE))
     alone = evaluate_hard_masks(
-        keys[1], pixels, *asked, law=law, full_infill_key=keys[2], at_once=3
+        keys[1], pixels, *asked, law=law, full_infill_key=keys[2], max_chunk_size=3
     )
     assert np.ptp(alone.logits[:, 1]) > 0.5
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result, alone)

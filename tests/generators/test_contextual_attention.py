@@ -402,7 +402,7 @@ def test_distance_to_the_nearest_kept_pixel():
     kept = [np.argwhere(m[..., 0] == 1) for m in mask]
     cells = np.stack(np.meshgrid(range(9), range(7), indexing="ij"), axis=-1)[:, :, None]
     distance = np.asarray(jax.jit(ca._distance_to_kept)(mask))
-    np.testing.assert_array_equal(distance[0], ca.LARGEST_DISTANCE)
+    np.testing.assert_array_equal(distance[0], ca.MAX_DISTANCE)
     for i in range(1, 5):
         expected = np.abs(cells - kept[i]).sum(-1).min(-1)
         np.testing.assert_array_equal(distance[i, ..., 0], expected)

@@ -35,7 +35,9 @@ def test_each_fills_its_share_in_turn(three, number):
 def test_by_name():
     both = load_generator("grey+blur")
     assert both.name == "grey+blur"
-    with pytest.raises(ValueError, match=r"names several, and some\.file holds the weights of one"):
+    with pytest.raises(
+        ValueError, match=r"names several generators, but some\.file contains the weights of one"
+    ):
         load_generator("grey+blur", "some.file")
     with pytest.raises(ValueError, match="unknown generator 'red'"):
         load_generator("grey+red")

@@ -60,7 +60,7 @@ def test_what_is_hard_for_both_drops_out_of_a_paired_difference():
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, np.nan], [np.inf]])
 def test_what_is_no_list_of_finite_numbers_is_refused(values):
-    with pytest.raises(ValueError, match="expected one finite number an image"):
+    with pytest.raises(ValueError, match="expected one finite number per image"):
         bootstrap(np.asarray(values))
 
 

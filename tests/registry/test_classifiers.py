@@ -91,7 +91,7 @@ def test_names_of_other_classes_beside_the_weights_are_put_aside_and_it_is_said(
         (tmp_path / "config.json").write_text(json.dumps(said))
         classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path)
         assert len(classifier.class_names) == (2 if number == 2 else 0)
-        aside = "the names of 3 classes beside the weights are put aside, since these have 2"
+        aside = "ignoring the names of 3 classes next to the weights, which have 2 classes"
         assert (aside in caplog.text) == (number == 3)
     caplog.clear()
     cfx_jax.load_classifier("mnist_cnn", tmp_path, class_names=["a", "b"])
@@ -101,7 +101,7 @@ def test_names_of_other_classes_beside_the_weights_are_put_aside_and_it_is_said(
 @pytest.mark.parametrize("load", [cfx_jax.load_classifier, cfx_jax.load_generator])
 @pytest.mark.parametrize("name", ["mnist_cnn", "gated_unet", "grey", "net.py:make"])
 def test_an_empty_path_is_none(load, name):
-    with pytest.raises(ValueError, match="give a path, or None for the packaged weights"):
+    with pytest.raises(ValueError, match="pass a path, or None for the packaged weights"):
         load(name, "")
 
 

@@ -43,7 +43,7 @@ def test_arrays_beside_the_network_are_named(published, caplog):
     assert module.num_classes == 7
     (record,) = caplog.records
     assert record.getMessage() == (
-        "5 arrays beside efficientnet_lite0 are left aside: optimizer.state.0, optimizer.state.1, "
+        "efficientnet_lite0: ignoring 5 other arrays: optimizer.state.0, optimizer.state.1, "
         "optimizer.state.2, ..."
     )
 
@@ -103,13 +103,13 @@ def test_wrappers_of_parts_are_taken_out_of_names():
 def test_names_that_wrappers_alone_tell_apart_are_left_as_they_are(caplog):
     both = draw(below("module."), seed=1) | ARRAYS
     assert same(build_network("mnist_cnn", both).params, draw(below(""), seed=1))
-    assert "the weights of mnist_cnn are there 2 times" in caplog.text
+    assert "the file contains the weights of mnist_cnn 2 times" in caplog.text
 
 
 def test_what_lies_beside_the_wrapper_is_no_part_of_the_network(caplog):
     _, params, _ = build_network("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
     assert same(params, ARRAYS)
-    assert "1 arrays beside mnist_cnn are left aside: n_averaged" in caplog.text
+    assert "mnist_cnn: ignoring 1 other arrays: n_averaged" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -133,21 +133,21 @@ def test_of_raw_and_averaged_weights_the_raw_ones_are_used_and_it_is_said(
     assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
     (record,) = caplog.records
     place = other.removesuffix("module.").rstrip(".")
-    assert f"those below {used.rstrip('.')!r} are used" in record.getMessage()
+    assert f"using those below {used.rstrip('.')!r};" in record.getMessage()
     assert record.getMessage().endswith(f"as in FILE#{place}")
 
 
 def test_of_two_networks_the_first_is_used_and_it_is_said(caplog):
     arrays = draw(below("student.")) | draw(below("teacher.backbone."), seed=1)
     assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
-    assert "those below 'student' are used" in caplog.text
+    assert "using those below 'student';" in caplog.text
     assert "as in FILE#teacher.backbone\n" in caplog.text
 
 
 def test_state_of_an_optimizer_is_never_the_network(caplog):
     arrays = draw(below("opt_state.0.mu."), seed=1) | draw(below("params."))
     assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
-    assert "8 arrays beside mnist_cnn are left aside: opt_state.0.mu." in caplog.text
+    assert "mnist_cnn: ignoring 8 other arrays: opt_state.0.mu." in caplog.text
     assert "2 times" not in caplog.text
 
 
@@ -218,7 +218,7 @@ def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix)
 @pytest.mark.parametrize(
     ("name", "shape", "what"),
     [
-        ("layer1.0.se.fc1.weight", (4, 64, 1, 1), "a network with squeeze and excitation"),
+        ("layer1.0.se.fc1.weight", (4, 64, 1, 1), "a network with squeeze-and-excitation"),
         ("stages.0.blocks.0.mlp.grn.weight", (64,), "a ConvNeXt V2"),
         ("blocks.0.mlp.w12.weight", (64, 64), "a ViT with SwiGLU"),
         ("blocks.0.mlp.fc1_g.weight", (64, 64), "a ViT with SwiGLU"),
@@ -227,12 +227,16 @@ def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix)
         ("attn_pool.q.weight", (64,), "a ViT that pools by attention"),
         ("blocks.0.attn.relative_position_bias_table", (64, 2), "a transformer with relative"),
         ("pre_logits/kernel", (64, 64), "a head with a hidden layer"),
-        ("mask_token", (1, 64), "a network that was trained to fill masks"),
-        ("patch_embed.conv1.0.weight", (64, 64), "a ViT whose patches are embedded by a network"),
+        ("mask_token", (1, 64), "a network pre-trained by masked image modelling"),
+        (
+            "patch_embed.conv1.0.weight",
+            (64, 64),
+            "a ViT whose patches are embedded by a separate network",
+        ),
     ],
 )
 def test_what_is_not_read_is_called_by_what_it_is(name, shape, what):
-    with pytest.raises(ValueError, match=f"these look like {what}.* not read: use a model of your"):
+    with pytest.raises(ValueError, match=f"seem to be {what}.* not supported: use a model of your"):
         build_network("mnist_cnn", ARRAYS | {name: np.zeros(shape, np.float32)})
 
 
@@ -240,7 +244,7 @@ def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
     layers = ARCHITECTURES["resnet50"].layouts[0].layers(ARCHITECTURES["resnet50"].module)
     arrays = {name: np.zeros((1,), np.float32) for name in published_names(layers)}
     arrays["layer1.0.conv2.weight"] = np.zeros((128, 4, 3, 3), np.float32)
-    with pytest.raises(ValueError, match="a ResNeXt or a wide ResNet, which is not read: use a"):
+    with pytest.raises(ValueError, match="a ResNeXt or a wide ResNet, which is not supported: use"):
         build_network("resnet50", arrays)
 
 
@@ -255,9 +259,7 @@ def test_a_head_elsewhere_than_usual_is_found(head, prefix):
 
 def test_no_head_and_a_head_of_several_layers_are_said():
     arrays = {name: array for name, array in ARRAYS.items() if not name.startswith("fc2")}
-    with pytest.raises(
-        ValueError, match=r"no head \(fc2\.weight\): give weights that were trained"
-    ):
+    with pytest.raises(ValueError, match=r"no head \(fc2\.weight\): use weights that were trained"):
         build_network("mnist_cnn", arrays)
     for layer in (0, 3):
         arrays |= {f"fc2.{layer}.weight": np.zeros((5, 5)), f"fc2.{layer}.bias": np.zeros(5)}
@@ -363,7 +365,7 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
     assert caplog.text == ""
     found = build_network("vit_s16", timm_arrays)
     assert found.normalization == NORMALIZATIONS["symmetric"]
-    assert "the normalization 'symmetric' of most networks of timm, and for DeiT" in caplog.text
+    assert "using 'symmetric', that of most networks of timm" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,10 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
     ],
 )  # fmt: skip
 def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
-    with pytest.raises(ValueError, match=rf"says that they are of '{said}', which is not {name},"):
+    with pytest.raises(
+        ValueError,
+        match=rf"the weights, they are of '{said}', which is not {name},",
+    ):
         build_network(name, {}, preprocessing=Preprocessing(said))
 
 
@@ -454,7 +459,7 @@ def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
 )
 def test_what_timm_says_of_another_function_is_refused_by_name(tmp_path, name, changes, said):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
-    with pytest.raises(ValueError, match=f"says that their network has {said}.*is not {name}, "):
+    with pytest.raises(ValueError, match=f"the weights, their network has {said}.*is not {name}, "):
         build_network(name, {}, preprocessing=read_preprocessing(tmp_path))
 
 

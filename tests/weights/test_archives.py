@@ -90,7 +90,7 @@ def test_headers_of_python_2_are_read(path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([{}, None]), "array 'x' holds pickled Python objects, which are never loaded"),
+        (np.array([{}, None]), "array 'x' contains pickled Python objects, which are never loaded"),
         (np.array(["a", "b"]), "array 'x' is of type '<U1', expected numbers"),
         (np.zeros(2, [("a", "f4")]), "array 'x' is of type [('a', '<f4')], expected numbers"),
         (np.zeros(2, "V3"), "array 'x' is of type '|V3'"),
@@ -124,7 +124,7 @@ LIES = {
 @pytest.mark.parametrize("case", LIES)
 def test_headers_that_lie_are_refused(path, case):
     write_zip(path, {"x.npy": npy(LIES[case].encode(), bytes(8))})
-    with pytest.raises(ValueError, match=r"net\.npz: not a whole \.npz file of numbers"):
+    with pytest.raises(ValueError, match=r"net\.npz: not a complete \.npz file of numbers"):
         read_npz_arrays(path)
 
 
@@ -133,15 +133,15 @@ def test_members_that_do_not_fit_the_file_are_refused(path):
     np.savez(file, x=np.zeros(1000, np.float32))
     size, forged = struct.pack("<II", 4128, 4128), struct.pack("<II", 2**31, 2**31)
     path.write_bytes(file.getvalue().replace(size, forged))
-    with pytest.raises(ValueError, match="members are announced larger than the file"):
+    with pytest.raises(ValueError, match="the declared sizes of the members exceed the file"):
         read_npz_arrays(path)
 
 
 def test_arrays_that_expand_beyond_what_weights_do_are_refused(path, monkeypatch):
     np.savez_compressed(path, x=np.zeros(200_000, np.uint8))
     assert read_npz_arrays(path)["x"].shape == (200_000,)
-    monkeypatch.setattr(_archives, "_ALWAYS_FITS", 1000)
-    with pytest.raises(ValueError, match=r"200128 bytes are announced in \d+ stored ones"):
+    monkeypatch.setattr(_archives, "_ALWAYS_ACCEPTED_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"200128 bytes are declared but only \d+ are stored"):
         read_npz_arrays(path)
 
 
@@ -229,13 +229,13 @@ def test_the_step_of_a_manager_is_read(tmp_path):
         np.testing.assert_array_equal(read_orbax_arrays(tmp_path)["x"], np.ones(2))
         manager.save(8, args=ocp.args.StandardSave({"x": jnp.zeros(2)}))
         manager.wait_until_finished()
-    with pytest.raises(ValueError, match=r"holds 2 checkpoints; give one of them: .*/7/default"):
+    with pytest.raises(ValueError, match=r"contains 2 checkpoints; pass one of them: .*/7/default"):
         read_orbax_arrays(tmp_path)
     np.testing.assert_array_equal(read_orbax_arrays(tmp_path / "8")["x"], np.zeros(2))
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path}: this folder holds no Orbax checkpoint"):
+    with pytest.raises(ValueError, match=f"{tmp_path}: this folder contains no Orbax checkpoint"):
         read_orbax_arrays(tmp_path)
 
 
@@ -257,7 +257,7 @@ def test_damage_is_said_in_one_line(tmp_path, capfd, file, content):
     for path in (tmp_path / "net").glob(file):
         path.unlink() if content is None else path.write_bytes(content)
     capfd.readouterr()
-    with pytest.raises(ValueError, match="net: not a whole Orbax checkpoint: ") as caught:
+    with pytest.raises(ValueError, match="net: not a complete Orbax checkpoint: ") as caught:
         read_orbax_arrays(tmp_path / "net")
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
@@ -269,7 +269,7 @@ def test_trees_that_expand_beyond_what_weights_do_are_refused(tmp_path, field):
     save_tree(tmp_path / "net", {"x": np.zeros((4, 4), np.float32)}, use_ocdbt=False)
     path = tmp_path / "net" / "x" / ".zarray"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: [4000, 5000]}))
-    with pytest.raises(ValueError, match=r"80000000 bytes are announced in \d+ stored ones"):
+    with pytest.raises(ValueError, match=r"80000000 bytes are declared but only \d+ are stored"):
         read_orbax_arrays(tmp_path / "net")
 
 

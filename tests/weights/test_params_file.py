@@ -55,7 +55,7 @@ def test_equal_parameters_make_equal_files():
 
 @pytest.mark.parametrize("value", [1e6, np.nan, np.inf])
 def test_what_half_precision_cannot_hold_is_refused(value):
-    with pytest.raises(ValueError, match=r"conv/bias holds values that are not finite in float16"):
+    with pytest.raises(ValueError, match=r"conv/bias contains values that are not finite in"):
         encode_params({"conv": {"bias": jnp.asarray([0.0, value])}}, {})
 
 
@@ -88,13 +88,13 @@ def test_a_file_that_changed_is_refused_by_its_digest(path, change):
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"\xff" * 64])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
         read_params(tmp_path / "file", PARAMS)
 
 
 def test_a_truncated_file_is_refused_without_a_digest_too(path):
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
         read_params(path, PARAMS)
 
 
@@ -117,7 +117,7 @@ def test_arrays_of_a_shape_numpy_cannot_hold_are_refused(tmp_path):
     data = data.replace(b"[0,2]", b"[0,%d]" % 2**62)
     stop = data.index(b"}}") + 2
     (tmp_path / "file").write_bytes((stop - 8).to_bytes(8, "little") + data[8:stop])
-    with pytest.raises(ValueError, match="file is not a whole safetensors file: array is too big"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file: array is too big"):
         read_arrays(tmp_path / "file")
 
 

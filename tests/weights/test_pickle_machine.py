@@ -125,7 +125,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_by_name_what_the_pickle_would_call(name):
-    with pytest.raises(UnsafePickleError, match=f"asks for {re.escape(repr(name))}"):
+    with pytest.raises(UnsafePickleError, match=f"refers to {re.escape(repr(name))}"):
         run(REFUSED[name])
 
 
@@ -253,7 +253,7 @@ DAMAGED = {
     "append to no list": (b"NNa", "found a NoneType, expected a list"),
     "item of no dict": (b"NNNs", "found a NoneType, expected a dict"),
     "name of no text": (b"NN\x93", "found a NoneType, expected a string"),
-    "persistent id of another kind": (b"NQ", "another kind than a torch storage"),
+    "persistent id of another kind": (b"NQ", "is not a torch storage"),
     "opcode": (b"I1\n", "opcode INT"),
     "old string opcode with a bad escape": (b"S'\\q'\n", "opcode STRING"),
     "empty stack": (b"\x85", "damaged pickle before byte 3"),
@@ -262,7 +262,7 @@ DAMAGED = {
     "name without end": (b"ctorch\nfloat", "damaged pickle"),
     "key without value": (b"}(NNNu", "damaged pickle"),
     "mark without start": (b"t", "damaged pickle"),
-    "no opcode": (b"\xff", "ends early or is none"),
+    "no opcode": (b"\xff", "ends early or is not"),
 }
 
 

@@ -74,12 +74,12 @@ def test_timm_says_all_of_it(preprocessing):
 
 
 def test_what_is_known_is_told_in_words(preprocessing):
-    assert Preprocessing().in_words() == ""
-    assert preprocessing(TIMM).in_words() == (
+    assert Preprocessing().describe() == ""
+    assert preprocessing(TIMM).describe() == (
         "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
         "std (0.229, 0.224, 0.225); crop 0.9; bicubic resizing"
     )
-    assert Preprocessing(crop=1.0).in_words() == "crop 1.0"
+    assert Preprocessing(crop=1.0).describe() == "crop 1.0"
 
 
 def test_older_timm_nests_nothing(preprocessing):
@@ -125,14 +125,14 @@ def test_transformers_say_what_is_cut_out_by_its_size(preprocessing, processor, 
 @pytest.mark.parametrize(
     ("config", "processor", "message"),
     [
-        (TIMM_NAME | {"crop_pct": "0.9"}, {}, "a crop of '0.9' is not understood"),
-        (TIMM_NAME | {"crop_pct": 1.2}, {}, "a crop of 1.2 is not"),
-        (TIMM_NAME | {"interpolation": "random"}, {}, "interpolation 'random' is not"),
-        ({}, {"resample": 9}, "interpolation 9 is not"),
-        ({}, PROCESSOR | {"rescale_factor": None}, "rescale_factor None is not"),
-        ({}, PROCESSOR | {"rescale_factor": "1/255"}, "rescale_factor '1/255' is not"),
-        ({}, PROCESSOR | {"rescale_factor": 0}, "rescale_factor 0 is not"),
-        ({}, {"do_flip_channel_order": True}, "give classifier.channel_order=bgr"),
+        (TIMM_NAME | {"crop_pct": "0.9"}, {}, "ignoring crop '0.9'"),
+        (TIMM_NAME | {"crop_pct": 1.2}, {}, "ignoring crop 1.2"),
+        (TIMM_NAME | {"interpolation": "random"}, {}, "ignoring interpolation 'random'"),
+        ({}, {"resample": 9}, "ignoring interpolation 9"),
+        ({}, PROCESSOR | {"rescale_factor": None}, "ignoring rescale_factor None"),
+        ({}, PROCESSOR | {"rescale_factor": "1/255"}, "ignoring rescale_factor '1/255'"),
+        ({}, PROCESSOR | {"rescale_factor": 0}, "ignoring rescale_factor 0"),
+        ({}, {"do_flip_channel_order": True}, "set classifier.channel_order=bgr"),
     ],
 )
 def test_what_is_not_understood_is_said_and_not_followed(
@@ -210,12 +210,12 @@ def test_files_of_something_else_say_nothing(preprocessing, config, caplog):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"mean": "imagenet", "std": "imagenet"}, "mean imagenet and std imagenet are not"),
-        ({"mean": MEAN, "std": STD[:2]}, "are not understood"),
-        ({"mean": MEAN, "std": [1, 1, 0]}, "are not understood"),
-        ({"mean": [float("nan")], "std": [1]}, "are not understood"),
-        ({"label_names": ["a", 3]}, "names of the classes are not understood"),
-        ({"id2label": {"0": "a", "7": "b"}}, "names of the classes are not understood"),
+        ({"mean": "imagenet", "std": "imagenet"}, "mean and std imagenet and imagenet"),
+        ({"mean": MEAN, "std": STD[:2]}, "ignoring mean and std"),
+        ({"mean": MEAN, "std": [1, 1, 0]}, "ignoring mean and std"),
+        ({"mean": [float("nan")], "std": [1]}, "ignoring mean and std"),
+        ({"label_names": ["a", 3]}, "ignoring the class names"),
+        ({"id2label": {"0": "a", "7": "b"}}, "ignoring the class names"),
     ],
 )
 def test_what_cannot_be_understood_is_named_and_not_taken(preprocessing, config, message, caplog):
