@@ -121,7 +121,9 @@ def test_a_run_whose_function_has_changed_is_not_gone_on_with(folder, tmp_path):
     name = f"{own}:build"
     runner.run(config(folder, name), tmp_path / "run")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert set(manifest["classifier"]) == {"name", "weights_digest", "origin"}
+    assert set(manifest["classifier"]) == {
+        "name", "weights_digest", "crop", "interpolation", "origin"
+    }  # fmt: skip
     runner.run(config(folder, name), tmp_path / "run")
     own.write_text(own.read_text() + "\n# Changed.\n")
     with pytest.raises(ManifestMismatchError, match=r"classifier\.origin"):
