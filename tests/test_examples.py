@@ -104,7 +104,10 @@ def test_examples_are_short():
 @pytest.mark.parametrize(("library", "has_maps"), [("linen", True), ("function", False)])
 def test_an_evaluation_finds_the_model_of_a_run_again(library, has_maps, folder, tmp_path, caplog):
     runner.run(config(folder, example(library)), tmp_path / "run")
-    asked = EvaluateConfig(baselines=("centre", "grad_cam"), curve_steps=2, sanity_images=0)
+    asked = EvaluateConfig(
+        generator=GeneratorConfig("blur"), baselines=("centre", "grad_cam"), curve_steps=2,
+        sanity_images=0,
+    )  # fmt: skip
     table = evaluate(asked, tmp_path / "scores", [str(tmp_path / "run")])
     assert ("grad_cam" in table) == has_maps
     assert ("baselines: grad_cam is left out: classifier" in caplog.text) != has_maps
@@ -118,7 +121,9 @@ def test_a_run_whose_function_has_changed_is_not_gone_on_with(folder, tmp_path):
     name = f"{own}:build"
     runner.run(config(folder, name), tmp_path / "run")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert set(manifest["classifier"]) == {"name", "weights_digest", "origin"}
+    assert set(manifest["classifier"]) == {
+        "name", "weights_digest", "crop", "interpolation", "origin"
+    }  # fmt: skip
     runner.run(config(folder, name), tmp_path / "run")
     own.write_text(own.read_text() + "\n# Changed.\n")
     with pytest.raises(ManifestMismatchError, match=r"classifier\.origin"):

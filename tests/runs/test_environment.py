@@ -48,7 +48,7 @@ def test_what_is_missing_is_told_in_one_line(command, environment, message, tmp_
 
 def test_the_numbers_of_a_run_do_not_depend_on_settings_of_jax(commands, tmp_path):
     arguments = ["--config.data.max_examples=2", "--config.report.save_images=False"]
-    commands.run(tmp_path / "plain", *arguments)
+    commands.run(tmp_path / "plain", *arguments, environment=commands.unoptimised)
     expected = RecordReader(tmp_path / "plain")
     for number, environment in enumerate(
         [
@@ -57,6 +57,7 @@ def test_the_numbers_of_a_run_do_not_depend_on_settings_of_jax(commands, tmp_pat
         ]
     ):
         workdir = tmp_path / str(number)
+        environment |= commands.unoptimised
         shown = commands.run(workdir, *arguments, environment=environment)
         assert ("warning: JAX_ENABLE_X64 is not followed" in shown) == (number == 0)
         found = RecordReader(workdir)
@@ -71,6 +72,7 @@ def test_names_are_shown_in_a_locale_without_their_letters(commands, tmp_path):
     photograph = commands.photographs / "00.png"
     (folder / "café.png").write_bytes(photograph.read_bytes())
     environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment |= commands.unoptimised
     shown = commands.run(tmp_path / "run", f"--config.data.path={folder}", environment=environment)
     assert r"caf\xe9.png" in shown
     assert RecordReader(tmp_path / "run").ids() == ["café.png"]

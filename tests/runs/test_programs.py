@@ -68,8 +68,12 @@ def test_of_a_folder_that_is_none_is_told_why_nothing_is_kept(place, caplog, tmp
 
 
 def test_a_torn_program_is_compiled_anew(commands, tmp_path):
-    arguments = ["--config.data.max_examples=1", "--config.report.save_images=False"]
+    arguments = [
+        "--config.data.max_examples=1", "--config.report.save_images=False",
+        "--config.explain.objective=ssr",
+    ]  # fmt: skip
     kept = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    kept |= commands.unoptimised
     commands.run(tmp_path / "first", *arguments, environment=kept)
     entries = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert entries

@@ -51,6 +51,13 @@ def asking(config, **question):
     return dataclasses.replace(config, explain=dataclasses.replace(config.explain, **question))
 
 
+def scored_with_grey():
+    return EvaluateConfig(
+        generator=GeneratorConfig(name="grey"), baselines=("gradient",), curve_steps=2,
+        sanity_images=0,
+    )  # fmt: skip
+
+
 def logits_of(classifier, row):
     image = jnp.asarray(IMAGES[row : row + 1], jnp.float32) / 255
     return np.asarray(classifier.apply(classifier.params, image))[0]
@@ -83,7 +90,7 @@ def test_labels_that_are_the_contrast_are_told_of_once(
 def test_an_evaluation_asks_what_the_run_has_asked(config, classifier, tmp_path):
     runner.run(asking(config, contrast=3), tmp_path / "run", classifier=classifier)
     runner.run(config, tmp_path / "plain", classifier=classifier)
-    asked = EvaluateConfig(baselines=("gradient",), curve_steps=2, sanity_images=0)
+    asked = scored_with_grey()
     records = [str(tmp_path / "run"), str(tmp_path / "plain")]
     evaluate(asked, tmp_path / "scores", records[:1], classifier=classifier)
     found = RecordReader(tmp_path / "scores/scores/images").read("log_odds")
@@ -104,7 +111,7 @@ def test_the_most_likely_classes_are_examples_of_their_own(config, classifier, t
     missed = reader.read("ssr_status") == Status.MISCLASSIFIED
     np.testing.assert_array_equal(missed, is_second)
     np.testing.assert_array_equal(reader.read("image")[::3], reader.read("image")[2::3])
-    asked = EvaluateConfig(baselines=("gradient",), curve_steps=2, sanity_images=0)
+    asked = scored_with_grey()
     evaluate(asked, tmp_path / "scores", [str(tmp_path / "run")], classifier=classifier)
     targets = RecordReader(tmp_path / "scores/scores/images").read("target")
     np.testing.assert_array_equal(targets, reader.read("target"))
