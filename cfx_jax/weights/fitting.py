@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfx_jax.classifiers import Normalization
-from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, Layout, Module
+from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, Module, PublishedLayout
 from cfx_jax.weights.layout import Layer, Place, find_place, params_from_arrays, published_names
 from cfx_jax.weights.preprocessing import Preprocessing
 from cfx_jax.weights.unsupported import USE_OWN_MODEL
@@ -170,7 +170,7 @@ def _log_place(name: str, arrays: _Arrays, place: Place) -> None:
 
 def select_variant(
     architecture: Architecture,
-    layout: Layout,
+    layout: PublishedLayout,
     arrays: _Arrays,
     preprocessing: Preprocessing = _NO_PREPROCESSING,
 ) -> Module:
@@ -197,11 +197,13 @@ def select_variant(
     return architecture.infer_fields(module, params, preprocessing.arguments)
 
 
-def _count_differing(layout: Layout, module: Module, arrays: _Arrays) -> int:
+def _count_differing(layout: PublishedLayout, module: Module, arrays: _Arrays) -> int:
     return len(published_names(layout.layers(module)) ^ arrays.keys())
 
 
-def rename_head(layout: Layout, module: Module, found: Mapping[str, str]) -> dict[str, str]:
+def rename_head(
+    layout: PublishedLayout, module: Module, found: Mapping[str, str]
+) -> dict[str, str]:
     """Renames a dense head with another name than the published one, for example after a dropout.
 
     Args:
@@ -231,7 +233,7 @@ def _heads(layers: Sequence[Layer], names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in expected and pattern.fullmatch(name)]
 
 
-def _describe_missing_head(layout: Layout, module: Module, arrays: _Arrays) -> str:
+def _describe_missing_head(layout: PublishedLayout, module: Module, arrays: _Arrays) -> str:
     """Returns a hint that only the head is missing, or ""."""
     layers = layout.layers(module)
     head = set(layers[-1].sources.values())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfx_jax.weights.architectures import ARCHITECTURES, Layout
+from cfx_jax.weights.architectures import ARCHITECTURES, PublishedLayout
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.fitting import contradiction, rename_head, select_variant
 from cfx_jax.weights.layout import (
@@ -99,7 +99,7 @@ def _overlap(arrays: Mapping[str, np.ndarray], names: set[str]) -> float:
     return len(inner & names) / len(inner | names)
 
 
-def _match(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> Match:
+def _match(name: str, layout: PublishedLayout, arrays: Mapping[str, np.ndarray]) -> Match:
     architecture = ARCHITECTURES[name]
     names = published_names(layout.layers(architecture.module))
     place = find_place(list(arrays), names, len(names))

@@ -79,7 +79,7 @@ def test_an_argument_goes_before_what_is_said_and_that_before_the_layout(tmp_pat
     assert (given.apply.normalization.mean, given.class_names) == ((0.0,), ("c", "d"))
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
     with pytest.raises(
-        ValueError, match=r"net\.npz: config\.json beside .* of 'resnet18', which is"
+        ValueError, match=r"net\.npz: according to config\.json .* of 'resnet18', which is"
     ):
         cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
 

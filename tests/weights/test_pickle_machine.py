@@ -26,8 +26,8 @@ from cfx_jax.weights._pickle_machine import (
     Dict,
     Global,
     Opaque,
-    Storage,
     Tensor,
+    TorchStorage,
     UnsafePickleError,
     WeightsFormatError,
     interpret,
@@ -87,7 +87,7 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x01(K\x02t(K\x0
 
 def test_a_tensor_is_a_window_on_a_storage():
     value, storages = run(b"(" + TENSOR + STORAGE + b"ctorch\nfloat32\nt")
-    storage = Storage("key", np.dtype(np.float32), 6)
+    storage = TorchStorage("key", np.dtype(np.float32), 6)
     assert value == (Tensor(storage, 1, (2,), (3,)), storage, Global("torch.float32"))
     assert storages == {"key": storage}
     assert storage.num_bytes == 24
