@@ -524,8 +524,11 @@ def fail(*_):
     ("options", "message"),
     [
         ({"after": lambda logits: (logits, logits)}, r"a tuple of tensors of shapes \[\(1, 3\), "),
-        ({"after": lambda logits: None}, r"it returns a NoneType; .*\[N, 3\]: wrap it"),
-        ({"after": lambda logits: {"hidden": OTHER}}, "it returns a dict; expected one tensor"),
+        ({"after": lambda logits: None}, r"the module returns a NoneType; .*\[N, 3\]: wrap it"),
+        (
+            {"after": lambda logits: {"hidden": OTHER}},
+            "the module returns a dict; expected one tensor",
+        ),
         ({"after": lambda logits: OTHER}, r"returns shape \(1, 7\); expected \(1, 3\)"),
         ({"before": fail}, r"raises RuntimeError: shapes .* \(1x5 and 6x7\), for images \[1, 2"),
         ({"after": lambda logits: Tensor(logits.array)}, "backward pass .* not require grad"),
