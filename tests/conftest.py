@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import os
+import pathlib
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from cfx_jax.fido.settings import get_settings
 from cfx_jax.records import RecordWriter, encode_ids
 from cfx_jax.runs.explanations import SCALARS, make_fields
 
+TESTS = pathlib.Path(__file__).parent
 jax.config.update("jax_numpy_rank_promotion", "allow")
 # Each program is compiled once for all processes of the tests; and where JAX_COMPILATION_CACHE_DIR
 # is set, once for all the times that they run.
@@ -34,6 +36,20 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+# Files that take longest, in CPU time: begun first, they leave no process to wait for them.
+LONGEST = [
+    "runs/test_pod.py", "runs/test_disturbances.py", "runs/test_runner.py", "test_examples.py",
+    "test_docs.py", "test_site.py", "runs/test_slurm.py", "fido/test_explain.py", "test_api.py",
+    "runs/test_environment.py", "train/test_loop.py", "train/test_step.py", "fido/test_masks.py",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first; the order is the same in all processes."""
+    rank = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_make_parametrize_id(val, argname):
