@@ -168,7 +168,7 @@ def measure(page: str) -> None:
 def ask(tab: Page, address: str, view: str) -> str:
     """Goes to a view; returns the time until it is on the page, and what it shows."""
     took = tab.evaluate(_ASK, view)
-    return f"{took:.0f} ms, {tab.inner_text('.told')}"
+    return f"{took:.0f} ms, {tab.inner_text('.summary')}"
 
 
 _ASK = """view => new Promise((resolve) => {

@@ -129,8 +129,8 @@ def _split_cells(
     columns of the first line.
     """
     # Excel reads its delimiter from such a line.
-    told = re.match(r"sep=(.)(?=[\r\n])", text, re.IGNORECASE)
-    text = text[told.end() :] if told else text
+    separator = re.match(r"sep=(.)(?=[\r\n])", text, re.IGNORECASE)
+    text = text[separator.end() :] if separator else text
 
     def num_known(delimiter: str) -> int:
         try:
@@ -139,7 +139,7 @@ def _split_cells(
             return -1
         return len({_COLUMNS.get(_fold(name)) for name in names} - {None})
 
-    rows = _read_rows(path, text, told[1] if told else max(_DELIMITERS, key=num_known))
+    rows = _read_rows(path, text, separator[1] if separator else max(_DELIMITERS, key=num_known))
     _, header = next(rows, (0, [""]))
     # Spreadsheets end lines with delimiters of columns that are empty.
     width = len(header)

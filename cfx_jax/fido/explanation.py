@@ -98,8 +98,8 @@ class Explanation:
         log_odds_original: float32, of the target on the original image.
         log_odds_infilled: float32, mean over 32 in-filled images, one for each hard mask drawn.
         kept_area: float32 in [0, 1], expected share of pixels kept.
-        success_rate: float32 in [0, 1], share of those 32 that do what was asked: keep the
-            prediction at the target (SSR) or move it away (SDR).
+        success_rate: float32 in [0, 1], share of those 32 that keep (SSR) or flip (SDR) the
+            prediction of the target.
         objective: float32, `penalty - evidence`, at full penalty and the price of the settings; the
             evidence is `direction * log_odds_infilled`, or capped, see `cfx_jax.fido.objective`.
         trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty; 0
@@ -144,7 +144,7 @@ def saliency(
         cells: float32 `[h, w]`, see `MaskLaw`.
         direction: float32 scalar, `SSR` or `SDR`.
         size: `(H, W)` of the image.
-        law: of the masks that were optimised.
+        law: mask law of the optimised masks.
 
     Returns:
         float32 `[H, W]` in [0, 1], larger = more important.
@@ -185,10 +185,10 @@ def assign_status(
     """Returns the explanation with its status, NaN everywhere when something was not finite.
 
     Args:
-        result: of one image, whatever its status.
-        problem: the image and what was asked of it.
+        result: explanation of one image, whatever its status.
+        problem: the image, its question and its objective.
         is_decided: bool scalar, whether the classifier decides so on the image itself.
-        success_target: share of hard masks that have to do what was asked.
+        success_target: share of hard masks that have to succeed.
         is_trivial: whether the in-fill suffices for what SSR asks.
 
     Returns:

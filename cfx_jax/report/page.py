@@ -125,7 +125,7 @@ def kept_fresh(
 
 
 class _EndedError(Exception):
-    """The run has ended, or is asked to."""
+    """The run has ended, or is requested to stop."""
 
 
 def _write_now_and_then(

@@ -178,12 +178,12 @@ def _environment_problem(error: Exception) -> str:
 
 def _no_device(error: Exception) -> str:
     reason = " ".join(str(error).split()) or "JAX has no plugin for it"
-    asked = getattr(jax.config, _PLATFORMS)
-    if not asked:
+    platforms = getattr(jax.config, _PLATFORMS)
+    if not platforms:
         return f"JAX finds no device: {reason}"
     return (
-        f"JAX finds no device for JAX_PLATFORMS={asked} ({reason}); leave it unset to take what "
-        "there is, or install what JAX needs: pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"
+        f"JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); leave it unset to take "
+        "what there is, or install what JAX needs: pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"
     )
 
 

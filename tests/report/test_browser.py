@@ -155,7 +155,7 @@ def column(galleries, name, run=0):
 def test_it_opens_as_a_file_and_shows_all(tab):
     page = tab.show()
     assert shown(page) == IDS
-    assert page.inner_text(".told") == "300 of 300 examples"
+    assert page.inner_text(".summary") == "300 of 300 examples"
     assert not page.is_visible("#listed")
     links = page.locator(".grid a")
     assert 10 < links.count() < 120, "only what is in view is on the page"
@@ -198,7 +198,7 @@ def test_filters_give_the_rows_of_the_records(tab, galleries, view):
     page = tab.show(view if "result=" in view else f"result=0-sdr&{view}")
     expected = FILTERS[view](lambda name: column(galleries, name))
     assert shown(page) == [IDS[index] for index in np.flatnonzero(expected)]
-    assert page.inner_text(".told") == f"{expected.sum()} of 300 examples"
+    assert page.inner_text(".summary") == f"{expected.sum()} of 300 examples"
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "entropy", "id", "target", "status"])
@@ -264,7 +264,7 @@ def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
     page.get_by_label("not preserved").check()
     page.get_by_label("Explanation").select_option("1-ssr")
     assert boxes(page) == (["✓ ok 300", "! not preserved 0"], ["not_preserved"])
-    assert page.inner_text(".told") == "0 of 300 examples"
+    assert page.inner_text(".summary") == "0 of 300 examples"
     assert page.get_by_text("No example matches.").is_visible()
     page.get_by_label("not preserved").click()
     assert boxes(page) == (["✓ ok 300"], [])
@@ -278,7 +278,7 @@ def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
 @pytest.mark.parametrize("gallery", ["one", "both"])
 def test_an_empty_list_says_so_and_can_be_cleared(tab, gallery):
     page = tab.show("find=nothing&target=x&label=y&predicted=right&status=ok&view=table", gallery)
-    assert page.inner_text(".told") == "0 of 300 examples"
+    assert page.inner_text(".summary") == "0 of 300 examples"
     assert not page.locator(".scroller").is_visible()
     page.get_by_role("button", name="Clear all filters").click()
     assert shown(page) == IDS

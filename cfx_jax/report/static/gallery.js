@@ -12,8 +12,8 @@ class Gallery {
     this.element = document.getElementById("gallery");
     this.list = new cfx.List(model, (n) => this.#address({ ...this.view, at: n }));
     this.detail = new cfx.Detail(model);
-    this.told = cfx.make("p.told", { role: "status" });
-    this.element.append(this.#finder(), this.told, this.#nothing(), this.list.cut, this.list.scroller, this.#one());
+    this.summary = cfx.make("p.summary", { role: "status" });
+    this.element.append(this.#finder(), this.summary, this.#nothing(), this.list.cut, this.list.scroller, this.#one());
     addEventListener("hashchange", () => this.#show());
     addEventListener("keydown", (event) => this.#key(event));
     this.#show();
@@ -72,19 +72,19 @@ class Gallery {
   #show() {
     const before = this.view;
     this.view = this.#read();
-    const { at, ...asked } = this.view;
-    const isSame = before && JSON.stringify({ ...asked }) === JSON.stringify({ ...before, at: undefined });
+    const { at, ...rest } = this.view;
+    const isSame = before && JSON.stringify({ ...rest }) === JSON.stringify({ ...before, at: undefined });
     if (!isSame) {
       const begin = performance.now();
       this.shown = this.model.select(this.view);
       this.#fill();
-      this.told.textContent = `${this.shown.length.toLocaleString("en")} of ${this.model.size.toLocaleString("en")} examples`;
+      this.summary.textContent = `${this.shown.length.toLocaleString("en")} of ${this.model.size.toLocaleString("en")} examples`;
       if (at === undefined) this.list.show(this.view, this.shown, (name) => this.#sortBy(name));
       else this.isListStale = true;
       cfx.lastShown = performance.now() - begin;
     }
     const isOne = at !== undefined;
-    for (const part of [this.finder, this.told]) part.hidden = isOne;
+    for (const part of [this.finder, this.summary]) part.hidden = isOne;
     this.nothing.hidden = isOne || this.shown.length > 0;
     this.list.scroller.hidden = isOne || this.shown.length === 0;
     this.one.hidden = !isOne;
@@ -229,7 +229,7 @@ class Gallery {
 
   #fillStatuses(view) {
     const counts = this.model.countStatuses(this.model.result(view.result));
-    // What is asked for can be seen and unticked, also where no example has it.
+    // A selected filter stays visible and can be cleared, even if no example matches.
     const others = view.status.filter((status) => !counts.some(([name]) => name === status));
     const choices = [...counts, ...others.map((status) => [status, 0])].map(([status, count]) => {
       const box = cfx.make("input", { type: "checkbox", value: status, checked: view.status.includes(status) });

@@ -13,7 +13,7 @@ class List {
     this.model = model;
     this.open = open; // (example) => address of its view
     this.scroller = cfx.make("div.scroller", { onscroll: () => this.#ask(), onkeydown: (e) => this.#key(e) });
-    this.cut = cfx.make("p.told", { hidden: true });
+    this.cut = cfx.make("p.summary", { hidden: true });
     new ResizeObserver(() => this.#layOut()).observe(this.scroller);
     addEventListener("beforeprint", () => this.#print(true));
     addEventListener("afterprint", () => this.#print(false));
@@ -73,7 +73,7 @@ class List {
       const kind = name in WIDE ? "" : ".number";
       return cfx.make(`th${kind}`, { scope: "col", "aria-sort": sorted || undefined, title: label }, button);
     });
-    // What two runs have each of is told twice.
+    // A value that two runs have is listed twice.
     const wide = this.#columns().map(([name]) => (WIDE[name] ?? WIDE.number) * (this.other && ["target", "status"].includes(name) ? 1.8 : 1));
     const columns = wide.map((rem) => {
       const column = cfx.make("col");
@@ -116,9 +116,9 @@ class List {
   }
 
   #ask() {
-    if (this.asked) return;
-    this.asked = requestAnimationFrame(() => {
-      this.asked = 0;
+    if (this.requested) return;
+    this.requested = requestAnimationFrame(() => {
+      this.requested = 0;
       this.#draw();
     });
   }

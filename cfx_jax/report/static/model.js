@@ -92,7 +92,7 @@ class Model {
     );
     this.placeOf = new Map();
     for (let n = this.size - 1; n >= 0; n--) this.placeOf.set(this.ids[n], n);
-    // Made when first asked for.
+    // Made on first use.
     this.lowerIds = null;
     this.counts = new Map();
   }
@@ -300,7 +300,7 @@ function matches(name, text) {
 
 cfx.letter = (run) => String.fromCharCode(65 + (run % 26));
 
-/** A number with some decimals; what lies in the middle of two is told by the even one, as Python does. */
+/** A number with some decimals; what lies in the middle of two rounds to even, as in Python. */
 cfx.round = (value, digits) => {
   if (Math.abs(value) > 1e15) return String(value);
   const [, whole, shown, rest] = Math.abs(value).toFixed(20).match(`^(\\d+)\\.(\\d{${digits}})(\\d*)$`);
