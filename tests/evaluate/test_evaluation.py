@@ -189,7 +189,7 @@ def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
         ),
     ],
 )
-def test_adopt_refuses_settings_that_contradict_the_run(config, workdir, given, said, caplog):
+def test_adopt_warns_of_settings_that_differ_from_the_run(config, workdir, given, said, caplog):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     adopted = _study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
     assert adopted.data == config.data
