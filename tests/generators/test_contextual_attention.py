@@ -396,7 +396,7 @@ def test_contextual_attention_infill_of_a_real_network(params, monkeypatch):
 # The loss.
 
 
-def test_hole_distance_is_to_the_nearest_kept_pixel():
+def test_distance_to_kept_equals_a_search():
     _, mask = make_case((9, 7), keep=0.15, count=5)
     mask[0], mask[-1] = 0, 1
     kept = [np.argwhere(m[..., 0] == 1) for m in mask]

@@ -66,7 +66,7 @@ def published():
     return arrays
 
 
-def test_published_arrays_number_of_arrays_and_parameters(published):
+def test_published_layout_number_of_arrays_and_parameters(published):
     assert len(published) == 84
     assert sum(array.size for array in published.values()) == 3_601_542
 
