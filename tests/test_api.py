@@ -21,19 +21,19 @@ def parameters(function):
     return inspect.signature(function).parameters.values()
 
 
-def test_the_public_names_are_about_ten():
+def test_api_has_about_ten_public_names():
     assert len(PUBLIC) == len(FUNCTIONS) + 5 == 13
     assert len(DRAWING) == 3
 
 
 @pytest.mark.parametrize("value", PUBLIC, ids=cfx_jax.__all__)
-def test_docstrings_begin_with_one_sentence(value):
+def test_api_docstrings_begin_with_one_sentence(value):
     first = inspect.getdoc(value).splitlines()[0]
     assert first.endswith(".")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_every_parameter_is_described_and_typed(function):
+def test_api_parameters_are_described_and_typed(function):
     text = inspect.getdoc(function)
     returned = inspect.signature(function).return_annotation
     for section in ("Args:", *(["Returns:"] if returned is not None else []), "Raises:"):
@@ -45,7 +45,7 @@ def test_every_parameter_is_described_and_typed(function):
 
 
 @pytest.mark.parametrize("function", DRAWING, ids=lambda f: f.__name__)
-def test_key_comes_first_and_options_are_named(function):
+def test_api_takes_the_key_first_and_options_by_name(function):
     first, *rest = parameters(function)
     assert first.name == "key"
     for parameter in rest:
@@ -54,18 +54,18 @@ def test_key_comes_first_and_options_are_named(function):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_example_runs(name):
+def test_docstring_examples_run(name):
     failures, _ = doctest.testmod(importlib.import_module(name), raise_on_error=False)
     assert failures == 0
 
 
-def test_the_main_functions_have_an_example():
+def test_docstring_examples_cover_the_main_functions():
     found = {test.name for test in doctest.DocTestFinder().find(cfx_jax.explain, "explain")
              if test.examples}  # fmt: skip
     assert found == {"explain"}
 
 
-def test_explaining_prints_nothing_and_changes_no_setting(capfd, random_classifier, images):
+def test_explain_prints_nothing_and_changes_no_setting(capfd, random_classifier, images):
     before = dict(jax.config.values)
     generator = cfx_jax.load_generator("blur")
     cfx_jax.explain(

@@ -85,12 +85,12 @@ def name_of(path):
 
 
 @pytest.mark.parametrize("path", INSIDE, ids=name_of)
-def test_modules_keep_to_their_room(path):
+def test_architecture_imports_go_one_way(path):
     assert violations(room_of(path), path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", SHIMS, ids=name_of)
-def test_what_python_runs_only_hands_over_to_a_command(path):
+def test_architecture_entry_modules_only_call_a_command(path):
     docstring, imports, runs = ast.parse(path.read_text()).body
     assert isinstance(docstring.value.value, str)
     names = {"__main__": "dispatcher"}
@@ -101,14 +101,14 @@ def test_what_python_runs_only_hands_over_to_a_command(path):
     assert ast.unparse(runs) == "if __name__ == '__main__':\n    main()"
 
 
-def test_no_module_imports_what_python_runs():
+def test_architecture_no_module_imports_an_entry_module():
     shims = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in SHIMS}
     for path in INSIDE:
         names = {*imported(ast.parse(path.read_text()))}
         assert not shims & {*names, *(name.rpartition(".")[0] for name in names)}, path
 
 
-def test_every_room_is_known_and_says_what_it_owns():
+def test_architecture_packages_are_listed_and_documented():
     assert {room_of(path) for path in INSIDE} == set(FLOOR)
     for face in PACKAGE.glob("*/__init__.py"):
         first = (ast.get_docstring(ast.parse(face.read_text())) or "").partition("\n")[0]
@@ -137,7 +137,7 @@ def test_every_room_is_known_and_says_what_it_owns():
         ("commands", "from cfx_jax.train.loop import train", []),
     ],
 )
-def test_what_the_house_forbids_is_found(room, source, expected):
+def test_violations_finds_forbidden_imports(room, source, expected):
     assert violations(room, source) == expected
 
 
@@ -163,7 +163,7 @@ def past_the_face(room, source):
 
 
 @pytest.mark.parametrize("path", INSIDE, ids=name_of)
-def test_imports_across_rooms_are_exported_by_the_face(path):
+def test_architecture_imports_across_packages_use_public_names(path):
     assert past_the_face(room_of(path), path.read_text()) == []
 
 
@@ -178,11 +178,11 @@ def test_imports_across_rooms_are_exported_by_the_face(path):
         ("from cfx_jax.data import Source", []),
     ],
 )
-def test_an_import_past_the_face_is_found(source, expected):
+def test_past_the_face_finds_imports_of_private_names(source, expected):
     assert past_the_face("data", source) == expected
 
 
-def test_one_module_maps_over_devices():
+def test_architecture_only_parallel_maps_over_devices():
     found = [path.name for path in MODULES if ".pmap(" in path.read_text()]
     assert found == ["parallel.py"]
 
@@ -190,7 +190,7 @@ def test_one_module_maps_over_devices():
 @pytest.mark.parametrize(
     "folder", sorted(face.parent.name for face in PACKAGE.glob("*/__init__.py"))
 )
-def test_modules_of_a_room_do_not_import_in_a_circle(folder):
+def test_architecture_packages_have_no_import_cycles(folder):
     graph = {}
     for path in (PACKAGE / folder).glob("*.py"):
         names = imported(ast.parse(path.read_text()))
@@ -204,7 +204,7 @@ def test_modules_of_a_room_do_not_import_in_a_circle(folder):
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_main_is_short():
+def test_architecture_main_is_short():
     assert len((PACKAGE / "commands" / "main.py").read_text().splitlines()) < 70
 
 
@@ -223,7 +223,7 @@ NOT_NEEDED = {"PIL", "scipy", "flax.nnx"}
         ("cfx_jax.report.page", {"scipy.stats", "matplotlib"}),
     ],
 )
-def test_importing_the_package_pulls_in_nothing_heavy(name, heavy):
+def test_import_loads_no_heavy_library(name, heavy):
     code = f"import {name}, sys; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     modules = ran.stdout.decode().split()
@@ -253,7 +253,7 @@ for name in [name for name in sys.argv[1:] if name not in sys.modules]:
 """
 
 
-def test_every_module_can_be_imported_first():
+def test_import_works_with_any_module_first():
     names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES]
     firsts = [name.removesuffix(".__init__") for name in names]
     subprocess.run([sys.executable, "-c", IMPORT_FIRST, *firsts], check=True)

@@ -30,7 +30,7 @@ def load(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_files_are_valid_and_carry_their_command(path):
+def test_config_files_are_valid_and_name_their_command(path):
     module = load(path)
     config = module.get_config()
     command = {TrainConfig: "train", TrainClassifierConfig: "train_classifier",
@@ -40,11 +40,11 @@ def test_config_files_are_valid_and_carry_their_command(path):
     assert config is not module.get_config()
 
 
-def test_there_is_a_demo_and_imagenet():
+def test_config_files_include_demo_and_imagenet():
     assert {path.stem for path in CONFIGS} >= {"demo", "imagenet"}
 
 
-def test_a_default_config_is_valid():
+def test_config_defaults_are_valid():
     Config().validate()
     TrainConfig().validate()
 
@@ -62,24 +62,24 @@ def test_a_default_config_is_valid():
         ("feature_weight", -1.0, "feature_weight is -1.0 .* expected at least 0"),
     ],
 )
-def test_a_training_that_cannot_run_is_refused(field, value, expected):
+def test_train_config_refuses_invalid_values(field, value, expected):
     with pytest.raises(ConfigError, match=expected):
         dataclasses.replace(TrainConfig(), **{field: value}).validate()
 
 
-def test_every_normalization_can_be_asked_for():
+def test_config_accepts_every_normalization():
     for name in ("", *NORMALIZATIONS):
         Config(classifier=ClassifierConfig(normalization=name)).validate()
 
 
-def test_the_data_of_a_training_are_checked_too():
+def test_train_config_checks_its_data():
     config = TrainConfig()
     config.heldout.source = "web"
     with pytest.raises(ConfigError, match=r"heldout.source is 'web'"):
         config.validate()
 
 
-def test_every_model_can_be_trained():
+def test_train_config_covers_every_model():
     assert set(MODELS) <= set(NETWORKS)
 
 
@@ -133,7 +133,7 @@ def test_every_model_can_be_trained():
         ("classifier.mean", ("abc",), r"mean is \('abc',\) and .* expected one number of each"),
     ],
 )
-def test_what_cannot_run_is_named(field, value, message):
+def test_config_names_invalid_values(field, value, message):
     config = Config()
     section, _, name = field.rpartition(".")
     setattr(getattr(config, section) if section else config, name, value)
@@ -141,7 +141,7 @@ def test_what_cannot_run_is_named(field, value, message):
         config.validate()
 
 
-def test_a_crop_is_refused_where_nothing_is_cut():
+def test_config_refuses_a_crop_without_cropping():
     config = Config(classifier=ClassifierConfig(crop=0.9))
     config.validate()
     config.data.resize = "stretch"
@@ -149,7 +149,7 @@ def test_a_crop_is_refused_where_nothing_is_cut():
         config.validate()
 
 
-def test_a_field_left_open_keeps_the_value_of_the_mode():
+def test_config_unset_field_keeps_the_value_of_the_mode():
     config = Config()
     assert config.explain.settings() == MODES["region"]
     config.explain.mode = "paper"
@@ -181,7 +181,7 @@ def test_a_field_left_open_keeps_the_value_of_the_mode():
         ("patience", 9),
     ],
 )
-def test_each_override_reaches_its_setting(field, value):
+def test_config_overrides_reach_their_settings(field, value):
     config = Config()
     config.explain.mode = "fast"
     setattr(config.explain, field, value)
@@ -192,14 +192,14 @@ def test_each_override_reaches_its_setting(field, value):
     ("objective", "expected"),
     [("both", ("ssr", "sdr")), ("ssr", ("ssr",)), ("sdr", ("sdr",))],
 )
-def test_objectives_in_order(objective, expected):
+def test_config_objectives_are_in_order(objective, expected):
     config = Config()
     config.explain.objective = objective
     assert config.explain.objectives == expected
 
 
 @pytest.mark.parametrize("path", ["seed", "data", "data.path", "explain.num_steps"])
-def test_fields_that_exist_pass(path):
+def test_check_field_accepts_existing_fields(path):
     check_field(Config(), path)
 
 
@@ -211,6 +211,6 @@ def test_fields_that_exist_pass(path):
         ("seed.value", "none"),
     ],
 )
-def test_fields_that_do_not_exist_list_those_that_do(path, known):
+def test_check_field_lists_the_existing_fields(path, known):
     with pytest.raises(ConfigError, match=re.escape(f"config.{path}; known there: {known}")):
         check_field(Config(), path)

@@ -96,14 +96,14 @@ COMMANDS = [
 ]
 
 
-def test_every_block_has_a_language_that_is_looked_at():
+def test_docs_blocks_have_a_checked_language():
     known = {"python", "sh", "text", "bibtex"}
     assert [block for block in BLOCKS if block.language not in known] == []
     assert len(RUN) >= 20
     assert len(COMMANDS) > 40
 
 
-def test_what_is_not_run_is_marked():
+def test_docs_blocks_not_run_are_marked():
     marked = [(b.page.name, b.title) for b in RUN if b.title.startswith("not run")]
     assert sorted(marked) == NOT_RUN
 
@@ -135,7 +135,7 @@ def demo_run(tmp_path_factory, quick):
 
 
 @pytest.mark.parametrize("page", sorted({b.page for b in RUN}), ids=lambda page: page.name)
-def test_python_runs(page, demo_run, monkeypatch):
+def test_docs_python_runs(page, demo_run, monkeypatch):
     monkeypatch.chdir(demo_run)
     names = {}
     for block in RUN:
@@ -146,7 +146,7 @@ def test_python_runs(page, demo_run, monkeypatch):
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: getattr(value, "name", ""))
-def test_commands_are_ones_there_are(page, line, monkeypatch):
+def test_docs_commands_exist(page, line, monkeypatch):
     monkeypatch.chdir(ROOT)
     for command in line.split("&&"):
         words = shlex.split(command, comments=True)
@@ -228,7 +228,7 @@ def check_configured(module, arguments):
     config.validate()
 
 
-def test_options_in_the_text_are_options_there_are():
+def test_docs_options_exist():
     kinds = (Config(), EvaluateConfig(), TrainConfig(), TrainClassifierConfig())
     for page in PAGES:
         for path in re.findall(r"--config\.([\w.]*\w)", page.read_text()):
@@ -244,7 +244,7 @@ def test_options_in_the_text_are_options_there_are():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_to_files_resolve(page):
+def test_docs_links_to_files_resolve(page):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
 
@@ -265,13 +265,13 @@ def test_links_to_files_resolve(page):
         ("launch/nothing.sh --config=demo", AssertionError),
     ],
 )
-def test_commands_that_are_none_are_found(line, error, monkeypatch):
+def test_check_command_finds_unknown_commands(line, error, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(error):
         check_command(shlex.split(line))
 
 
-def test_statuses_are_documented_as_they_are_defined():
+def test_docs_statuses_match_their_definition():
     rows = re.findall(
         r"^\| `([A-Z_]+)` \| (.*) \| (.*) \|$",
         (ROOT / "docs/concepts.md").read_text(),

@@ -76,7 +76,7 @@ def example(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_run_explains_the_model_that_an_adapter_gives(library, folder, tmp_path):
+def test_run_explains_the_model_of_an_adapter(library, folder, tmp_path):
     runner.run(config(folder, example(library)), tmp_path / "run")
     reader = RecordReader(tmp_path / "run")
     assert reader.complete.all()
@@ -102,7 +102,7 @@ def test_examples_are_short():
 
 
 @pytest.mark.parametrize(("library", "has_maps"), [("linen", True), ("function", False)])
-def test_an_evaluation_finds_the_model_of_a_run_again(library, has_maps, folder, tmp_path, caplog):
+def test_evaluate_finds_the_user_model_of_a_run(library, has_maps, folder, tmp_path, caplog):
     runner.run(config(folder, example(library)), tmp_path / "run")
     asked = EvaluateConfig(
         generator=GeneratorConfig("blur"), baselines=("centre", "grad_cam"), curve_steps=2,
@@ -115,7 +115,7 @@ def test_an_evaluation_finds_the_model_of_a_run_again(library, has_maps, folder,
     np.testing.assert_array_equal(found, RecordReader(tmp_path / "run").read("target"))
 
 
-def test_a_run_whose_function_has_changed_is_not_gone_on_with(folder, tmp_path):
+def test_run_refuses_to_resume_with_a_changed_function(folder, tmp_path):
     own = tmp_path / "own.py"
     own.write_text((EXAMPLES / "function_model.py").read_text())
     name = f"{own}:build"
@@ -139,7 +139,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("case", CHANGES)
 @pytest.mark.parametrize("kind", ["classifier", "generator"])
-def test_a_model_is_another_when_what_it_is_made_of_changes(case, kind, tmp_path):
+def test_identity_changes_with_the_parts_of_a_user_model(case, kind, tmp_path):
     weights, other = tmp_path / "w.npy", tmp_path / "other.npy"
     number = f"{list(CHANGES).index(case)}_{kind}"
     helper = tmp_path / f"helper_{number}.py"
@@ -165,7 +165,7 @@ def test_a_model_is_another_when_what_it_is_made_of_changes(case, kind, tmp_path
     assert found[1] != found[2]
 
 
-def test_a_function_is_given_the_path_of_the_weights(tmp_path):
+def test_user_model_function_gets_the_weights_path(tmp_path):
     own = tmp_path / "with_weights.py"
     own.write_text(
         "import jax.numpy as jnp\n"
@@ -184,7 +184,7 @@ def test_a_function_is_given_the_path_of_the_weights(tmp_path):
         registry.load_models(Config(classifier=ClassifierConfig(f"{own}:build")))
 
 
-def test_a_generator_may_be_a_function_too(tmp_path):
+def test_user_model_may_be_a_generator(tmp_path):
     own = tmp_path / "fills.py"
     own.write_text(
         "import jax.numpy as jnp\n"
@@ -199,7 +199,7 @@ def test_a_generator_may_be_a_function_too(tmp_path):
     assert registry.identity(generator)["origin"]
 
 
-def test_what_images_look_like_can_be_said(folder, tmp_path):
+def test_user_model_config_describes_images(folder, tmp_path):
     """Mean and standard deviation reach the function; channels and size those who load images."""
     own = tmp_path / "mean.py"
     own.write_text("def build():\n    return lambda images: images.mean((1, 2))\n")
@@ -251,7 +251,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_function_that_builds_no_model_is_named(case, tmp_path):
+def test_user_model_names_a_function_that_builds_no_model(case, tmp_path):
     text, message = BROKEN[case]
     own = tmp_path / f"{case}.py"
     own.write_text(text)
@@ -276,7 +276,7 @@ MODELS = {
 
 @pytest.mark.parametrize("case", MODELS)
 @pytest.mark.parametrize("kind", ["classifier", "generator"])
-def test_a_model_that_fails_when_it_is_called_is_named(kind, case, folder, tmp_path):
+def test_user_model_that_fails_when_called_is_named(kind, case, folder, tmp_path):
     text, message = MODELS[case]
     own = tmp_path / f"{case}.py"
     takes = "images" if kind == "classifier" else "images, masks, key"
@@ -316,7 +316,7 @@ UNLEARNT = {
 
 
 @pytest.mark.parametrize("case", UNLEARNT)
-def test_a_model_that_cannot_be_learnt_of_is_named(case, folder, tmp_path):
+def test_user_model_that_has_no_gradient_or_batch_is_named(case, folder, tmp_path):
     text, message = UNLEARNT[case]
     own = tmp_path / f"{case}.py"
     own.write_text(f"import jax\ndef build(): return lambda images: {text}\n")
@@ -339,7 +339,7 @@ def test_a_model_that_cannot_be_learnt_of_is_named(case, folder, tmp_path):
         ({}, "good.py:build", "classifier is a str; expected a cfx_jax.Classifier, see cfx_jax.ad"),
     ],
 )
-def test_what_is_said_of_a_classifier_that_is_given_is_not_lost(
+def test_run_refuses_config_fields_unused_by_a_given_classifier(
     section, classifier, message, folder, tmp_path
 ):
     if classifier == "given":
@@ -375,7 +375,7 @@ def test_what_is_said_of_a_classifier_that_is_given_is_not_lost(
         ),
     ],
 )
-def test_what_cannot_be_built_is_refused(classifier, message, folder, tmp_path):
+def test_run_refuses_a_user_model_that_cannot_be_built(classifier, message, folder, tmp_path):
     asked = config(folder, "")
     asked.classifier = classifier
     with pytest.raises(ConfigError, match=message):
@@ -397,7 +397,7 @@ def colours(images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("has_params", [True, False])
-def test_a_pod_that_is_killed_goes_on_with_a_model_of_ones_own(has_params, folder, tmp_path):
+def test_pod_killed_resumes_with_a_user_model(has_params, folder, tmp_path):
     name = "examples/linen_model.py:build"
     if not has_params:
         (tmp_path / "bare.py").write_text(BARE)

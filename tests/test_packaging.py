@@ -41,7 +41,7 @@ def wheel(tmp_path_factory):
     return build("wheel", unpacked, folder)
 
 
-def test_it_holds_all_of_the_package_and_nothing_else(wheel):
+def test_wheel_holds_all_of_the_package_and_nothing_else(wheel):
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "cfx_jax").rglob("*")
@@ -62,7 +62,7 @@ def test_it_holds_all_of_the_package_and_nothing_else(wheel):
         assert f"cfx_jax/{name}" in names
 
 
-def test_it_names_the_command_and_its_licence(wheel):
+def test_wheel_names_the_command_and_its_licence(wheel):
     with zipfile.ZipFile(wheel) as archive:
         texts = {
             pathlib.PurePath(name).name: archive.read(name).decode()
@@ -105,7 +105,7 @@ def check_types(python, program, cache):
     return {int(line): re.sub(private, "", words) for line, words in reversed(said)}
 
 
-def test_a_users_program_has_the_types_it_expects(python, tmp_path, request):
+def test_package_types_are_visible_to_a_user_program(python, tmp_path, request):
     program = tmp_path / "user_program.py"
     shutil.copy(ROOT / "tests/user_program.py", program)
     said = check_types(python, program, request.config.cache.mkdir("mypy"))

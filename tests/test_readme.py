@@ -6,11 +6,11 @@ import re
 TEXT = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_there_are_exactly_two_set_up_commands():
+def test_readme_has_exactly_two_setup_commands():
     section = re.search(r"^## Set up\n(.*?)^## ", TEXT, re.DOTALL | re.MULTILINE)[1]
     commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert [len(command.splitlines()) for command in commands] == [1, 1]
 
 
-def test_it_is_short():
+def test_readme_is_short():
     assert len(TEXT.splitlines()) <= 120

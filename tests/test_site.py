@@ -39,7 +39,7 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_nothing_is_fetched_from_elsewhere(site):
+def test_site_fetches_nothing_from_elsewhere(site):
     for page in site.rglob("*.html"):
         tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
         loaded = [tag for tag in tags if re.search(r'\b(?:src|href)="?(?:https?:)?//', tag)]
@@ -55,7 +55,7 @@ def paths(config, path="config"):
         yield from paths(value, name) if dataclasses.is_dataclass(value) else [name]
 
 
-def test_every_field_of_a_run_is_on_the_page_of_commands(site):
+def test_site_command_page_lists_every_config_field(site):
     text = (site / "cli.html").read_text().replace("<wbr>", "")
     for name in [*paths(Config()), *paths(EvaluateConfig())]:
         assert f"<code>{name}</code>" in text
@@ -67,7 +67,7 @@ def test_every_field_of_a_run_is_on_the_page_of_commands(site):
         assert f"--{flag}" in text
 
 
-def test_every_public_name_has_its_place(site):
+def test_site_documents_every_public_name_once(site):
     text = (site / "api.html").read_text()
     for name in cfx_jax.__all__:
         assert f'id="cfx_jax.{name}"' in text
@@ -76,7 +76,7 @@ def test_every_public_name_has_its_place(site):
     assert ">>>" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL).replace("&gt;", ">")
 
 
-def test_the_page_of_the_tutorial_is_made_of_its_source(tutorial):
+def test_tutorial_page_is_built_from_its_source(tutorial):
     page = tutorial.PAGE.read_text()
     place = 0
     for cell in jupytext.read(tutorial.SOURCE).cells:
@@ -90,7 +90,7 @@ def test_the_page_of_the_tutorial_is_made_of_its_source(tutorial):
 
 # Of the channel to the kernel, in an event loop that is not closed.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_the_tutorial_runs_from_top_to_bottom(tutorial, monkeypatch):
+def test_tutorial_runs_from_top_to_bottom(tutorial, monkeypatch):
     # As its readers run it: the tests' own settings of XLA are for small programs.
     monkeypatch.delenv("XLA_FLAGS")
     notebook = tutorial.run(jupytext.read(tutorial.SOURCE))

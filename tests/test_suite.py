@@ -19,7 +19,7 @@ def collect(seed: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_names_of_tests_do_not_depend_on_the_time_or_the_process():
+def test_suite_collects_the_same_names_in_every_process():
     first, second = ([line for line in collect(seed) if "::" in line] for seed in "12")
     assert len(first) > 1000
     assert first == second

@@ -192,14 +192,14 @@ def expected(weights):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_logits_and_gradients_are_those_of_the_network(classifiers, expected, library):
+def test_adapters_logits_and_gradients_equal_the_network(classifiers, expected, library):
     images, logits, gradient = expected
     found = logits_and_gradient(classifiers[library], images)
     np.testing.assert_allclose(found[0], logits, atol=1e-5)
     np.testing.assert_allclose(found[1], gradient, atol=1e-5 * np.abs(gradient).max())
 
 
-def test_masks_do_not_depend_on_the_library(classifiers, expected):
+def test_adapters_masks_do_not_depend_on_the_library(classifiers, expected):
     masks = {library: explain(classifiers[library], expected[0]) for library in LIBRARIES}
     assert float(jnp.ptp(masks["function"])) > 0.05
     for library, keep_prob in masks.items():
@@ -207,7 +207,7 @@ def test_masks_do_not_depend_on_the_library(classifiers, expected):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_parameters_are_arguments_of_one_program(classifiers, expected, library):
+def test_adapters_pass_parameters_as_arguments(classifiers, expected, library):
     classifier, images = classifiers[library], expected[0]
     constants = jax.make_jaxpr(classifier.apply)(classifier.params, images).consts
     assert sum(np.size(constant) for constant in constants) <= 2 * 3  # Of the normalisation.
@@ -229,11 +229,11 @@ def test_parameters_are_arguments_of_one_program(classifiers, expected, library)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_nothing_is_wrong_with_the_network(classifiers, expected, library):
+def test_adapters_network_passes_the_check(classifiers, expected, library):
     assert classifiers[library].check(expected[0]) == ()
 
 
-def test_a_function_of_images_alone(weights, expected):
+def test_from_function_accepts_a_function_of_images_alone(weights, expected):
     images, logits, _ = expected
     classifier = adapters.from_function(
         lambda images: function(weights, SEEN(images)),
@@ -245,18 +245,18 @@ def test_a_function_of_images_alone(weights, expected):
     assert classifier.class_names == ("a", "b", "c", "d")
 
 
-def test_names_are_those_of_the_models(classifiers):
+def test_adapters_names_are_those_of_the_models(classifiers):
     names = [classifiers[library].name for library in LIBRARIES]
     assert names == ["custom", "Linen", "Nnx", "small", "Equinox"]
 
 
-def test_linen_parameters_without_their_collection_are_refused(weights):
+def test_from_linen_refuses_parameters_without_a_collection(weights):
     params = linen_variables(weights)["params"]
     with pytest.raises(ValueError, match=r"\['BatchNorm_0', .*expected `params`"):
         adapters.from_linen(Linen(), params, train=False)
 
 
-def test_an_nnx_model_is_left_as_it_is(weights, expected):
+def test_from_nnx_does_not_change_the_model(weights, expected):
     model = Nnx(weights)
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
     classifier = adapters.from_nnx(model)
@@ -267,19 +267,19 @@ def test_an_nnx_model_is_left_as_it_is(weights, expected):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-def test_keras_on_another_backend_is_refused(keras, weights, monkeypatch):
+def test_from_keras_refuses_another_backend(keras, weights, monkeypatch):
     model = make_keras(keras, weights)
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match=r"keras runs on 'torch'.*KERAS_BACKEND=jax"):
         adapters.from_keras(model)
 
 
-def test_a_keras_model_without_variables_is_refused(keras):
+def test_from_keras_refuses_a_model_without_variables(keras):
     with pytest.raises(ValueError, match="'late' is not built"):
         adapters.from_keras(keras.Sequential([keras.layers.Dense(2)], name="late"))
 
 
-def test_a_keras_model_that_knows_nothing_of_training(keras):
+def test_from_keras_accepts_a_model_without_training_argument(keras):
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
@@ -294,7 +294,7 @@ def test_a_keras_model_that_knows_nothing_of_training(keras):
     np.testing.assert_allclose(classifier.apply(classifier.params, images), expected, atol=1e-6)
 
 
-def test_an_equinox_model_without_state_and_with_channels_last():
+def test_from_equinox_accepts_a_stateless_channels_last_model():
     def model(image, *, scale):
         assert image.shape == (4, 5, 3)
         return scale * image.mean((0, 1))
@@ -336,7 +336,7 @@ def host():
     return classifier, cfx_jax.Classifier(params=jnp.asarray(WEIGHTS), apply=in_jax), sizes
 
 
-def test_a_network_on_the_host_has_gradients_and_maps(host):
+def test_host_classifier_has_gradients_and_maps(host):
     classifier, same, sizes = host
     images = jax.random.uniform(jax.random.key(2), (2, 3, 5, 4, 4, 2))
     mapped = jax.vmap(jax.vmap(logits_and_gradient, (None, 0)), (None, 0))
@@ -353,7 +353,7 @@ def test_a_network_on_the_host_has_gradients_and_maps(host):
     np.testing.assert_allclose(jax.vmap(pull)(rows)[0], jax.vmap(pull_same)(rows)[0], atol=1e-5)
 
 
-def test_a_network_on_the_host_is_explained_like_any(host):
+def test_explain_accepts_a_host_classifier(host):
     classifier, same, _ = host
     images = jax.random.uniform(jax.random.key(4), (2, 4, 4, 2))
     keep_prob = explain(same, images)
@@ -361,7 +361,7 @@ def test_a_network_on_the_host_is_explained_like_any(host):
     np.testing.assert_allclose(explain(classifier, images), keep_prob, atol=1e-4)
 
 
-def test_a_network_on_the_host_with_another_number_of_classes_is_named(host):
+def test_host_classifier_names_a_wrong_number_of_classes(host):
     apply = _host_classifier(host_logits, host_gradient, 4)
     classifier = cfx_jax.Classifier(params=(), apply=apply)
     (finding,) = classifier.check(np.full((2, 2, 4, 4), 0.5, np.float32))
@@ -434,7 +434,7 @@ class TorchLike:
         return self.after(Tensor(logits, source=followed))
 
 
-def test_a_module_of_torch_is_known_by_its_weights(torch):
+def test_from_torch_identifies_a_module_by_its_weights(torch):
     same, again, other = (
         adapters.from_torch(TorchLike(dtype), 3).host_weights
         for dtype in (np.float32, np.float32, np.float64)
@@ -476,7 +476,7 @@ def torch(monkeypatch):
 
 
 @pytest.mark.parametrize("is_grad_enabled", [True, False])
-def test_a_module_of_torch_has_its_logits_and_gradients(torch, host, is_grad_enabled):
+def test_from_torch_stand_in_keeps_logits_and_gradients(torch, host, is_grad_enabled):
     torch.is_grad_enabled = is_grad_enabled
     images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
     classifier = adapters.from_torch(TorchLike(), 3, class_names="abc", image_size=(4, 4))
@@ -507,7 +507,7 @@ OTHER = Tensor(np.zeros((1, 7), np.float32))
     ],
     ids=["object", "namedtuple", "dict", "tuple of one", "list", "half", "double", "in place"],
 )
-def test_modules_of_torch_may_be_of_many_kinds(torch, host, options, shift):
+def test_from_torch_accepts_many_kinds_of_modules(torch, host, options, shift):
     images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
     classifier = adapters.from_torch(TorchLike(**options), 3)
     assert classifier.check(images) == ()
@@ -535,7 +535,7 @@ def fail(*_):
     ],
     ids=["two", "none", "dict", "classes", "raises", "detached"],
 )
-def test_what_a_module_of_torch_does_wrong_is_told_in_one_line(torch, options, message, capfd):
+def test_from_torch_reports_module_errors_in_one_line(torch, options, message, capfd):
     images = jax.random.uniform(jax.random.key(5), (2, 4, 4, 2))
     classifier = adapters.from_torch(TorchLike(**options), 3)
     with pytest.raises(ValueError, match=message) as raised:
@@ -545,7 +545,7 @@ def test_what_a_module_of_torch_does_wrong_is_told_in_one_line(torch, options, m
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_module_of_torch_itself_has_its_logits_and_gradients(host):
+def test_from_torch_real_module_keeps_logits_and_gradients(host):
     torch = pytest.importorskip("torch")
     linear = torch.nn.Linear(32, 3, bias=False)
     linear.weight.data = torch.tensor(WEIGHTS.T.copy())

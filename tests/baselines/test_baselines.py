@@ -48,7 +48,7 @@ def run(method, classifier, generator, images, targets=(1, 1, 1)):
     return attribute(method, KEY, classifier, generator, images, np.asarray(targets))
 
 
-def test_gradients_of_a_linear_model(linear_classifier, black, images):
+def test_attribute_gradients_of_a_linear_model(linear_classifier, black, images):
     model = linear_classifier(WEIGHTS)
     expected = {
         "gradient": np.abs(WEIGHTS).max(-1)[None].repeat(3, 0),
@@ -61,7 +61,7 @@ def test_gradients_of_a_linear_model(linear_classifier, black, images):
         np.testing.assert_allclose(found, maps, atol=1e-4, err_msg=method)
 
 
-def test_gradients_of_a_quadratic_model(quadratic, black, images):
+def test_attribute_gradients_of_a_quadratic_model(quadratic, black, images):
     pixels = np.asarray(images)
     slope = 2 * WEIGHTS * pixels
     found = {m: run(m, quadratic, black, images) for m in FOR_ANY_MODEL if "grad" in m}
@@ -109,7 +109,7 @@ def test_grad_cam_of_a_pooled_network(black, images):
     assert np.ptp(found) > 0
 
 
-def test_methods_tell_which_classifiers_they_cannot_explain(linear_classifier):
+def test_unsupported_reason_names_unsuitable_classifiers(linear_classifier):
     linear = linear_classifier(WEIGHTS)
     shape = (SIZE, SIZE, 3)
     found = {method: unsupported_reason(method, linear, shape) for method in METHODS}
@@ -120,7 +120,7 @@ def test_methods_tell_which_classifiers_they_cannot_explain(linear_classifier):
 @pytest.mark.parametrize(
     ("name", "has_maps"), [("resnet18", True), ("convnext_tiny", True), ("vit_t16", False)]
 )
-def test_the_last_feature_maps_are_those_before_the_pooling(name, has_maps):
+def test_find_last_maps_finds_those_before_the_pooling(name, has_maps):
     architecture = ARCHITECTURES[name]
     module = architecture.module
     apply = NormalizedModule(module, NORMALIZATIONS["imagenet"])
@@ -138,7 +138,7 @@ def test_grad_cam_needs_feature_maps(linear_classifier, black, images):
         run("grad_cam", linear_classifier(WEIGHTS), black, images)
 
 
-def test_occlusion_of_a_linear_model_is_what_its_windows_hold(linear_classifier, black, images):
+def test_occlusion_of_a_linear_model_sums_its_windows(linear_classifier, black, images):
     """By loops over all windows; at 14 pixels a window is 2 wide and starts at each of 13."""
     found = run("occlusion", linear_classifier(WEIGHTS), black, images)
     values = (WEIGHTS * np.asarray(images)).sum(-1)
@@ -151,7 +151,7 @@ def test_occlusion_of_a_linear_model_is_what_its_windows_hold(linear_classifier,
     np.testing.assert_allclose(found, sums / counts, atol=1e-4)
 
 
-def test_rise_finds_the_pixels_that_matter(linear_classifier, black):
+def test_rise_finds_the_relevant_pixels(linear_classifier, black):
     weights = np.zeros((SIZE, SIZE, 1), np.float32)
     weights[2:6, 8:12] = 0.2
     maps = run("rise", linear_classifier(weights), black, jnp.ones((1, SIZE, SIZE, 1)), [1])[0]
@@ -163,7 +163,7 @@ def test_rise_finds_the_pixels_that_matter(linear_classifier, black):
     assert 0.5 < maps.mean() < 1.0
 
 
-def test_controls(quadratic, black, images):
+def test_controls_have_the_expected_maps(quadratic, black, images):
     centre = run("centre", quadratic, black, images)[0]
     assert np.unravel_index(np.argmax(centre[:7, :7]), (7, 7)) == (6, 6)
     np.testing.assert_allclose([centre[0, 0], centre[-1, 0]], 0.0, atol=1e-6)
@@ -175,7 +175,7 @@ def test_controls(quadratic, black, images):
 
 
 @pytest.mark.parametrize("method", FOR_ANY_MODEL)
-def test_a_map_is_of_its_image_and_its_classifier(method, quadratic, black, images):
+def test_attribute_depends_on_image_and_classifier(method, quadratic, black, images):
     found = run(method, quadratic, black, images)
     assert found.shape == (3, SIZE, SIZE)
     assert np.isfinite(found).all()
@@ -188,21 +188,21 @@ def test_a_map_is_of_its_image_and_its_classifier(method, quadratic, black, imag
         assert difference.max() > 1e-4, "the map is of the classifier"
 
 
-def test_an_image_gives_the_same_map_alone(quadratic, black, images):
+def test_attribute_does_not_depend_on_the_batch(quadratic, black, images):
     """By a method that draws numbers; what maps methods over a batch is the same for all."""
     together = run("smooth_grad", quadratic, black, images)
     alone = run("smooth_grad", quadratic, black, images[2:], [1])
     np.testing.assert_allclose(alone[0], together[2], atol=1e-5)
 
 
-def test_the_predicted_class_is_taken_without_a_target(random_classifier, fill_half, images):
+def test_attribute_without_a_target_takes_the_predicted_class(random_classifier, fill_half, images):
     predicted = np.argmax(random_classifier.apply(random_classifier.params, images), axis=-1)
     found = attribute("gradient", KEY, random_classifier, fill_half, images)
     expected = attribute("gradient", KEY, random_classifier, fill_half, images, predicted)
     np.testing.assert_array_equal(found, expected)
 
 
-def test_what_is_wrong_is_named(random_classifier, fill_half, images):
+def test_attribute_names_wrong_arguments(random_classifier, fill_half, images):
     with pytest.raises(ValueError, match="unknown method 'lime'; known are gradient, "):
         attribute("lime", KEY, random_classifier, fill_half, images)
     with pytest.raises(ValueError, match="divide 8-bit images by 255"):
@@ -212,7 +212,7 @@ def test_what_is_wrong_is_named(random_classifier, fill_half, images):
 
 
 @pytest.mark.parametrize("method", ["bbmp_ssr", "bbmp_sdr", "extremal"])
-def test_learnt_masks_find_where_the_evidence_is(method, linear_classifier, black):
+def test_attribute_learnt_masks_find_the_evidence(method, linear_classifier, black):
     """All of it lies in the top left quarter."""
     weights = np.zeros((SIZE, SIZE, 3), np.float32)
     weights[:7, :7] = 0.1

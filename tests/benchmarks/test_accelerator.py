@@ -28,7 +28,7 @@ def check_device(found):
     assert all(rate > 0 for rate in found["ceilings"].values())
 
 
-def test_stages_can_be_chosen_and_end_in_time(tmp_path):
+def test_accelerator_stages_can_be_chosen_and_end_in_time(tmp_path):
     found, out = measure(
         tmp_path / "found.json", "--only", "ceilings", "bfloat16", "--seconds=0.01"
     )
@@ -40,7 +40,7 @@ def test_stages_can_be_chosen_and_end_in_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_is_measured(tmp_path):
+def test_accelerator_measures_every_stage(tmp_path):
     found, out = measure(tmp_path / "found.json", "--seconds=3600")
     check_device(found)
     assert set(found["not_measured"]) <= {"pytorch"}

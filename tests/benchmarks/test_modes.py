@@ -55,7 +55,7 @@ def explanation(modes, value, kept):
     return modes.Explanation(**(zeros | {name: np.asarray(one) for name, one in known.items()}))
 
 
-def test_tables_are_of_the_photographs_that_all_modes_have_explained(modes, tmp_path):
+def test_modes_tables_use_photographs_explained_by_all_modes(modes, tmp_path):
     photographs = [
         modes.Photograph(name, np.zeros((8, 8, 3), np.uint8), EGYPTIAN_CAT) for name in NAMES
     ]
@@ -99,7 +99,7 @@ def test_tables_are_of_the_photographs_that_all_modes_have_explained(modes, tmp_
         ('{"of": {}, "figures"', "was cut off: remove"),
     ],
 )
-def test_a_file_of_something_else_is_refused_and_stays(modes, tmp_path, content, message):
+def test_modes_results_refuse_and_keep_another_file(modes, tmp_path, content, message):
     path = tmp_path / "results"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -119,7 +119,9 @@ def test_a_file_of_something_else_is_refused_and_stays(modes, tmp_path, content,
         (["--out=/"], "Is a directory"),
     ],
 )
-def test_bad_arguments_are_one_message(modes, tmp_path, capsys, monkeypatch, arguments, message):
+def test_modes_bad_arguments_are_one_message(
+    modes, tmp_path, capsys, monkeypatch, arguments, message
+):
     given = ["modes.py", f"--photos={tmp_path}", f"--out={tmp_path / 'out'}", "--size=96"]
     monkeypatch.setattr(sys, "argv", [*given, *arguments])
     with pytest.raises(SystemExit):
@@ -127,7 +129,7 @@ def test_bad_arguments_are_one_message(modes, tmp_path, capsys, monkeypatch, arg
     assert message in capsys.readouterr().err
 
 
-def test_parts_share_the_work_and_what_is_there_is_not_done_again(
+def test_modes_parts_share_the_work_without_repeating_any(
     modes, folder, tmp_path, capsys, monkeypatch
 ):
     """The cup is no cat."""
@@ -151,7 +153,7 @@ def test_parts_share_the_work_and_what_is_there_is_not_done_again(
     assert said.count("ssr, 2 photographs") == 1
 
 
-def test_a_folder_that_is_all_wrong_is_refused(folder, tmp_path):
+def test_modes_compare_refuses_a_wrong_folder(folder, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.mkdir()
     (wrong / "c.png").write_bytes((folder / "c.png").read_bytes())

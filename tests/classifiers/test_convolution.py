@@ -39,9 +39,7 @@ def make_case(size, side, channels):
 @pytest.mark.parametrize(("side", "stride", "padding"), STEMS)
 @pytest.mark.parametrize("size", [(33, 30), (12, 35)])
 @pytest.mark.parametrize("channels", [3, 6])
-def test_value_and_gradients_equal_those_of_the_published_layer(
-    size, side, stride, padding, channels
-):
+def test_conv_value_and_gradients_equal_the_published_layer(size, side, stride, padding, channels):
     images, kernel = make_case(size, side, channels)
     check_equal(functools.partial(conv, stride=stride, padding=padding), images, kernel)
 
@@ -60,7 +58,7 @@ def check_equal(layer, images, kernel):
         assert error < 1e-5
 
 
-def test_a_known_answer():
+def test_conv_known_answer():
     """Each window of ones counts the pixels inside of the image."""
     result = conv(jnp.ones((1, 9, 9, 3)), jnp.ones((7, 7, 3, 1)), 2, 3)
     inside = np.asarray([4, 6, 7, 6, 4])
@@ -68,7 +66,7 @@ def test_a_known_answer():
 
 
 @pytest.mark.parametrize(("side", "stride", "padding"), STEMS)
-def test_what_accelerators_compute_is_the_published_layer_too(side, stride, padding, monkeypatch):
+def test_conv_on_accelerators_equals_the_published_layer(side, stride, padding, monkeypatch):
     def on_accelerator(*arguments, cpu, default):
         del cpu
         return default(*arguments)
@@ -79,9 +77,7 @@ def test_what_accelerators_compute_is_the_published_layer_too(side, stride, padd
 
 
 @pytest.mark.parametrize(("side", "stride", "padding", "channels"), [(3, 2, 1, 6), (7, 2, 3, 3)])
-def test_derivatives_in_any_mode_and_of_second_order_are_those_of_the_published_layer(
-    side, stride, padding, channels
-):
+def test_conv_higher_derivatives_equal_the_published_layer(side, stride, padding, channels):
     images, kernel = make_case((17, 18), side, channels)
     directions = jnp.cos(images), jnp.sin(kernel)
 
@@ -97,7 +93,7 @@ def test_derivatives_in_any_mode_and_of_second_order_are_those_of_the_published_
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_kernel_that_is_not_asked_about_is_not_convolved_with():
+def test_conv_skips_the_kernel_gradient_when_unused():
     images, kernel = make_case((9, 9), 3, 6)
 
     def total(images, kernel):
@@ -114,7 +110,7 @@ def test_a_kernel_that_is_not_asked_about_is_not_convolved_with():
 @pytest.mark.parametrize("shape", [(0, 9, 9), (2, 2, 2), (2, 5, 1)])
 @pytest.mark.parametrize(("side", "stride"), [(3, 2), (3, 1), (5, 2), (7, 2)])
 @pytest.mark.parametrize("channels", [3, 6])
-def test_nothing_comes_of_no_images_or_of_too_small_ones(shape, side, stride, channels):
+def test_conv_of_no_or_too_small_images_is_empty(shape, side, stride, channels):
     images, kernel = jnp.ones((*shape, channels)), jnp.ones((side, side, channels, 4))
     layer = functools.partial(conv, stride=stride)
     expected = jax.eval_shape(
@@ -127,12 +123,12 @@ def test_nothing_comes_of_no_images_or_of_too_small_ones(shape, side, stride, ch
         assert not result.any()
 
 
-def test_a_single_image_is_refused():
+def test_conv_refuses_a_single_image():
     with pytest.raises(ValueError, match=r"images are \(8, 8, 3\); expected a batch"):
         conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)), 2, 1)
 
 
-def test_it_maps_over_images_and_kernels():
+def test_conv_maps_over_images_and_kernels():
     images, kernel = make_case((12, 11), 3, 6)
     pairs = images[:, None], jnp.stack([kernel, -kernel])
     result = jax.vmap(functools.partial(conv, stride=2, padding=1))(*pairs)
@@ -156,7 +152,7 @@ def lower(platform, side, stride, padding, channels=3, dtype=jnp.float32):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_accelerators_convolve_twelve_channels_without_a_stride(platform, dtype):
+def test_conv_on_accelerators_uses_twelve_channels_without_stride(platform, dtype):
     program = lower(platform, 7, 2, 3, dtype=dtype)
     name = "f32" if dtype == jnp.float32 else "bf16"
     assert f"tensor<4x4x64x12x{name}>" in program or f"tensor<4x4x12x64x{name}>" in program
@@ -165,7 +161,7 @@ def test_accelerators_convolve_twelve_channels_without_a_stride(platform, dtype)
 
 
 @pytest.mark.parametrize("padding", [None, 1])
-def test_a_narrow_one_of_an_image_is_a_matmul_on_cpu(padding):
+def test_conv_narrow_on_cpu_is_a_matmul(padding):
     programs = {name: lower(name, 3, 2, padding) for name in ("cpu", "cuda", "tpu")}
     assert "stablehlo.convolution" not in programs.pop("cpu")
     for program in programs.values():
@@ -174,7 +170,7 @@ def test_a_narrow_one_of_an_image_is_a_matmul_on_cpu(padding):
 
 
 @pytest.mark.parametrize(("side", "stride", "channels"), [(3, 1, 8), (3, 2, 8), (7, 2, 3)])
-def test_on_cpu_kernels_have_their_axes_in_order_in_the_gradient_too(side, stride, channels):
+def test_conv_on_cpu_keeps_kernel_axes_in_the_gradient(side, stride, channels):
     def kernels(program):
         return set(re.findall(r"x\[(.*?)\]->", program))
 

@@ -33,7 +33,7 @@ def make_case(size, k, batch=(2,)):
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (7, 6), (1, 1), (1, 4)])
-def test_value_and_both_gradients_equal_the_grouped_convolution(size, stride, k):
+def test_depthwise_conv_equals_the_grouped_convolution(size, stride, k):
     images, kernel = make_case(size, k)
     out = (2, -(-size[0] // stride), -(-size[1] // stride), CHANNELS)
     cotangent = np.random.default_rng(1).normal(size=out).astype(np.float32)
@@ -51,7 +51,7 @@ def test_value_and_both_gradients_equal_the_grouped_convolution(size, stride, k)
         np.testing.assert_allclose(result, expected, atol=3e-5)
 
 
-def test_value_and_gradients_are_the_same_under_jit_and_vmap():
+def test_depthwise_conv_is_the_same_under_jit_and_vmap():
     images, kernel = make_case((6, 7), 3, batch=(3, 2))
 
     def total(images, kernel):
@@ -68,7 +68,7 @@ def test_value_and_gradients_are_the_same_under_jit_and_vmap():
         )
 
 
-def test_kernels_can_be_mapped_too():
+def test_depthwise_conv_maps_over_kernels():
     images, kernel = make_case((6, 7), 3, batch=(3, 2))
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
     result = jax.vmap(lambda x, w: depthwise_conv(x, w, 2))(images, kernels)
@@ -76,7 +76,7 @@ def test_kernels_can_be_mapped_too():
         np.testing.assert_allclose(result[i], grouped(images[i], kernels[i], 2), atol=1e-5)
 
 
-def test_a_known_answer():
+def test_depthwise_conv_known_answer():
     """Stride 2 on an even size pads at the bottom right only, as TensorFlow does."""
     images = jnp.arange(16.0).reshape(1, 4, 4, 1)
     result = depthwise_conv(images, jnp.ones((3, 3, 1, 1)), 2)

@@ -108,7 +108,7 @@ def check(apply, images=IMAGES, **options):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_found_and_nothing_else(fault):
+def test_check_finds_each_fault_and_nothing_else(fault):
     apply, expected = FAULTS[fault]
     (finding,) = check(apply)
     assert isinstance(finding, Finding)
@@ -117,31 +117,31 @@ def test_each_fault_is_found_and_nothing_else(fault):
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 3])
-def test_nothing_is_wrong_with_a_sound_classifier(num_images):
+def test_check_finds_nothing_in_a_sound_classifier(num_images):
     assert check(sound, IMAGES[:num_images], class_names=tuple("abcde")) == ()
 
 
-def test_numbers_between_0_and_1_are_logits_where_the_image_can_move_them_out():
+def test_check_accepts_logits_that_can_leave_0_to_1():
     problems = [finding.problem for finding in check(lambda p, x: x.mean((1, 2)))]
     assert not [problem for problem in problems if "within [0, 1]" in problem]
 
 
-def test_log_probabilities_are_as_good_as_logits():
+def test_check_accepts_log_probabilities():
     assert check(lambda p, x: jax.nn.log_softmax(sound(p, x))) == ()
 
 
-def test_an_image_without_gradient_is_named():
+def test_check_names_an_image_without_gradient():
     images = IMAGES.at[1].set(0.4)
     (finding,) = check(blind_to_dark_images, images)
     assert "zero everywhere for image 1; expected" in finding.problem
 
 
-def test_a_saturated_softmax_is_found_with_its_dead_gradient():
+def test_check_finds_a_saturated_softmax_and_its_zero_gradient():
     findings = check(lambda p, x: jax.nn.softmax(1e4 * sound(p, x)))
     assert [finding.problem.split()[0] for finding in findings] == ["outputs", "the"]
 
 
-def test_class_names_are_counted():
+def test_check_counts_class_names():
     (finding,) = check(sound, class_names=("cat", "dog"))
     assert finding.problem == "2 class names for 5 classes"
 
@@ -161,19 +161,19 @@ def test_class_names_are_counted():
     ],
     ids=["uint8", "0 to 255", "normalised", "channels first", "nan"],
 )
-def test_images_out_of_range_are_the_only_finding(images, problem, advice):
+def test_check_reports_only_images_out_of_range(images, problem, advice):
     (finding,) = check(sound, images)
     assert re.search(problem, finding.problem), finding
     assert advice in finding.advice
 
 
 @pytest.mark.parametrize("images", [IMAGES[0], IMAGES[:0], np.full((1, 2, 2, 3), "a")])
-def test_what_are_no_images_is_refused(images):
+def test_check_refuses_input_that_is_no_images(images):
     with pytest.raises(ValueError, match=r"images have shape .*; expected float32 \[N, H, W, C\]"):
         check(sound, images)
 
 
-def test_it_is_cheap():
+def test_check_needs_few_classifier_calls():
     calls = []
 
     def apply(params, images):
@@ -186,7 +186,7 @@ def test_it_is_cheap():
     assert set(calls) == {4}
 
 
-def test_a_classifier_is_forgotten_after_its_check():
+def test_check_releases_the_classifier():
     def apply(params, images):
         return sound(params, images)
 

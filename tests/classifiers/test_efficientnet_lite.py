@@ -49,14 +49,14 @@ def relative_error(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-def test_logits_equal_those_of_the_original(classifier, photographs):
+def test_efficientnet_lite_logits_equal_the_original(classifier, photographs):
     logits = jax.jit(classifier.apply)(classifier.params, photographs)
     np.testing.assert_allclose(logits, GOLDEN["logits"], atol=1e-4, rtol=0)
     names = [classifier.class_names[i] for i in np.argmax(logits, axis=-1)]
     assert names == ["tiger cat", "espresso", "missile"]
 
 
-def test_input_gradient_equals_that_of_the_original(classifier, photographs):
+def test_efficientnet_lite_input_gradient_equals_the_original(classifier, photographs):
     """In float64: in float32 rounding decides on which side of a ReLU6 kink a unit lies."""
 
     @jax.jit
@@ -73,7 +73,7 @@ def test_input_gradient_equals_that_of_the_original(classifier, photographs):
     assert relative_error(single, double) < 1e-2
 
 
-def test_parameters_have_the_names_and_shapes_of_the_module(classifier):
+def test_efficientnet_lite_template_matches_the_module(classifier):
     architecture = ARCHITECTURES["efficientnet_lite0"]
     template = architecture.template(architecture.module)
 
@@ -86,7 +86,7 @@ def test_parameters_have_the_names_and_shapes_of_the_module(classifier):
     assert sum(leaf.size for leaf in jax.tree.leaves(classifier.params)) == 4_631_000
 
 
-def test_the_classifier_says_what_it_is(classifier):
+def test_efficientnet_lite_classifier_describes_itself(classifier):
     assert classifier.name == "efficientnet_lite0"
     assert classifier.image_size == (224, 224)
     assert len(classifier.class_names) == 1000
@@ -106,7 +106,7 @@ def test_the_classifier_says_what_it_is(classifier):
     ],
 )
 @pytest.mark.parametrize("unexpected", [set(), {"_blocks.16._bn0.bias", "se.weight"}])
-def test_missing_and_unexpected_arrays_are_named(arrays, missing, unexpected):
+def test_efficientnet_lite_names_missing_and_unexpected_arrays(arrays, missing, unexpected):
     damaged = {name: array for name, array in arrays.items() if name not in missing}
     damaged |= dict.fromkeys(unexpected, np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="not the weights of efficientnet_lite0") as error:
@@ -115,12 +115,12 @@ def test_missing_and_unexpected_arrays_are_named(arrays, missing, unexpected):
     assert f"unexpected arrays {sorted(unexpected)}, " in str(error.value)
 
 
-def test_unexpected_arrays_alone_are_named(arrays):
+def test_efficientnet_lite_names_unexpected_arrays_alone(arrays):
     with pytest.raises(ValueError, match=r"missing arrays \[\], unexpected arrays \['extra'\]"):
         build_network("efficientnet_lite0", {**arrays, "extra": np.zeros(1)})
 
 
-def test_the_batch_counters_of_training_may_be_left_out(arrays):
+def test_efficientnet_lite_batch_counters_are_optional(arrays):
     slim = {n: a for n, a in arrays.items() if not n.endswith("num_batches_tracked")}
     assert len(slim) < len(arrays)
     jax.tree.map(
@@ -130,7 +130,7 @@ def test_the_batch_counters_of_training_may_be_left_out(arrays):
     )
 
 
-def test_missing_weights_and_unknown_names_are_errors(tmp_path):
+def test_load_classifier_refuses_missing_weights_and_unknown_names(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "nowhere.pth")
     with pytest.raises(

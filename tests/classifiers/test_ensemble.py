@@ -10,7 +10,7 @@ import cfx_jax
 from cfx_jax.classifiers import Classifier, average
 
 
-def test_logits_are_the_mean_of_log_probabilities(linear_classifier, images):
+def test_average_logits_are_the_mean_of_log_probabilities(linear_classifier, images):
     rng = np.random.default_rng(0)
     members = [linear_classifier(rng.normal(size=(16, 16, 3)) / 50) for _ in range(3)]
     both = average(members)
@@ -20,7 +20,7 @@ def test_logits_are_the_mean_of_log_probabilities(linear_classifier, images):
     assert both.name == "custom+custom+custom"
 
 
-def test_of_one_it_decides_as_that_one(random_classifier, fill_half, images):
+def test_average_of_one_decides_like_that_one(random_classifier, fill_half, images):
     one = average([random_classifier])
     arguments = {"mask_size": 4, "num_steps": 3}
     key = jax.random.key(0)
@@ -29,13 +29,13 @@ def test_of_one_it_decides_as_that_one(random_classifier, fill_half, images):
     np.testing.assert_allclose(averaged.keep_prob, alone.keep_prob, atol=1e-3)
 
 
-def test_equal_members_share_their_programs(random_classifier):
+def test_average_of_equal_members_shares_programs(random_classifier):
     twice = [average([random_classifier, random_classifier]) for _ in range(2)]
     assert twice[0].apply == twice[1].apply
     assert hash(twice[0].apply) == hash(twice[1].apply)
 
 
-def test_what_does_not_fit_together_is_named(linear_classifier, random_classifier, images):
+def test_average_names_incompatible_members(linear_classifier, random_classifier, images):
     with pytest.raises(ValueError, match="no classifiers"):
         average([])
     grey = Classifier(params=(), apply=lambda _, x: x.mean((1, 2)), name="grey", channels=1)

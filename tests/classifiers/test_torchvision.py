@@ -73,7 +73,7 @@ def small_arrays(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_and_input_gradient_equal_those_of_the_original(name, register, assert_as_original):
+def test_torchvision_networks_equal_the_originals(name, register, assert_as_original):
     arrays = small_arrays(name)
     module, params, normalization = build_network(register(name, *SMALL[name][:3]), arrays)
     assert normalization == NORMALIZATIONS["mnist" if name == "mnist_cnn" else "imagenet"]
@@ -87,7 +87,7 @@ def published():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_names_and_shapes_are_those_that_torchvision_publishes(name):
+def test_torchvision_names_and_shapes_are_the_published_ones(name):
     architecture = ARCHITECTURES[name]
     layout = architecture.layouts[0]
     template = architecture.template(architecture.module)
@@ -96,7 +96,7 @@ def test_names_and_shapes_are_those_that_torchvision_publishes(name):
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "mnist_cnn"])
-def test_networks_have_the_images_and_classes_of_their_data_set(name):
+def test_torchvision_networks_have_images_and_classes_of_their_data(name):
     architecture = ARCHITECTURES[name]
     size, channels, classes = (28, 1, 10) if name == "mnist_cnn" else (224, 3, 1000)
     assert (architecture.image_size, architecture.channels) == (size, channels)
@@ -106,7 +106,7 @@ def test_networks_have_the_images_and_classes_of_their_data_set(name):
     assert name != "mnist_cnn" or class_names == tuple("0123456789")
 
 
-def test_parameters_are_float32_where_a_program_enables_float64():
+def test_template_is_float32_under_x64():
     with jax.enable_x64(True):
         for name in ("resnet18", "efficientnet_lite0"):
             template = ARCHITECTURES[name].template(ARCHITECTURES[name].module)
@@ -121,14 +121,14 @@ def test_parameters_are_float32_where_a_program_enables_float64():
         ("mnist_cnn", 32, "images are 32 x 32 pixels, but the MNIST network expects 28 x 28"),
     ],
 )
-def test_images_of_a_size_that_will_not_do_are_an_error(name, size, message):
+def test_torchvision_networks_refuse_unsuitable_image_sizes(name, size, message):
     module, channels = ARCHITECTURES[name].module, ARCHITECTURES[name].channels
     images = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(module.init, jax.random.key(0), images)
 
 
-def test_a_file_is_loaded_with_its_number_of_classes_or_its_faults_are_named(tmp_path):
+def test_load_classifier_takes_the_number_of_classes_of_the_file(tmp_path):
     arrays = small_arrays("mnist_cnn")
     save_file(arrays, tmp_path / "digits.safetensors")
     classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path / "digits.safetensors")
@@ -156,7 +156,7 @@ def test_a_file_is_loaded_with_its_number_of_classes_or_its_faults_are_named(tmp
         assert fault in str(error.value)
 
 
-def test_a_module_loaded_twice_is_traced_once():
+def test_normalized_module_loaded_twice_is_traced_once():
     traces = []
 
     @functools.partial(jax.jit, static_argnames="apply")
@@ -170,7 +170,7 @@ def test_a_module_loaded_twice_is_traced_once():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_strided_1x1_convolution_picks_pixels(stride):
+def test_conv_strided_1x1_selects_pixels(stride):
     images = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
     kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 4)).astype(np.float32)
     expected = np.einsum("nyxi,io->nyxo", images[:, ::stride, ::stride], kernel[0, 0])
@@ -178,7 +178,7 @@ def test_a_strided_1x1_convolution_picks_pixels(stride):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_windows_side_by_side_give_the_maxima_and_gradient_of_windows(size):
+def test_tiled_max_pool_equals_max_pool_with_its_gradient(size):
     images = jax.random.normal(jax.random.key(0), (2, 7, 10, 3))
 
     def reference(images):
@@ -193,7 +193,7 @@ def test_windows_side_by_side_give_the_maxima_and_gradient_of_windows(size):
 
 
 @pytest.mark.parametrize("size", [(4, 4), (10, 5), (3, 7), (2, 2)])
-def test_adaptive_windows_cover_the_image_as_in_pytorch(size):
+def test_adaptive_mean_pool_windows_equal_pytorch(size):
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     pooled = adaptive_mean_pool(jnp.asarray(images), 4)
     for y, x in np.ndindex(4, 4):
@@ -203,6 +203,6 @@ def test_adaptive_windows_cover_the_image_as_in_pytorch(size):
         np.testing.assert_allclose(pooled[:, y, x], expected, atol=1e-6)
 
 
-def test_flattening_lists_channel_after_channel():
+def test_flatten_lists_channel_after_channel():
     images = jnp.arange(12.0).reshape(1, 2, 3, 2)
     np.testing.assert_array_equal(flatten(images)[0], [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11])

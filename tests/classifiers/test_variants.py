@@ -106,7 +106,7 @@ def facts_of(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_and_input_gradient_equal_those_of_the_original(name, register, assert_as_original):
+def test_variants_equal_the_originals(name, register, assert_as_original):
     usual, _, size, fields, _ = SMALL[name]
     arrays = draw_arrays(published()[name])
     module, params, _ = build_network(
@@ -118,7 +118,7 @@ def test_logits_and_input_gradient_equal_those_of_the_original(name, register, a
 
 
 @pytest.mark.parametrize("grid", [(5, 9), (4, 4), (2, 3), (1, 7)])
-def test_positions_are_resized_as_the_jax_original_does(grid):
+def test_resize_positions_equals_the_jax_original(grid):
     positions = np.random.default_rng(0).normal(size=(1, 2 + 16, 3)).astype(np.float32)
     zoom = (grid[0] / 4, grid[1] / 4, 1)
     expected = scipy.ndimage.zoom(positions[0, 2:].reshape(4, 4, 3), zoom, order=1)
@@ -127,7 +127,7 @@ def test_positions_are_resized_as_the_jax_original_does(grid):
     np.testing.assert_allclose(resized[0, 2:].reshape(expected.shape), expected, atol=1e-6)
 
 
-def test_a_vit_for_other_images_is_the_one_whose_positions_were_resized():
+def test_vit_for_another_size_resizes_its_positions():
     small = VIT.clone(depth=1)
     images = jax.random.normal(jax.random.key(1), (2, 40, 40, 3))
     params = jax.jit(small.init)(jax.random.key(0), images[:, :32, :32])["params"]
@@ -144,7 +144,7 @@ def test_a_vit_for_other_images_is_the_one_whose_positions_were_resized():
 
 
 @pytest.mark.parametrize("tanh", [False, True])
-def test_the_slope_of_the_gelu_is_that_of_its_formula(tanh):
+def test_gelu_gradient_equals_its_formula(tanh):
     places = jnp.linspace(-6.0, 6.0, 101)
 
     def reference(x):
@@ -156,7 +156,7 @@ def test_the_slope_of_the_gelu_is_that_of_its_formula(tanh):
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 2)])
-def test_halving_averages_what_is_there(size):
+def test_halve_averages_the_pixels_present(size):
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     half = halve(jnp.asarray(images))
     assert half.shape[1:3] == (-(-size[0] // 2), -(-size[1] // 2))
@@ -177,7 +177,7 @@ TO_ORIGINAL = {
 }
 
 
-def test_the_original_convnext_is_that_of_timm_under_other_names(register):
+def test_convnext_original_equals_timm_under_other_names(register):
     arrays = draw_arrays(published()["convnext_timm"])
     expected = build_network(register("convnext_timm", *SMALL["convnext_timm"][:3]), arrays)
     renamed = {
@@ -211,7 +211,7 @@ SIZES = {"tiny": (9, 96, 28.6), "small": (27, 96, 50.2), "base": (27, 128, 88.6)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_convnexts_have_the_published_depths_and_widths(size):
+def test_convnext_has_the_published_depths_and_widths(size):
     depth, width, millions = SIZES[size]
     architecture = ARCHITECTURES[f"convnext_{size}"]
     params = architecture.template(architecture.module)

@@ -71,9 +71,7 @@ def small_arrays(layers):
     ("library", "layers", "normalization"),
     [("torchvision", _vit.torchvision, "imagenet"), ("timm", _vit.timm, "symmetric")],
 )
-def test_logits_and_input_gradient_equal_those_of_the_original(
-    small, library, layers, normalization, assert_as_original
-):
+def test_vit_equals_the_originals(small, library, layers, normalization, assert_as_original):
     module, params, published = build_network(small, small_arrays(layers))
     assert published == NORMALIZATIONS[normalization]
     assert not module.tanh_gelu
@@ -81,7 +79,7 @@ def test_logits_and_input_gradient_equal_those_of_the_original(
     assert_as_original(golden, library, module, params, images, TARGET, STRIDE, of_gradient=1e-5)
 
 
-def test_the_files_torchvision_offers_name_the_perceptrons_otherwise(small):
+def test_vit_accepts_the_perceptron_names_of_torchvision_files(small):
     arrays = small_arrays(_vit.torchvision)
     legacy = {
         name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): array
@@ -135,7 +133,7 @@ def as_npz(arrays):
     return packed
 
 
-def test_the_npz_of_the_original_is_the_network_of_timm_with_the_other_gelu(small, tmp_path):
+def test_vit_npz_equals_timm_with_the_other_gelu(small, tmp_path):
     arrays = small_arrays(_vit.timm)
     expected_module, expected_params, _ = build_network(small, arrays)
     np.savez(tmp_path / "small.npz", **as_npz(arrays))
@@ -186,7 +184,7 @@ def numpy_vit(arrays, images):
     return np.stack(logits)
 
 
-def test_one_block_of_the_original_is_what_numpy_computes(small, monkeypatch):
+def test_vit_block_equals_numpy(small, monkeypatch):
     one_block = ARCHITECTURES[small]._replace(module=SMALL.clone(depth=1))
     monkeypatch.setitem(ARCHITECTURES, "vit_one_block_test", one_block)
     arrays = as_npz(small_arrays(_vit.timm))
@@ -207,7 +205,7 @@ def published():
 @pytest.mark.parametrize(
     ("library", "layers"), [("torchvision", _vit.torchvision), ("timm", _vit.timm)]
 )
-def test_full_size_arrays_have_the_published_names_and_shapes(library, layers, name):
+def test_vit_full_size_arrays_have_the_published_shapes(library, layers, name):
     # torchvision has no small networks; ours must then differ from its base in sizes alone.
     expected = published()[library].get(name)
     found = published_shapes(layers(ARCHITECTURES[name].module), template(name))
@@ -217,7 +215,7 @@ def test_full_size_arrays_have_the_published_names_and_shapes(library, layers, n
         assert found == {key: tuple(shape) for key, shape in expected.items()}
 
 
-def test_full_size_npz_arrays_have_the_documented_names_and_shapes():
+def test_vit_full_size_npz_arrays_have_the_documented_shapes():
     expected = {
         "cls": (1, 1, 768),
         "embedding/kernel": (16, 16, 3, 768),
@@ -253,7 +251,7 @@ def test_full_size_npz_arrays_have_the_documented_names_and_shapes():
 
 
 @pytest.mark.parametrize("size", [(225, 224), (32, 36), (4, 4)])
-def test_images_that_patches_do_not_tile_are_an_error(size):
+def test_vit_refuses_images_that_patches_do_not_tile(size):
     with pytest.raises(
         ValueError, match=rf"images are {size[0]} x {size[1]} pixels, which patches of 8 do not"
     ):
@@ -272,7 +270,7 @@ def test_images_that_patches_do_not_tile_are_an_error(size):
         (_vit.npz, "the JAX original", "Transformer/posembed_input/pos_embedding"),
     ],
 )  # fmt: skip
-def test_missing_and_left_over_arrays_are_named(small, layers, library, missing):
+def test_vit_names_missing_and_unexpected_arrays(small, layers, library, missing):
     arrays = small_arrays(layers)
     del arrays[missing]
     # The layer before the head in the files for the classes of ImageNet-21k.
@@ -284,7 +282,7 @@ def test_missing_and_left_over_arrays_are_named(small, layers, library, missing)
     assert f"missing arrays {[missing]!r}, unexpected arrays ['pre_logits/kernel']" in message
 
 
-def test_the_embedding_of_positions_decides_the_image_size(small):
+def test_vit_position_embedding_decides_the_image_size(small):
     arrays = small_arrays(_vit.npz)
     name = "Transformer/posembed_input/pos_embedding"
     patch = SMALL.patch
@@ -296,7 +294,7 @@ def test_the_embedding_of_positions_decides_the_image_size(small):
     assert f"'{name} (1, 38, 48) instead of (1, 17, 48)'" in str(error.value)
 
 
-def test_norms_and_softmax_stay_in_float32_when_the_rest_is_bfloat16():
+def test_vit_norms_and_softmax_stay_float32_in_bfloat16():
     def half(tree):
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), tree)
 

@@ -34,7 +34,7 @@ def parse(*arguments, config_type=Config, default_name="demo", values=None):
 @pytest.mark.parametrize(
     ("file", "mode"), [([], "region"), ([f"--config={CONFIGS}/demo.py"], "quick")]
 )
-def test_fields_of_every_type_are_overridden_with_and_without_a_file(file, mode):
+def test_parse_overrides_fields_of_every_type(file, mode):
     config, workdir, rest = parse(
         *file,
         "--config.seed=3",
@@ -65,13 +65,13 @@ def test_fields_of_every_type_are_overridden_with_and_without_a_file(file, mode)
         (["centre", "rise"], ("centre", "rise")),
     ],
 )
-def test_tuples_are_overridden_as_python_or_by_repeating_the_flag(file, given, expected):
+def test_parse_reads_tuples_as_python_or_repeated_flags(file, given, expected):
     arguments = [f"--config.baselines={text}" for text in given]
     config, _, _ = parse(*file, *arguments, config_type=EvaluateConfig)
     assert config.baselines == expected
 
 
-def test_classifiers_that_judge_are_named_with_their_weights():
+def test_parse_reads_transfer_classifiers_with_their_weights():
     config, _, _ = parse(
         "--config.transfer.classifiers=vit_b16",
         "--config.transfer.classifiers=resnet18=a=b.pth",
@@ -83,7 +83,7 @@ def test_classifiers_that_judge_are_named_with_their_weights():
     }
 
 
-def test_without_flags_a_config_is_that_of_its_type_and_nothing_is_kept():
+def test_parse_without_flags_gives_the_default_config():
     parse("--config.seed=3")
     config, workdir, _ = parse("--workdir=there", config_type=EvaluateConfig)
     assert (config, workdir) == (EvaluateConfig(), "there")
@@ -116,9 +116,7 @@ def test_without_flags_a_config_is_that_of_its_type_and_nothing_is_kept():
         (["--confg=configs/demo.py"], "^Unknown command line flag 'confg'"),
     ],
 )
-def test_what_is_wrong_with_the_flags_is_told_in_one_line(
-    arguments, message, tmp_path, monkeypatch
-):
+def test_parse_reports_wrong_flags_in_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "text.py").write_text("not\n\n a program")
@@ -130,7 +128,7 @@ def test_what_is_wrong_with_the_flags_is_told_in_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_a_training_asks_for_its_file_and_names_those_there_are():
+def test_parse_of_a_training_lists_the_config_files():
     known = "train_contextual_attention, train_gated_unet, train_vae_mnist"
     with pytest.raises(ConfigError, match=rf"^no --config is given; expected .*\({known}\) or a "):
         parse(config_type=TrainConfig, default_name="")
@@ -139,7 +137,7 @@ def test_a_training_asks_for_its_file_and_names_those_there_are():
 
 
 @pytest.mark.parametrize("given", [["--config=mnist"], ["--config", "mnist"], ["-config=mnist"]])
-def test_a_config_that_comes_with_the_package_goes_by_its_name(given, tmp_path, monkeypatch):
+def test_parse_finds_a_packaged_config_by_name(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, workdir, _ = parse(*given, "--config.seed=3")
     assert (config.classifier.name, config.seed, workdir) == ("mnist_cnn", 3, "runs/mnist")
@@ -148,7 +146,7 @@ def test_a_config_that_comes_with_the_package_goes_by_its_name(given, tmp_path, 
     assert parse(*given)[0] == Config()
 
 
-def test_every_config_file_belongs_to_a_command_and_is_known_by_its_type():
+def test_packaged_configs_cover_every_config_file():
     names = {path.stem for path in CONFIGS.glob("*.py")}
     assert set(command_line.packaged_configs()) == names
     types = (Config, EvaluateConfig, TrainConfig, TrainClassifierConfig)
@@ -156,7 +154,7 @@ def test_every_config_file_belongs_to_a_command_and_is_known_by_its_type():
     assert sorted(itertools.chain(*of_types)) == sorted(names)
 
 
-def test_config_files_are_installed_in_the_package(tmp_path):
+def test_packaged_configs_are_installed(tmp_path):
     command = ["setup.py", "-q", "egg_info", f"--egg-base={tmp_path}", "build_py"]
     subprocess.run(
         [sys.executable, *command, f"--build-lib={tmp_path}/lib"], cwd=CONFIGS.parent, check=True
@@ -173,7 +171,7 @@ def test_config_files_are_installed_in_the_package(tmp_path):
     assert {pathlib.Path(path).name for path in found} == {p.name for p in CONFIGS.glob("*.py")}
 
 
-def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+def test_expand_home_replaces_a_tilde_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text(
         "from cfx_jax.config import Config, DataConfig\n"
@@ -192,14 +190,14 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     assert command_line.expand_home(argv) == [*argv[:2], f"--to={tmp_path}", *argv[3:]]
 
 
-def test_flags_of_a_second_command_fail_clearly():
+def test_parse_refuses_the_flags_of_a_second_command():
     values = flags.FlagValues()
     parse(values=values)
     with pytest.raises(ConfigError, match="'config' is defined twice"):
         parse(values=values)
 
 
-def test_help_lists_the_flags_of_the_command():
+def test_main_module_help_lists_the_flags():
     values = flags.FlagValues()
     parse(values=values)
     shown = values.main_module_help()
@@ -219,7 +217,7 @@ def end(main):
     return ended.value.code
 
 
-def test_a_second_interrupt_is_no_other_end():
+def test_exit_with_ends_the_same_after_a_second_interrupt():
     code = """
 import atexit, signal, time
 from cfx_jax.commands import command_line
@@ -259,13 +257,13 @@ def fail_with(error):
         (KeyboardInterrupt(), 130, "interrupted; go on with the same command\n"),
     ],
 )
-def test_what_ends_a_command_is_one_message_and_an_exit_status(error, code, printed, capsys):
+def test_exit_with_gives_one_message_and_an_exit_status(error, code, printed, capsys):
     assert end(fail_with(error)) == code
     assert capsys.readouterr().err == printed
 
 
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, UnicodeError, AssertionError])
-def test_a_fault_of_the_program_keeps_its_traceback_and_says_so(kind, capsys):
+def test_exit_with_keeps_the_traceback_of_an_internal_error(kind, capsys):
     with pytest.raises(kind, match="a bug") as raised:
         command_line.exit_with(fail_with(kind("a bug")))
     (note,) = raised.value.__notes__
@@ -280,20 +278,20 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_says_so(kind, capsys):
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB\n at x"),
     ],
 )
-def test_a_machine_that_is_too_small_is_no_fault_of_the_program(error, capsys):
+def test_exit_with_reports_too_little_memory_as_a_user_error(error, capsys):
     assert end(fail_with(error)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: out of memory; expected a smaller batch")
 
 
-def test_text_that_a_locale_has_no_letters_for_is_no_fault_of_the_program(capsys, monkeypatch):
+def test_exit_with_reports_an_unencodable_text_as_a_user_error(capsys, monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
     assert end(lambda: "\udcc3".encode()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: a name or a text cannot be written in iso8859-1; set PYTHONUTF8")
 
 
-def test_a_command_shows_what_is_logged_and_ends_with_its_status(capsys):
+def test_exit_with_shows_the_log_and_the_status(capsys):
     def main(status):
         logging.getLogger("cfx_jax.somewhere").warning("careful")
         return status
@@ -303,7 +301,7 @@ def test_a_command_shows_what_is_logged_and_ends_with_its_status(capsys):
     assert capsys.readouterr().err == 2 * "warning: careful\n"
 
 
-def test_a_config_file_stands_for_itself_alone(tmp_path):
+def test_parse_does_not_share_state_between_config_files(tmp_path):
     parse(f"--config={CONFIGS / 'demo.py'}")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty\.py"):

@@ -28,7 +28,7 @@ def call(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_arguments_are_handed_over_as_they_are(name, call):
+def test_dispatcher_passes_arguments_unchanged(name, call):
     arguments = ["DIR", "--config.data.path=~/a b", "--help"]
     printed, handed = call(name, *arguments)
     module = f"cfx_jax.{COMMANDS[name].module}"
@@ -42,19 +42,19 @@ def test_arguments_are_handed_over_as_they_are(name, call):
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
-def test_help_lists_the_commands(arguments, call):
+def test_dispatcher_help_lists_the_commands(arguments, call):
     printed, handed = call(*arguments)
     assert [line.split()[0] for line in printed.out.splitlines()[2:]] == [*COMMANDS]
     assert handed == []
 
 
-def test_it_says_its_version(call):
+def test_dispatcher_prints_the_version(call):
     printed, handed = call("--version")
     assert printed.out == f"cfx_jax {cfx_jax.__version__}\n"
     assert handed == []
 
 
-def test_what_is_no_command_is_one_line(call, capsys):
+def test_dispatcher_refuses_an_unknown_command(call, capsys):
     with pytest.raises(SystemExit) as ended:
         call("describe", "--config=demo")
     assert ended.value.code == 2
@@ -64,7 +64,7 @@ def test_what_is_no_command_is_one_line(call, capsys):
     )
 
 
-def test_a_command_ends_as_it_does_by_itself(make_run):
+def test_dispatcher_keeps_the_exit_status_of_the_command(make_run):
     run = make_run()
     (run / "records.zarr/ssr_status/c/1").write_bytes(b"")
     ended = [

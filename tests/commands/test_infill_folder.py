@@ -47,7 +47,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_holes_are_filled_and_what_cannot_be_is_told(folder):
+def test_infill_folder_fills_holes_and_reports_failures(folder):
     process = call(folder, "--generator=grey")
     assert process.returncode == 1, process.stderr
     for name in ("a", "sub/b"):
@@ -103,20 +103,20 @@ def palette(values, colours):
     ],
     ids=["255", "1", "7", "1 and 128", "bits", "palette", "rgb"],
 )
-def test_a_mask_of_two_values_keeps_where_it_is_larger(tmp_path, mask):
+def test_infill_folder_mask_of_two_values_keeps_the_larger(tmp_path, mask):
     (tmp_path / "masks").mkdir()
     save_mask(tmp_path, mask)
     np.testing.assert_array_equal(infill(tmp_path), np.where(HALF, 255, 124))
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 124), (1, 255), (255, 255)])
-def test_a_mask_of_one_value_is_black_or_white(tmp_path, value, expected):
+def test_infill_folder_mask_of_one_value_is_black_or_white(tmp_path, value, expected):
     (tmp_path / "masks").mkdir()
     save_mask(tmp_path, Image.new("L", (6, 4), value))
     np.testing.assert_array_equal(infill(tmp_path), expected)
 
 
-def test_greys_of_a_mask_from_black_to_white_are_between(tmp_path):
+def test_infill_folder_grey_mask_values_blend(tmp_path):
     (tmp_path / "masks").mkdir()
     save_mask(tmp_path, Image.fromarray(np.tile(np.uint8([0, 51, 102, 153, 204, 255]), (4, 1))))
     between = np.linspace(124, 255, 6)
@@ -133,14 +133,14 @@ def test_greys_of_a_mask_from_black_to_white_are_between(tmp_path):
     ],
     ids=["one grey", "labels", "alpha", "16 bits"],
 )
-def test_what_is_no_mask_is_skipped_and_told(tmp_path, mask, expected):
+def test_infill_folder_skips_and_reports_invalid_masks(tmp_path, mask, expected):
     (tmp_path / "masks").mkdir()
     save_mask(tmp_path, mask)
     assert expected in infill(tmp_path)
     assert not list(tmp_path.rglob("output/*/*.png"))
 
 
-def test_no_output_replaces_another(tmp_path):
+def test_infill_folder_overwrites_no_output(tmp_path):
     (tmp_path / "masks").mkdir()
     save_mask(tmp_path, Image.new("L", (6, 4), 255))
     infill(tmp_path)
@@ -156,7 +156,7 @@ def test_no_output_replaces_another(tmp_path):
         ("--nothing", "Unknown command line flag 'nothing'"),
     ],
 )
-def test_user_errors_have_no_traceback(folder, argument, expected):
+def test_infill_folder_user_errors_have_no_traceback(folder, argument, expected):
     process = call(folder, argument)
     assert process.returncode == 2
     assert expected in process.stderr

@@ -38,7 +38,7 @@ def call(*arguments, **options):
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_table_records_and_a_page(tmp_path):
+def test_main_demo_writes_a_table_records_and_a_page(tmp_path):
     first = call(*SMALL, f"--workdir={tmp_path}/run")
     assert first.returncode == 0, first.stderr
     assert "2/2 images, written" in first.stderr
@@ -108,7 +108,7 @@ def assert_user_error(arguments, texts, monkeypatch):
         (["--config.classifier.weights=README.md"], ["README.md"]),
     ],
 )
-def test_user_errors_say_what_was_wrong(arguments, texts, tmp_path, monkeypatch):
+def test_main_user_errors_name_the_cause(arguments, texts, tmp_path, monkeypatch):
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "wrong.py").write_text("def get_config():\n    return {}\n")
     arguments = [text.format(tmp=tmp_path) for text in arguments]
@@ -124,7 +124,7 @@ def test_user_errors_say_what_was_wrong(arguments, texts, tmp_path, monkeypatch)
         ("--config.explain.steps=3", ["error: ", "config.explain.steps", "num_steps, num_samples"]),
     ],
 )
-def test_user_errors_are_one_message_and_exit_code_2(argument, texts, tmp_path):
+def test_main_user_errors_are_one_message_and_exit_code_2(argument, texts, tmp_path):
     process = call(argument, f"--workdir={tmp_path}/run")
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
@@ -132,7 +132,7 @@ def test_user_errors_are_one_message_and_exit_code_2(argument, texts, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_imagenet_without_its_data_says_how_to_get_it(tmp_path, monkeypatch):
+def test_main_imagenet_without_data_explains_how_to_get_it(tmp_path, monkeypatch):
     assert_user_error(
         ["--config=configs/imagenet.py", f"--workdir={tmp_path}/run",
          f"--config.data.path={tmp_path}/tfds"],
@@ -141,7 +141,7 @@ def test_imagenet_without_its_data_says_how_to_get_it(tmp_path, monkeypatch):
     )  # fmt: skip
 
 
-def test_help_shows_the_two_flags():
+def test_main_help_shows_the_two_flags():
     process = call("--help")
     assert process.returncode == 0
     assert "--config" in process.stdout

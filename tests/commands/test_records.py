@@ -22,13 +22,13 @@ def call(monkeypatch, capsys):
     return run
 
 
-def test_it_is_a_command_of_its_own(make_run):
+def test_records_command_runs_as_a_module(make_run):
     command = [sys.executable, "-m", "cfx_jax.records", "status", make_run()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("5 of 5 examples done")
 
 
-def test_verify_tells_by_its_exit_status(make_run, call):
+def test_records_verify_sets_the_exit_status(make_run, call):
     run = make_run()
     assert call("verify", run) == (
         0, "sound: every chunk of every complete unit can be read\n", ""
@@ -39,7 +39,7 @@ def test_verify_tells_by_its_exit_status(make_run, call):
     assert output.splitlines()[-1].startswith("1 problems; run the same command again")
 
 
-def test_export_writes_both_and_nothing_over_them(make_run, tmp_path, call):
+def test_records_export_writes_table_and_pictures_once(make_run, tmp_path, call):
     out = tmp_path / "out"
     command = ["export", make_run(), "--format=csv", f"--to={out}", "--pictures"]
     code, output, _ = call(*command)
@@ -51,7 +51,7 @@ def test_export_writes_both_and_nothing_over_them(make_run, tmp_path, call):
 
 
 @pytest.mark.parametrize("command", [["status"], ["verify"], ["export", "--to=out"]])
-def test_folders_without_explanations_are_refused_in_a_line(command, tmp_path, call):
+def test_records_command_refuses_other_folders_in_one_line(command, tmp_path, call):
     code, _, errors = call(*command, tmp_path / "nothing")
     assert code == 2
     assert errors.startswith(f"error: {tmp_path}/nothing holds no manifest.json")

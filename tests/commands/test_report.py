@@ -16,7 +16,7 @@ def call(*arguments):
     )  # fmt: skip
 
 
-def test_the_command_writes_beside_the_records_or_where_it_is_told(make_run, tmp_path):
+def test_report_command_writes_beside_the_records_or_to_output(make_run, tmp_path):
     run = make_run()
     alone = call(run)
     assert (alone.returncode, alone.stdout) == (0, f"{run}/report/index.html\n"), alone.stderr
@@ -36,7 +36,7 @@ def test_the_command_writes_beside_the_records_or_where_it_is_told(make_run, tmp
         (["a", "--max_images=-1"], "--max_images is -1; expected 0 or more"),
     ],
 )
-def test_the_command_says_what_is_wrong(arguments, said, monkeypatch, capsys):
+def test_report_command_reports_user_errors(arguments, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     with pytest.raises(SystemExit) as ended:
         report.main()

@@ -9,7 +9,7 @@ from cfx_jax.commands import _terminal
 logger = logging.getLogger("cfx_jax.somewhere")
 
 
-def test_a_command_shows_what_is_logged_once(capsys):
+def test_terminal_shows_each_log_message_once(capsys):
     with _terminal.shown():
         logger.debug("detail")
         logger.info("going on")
@@ -20,7 +20,7 @@ def test_a_command_shows_what_is_logged_once(capsys):
     assert printed.out == ""
 
 
-def test_of_several_processes_one_shows_more_than_warnings(capsys, monkeypatch):
+def test_terminal_only_process_0_shows_more_than_warnings(capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with _terminal.shown():
         logger.info("going on")
@@ -28,7 +28,7 @@ def test_of_several_processes_one_shows_more_than_warnings(capsys, monkeypatch):
     assert capsys.readouterr().err == "warning: careful\n"
 
 
-def test_other_programs_get_it_as_from_any_library(caplog, capsys):
+def test_terminal_leaves_logging_of_other_programs_alone(caplog, capsys):
     with _terminal.shown():
         pass
     logger.info("going on")

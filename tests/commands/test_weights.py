@@ -15,7 +15,7 @@ def run(*arguments):
     )
 
 
-def test_the_command_prints_the_description():
+def test_weights_command_prints_the_description():
     path = f"{cfx_jax.__path__[0]}/weights/vae_digits.safetensors"
     done = run("inspect", path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -29,7 +29,7 @@ def test_the_command_prints_the_description():
         (["inspect"], "the following arguments are required: file"),
     ],
 )
-def test_a_user_error_is_a_message_and_exits_with_2(arguments, message):
+def test_weights_command_user_error_exits_with_2(arguments, message):
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr

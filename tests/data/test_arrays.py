@@ -18,7 +18,7 @@ def open_npz(folder, split="", **arrays):
     return open_source(DataConfig(source="npz", path=str(folder / "digits.npz"), split=split))
 
 
-def test_arrays_are_images_with_labels_and_ids(tmp_path):
+def test_open_npz_reads_images_with_labels_and_ids(tmp_path):
     labels = np.arange(11, -1, -1).astype(np.uint8)
     names = np.array([f"café {i}" for i in range(12)])
     source = open_npz(tmp_path, images=PIXELS, labels=labels, ids=names)
@@ -32,7 +32,7 @@ def test_arrays_are_images_with_labels_and_ids(tmp_path):
 
 
 @pytest.mark.parametrize("trailing", [(), (1,)])
-def test_grey_arrays_become_rgb(tmp_path, trailing):
+def test_open_npz_converts_grey_arrays_to_rgb(tmp_path, trailing):
     source = open_npz(tmp_path, images=PIXELS[..., 0].reshape(12, 5, 7, *trailing))
     assert list(source.ids)[:2] == ["00", "01"]
     assert list(source.ids)[-1] == "11"
@@ -42,7 +42,7 @@ def test_grey_arrays_become_rgb(tmp_path, trailing):
 
 @pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("x", "y")])
 @pytest.mark.parametrize("split", ["", "test"])
-def test_a_split_chooses_among_the_arrays(tmp_path, images, labels, split):
+def test_open_npz_split_selects_arrays(tmp_path, images, labels, split):
     ending = split and f"_{split}"
     arrays = {
         f"{images}_train": PIXELS, f"{labels}_train": np.arange(12),
@@ -104,7 +104,7 @@ def test_a_split_chooses_among_the_arrays(tmp_path, images, labels, split):
         ("", {"images": np.array([{}, "pickled"])}, "Object arrays cannot be loaded"),
     ],
 )  # fmt: skip
-def test_arrays_that_are_not_as_expected_are_refused(tmp_path, split, arrays, message):
+def test_open_npz_refuses_unexpected_arrays(tmp_path, split, arrays, message):
     with pytest.raises(ConfigError, match=message):
         open_npz(tmp_path, split, **arrays)
 
@@ -125,7 +125,7 @@ def test_arrays_that_are_not_as_expected_are_refused(tmp_path, split, arrays, me
         ),
     ],
 )
-def test_arrays_that_are_not_used_are_named(tmp_path, caplog, split, arrays, unused):
+def test_open_npz_names_unused_arrays(tmp_path, caplog, split, arrays, unused):
     caplog.set_level(logging.INFO, "cfx_jax")
     assert len(open_npz(tmp_path, split, **arrays)) == 12
     assert f" of them with a label{unused}" in caplog.records[0].getMessage()
@@ -133,19 +133,19 @@ def test_arrays_that_are_not_used_are_named(tmp_path, caplog, split, arrays, unu
 
 
 @pytest.mark.parametrize("said", [{"labels": np.arange(3)}, {"ids": np.array(["a", "b", "c"])}])
-def test_three_grey_images_are_known_by_what_is_said_of_them(tmp_path, said):
+def test_open_npz_recognises_three_grey_images_by_the_config(tmp_path, said):
     source = open_npz(tmp_path, images=PIXELS[:3, ..., 0], **said)
     assert [source.decode(i).size for i in range(3)] == [(7, 5)] * 3
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_from_0_to_1_are_the_8_bits_they_came_from(tmp_path, dtype):
+def test_open_npz_converts_floats_from_0_to_1_to_8_bits(tmp_path, dtype):
     source = open_npz(tmp_path, images=(PIXELS / 255).astype(dtype))
     for i in range(12):
         np.testing.assert_array_equal(source.decode(i), PIXELS[i])
 
 
-def test_labels_that_the_classifier_has_not_are_refused_before_work_starts(tmp_path):
+def test_open_source_refuses_unknown_labels_of_npz_files_at_once(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.arange(1, 13))
     config = DataConfig(source="npz", path=str(tmp_path / "a.npz"))
     classifier = Classifier(params=(), apply=lambda p, x: x, class_names=tuple("abcdefghijkl"))
@@ -154,7 +154,7 @@ def test_labels_that_the_classifier_has_not_are_refused_before_work_starts(tmp_p
     assert open_source(config).label(11) == 12
 
 
-def test_what_is_no_npz_file_is_refused(tmp_path):
+def test_open_source_refuses_a_file_that_is_no_npz(tmp_path):
     np.savez(tmp_path / "cut.npz", images=PIXELS)
     content = (tmp_path / "cut.npz").read_bytes()
     np.save(tmp_path / "one.npy", PIXELS)

@@ -10,7 +10,7 @@ from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
 
 
-def test_they_are_those_of_the_demo():
+def test_demo_images_are_those_of_the_demo_source():
     images, classes = cfx_jax.demo_images(32)
     assert images.shape == (3, 32, 32, 3)
     assert images.dtype == np.float32
@@ -20,6 +20,6 @@ def test_they_are_those_of_the_demo():
 
 
 @pytest.mark.parametrize("size", [0, (64, 32), "64", 64.0])
-def test_what_is_no_size_is_refused(size):
+def test_demo_images_refuses_an_invalid_size(size):
     with pytest.raises(ValueError, match=re.escape(f"size is {size!r}; expected a whole number")):
         cfx_jax.demo_images(size)

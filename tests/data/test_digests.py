@@ -19,7 +19,7 @@ def write(path, content):
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * KIB, 16 * KIB + 1, 40 * KIB, 48 * KIB])
-def test_every_byte_of_a_small_file_counts(size, tmp_path):
+def test_digest_file_depends_on_every_byte_of_a_small_file(size, tmp_path):
     content = CONTENT[:size]
     digests = {digest_file(write(tmp_path / "a", content))}
     places = sorted({*range(0, size, 4093), *([size - 1] if size else [])})
@@ -32,7 +32,7 @@ def test_every_byte_of_a_small_file_counts(size, tmp_path):
 
 
 @pytest.mark.parametrize("place", [0, 16 * KIB - 1, 500 * KIB, 984 * KIB, 1000 * KIB - 1])
-def test_of_a_large_file_the_ends_and_the_middle_count(place, tmp_path):
+def test_digest_file_depends_on_ends_and_middle_of_a_large_file(place, tmp_path):
     changed = CONTENT[:place] + bytes([CONTENT[place] ^ 1]) + CONTENT[place + 1 :]
     assert digest_file(write(tmp_path / "a", changed)) != digest_file(
         write(tmp_path / "b", CONTENT)
@@ -42,13 +42,13 @@ def test_of_a_large_file_the_ends_and_the_middle_count(place, tmp_path):
 @pytest.mark.parametrize(
     "changed", [CONTENT[:-1], CONTENT[: 200 * KIB] + b"\0" + CONTENT[200 * KIB :]]
 )
-def test_the_size_of_a_file_counts(changed, tmp_path):
+def test_digest_file_depends_on_the_size(changed, tmp_path):
     assert digest_file(write(tmp_path / "a", changed)) != digest_file(
         write(tmp_path / "b", CONTENT)
     )
 
 
-def test_name_place_and_times_of_a_file_do_not_count(tmp_path):
+def test_digest_file_ignores_name_place_and_times(tmp_path):
     path = write(tmp_path / "a.png", CONTENT)
     before = digest_file(path)
     (tmp_path / "other").mkdir()
@@ -57,13 +57,13 @@ def test_name_place_and_times_of_a_file_do_not_count(tmp_path):
     assert digest_file(copy) == before
 
 
-def test_what_one_version_has_written_is_known_to_the_next_one(tmp_path):
+def test_digests_are_stable_across_versions(tmp_path):
     expected = hashlib.blake2b(b"3\0abc", digest_size=8).digest()
     assert digest_file(write(tmp_path / "a", b"abc")) == int.from_bytes(expected, "little")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "name that cannot be"])
-def test_what_is_no_file_has_no_digest(kind, tmp_path):
+def test_digest_file_of_a_non_file_is_none(kind, tmp_path):
     path = tmp_path / "a.png"
     if kind == "folder":
         path.mkdir()
@@ -74,7 +74,7 @@ def test_what_is_no_file_has_no_digest(kind, tmp_path):
     assert digest_file(path) == UNREADABLE
 
 
-def test_values_type_and_shape_of_an_array_count():
+def test_digest_array_depends_on_values_type_and_shape():
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
     changed = array.copy()
     changed[2, 3] = 0
@@ -85,6 +85,6 @@ def test_values_type_and_shape_of_an_array_count():
     assert digest_array(strided) == digest_array(np.ascontiguousarray(strided))
 
 
-def test_parts_are_digested_as_if_they_were_one():
+def test_digest_of_parts_equals_that_of_the_whole():
     assert digest(b"ab", b"c") == digest(b"abc") != digest(b"abd")
     assert 0 < digest() < 2**64

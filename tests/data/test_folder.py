@@ -67,7 +67,7 @@ def said(caplog):
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 
 
-def test_folder_without_manifest_takes_all_images_by_name(tmp_path):
+def test_open_folder_without_manifest_takes_all_images_by_name(tmp_path):
     names = ["b.png", "a.JPG", "deep/er/c.webp", "deep/a.jpeg", "z.bmp"]
     for seed, name in enumerate(names):
         path = tmp_path / name
@@ -85,18 +85,18 @@ def test_folder_without_manifest_takes_all_images_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", "missing"])
-def test_a_missing_folder_says_how_to_name_one(tmp_path, path):
+def test_open_folder_missing_explains_how_to_name_one(tmp_path, path):
     with pytest.raises(ConfigError, match=r"data\.path.*--config\.data\.path=DIR"):
         open_folder(path and tmp_path / path)
 
 
-def test_an_empty_folder_says_what_it_needs(tmp_path):
+def test_open_folder_empty_explains_what_is_needed(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ConfigError, match=r"holds no image.*\.jpg.*manifest\.csv"):
         open_folder(tmp_path)
 
 
-def test_decode_keeps_the_size_and_the_pixels(tmp_path):
+def test_open_folder_decode_keeps_size_and_pixels(tmp_path):
     image = random_image(size=(21, 34))
     (tmp_path / "a.png").write_bytes(encode(image))
     np.testing.assert_array_equal(open_folder(tmp_path).decode(0), image)
@@ -109,7 +109,7 @@ BAD = {
 }
 
 
-def test_a_bad_file_is_an_error_of_that_example_only(tmp_path):
+def test_open_folder_bad_file_is_an_error_of_that_example_only(tmp_path):
     for name, content in BAD.items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -128,7 +128,7 @@ def test_a_bad_file_is_an_error_of_that_example_only(tmp_path):
                 source.load(index, SMALL, "crop")
 
 
-def test_classes_of_sub_folders_are_numbered_by_name(tmp_path):
+def test_open_folder_numbers_class_folders_by_name(tmp_path):
     """As in ImageNet; an empty class keeps its number, a hidden folder has none."""
     files = ["n02/b.png", "n01/z.JPEG", "n02/a.png", "n10/deep/c.png", ".cache/x.png"]
     for name in files:
@@ -148,7 +148,7 @@ def test_classes_of_sub_folders_are_numbered_by_name(tmp_path):
     assert set(open_folder(tmp_path).ids) == {*files} - {".cache/x.png"}
 
 
-def test_class_folders_beside_other_classes_are_refused(tmp_path):
+def test_open_folder_refuses_class_folders_mixed_with_other_classes(tmp_path):
     (tmp_path / "n01").mkdir()
     with pytest.raises(ConfigError, match="holds no image"):
         open_folder(tmp_path, class_folders=True)
@@ -165,7 +165,7 @@ def test_class_folders_beside_other_classes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("is_classes", [False, True])
-def test_two_tables_in_one_folder_are_refused(tmp_path, is_classes):
+def test_open_folder_refuses_two_tables(tmp_path, is_classes):
     save(tmp_path, "n01/a.png")
     for name, label in {"manifest.csv": 3, "metadata.csv": 4}.items():
         (tmp_path / name).write_text(f"file,label\nn01/a.png,{label}\n")
@@ -174,7 +174,7 @@ def test_two_tables_in_one_folder_are_refused(tmp_path, is_classes):
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "metadata.csv"])
-def test_a_folder_in_place_of_a_table_is_refused(tmp_path, name):
+def test_open_folder_refuses_a_folder_named_like_a_table(tmp_path, name):
     save(tmp_path, "a.png", f"{name}/")
     with pytest.raises(ConfigError, match=rf"{name}: is a folder; expected a table"):
         open_folder(tmp_path)
@@ -190,7 +190,9 @@ def test_a_folder_in_place_of_a_table_is_refused(tmp_path, name):
         (["sub/other.csv", ".cache/manifest.csv"], ""),
     ],
 )
-def test_a_table_of_a_sub_folder_is_a_warning(tmp_path, caplog, tables, expected, is_classes):
+def test_open_folder_warns_of_a_table_in_a_sub_folder(
+    tmp_path, caplog, tables, expected, is_classes
+):
     save(tmp_path, "sub/a.png", "sub/deep/b.png", "else/c.png", ".cache/d.png")
     for table in tables:
         (tmp_path / table).write_text("file,label\na.png,3\n")
@@ -200,7 +202,7 @@ def test_a_table_of_a_sub_folder_is_a_warning(tmp_path, caplog, tables, expected
     assert all(re.search(expected, line) for line in told)
 
 
-def test_the_folder_of_a_run_is_no_data(tmp_path, said):
+def test_open_folder_skips_the_folder_of_a_run(tmp_path, said):
     """Which a run writes into the folder that it explains, if it is told to."""
     save(tmp_path, "a/1.png", "a/run/report/x.png", "run/media/y.png", "run/records.zarr/z.png")
     for run in ("a/run", "run"):
@@ -225,7 +227,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_every_ending_of_images_that_pillow_reads_is_read(tmp_path, suffix):
+def test_open_folder_reads_every_image_suffix_of_pillow(tmp_path, suffix):
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -236,7 +238,7 @@ def test_every_ending_of_images_that_pillow_reads_is_read(tmp_path, suffix):
     np.testing.assert_allclose(255 * source.load(1, SMALL, "crop"), 200, atol=2)
 
 
-def test_what_is_not_read_is_counted_and_named(tmp_path, said, monkeypatch):
+def test_open_folder_counts_and_names_skipped_files(tmp_path, said, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     save(tmp_path, "a.png", "sub/b.png", "c.heic", "d.HEIC", "e.txt", "README", "f.npz")
     save(tmp_path, ".DS_Store", "._a.png", "sub/Thumbs.db", "__MACOSX/a.png", ".cache/x/a.png")
@@ -248,7 +250,7 @@ def test_what_is_not_read_is_counted_and_named(tmp_path, said, monkeypatch):
     assert line.endswith("1 of other kinds")
 
 
-def test_that_all_is_read_is_said_too(tmp_path, said):
+def test_open_folder_reports_that_all_files_are_read(tmp_path, said):
     save(tmp_path, "a.png")
     open_folder(tmp_path)
     assert said() == "1 images; 0 files not read"
@@ -258,14 +260,14 @@ def test_that_all_is_read_is_said_too(tmp_path, said):
     "labels.csv", "Manifest.csv", "manifest.tsv", "metadata.jsonl", "labels.txt", "labels.json",
     "label.TXT", "annotations.json", "metadata.json", "manifest.txt", "labels.v2.txt",
 ])  # fmt: skip
-def test_a_table_that_is_not_read_is_a_warning(tmp_path, caplog, name):
+def test_open_folder_warns_of_an_unread_table(tmp_path, caplog, name):
     save(tmp_path, "a.png")
     (tmp_path / name).write_text("file,label\na.png,3\n")
     assert labels_of(open_folder(tmp_path)) == {"a.png": UNKNOWN_LABEL}
     assert f"from a table named manifest.csv or metadata.csv, not from {name}" in caplog.text
 
 
-def test_links_to_folders_are_followed_once(tmp_path, said):
+def test_open_folder_follows_links_to_folders_once(tmp_path, said):
     save(tmp_path / "elsewhere", "x.png", "deep/y.png")
     save(tmp_path / "images", "a/b.png")
     images = tmp_path / "images"
@@ -278,7 +280,7 @@ def test_links_to_folders_are_followed_once(tmp_path, said):
     assert "link to a folder that is read already" in said()
 
 
-def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, said, monkeypatch):
+def test_open_folder_counts_a_folder_without_access(tmp_path, said, monkeypatch):
     save(tmp_path, "a.png", "locked/b.png")
     scandir = os.scandir
 
@@ -292,7 +294,7 @@ def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, said, monkeypatch):
     assert "1 files not read: 1 folder that cannot be opened (Permission denied)" in said()
 
 
-def test_a_single_image_is_a_folder_of_one(tmp_path, said):
+def test_open_folder_accepts_a_single_image(tmp_path, said):
     save(tmp_path, "a.png", "b.png")
     source = open_folder(tmp_path / "b.png")
     assert list(source.ids) == ["b.png"]
@@ -308,13 +310,13 @@ def test_a_single_image_is_a_folder_of_one(tmp_path, said):
         ("a.npz", r"a\.npz: .*; for arrays: --config\.data\.source=npz"),
     ],
 )
-def test_a_single_file_that_is_no_image_is_refused(tmp_path, name, message):
+def test_open_folder_refuses_a_single_file_that_is_no_image(tmp_path, name, message):
     (tmp_path / name).write_text("no image")
     with pytest.raises(ConfigError, match=message):
         open_folder(tmp_path / name)
 
 
-def test_a_split_without_a_table_is_refused(tmp_path):
+def test_open_folder_refuses_a_split_without_a_table(tmp_path):
     save(tmp_path, "val/a/x.png", "train/a/x.png")
     for is_classes in (False, True):
         with pytest.raises(ConfigError, match=r"data\.split=val .* --config\.data\.path=.*/val"):
@@ -353,7 +355,7 @@ def test_a_split_without_a_table_is_refused(tmp_path):
         (["class2", "class10", "class1"], without_names(3), [2, 1, 0]),
     ],
 )  # fmt: skip
-def test_class_folders_mean_what_their_names_say(tmp_path, names, classifier, expected):
+def test_open_folder_class_folders_are_matched_by_name(tmp_path, names, classifier, expected):
     save(tmp_path, *(f"{name}/x.png" for name in names))
     source = open_folder(tmp_path, classifier, class_folders=True)
     wanted = {f"{name}/x.png": label for name, label in zip(names, expected, strict=True)}
@@ -382,15 +384,13 @@ def test_class_folders_mean_what_their_names_say(tmp_path, names, classifier, ex
         (["10", "2"], with_names("0", "1", "10", "2"), "'10' is the name of class 2 .* another"),
     ],
 )
-def test_class_folders_that_may_mean_something_else_are_refused(
-    tmp_path, names, classifier, message
-):
+def test_open_folder_refuses_ambiguous_class_folders(tmp_path, names, classifier, message):
     save(tmp_path, *(f"{name}/x.png" for name in names))
     with pytest.raises(ConfigError, match=rf"^data\.class_folders.*{message}"):
         open_folder(tmp_path, classifier, class_folders=True)
 
 
-def test_how_class_folders_are_numbered_is_said(tmp_path, said, caplog):
+def test_open_folder_reports_the_numbers_of_class_folders(tmp_path, said, caplog):
     save(tmp_path, "a/1.png", "b/1.png", "b/2.png", "b/n.txt", "c/", "note.txt", "__MACOSX/x.png")
     open_folder(tmp_path, with_names("cat", "dog", "fox"), class_folders=True)
     counted, order = said().splitlines()
@@ -407,7 +407,7 @@ def test_how_class_folders_are_numbered_is_said(tmp_path, said, caplog):
     assert collections.Counter(r.levelname for r in caplog.records) == {"INFO": 3}
 
 
-def test_files_of_a_folder_are_opened_in_their_order_without_labels(tmp_path):
+def test_open_source_files_keep_their_order_without_labels(tmp_path):
     for name in ("a.png", "sub/b.png", "c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
@@ -425,7 +425,7 @@ def test_files_of_a_folder_are_opened_in_their_order_without_labels(tmp_path):
         (("a.png", "a.png"), "names one of its 2 files more than once"),
     ],
 )
-def test_files_that_are_missing_or_repeated_are_refused(files, message, tmp_path):
+def test_open_source_refuses_missing_or_repeated_files(files, message, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match=message):
         open_source(DataConfig(source="folder", path=str(tmp_path), files=files))

@@ -68,7 +68,7 @@ def with_orientation(value):
     return exif
 
 
-def test_crop_covers_the_size_with_a_margin_and_cuts_the_centre():
+def test_fit_crop_cuts_the_centre_with_a_margin():
     """A horizontal ramp of value = column: the cut-out is the centre, 7/8 of the short side."""
     ramp = Image.fromarray(np.tile(np.arange(240, dtype=np.uint8), (96, 1))).convert("RGB")
     result = fit(ramp, (84, 84), "crop")
@@ -79,7 +79,7 @@ def test_crop_covers_the_size_with_a_margin_and_cuts_the_centre():
     np.testing.assert_array_equal(tall.transpose(1, 0, 2), result)
 
 
-def test_cover_cuts_the_centre_without_a_margin():
+def test_fit_cover_cuts_the_centre_without_a_margin():
     image = random_image(size=(96, 240))
     expected = np.asarray(image)[:, 72:168]
     np.testing.assert_array_equal(fit(image, (96, 96), "cover"), expected)
@@ -88,7 +88,7 @@ def test_cover_cuts_the_centre_without_a_margin():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("shape", [(300, 451), (451, 300), (37, 37)])
 @pytest.mark.parametrize(("resize", "margin"), [("crop", 256 / 224), ("cover", 1.0)])
-def test_cutting_equals_resizing_the_short_side_and_cutting_the_centre(shape, size, resize, margin):
+def test_fit_crop_equals_resize_then_centre_crop(shape, size, resize, margin):
     # Pillow rounds and clips between its two passes, and which comes first depends on the sizes:
     # grey enough that overshoot is not clipped, equal up to two roundings.
     image = random_image(size=shape).point(lambda value: 64 + value // 2)
@@ -101,7 +101,7 @@ def test_cutting_equals_resizing_the_short_side_and_cutting_the_centre(shape, si
 
 
 @pytest.mark.parametrize("crop", [1.0, 0.95, 0.5])
-def test_the_share_of_a_crop_is_that_of_the_side(crop):
+def test_fit_crop_share_is_of_the_side(crop):
     image = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1))).convert("RGB")
     result = fit(image, (100, 100), Resize("crop", crop))[..., 0].astype(float)
     assert result[0, -1] - result[0, 0] == pytest.approx(198 * crop, abs=2)
@@ -111,7 +111,7 @@ def test_the_share_of_a_crop_is_that_of_the_side(crop):
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_images_are_scaled_with_the_filter_that_is_asked_for(interpolation):
+def test_fit_scales_with_the_requested_filter(interpolation):
     image = random_image(size=(60, 90))
     expected = image.resize((30, 20), Image.Resampling[interpolation.upper()])
     result = fit(image, (20, 30), Resize("stretch", interpolation=interpolation))
@@ -120,7 +120,7 @@ def test_images_are_scaled_with_the_filter_that_is_asked_for(interpolation):
     assert (result == usual).all() == (interpolation == "bicubic")
 
 
-def test_stretch_shows_the_whole_image():
+def test_fit_stretch_shows_the_whole_image():
     ramp = Image.fromarray(np.tile(np.arange(0, 240, dtype=np.uint8), (96, 1))).convert("RGB")
     result = fit(ramp, (32, 24), "stretch")
     assert result.shape == (32, 24, 3)
@@ -133,20 +133,20 @@ def test_stretch_shows_the_whole_image():
 
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5000, 1), (40, 30), (223, 4999)])
-def test_every_shape_of_image_fits(shape, resize):
+def test_fit_accepts_every_shape(shape, resize):
     for image, channels in ((random_image(size=shape), 3), (to_grey(random_image(size=shape)), 1)):
         pixels = fit(image, (16, 24), resize)
         assert pixels.shape == (16, 24, channels)
         assert pixels.dtype == np.uint8
 
 
-def test_white_and_black_stay_white_and_black():
+def test_fit_keeps_white_and_black():
     for value in (0, 255):
         image = Image.new("RGB", (50, 70), (value,) * 3)
         np.testing.assert_array_equal(fit(image, (32, 32), "crop"), value)
 
 
-def test_pixels_are_scaled_to_the_same_bits_on_the_host_and_on_devices():
+def test_to_floats_gives_the_same_bits_on_host_and_device():
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     expected = pixels.astype(np.float32) / np.float32(255)
     on_host, on_device = to_floats(pixels), jax.jit(to_floats)(pixels)
@@ -204,13 +204,13 @@ def of_infill_folder(config):
         of_infill_folder,
     ],
 )
-def test_one_colour_is_the_same_grey_wherever_it_is_read(path, coloured, monkeypatch):
+def test_to_grey_of_one_colour_is_the_same_on_every_path(path, coloured, monkeypatch):
     monkeypatch.setattr(_log, "heldout_masks", lambda count, size: {})
     np.testing.assert_allclose(path(coloured), round(0.299 * 200 + 0.587 * 50), rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
-def test_a_grey_image_stays_itself(value):
+def test_to_grey_keeps_a_grey_image(value):
     grey = Image.new("L", (3, 2), value)
     np.testing.assert_array_equal(to_grey(to_rgb(grey)), value)
 
@@ -228,7 +228,7 @@ def test_a_grey_image_stays_itself(value):
         ((100, 100), (300, 200), "cover", [60 - 50, 60, 360 - 50, 270]),
     ],
 )
-def test_boxes_move_as_computed_by_hand(image_size, size, resize, expected):
+def test_fit_boxes_equals_a_hand_computation(image_size, size, resize, expected):
     result = fit_boxes(np.array([[20, 20, 120, 90]]), image_size, size, resize)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, [expected], rtol=1e-6)
@@ -244,7 +244,7 @@ def extent(image):
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_painted_rectangle_is_found_in_its_box(shape, size, resize):
+def test_fit_boxes_follows_a_painted_rectangle(shape, size, resize):
     height, width = shape
     box = [int(0.4 * width), int(0.4 * height), int(0.65 * width), int(0.6 * height)]
     image = Image.new("RGB", (width, height), (64,) * 3)
@@ -256,14 +256,14 @@ def test_a_painted_rectangle_is_found_in_its_box(shape, size, resize):
     np.testing.assert_allclose(boxes, [found] * 2, atol=0.15)
 
 
-def test_no_boxes_stay_none_and_another_shape_is_refused():
+def test_fit_boxes_keeps_none_and_refuses_another_shape():
     assert fit_boxes(np.zeros((0, 4)), (30, 40), (8, 8), "crop").shape == (0, 4)
     for shape in [(4,), (2, 5), (1, 1, 4)]:
         with pytest.raises(ValueError, match=r"boxes have shape .*expected \[k, 4\]"):
             fit_boxes(np.zeros(shape), (30, 40), (8, 8), "crop")
 
 
-def test_an_unknown_way_to_resize_is_refused():
+def test_fit_refuses_an_unknown_resize_method():
     with pytest.raises(ValueError, match="resize is 'pad'; expected crop, cover or stretch"):
         fit(random_image(), (8, 8), "pad")
 
@@ -283,13 +283,13 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_no_image_is_unreadable(content):
+def test_decode_refuses_data_that_is_no_image(content):
     with pytest.raises(UnreadableImageError, match=r"^it: \w+: \S+"):
         decode(content)
 
 
 @pytest.mark.parametrize("side", [12_000, 20_000])
-def test_a_huge_image_is_refused_by_its_header(side):
+def test_decode_refuses_a_huge_image_by_its_header(side):
     """Decoding would fail for the missing pixels, with another message."""
     with pytest.raises(
         UnreadableImageError, match=r"it: .*(are more than 100,000,000|exceeds limit)"
@@ -301,7 +301,7 @@ def test_a_huge_image_is_refused_by_its_header(side):
     ("limit", "expected"),
     [(1200, (40, 30)), (1199, (20, 15)), (299, (10, 8)), (79, (5, 4)), (20, (5, 4))],
 )
-def test_a_jpeg_beyond_the_limit_is_decoded_at_a_smaller_scale(monkeypatch, limit, expected):
+def test_decode_reduces_a_jpeg_beyond_the_limit(monkeypatch, limit, expected):
     monkeypatch.setattr(images, "_MAX_PIXELS", limit)
     image = Image.new("RGB", (30, 40), (200, 50, 0))
     result = decode(encode(image, "JPEG", quality=100, exif=with_orientation(6)))
@@ -313,7 +313,7 @@ def test_a_jpeg_beyond_the_limit_is_decoded_at_a_smaller_scale(monkeypatch, limi
             decode(content)
 
 
-def test_a_jpeg_beyond_the_limit_of_pillow_is_opened(tmp_path, monkeypatch):
+def test_open_file_reads_a_jpeg_beyond_the_limit_of_pillow(tmp_path, monkeypatch):
     """A phone of 200 megapixels; of others Pillow's refusal stands."""
     for name in ("a.jpg", "b.png"):
         random_image().save(tmp_path / name)
@@ -326,25 +326,25 @@ def test_a_jpeg_beyond_the_limit_of_pillow_is_opened(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_values_without_a_known_white_are_refused(dtype):
+def test_decode_refuses_values_without_a_known_white(dtype):
     """Pillow would clip them to 0 to 255: floats in [0, 1] would be a black image."""
     content = encode(Image.fromarray(np.ones((5, 7), dtype)), "TIFF")
     with pytest.raises(UnreadableImageError, match="32 bits, and which of them is white is not"):
         decode(content)
 
 
-def test_pixels_are_not_copied_where_they_are_right():
+def test_to_rgb_does_not_copy_rgb_pixels():
     """A second copy of the largest image that is allowed takes 400 MB."""
     with images.reading("it"), Image.open(io.BytesIO(encode(random_image(), "JPEG"))) as image:
         assert images.to_rgb(image) is image
 
 
-def test_sizes_that_pillow_warns_of_but_we_allow_are_read_in_silence(monkeypatch):
+def test_decode_silences_size_warnings_of_pillow(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert decode(encode(random_image())).size == (30, 40)
 
 
-def test_silence_ends_with_the_last_thread_that_reads():
+def test_reading_restores_warnings_after_the_last_thread():
     """Two that overlap, in the order that puts back the wrong filters when each keeps its own."""
     palette = Image.open(io.BytesIO(encode(random_image().quantize(4), transparency=bytes(4))))
     palette.load()
@@ -391,7 +391,7 @@ def then_white(image):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_image_decodes_to_rgb(kind):
+def test_decode_converts_every_image_mode_to_rgb(kind):
     """Four flat quarters: black, white, and two greys that only the bilevel image cannot hold."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:16, 16:], pixels[16:, :16], pixels[16:, 16:] = 255, 64, 192
@@ -402,18 +402,18 @@ def test_every_kind_of_image_decodes_to_rgb(kind):
     assert fit(result, (8, 8), "stretch").shape == (8, 8, 3)
 
 
-def test_colours_are_rgb_not_bgr():
+def test_decode_gives_rgb_not_bgr():
     result = decode(encode(Image.new("RGB", (9, 9), (255, 128, 0))))
     assert result.getpixel((4, 4)) == (255, 128, 0)
 
 
-def test_16_bit_grey_keeps_its_scale():
+def test_decode_keeps_the_scale_of_16_bit_grey():
     values = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     result = np.asarray(decode(encode(Image.fromarray(values))))
     np.testing.assert_array_equal(result, np.round(values / 257)[..., None].repeat(3, -1))
 
 
-def test_16_bit_colours_keep_their_scale():
+def test_decode_keeps_the_scale_of_16_bit_colours():
     values = np.random.default_rng(0).integers(0, 65536, (7, 5, 3)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     result = np.asarray(decode(png((5, 7, 16, 2, 0, 0, 0), rows)))
@@ -451,7 +451,7 @@ def rgba(mode):
     ],
     ids=["alpha", "palette", "colour key", "grey"],
 )
-def test_transparent_parts_show_white(content, expected):
+def test_decode_shows_transparent_parts_in_white(content, expected):
     np.testing.assert_allclose(np.asarray(decode(content))[0], expected, atol=1)
 
 
@@ -468,14 +468,14 @@ TURNS = {
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-def test_exif_orientation_is_respected(orientation):
+def test_decode_applies_the_exif_orientation(orientation):
     image = random_image()
     result = decode(encode(image, exif=with_orientation(orientation)))
     np.testing.assert_array_equal(result, TURNS[orientation](np.asarray(image)))
 
 
 @pytest.mark.parametrize("orientation", [*TURNS, 0, 9])
-def test_boxes_of_stored_pixels_turn_with_the_image(orientation):
+def test_upright_boxes_turn_with_the_image(orientation):
     """A rectangle of its own is painted for each box; it is found where the box has moved."""
     stored = Image.new("RGB", (40, 25))
     boxes = np.array([[4, 5, 20, 10], [30, 15, 40, 25]])
@@ -490,7 +490,7 @@ def test_boxes_of_stored_pixels_turn_with_the_image(orientation):
     assert moved.dtype == np.float32
 
 
-def test_damaged_exif_leaves_the_pixels_readable():
+def test_decode_ignores_damaged_exif():
     exif = bytearray(with_orientation(6).tobytes())
     image = random_image()
     for metadata in (bytes(exif[:-6]), b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(exif[12:])):
@@ -514,14 +514,14 @@ def make_link(path):
     ],
     ids=["pipe", "folder", "broken link", "empty file"],
 )
-def test_what_is_no_file_is_unreadable(tmp_path, make, reason):
+def test_open_file_refuses_a_non_file(tmp_path, make, reason):
     path = tmp_path / "x.jpg"
     make(path)
     with pytest.raises(UnreadableImageError, match=rf"^x\.jpg: {reason}"), images.reading("x.jpg"):
         images.open_file(path)
 
 
-def test_a_link_to_an_image_is_read(tmp_path):
+def test_open_file_follows_a_link(tmp_path):
     (tmp_path / "a.png").write_bytes(encode(random_image()))
     (tmp_path / "b.png").symlink_to("a.png")
     with images.open_file(tmp_path / "b.png") as image:

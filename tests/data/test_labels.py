@@ -23,7 +23,7 @@ def tfds_labels(path):
     return tuple(text.read_text(encoding="utf-8").split())
 
 
-def test_synsets_are_in_the_order_of_imagenet():
+def test_classes_synsets_are_in_the_order_of_imagenet():
     assert tfds_labels("datasets/imagenet2012/labels.txt") == SYNSETS
     # Which is that of their numbers in WordNet.
     assert list(SYNSETS) == sorted(set(SYNSETS))
@@ -32,7 +32,7 @@ def test_synsets_are_in_the_order_of_imagenet():
         assert names[Classes().find(synset)].startswith(name)
 
 
-def test_the_classes_of_imagenette_are_found_among_the_1000():
+def test_classes_find_those_of_imagenette_among_the_1000():
     """Their indices as torchvision documents them for its ImageNet weights."""
     found = [Classes(count=1000).find(s) for s in tfds_labels(
         "image_classification/imagenette_labels.txt"
@@ -53,7 +53,7 @@ def constant(params, images):
         (Classifier((), constant, class_names=("a", "b")), Classes(("a", "b"), 2)),
     ],
 )
-def test_the_classes_of_a_classifier_are_known_without_running_it(classifier, expected):
+def test_classes_of_a_classifier_need_no_forward_pass(classifier, expected):
     assert Classes.of(classifier) == expected
     assert Classes.of(classifier).are_known == (expected != Classes())
 
@@ -78,7 +78,7 @@ def test_the_classes_of_a_classifier_are_known_without_running_it(classifier, ex
         ((), "n01440764tench", None),
     ],
 )
-def test_a_text_means_a_class_or_none(names, text, expected):
+def test_classes_find_a_text_as_one_class_or_none(names, text, expected):
     assert Classes(names, len(names) or None).find(text) == expected
 
 
@@ -91,12 +91,12 @@ def test_a_text_means_a_class_or_none(names, text, expected):
         (("dog, hound", "Dog"), "dog", "a name of classes 0 .* and 1 "),
     ],
 )
-def test_a_text_that_may_mean_two_classes_is_an_error(names, text, message):
+def test_classes_refuse_an_ambiguous_text(names, text, message):
     with pytest.raises(ValueError, match=message):
         Classes(names, len(names)).find(text)
 
 
-def test_a_long_list_is_described_by_its_first(caplog):
+def test_classes_number_names_only_the_first_of_a_long_list(caplog):
     caplog.set_level("INFO", "cfx_jax")
     assert Classes().number([str(i) for i in np.arange(9)], "labels") == list(range(9))
     assert caplog.messages == [

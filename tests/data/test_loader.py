@@ -29,7 +29,7 @@ def source(tmp_path):
     return open_source(DataConfig(source="folder", path=str(tmp_path)))
 
 
-def test_units_come_in_their_order_with_their_examples(source):
+def test_load_units_keeps_the_order_of_units_and_examples(source):
     loaded = list(load_units(source, UNITS, SHAPE, "stretch"))
     assert [examples.unit for examples in loaded] == [0, 2, 1, 3]
     assert [examples.ids for examples in loaded[:2]] == [
@@ -45,7 +45,7 @@ def test_units_come_in_their_order_with_their_examples(source):
                                              (b"6.png", b"7.png", b"8.png")]  # fmt: skip
 
 
-def test_an_unreadable_example_has_a_row_but_no_image(source):
+def test_load_units_unreadable_example_has_a_row_but_no_image(source):
     [examples] = load_units(source, [(1, range(3, 6))], SHAPE, "crop")
     assert examples.ids == ["3.png", "4.png", "5.png"]
     assert examples.labels.tolist() == [3, 4, 5]
@@ -57,7 +57,7 @@ def test_an_unreadable_example_has_a_row_but_no_image(source):
     assert problem.startswith("4.png: ")
 
 
-def test_a_unit_of_unreadable_examples_alone(source):
+def test_load_units_accepts_a_unit_of_unreadable_examples(source):
     [examples] = load_units(source, [(0, range(4, 5))], SHAPE, "crop")
     assert examples.pixels.shape == (0, *SHAPE)
     assert examples.readable.size == examples.identities.size == 0
@@ -89,7 +89,7 @@ class Counted:
         return np.zeros(shape, np.uint8)
 
 
-def test_decoding_stays_a_bounded_way_ahead():
+def test_load_units_decodes_a_bounded_number_ahead():
     source = Counted()
     units = load_units(source, [(i, range(5 * i, 5 * i + 5)) for i in range(20)], SHAPE, "crop")
     for taken in range(1, 6):
@@ -105,7 +105,7 @@ def test_decoding_stays_a_bounded_way_ahead():
     assert len(source.loaded) == 5 * 7
 
 
-def test_an_error_that_is_none_of_the_image_ends_the_run():
+def test_load_units_raises_errors_unrelated_to_images():
     units = load_units(Counted(error_at=7), [(i, range(5 * i, 5 * i + 5)) for i in range(4)],
                        SHAPE, "crop")  # fmt: skip
     assert next(units).unit == 0

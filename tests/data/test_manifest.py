@@ -63,7 +63,7 @@ def write_manifest(folder, rows, header=("file", "label"), encoding="utf-8"):
         csv.writer(file).writerows([header, *rows])
 
 
-def test_folder_with_manifest_follows_its_order_and_labels(tmp_path):
+def test_manifest_sets_order_and_labels(tmp_path):
     (tmp_path / "n01").mkdir()
     for seed, name in enumerate(["n01/a.png", "b.png", "unlisted.png"]):
         (tmp_path / name).write_bytes(encode(Image.new("RGB", (9, 9), (50 * seed, 0, 0))))
@@ -113,7 +113,7 @@ TABLES = {
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_table_means_the_same_however_it_is_spelt(tmp_path, kind, encoding):
+def test_manifest_spelling_does_not_change_its_meaning(tmp_path, kind, encoding):
     save(tmp_path, "a.png", "b.png")
     (tmp_path / "manifest.csv").write_bytes(TABLES[kind].encode(encoding))
     source = open_folder(tmp_path, NAMES)
@@ -121,7 +121,7 @@ def test_a_table_means_the_same_however_it_is_spelt(tmp_path, kind, encoding):
     assert [source.decode(i).size for i in range(2)] == [(4, 3)] * 2
 
 
-def test_a_table_of_hugging_face_is_read_by_its_name(tmp_path):
+def test_manifest_of_hugging_face_is_read_by_its_name(tmp_path):
     save(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\na.png,3\n")
     assert labels_of(open_folder(tmp_path)) == {"a.png": 3}
@@ -176,7 +176,7 @@ def test_a_table_of_hugging_face_is_read_by_its_name(tmp_path):
         (",,\n", "the first line names ''"),
     ],
 )
-def test_a_table_that_may_mean_something_else_is_refused(tmp_path, text, message):
+def test_manifest_that_is_ambiguous_is_refused(tmp_path, text, message):
     save(tmp_path, "a.png", "b.png")
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -193,7 +193,7 @@ def test_a_table_that_may_mean_something_else_is_refused(tmp_path, text, message
         ("käse.png", "cp1252", "is not UTF-8 at byte 12; save it as CSV in UTF-8"),
     ],
 )
-def test_a_table_that_is_not_utf_8_is_refused(tmp_path, name, encoding, message):
+def test_manifest_that_is_not_utf_8_is_refused(tmp_path, name, encoding, message):
     save(tmp_path, name)
     (tmp_path / "manifest.csv").write_bytes(f"file,label\n{name},1\n".encode(encoding))
     with pytest.raises(ConfigError, match=rf"^{tmp_path}/manifest\.csv: {message}") as caught:
@@ -201,7 +201,7 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path, name, encoding, message)
     assert "\n" not in str(caught.value)
 
 
-def test_labels_of_imagenet_are_synsets_names_or_numbers(tmp_path):
+def test_manifest_labels_are_synsets_names_or_numbers(tmp_path):
     texts = ["281", "n02123045", "tabby cat", "n02123045_tabby", "TABBY", "missile", "cardigan"]
     save(tmp_path, *(f"{i}.png" for i in range(len(texts))))
     write_manifest(tmp_path, [(f"{i}.png", text) for i, text in enumerate(texts)])
@@ -213,7 +213,7 @@ def test_labels_of_imagenet_are_synsets_names_or_numbers(tmp_path):
             open_folder(tmp_path, names)
 
 
-def test_the_table_of_the_documentation_is_read_as_it_says(tmp_path):
+def test_manifest_of_the_documentation_is_read_as_documented(tmp_path):
     page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text()
     (table,) = re.findall(r"```text\n(file,.*?)```", page, re.DOTALL)
     save(tmp_path, *(f"cats/{i}.jpg" for i in range(1, 5)))
@@ -225,7 +225,7 @@ def test_the_table_of_the_documentation_is_read_as_it_says(tmp_path):
     assert list(open_folder(tmp_path, names, split="test").ids) == ["cats/3.jpg", "cats/4.jpg"]
 
 
-def test_names_without_a_classifier_are_errors_when_they_are_asked_for(tmp_path):
+def test_manifest_names_without_a_classifier_fail_when_read(tmp_path):
     """Who only trains on the images needs no labels."""
     save(tmp_path, "a.png", "b.png")
     write_manifest(tmp_path, [("a.png", "cat"), ("b.png", "n02123045")])
@@ -236,7 +236,7 @@ def test_names_without_a_classifier_are_errors_when_they_are_asked_for(tmp_path)
         source.label(0)
 
 
-def test_a_file_under_two_labels_is_two_examples(tmp_path):
+def test_manifest_file_under_two_labels_is_two_examples(tmp_path):
     save(tmp_path, "a.png", "b.png")
     rows = [("a.png", 1), ("./a.png", "dog"), ("b.png", 2), ("a.png", "")]
     write_manifest(tmp_path, rows)
@@ -246,7 +246,7 @@ def test_a_file_under_two_labels_is_two_examples(tmp_path):
     assert [source.decode(i).size for i in range(4)] == [(4, 3)] * 4
 
 
-def test_paths_may_be_absolute_or_of_windows(tmp_path):
+def test_manifest_accepts_absolute_and_windows_paths(tmp_path):
     save(tmp_path, "sub/a.png", "b.png")
     rows = [("sub\\a.png", 1), (str(tmp_path / "b.png"), 2)]
     write_manifest(tmp_path, rows)
@@ -276,9 +276,7 @@ def test_paths_may_be_absolute_or_of_windows(tmp_path):
     ],
 )
 @pytest.mark.parametrize("opened", ["folder", "link"])
-def test_ids_are_paths_inside_the_folder_however_they_are_written(
-    tmp_path, opened, written, expected
-):
+def test_manifest_ids_are_normalised_paths_inside_the_folder(tmp_path, opened, written, expected):
     save(tmp_path, "folder/sub/a.png", "folder/b.png", "folder/x.png", "outside/c.png")
     (tmp_path / "link").symlink_to("folder")
     places = {name: str(tmp_path / name) for name in ("folder", "link", "outside")}
@@ -303,14 +301,14 @@ def test_ids_are_paths_inside_the_folder_however_they_are_written(
         (b"SQLite format 3\0", "a database"),
     ],
 )
-def test_another_kind_of_file_in_place_of_a_table_is_named(tmp_path, start, kind):
+def test_manifest_of_another_file_type_is_named(tmp_path, start, kind):
     save(tmp_path, "a.png")
     (tmp_path / "manifest.csv").write_bytes(start + bytes(range(256)))
     with pytest.raises(ConfigError, match=rf"manifest\.csv: is {kind}; expected text: save it as"):
         open_folder(tmp_path)
 
 
-def test_what_is_listed_and_what_is_not_is_said(tmp_path, said):
+def test_manifest_reports_listed_and_unlisted_files(tmp_path, said):
     save(tmp_path, "a.png", "b.png", "c.png", "sub/d.png")
     (tmp_path / "notes.txt").write_text("x")
     write_manifest(tmp_path, [("a.png", 1, 9), ("gone.png", "", 9)], ("file", "label", "weight"))
@@ -349,7 +347,7 @@ TRUTH = {"a.png": 1, "käse.png": 2, "b;c.png": 4, "d.png": 6, "e f.png": 8, "g.
     file=SPELLINGS, label=LABEL_COLUMNS, delimiter=DELIMITERS, encoding=ENCODINGS, quote=QUOTES,
     end=ENDS, are_names=st.booleans(), is_swapped=st.booleans(), more=st.sampled_from(["", "x"]),
 )  # fmt: skip
-def test_no_spelling_of_a_table_changes_a_label_without_an_error(
+def test_manifest_no_spelling_silently_changes_a_label(
     folder_of_truth, file, label, delimiter, encoding, quote, end, are_names, is_swapped, more
 ):
     rows = [(file, label), *((n, CLASSES[i] if are_names else str(i)) for n, i in TRUTH.items())]
@@ -381,7 +379,7 @@ def folder_of_truth(tmp_path_factory):
     return folder
 
 
-def test_a_split_takes_the_rows_of_the_manifest_that_have_it(tmp_path):
+def test_manifest_split_selects_its_rows(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(encode(random_image()))
     rows = [("a.png", 3, "train"), ("b.png", 4, "heldout"), ("c.png", "", "train")]
@@ -396,14 +394,14 @@ def test_a_split_takes_the_rows_of_the_manifest_that_have_it(tmp_path):
         open_folder(tmp_path, split="train")
 
 
-def test_a_folder_in_a_manifest_is_unreadable(tmp_path):
+def test_manifest_row_naming_a_folder_is_unreadable(tmp_path):
     (tmp_path / "x.jpg").mkdir()
     write_manifest(tmp_path, [("x.jpg", 1)])
     with pytest.raises(UnreadableImageError, match=r"x\.jpg: ValueError: is not a file"):
         open_folder(tmp_path).load(0, SMALL, "crop")
 
 
-def test_boxes_come_from_the_manifest(tmp_path):
+def test_manifest_gives_boxes(tmp_path):
     texts = ["", "1 2 30 4.5", " 0 0 5 5 ;  6 7 8 9;", "-3 0 4 4"]
     rows = [(f"{i}.png", text) for i, text in enumerate(texts)]
     save(tmp_path, "0.png")
@@ -421,14 +419,14 @@ def test_boxes_come_from_the_manifest(tmp_path):
     "text",
     ["1 2 3", "1 2 3 4 5", "1,2,3,4", "1 2 3 x", "5 0 4 9", "0 5 9 4", "0 0 nan 4", "0 0 inf 4"],
 )
-def test_bad_boxes_in_a_manifest_are_refused(tmp_path, text):
+def test_manifest_refuses_bad_boxes(tmp_path, text):
     write_manifest(tmp_path, [("a.png", text)], header=("file", "boxes"))
     with pytest.raises(ConfigError, match=rf"line 2: .*{text.split()[-1]}.*column `boxes` such as"):
         open_folder(tmp_path)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_boxes_are_fitted_without_decoding(tmp_path, monkeypatch, orientation):
+def test_fitted_boxes_need_no_decoding(tmp_path, monkeypatch, orientation):
     """The right half of an upright image, whichever way it is stored."""
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -41,7 +41,7 @@ def contents(folder):
         ("bytes of an image that is none", b"none"),
     ],
 )
-def test_a_change_of_an_example_is_one_of_its_content(name, change, folder):
+def test_content_changes_with_the_example(name, change, folder):
     before = contents(folder)
     changed = 0
     if isinstance(change, tuple):
@@ -57,13 +57,13 @@ def test_a_change_of_an_example_is_one_of_its_content(name, change, folder):
     assert len({*before, *after}) == 5
 
 
-def test_what_is_not_there_has_no_content(folder):
+def test_content_of_a_missing_file_is_none(folder):
     (folder / "b.png").unlink()
     assert [content == UNREADABLE for content in contents(folder)] == [False, True, False, False]
 
 
 @pytest.mark.parametrize("name", ["images", "labels"])
-def test_a_change_of_an_array_is_one_of_an_example(name, tmp_path):
+def test_content_changes_with_the_array(name, tmp_path):
     arrays = {"images": np.full((3, 8, 8), 9, np.uint8), "labels": np.arange(3)}
 
     def read():
@@ -78,7 +78,7 @@ def test_a_change_of_an_array_is_one_of_an_example(name, tmp_path):
     assert (before[1][1] == after[1][1]) == (name == "labels")
 
 
-def test_bundled_photographs_have_digests():
+def test_digest_of_bundled_photographs_exists():
     source = open_source(DataConfig())
     digests = {source.digest(index) for index in range(3)}
     assert len(digests) == 3

@@ -34,7 +34,7 @@ def open_folder(path, **options):
     return open_source(DataConfig(source="folder", path=str(path), **options))
 
 
-def test_bundled_photographs_have_stable_ids_and_labels():
+def test_open_source_demo_has_stable_ids_and_labels():
     source = open_source(DataConfig())
     assert list(source.ids) == ["coffee", "motorcycle", "traffic_light"]
     assert [source.label(i) for i in range(len(source))] == [967, 665, 920]
@@ -44,7 +44,7 @@ def test_bundled_photographs_have_stable_ids_and_labels():
         assert image.std() > 0.1
 
 
-def test_max_examples_takes_the_first_ones(tmp_path):
+def test_open_source_max_examples_takes_the_first(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(encode(random_image()))
     assert list(open_folder(tmp_path, max_examples=2).ids) == ["a.png", "b.png"]
@@ -52,20 +52,20 @@ def test_max_examples_takes_the_first_ones(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "is_said"), [(1, True), (2, True), (3, False), (100, False)])
-def test_that_examples_are_left_out_is_said(caplog, count, is_said):
+def test_open_source_reports_examples_left_out(caplog, count, is_said):
     caplog.set_level("INFO", "cfx_jax")
     open_source(DataConfig(max_examples=count))
     assert (f"data.max_examples: the first {count} of 3" in caplog.text) == is_said
     assert ("max_examples" in caplog.text) == is_said
 
 
-def test_the_fingerprint_follows_the_ids():
+def test_fingerprint_depends_on_the_ids():
     source = open_source(DataConfig())
     assert source.fingerprint == open_source(DataConfig()).fingerprint
     assert source.fingerprint != open_source(DataConfig(max_examples=2)).fingerprint
 
 
-def test_sources_without_boxes_have_none(tmp_path):
+def test_open_source_without_boxes_has_none(tmp_path):
     (tmp_path / "a.png").write_bytes(encode(random_image()))
     for source in (open_source(DataConfig()), open_folder(tmp_path)):
         assert source.boxes(0).shape == (0, 4)
@@ -151,7 +151,7 @@ def open_tfds(folder, **options):
     return open_source(DataConfig(source="tfds", path=str(folder), **config))
 
 
-def test_a_tfds_dataset_is_read_record_by_record(tfds_dir):
+def test_open_tfds_reads_record_by_record(tfds_dir):
     source = open_tfds(tfds_dir)
     assert list(source.ids) == [f"tiny_imagenet/1.0.0/validation/{i}" for i in range(5)]
     assert sorted(source.label(i) for i in range(5)) == [0, 1, 2, 3, 4]
@@ -166,7 +166,7 @@ def test_a_tfds_dataset_is_read_record_by_record(tfds_dir):
 
 
 @pytest.mark.parametrize("split", ["validation[2:]", "validation[80%:]+validation[:1]"])
-def test_a_slice_of_a_split_keeps_ids_and_labels(tfds_dir, split):
+def test_open_tfds_slice_of_a_split_keeps_ids_and_labels(tfds_dir, split):
     whole = open_tfds(tfds_dir)
     part = open_tfds(tfds_dir, split=split)
     expected = [2, 3, 4] if split == "validation[2:]" else [4, 0]
@@ -177,7 +177,7 @@ def test_a_slice_of_a_split_keeps_ids_and_labels(tfds_dir, split):
 @pytest.mark.parametrize(
     "split", ["validation", "validation[1:3]", "validation[:2]", "validation[4:]+validation[:40%]"]
 )
-def test_tfrecord_files_hold_what_array_record_files_hold(array_record_dir, tfrecord_dir, split):
+def test_open_tfds_tfrecord_equals_array_record(array_record_dir, tfrecord_dir, split):
     expected = open_tfds(array_record_dir, split=split)
     source = open_tfds(tfrecord_dir, split=split)
     assert (source.name, list(source.ids)) == (expected.name, list(expected.ids))
@@ -187,14 +187,14 @@ def test_tfrecord_files_hold_what_array_record_files_hold(array_record_dir, tfre
             np.testing.assert_array_equal(source.decode(index), expected.decode(index))
 
 
-def test_tfrecord_files_are_read_by_several_threads(tfrecord_dir):
+def test_open_tfds_tfrecord_files_are_thread_safe(tfrecord_dir):
     source = open_tfds(tfrecord_dir)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         labels = list(pool.map(source.label, [0, 1, 2, 3, 4] * 40))
     assert labels == [source.label(index) for index in range(5)] * 40
 
 
-def test_a_cut_tfrecord_file_is_refused_when_the_dataset_is_opened(tfrecord_dir, tmp_path):
+def test_open_tfds_refuses_a_truncated_tfrecord_file(tfrecord_dir, tmp_path):
     shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
     (shard,) = tmp_path.rglob("*-00001-of-00003")
     os.truncate(shard, 700)
@@ -208,7 +208,7 @@ def test_a_cut_tfrecord_file_is_refused_when_the_dataset_is_opened(tfrecord_dir,
         open_tfds(tmp_path)
 
 
-def test_a_damaged_record_is_an_error_of_that_example_only(tfrecord_dir, tmp_path):
+def test_open_tfds_damaged_record_is_an_error_of_that_example_only(tfrecord_dir, tmp_path):
     shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
     (shard,) = tmp_path.rglob("*-00002-of-00003")
     content = bytearray(shard.read_bytes())
@@ -221,7 +221,7 @@ def test_a_damaged_record_is_an_error_of_that_example_only(tfrecord_dir, tmp_pat
     assert all(source.label(index) != UNKNOWN_LABEL for index in range(4))
 
 
-def test_digests_of_tfds_are_of_the_bytes_of_images(array_record_dir, tfrecord_dir, tmp_path):
+def test_open_tfds_digests_depend_on_image_bytes(array_record_dir, tfrecord_dir, tmp_path):
     shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
     expected = [open_tfds(array_record_dir).digest(index) for index in range(5)]
     source = open_tfds(tmp_path)
@@ -251,7 +251,7 @@ def split_fields(message):
     return fields
 
 
-def test_an_example_written_anew_is_the_same(array_record_dir, tfrecord_dir, tmp_path):
+def test_open_tfds_rewritten_example_has_the_same_content(array_record_dir, tfrecord_dir, tmp_path):
     """Features have no order: that of their names is another one in each process that writes."""
     shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
     (shard,) = tmp_path.rglob("*-00002-of-00003")
@@ -327,7 +327,9 @@ def boxes_dir(tmp_path_factory):
         ("turned", (20, 40), [[10, 20, 15, 40]]),
     ],
 )
-def test_boxes_of_tfds_are_in_pixels_of_the_upright_image(boxes_dir, folder, split, size, expected):
+def test_open_tfds_boxes_are_in_pixels_of_the_upright_image(
+    boxes_dir, folder, split, size, expected
+):
     source = open_tfds(boxes_dir / folder, name="tiny_voc", split=split)
     assert source.decode(0).size == size
     assert source.label(0) == UNKNOWN_LABEL
@@ -335,7 +337,7 @@ def test_boxes_of_tfds_are_in_pixels_of_the_upright_image(boxes_dir, folder, spl
     assert source.boxes(0).dtype == np.float32
 
 
-def test_boxes_of_another_format_are_not_taken_for_fractions(boxes_dir, tmp_path):
+def test_open_tfds_does_not_read_other_box_formats_as_fractions(boxes_dir, tmp_path):
     folder = tmp_path / "other_voc" / "1.0.0"
     shutil.copytree(boxes_dir / "tiny_voc" / "1.0.0", folder)
     for path in list(folder.iterdir()):
@@ -352,7 +354,7 @@ def test_boxes_of_another_format_are_not_taken_for_fractions(boxes_dir, tmp_path
     assert source.boxes(0).shape == (0, 4)
 
 
-def test_boxes_of_an_image_without_a_size_are_unreadable(boxes_dir):
+def test_open_tfds_boxes_without_an_image_size_are_unreadable(boxes_dir):
     source = open_tfds(boxes_dir, name="tiny_voc", split="broken")
     with pytest.raises(UnreadableImageError, match=f"^{source.ids[0]}: UnidentifiedImageError"):
         source.boxes(0)
@@ -393,7 +395,7 @@ def synsets_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1000, [482, 0, 217]), (3, [0, 1, 2])])
-def test_labels_of_tfds_are_the_classes_of_the_classifier(synsets_dir, count, expected):
+def test_open_source_maps_tfds_labels_to_the_classifier(synsets_dir, count, expected):
     def apply(params, images):
         return np.zeros((len(images), count), np.float32)
 
@@ -403,7 +405,7 @@ def test_labels_of_tfds_are_the_classes_of_the_classifier(synsets_dir, count, ex
     assert [found[i] for i in range(3)] == expected
 
 
-def test_labels_of_tfds_that_are_other_classes_are_refused(synsets_dir):
+def test_open_source_refuses_tfds_labels_of_other_classes(synsets_dir):
     config = DataConfig("tfds", str(synsets_dir), "tiny_synsets", "validation")
     with pytest.raises(
         ConfigError, match=r"labels of tiny_synsets/1.0.0: 3 classes, but .* 0 to 1"
@@ -411,11 +413,11 @@ def test_labels_of_tfds_that_are_other_classes_are_refused(synsets_dir):
         open_source(config, Classifier((), np.asarray, class_names=("cat", "dog")))
 
 
-def test_datasets_without_boxes_have_none(tfds_dir):
+def test_open_tfds_without_boxes_has_none(tfds_dir):
     assert open_tfds(tfds_dir).boxes(0).shape == (0, 4)
 
 
-def test_an_npz_file_is_no_tfds_folder():
+def test_open_tfds_refuses_an_npz_file():
     with pytest.raises(ConfigError, match=r"digits\.npz' is an .npz file: .*data\.source=npz"):
         open_tfds("digits.npz")
 
@@ -429,7 +431,7 @@ def test_an_npz_file_is_no_tfds_folder():
         ({"name": "", "split": ""}, r"TFDS said: ValueError"),
     ],
 )
-def test_a_missing_tfds_dataset_says_how_to_prepare_it(tfds_dir, options, message):
+def test_open_tfds_missing_dataset_explains_how_to_prepare_it(tfds_dir, options, message):
     with pytest.raises(ConfigError, match=message) as error:
         open_tfds(tfds_dir, **options)
     assert "file_format='array_record').download_and_prepare()" in str(error.value)
@@ -437,7 +439,7 @@ def test_a_missing_tfds_dataset_says_how_to_prepare_it(tfds_dir, options, messag
     assert "--config.data.source=folder --config.data.path=DIR" in str(error.value)
 
 
-def test_reading_tfds_does_not_need_tensorflow(tfds_dir, monkeypatch):
+def test_open_tfds_does_not_need_tensorflow(tfds_dir, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
     source = open_tfds(tfds_dir)
     assert source.label(0) in range(5)

@@ -40,13 +40,13 @@ def open_whole(path, num_records=5):
         (bytes(range(32)), 0x46DD794E),
     ],
 )
-def test_checksums_are_those_of_the_standard(data, checksum):
+def test_masked_crc32c_equals_the_standard(data, checksum):
     """RFC 3720, B.4; masked by turning it and adding a constant."""
     turned = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
     assert _masked_crc32c(data) == (turned + 0xA282EAD8) % 2**32
 
 
-def test_records_are_found_by_number(tmp_path):
+def test_tfrecords_are_found_by_number(tmp_path):
     records = random_records()
     source = open_whole(write(tmp_path / "a", records))
     assert len(source) == len(records)
@@ -54,21 +54,21 @@ def test_records_are_found_by_number(tmp_path):
         assert source[index] == records[index]
 
 
-def test_parts_of_files_are_numbered_in_their_order(tmp_path):
+def test_tfrecords_number_shard_parts_in_order(tmp_path):
     a, b = random_records(1), random_records(2)
     path_a, path_b = write(tmp_path / "a", a), write(tmp_path / "b", b)
     source = TFRecords([Shard(path_b, 5, 3, 2), Shard(path_a, 5, 0, 4), Shard(path_b, 5, 0, 1)])
     assert [source[index] for index in range(len(source))] == [*b[3:], *a[:4], b[0]]
 
 
-def test_several_threads_read_at_once(tmp_path):
+def test_tfrecords_are_read_by_several_threads(tmp_path):
     records = random_records()
     source = open_whole(write(tmp_path / "a", records))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.__getitem__, [0, 1, 2, 3, 4] * 50)) == records * 50
 
 
-def test_no_file_is_kept_open(tmp_path):
+def test_tfrecords_keep_no_file_open(tmp_path):
     """ImageNet has as many files as a process may keep open."""
     paths = [write(tmp_path / str(index), [b"one"]) for index in range(20)]
     before = len(os.listdir("/dev/fd"))
@@ -82,7 +82,7 @@ STARTS = np.cumsum([0, *(length + FRAME for length in LENGTHS)])
 
 @pytest.mark.parametrize("record", range(5))
 @pytest.mark.parametrize("kept", [1, 11, 12, -1])
-def test_a_cut_file_is_refused(tmp_path, record, kept):
+def test_tfrecords_refuse_a_truncated_file(tmp_path, record, kept):
     """Cut within the length, its checksum, before the bytes, and before the last byte."""
     path = write(tmp_path / "a", random_records())
     size = STARTS[record] + kept if kept > 0 else STARTS[record + 1] + kept
@@ -94,7 +94,7 @@ def test_a_cut_file_is_refused(tmp_path, record, kept):
 
 @pytest.mark.parametrize("record", range(5))
 @pytest.mark.parametrize("place", [0, 7, 8, 11])
-def test_a_damaged_header_is_refused(tmp_path, record, place):
+def test_tfrecords_refuse_a_damaged_header(tmp_path, record, place):
     path = tmp_path / "a"
     write(path, random_records())
     content = bytearray(path.read_bytes())
@@ -105,13 +105,13 @@ def test_a_damaged_header_is_refused(tmp_path, record, place):
 
 
 @pytest.mark.parametrize("expected", [0, 4, 6])
-def test_another_number_of_records_is_refused(tmp_path, expected):
+def test_tfrecords_refuse_another_number_of_records(tmp_path, expected):
     path = write(tmp_path / "a", random_records())
     with pytest.raises(TFRecordError, match=rf"holds 5 .* byte {STARTS[-1]}; expected {expected}$"):
         open_whole(path, expected)
 
 
-def test_a_file_that_is_cut_later_is_told_when_it_is_read(tmp_path):
+def test_tfrecords_truncated_later_fail_when_read(tmp_path):
     path = write(tmp_path / "a", random_records())
     source = open_whole(path)
     os.truncate(path, STARTS[3] + 100)
@@ -120,10 +120,10 @@ def test_a_file_that_is_cut_later_is_told_when_it_is_read(tmp_path):
         source[3]
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_tfrecords_name_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone"):
         open_whole(tmp_path / "gone")
 
 
-def test_no_shard_means_no_record():
+def test_tfrecords_without_shards_are_empty():
     assert len(TFRecords([])) == 0

@@ -40,7 +40,7 @@ def find(tmp_path):
         ["", ""],
     ],
 )
-def test_boxes_of_pixels_pass(find, rows, resize, caplog):
+def test_boxes_in_pixels_are_accepted(find, rows, resize, caplog):
     assert len(find(rows, resize)) == len(rows)
     assert not caplog.records
 
@@ -64,7 +64,7 @@ def test_boxes_move_with_the_image(find):
         (["0.1 0.1 0.9 0.9", "100 100 200 200"], 1, "1.png"),
     ],
 )
-def test_boxes_beyond_the_image_are_told_of_once(find, rows, number, first, caplog):
+def test_boxes_beyond_the_image_are_warned_of_once(find, rows, number, first, caplog):
     find(rows)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -74,6 +74,6 @@ def test_boxes_beyond_the_image_are_told_of_once(find, rows, number, first, capl
 
 
 @pytest.mark.parametrize("rows", [["0.1 0.1 0.9 0.9"], ["", "0 0 1 1", "0.2 0 0.5 0.25"]])
-def test_shares_of_the_image_are_refused(find, rows):
+def test_boxes_in_fractions_of_the_image_are_refused(find, rows):
     with pytest.raises(ConfigError, match=r"\.png' has the box .* in pixels: these look like shar"):
         find(rows)

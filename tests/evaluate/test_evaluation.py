@@ -73,7 +73,7 @@ def workdir(config, tiny, tmp_path_factory):
     return folder
 
 
-def test_tables_hold_all_methods_and_the_controls(workdir):
+def test_evaluate_tables_hold_all_methods_and_controls(workdir):
     table = json.loads((workdir / "table.json").read_text())
     methods = table["methods"]["all"]
     learnt = {f"{o}_{g}" for o in ("ssr", "sdr", "joint") for g in ("local_mean", "blur")}
@@ -99,7 +99,7 @@ def test_tables_hold_all_methods_and_the_controls(workdir):
             assert picture.size[0] > 100
 
 
-def test_the_means_are_those_of_the_images(workdir):
+def test_evaluate_means_equal_those_of_the_images(workdir):
     table = json.loads((workdir / "table.json").read_text())["methods"]["all"]
     with (workdir / "images.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -140,7 +140,7 @@ def calls(monkeypatch):
     return found
 
 
-def test_records_alone_are_enough_and_give_the_same_numbers(config, tiny, workdir, tmp_path, calls):
+def test_evaluate_from_records_alone_gives_the_same_numbers(config, tiny, workdir, tmp_path, calls):
     """With the mask of the runs: that of the default config is larger than these images."""
     runs = [str(workdir / "runs" / name) for name in config.infills]
     again = EvaluateConfig(
@@ -160,7 +160,7 @@ def test_records_alone_are_enough_and_give_the_same_numbers(config, tiny, workdi
     assert len(calls["complete"]) <= 2 * (8 + 2)
 
 
-def test_a_resumed_evaluation_measures_only_what_is_missing(config, tiny, workdir, tmp_path, calls):
+def test_evaluate_resumes_with_only_the_missing_units(config, tiny, workdir, tmp_path, calls):
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     for part, unit in (("gradient", 1), ("ssr_blur", 1), ("images", 3)):
         forget(tmp_path / "scores" / part, unit)
@@ -170,7 +170,7 @@ def test_a_resumed_evaluation_measures_only_what_is_missing(config, tiny, workdi
     assert (tmp_path / "table.json").read_bytes() == (workdir / "table.json").read_bytes()
 
 
-def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
+def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
     """As one of the same runs was before units were those of the run."""
     config = dataclasses.replace(config, infills=(), batch=BatchConfig(unit_size=3))
     with pytest.raises(RecordsError, match="unit_size: stored 1, now 3"):
@@ -189,7 +189,7 @@ def test_an_evaluation_cut_into_other_units_is_refused(config, tiny, workdir):
         ),
     ],
 )
-def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog):
+def test_adopt_warns_of_settings_that_differ_from_the_run(config, workdir, given, said, caplog):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     adopted = _study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
     assert adopted.data == config.data
@@ -199,7 +199,7 @@ def test_what_a_run_says_otherwise_is_told(config, workdir, given, said, caplog)
     assert len(caplog.records) == bool(said)
 
 
-def test_images_that_have_moved_are_asked_for_with_the_flag_that_says_so(workdir):
+def test_adopt_names_the_flag_for_images_that_moved(workdir):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     with pytest.raises(
         ConfigError, match=r"have moved .*'/gone'.*; give their new folder with --images"
@@ -214,14 +214,14 @@ def test_images_that_have_moved_are_asked_for_with_the_flag_that_says_so(workdir
         ("data", lambda fields: fields.update(form="png"), "form in its section data; .* again"),
     ],
 )
-def test_a_config_of_another_version_is_refused_in_one_line(workdir, section, change, message):
+def test_adopt_refuses_a_config_of_another_version_in_one_line(workdir, section, change, message):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     change(stored[section])
     with pytest.raises(RecordsError, match=f"lacks, or has in addition, {message}"):
         _study.adopt(EvaluateConfig(), stored, "", has_classifier=True)
 
 
-def test_a_folder_of_scores_is_no_run(workdir, tmp_path):
+def test_evaluate_refuses_a_folder_of_scores(workdir, tmp_path):
     with pytest.raises(RecordsError, match="not of explanations"):
         evaluate(EvaluateConfig(), tmp_path, [str(workdir / "scores/centre")])
 
@@ -232,7 +232,7 @@ def forget(folder, *units):
         (folder / "records.zarr/complete/c" / str(unit)).unlink()
 
 
-def test_hosts_that_see_a_run_at_other_times_measure_the_same(tiny, workdir, tmp_path, monkeypatch):
+def test_evaluate_hosts_at_different_times_measure_the_same(tiny, workdir, tmp_path, monkeypatch):
     this, stop = threading.local(), StopRequest()
     monkeypatch.setattr(jax, "process_index", lambda: this.host)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -259,12 +259,12 @@ def test_hosts_that_see_a_run_at_other_times_measure_the_same(tiny, workdir, tmp
         assert nothing == ""
 
 
-def test_a_classifier_given_in_python_is_asked_for_again(workdir, tmp_path):
+def test_evaluate_requires_a_classifier_given_in_python(workdir, tmp_path):
     with pytest.raises(ConfigError, match=r"'tiny' that was given in Python.*classifier=\.\.\."):
         evaluate(EvaluateConfig(), tmp_path, [str(workdir / "runs/blur")])
 
 
-def test_the_bar_counts_what_can_be_measured_by_now(tiny, workdir, tmp_path, capfd):
+def test_evaluate_progress_counts_the_explained_images(tiny, workdir, tmp_path, capfd):
     run = tmp_path / "blur"
     shutil.copytree(workdir / "runs" / "blur", run)
     forget(run, 0, 1)
@@ -277,7 +277,7 @@ def test_the_bar_counts_what_can_be_measured_by_now(tiny, workdir, tmp_path, cap
     assert "| 3/3 " in printed
 
 
-def test_another_classifier_is_refused(workdir, tmp_path, tiny):
+def test_evaluate_refuses_another_classifier(workdir, tmp_path, tiny):
     other, run = tiny.replace(params=jax.tree.map(jnp.zeros_like, tiny.params)), "runs/blur"
     with pytest.raises(ConfigError, match="same images and classifier"):
         evaluate(EvaluateConfig(), tmp_path, [str(workdir / run)], classifier=other)
@@ -305,7 +305,7 @@ def moved(config, workdir, tiny, tmp_path):
         (lambda folder: shutil.copy(folder / "0.png", folder / "3.png"), r"3\.png: other bytes"),
     ],
 )
-def test_masks_are_not_measured_on_other_images(moved, change, message, tmp_path):
+def test_evaluate_refuses_other_images(moved, change, message, tmp_path):
     folder, ask = moved
     change(folder)
     with pytest.raises(
@@ -321,7 +321,7 @@ def relabel(folder, row, other):
     table.write_text(table.read_text().replace(row, other))
 
 
-def test_boxes_may_come_after_the_run_but_not_after_the_evaluation(moved):
+def test_evaluate_accepts_boxes_added_before_it_but_not_after(moved):
     folder, ask = moved
     relabel(folder, "4 4 12 12", "2 2 9 9")
     table = ask()
@@ -333,7 +333,7 @@ def test_boxes_may_come_after_the_run_but_not_after_the_evaluation(moved):
     assert ask() == table
 
 
-def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
+def test_evaluate_transfers_masks_to_other_classifiers(tiny, workdir, tmp_path):
     """One that is the same, and one that predicts what the first one finds least likely."""
     twin = tiny.replace(name="twin")
     stubborn = tiny.replace(name="stubborn", apply=lambda p, x: -tiny.apply(p, x))
@@ -386,7 +386,7 @@ def test_masks_are_shown_to_other_classifiers(tiny, workdir, tmp_path):
         ({"sanity_images": -1}, "sanity_images"),
     ],
 )
-def test_a_config_that_cannot_run_is_refused(options, message):
+def test_evaluate_config_refuses_invalid_values(options, message):
     with pytest.raises(ConfigError, match=message):
         EvaluateConfig(**options).validate()
 
@@ -395,7 +395,7 @@ def test_a_config_that_cannot_run_is_refused(options, message):
     ("run", "here"),
     [({"crop": 0.95}, {"crop": 1.0}), ({}, {"crop": 0.95})],
 )
-def test_a_classifier_that_sees_other_images_is_refused(run, here, monkeypatch):
+def test_check_same_refuses_a_classifier_of_other_images(run, here, monkeypatch):
     monkeypatch.setattr(_study, "name_other_id", lambda *_: "")
     records = types.SimpleNamespace(manifest={"classifier": {"name": "net"} | run}, location="run")
     learnt = [types.SimpleNamespace(records=records, name="ssr", run="run")]

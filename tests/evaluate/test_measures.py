@@ -68,7 +68,7 @@ def unit(scorer):
 
 
 @pytest.mark.parametrize(("sign", "error"), [(1.0, 0.0), (-1.0, 1.0)])
-def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
+def test_measure_of_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
     monkeypatch.setitem(METHODS, "known", box_map(sign))
     found = Baseline("known", "black", 0).measure(unit, scorer)
     assert set(found) == {field.name for field in Baseline("known", "black", 0).fields(scorer)}
@@ -94,7 +94,7 @@ def test_a_perfect_map_and_its_opposite(sign, error, scorer, unit, monkeypatch):
     np.testing.assert_allclose(insertion, expected, atol=1e-4)
 
 
-def test_the_images_have_control_boxes_of_their_own(scorer, unit):
+def test_measure_gives_each_image_its_control_boxes(scorer, unit):
     found = Reference().measure(unit, scorer)
     np.testing.assert_array_equal(found["whole_error"], [1.0, np.nan])
     np.testing.assert_array_equal(found["num_boxes"], [1, 0])
@@ -123,7 +123,7 @@ def learn(folder, unit, objective, logits, **settings):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_a_learnt_region_is_cut_at_one_half(objective, tmp_path, make_scorer, unit):
+def test_measure_cuts_a_learnt_region_at_one_half(objective, tmp_path, make_scorer, unit):
     """The true box, and one pixel beside it: SSR keeps them, SDR drops them."""
     important = np.full((2, SIZE, SIZE), -20.0, np.float16)
     important[:, 4:16, 8:24] = important[:, 30, 30] = 20.0
@@ -145,7 +145,7 @@ def test_a_learnt_region_is_cut_at_one_half(objective, tmp_path, make_scorer, un
     np.testing.assert_array_equal(found["classifier_transfer_success_rate"], expected)
 
 
-def test_decided_cells_leave_pixels_between_them_undecided(tmp_path, scorer, unit):
+def test_measure_entropy_between_decided_cells_is_positive(tmp_path, scorer, unit):
     logits = np.full((2, 2, 2), 20.0, np.float16)
     logits[:, :, 1] = -20.0
     found = learn(tmp_path, unit, "ssr", logits).measure(unit, scorer)
@@ -157,7 +157,7 @@ def test_decided_cells_leave_pixels_between_them_undecided(tmp_path, scorer, uni
 
 
 @pytest.mark.parametrize("block_size", [1, SIZE])
-def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_path, scorer, unit):
+def test_measure_evaluates_a_block_mask_in_blocks(block_size, tmp_path, scorer, unit):
     logits = np.zeros((2, 4, 4), np.float16)
     logits[:, 3, 0] = 8.0
     found = learn(tmp_path, unit, "ssr", logits, block_size=block_size).measure(unit, scorer)
@@ -168,7 +168,7 @@ def test_a_mask_learnt_in_blocks_is_shown_and_judged_in_blocks(block_size, tmp_p
 
 
 @pytest.mark.parametrize("sharpened", [{}, {"sharpness": 3.0, "success_target": 0.9}])
-def test_masks_of_both_objectives_meet_in_the_region_both_hold(sharpened, tmp_path, scorer, unit):
+def test_measure_joint_map_is_the_region_of_both_objectives(sharpened, tmp_path, scorer, unit):
     """SSR keeps the true box and a pixel, SDR drops the box alone; sharpened or as learnt."""
     kept = np.full((2, SIZE, SIZE), -20.0, np.float16)
     kept[:, 4:16, 8:24] = 20.0

@@ -30,7 +30,9 @@ def transfer_half_kept(linear_classifier, generators, objective, block_size):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_each_judge_fills_the_holes_in_its_own_way(objective, linear_classifier, fill_half):
+def test_scoring_uses_the_infill_of_each_transfer_generator(
+    objective, linear_classifier, fill_half
+):
     infills = (
         fill_half.replace(params=jnp.asarray(0.0)),
         fill_half.replace(params=jnp.asarray(1.0)),
@@ -43,7 +45,7 @@ def test_each_judge_fills_the_holes_in_its_own_way(objective, linear_classifier,
     np.testing.assert_allclose(log_odds, mean, atol=4 * SIZE / 2 / np.sqrt(400))
 
 
-def test_a_mask_learnt_in_blocks_is_judged_in_blocks(linear_classifier, fill_half):
+def test_scoring_evaluates_a_block_mask_in_blocks(linear_classifier, fill_half):
     """Blocks as large as the image meet in it as four, two or one, at any of 8 x 8 places."""
     black = (fill_half.replace(params=jnp.asarray(0.0)),)
     _, success_rate = transfer_half_kept(linear_classifier, black, "ssr", block_size=SIZE)

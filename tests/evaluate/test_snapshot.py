@@ -54,7 +54,7 @@ def in_time():
 
 @pytest.mark.parametrize("late", list(itertools.permutations([0.0, 0.02, 0.04])))
 @pytest.mark.parametrize("earlier", EARLIER)
-def test_all_hosts_measure_what_the_first_one_saw(earlier, late, hosts, in_time, tmp_path):
+def test_snapshot_shares_the_view_of_the_first_host(earlier, late, hosts, in_time, tmp_path):
     for name, content in EARLIER[earlier].items():
         (tmp_path / name).write_text(content)
     measured = [set() for _ in range(3)]

@@ -65,7 +65,7 @@ def tables(tmp_path):
     return make
 
 
-def test_an_image_without_a_label_is_neither_right_nor_wrong(tables):
+def test_tables_accuracy_ignores_images_without_a_label(tables):
     text, table = tables([1, 1, 1, 0, -1, -1])
     assert "6 images, top-1 accuracy 75.0% of 4 with a label." in text
     # All boxes are found: what is left of the official error is the classifier's.
@@ -73,7 +73,7 @@ def test_an_image_without_a_label_is_neither_right_nor_wrong(tables):
     assert (official["n"], official["mean"]) == (4, 0.25)
 
 
-def test_without_any_label_there_is_no_accuracy(tables):
+def test_tables_have_no_accuracy_without_labels(tables):
     text, table = tables([-1] * N)
     assert "6 images, none with a label." in text
     assert table["top_1"] is None
@@ -81,13 +81,13 @@ def test_without_any_label_there_is_no_accuracy(tables):
     assert "official_error" not in table["methods"]["all"]["centre"]
 
 
-def test_masks_that_are_not_there_have_no_variance(tables):
+def test_tables_have_no_variance_for_missing_masks(tables):
     """Of images that could not be read, or explained; one pair of masks differs by 1/2."""
     ours, theirs = np.full((2, N, 2, 2), np.nan)
     assert tables([1] * N, [ours, theirs])[1]["restart_variance"] == []
 
 
-def test_the_variance_of_restarts_is_of_the_masks_that_are_there(tables):
+def test_tables_restart_variance_uses_the_masks_present(tables):
     ours, theirs = np.zeros((2, N, 2, 2))
     ours[0], theirs[0], ours[1] = 20.0, -20.0, np.nan
     (row,) = tables([1] * N, [ours, theirs])[1]["restart_variance"]
@@ -95,7 +95,7 @@ def test_the_variance_of_restarts_is_of_the_masks_that_are_there(tables):
     assert row["mean"] == pytest.approx(0.5 / (N - 1), abs=1e-6)
 
 
-def test_transfer_classifiers_have_columns_over_the_images_they_get_right(tables):
+def test_tables_transfer_columns_use_correctly_classified_images(tables):
     rates = np.full((N, 2), 0.25)
     rates[2:, 1] = np.nan
     text, table = tables(
@@ -124,7 +124,7 @@ def test_transfer_classifiers_have_columns_over_the_images_they_get_right(tables
     assert "transfer_twin" not in table["methods"]["all"]["centre"]
 
 
-def test_boxes_are_compared_with_the_centre_box_on_the_same_images(tables):
+def test_tables_compare_boxes_with_the_centre_box(tables):
     """It misses one of five, the map all of them at its mean and none at 1/2."""
     missed = np.asarray([0, 0, 1, 0, 0, np.nan])
     _, table = tables(
@@ -143,12 +143,12 @@ def test_boxes_are_compared_with_the_centre_box_on_the_same_images(tables):
     assert found["error"]["low"] < 0.8 < found["error"]["high"]
 
 
-def test_curves_that_are_not_known_are_not_drawn(tables):
+def test_tables_draw_no_unknown_curves(tables):
     nothing = np.full((N, 1, 3), np.nan)
     _, table = tables([1] * N, deletion=nothing, insertion=nothing)
     assert "deletion_grey" not in table["methods"]["all"]["centre"]
 
 
-def test_images_that_no_method_has_measured_are_no_table(tables):
+def test_tables_refuse_images_that_no_method_measured(tables):
     with pytest.raises(RecordsError, match="let the runs go on"):
         tables([1] * N, target=-1)

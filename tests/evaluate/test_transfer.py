@@ -55,14 +55,14 @@ def keep_left():
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_a_mask_holds_for_who_looks_where_it_keeps(objective, looks_at, problem, black):
+def test_transfer_to_classifiers_succeeds_on_the_region_kept(objective, looks_at, problem, black):
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
     judges = [looks_at(LEFT, 0.9), looks_at(RIGHT, 0.9)]
     found = transfer_to_classifiers(problem(objective), pixels, judges, black, LAW)
     np.testing.assert_array_equal(found, [1.0, 0.0] if objective == "ssr" else [0.0, 1.0])
 
 
-def test_a_judge_that_is_the_classifier_finds_the_same(looks_at, problem, black):
+def test_transfer_to_the_same_classifier_changes_nothing(looks_at, problem, black):
     """A coin for each of 64 pixels: more than half of them are kept by some masks only."""
     pixels = LAW.keep_map(jnp.zeros((2, 2)), (SIZE, SIZE))
     same = looks_at(np.s_[:], 0.5)
@@ -74,7 +74,7 @@ def test_a_judge_that_is_the_classifier_finds_the_same(looks_at, problem, black)
         assert 0 < own < 1
 
 
-def test_a_judge_that_is_wrong_on_the_image_says_nothing(looks_at, problem, black):
+def test_transfer_ignores_a_classifier_wrong_on_the_image(looks_at, problem, black):
     """It sees class 0 in white; black, it would see class 1."""
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
     wrong, right = looks_at(np.s_[:], -0.9), looks_at(LEFT, 0.9)
@@ -84,7 +84,7 @@ def test_a_judge_that_is_wrong_on_the_image_says_nothing(looks_at, problem, blac
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_a_region_is_kept_by_ssr_and_dropped_by_sdr(objective, looks_at, problem, black):
+def test_evaluate_region_keeps_with_ssr_and_drops_with_sdr(objective, looks_at, problem, black):
     region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
     own, *others = evaluate_region(
         problem(objective), region, looks_at(LEFT, 0.9),
@@ -95,7 +95,7 @@ def test_a_region_is_kept_by_ssr_and_dropped_by_sdr(objective, looks_at, problem
     np.testing.assert_array_equal(others, expected)
 
 
-def test_the_classifier_explained_counts_where_it_is_wrong(looks_at, problem, black):
+def test_evaluate_region_counts_the_explained_classifier_when_wrong(looks_at, problem, black):
     """Half black, it sees the class that it does not see in the image; there are no others."""
     region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
     found = evaluate_region(problem("ssr"), region, looks_at(np.s_[:], -0.9), [], black)

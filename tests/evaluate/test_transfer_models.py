@@ -49,7 +49,7 @@ def load(digits, *texts, given=(), shape=DIGIT, precision="float32"):
     return load_evaluation_models(config, digits, grey, shape, given)
 
 
-def test_one_is_called_by_its_name_and_two_of_a_name_by_their_weights(digits, save_weights):
+def test_transfer_models_are_named_by_name_or_weights(digits, save_weights):
     one, two = (f"mnist_cnn={save_weights(value)}" for value in (0.0, 0.5))
     assert list(load(digits, two).classifiers) == ["mnist_cnn"]
     both = load(digits, one, two).classifiers
@@ -58,7 +58,7 @@ def test_one_is_called_by_its_name_and_two_of_a_name_by_their_weights(digits, sa
     assert both[two].params["dense"]["kernel"][0, 0] == 0.5
 
 
-def test_judges_enter_the_identity(digits, save_weights):
+def test_transfer_models_enter_the_identity(digits, save_weights):
     assert load(digits).identity()["transfer_classifiers"] == []
     models = load(digits, f"mnist_cnn={save_weights(0.5)}", given=[digits])
     digests = [weights_digest(other.params) for other in models.classifiers.values()]
@@ -69,21 +69,21 @@ def test_judges_enter_the_identity(digits, save_weights):
     assert digests[0] != digests[1]
 
 
-def test_judges_compute_in_the_precision_of_the_evaluation(digits, save_weights):
+def test_transfer_models_use_the_precision_of_the_evaluation(digits, save_weights):
     text = f"mnist_cnn={save_weights(0.5)}"
     models = load(digits, text, given=[digits], precision="bfloat16")
     kinds = [other.params for other in models.classifiers.values()]
     assert kinds[0]["dense"]["kernel"].dtype == kinds[1].dtype == "bfloat16"
 
 
-def test_other_classes_are_refused(digits, save_weights):
+def test_transfer_models_refuse_other_classes(digits, save_weights):
     text = f"mnist_cnn={save_weights(0.5, num_classes=7)}"
     with pytest.raises(ConfigError, match=r"mnist_cnn has 7 classes, digits has 10.*NAME=WEIGHTS"):
         load(digits, text)
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 1), (28, 28, 3)])
-def test_images_that_a_judge_does_not_take_are_refused(shape, digits, save_weights):
+def test_transfer_models_refuse_images_of_another_shape(shape, digits, save_weights):
     text = f"mnist_cnn={save_weights(0.5)}"
     sizes = "{} x {} with {} channels".format(*shape)
     with pytest.raises(
@@ -92,11 +92,11 @@ def test_images_that_a_judge_does_not_take_are_refused(shape, digits, save_weigh
         load(digits, text, shape=shape)
 
 
-def test_weights_that_are_not_there_are_named(digits):
+def test_transfer_models_name_missing_weights(digits):
     with pytest.raises(ConfigError, match=r"transfer\.classifiers: .*no/such"):
         load(digits, "mnist_cnn=no/such")
 
 
-def test_two_of_one_name_given_in_python_are_refused(digits):
+def test_transfer_models_refuse_two_of_one_name_from_python(digits):
     with pytest.raises(ConfigError, match="two classifiers are called 'digits'"):
         load(digits, given=[digits, digits])

@@ -30,7 +30,7 @@ def linear_case(linear_classifier):
 
 @pytest.mark.parametrize(("mode", "block_size"), [("fast", 1), ("paper", 1), ("fast", 3)])
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_linear_classifier_has_the_known_answer(
+def test_explain_linear_classifier_has_the_known_answer(
     mode, block_size, objective, linear_classifier, fill_half
 ):
     """SSR keeps pixel i exactly where w_i (x_i - infill_i) > lambda; SDR drops it there."""
@@ -50,7 +50,7 @@ def test_linear_classifier_has_the_known_answer(
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_bbmp_has_the_known_answer_and_stays_in_the_box(objective, linear_classifier, fill_half):
+def test_explain_bbmp_has_the_known_answer_within_bounds(objective, linear_classifier, fill_half):
     classifier, image, gain = linear_case(linear_classifier)
     e = cfx_jax.explain(
         KEY, classifier, fill_half, image[None], jnp.asarray([1]),
@@ -64,7 +64,7 @@ def test_bbmp_has_the_known_answer_and_stays_in_the_box(objective, linear_classi
 
 
 @pytest.mark.parametrize(("block_size", "succeeds"), [(1, False), (8, True)])
-def test_hard_masks_have_the_blocks_of_the_mask_learnt(block_size, succeeds, fill_half):
+def test_explain_hard_masks_use_the_blocks_of_learning(block_size, succeeds, fill_half):
     """An image all of whose pixels are needed: coins for single pixels never keep them together."""
     classifier = cfx_jax.Classifier(
         params=(), apply=lambda _, x: jnp.stack([0 * x.mean((1, 2, 3)), x.min((1, 2, 3)) - 0.9], 1)
@@ -78,7 +78,7 @@ def test_hard_masks_have_the_blocks_of_the_mask_learnt(block_size, succeeds, fil
 
 
 @pytest.mark.parametrize("direction", [SSR, SDR])
-def test_saliency_is_the_mean_of_the_blocks_that_may_hold_a_pixel(direction):
+def test_saliency_averages_the_blocks_that_may_cover_a_pixel(direction):
     cells = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
     keep = 1 / (1 + np.exp(-cells.astype(np.float64)))
     expected = np.zeros_like(keep)
@@ -94,7 +94,9 @@ def test_saliency_is_the_mean_of_the_blocks_that_may_hold_a_pixel(direction):
     np.testing.assert_allclose(found, expected if direction == SSR else 1 - expected, atol=1e-6)
 
 
-def test_fields_have_the_documented_shapes_types_and_ranges(random_classifier, fill_half, images):
+def test_explanation_fields_have_the_documented_shapes_and_types(
+    random_classifier, fill_half, images
+):
     e = cfx_jax.explain(KEY, random_classifier, fill_half, images, objective="sdr", **SHORT)
     assert e.keep_prob.shape == (5, 8, 8)
     assert e.saliency.shape == (5, 16, 16)
@@ -120,7 +122,7 @@ def test_fields_have_the_documented_shapes_types_and_ranges(random_classifier, f
 @pytest.mark.parametrize(
     ("meaning", "num_logits"), [("softmax", 8), ("softmax", 3), ("sigmoid", 8), ("sigmoid", 1)]
 )
-def test_the_likeliest_classes_are_those_before_or_after(meaning, num_logits):
+def test_find_top_lists_the_likeliest_classes_before_or_after(meaning, num_logits):
     """Also the class that takes the place of the one explained; fewer where there are fewer."""
     rng = np.random.default_rng(4)
     original, infilled = rng.normal(size=num_logits), rng.normal(size=(6, num_logits))
@@ -143,7 +145,7 @@ def test_the_likeliest_classes_are_those_before_or_after(meaning, num_logits):
     np.testing.assert_allclose(found_after, [*after[expected], *[0] * lacking], rtol=1e-5)
 
 
-def test_saliency_is_large_where_the_evidence_is_for_both_objectives(linear_classifier, fill_half):
+def test_saliency_is_large_on_the_evidence_for_both_objectives(linear_classifier, fill_half):
     weights = np.zeros((16, 16, 3), np.float32)
     weights[4:8, 8:12] = 1.0
     classifier = linear_classifier(weights)
@@ -170,9 +172,7 @@ def test_explain_both_equals_two_calls(random_classifier, fill_half, images):
         np.testing.assert_allclose(e.keep_prob, alone.keep_prob, atol=1e-5)
 
 
-def test_an_image_is_explained_alike_alone_in_a_batch_and_in_any_order(
-    random_classifier, fill_half, images
-):
+def test_explain_does_not_depend_on_batch_or_order(random_classifier, fill_half, images):
     run = functools.partial(
         cfx_jax.explain, KEY, random_classifier, fill_half, objective="sdr", **SHORT
     )
@@ -183,7 +183,7 @@ def test_an_image_is_explained_alike_alone_in_a_batch_and_in_any_order(
     assert float(jnp.abs(batch[0] - batch[1]).max()) > 0.01
 
 
-def test_another_key_draws_other_masks(random_classifier, fill_half, images):
+def test_explain_with_another_key_draws_other_masks(random_classifier, fill_half, images):
     run = functools.partial(
         cfx_jax.explain,
         classifier=random_classifier,
@@ -196,7 +196,7 @@ def test_another_key_draws_other_masks(random_classifier, fill_half, images):
     assert float(jnp.abs(first - other).max()) > 1e-3
 
 
-def test_status_tells_what_became_of_each_image(linear_classifier, fill_half):
+def test_explain_status_describes_each_image(linear_classifier, fill_half):
     weights = np.zeros((8, 8, 1), np.float32)
     weights[2:4, 2:4] = 1.0
     classifier, black_fill = linear_classifier(weights), fill_half.replace(params=jnp.zeros(()))
@@ -230,7 +230,7 @@ def total_and_threshold(threshold, images):
         (1.0, "sdr", Status.NOT_FLIPPED),
     ],
 )
-def test_status_tells_when_the_infill_alone_does_what_is_asked(fill, objective, status, fill_half):
+def test_explain_status_shows_that_the_infill_alone_suffices(fill, objective, status, fill_half):
     def apply(params, images):
         total = 20.0 * images.mean((1, 2, 3))
         return jnp.stack([jnp.full_like(total, 6.0), total], axis=1)
@@ -250,7 +250,7 @@ def test_status_tells_when_the_infill_alone_does_what_is_asked(fill, objective, 
 @pytest.mark.parametrize(
     ("objective", "status"), [("ssr", Status.NOT_PRESERVED), ("sdr", Status.NOT_FLIPPED)]
 )
-def test_status_tells_when_no_mask_reaches_the_goal(objective, status, fill_half):
+def test_explain_status_shows_that_no_mask_reaches_the_goal(objective, status, fill_half):
     """A pixel dearer than any evidence: SSR keeps nothing, SDR drops nothing."""
     # 32.64 on the image, 32 once all is in-filled.
     classifier = cfx_jax.Classifier(params=32.3, apply=total_and_threshold)
@@ -263,7 +263,7 @@ def test_status_tells_when_no_mask_reaches_the_goal(objective, status, fill_half
     np.testing.assert_allclose(e.kept_area[0], 0.0 if objective == "ssr" else 1.0, atol=0.02)
 
 
-def test_targets_none_explains_the_predicted_class(random_classifier, fill_half, images):
+def test_explain_without_targets_takes_the_predicted_class(random_classifier, fill_half, images):
     run = functools.partial(cfx_jax.explain, KEY, random_classifier, fill_half, images, **SHORT)
     predicted = np.argmax(random_classifier.apply(random_classifier.params, images), -1)
     np.testing.assert_array_equal(run().keep_prob, run(jnp.asarray(predicted)).keep_prob)
@@ -289,7 +289,7 @@ def test_explain_works_under_jit(random_classifier, fill_half, images):
     )
 
 
-def test_nothing_retraces_between_batches(linear_classifier, fill_half):
+def test_explain_does_not_retrace_between_batches(linear_classifier, fill_half):
     traces = []
 
     def counted(params, images):
@@ -317,7 +317,7 @@ def test_nothing_retraces_between_batches(linear_classifier, fill_half):
 @pytest.mark.parametrize(
     ("mode", "block_size"), [("region", 1), ("paper", 1), ("fast", 3), ("bbmp", 1)]
 )
-def test_masks_are_float32_where_jax_computes_in_float64(
+def test_explain_masks_are_float32_under_x64(
     mode, block_size, random_classifier, fill_half, images
 ):
     def explain():
@@ -333,7 +333,7 @@ def test_masks_are_float32_where_jax_computes_in_float64(
     np.testing.assert_allclose(found.keep_prob, expected.keep_prob, atol=1e-4)
 
 
-def test_no_step_of_a_sound_run_gives_nan(random_classifier, fill_half, images):
+def test_explain_gives_no_nan_under_debug_nans(random_classifier, fill_half, images):
     with jax.debug_nans(True):
         e = cfx_jax.explain(
             KEY, random_classifier, fill_half, images[:1], mode="fast", mask_size=4, num_steps=2

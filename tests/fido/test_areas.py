@@ -20,7 +20,7 @@ def corner(linear_classifier):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_masks_cover_the_evidence_first(corner, fill_half, objective):
+def test_explain_areas_covers_the_evidence_first(corner, fill_half, objective):
     images = jnp.ones((1, SIZE, SIZE, 3))
     black = fill_half.replace(params=jnp.asarray(0.0))
     areas = (0.1, 0.25)
@@ -37,7 +37,7 @@ def test_masks_cover_the_evidence_first(corner, fill_half, objective):
     np.testing.assert_allclose(found.log_odds[0], best, atol=0.2 * whole)
 
 
-def test_arguments_are_checked(corner, fill_half, images):
+def test_explain_areas_checks_its_arguments(corner, fill_half, images):
     for areas in ((0.0,), (1.0,), ()):
         with pytest.raises(ValueError, match="areas"):
             explain_areas(KEY, corner, fill_half, jnp.ones((1, SIZE, SIZE, 3)), areas=areas)

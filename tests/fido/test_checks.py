@@ -84,7 +84,7 @@ def with_logits(function):
         ),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(arguments, message):
+def test_explain_names_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         explain(**arguments)
 
@@ -101,7 +101,7 @@ def test_bad_input_is_named(arguments, message):
         ({"classifier": with_logits(lambda images: images.sum((1, 2, 3)))}, "two classes"),
     ],
 )
-def test_explain_both_checks_alike(arguments, message):
+def test_explain_both_checks_its_input_like_explain(arguments, message):
     inputs = {"classifier": TWO, "generator": GREY, "images": IMAGES}
     with pytest.raises(ValueError, match=message):
         cfx_jax.explain_both(KEY, **(inputs | SMALL | arguments))
@@ -124,7 +124,7 @@ def test_explain_one_checks_shapes_and_names(arguments, message):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_an_image_that_is_not_finite_is_a_status_of_its_own(bad):
+def test_explain_gives_nonfinite_images_their_own_status(bad):
     images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 3))
     broken = images.at[1, 0, 0, 0].set(bad)
     run = functools.partial(explain, targets=jnp.asarray([1, 1, 1]))
@@ -137,6 +137,6 @@ def test_an_image_that_is_not_finite_is_a_status_of_its_own(bad):
         np.testing.assert_array_equal(found.keep_prob[row], expected.keep_prob[row])
 
 
-def test_images_that_are_all_not_finite_raise_nothing():
+def test_explain_accepts_a_batch_of_nonfinite_images():
     found = explain(images=jnp.full((2, 8, 8, 3), jnp.nan))
     assert found.status.tolist() == [Status.NON_FINITE] * 2

@@ -20,7 +20,7 @@ def found():
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 @pytest.mark.parametrize("case", golden.CASES)
-def test_keep_probabilities_are_those_of_before(case, objective, found):
+def test_explain_reproduces_the_golden_keep_probabilities(case, objective, found):
     with np.load(golden.PATH) as stored:
         expected = stored[f"{case}_{objective}"]
         # Another processor or compiler adds the same numbers in another order.

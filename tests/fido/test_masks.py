@@ -70,7 +70,7 @@ def test_keep_map_and_its_gradient_stay_finite(logit):
 
 
 @pytest.mark.parametrize("value", [-60.0, -20.0, -3.0, 0.0, 3.0, 12.0, 17.0, 20.0, 60.0])
-def test_slopes_of_cells_are_right_however_sure_they_are(value):
+def test_keep_map_gradient_is_right_for_saturated_logits(value):
     def total(cells, name):
         return getattr(MaskLaw(Relaxation.CONCRETE).keep_map(cells, (9, 9)), name).sum() / 81
 
@@ -82,7 +82,7 @@ def test_slopes_of_cells_are_right_however_sure_they_are(value):
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.8])
-def test_concrete_samples_have_the_closed_form_mean_and_gradient(keep):
+def test_draw_concrete_samples_match_closed_form_mean_and_gradient(keep):
     """At T = 0.1, against the expectation integrated numerically over logistic noise."""
     settings = get_settings("paper", num_samples=64)
     u = (np.arange(200_000) + 0.5) / 200_000
@@ -102,7 +102,7 @@ def test_concrete_samples_have_the_closed_form_mean_and_gradient(keep):
 
 
 @pytest.mark.parametrize("mode", ["fast", "paper"])
-def test_holes_are_the_rounded_masks_and_exact_bernoulli_samples(mode):
+def test_draw_holes_are_rounded_masks_and_exact_bernoulli_samples(mode):
     settings = get_settings(mode, num_samples=50)
     pixels = settings.mask_law.keep_map(jnp.full((64, 64), math.log(3)), (64, 64))
     masks, holes = settings.mask_law.draw(jax.random.key(1), pixels, settings.num_samples)
@@ -111,7 +111,7 @@ def test_holes_are_the_rounded_masks_and_exact_bernoulli_samples(mode):
     np.testing.assert_allclose(holes.mean(), 0.75, atol=4 * math.sqrt(0.75 * 0.25 / holes.size))
 
 
-def test_noise_is_independent_for_every_pixel_and_sample():
+def test_draw_noise_is_independent_across_pixels_and_samples():
     settings = get_settings("paper", num_samples=4)
     pixels = settings.mask_law.keep_map(jnp.zeros((2, 2)), (64, 64))
     _, holes = settings.mask_law.draw(jax.random.key(2), pixels, settings.num_samples)
@@ -120,7 +120,7 @@ def test_noise_is_independent_for_every_pixel_and_sample():
     assert abs(np.mean(masks[1:] * masks[:-1])) < 4 * 0.25 / math.sqrt(masks[1:].size)
 
 
-def test_pixels_of_a_block_share_their_noise_and_others_do_not():
+def test_block_noise_is_shared_only_within_a_block():
     noise = block_noise(jax.random.normal, jax.random.key(3), (6, 20, 31), 8)
     assert noise.shape == (6, 20, 31)
     seams = [
@@ -139,7 +139,7 @@ def test_pixels_of_a_block_share_their_noise_and_others_do_not():
 
 
 @pytest.mark.parametrize("block_size", [2, 7, 16])
-def test_blocks_leave_every_pixel_its_probability(block_size):
+def test_draw_with_blocks_preserves_pixel_probabilities(block_size):
     settings = get_settings("fast", num_samples=4000, block_size=block_size)
     cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
     pixels = settings.mask_law.keep_map(cells, (16, 16))
@@ -149,7 +149,7 @@ def test_blocks_leave_every_pixel_its_probability(block_size):
     np.testing.assert_allclose(holes[..., 0].mean(0), pixels.keep, atol=5 * 0.5 / math.sqrt(4000))
 
 
-def test_blocks_of_one_pixel_are_the_published_noise():
+def test_block_noise_of_one_pixel_is_the_published_noise():
     drawn = block_noise(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
     np.testing.assert_array_equal(drawn, jax.random.logistic(jax.random.key(5), (3, 8, 8)))
     shares = block_noise(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
@@ -158,7 +158,7 @@ def test_blocks_of_one_pixel_are_the_published_noise():
 
 
 @pytest.mark.parametrize("scale", [4, 11])
-def test_a_field_is_normal_at_each_pixel_and_alike_at_near_ones(scale):
+def test_smooth_noise_is_normal_and_correlated_between_neighbours(scale):
     field = np.asarray(smooth_noise(jax.random.key(6), (3000, 24, 32), scale))
     # Five standard errors of a mean and of a variance of 3,000 draws, at the worst of 768 pixels.
     np.testing.assert_allclose(field.mean(0), 0.0, atol=5 / math.sqrt(3000))
@@ -173,7 +173,7 @@ def test_a_field_is_normal_at_each_pixel_and_alike_at_near_ones(scale):
     assert abs(agreement(16)) < 0.1 or scale == 11
 
 
-def test_masks_of_a_large_scale_are_level_sets():
+def test_draw_with_a_large_scale_gives_level_sets():
     """All pixels share nearly one draw: of two masks one holds the other."""
     law = MaskLaw(Relaxation.CONCRETE, smooth_scale=600.0)
     pixels = law.keep_map(jnp.asarray([[-2.0, 0.5], [1.0, 3.0]]), (8, 8))
@@ -184,7 +184,7 @@ def test_masks_of_a_large_scale_are_level_sets():
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5])
-def test_smooth_noise_leaves_every_pixel_its_probability(scale):
+def test_smooth_noise_preserves_pixel_probabilities(scale):
     law = MaskLaw(Relaxation.CONCRETE, temperature=0.4, smooth_scale=scale)
     cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
     pixels = law.keep_map(cells, (16, 16))
@@ -200,7 +200,7 @@ def test_smooth_noise_leaves_every_pixel_its_probability(scale):
         np.testing.assert_allclose(drawn[..., 0].mean(0), pixels.keep, atol=error)
 
 
-def test_spread_averages_neighbours_by_a_gaussian():
+def test_smooth_cells_averages_neighbours_with_a_gaussian():
     cells = np.zeros((7, 9), np.float32)
     cells[3, 4] = 1.0
     found = smooth_cells(jnp.asarray(cells), 1.0)
@@ -219,7 +219,7 @@ def test_spread_averages_neighbours_by_a_gaussian():
     assert smooth_cells(found, 0.0) is found
 
 
-def test_deterministic_masks_are_the_mask_itself_and_holes_are_below_one():
+def test_draw_deterministic_masks_equal_the_map_with_holes_below_one():
     settings = MODES["bbmp"]
     cells = jnp.ones((4, 4)).at[0, 0].set(0.25)
     pixels = settings.mask_law.keep_map(cells, (8, 8))

@@ -39,7 +39,7 @@ def test_log_odds_is_finite_when_the_classifier_is_sure(logits, target):
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-def test_no_gradient_passes_through_the_infill(linear_classifier, images):
+def test_relaxed_objective_passes_no_gradient_through_the_infill(linear_classifier, images):
     """A generator that copies its parameter: the gradient of that parameter must be zero."""
     from cfx_jax import Generator
 
@@ -69,7 +69,7 @@ def test_no_gradient_passes_through_the_infill(linear_classifier, images):
     np.testing.assert_allclose(by_image[..., 0], -masks.mean(0)[..., 0], atol=1e-6)
 
 
-def test_generator_sees_the_hard_mask_and_classifier_the_soft_one(images):
+def test_relaxed_objective_infills_hard_and_classifies_soft_masks(images):
     seen = {}
 
     def fill(params, images, mask, key):
@@ -135,7 +135,9 @@ def test_penalty_sums_over_the_pixels_of_the_image(name, charged):
 
 @pytest.mark.parametrize("name", ["ssr", "sdr"])
 @pytest.mark.parametrize("mode", ["paper", "bbmp"])
-def test_gradient_equals_numerical_differences(name, mode, random_classifier, fill_half, images):
+def test_relaxed_objective_gradient_equals_finite_differences(
+    name, mode, random_classifier, fill_half, images
+):
     """In float64, so that differences resolve the gradient; hard holes do not move the constant."""
     with jax.enable_x64(True):
 
@@ -163,7 +165,7 @@ def test_gradient_equals_numerical_differences(name, mode, random_classifier, fi
 
 
 @pytest.mark.parametrize(("logits", "expected"), [([2.0, 5.0, 4.0], 1.0), ([2.0, 1.0, 4.0], -3.0)])
-def test_margin_is_the_lead_over_the_next_class(logits, expected):
+def test_logit_margin_is_the_lead_over_the_next_class(logits, expected):
     assert float(logit_margin(jnp.asarray(logits), 1)) == expected
     rows = jnp.asarray([logits, logits])
     np.testing.assert_array_equal(logit_margin(rows, jnp.asarray([[1], [1]])), [expected] * 2)
@@ -179,7 +181,7 @@ def test_margin_is_the_lead_over_the_next_class(logits, expected):
         ("sdr", 1.0, -3.0),
     ],
 )
-def test_evidence_counts_up_to_the_margin(name, logit_margin, expected, images):
+def test_evidence_is_capped_at_the_margin(name, logit_margin, expected, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     logits = jnp.asarray([[0.0, logit_margin]])
     found = objective.evidence(logits, problem, UNASKED, get_settings("paper", margin_cap=2.0))
@@ -194,7 +196,7 @@ def test_evidence_counts_up_to_the_margin(name, logit_margin, expected, images):
     ("name", "logit_margin", "expected"),
     [("ssr", 1.0, True), ("ssr", -1.0, False), ("sdr", 1.0, False), ("sdr", -1.0, True)],
 )
-def test_a_success_keeps_or_changes_the_decision(name, logit_margin, expected, images):
+def test_succeeds_when_the_decision_is_kept_or_changed(name, logit_margin, expected, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     assert (
         bool(objective.succeeds(jnp.asarray([[0.0, logit_margin]]), problem, UNASKED)[0])
@@ -215,7 +217,7 @@ def test_perimeter_of_a_square_and_of_a_slope():
 
 
 @pytest.mark.parametrize("name", ["ssr", "sdr"])
-def test_boundary_is_charged_like_area(name, images):
+def test_penalty_charges_the_boundary_like_area(name, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     settings = get_settings("paper", perimeter_weight=1 / 7)
     pixels = settings.mask_law.keep_map(jax.random.normal(jax.random.key(5), (7, 7)), (21, 28))
@@ -225,6 +227,6 @@ def test_boundary_is_charged_like_area(name, images):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_gradient_of_a_flat_map_is_finite():
+def test_perimeter_gradient_of_a_flat_map_is_finite():
     gradient = jax.grad(objective.perimeter)(jnp.full((5, 5), 0.5))
     np.testing.assert_array_equal(gradient, 0.0)

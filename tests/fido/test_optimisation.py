@@ -39,7 +39,7 @@ def test_advance_in_pieces_equals_one_advance(random_classifier, fill_half, imag
     assert e.keep_prob.shape == (8, 8)
 
 
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_half, images):
+def test_step_with_a_nonfinite_gradient_changes_only_the_trace(fill_half, images):
     """The classifier is NaN from the second step on; Adam has a momentum by then."""
 
     def apply(params, composites):
@@ -61,7 +61,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_trace(fill_
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_look_moves_nothing_and_then_all_in_proportion(random_classifier, fill_half, images):
+def test_step_measures_slopes_first_then_moves_in_proportion(random_classifier, fill_half, images):
     settings = get_settings("fast", mask_size=8, num_steps=6, warm_start_steps=3)
     assert settings.num_evaluations == 6
     arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
@@ -89,21 +89,21 @@ def test_a_look_moves_nothing_and_then_all_in_proportion(random_classifier, fill
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_where_learning_begins_does_not_depend_on_the_scale_of_slopes(scale):
+def test_warm_start_does_not_depend_on_the_scale_of_slopes(scale):
     slope = np.array([[1.0, -1.0], [1.0, -1.0]], np.float32)
     np.testing.assert_allclose(
         warm_start(jnp.ones((2, 2)), jnp.asarray(scale * slope)), 1 - 0.7 * slope, rtol=1e-5
     )
 
 
-def test_learning_begins_where_it_was_when_no_mask_makes_a_difference():
+def test_warm_start_keeps_the_initial_map_without_slopes():
     np.testing.assert_array_equal(warm_start(jnp.ones((3, 3)), jnp.zeros((3, 3))), np.ones((3, 3)))
     # One cell in a hundred decides: it does not fly off.
     slope = jnp.zeros((10, 10)).at[3, 4].set(-1.0)
     assert float(warm_start(jnp.zeros((10, 10)), slope)[3, 4]) == 1.5
 
 
-def test_the_penalty_sets_in_after_the_look(random_classifier, fill_half, images):
+def test_step_adds_the_penalty_after_the_warm_start(random_classifier, fill_half, images):
     """At the first step that moves the loss is minus the evidence, later the penalty is added."""
     arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
     settings = get_settings("fast", mask_size=8, warm_start_steps=5, warmup_steps=4)
@@ -119,7 +119,7 @@ def test_the_penalty_sets_in_after_the_look(random_classifier, fill_half, images
     np.testing.assert_allclose(shares, [0.0, 0.0, 0.5, 1.0, 1.0], atol=1e-4)
 
 
-def test_learning_rate_falls_linearly_to_zero():
+def test_make_optimizer_decays_the_learning_rate_linearly_to_zero():
     """For a constant gradient Adam's step is exactly its learning rate, here lr (1 - t / T)."""
     optimizer = make_optimizer(get_settings("paper"))
     cells = jnp.zeros((2, 2))
@@ -152,19 +152,19 @@ def state_after(trace, settings):
         ([], False),
     ],
 )
-def test_an_image_stops_when_its_objective_no_longer_falls(trace, stops):
+def test_is_done_when_the_objective_no_longer_falls(trace, stops):
     settings = get_settings("fast", num_steps=20, warmup_steps=2, warm_start_steps=0, patience=4)
     assert bool(is_done(state_after(trace, settings), settings)) is stops
 
 
-def test_patience_begins_to_count_after_the_look():
+def test_is_done_counts_patience_after_the_warm_start():
     settings = get_settings("fast", num_steps=20, warmup_steps=2, warm_start_steps=3, patience=4)
     trace = np.ones(20)
     stops = [bool(is_done(state_after(trace[:n], settings), settings)) for n in range(21)]
     assert stops.index(True) == 3 + 2 + 8
 
 
-def test_without_patience_only_the_last_step_stops():
+def test_is_done_without_patience_only_at_the_last_step():
     settings = get_settings("fast", num_steps=12, warmup_steps=2)
     stops = [bool(is_done(state_after(np.ones(n), settings), settings)) for n in range(13)]
     assert stops == [*[False] * 12, True]
@@ -173,14 +173,14 @@ def test_without_patience_only_the_last_step_stops():
 @pytest.mark.parametrize(
     ("success", "factor"), [(1.0, np.exp(0.75 * 0.05)), (0.5, np.exp(-0.75 * 0.45))]
 )
-def test_price_follows_success(success, factor):
+def test_adapt_price_follows_success(success, factor):
     settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
     price = adapt_price(jnp.asarray(1e-4), jnp.asarray(success), settings)
     np.testing.assert_allclose(price, 1e-4 * factor, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("success", "end"), [(1.0, 1e-3), (0.0, 5e-6)])
-def test_price_stays_in_its_bounds(success, end):
+def test_adapt_price_stays_in_bounds(success, end):
     settings = get_settings("region", success_target=0.9, sparsity_weight=1e-4)
     price = jnp.asarray(1e-4)
     for _ in range(200):
@@ -188,6 +188,6 @@ def test_price_stays_in_its_bounds(success, end):
     np.testing.assert_allclose(price, end, rtol=1e-5)
 
 
-def test_without_a_target_the_price_stays():
+def test_adapt_price_without_a_target_changes_nothing():
     price = jnp.asarray(1e-4)
     assert adapt_price(price, jnp.asarray(1.0), get_settings("fast")) is price

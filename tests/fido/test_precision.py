@@ -17,7 +17,7 @@ from cfx_jax.weights.preprocessing import Preprocessing
 KEY = jax.random.key(0)
 
 
-def test_the_classifier_sees_bfloat16_and_gives_float32(images):
+def test_in_bfloat16_classifier_gets_bfloat16_and_returns_float32(images):
     seen = []
 
     def apply(params, images):
@@ -66,7 +66,7 @@ def check_is_bfloat16(function, *arguments):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_in_bfloat16_every_product_of_a_generator_is(name):
+def test_in_bfloat16_covers_every_product_of_a_generator(name):
     network = NETWORKS[name]
     size = min(network.image_size, 64)
     images = jax.ShapeDtypeStruct((1, size, size, network.channels), jnp.float32)
@@ -80,7 +80,7 @@ def test_in_bfloat16_every_product_of_a_generator_is(name):
     # One of each family: more blocks of a kind show nothing new.
     ["efficientnet_lite0", "resnet18", "resnet50", "vgg16_bn", "alexnet", "vit_s16", "mnist_cnn"],
 )
-def test_in_bfloat16_every_product_of_a_classifier_is(name):
+def test_in_bfloat16_covers_every_product_of_a_classifier(name):
     architecture = ARCHITECTURES[name]
     module, size = architecture.module, architecture.sizes(architecture.module, Preprocessing())
     images = jax.ShapeDtypeStruct((1, *size, architecture.channels), jnp.float32)
@@ -88,7 +88,7 @@ def test_in_bfloat16_every_product_of_a_classifier_is(name):
     check_is_bfloat16(lambda x, p: module.apply({"params": p}, x), images, params)
 
 
-def test_a_model_cast_twice_is_traced_once(images):
+def test_in_bfloat16_traces_a_model_cast_twice_once(images):
     traces = []
 
     def apply(params, images):
@@ -102,7 +102,7 @@ def test_a_model_cast_twice_is_traced_once(images):
     assert len(traces) == 1
 
 
-def test_a_model_is_forgotten_after_use(images):
+def test_in_bfloat16_releases_a_model_after_use(images):
     def apply(params, images):
         return images.mean((1, 2)) * params
 
@@ -114,7 +114,7 @@ def test_a_model_is_forgotten_after_use(images):
     assert kept() is None
 
 
-def test_logits_stay_near(random_classifier, images):
+def test_in_bfloat16_logits_are_close_to_float32(random_classifier, images):
     expected = random_classifier.apply(random_classifier.params, images)
     half = in_bfloat16(random_classifier)
     found = half.apply(half.params, images)
@@ -122,7 +122,7 @@ def test_logits_stay_near(random_classifier, images):
 
 
 @pytest.mark.parametrize("name", ["grey", "local_mean", "gated_unet"])
-def test_generators_keep_their_key_and_stay_near(name):
+def test_in_bfloat16_generators_keep_their_key_and_are_close(name):
     generator = cfx_jax.load_generator(name)
     half = in_bfloat16(generator)
     images = jax.random.uniform(KEY, (2, 8, 8, 3))
@@ -135,7 +135,7 @@ def test_generators_keep_their_key_and_stay_near(name):
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
-def test_an_explanation_stays_near(random_classifier, fill_half, images):
+def test_explain_in_bfloat16_is_close_to_float32(random_classifier, fill_half, images):
     options = {"targets": np.arange(5), "mode": "fast", "mask_size": 8, "num_steps": 40}
     expected = cfx_jax.explain(KEY, random_classifier, fill_half, images, **options)
     half = in_bfloat16(random_classifier), in_bfloat16(fill_half)

@@ -28,7 +28,7 @@ def call(name, question, logits, model):
 
 
 @pytest.mark.parametrize("target", range(4))
-def test_softmax_is_the_class_against_all_others(target):
+def test_question_softmax_is_the_class_against_all_others(target):
     p = softmax(LOGITS.astype(float), axis=-1)[:, target]
     asked = Question(target)
     np.testing.assert_allclose(asked.log_odds(LOGITS, SOFTMAX), logit(p), rtol=1e-4)
@@ -38,7 +38,7 @@ def test_softmax_is_the_class_against_all_others(target):
 
 
 @pytest.mark.parametrize("target", range(4))
-def test_sigmoid_is_each_class_by_itself(target):
+def test_question_sigmoid_is_each_class_alone(target):
     p = expit(LOGITS.astype(float))[:, target]
     asked = Question(target)
     evidence = asked.log_odds(LOGITS, SIGMOID)
@@ -48,7 +48,7 @@ def test_sigmoid_is_each_class_by_itself(target):
 
 
 @pytest.mark.parametrize("target", [0, 1])
-def test_one_logit_is_a_binary_classifier(target):
+def test_question_one_logit_is_a_binary_classifier(target):
     """It says what a softmax over `[0, z]` says."""
     z = LOGITS[:, :1]
     both = np.concatenate([np.zeros_like(z), z], axis=1)
@@ -62,7 +62,7 @@ def test_one_logit_is_a_binary_classifier(target):
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_a_contrast_is_one_class_rather_than_another(model):
+def test_question_contrast_compares_two_classes(model):
     asked, p = Question(1, jnp.int32(3)), softmax(LOGITS.astype(float), axis=-1)
     evidence = asked.log_odds(LOGITS, model)
     if model is SOFTMAX:
@@ -77,7 +77,7 @@ def brightest(logits, target):
     return logits[..., target] - 2.0
 
 
-def test_a_score_is_any_question():
+def test_question_accepts_a_score_function():
     asked = Question(2, score=brightest)
     for name in ("log_odds", "logit_margin", "logit"):
         np.testing.assert_array_equal(call(name, asked, LOGITS, SOFTMAX), LOGITS[:, 2] - 2.0)
@@ -85,7 +85,7 @@ def test_a_score_is_any_question():
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_targets_may_be_one_for_each_row(model):
+def test_question_accepts_one_target_per_row(model):
     targets = np.arange(6)[:, None] % 4
     for name in ("log_odds", "logit_margin", "logit"):
         found = call(name, Question(targets), LOGITS, model)
@@ -93,7 +93,7 @@ def test_targets_may_be_one_for_each_row(model):
         np.testing.assert_allclose(found, one(targets[:, 0], jnp.asarray(LOGITS)), rtol=1e-5)
 
 
-def test_one_program_serves_every_class_and_every_contrast():
+def test_question_shares_one_program_across_classes_and_contrasts():
     traces = []
 
     @jax.jit

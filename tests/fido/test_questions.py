@@ -50,7 +50,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_linear_classifiers_have_the_known_answer(case, objective, fill_half):
+def test_explain_questions_have_known_answers_on_linear_classifiers(case, objective, fill_half):
     """SSR keeps pixel i exactly where it is worth more than lambda to what is asked."""
     classifier, question, target, gain = CASES[case]
     e = cfx_jax.explain(
@@ -72,7 +72,7 @@ def test_linear_classifiers_have_the_known_answer(case, objective, fill_half):
 
 
 @pytest.mark.parametrize("bias", [3.0, -3.0])
-def test_a_region_of_one_logit_suffices_for_the_class_predicted(bias, fill_half):
+def test_explain_region_of_one_logit_suffices_for_the_prediction(bias, fill_half):
     """The default mode, without a target: the predicted class is 1 above 0, else 0."""
     flat = np.zeros((16, 16, 3), np.float32)
     flat[4:9, 4:9] = bias
@@ -88,7 +88,7 @@ def test_a_region_of_one_logit_suffices_for_the_class_predicted(bias, fill_half)
     assert inside > np.asarray(e.saliency[0]).mean() + 0.2
 
 
-def test_three_targets_of_one_image_are_three_explanations(fill_half):
+def test_explain_three_targets_of_one_image_independently(fill_half):
     """They differ, and each is the one that its target has alone."""
     images = jnp.broadcast_to(IMAGE, (3, 8, 8, 1))
     options = {"mode": "fast", "mask_size": 8, "num_steps": 20, "objective": "ssr"}
@@ -115,13 +115,13 @@ def test_three_targets_of_one_image_are_three_explanations(fill_half):
         (make(), {"contrast": 1, "score": contrast_score}, "are two questions; pass one"),
     ],
 )
-def test_questions_that_cannot_be_asked_are_refused(classifier, options, message, fill_half):
+def test_explain_refuses_invalid_questions(classifier, options, message, fill_half):
     targets = options.pop("targets", None)
     with pytest.raises(ValueError, match=message):
         cfx_jax.explain(KEY, classifier, fill_half, IMAGE, targets, mask_size=8, **options)
 
 
-def test_another_contrast_is_not_compiled_anew(fill_half):
+def test_explain_does_not_recompile_for_another_contrast(fill_half):
     traces = []
 
     def counted(params, images):

@@ -9,7 +9,7 @@ import pytest
 from cfx_jax.fido.settings import MODES, Relaxation, Settings, get_settings
 
 
-def test_paper_is_the_published_procedure():
+def test_settings_paper_is_the_published_procedure():
     assert MODES["paper"] == Settings(
         num_steps=300,
         num_samples=8,
@@ -25,14 +25,14 @@ def test_paper_is_the_published_procedure():
     )
 
 
-def test_bbmp_is_one_deterministic_mask_that_keeps_all_at_first():
+def test_settings_bbmp_is_one_deterministic_mask_that_starts_full():
     bbmp = MODES["bbmp"]
     assert bbmp.relaxation is Relaxation.DETERMINISTIC
     assert (bbmp.num_samples, bbmp.warmup_steps, bbmp.initial_keep) == (1, 1, 1.0)
     assert bbmp.sparsity_weight == 5e-3
 
 
-def test_fast_spends_a_tenth_of_the_evaluations_of_paper():
+def test_settings_fast_needs_a_tenth_of_the_evaluations_of_paper():
     fast, paper = MODES["fast"], MODES["paper"]
     assert 10 * fast.num_steps * fast.num_samples <= paper.num_steps * paper.num_samples
     # The published price of a pixel, for in-fills that hide all; a good one restores much.
@@ -40,13 +40,13 @@ def test_fast_spends_a_tenth_of_the_evaluations_of_paper():
     assert fast.mask_size == paper.mask_size
 
 
-def test_overrides_replace_their_field_alone():
+def test_get_settings_overrides_replace_only_their_field():
     changed = get_settings("paper", num_steps=7)
     assert changed == dataclasses.replace(MODES["paper"], num_steps=7)
     assert MODES["paper"].num_steps == 300
 
 
-def test_bounds_that_are_in_range_pass():
+def test_get_settings_accepts_values_at_their_bounds():
     get_settings("fast", sparsity_weight=0, tv_weight=0, num_steps=1, mask_size=1, initial_keep=0.9)
     assert get_settings("bbmp", initial_keep=1).initial_keep == 1
     get_settings("paper", learning_rate=np.float32(0.1))
@@ -109,12 +109,12 @@ def test_bounds_that_are_in_range_pass():
         ("fast", {"num_steps": math.nan}, "num_steps is nan"),
     ],
 )
-def test_wrong_settings_are_named(mode, overrides, message):
+def test_get_settings_names_wrong_values(mode, overrides, message):
     with pytest.raises(ValueError, match=message):
         get_settings(mode, **overrides)
 
 
-def test_quick_is_region_in_half_of_its_evaluations():
+def test_settings_quick_is_region_with_half_the_evaluations():
     quick, region = MODES["quick"], MODES["region"]
     assert 2 * quick.num_evaluations == region.num_evaluations
     steps = {"num_steps": 60, "warm_start_steps": 0, "learning_rate": 0.5, "warmup_steps": 6}
@@ -137,14 +137,14 @@ def test_quick_is_region_in_half_of_its_evaluations():
         ({"patience": 9}, "before step 24, which is warm_start_steps [+] warmup_steps"),
     ],
 )
-def test_a_look_leaves_steps_to_learn(overrides, message):
+def test_get_settings_warm_start_leaves_steps_to_learn(overrides, message):
     with pytest.raises(ValueError, match=message):
         get_settings("quick", **overrides)
     with pytest.raises(ValueError, match="warm_start_steps moves logits"):
         get_settings("bbmp", warm_start_steps=1)
 
 
-def test_a_warm_up_that_is_asked_for_ends():
+def test_get_settings_requires_the_warm_up_to_end():
     with pytest.raises(
         ValueError, match="warmup_steps is 21 after 4 warm_start_steps, of 24 steps"
     ):
@@ -157,13 +157,13 @@ def test_a_warm_up_that_is_asked_for_ends():
 @pytest.mark.parametrize(
     ("num_steps", "warm_start_steps"), [(1, 0), (2, 1), (7, 3), (8, 4), (60, 4)]
 )
-def test_the_look_of_a_mode_takes_at_most_half_of_the_steps(num_steps, warm_start_steps):
+def test_get_settings_warm_start_takes_at_most_half_of_the_steps(num_steps, warm_start_steps):
     assert get_settings("quick", num_steps=num_steps).warm_start_steps == warm_start_steps
     assert get_settings("quick", num_steps=9, warm_start_steps=7).warm_start_steps == 7
     assert get_settings("region", num_steps=num_steps).warm_start_steps == 0
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_get_settings_accepts_numpy_numbers():
     settings = get_settings("region", num_steps=np.int64(7), learning_rate=np.float64(0.25))
     assert settings == get_settings("region", num_steps=7, learning_rate=0.25)
     assert type(settings.num_steps) is int

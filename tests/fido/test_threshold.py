@@ -43,7 +43,7 @@ def find_threshold_alone(cells, problem, classifier, generator, settings):
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_the_smallest_level_that_holds_is_found(objective, share, black):
+def test_find_threshold_finds_the_smallest_sufficient_level(objective, share, black):
     """A slope over a white image: kept is what lies left (SSR) or right (SDR) of an edge."""
     classifier = Classifier(params=share, apply=count_white)
     settings = get_settings(
@@ -63,7 +63,7 @@ def test_the_smallest_level_that_holds_is_found(objective, share, black):
 
 
 @pytest.mark.parametrize(("objective", "kept"), [("ssr", 1.0), ("sdr", 0.0)])
-def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
+def test_find_threshold_goes_to_the_end_without_a_sufficient_level(objective, kept, black):
     never = Classifier(params=2.0 if objective == "ssr" else -1.0, apply=count_white)
     settings = get_settings("region", mask_size=4, sharpness=3.0)
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
@@ -73,7 +73,7 @@ def test_where_no_level_holds_it_goes_to_the_end(objective, kept, black):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
+def test_find_threshold_finds_a_region_for_small_logits(objective, black):
     """Its logit_margin on the whole image is half a logit, the reserve of a large margin."""
 
     def whisper(share, images):
@@ -88,7 +88,7 @@ def test_a_classifier_of_small_logits_gets_a_region_too(objective, black):
     assert 0.5 < kept < 0.85 if objective == "ssr" else 0.15 < kept < 0.5
 
 
-def test_where_only_the_whole_image_has_the_reserve_it_is_not_taken(black):
+def test_find_threshold_avoids_the_whole_image_despite_its_margin(black):
     """All but the whole image have a logit_margin of 0.3, and the whole one of 5.3."""
 
     def jump(share, images):
@@ -108,7 +108,7 @@ def test_where_only_the_whole_image_has_the_reserve_it_is_not_taken(black):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_a_region_holds_what_decides_and_does_what_is_asked(objective, black):
+def test_explain_region_covers_the_evidence_and_meets_the_target(objective, black):
     """Half of a patch decides: the region lies on it, in one part, and what is asked is met."""
 
     def count_patch(share, images):
@@ -129,7 +129,7 @@ def test_a_region_holds_what_decides_and_does_what_is_asked(objective, black):
 
 
 @pytest.mark.parametrize(("target", "status"), [(0.0, Status.OK), (0.99, Status.NOT_PRESERVED)])
-def test_status_says_whether_the_target_is_met(target, status, black):
+def test_assign_status_shows_whether_the_target_is_met(target, status, black):
     """Coins for half of the image: more than half is kept by about every other mask."""
     classifier = Classifier(params=0.5, apply=count_white)
     e = cfx_jax.explain(
@@ -142,7 +142,7 @@ def test_status_says_whether_the_target_is_met(target, status, black):
     assert assign_status(one, problem, jnp.asarray(True), target or 0.5).status == status
 
 
-def test_evaluations_are_counted():
+def test_settings_num_evaluations_includes_the_search():
     assert get_settings("fast").num_evaluations == 240
     region = get_settings("region", num_steps=10, num_samples=2)
     assert region.num_evaluations == 20 + 6 * 8
@@ -150,7 +150,7 @@ def test_evaluations_are_counted():
 
 
 @pytest.mark.parametrize("reached", [[3.0] * 8, [0.2] * 8, [-1.0] * 8, [3.0] * 7 + [-1.0]])
-def test_a_search_halves_what_is_left(reached):
+def test_search_update_halves_the_interval(reached):
     """Towards more where too few hold; 7 of 8 are less than nine tenths."""
     settings = get_settings("region")
     search = start_search(jnp.zeros((2, 2)), jnp.float32(1.0), jnp.float32(2.0), settings)
@@ -163,7 +163,7 @@ def test_a_search_halves_what_is_left(reached):
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_the_verdict_is_that_of_the_map_found(objective, black):
+def test_search_and_evaluate_scores_the_map_found(objective, black):
     """Judged by itself with the same key, the map that is returned gets the same verdict."""
     classifier = Classifier(params=0.4, apply=count_white)
     settings = get_settings("region", mask_size=8, smooth_scale=0.5)

@@ -182,7 +182,7 @@ def network_reference(params, image, mask, port):
 @pytest.mark.parametrize(
     ("size", "keep"), [((8, 12), 0.9), ((8, 12), 1), ((8, 12), 0), ((2, 14), 0.8)]
 )
-def test_attention_is_that_of_the_formula(size, keep, port):
+def test_attention_equals_its_formula(size, keep, port):
     foreground, mask = make_case(size, keep, channels=5)
     background, _ = make_case(size, seed=1, channels=5)
     background -= 0.5
@@ -196,14 +196,14 @@ def test_attention_is_that_of_the_formula(size, keep, port):
 @pytest.mark.parametrize(
     ("port", "expected"), [(False, [0, 2, 30, 33, 61, 63]), (True, [0, 2, 30, 32, 60, 62])]
 )
-def test_cells_picked_when_64_become_32(port, expected):
+def test_nearest_cells_from_64_to_32(port, expected):
     rows = jnp.arange(64.0)[None, :, None, None] * jnp.ones((1, 64, 64, 1))
     cells = nearest(rows, 2, port)[0, :, 0, 0]
     np.testing.assert_array_equal(cells[np.asarray([0, 1, 15, 16, 30, 31])], expected)
 
 
 @pytest.mark.parametrize("port", [False, True])
-def test_all_that_is_kept_copies_itself(port):
+def test_attention_copies_kept_pixels_to_themselves(port):
     """Distinct features match themselves best; four patches cover a pixel, but at the border."""
     features = 20 * np.random.default_rng(0).normal(size=(2, 8, 12, 5)).astype(np.float32)
     result = attention(features, features, np.ones((2, 8, 12, 1), np.float32), port=port)
@@ -211,7 +211,7 @@ def test_all_that_is_kept_copies_itself(port):
     np.testing.assert_allclose(result[:, 0, 0], features[:, 0, 0] / 4, atol=1e-3)
 
 
-def test_nothing_that_touches_a_hole_is_copied():
+def test_attention_copies_no_patch_that_touches_a_hole():
     """Of 12 columns the cells are 0, 2, 4, 7, 9, 11; six of them are holes, 9 and 11 are free."""
     features, _ = make_case((8, 12), channels=5)
     mask = np.ones((2, 8, 12, 1), np.float32)
@@ -223,7 +223,7 @@ def test_nothing_that_touches_a_hole_is_copied():
     assert np.all(attention(features, right, mask, port=False)[:, 1:-1, :6].any(axis=-1))
 
 
-def test_gradient_of_the_attention_is_finite_for_empty_features():
+def test_attention_gradient_is_finite_for_empty_features():
     """After a rectifier whole patches may be zero, and a norm has no derivative there."""
     features, mask = make_case((8, 8), keep=0.9, count=4)
     features[0], features[1, :, :6] = 0, 0
@@ -245,7 +245,7 @@ def test_attention_refuses_shapes_it_cannot_halve_or_compare(shape):
 
 
 @pytest.mark.parametrize("port", [False, True])
-def test_network_is_that_of_the_publication(params, port):
+def test_contextual_attention_net_equals_the_publication(params, port):
     images, mask = make_case()
     mask[1, :, 40:] = 1
     coarse, refined = network(params, images, mask, port)
@@ -256,18 +256,18 @@ def test_network_is_that_of_the_publication(params, port):
         np.testing.assert_allclose(2 * ours[..., order] - 1, theirs, atol=1e-4)
 
 
-def test_number_of_parameters(params):
+def test_contextual_attention_net_number_of_parameters(params):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3_601_542
 
 
 @pytest.mark.parametrize(("port", "refined"), [(False, [0.6, 0.5, 0.0]), (True, [0.0, 0.5, 0.6])])
-def test_channels_are_blue_green_red_inside_unless_ported(painter, port, refined):
+def test_contextual_attention_net_is_bgr_inside_unless_ported(painter, port, refined):
     colours = network(painter([0.5, 0.5, 0.5], [-3.0, 0.0, 0.2]), *make_case(), port)
     np.testing.assert_allclose(colours[0] - np.float32(0.75), 0, atol=1e-6)
     np.testing.assert_allclose(colours[1] - np.float32(refined), 0, atol=1e-6)
 
 
-def test_pixels_in_holes_do_not_matter(params):
+def test_contextual_attention_net_ignores_pixels_in_holes(params):
     images, mask = make_case()
     for ours, theirs in zip(
         network(params, images, mask, False),
@@ -277,7 +277,7 @@ def test_pixels_in_holes_do_not_matter(params):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_images_of_a_batch_do_not_see_each_other(params):
+def test_contextual_attention_net_treats_images_independently(params):
     images, mask = make_case()
     both = network(params, images, mask, False)
     for i in range(2):
@@ -288,7 +288,7 @@ def test_images_of_a_batch_do_not_see_each_other(params):
 
 
 @pytest.mark.parametrize("size", [(16, 20), (12, 16)])
-def test_network_refuses_other_sizes(params, size):
+def test_contextual_attention_net_refuses_other_sizes(params, size):
     with pytest.raises(ValueError, match=r"expected \[N, H, W, 3\] with H and W multiples of 8"):
         ContextualAttentionNet().apply({"params": params}, *make_case(size))
 
@@ -314,7 +314,7 @@ def stub(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [224, 100, 256, 300])
-def test_pixels_are_resized_with_corners_aligned_and_rounded_to_integers(stub, size):
+def test_apply_resizes_with_aligned_corners_to_integers(stub, size):
     """A ramp over any number of rows becomes 0, 1, ... 255 over 256."""
     ramp = np.linspace(0.1, 0.9, size, dtype=np.float32)[None, :, None, None]
     images = np.broadcast_to(ramp, (1, size, 40, 3))
@@ -329,7 +329,7 @@ def test_pixels_are_resized_with_corners_aligned_and_rounded_to_integers(stub, s
     np.testing.assert_allclose(seen[0, sure, 7, 1], levels[sure], atol=1e-4)
 
 
-def test_mask_is_resized_then_rounded(stub):
+def test_apply_resizes_then_rounds_the_mask(stub):
     images, mask = np.zeros((1, 1, 2, 3), np.float32), np.float32([[[[1], [0]]]])
     apply(np.float32(0), images, mask, KEY)
     expected = np.arange(256) < 128
@@ -337,14 +337,14 @@ def test_mask_is_resized_then_rounded(stub):
 
 
 @pytest.mark.parametrize("colour", [[0.0, 0.5, 1.0], [0.2, 0.39999, 0.99999]])
-def test_fill_is_cut_off_to_integers(stub, colour):
+def test_apply_truncates_the_fill_to_integers(stub, colour):
     images, _ = make_case((224, 224), count=1)
     result = apply(np.float32(colour), images, np.zeros((1, 224, 224, 1), np.float32), KEY)
     expected = np.floor(255 * np.float32(colour)) / 255
     np.testing.assert_allclose(result - np.float32(expected), 0, atol=1e-6)
 
 
-def test_kept_pixels_are_put_back_before_the_fill_is_resized(stub):
+def test_apply_restores_kept_pixels_before_resizing(stub):
     """Of 511 columns the network sees every second one: holes between them are interpolated."""
     columns = np.arange(511)
     images = np.broadcast_to(columns[:, None] / np.float32(510), (1, 1, 511, 3))
@@ -355,19 +355,19 @@ def test_kept_pixels_are_put_back_before_the_fill_is_resized(stub):
 
 
 @pytest.mark.parametrize("port", [False, True])
-def test_apply_hands_the_arithmetic_on(stub, port):
+def test_apply_passes_the_arithmetic_on(stub, port):
     apply(np.float32(0), *make_case(), KEY, port=port)
     assert stub["port"] is port
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_other_channels_are_refused(params, channels):
+def test_apply_refuses_other_channels(params, channels):
     images, mask = make_case(channels=channels)
     with pytest.raises(ValueError, match=r"expected \[N, H, W, 3\]: convert them to RGB"):
         apply(params, images, mask, KEY)
 
 
-def test_infill_of_a_real_network(params, monkeypatch):
+def test_contextual_attention_infill_of_a_real_network(params, monkeypatch):
     """At the size of the network itself, so that its 256 levels are still to be seen."""
     monkeypatch.setattr(ca, "SIZE", (16, 16))
     images, mask = make_case((16, 16), count=4)
@@ -396,7 +396,7 @@ def test_infill_of_a_real_network(params, monkeypatch):
 # The loss.
 
 
-def test_distance_to_the_nearest_kept_pixel():
+def test_distance_to_kept_equals_a_search():
     _, mask = make_case((9, 7), keep=0.15, count=5)
     mask[0], mask[-1] = 0, 1
     kept = [np.argwhere(m[..., 0] == 1) for m in mask]
@@ -408,7 +408,7 @@ def test_distance_to_the_nearest_kept_pixel():
         np.testing.assert_array_equal(distance[i, ..., 0], expected)
 
 
-def test_loss_of_a_known_error(painter):
+def test_contextual_attention_loss_of_a_known_error(painter):
     """Errors of 1/8 and 1/2 everywhere count once in the hole and once outside."""
     images = np.full((2, 16, 16, 3), 0.5, np.float32)
     _, mask = make_case((16, 16))
@@ -429,7 +429,7 @@ def test_loss_of_a_known_error(painter):
         (np.zeros(16), 0.5 / 16),
     ],
 )
-def test_loss_is_discounted_inside_of_the_hole(painter, keep, expected):
+def test_contextual_attention_loss_is_discounted_inside_the_hole(painter, keep, expected):
     """One column is wrong by 1/2: in the hole's first column, in its middle, or anywhere."""
     images = np.full((2, 16, 16, 3), 0.5, np.float32)
     images[:, :, 4] = 1.0
@@ -438,7 +438,7 @@ def test_loss_is_discounted_inside_of_the_hole(painter, keep, expected):
     np.testing.assert_allclose(terms["refined_l1"], expected, rtol=1e-5)
 
 
-def test_descent_lowers_the_loss_and_gradients_are_finite_whatever_the_mask(params):
+def test_contextual_attention_descent_lowers_the_loss_for_every_mask(params):
     images, mask = make_case((16, 16))
     mask[0] = 0
     (before, _), gradient = jax.device_get(loss_and_gradient(params, images, mask))

@@ -60,7 +60,7 @@ def make_case(size=SIZE, keep=0.5, channels=3, count=2, seed=0):
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (1, 7)])
 @pytest.mark.parametrize("keep", [0.1, 0.5])
-def test_fill_of_a_constant_image_is_the_constant(size, keep):
+def test_push_pull_of_a_constant_image_is_the_constant(size, keep):
     colour = np.float32([0.9, 0.5, 0.1])
     _, mask = make_case(size, keep)
     images = jnp.broadcast_to(colour, (2, *size, 3))
@@ -69,14 +69,14 @@ def test_fill_of_a_constant_image_is_the_constant(size, keep):
 
 
 @pytest.mark.parametrize("place", [(0, 0), (5, 17), (12, 21)])
-def test_fill_from_one_kept_pixel_is_its_colour_everywhere(place):
+def test_push_pull_from_one_kept_pixel_is_its_colour(place):
     images, mask = make_case((13, 22), keep=0.0)
     mask = mask.at[:, place[0], place[1]].set(1.0)
     colour = images[:, place[0], place[1]][:, None, None]
     np.testing.assert_allclose(push_pull(images, mask) - colour, 0.0, atol=1e-6)
 
 
-def test_fill_of_a_ramp_at_half_noise_is_close_to_the_ramp():
+def test_push_pull_of_a_noisy_ramp_is_close_to_the_ramp():
     size = 64
     ramp = jnp.broadcast_to(jnp.linspace(0.0, 1.0, size)[:, None, None], (1, size, size, 3))
     _, mask = make_case((size, size), keep=0.5, count=1)
@@ -85,7 +85,7 @@ def test_fill_of_a_ramp_at_half_noise_is_close_to_the_ramp():
     assert error.mean() < 0.5 / size
 
 
-def test_fill_of_a_row_by_hand():
+def test_push_pull_of_a_row_by_hand():
     """Fills between 0 and 1.
 
     Their 2 x 2 cells upsampled with weights 3/4 and 1/4 give 1/4 and 3/4; then
@@ -98,13 +98,13 @@ def test_fill_of_a_row_by_hand():
     np.testing.assert_allclose(push_pull(images, mask).ravel(), expected, atol=1e-6)
 
 
-def test_fill_of_nothing_is_grey_and_of_everything_is_the_image():
+def test_push_pull_of_nothing_is_grey_and_of_all_is_the_image():
     images, mask = make_case((13, 22), keep=0.0)
     np.testing.assert_array_equal(push_pull(images, mask), gated_unet.GREY)
     np.testing.assert_allclose(push_pull(images, jnp.ones_like(mask)), images, atol=1e-7)
 
 
-def test_fill_stays_between_the_darkest_and_the_brightest_kept_pixel():
+def test_push_pull_stays_in_the_range_of_kept_pixels():
     images, mask = make_case((37, 64), keep=0.1)
     result = np.asarray(push_pull(0.2 + 0.5 * images, mask))
     assert result.min() >= 0.2 - 1e-6
@@ -114,14 +114,14 @@ def test_fill_stays_between_the_darkest_and_the_brightest_kept_pixel():
 # The network.
 
 
-def test_an_untrained_network_returns_the_fill(untrained, fill):
+def test_gated_unet_untrained_returns_push_pull(untrained, fill):
     images, mask = make_case()
     expected = jnp.where(mask > 0.5, images, push_pull(images, mask))
     np.testing.assert_allclose(fill(images, mask, params=untrained), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(33, 50), (1, 9)])
-def test_any_size(fill, size):
+def test_gated_unet_accepts_any_size(fill, size):
     images, mask = make_case(size)
     result = fill(images, mask)
     assert result.shape == images.shape
@@ -131,7 +131,7 @@ def test_any_size(fill, size):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 1.0])
-def test_infill_is_finite_in_range_and_equal_to_the_image_where_kept(params, fill, keep, dtype):
+def test_gated_unet_infill_is_in_range_and_keeps_the_image(params, fill, keep, dtype):
     (images, mask), params = jax.tree.map(lambda x: x.astype(dtype), (make_case(keep=keep), params))
     result = fill(images, mask, params)
     assert result.dtype == dtype
@@ -140,7 +140,7 @@ def test_infill_is_finite_in_range_and_equal_to_the_image_where_kept(params, fil
     np.testing.assert_array_equal(np.where(mask == 1, result, 0), np.where(mask == 1, images, 0))
 
 
-def test_in_bfloat16_every_convolution_and_product_is(params):
+def test_gated_unet_uses_bfloat16_in_every_product(params):
     arguments = (params, *make_case())
     halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), arguments)
     operations = list(products(jax.make_jaxpr(apply)(*halves, KEY).jaxpr))
@@ -150,13 +150,13 @@ def test_in_bfloat16_every_convolution_and_product_is(params):
     }
 
 
-def test_pixels_in_holes_do_not_matter(fill):
+def test_gated_unet_ignores_pixels_in_holes(fill):
     images, mask = make_case()
     kept_only, hole = images * mask, np.asarray(mask[..., 0] == 0)
     np.testing.assert_array_equal(fill(images, mask)[hole], fill(kept_only, mask)[hole])
 
 
-def test_images_of_a_batch_do_not_see_each_other(fill):
+def test_gated_unet_treats_images_independently(fill):
     images, mask = make_case()
     other_images, other_mask = make_case(seed=1, keep=0.1)
     mixed = fill(images.at[1].set(other_images[1]), mask.at[1].set(other_mask[1]))
@@ -164,7 +164,7 @@ def test_images_of_a_batch_do_not_see_each_other(fill):
     np.testing.assert_allclose(mixed[1], fill(other_images, other_mask)[1], atol=1e-5)
 
 
-def test_vmap_over_single_images_agrees(params, fill):
+def test_gated_unet_vmap_over_single_images_agrees(params, fill):
     images, mask = make_case(count=2)
 
     @jax.jit
@@ -175,7 +175,7 @@ def test_vmap_over_single_images_agrees(params, fill):
     np.testing.assert_allclose(one_by_one(images, mask), fill(images, mask), atol=1e-5)
 
 
-def test_grey_images_are_filled_as_grey_rgb_images(fill):
+def test_gated_unet_fills_grey_like_grey_rgb_images(fill):
     images, mask = make_case(channels=1)
     expected = fill(jnp.repeat(images, 3, axis=-1), mask)
     result = fill(images, mask)
@@ -187,7 +187,7 @@ def test_grey_images_are_filled_as_grey_rgb_images(fill):
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_other_channels_are_refused(params, channels):
+def test_gated_unet_refuses_other_channels(params, channels):
     images, mask = make_case(channels=channels)
     with pytest.raises(
         ValueError, match=rf"shape \(2, 32, 48, {channels}\); expected \[N, H, W, 3\]"
@@ -202,7 +202,7 @@ def loss_and_gradient():
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
-def test_gradients_are_finite_whatever_the_mask(params, loss_and_gradient, keep):
+def test_gated_unet_gradients_are_finite_for_every_mask(params, loss_and_gradient, keep):
     _, gradient = loss_and_gradient(params, *make_case((16, 16), keep))
     leaves = jax.tree.leaves(gradient)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -210,7 +210,7 @@ def test_gradients_are_finite_whatever_the_mask(params, loss_and_gradient, keep)
     assert all(np.any(leaf) == (keep < 1) for leaf in leaves)
 
 
-def test_one_step_of_descent_lowers_the_loss(untrained, loss_and_gradient):
+def test_gated_unet_descent_lowers_the_loss(untrained, loss_and_gradient):
     images, mask = make_case((16, 16))
     before, gradient = loss_and_gradient(untrained, 0.5 * images, mask)
     stepped = jax.tree.map(lambda p, g: p - 0.05 * g, untrained, gradient)
@@ -218,7 +218,7 @@ def test_one_step_of_descent_lowers_the_loss(untrained, loss_and_gradient):
     assert after < before
 
 
-def test_loss_is_the_error_inside_the_hole(untrained):
+def test_gated_unet_loss_is_the_error_inside_the_hole(untrained):
     images, mask = make_case((16, 16))
     loss, infills, terms = jax.jit(gated_unet.loss)(untrained, images, mask, KEY)
     holes = np.broadcast_to(mask == 0, images.shape)
@@ -231,7 +231,7 @@ def test_loss_is_the_error_inside_the_hole(untrained):
 # With noise.
 
 
-def test_infills_of_a_stochastic_network_differ_by_key_and_row_but_not_where_kept():
+def test_gated_unet_stochastic_infills_differ_by_key_and_row():
     params = jax.jit(gated_unet.init, static_argnames="stochastic")(KEY, stochastic=True)
     noisy = 0.1 * jax.random.normal(KEY, params["unet"]["residual"]["kernel"].shape)
     params["unet"]["residual"]["kernel"] = noisy
@@ -290,7 +290,7 @@ def test_multiply_adds_of_a_known_network():
     assert multiply_adds(jaxpr) == 4 * 4 * 6 * (3 * 5 * 4) + 4 * 4 * 7 * 6
 
 
-def test_budget(params):
+def test_gated_unet_budget_of_parameters_and_multiply_adds(params):
     images, mask = jnp.zeros((1, 224, 224, 3)), jnp.ones((1, 224, 224, 1))
     cost = multiply_adds(jax.make_jaxpr(apply)(params, images, mask, KEY).jaxpr)
     assert 0.5 * MOST_MACS < cost <= MOST_MACS

@@ -113,7 +113,7 @@ def test_random_color_follows_its_key():
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
-def test_infills_have_the_shape_of_the_images_and_stay_in_range(generator, keep, channels):
+def test_heuristic_infills_have_the_image_shape_and_range(generator, keep, channels):
     images, mask = make_case(keep=keep, channels=channels)
     for extreme in (images, jnp.zeros_like(images), jnp.ones_like(images)):
         result = generator.apply(generator.params, extreme, mask, KEY)
@@ -125,7 +125,7 @@ def test_infills_have_the_shape_of_the_images_and_stay_in_range(generator, keep,
         assert float(result.max()) <= 1.0 + 1e-6
 
 
-def test_infill_is_the_same_under_jit_and_vmap(generator):
+def test_heuristic_infill_is_the_same_under_jit_and_vmap(generator):
     images, mask = make_case()
     eager = generator.apply(generator.params, images, mask, KEY)
     compiled = jax.jit(generator.apply)(generator.params, images, mask, KEY)
@@ -141,20 +141,20 @@ def test_infill_is_the_same_under_jit_and_vmap(generator):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "blur"])
-def test_infill_does_not_depend_on_what_the_hole_hides(name):
+def test_heuristic_infill_ignores_pixels_in_holes(name):
     images, mask = make_case()
     other = jnp.where(mask == 1, images, make_case(seed=1)[0])
     assert float(jnp.abs(images - other).max()) > 0.5
     np.testing.assert_array_equal(fill(name, images, mask), fill(name, other, mask))
 
 
-def test_blur_alone_sees_through_the_hole():
+def test_blur_alone_depends_on_pixels_in_holes():
     images, mask = make_case(keep=0.0)
     assert np.abs(fill("blur", images, mask) - fill("blur", 1.0 - images, mask)).max() > 0.01
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
-def test_gradients_are_finite(generator, keep):
+def test_heuristic_gradients_are_finite(generator, keep):
     images, mask = make_case(keep=keep)
 
     def total(images, mask):
@@ -164,6 +164,6 @@ def test_gradients_are_finite(generator, keep):
         assert np.isfinite(gradient).all()
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_load_generator_refuses_an_unknown_name_with_the_known():
     with pytest.raises(ValueError, match=r"'local_maen'.*blur, .*grey, local_mean, random_color"):
         cfx_jax.load_generator("local_maen")

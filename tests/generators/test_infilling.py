@@ -12,20 +12,20 @@ from cfx_jax.generators import blend, checks, mix
 KEY = jax.random.key(0)
 
 
-def test_kept_pixels_stay_holes_are_filled_and_soft_ones_blend(fill_half, images):
+def test_infill_keeps_fills_and_blends_pixels(fill_half, images):
     mask = jnp.linspace(0.0, 1.0, 16)[None, :, None, None] * jnp.ones((5, 16, 16, 1))
     infilled = cfx_jax.infill(KEY, fill_half, images, mask)
     np.testing.assert_allclose(infilled, mask * images + (1 - mask) * 0.5, atol=1e-6)
 
 
-def test_arrays_of_numpy_blend_on_the_host():
+def test_blend_of_numpy_arrays_runs_on_the_host():
     images, mask = np.float32([[[[0.2, 0.4]]]]), np.float32([[[[0.75]]]])
     blended = blend(images, mask, 1.0)
     assert type(blended) is np.ndarray
     np.testing.assert_allclose(blended, [[[[0.4, 0.55]]]], rtol=1e-6)
 
 
-def test_the_generator_sees_the_rounded_mask_and_the_key(images):
+def test_infill_passes_the_rounded_mask_and_the_key(images):
     def apply(params, images, mask, key):
         return 0.5 * mask + 0.25 * jax.random.uniform(key) + 0.0 * images
 
@@ -37,7 +37,7 @@ def test_the_generator_sees_the_rounded_mask_and_the_key(images):
 
 @pytest.mark.parametrize("name", ["grey", "local_mean", "blur", "random_color"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_all_kept_is_the_image_and_all_filled_is_finite(name, channels, images):
+def test_infill_with_all_kept_is_the_image(name, channels, images):
     generator = cfx_jax.load_generator(name)
     images, whole = images[..., :channels], jnp.ones((5, 16, 16, 1))
     np.testing.assert_array_equal(cfx_jax.infill(KEY, generator, images, whole), images)
@@ -54,7 +54,7 @@ def test_all_kept_is_the_image_and_all_filled_is_finite(name, channels, images):
         (np.ones((5, 16, 16)), r"mask has shape \(5, 16, 16\); expected \(5, 16, 16, 1\)"),
     ],
 )
-def test_masks_that_are_none_are_refused(fill_half, images, mask, expected):
+def test_infill_refuses_invalid_masks(fill_half, images, mask, expected):
     with pytest.raises(ValueError, match=expected):
         cfx_jax.infill(KEY, fill_half, images, mask)
 
@@ -67,12 +67,12 @@ def test_masks_that_are_none_are_refused(fill_half, images, mask, expected):
         (lambda images: images[0], r"expected \[N, H, W, C\]"),
     ],
 )
-def test_images_that_are_none_are_refused(fill_half, images, bad, expected):
+def test_infill_refuses_invalid_images(fill_half, images, bad, expected):
     with pytest.raises(ValueError, match=expected):
         cfx_jax.infill(KEY, fill_half, bad(images), jnp.ones((5, 16, 16, 1)))
 
 
-def test_under_somebody_elses_jit(fill_half, images):
+def test_infill_works_under_jit(fill_half, images):
     mask = jnp.zeros((5, 16, 16, 1))
     compiled = jax.jit(cfx_jax.infill)(KEY, fill_half, images, mask)
     np.testing.assert_allclose(compiled, 0.5, atol=1e-6)
@@ -93,7 +93,7 @@ def test_under_somebody_elses_jit(fill_half, images):
         (1.0, 0.5, r"over \[0\.5.*, 1\.5\]; expected .*: clip them"),
     ],
 )
-def test_infills_that_are_no_pixels_are_refused(images, scale, shift, expected):
+def test_infill_refuses_fills_that_are_no_pixels(images, scale, shift, expected):
     def apply(params, images, mask, key):
         noise = jax.random.uniform(key, images.shape).at[0, 0, 0, 0].set(jnp.nan)
         return scale * noise + shift
@@ -121,7 +121,7 @@ def test_infills_that_are_no_pixels_are_refused(images, scale, shift, expected):
         (lambda images, mask: images + 0j, "'own' returns complex64; expected float32"),
     ],
 )
-def test_an_explanation_looks_at_what_an_own_generator_fills_with(images, fill, expected):
+def test_explain_checks_the_fills_of_a_user_generator(images, fill, expected):
     classifier = cfx_jax.Classifier(params=(), apply=lambda _, x: x.mean((1, 2)))
     generator = cfx_jax.Generator(
         params=(), apply=lambda _, x, mask, key: fill(x, mask), name="own"
@@ -139,7 +139,7 @@ def test_an_explanation_looks_at_what_an_own_generator_fills_with(images, fill, 
         jax.jit(explain)(images)  # Of what is traced nothing is known.
 
 
-def test_packaged_generators_are_not_run_to_be_looked_at(monkeypatch):
+def test_check_fills_does_not_run_packaged_generators(monkeypatch):
     monkeypatch.setattr(checks, "_fill", lambda *_: pytest.fail("it is run"))
     for name in ("grey", "gated_unet", "blur+local_mean"):
         generator = cfx_jax.load_generator(name)

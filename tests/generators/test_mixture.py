@@ -19,7 +19,7 @@ def three():
 
 
 @pytest.mark.parametrize("number", [1, 3, 7])
-def test_each_fills_its_share_in_turn(three, number):
+def test_mix_gives_each_generator_its_share_in_turn(three, number):
     images, mask = jnp.ones((number, 4, 4, 3)) / 4, jnp.zeros((number, 4, 4, 1))
     firsts = set()
     for seed in range(20):
@@ -32,7 +32,7 @@ def test_each_fills_its_share_in_turn(three, number):
     assert firsts == {0, 1, 2}
 
 
-def test_by_name():
+def test_mix_is_available_by_name():
     both = load_generator("grey+blur")
     assert both.name == "grey+blur"
     with pytest.raises(

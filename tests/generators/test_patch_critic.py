@@ -9,7 +9,7 @@ from cfx_jax.generators import patch_critic
 KEY = jax.random.key(0)
 
 
-def test_scores_are_one_for_each_patch():
+def test_patch_critic_gives_one_score_per_patch():
     variables = patch_critic.init(KEY, 3)
     images = jax.random.uniform(KEY, (2, 64, 48, 3))
     scores, unchanged = patch_critic.score(variables, images, images[..., :1])
@@ -17,7 +17,7 @@ def test_scores_are_one_for_each_patch():
     jax.tree.map(np.testing.assert_array_equal, unchanged, variables)
 
 
-def test_power_iteration_bounds_the_largest_singular_value():
+def test_patch_critic_power_iteration_bounds_the_singular_value():
     """Scaling a kernel does not change the scores once the norm has been estimated."""
     images = jax.random.uniform(KEY, (1, 32, 32, 1))
     variables = patch_critic.init(KEY, 1)
@@ -36,7 +36,7 @@ def test_power_iteration_bounds_the_largest_singular_value():
     np.testing.assert_allclose(settle(scaled), settle(variables), rtol=1e-2, atol=1e-4)
 
 
-def test_it_learns_to_tell_noise_from_grey():
+def test_patch_critic_learns_to_separate_noise_from_grey():
     noise = jax.random.uniform(KEY, (4, 16, 16, 1))
     grey, mask = jnp.full_like(noise, 0.5), jnp.zeros_like(noise)
 

@@ -31,7 +31,7 @@ def make_case(keep=0.5, size=(28, 28), count=3):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
-def test_infills_are_in_range_and_equal_to_the_image_where_kept(params, fill, keep):
+def test_vae_infills_are_in_range_and_keep_the_image(params, fill, keep):
     images, mask = make_case(keep)
     infill = np.asarray(fill(params, images, mask, KEY))
     assert infill.shape == images.shape
@@ -40,7 +40,7 @@ def test_infills_are_in_range_and_equal_to_the_image_where_kept(params, fill, ke
     np.testing.assert_array_equal(infill[mask == 1], images[mask == 1])
 
 
-def test_draws_differ_by_key_and_row_and_repeat(params, fill):
+def test_vae_draws_differ_by_key_and_row_and_repeat(params, fill):
     images, mask = make_case(0.2, count=1)
     images, mask = (jnp.concatenate([array, array]) for array in (images, mask))
     first, again, other = (fill(params, images, mask, jax.random.key(s)) for s in (1, 1, 2))
@@ -49,20 +49,20 @@ def test_draws_differ_by_key_and_row_and_repeat(params, fill):
     assert np.abs(first[0] - first[1]).max() > 1e-3
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it(params, fill):
+def test_vae_rows_are_independent(params, fill):
     images, mask = make_case()
     changed = fill(params, images.at[1:].set(0.5), mask.at[1:].set(0.0), KEY)
     np.testing.assert_allclose(changed[0], fill(params, images, mask, KEY)[0], atol=1e-5)
 
 
-def test_pixels_in_holes_do_not_matter(params, fill):
+def test_vae_ignores_pixels_in_holes(params, fill):
     images, mask = make_case()
     hole = np.asarray(mask == 0)
     one, two = fill(params, images, mask, KEY), fill(params, images * mask, mask, KEY)
     np.testing.assert_array_equal(np.asarray(one)[hole], np.asarray(two)[hole])
 
 
-def test_photographs_of_any_size():
+def test_vae_accepts_photographs_of_any_size():
     images = jnp.full((1, 33, 50, 3), 0.3)
     mask = jnp.zeros((1, 33, 50, 1)).at[:, :10].set(1.0)
     infill = jax.jit(lambda key: vae.apply(vae.init(key), images, mask, key))(KEY)
@@ -71,13 +71,13 @@ def test_photographs_of_any_size():
 
 
 @pytest.mark.parametrize(("architecture", "channels"), [(DIGITS, 3), (PHOTOGRAPHS, 1)])
-def test_other_channels_are_refused(architecture, channels):
+def test_vae_refuses_other_channels(architecture, channels):
     images = jnp.zeros((1, 32, 32, channels))
     with pytest.raises(ValueError, match=rf"expected \[N, H, W, {architecture.channels}\]"):
         vae.apply({}, images, images[..., :1], KEY, architecture=architecture)
 
 
-def test_divergence_of_gaussians_by_hand_and_by_draws():
+def test_gaussian_kl_by_hand_and_by_sampling():
     shape = (1, 1, 1, 2)
     first = Gaussian(jnp.asarray([0.0, 1.0]).reshape(shape), jnp.zeros(shape))
     second = Gaussian(jnp.zeros(shape), jnp.log(jnp.asarray([1.0, 2.0])).reshape(shape))
@@ -89,7 +89,7 @@ def test_divergence_of_gaussians_by_hand_and_by_draws():
     assert log_ratio.mean() == pytest.approx(by_hand, abs=0.01)
 
 
-def test_loss_is_reconstruction_plus_divergence_and_its_gradient_reaches_every_part(params):
+def test_vae_loss_adds_divergence_and_reaches_every_parameter(params):
     images, mask = make_case()
 
     @jax.jit

@@ -101,7 +101,7 @@ def lines_of(written, index):
 
 
 @pytest.mark.parametrize("num_processes", [1, 3])
-def test_every_process_is_told_who_it_is(num_processes, folder):
+def test_local_pod_gives_every_process_its_index(num_processes, folder):
     odd = '--config.x=it\'s "odd" $HOME'
     asked = [f"--do{index}=show" for index in range(num_processes)]
     pod = start(folder, odd, *asked, num_processes=num_processes, XLA_FLAGS="--a=1 --b")
@@ -121,7 +121,7 @@ def test_every_process_is_told_who_it_is(num_processes, folder):
     assert 1024 <= int(port) < 1 << 16
 
 
-def test_dry_run_prints_commands_that_do_the_same(folder):
+def test_local_pod_dry_run_prints_equivalent_commands(folder):
     arguments = ["--do0=show", "--do1=show", '--config.x=it\'s "odd" $HOME']
     pod = start(folder, *arguments, options=["--dry_run"], XLA_FLAGS="--a=1 --b")
     printed, status = finish(pod)
@@ -148,14 +148,14 @@ def test_dry_run_prints_commands_that_do_the_same(folder):
         (["wait", "die"], 128 + signal.SIGKILL, ["process 1 was killed by SIGKILL"]),
     ],
 )
-def test_a_failure_ends_all_and_is_passed_on(actions, status, said, folder):
+def test_local_pod_failure_ends_all_and_is_passed_on(actions, status, said, folder):
     asked = [f"--do{index}={action}" for index, action in enumerate(actions)]
     written, code = finish(start(folder, *asked, num_processes=len(actions)))
     assert code == status
     assert lines_of(written, "pod") == said
 
 
-def test_who_does_not_end_is_killed(folder):
+def test_local_pod_kills_a_process_that_does_not_end(folder):
     hasty = (
         f"import sys; sys.path.insert(0, {str(LAUNCH)!r}); import local_pod; "
         "local_pod.KILL_AFTER_SECONDS = 0.2; sys.exit(local_pod.main())"
@@ -173,7 +173,7 @@ def test_who_does_not_end_is_killed(folder):
         (os.killpg, signal.SIGINT),  # As a terminal sends Ctrl-C.
     ],
 )
-def test_signals_reach_all_processes_once(send, number, folder):
+def test_local_pod_signals_reach_all_processes_once(send, number, folder):
     with start(folder, "--do0=wait", "--do1=wait") as pod:
         assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         send(pod.pid, number)
@@ -182,7 +182,7 @@ def test_signals_reach_all_processes_once(send, number, folder):
     assert status == 0
 
 
-def test_a_process_that_fails_after_a_signal_leaves_the_others_their_time(folder):
+def test_local_pod_failure_after_a_signal_leaves_others_time(folder):
     with start(folder, "--do0=wait", "--do1=ignore", "--do2=exit0", num_processes=3) as pod:
         assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         pod.send_signal(signal.SIGINT)  # Process 1 has Python's own way to end on it.
@@ -192,7 +192,7 @@ def test_a_process_that_fails_after_a_signal_leaves_the_others_their_time(folder
     assert status == 128 + signal.SIGINT
 
 
-def test_a_process_hears_what_was_sent_before_it_listened(folder):
+def test_local_pod_delivers_a_signal_sent_before_the_handler(folder):
     with start(folder, "--do0=late", "--do1=late") as pod:
         assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         pod.send_signal(signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_a_process_hears_what_was_sent_before_it_listened(folder):
     assert status == 0
 
 
-def test_progress_bars_come_out_as_their_last_state(folder):
+def test_local_pod_prints_the_last_state_of_progress_bars(folder):
     written, _ = finish(start(folder, "--do0=progress", "--do1=progress"))
     expected = [
         "lines", "an image is broken", "100%", "  indented, ended as on Windows", "no end"
@@ -210,7 +210,7 @@ def test_progress_bars_come_out_as_their_last_state(folder):
     assert len(written) == 10
 
 
-def test_a_terminal_shows_the_progress_of_process_0(folder):
+def test_local_pod_terminal_shows_the_progress_of_process_0(folder):
     reader, writer = pty.openpty()
     command = [sys.executable, LAUNCH / "local_pod.py", "--num_processes=2"]
     with subprocess.Popen(
@@ -250,7 +250,7 @@ def read(terminal):
         (["--num_processes=2", "--devices_per_process=2", "--config=a"], "arguments: --config=a"),
     ],
 )
-def test_wrong_options_are_told(arguments, message):
+def test_local_pod_refuses_wrong_options(arguments, message):
     result = subprocess.run(
         [sys.executable, LAUNCH / "local_pod.py", *arguments],
         capture_output=True, text=True, check=False,

@@ -19,7 +19,7 @@ def run(*arguments, before="pass"):
     )
 
 
-def test_programs_that_are_not_there_are_named(tmp_path):
+def test_local_slurm_names_missing_programs(tmp_path):
     ended = run(f"--folder={tmp_path}", before="local_slurm._DAEMONS = ('no_slurmd', 'no_ctld')")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: no_slurmd and no_ctld not found; install Slurm")
@@ -34,7 +34,7 @@ def test_programs_that_are_not_there_are_named(tmp_path):
         (["--folder=a", "--grace=soon"], "invalid int value: 'soon'"),
     ],
 )
-def test_wrong_options_are_told(arguments, message):
+def test_local_slurm_refuses_wrong_options(arguments, message):
     ended = run(*arguments)
     assert ended.returncode == 2
     assert message in ended.stderr

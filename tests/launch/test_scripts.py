@@ -108,7 +108,7 @@ def commands(printed):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(script):
+def test_scripts_pass_shellcheck(script):
     shellcheck = shutil.which("shellcheck", path=pathlib.Path(sys.executable).parent)
     found = subprocess.run(
         [shellcheck, "--external-sources", script], capture_output=True, text=True, check=False
@@ -117,12 +117,12 @@ def test_shellcheck_finds_nothing(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_bash_can_parse_them(script):
+def test_scripts_can_be_parsed_by_bash(script):
     subprocess.run(["bash", "-n", script], check=True)
 
 
 @pytest.mark.parametrize("script", VARIABLES)
-def test_dry_run_runs_nothing_and_a_run_runs_what_it_prints(script, machine):
+def test_scripts_dry_run_prints_what_a_run_executes(script, machine):
     dry = machine.run(script, "--dry_run", *ARGUMENTS, **VARIABLES[script])
     assert (dry.returncode, dry.stderr, machine.calls()) == (0, "", [])
     printed = commands(dry.stdout)
@@ -141,7 +141,7 @@ def test_dry_run_runs_nothing_and_a_run_runs_what_it_prints(script, machine):
         ("gke_xpk.sh", "pip install --quiet '.[tpu]' && python -m cfx_jax.main --distributed"),
     ],
 )
-def test_arguments_reach_main_through_both_shells(script, before, machine):
+def test_scripts_pass_arguments_through_both_shells(script, before, machine):
     printed = machine.run(script, "--dry_run", *ARGUMENTS, **VARIABLES[script]).stdout
     (run,) = [line for line in commands(printed) if "cfx_jax.main" in line[-1]]
     remote = run[-1].removeprefix("--command=").removesuffix("; exit $?")
@@ -167,7 +167,7 @@ def test_arguments_reach_main_through_both_shells(script, before, machine):
         ("gke_xpk.sh", {"MAX_RESTARTS": "3", "BASE_IMAGE": "i"}, ["restarts=3", "-image=i"]),
     ],
 )
-def test_settings_come_from_variables(script, settings, expected, machine):
+def test_scripts_read_settings_from_variables(script, settings, expected, machine):
     printed = machine.run(script, "--dry_run", *ARGUMENTS, **VARIABLES[script] | settings).stdout
     assert [part for part in expected if part not in printed] == []
 
@@ -176,7 +176,7 @@ def test_settings_come_from_variables(script, settings, expected, machine):
     ("script", "name"),
     [(s, name) for s in ("tpu_vm.sh", "tpu_slice.sh", "gke_xpk.sh") for name in VARIABLES[s]],
 )
-def test_a_missing_variable_is_named(script, name, machine):
+def test_scripts_name_a_missing_variable(script, name, machine):
     rest = {key: value for key, value in VARIABLES[script].items() if key != name}
     result = machine.run(script, *ARGUMENTS, **rest)
     assert result.returncode != 0
@@ -188,14 +188,14 @@ def test_a_missing_variable_is_named(script, name, machine):
 @pytest.mark.parametrize(
     "arguments", [[], ["--workdir=runs/a"], ["--workdir=gs://b/a", "--workdir", "runs/a"]]
 )
-def test_results_on_disks_that_vanish_are_refused(script, arguments, machine):
+def test_scripts_refuse_results_on_temporary_disks(script, arguments, machine):
     result = machine.run(script, *arguments, **VARIABLES[script])
     assert result.returncode == 2
     assert "expected gs://" in result.stderr
     assert machine.calls() == []
 
 
-def test_a_bucket_can_be_given_in_two_words(machine):
+def test_scripts_accept_a_bucket_in_two_words(machine):
     result = machine.run("tpu_vm.sh", "--dry_run", "--workdir", "gs://b/a", PROJECT="p", ZONE="z")
     assert result.returncode == 0
 
@@ -210,7 +210,9 @@ def test_a_bucket_can_be_given_in_two_words(machine):
         (["ABSENT"], [STOPPED], {}, "describe create scp ssh run", 143),
     ],
 )
-def test_a_tpu_vm_is_deleted_only_after_success(states, runs, settings, verbs, status, machine):
+def test_tpu_vm_script_deletes_the_vm_only_after_success(
+    states, runs, settings, verbs, status, machine
+):
     machine.answer("states", states)
     machine.answer("runs", runs)
     result = machine.run("tpu_vm.sh", *ARGUMENTS, **VARIABLES["tpu_vm.sh"] | settings)
@@ -268,7 +270,7 @@ TRY = "scp ssh run"
         ),
     ],
 )  # fmt: skip
-def test_a_slice_is_waited_for_and_replaced(states, runs, verbs, status, machine):
+def test_tpu_vm_script_waits_for_and_replaces_a_slice(states, runs, verbs, status, machine):
     machine.answer("states", states)
     machine.answer("runs", runs)
     result = machine.run("tpu_slice.sh", *ARGUMENTS, **VARIABLES["tpu_slice.sh"])
@@ -278,7 +280,7 @@ def test_a_slice_is_waited_for_and_replaced(states, runs, verbs, status, machine
     assert tells_how_to_delete == (status != 0 and states != ["ERROR"])
 
 
-def test_every_host_of_a_slice_is_used(machine):
+def test_tpu_vm_script_uses_every_host_of_a_slice(machine):
     machine.answer("states", ["ACTIVE"])
     machine.run("tpu_slice.sh", *ARGUMENTS, **VARIABLES["tpu_slice.sh"])
     on_hosts = [call for call in machine.calls() if {"scp", "ssh"} & set(call)]
@@ -286,7 +288,7 @@ def test_every_host_of_a_slice_is_used(machine):
     assert all("--worker=all" in call for call in on_hosts)
 
 
-def test_what_is_not_committed_is_named(machine):
+def test_scripts_name_uncommitted_changes(machine):
     machine.answer("uncommitted", [" M configs/imagenet.py"])
     result = machine.run("tpu_vm.sh", *ARGUMENTS, **VARIABLES["tpu_vm.sh"])
     assert "not these changes:\n M configs/imagenet.py\n" in result.stderr
@@ -299,7 +301,7 @@ def test_what_is_not_committed_is_named(machine):
         (f"1{STOPPED[1:]}", False, 1), ("2 e", False, 2), ("143 e", False, 143),
     ],
 )  # fmt: skip
-def test_a_slurm_job_that_was_stopped_is_queued_again(answer, requeued, status, machine):
+def test_slurm_script_requeues_a_stopped_job(answer, requeued, status, machine):
     machine.answer("runs", [answer])
     result = machine.run("slurm.sh", *ARGUMENTS, **VARIABLES["slurm.sh"])
     assert result.returncode == status
@@ -310,7 +312,7 @@ def test_a_slurm_job_that_was_stopped_is_queued_again(answer, requeued, status, 
     assert [path.name for path in machine.folder.iterdir() if path.name.startswith("tmp.")] == []
 
 
-def test_a_slurm_job_that_writes_nothing_new_is_given_up(machine):
+def test_slurm_script_abandons_a_job_that_writes_nothing_new(machine):
     """Its output goes on where it was when it is queued again."""
     starts = [FRUITLESS, STOPPED, *[FRUITLESS] * 5]
     machine.answer("runs", starts)
@@ -329,7 +331,7 @@ def test_a_slurm_job_that_writes_nothing_new_is_given_up(machine):
     assert lines[-1].startswith("not queued again: nothing new was written in 5 starts; expected")
 
 
-def test_slurm_script_is_not_started_by_hand(machine):
+def test_slurm_script_refuses_to_start_by_hand(machine):
     result = machine.run("slurm.sh", *ARGUMENTS)
     assert result.returncode == 2
     assert "submit it: sbatch" in result.stderr
@@ -347,14 +349,14 @@ def test_slurm_script_is_not_started_by_hand(machine):
         ({"SBATCH_GPUS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "3"}, 3, "0,1,2"),
     ],
 )
-def test_a_slurm_process_is_given_all_gpus_of_its_node(settings, gpus, ids, machine):
+def test_slurm_script_gives_a_process_all_gpus_of_its_node(settings, gpus, ids, machine):
     run = commands(machine.run("slurm.sh", "--dry_run", **settings).stdout)[1]
     assert run[:3] == ["srun", "--kill-on-bad-exit=1", f"--gpus-per-node={gpus}"]
     told = [word for word in run if word.startswith("JAX_LOCAL_DEVICE_IDS=")]
     assert told == ([f"JAX_LOCAL_DEVICE_IDS={ids}"] if ids else [])
 
 
-def test_slurm_processes_start_with_sigterm_blocked_where_env_can(machine):
+def test_slurm_script_blocks_sigterm_at_start_where_env_can(machine):
     dry = ("slurm.sh", "--dry_run")
     assert "--block-signal=TERM" in commands(machine.run(*dry).stdout)[1]
     (machine.tools / "env").write_text("#!/bin/sh\nexit 125\n")
@@ -363,7 +365,7 @@ def test_slurm_processes_start_with_sigterm_blocked_where_env_can(machine):
     assert run[run.index("env") + 1] == "python"
 
 
-def test_slurm_reads_its_options():
+def test_slurm_script_options_are_readable_by_slurm():
     text = (LAUNCH / "slurm.sh").read_text()
     options = re.findall(r"^#SBATCH (--.+)$", text, re.MULTILINE)
     # None of GPUs and CPUs: Slurm refuses those that do not fit others of the command line.
@@ -376,7 +378,7 @@ def test_slurm_reads_its_options():
     assert text.rindex("\n#SBATCH") < first_command
 
 
-def test_slurm_starts_a_copy_of_the_script_alone(machine):
+def test_slurm_script_works_as_a_lone_copy(machine):
     shutil.copy(LAUNCH / "slurm.sh", machine.folder / "slurm_script")
     for arguments in (["--dry_run"], []):
         ended = machine.run(machine.folder / "slurm_script", *arguments, **VARIABLES["slurm.sh"])
@@ -385,7 +387,7 @@ def test_slurm_starts_a_copy_of_the_script_alone(machine):
 
 @pytest.mark.parametrize("slow", ["pip", "python"])
 @pytest.mark.parametrize("num_signals", [1, 2])
-def test_pods_that_are_stopped_are_started_again(slow, num_signals, machine):
+def test_xpk_script_restarts_stopped_pods(slow, num_signals, machine):
     """XPK runs the command as below, and counts pods that end with 0 as done, with 143 as lost."""
     xpk = (
         "_sigterm() (kill -SIGTERM $! 2>/dev/null;); trap _sigterm SIGTERM; ({command}) & PID=$!; "

@@ -34,7 +34,7 @@ def black():
 WHITE = jnp.ones((SIZE, SIZE, 1))
 
 
-def test_deletion_of_an_additive_model_is_a_running_sum(additive, black):
+def test_deletion_curve_of_an_additive_model_is_a_running_sum(additive, black):
     found = curves.deletion_curve(KEY, additive, black, WHITE, Question(1), WEIGHTS, num_steps=16)
     order = np.sort(WEIGHTS.ravel())[::-1]
     expected = [order[count:].sum() for count in range(0, SIZE**2 + 1, 4)]
@@ -44,7 +44,7 @@ def test_deletion_of_an_additive_model_is_a_running_sum(additive, black):
     np.testing.assert_allclose(found.shares, np.linspace(1, 0, 17), atol=1e-6)
 
 
-def test_insertion_of_an_additive_model_is_a_running_sum(additive, black):
+def test_insertion_curve_of_an_additive_model_is_a_running_sum(additive, black):
     found = curves.insertion_curve(KEY, additive, black, WHITE, Question(1), WEIGHTS, num_steps=64)
     order = np.sort(WEIGHTS.ravel())[::-1]
     np.testing.assert_allclose(found.log_odds, [0, *np.cumsum(order)], atol=1e-4)
@@ -52,7 +52,7 @@ def test_insertion_of_an_additive_model_is_a_running_sum(additive, black):
     assert curves.best_rise(found) == pytest.approx(-order[order < 0].sum(), abs=1e-4)
 
 
-def test_a_better_map_has_the_better_area(additive, black):
+def test_curve_area_is_better_for_a_better_map(additive, black):
     question = Question(1)
     areas = [
         [
@@ -65,12 +65,12 @@ def test_a_better_map_has_the_better_area(additive, black):
     assert areas[1] == sorted(areas[1], reverse=True)
 
 
-def test_the_area_is_that_of_the_trapezoids():
+def test_curve_area_is_that_of_the_trapezoids():
     probability = [[0.8, 0.4, 0.0], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0]]
     np.testing.assert_allclose(curves.curve_area(np.asarray(probability)), [0.4, 0.3, 0.25])
 
 
-def test_images_are_mapped_over(additive, black):
+def test_curves_map_over_images(additive, black):
     images = jnp.stack([WHITE, 0.5 * WHITE])
     one = functools.partial(curves.deletion_curve, num_steps=4)
     maps = jnp.stack([WEIGHTS, -WEIGHTS])
@@ -101,7 +101,7 @@ def read_log_sum(params, images):
         ([0, 7, 2, 8], 0.05, slice(7, 8)),  # Smaller boxes are not rewarded further.
     ],
 )
-def test_crop_metric(box, area, pixels):
+def test_crop_metric_known_answers(box, area, pixels):
     image = jnp.broadcast_to(jnp.linspace(0, 1, 8)[:, None, None], (8, 8, 1))
     classifier = cfx_jax.Classifier(params=(), apply=read_log_sum)
     found = curves.crop_metric(classifier, image, Question(1), jnp.asarray(box))
@@ -110,7 +110,7 @@ def test_crop_metric(box, area, pixels):
     assert found == pytest.approx(float(expected), abs=0.02)
 
 
-def test_the_crop_is_what_pillow_cuts_out():
+def test_crop_metric_crops_like_pillow():
     """To within what the two kernels differ."""
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))

@@ -21,7 +21,7 @@ def errors(regions, truths):
     return loc.localisation_errors(loc.tight_boxes(regions), truths).tolist()
 
 
-def test_a_perfect_map_has_no_error_and_an_inverted_one_has():
+def test_localisation_errors_of_perfect_and_inverted_maps():
     perfect = drawn(BOX[0])
     assert loc.tight_boxes(loc.above_mean(perfect)).tolist() == BOX.tolist()
     assert errors(loc.above_mean(perfect), [BOX]) == [0.0]
@@ -32,7 +32,7 @@ def test_a_perfect_map_has_no_error_and_an_inverted_one_has():
     assert loc.pointing_hits(drawn([0, 0, 2, 2]), [BOX]).tolist() == [0.0]
 
 
-def test_the_share_in_the_boxes_is_that_of_their_union():
+def test_box_shares_use_the_union_of_boxes():
     maps = np.concatenate([drawn(BOX[0]), 1 - drawn(BOX[0]), drawn(BOX[0], value=3.0)])
     maps[2, 0, :9] = 40.0  # 360 outside of the box, as much as inside of it.
     assert loc.box_shares(maps, [BOX] * 3).tolist() == [1.0, 0.0, 0.5]
@@ -43,14 +43,14 @@ def test_the_share_in_the_boxes_is_that_of_their_union():
     np.testing.assert_allclose(loc.box_shares(drawn([0, 0, 1, 1]), [half_a_pixel]), 0.5)
 
 
-def test_there_is_no_share_without_boxes_or_without_mass():
+def test_box_shares_are_nan_without_boxes_or_mass():
     assert np.isnan(loc.box_shares(drawn(BOX[0]), [np.zeros((0, 4))])).all()
     assert np.isnan(loc.box_shares(np.zeros((1, *SIZE)), [BOX])).all()
     with pytest.raises(ValueError, match=r"truths\[0\]"):
         loc.box_shares(drawn(BOX[0]), [np.zeros(4)])
 
 
-def test_smoothing_joins_the_grains_of_an_object():
+def test_smooth_joins_the_grains_of_an_object():
     box = np.asarray([[20.0, 10.0, 60.0, 50.0]])
     grains = np.zeros((1, 80, 80))
     grains[0, 10:50:4, 20:60:4] = 1.0  # No two of them touch.
@@ -60,7 +60,7 @@ def test_smoothing_joins_the_grains_of_an_object():
     np.testing.assert_allclose(smoothed.sum(), grains.sum(), rtol=1e-6)
 
 
-def test_smoothing_blurs_each_map_alone_with_the_stated_gaussian():
+def test_smooth_blurs_each_map_with_the_stated_gaussian():
     maps = np.zeros((2, 41, 61))
     maps[0, 20, 30] = 1.0
     smoothed = loc.smooth(maps)
@@ -70,7 +70,7 @@ def test_smoothing_blurs_each_map_alone_with_the_stated_gaussian():
     np.testing.assert_allclose(smoothed[0], expected / expected.sum(), atol=1e-5)
 
 
-def test_a_flat_map_is_empty_and_points_at_the_centre():
+def test_localisation_of_a_flat_map_is_empty_and_central():
     flat = np.full((1, *SIZE), 0.3)
     for region in (loc.above_mean(flat), loc.above_share(flat, 0.2)):
         assert not region.any()
@@ -81,7 +81,7 @@ def test_a_flat_map_is_empty_and_points_at_the_centre():
     assert loc.f1_scores(0 * flat, [BOX]).tolist() == [0.0]
 
 
-def test_the_largest_part_connected_by_edges_is_boxed():
+def test_tight_boxes_surround_the_largest_connected_part():
     region = np.zeros((2, 6, 8), bool)
     region[0, 1:3, 1:3] = region[0, 3:6, 3:6] = True  # They touch at a corner only.
     region[0, 0, 7] = True
@@ -101,12 +101,12 @@ def test_the_largest_part_connected_by_edges_is_boxed():
         ([0, 0, 0, 0], [[0, 0, 10, 10]], 0.0),
     ],
 )
-def test_overlap(box, truths, expected):
+def test_best_overlap_known_answers(box, truths, expected):
     found = loc.best_overlap(np.asarray([box], float), [np.asarray(truths, float)])
     np.testing.assert_allclose(found, [expected])
 
 
-def test_half_of_a_box_is_not_found():
+def test_localisation_errors_require_more_than_half_overlap():
     """More than half is asked for, as ILSVRC does."""
     half = drawn([0, 0, 10, 5])
     truth = np.asarray([[0.0, 0.0, 10.0, 10.0]])
@@ -115,12 +115,12 @@ def test_half_of_a_box_is_not_found():
     assert errors(loc.above_mean(more), [truth]) == [0.0]
 
 
-def test_a_found_box_of_a_wrong_class_is_an_official_error():
+def test_official_errors_include_a_wrong_class():
     found = loc.official_errors(np.asarray([0.0, 0.0, 1.0, 0.0]), np.asarray([1, 0, 1, np.nan]))
     np.testing.assert_array_equal(found, [0.0, 1.0, 1.0, np.nan])
 
 
-def test_the_threshold_that_suits_the_method_is_found():
+def test_max_box_accuracy_finds_the_best_threshold():
     """A hill on a wide foot: only above the foot does it fit the box."""
     hill = drawn([1, 1, 29, 19], value=0.4) + drawn(BOX[0], value=0.6)
     found = loc.found_at_shares(np.concatenate([hill] * 2), [BOX, BOX[:0]], [0.1, 0.3, 0.5, 0.7])
@@ -132,7 +132,7 @@ def test_the_threshold_that_suits_the_method_is_found():
 
 
 @pytest.mark.parametrize("box", [[2.5, 1.0, 7.25, 3.75], [-4.0, -1.0, 3.5, 40.0]])
-def test_f1_against_sums_over_fine_pixels(box):
+def test_f1_scores_equal_sums_over_fine_pixels(box):
     """Fractions of pixels: the same numbers on a grid sixteen times as fine."""
     rng = np.random.default_rng(0)
     maps = rng.uniform(size=(1, 8, 10))
@@ -146,7 +146,7 @@ def test_f1_against_sums_over_fine_pixels(box):
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
-def test_f1_takes_the_box_that_fits_best():
+def test_f1_scores_take_the_best_box():
     other = np.asarray([[20.0, 15.0, 30.0, 20.0]])
     maps = drawn(BOX[0])
     both = np.concatenate([other, BOX])
@@ -154,7 +154,7 @@ def test_f1_takes_the_box_that_fits_best():
     assert loc.f1_scores(maps, [other]).tolist() == [0.0]
 
 
-def test_controls():
+def test_centre_and_whole_boxes_known_answers():
     whole = loc.whole_boxes(2, (224, 227))
     assert whole.tolist() == [[0, 0, 227, 224]] * 2
     centre = loc.centre_boxes(1, (227, 227), 33)
@@ -163,7 +163,7 @@ def test_controls():
     assert loc.best_overlap(loc.whole_boxes(1, (227, 227)), [truth])[0] == pytest.approx(112 / 227)
 
 
-def test_an_image_without_a_box_has_no_number():
+def test_localisation_errors_are_nan_without_a_box():
     maps, truths = np.concatenate([drawn(BOX[0])] * 2), [BOX, BOX[:0]]
     for measure in (loc.pointing_hits, loc.f1_scores):
         np.testing.assert_array_equal(measure(maps, truths), [1.0, np.nan])
@@ -172,6 +172,6 @@ def test_an_image_without_a_box_has_no_number():
 
 
 @pytest.mark.parametrize("truth", [np.zeros(4), np.zeros((2, 3))])
-def test_what_is_no_list_of_boxes_is_named(truth):
+def test_best_overlap_names_input_that_is_no_boxes(truth):
     with pytest.raises(ValueError, match=r"truths\[1\] has shape"):
         loc.best_overlap(np.zeros((2, 4)), [BOX, truth])

@@ -7,7 +7,7 @@ from scipy import stats
 from cfx_jax.metrics import localisation, masks
 
 
-def test_entropy_of_known_masks():
+def test_posterior_entropy_of_known_masks():
     keep = np.stack([np.zeros((2, 2)), np.ones((2, 2)), np.full((2, 2), 0.5),
                      np.asarray([[0.25, 0.0], [1.0, 0.5]])])  # fmt: skip
     expected = [0.0, 0.0, 1.0, (stats.entropy([0.25, 0.75], base=2) + 1.0) / 4]
@@ -15,7 +15,7 @@ def test_entropy_of_known_masks():
     assert np.isfinite(masks.posterior_entropy(keep.astype(np.float16))).all()
 
 
-def test_parts_are_connected_by_edges():
+def test_count_parts_connects_by_edges():
     regions = np.zeros((4, 6, 6), bool)
     regions[1, 1:4, 2:5] = True
     regions[2] = np.indices((6, 6)).sum(0) % 2  # They touch at corners alone.
@@ -35,7 +35,7 @@ def test_total_variation_of_known_maps():
     assert masks.total_variation(noise[None])[0] == pytest.approx(1 / 3, abs=0.01)
 
 
-def test_agreement_is_that_of_scipy():
+def test_rank_agreement_equals_scipy():
     rng = np.random.default_rng(0)
     ours = rng.integers(0, 9, (4, 6, 7)).astype(float)  # With ties.
     theirs = ours + rng.normal(size=ours.shape)
@@ -43,14 +43,14 @@ def test_agreement_is_that_of_scipy():
     np.testing.assert_allclose(masks.rank_agreement(ours, theirs), expected)
 
 
-def test_agreement_in_half_precision_is_that_of_the_same_values_in_double():
+def test_rank_agreement_in_half_precision_equals_double():
     rng = np.random.default_rng(0)
     maps = rng.uniform(size=(2, 2, 60, 60)).astype(np.float16)
     expected = masks.rank_agreement(*maps.astype(float))
     np.testing.assert_array_equal(masks.rank_agreement(*maps), expected)
 
 
-def test_agreement_does_not_ask_for_the_scale():
+def test_rank_agreement_does_not_depend_on_scale():
     maps = np.random.default_rng(0).uniform(size=(2, 5, 5))
     np.testing.assert_allclose(masks.rank_agreement(maps, np.exp(9 * maps)), 1.0)
     np.testing.assert_allclose(masks.rank_agreement(maps, -maps), -1.0)
@@ -60,7 +60,7 @@ def test_agreement_does_not_ask_for_the_scale():
         masks.rank_agreement(maps, maps[:1])
 
 
-def test_variance_of_restarts():
+def test_restart_variance_known_answers():
     rng = np.random.default_rng(0)
     keep = rng.uniform(size=(400, 3, 4, 4))
     keep[:, 1] = 0.7

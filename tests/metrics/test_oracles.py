@@ -84,7 +84,7 @@ def golden():
         return dict(arrays)
 
 
-def test_the_network_is_the_same(golden):
+def test_oracle_networks_are_the_same(golden):
     model = classifier(CHANNELS)
     logits = model.apply(model.params, jnp.asarray(draw_images(CHANNELS)))
     np.testing.assert_allclose(logits, golden["logits"], rtol=1e-4, atol=1e-5)
@@ -93,7 +93,7 @@ def test_the_network_is_the_same(golden):
 @pytest.mark.parametrize(
     "method", ["gradient", "gradient_x_input", "integrated_gradients", "grad_cam"]
 )
-def test_maps_are_those_of_captum(method, golden):
+def test_attribute_equals_captum(method, golden):
     images = jnp.asarray(draw_images(CHANNELS))
     found = attribute(method, KEY, classifier(CHANNELS), BLACK, images, np.asarray(TARGETS))
     expected = golden[method]
@@ -101,7 +101,7 @@ def test_maps_are_those_of_captum(method, golden):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_deletion_is_the_pixel_flipping_of_quantus(golden):
+def test_deletion_curve_equals_quantus_pixel_flipping(golden):
     """One pixel after the other to black; theirs has no point for the whole image."""
     model, maps = classifier(1), draw_maps()
     for row, (image, target) in enumerate(zip(draw_images(1), FLIPPED, strict=True)):

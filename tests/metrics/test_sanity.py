@@ -22,7 +22,9 @@ def agreement(method, images, ours, theirs):
 
 
 @pytest.mark.parametrize(("method", "is_blind"), [("gradient_x_input", False), ("random", True)])
-def test_only_a_blind_method_gives_the_same_maps(method, is_blind, random_classifier, images):
+def test_shuffle_weights_changes_the_maps_of_all_but_blind_methods(
+    method, is_blind, random_classifier, images
+):
     intact = (random_classifier, TARGETS)
     shuffled = (sanity.shuffle_weights(KEY, random_classifier), TARGETS)
     keys = jax.random.split(KEY, 5)
@@ -32,7 +34,7 @@ def test_only_a_blind_method_gives_the_same_maps(method, is_blind, random_classi
         assert found == pytest.approx(1.0) if is_blind else found < 0.5
 
 
-def test_shuffling_keeps_the_values_of_each_array(random_classifier):
+def test_shuffle_weights_keeps_the_values_of_each_array(random_classifier):
     shuffled = sanity.shuffle_weights(KEY, random_classifier)
     for name, ours in random_classifier.params.items():
         theirs = shuffled.params[name]
@@ -41,7 +43,7 @@ def test_shuffling_keeps_the_values_of_each_array(random_classifier):
         np.testing.assert_array_equal(np.sort(ours, axis=None), np.sort(theirs, axis=None))
 
 
-def test_every_other_class_is_drawn_and_never_the_target():
+def test_draw_other_class_draws_every_class_but_the_target():
     keys = jax.random.split(KEY, 200)
     drawn = jax.vmap(lambda key: sanity.draw_other_class(key, jnp.asarray(3), 5))(keys)
     assert set(np.asarray(drawn).tolist()) == {0, 1, 2, 4}

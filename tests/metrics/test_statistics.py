@@ -8,7 +8,7 @@ import pytest
 from cfx_jax.metrics.statistics import bootstrap, paired_difference
 
 
-def test_the_interval_of_a_mean_is_that_of_the_normal_limit():
+def test_bootstrap_interval_equals_the_normal_limit():
     values = np.random.default_rng(0).normal(3.0, 2.0, 2000)
     found = bootstrap(values)
     assert found.mean == pytest.approx(values.mean())
@@ -17,14 +17,14 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_limit():
     assert found.high == pytest.approx(values.mean() + margin, abs=0.1 * margin)
 
 
-def test_nineteen_of_twenty_intervals_hold_the_truth():
+def test_bootstrap_intervals_cover_the_truth_in_19_of_20():
     rng = np.random.default_rng(1)
     intervals = [bootstrap(rng.uniform(size=60), 300, seed) for seed in range(300)]
     held = np.mean([low <= 0.5 <= high for _, low, high in intervals])
     assert 0.91 <= held <= 0.98
 
 
-def test_intervals_are_the_percentiles_of_means_of_images_drawn_anew():
+def test_bootstrap_intervals_are_percentiles_of_resampled_means():
     """Against a plain loop, to within what another seed changes; also of one image alone."""
     values = np.random.default_rng(3).exponential(size=40)
     rng = np.random.default_rng(4)
@@ -34,7 +34,7 @@ def test_intervals_are_the_percentiles_of_means_of_images_drawn_anew():
     assert bootstrap(values[:1]) == (values[0],) * 3
 
 
-def test_memory_does_not_grow_with_the_images():
+def test_bootstrap_memory_does_not_grow_with_the_images():
     values = np.random.default_rng(5).uniform(size=200_000)
     tracemalloc.start()
     bootstrap(values, 20)
@@ -42,13 +42,13 @@ def test_memory_does_not_grow_with_the_images():
     tracemalloc.stop()
 
 
-def test_the_same_seed_draws_the_same_images():
+def test_bootstrap_repeats_with_the_same_seed():
     values = np.random.default_rng(0).normal(size=50)
     assert bootstrap(values) == bootstrap(values)
     assert bootstrap(values) != bootstrap(values, seed=1)
 
 
-def test_what_is_hard_for_both_drops_out_of_a_paired_difference():
+def test_paired_difference_removes_common_variation():
     rng = np.random.default_rng(2)
     hard = rng.normal(0.0, 10.0, 100)
     theirs = hard + rng.normal(0.0, 0.1, 100)
@@ -59,11 +59,11 @@ def test_what_is_hard_for_both_drops_out_of_a_paired_difference():
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, np.nan], [np.inf]])
-def test_what_is_no_list_of_finite_numbers_is_refused(values):
+def test_bootstrap_refuses_input_that_is_no_finite_list(values):
     with pytest.raises(ValueError, match="expected one finite number per image"):
         bootstrap(np.asarray(values))
 
 
-def test_methods_on_other_images_cannot_be_paired():
+def test_paired_difference_refuses_other_images():
     with pytest.raises(ValueError, match="expected the same images"):
         paired_difference(np.zeros(3), np.zeros(4))

@@ -6,7 +6,7 @@ import zarr
 from cfx_jax.records import Cost, Costs, Storage
 
 
-def test_hosts_write_rows_of_their_own(tmp_path):
+def test_costs_of_each_host_are_separate_rows(tmp_path):
     storage = Storage(tmp_path)
     hosts = [Costs(storage, 4), Costs(storage, 4)]
     for unit in (3, 0):
@@ -18,7 +18,7 @@ def test_hosts_write_rows_of_their_own(tmp_path):
     assert zarr.open_array(tmp_path / "costs.zarr", mode="r").attrs["columns"] == [*Cost._fields]
 
 
-def test_what_is_not_there_or_damaged_is_not_known(tmp_path):
+def test_costs_missing_or_damaged_are_nan(tmp_path):
     costs = Costs(Storage(tmp_path), 2)
     assert np.isnan(costs.read()).all()
     assert not list(tmp_path.iterdir()), "to read makes nothing"
@@ -28,7 +28,7 @@ def test_what_is_not_there_or_damaged_is_not_known(tmp_path):
     assert np.isnan(Costs(Storage(tmp_path), 2).read()).all()
 
 
-def test_a_cost_that_cannot_be_written_stops_nothing(tmp_path):
+def test_costs_that_cannot_be_written_do_not_stop_a_run(tmp_path):
     (tmp_path / "costs.zarr").write_text("in the way")
     costs = Costs(Storage(tmp_path), 1)
     costs.write(0, Cost(1.0, 1, 1))

@@ -21,7 +21,7 @@ def open_and_release(storage, host, num_hosts):
     RunLock(storage, host, num_hosts).release()
 
 
-def test_a_probe_of_a_stale_file_by_another_host_is_no_run(tmp_path):
+def test_is_locked_ignores_a_probe_of_a_stale_file(tmp_path):
     """The files of a pod of three are left; two hosts of two look at them at once."""
     storage = Storage(tmp_path)
     open_and_release(storage, 0, 3)
@@ -30,7 +30,7 @@ def test_a_probe_of_a_stale_file_by_another_host_is_no_run(tmp_path):
         open_and_release(storage, 1, 2)
 
 
-def test_a_probe_does_not_keep_the_owner_out(tmp_path):
+def test_run_lock_is_acquired_during_a_probe(tmp_path):
     storage = Storage(tmp_path)
     open_and_release(storage, 0, 1)
     probe = open_shared(tmp_path / ".locks/0-of-1")
@@ -40,7 +40,7 @@ def test_a_probe_does_not_keep_the_owner_out(tmp_path):
     lock.release()
 
 
-def test_hosts_that_start_at_once_beside_stale_files_all_get_in(tmp_path, monkeypatch):
+def test_run_lock_admits_hosts_starting_beside_stale_files(tmp_path, monkeypatch):
     """Each in a thread of its own: a lock is of an open file, not of a process."""
     close, barrier = os.close, threading.Barrier(4)
     for host in range(3):

@@ -28,21 +28,21 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_round_trip_in_a_new_folder(tmp_path):
+def test_claim_folder_round_trip_in_a_new_folder(tmp_path):
     root = tmp_path / "deep" / "run"
     claim_folder(root, MANIFEST, LAYOUT)
     assert read_manifest(root) == (json.loads(json.dumps(MANIFEST)), LAYOUT)
     assert [path.name for path in root.iterdir()] == ["manifest.json"]
 
 
-def test_same_run_elsewhere_changes_nothing(tmp_path):
+def test_claim_folder_same_run_elsewhere_changes_nothing(tmp_path):
     claim_folder(tmp_path, MANIFEST, LAYOUT)
     before = snapshot(tmp_path)
     claim_folder(tmp_path, MANIFEST | {"environment": {"jax": "2", "devices": 8}}, LAYOUT)
     assert snapshot(tmp_path) == before
 
 
-def test_other_run_is_refused_with_a_diff(tmp_path):
+def test_claim_folder_refuses_another_run_with_a_diff(tmp_path):
     claim_folder(tmp_path, MANIFEST, LAYOUT)
     before = snapshot(tmp_path)
     other = {
@@ -63,7 +63,7 @@ def test_other_run_is_refused_with_a_diff(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_what_only_informs_is_not_compared(tmp_path):
+def test_claim_folder_does_not_compare_informative_fields(tmp_path):
     claim_folder(tmp_path, MANIFEST, LAYOUT)
     other = {"config": {"explain": {"mode": "fast", "sizes": (1, 2)}, "name": "resnet"}}
     informative = ["config.explain.num_steps", "config.explain.mode", "config.nothing"]
@@ -79,14 +79,14 @@ def test_what_only_informs_is_not_compared(tmp_path):
     assert read_manifest(tmp_path)[0]["config"]["name"] == "vgg"
 
 
-def test_long_diff_is_cut(tmp_path):
+def test_claim_folder_truncates_a_long_diff(tmp_path):
     claim_folder(tmp_path, {"class_names": [f"a{i}" for i in range(1000)]}, LAYOUT)
     with pytest.raises(ManifestMismatchError, match=r"\.\.\. and 980 more\n") as caught:
         claim_folder(tmp_path, {"class_names": [f"b{i}" for i in range(1000)]}, LAYOUT)
     assert str(caught.value).count("class_names.") == 20
 
 
-def test_the_loser_of_two_runs_that_start_at_once_is_refused(tmp_path, monkeypatch):
+def test_claim_folder_refuses_the_later_of_two_runs(tmp_path, monkeypatch):
     create = Storage.create
 
     def overtaken(self, name, data):
@@ -99,7 +99,7 @@ def test_the_loser_of_two_runs_that_start_at_once_is_refused(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("content", ["", '{"config": {"na', "[1, 2]", '{"config": {}}', "\ufeff{"])
-def test_damaged_manifest(tmp_path, content):
+def test_read_manifest_names_a_damaged_manifest(tmp_path, content):
     claim_folder(tmp_path, MANIFEST, LAYOUT)
     (tmp_path / "manifest.json").write_text(content)
     before = snapshot(tmp_path)
@@ -111,14 +111,14 @@ def test_damaged_manifest(tmp_path, content):
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
-def test_unusable_folder(tmp_path, place):
+def test_claim_folder_refuses_an_unusable_folder(tmp_path, place):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=f"cannot write into workdir {tmp_path / place}"):
         claim_folder(tmp_path / place, MANIFEST, LAYOUT)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_folder_without_permission(tmp_path, monkeypatch):
+def test_claim_folder_names_a_folder_without_permission(tmp_path, monkeypatch):
     # Asked of the system, not tried: file modes do not bind root, who runs many test machines.
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(PermissionError, match=f"workdir {tmp_path} .Permission denied"):
@@ -134,7 +134,7 @@ def test_folder_without_permission(tmp_path, monkeypatch):
         ({"records": {}}, 'key "records" is kept'),
     ],
 )
-def test_unusable_manifest(tmp_path, content, message):
+def test_claim_folder_refuses_an_unusable_manifest(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         claim_folder(tmp_path / "run", content, LAYOUT)
     assert not (tmp_path / "run").exists()

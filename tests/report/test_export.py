@@ -20,7 +20,7 @@ def read_csv(path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_the_table_has_a_row_an_example(make_run, tmp_path, kind):
+def test_export_table_has_a_row_per_example(make_run, tmp_path, kind):
     path = export_table(make_run(), tmp_path / "new" / "out", kind)
     assert path == tmp_path / "new" / "out" / f"explanations.{kind}"
     parquet = kind == "parquet"
@@ -38,20 +38,20 @@ def test_the_table_has_a_row_an_example(make_run, tmp_path, kind):
     np.testing.assert_array_equal(areas, [0, 0.125, np.nan, 0.375, 0.5])
 
 
-def test_only_what_is_computed_is_exported_unit_by_unit(make_run, tmp_path):
+def test_export_table_exports_complete_units_one_by_one(make_run, tmp_path):
     path = export_table(make_run(units=[0, 2]), tmp_path)
     assert pyarrow.parquet.read_table(path)["id"].to_pylist() == [IDS[0], IDS[1], IDS[4]]
     assert pyarrow.parquet.ParquetFile(path).num_row_groups == 2
 
 
-def test_without_class_names_there_are_numbers(make_run, tmp_path):
+def test_export_table_without_class_names_has_numbers(make_run, tmp_path):
     changes = {"status_names": ["fine"], "class_names": None}
     table = pyarrow.parquet.read_table(export_table(make_run(**changes), tmp_path))
     assert "label_name" not in table.column_names
     assert table["ssr_status"].to_pylist()[:2] == ["fine", "unknown status 1"]
 
 
-def test_nothing_is_overwritten_and_nothing_half_is_left(make_run, tmp_path):
+def test_export_table_overwrites_nothing_and_leaves_no_partial_file(make_run, tmp_path):
     run = make_run()
     path = export_table(run, tmp_path, "csv")
     before = path.read_bytes()
@@ -64,7 +64,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(make_run, tmp_path):
     assert not (tmp_path / "explanations.parquet").exists()
 
 
-def test_pictures_show_the_mask_over_the_photograph(make_run, tmp_path):
+def test_export_pictures_show_the_mask_over_the_photograph(make_run, tmp_path):
     assert export_pictures(make_run(), tmp_path / "out") == 8
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names[:4] == [
@@ -82,7 +82,7 @@ def test_pictures_show_the_mask_over_the_photograph(make_run, tmp_path):
     assert sdr[0, -1].sum() < sdr[0, 0].sum()
 
 
-def test_pictures_without_photographs(make_run, tmp_path):
+def test_export_pictures_without_photographs(make_run, tmp_path):
     assert export_pictures(make_run(pictures=False, units=[0]), tmp_path / "out") == 4
     with Image.open(tmp_path / "out/000000-a.png-ssr.png") as picture:
         assert picture.size == (224, 224)

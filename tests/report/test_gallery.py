@@ -24,7 +24,7 @@ def read_data(folder):
     return json.loads(text[begin : text.index("</script>", begin)])["runs"]
 
 
-def test_rows_are_in_parts_and_hold_the_numbers(make_run, tmp_path, monkeypatch):
+def test_write_gallery_rows_are_in_parts_with_the_numbers(make_run, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "_ROWS_IN_PART", 2)
     gallery.write_gallery([make_run()], tmp_path / "out")
     (run,) = read_data(tmp_path / "out")
@@ -40,7 +40,7 @@ def test_rows_are_in_parts_and_hold_the_numbers(make_run, tmp_path, monkeypatch)
     assert parts[1]["ssr_entropy"][0] is None
 
 
-def test_what_is_not_computed_is_in_no_part(make_run, tmp_path):
+def test_write_gallery_omits_missing_units(make_run, tmp_path):
     gallery.write_gallery([make_run(units=[1])], tmp_path / "out")
     (run,) = read_data(tmp_path / "out")
     assert (run["examples"], run["computed"]) == (5, 2)
@@ -49,7 +49,7 @@ def test_what_is_not_computed_is_in_no_part(make_run, tmp_path):
     assert [path.name for path in images] == ["3.webp"]
 
 
-def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+def test_gallery_names_runs_by_their_differing_parts(tmp_path):
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     assert gallery._names(paths) == ["a/run", "b/run"]
     assert gallery._names([f"{paths[0]}/", tmp_path / "other"]) == ["run", "other"]
@@ -57,7 +57,7 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path):
     assert gallery._names([paths[0], paths[0]])[0].endswith("a/run"), "one run beside itself"
 
 
-def test_several_runs_have_files_of_their_own_and_no_id_twice(make_run, tmp_path):
+def test_write_gallery_of_several_runs_has_separate_files(make_run, tmp_path):
     run = make_run()
     gallery.write_gallery([run, run], tmp_path / "out", max_images=2)
     first, second = read_data(tmp_path / "out")
@@ -68,7 +68,7 @@ def test_several_runs_have_files_of_their_own_and_no_id_twice(make_run, tmp_path
         assert len(list((tmp_path / "out" / "images" / number).rglob("*.webp"))) == 2
 
 
-def test_a_gallery_that_is_written_again_has_a_page_last(make_run, tmp_path, monkeypatch):
+def test_write_gallery_rewrites_the_page_last(make_run, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
@@ -79,7 +79,7 @@ def test_a_gallery_that_is_written_again_has_a_page_last(make_run, tmp_path, mon
     assert not (tmp_path / "out" / "index.html").exists()
 
 
-def test_a_long_trace_is_thinned_and_keeps_its_end():
+def test_thin_keeps_the_end_of_a_long_trace():
     steps = np.arange(1001.0)
     thin = _drawing._thin(steps)
     assert len(thin) <= 200
@@ -88,7 +88,7 @@ def test_a_long_trace_is_thinned_and_keeps_its_end():
     assert _drawing._thin(np.array([np.nan, 1.0])) == [None, 1]
 
 
-def test_what_is_no_run_is_refused_before_anything_is_written(make_run, tmp_path):
+def test_write_gallery_refuses_a_non_run_before_writing(make_run, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         gallery.write_gallery([make_run(), tmp_path / "none"], tmp_path / "out")
@@ -100,7 +100,7 @@ def files_of(folder):
 
 
 @pytest.mark.parametrize("name", ["index.html", "gallery.css", "scale.png"])
-def test_what_somebody_else_has_written_is_not_written_over(make_run, tmp_path, name):
+def test_write_gallery_does_not_overwrite_foreign_files(make_run, tmp_path, name):
     folder, run = tmp_path / "mine", make_run()
     folder.mkdir()
     (folder / name).write_text("<h1>mine</h1>")
@@ -112,7 +112,7 @@ def test_what_somebody_else_has_written_is_not_written_over(make_run, tmp_path, 
         gallery.write_gallery([run], "")
 
 
-def test_a_gallery_takes_the_place_of_a_larger_one(make_run, tmp_path, monkeypatch):
+def test_write_gallery_replaces_a_larger_gallery(make_run, tmp_path, monkeypatch):
     folder, run = tmp_path / "out", make_run()
     gallery.write_gallery([run, run], folder)
     larger = files_of(folder)
@@ -125,14 +125,14 @@ def test_a_gallery_takes_the_place_of_a_larger_one(make_run, tmp_path, monkeypat
     assert len(larger) > len(files_of(tmp_path / "new"))
 
 
-def test_a_gallery_that_was_not_finished_is_written_anew(make_run, tmp_path, monkeypatch):
+def test_write_gallery_replaces_an_unfinished_gallery(make_run, tmp_path, monkeypatch):
     run = make_run()
     gallery.write_gallery([run], tmp_path / "out")
     (tmp_path / "out" / "index.html").unlink()
     assert gallery.write_gallery([run], tmp_path / "out").endswith("index.html")
 
 
-def test_a_gallery_can_be_ended_between_any_two_files(make_run, tmp_path):
+def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_path):
     """The page that was there stays; what is written is whole, and written over the next time."""
     folder = tmp_path / "out"
     make_run(units=(0,))
@@ -174,7 +174,7 @@ def test_a_gallery_can_be_ended_between_any_two_files(make_run, tmp_path):
         ({"patience": 9}, {"learning_rate": 0.5, "patience": 9}, ["patience: default, 9"]),
     ],
 )
-def test_numbers_that_are_spelled_out_are_no_differences(second, settings, told):
+def test_list_differences_ignores_explicit_defaults(second, settings, told):
     def run(explain, settings):
         manifest = {"config": {"explain": {"mode": "region"} | explain}, "settings": settings}
         return types.SimpleNamespace(manifest=manifest)
@@ -185,7 +185,7 @@ def test_numbers_that_are_spelled_out_are_no_differences(second, settings, told)
     ]
 
 
-def test_runs_without_an_example_in_common_are_told_of(make_run, tmp_path, caplog):
+def test_write_gallery_warns_of_runs_without_common_examples(make_run, tmp_path, caplog):
     run = make_run()
     shutil.copytree(run, tmp_path / "same")
     shutil.rmtree(run)

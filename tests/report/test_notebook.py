@@ -43,7 +43,7 @@ def titles(drawn):
     return [axis.get_title() for axis in drawn.axes]
 
 
-def test_a_row_shows_before_what_matters_and_after():
+def test_figure_row_shows_image_saliency_and_infill():
     drawn = figure(make(2), np.ones((2, 8, 6, 3)), class_names=["cat", "dog"])
     assert len(drawn.axes) == 6
     assert titles(drawn)[:3] == [
@@ -69,18 +69,18 @@ def test_a_row_shows_before_what_matters_and_after():
         (20, np.zeros((20, 8, 6, 3)), 48),
     ],
 )
-def test_of_one_or_of_many_with_and_without_images(count, images, panels):
+def test_figure_accepts_one_or_many_with_or_without_images(count, images, panels):
     assert len(figure(make(count), images).axes) == panels
 
 
-def test_a_grey_image_is_grey():
+def test_figure_shows_a_grey_image_in_grey():
     grey = make(1, infilled=np.full((8, 6, 1), 0.5, np.float32))
     drawn = figure(grey, np.zeros((1, 8, 6, 1)))
     assert (drawn.axes[2].images[0].get_array() == 128).all()
     assert titles(drawn)[0].startswith("class 1\n")
 
 
-def test_what_is_not_finite_is_drawn_as_far_as_it_goes():
+def test_figure_draws_nonfinite_explanations_in_part():
     nan = np.float32(np.nan)
     broken = make(
         saliency=np.full((8, 6), nan), infilled=np.full((8, 6, 3), nan), log_odds_infilled=nan
@@ -91,20 +91,20 @@ def test_what_is_not_finite_is_drawn_as_far_as_it_goes():
     assert "n/a" in broken._repr_html_()
 
 
-def test_a_notebook_shows_it():
+def test_figure_renders_as_png_in_a_notebook():
     with Image.open(io.BytesIO(figure(make())._repr_png_())) as image:
         assert image.format == "PNG"
         assert image.width > image.height
 
 
-def test_other_images_are_refused():
+def test_figure_refuses_other_images():
     with pytest.raises(
         ValueError, match=r"images have shape \[1, 8, 6, 3\]; expected \[2, 8, 6, 3\]"
     ):
         figure(make(2), np.zeros((1, 8, 6, 3)))
 
 
-def test_the_table_of_an_explanation():
+def test_explanation_repr_html_is_a_table():
     html = make()._repr_html_()
     assert "<td>not preserved</td><td>75.0 % (+1.10)</td><td>50.0 % (+0.00)</td>" in html
     assert html.count("<rect") == 8 * 6
@@ -124,11 +124,11 @@ def test_the_table_of_an_explanation():
         (np.nan, "n/a"),
     ],
 )
-def test_log_odds_are_told_with_their_probability(log_odds, text):
+def test_odds_are_given_with_their_probability(log_odds, text):
     assert show.odds(log_odds) == text
 
 
-def test_a_large_map_is_shown_by_the_middles_of_its_squares():
+def test_explanation_repr_html_samples_a_large_map():
     saliency = np.zeros((64, 64), np.float32)
     saliency[:, 32:] = 1
     html = make(saliency=saliency)._repr_html_()
@@ -136,7 +136,7 @@ def test_a_large_map_is_shown_by_the_middles_of_its_squares():
     assert len(html) < 40_000
 
 
-def test_a_dollar_in_a_name_is_no_formula():
+def test_figure_does_not_parse_a_dollar_as_a_formula():
     drawn = figure(make(), class_names=["cat", r"cost $5 and $\frac$"])
     assert drawn.axes[0].get_title().startswith("→ what matters")
     titled = figure(make(), np.ones((8, 6, 3)), class_names=["cat", r"cost $5 and $\frac$"])
@@ -155,10 +155,10 @@ def test_a_dollar_in_a_name_is_no_formula():
         (make(), np.full((8, 6, 3), -2.0), ValueError, "undo their normalisation"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(explanation, images, error, message):
+def test_figure_names_input_it_cannot_draw(explanation, images, error, message):
     with pytest.raises(error, match=message):
         figure(explanation, images)
 
 
-def test_images_that_were_not_finite_are_drawn():
+def test_figure_draws_nonfinite_images():
     assert len(figure(make(), np.full((8, 6, 3), np.nan)).axes) == 3

@@ -167,7 +167,7 @@ def page(tmp_path_factory):
     return Page(report.write_report(make_run(tmp_path_factory.mktemp("run"))))
 
 
-def test_page_is_in_the_run_and_leaves_nothing_behind(page):
+def test_write_report_leaves_only_the_page_in_the_run(page):
     assert page.path.parts[-2:] == ("report", "index.html")
     assert (page.path.parents[1] / "manifest.json").exists()
     folder = page.path.parent
@@ -181,7 +181,7 @@ def test_page_is_in_the_run_and_leaves_nothing_behind(page):
     }
 
 
-def test_links_resolve_and_stay_in_the_folder(page):
+def test_page_links_resolve_and_stay_in_the_folder(page):
     assert {link for link in page.links if "/" not in link} == {
         "gallery.css", "scale.png", "model.js", "pictures.js", "list.js", "detail.js", "gallery.js"
     }  # fmt: skip
@@ -195,7 +195,7 @@ def test_links_resolve_and_stay_in_the_folder(page):
                 assert forbidden not in source, name
 
 
-def test_pictures_have_alternative_texts_and_lie_in_one_file_an_example(page):
+def test_page_pictures_have_alt_texts_in_one_file_per_example(page):
     assert page.captions(0) == [
         "Original", "SSR saliency", "SSR in-filled", "SDR saliency", "SDR in-filled"
     ]  # fmt: skip
@@ -209,7 +209,7 @@ def test_pictures_have_alternative_texts_and_lie_in_one_file_an_example(page):
     assert page.tile(0, "original").shape == (4 * SIZE, 4 * SIZE, 3)
 
 
-def test_texts_are_escaped(page):
+def test_page_escapes_texts(page):
     assert "b" not in page.tags
     assert ["src" in attrs for attrs in page.scripts] == [False] + 5 * [True]
     assert page.source.count("<script") == len(page.scripts) == 6
@@ -221,7 +221,7 @@ def test_texts_are_escaped(page):
     assert page.data["runs"][0]["dataset"] == f"set {HOSTILE}"
 
 
-def test_numbers_and_names(page):
+def test_page_shows_numbers_and_names(page):
     section = page.text("example-0")
     for text in (
         "Target: cat (0)",
@@ -241,7 +241,7 @@ def test_numbers_and_names(page):
     assert "Not computed yet 1" in page.text()
 
 
-def test_unreadable_example_has_a_section_without_pictures(page):
+def test_page_unreadable_example_has_a_section_without_pictures(page):
     assert page.text("example-2") == (
         "broken.jpg ! unreadable: the image could not be decoded, so there is nothing to show."
     )
@@ -249,7 +249,7 @@ def test_unreadable_example_has_a_section_without_pictures(page):
     assert "example-4" not in page.anchors
 
 
-def test_failures_are_counted_and_marked(tmp_path):
+def test_page_counts_and_marks_failures(tmp_path):
     def change(index, values):
         if index == 3:
             values["ssr_status"][:] = STATUS_NAMES.index("not_preserved")
@@ -265,7 +265,7 @@ def test_failures_are_counted_and_marked(tmp_path):
     assert page.source.count('class="example failed"') == 2
 
 
-def test_saliency_is_bright_where_it_matters(page):
+def test_page_saliency_is_bright_on_the_evidence(page):
     colormap = matplotlib.colormaps["inferno"]
     for objective, (left, right) in {"ssr": (1.0, 0.0), "sdr": (0.0, 1.0)}.items():
         pixels = page.tile(0, f"{objective}-saliency")
@@ -274,7 +274,7 @@ def test_saliency_is_bright_where_it_matters(page):
             assert np.abs(pixels[:, column] - color).max() <= 8, "more than WebP costs"
 
 
-def test_the_page_takes_the_blocks_from_the_manifest(tmp_path):
+def test_page_takes_the_blocks_from_the_manifest(tmp_path):
     def picture(name, **settings):
         page = report.write_report(
             make_run(tmp_path / name, computed=[0], settings=SETTINGS | settings)
@@ -286,14 +286,14 @@ def test_the_page_takes_the_blocks_from_the_manifest(tmp_path):
     assert np.abs(pixels - blocks).max() > 10
 
 
-def test_run_without_pictures_shows_the_saliency_alone(tmp_path):
+def test_page_of_a_run_without_pictures_shows_only_saliency(tmp_path):
     page = Page(report.write_report(make_run(tmp_path, pictures=False, objectives=["ssr"])))
     assert page.captions(0) == ["SSR saliency"]
     assert page.tile(0, "ssr-saliency").shape == (224, 224, 3)
     assert "SDR" not in page.source
 
 
-def test_results_that_are_not_finite_have_no_pictures(tmp_path):
+def test_page_nonfinite_results_have_no_pictures(tmp_path):
     def change(index, values):
         values["sdr_status"][:] = STATUS_NAMES.index("non_finite")
         for name in ("log_odds_infilled", "kept_area", "mask_logits", "trace"):
@@ -317,7 +317,7 @@ def test_results_that_are_not_finite_have_no_pictures(tmp_path):
 
 
 @pytest.mark.parametrize(("max_images", "shown"), [(0, 0), (2, 2), (4, 4), (9, 4)])
-def test_max_images(tmp_path, max_images, shown):
+def test_write_report_max_images_limits_the_pictures(tmp_path, max_images, shown):
     page = Page(report.write_report(make_run(tmp_path), max_images))
     sections = [f"example-{index}" for index in range(4)]
     assert page.anchors == ["about", "gallery", "listed", *sections, "data"]
@@ -329,7 +329,7 @@ def test_max_images(tmp_path, max_images, shown):
         assert any(name in text for text in page.texts.values()), "all computed ones are listed"
 
 
-def test_page_of_a_run_that_has_not_begun_is_replaced_later(tmp_path):
+def test_write_report_replaces_the_page_of_a_run_not_begun(tmp_path):
     page = Page(report.write_report(make_run(tmp_path, computed=[])))
     assert "No example is computed yet." in page.text()
     make_run(tmp_path, computed=[3])
@@ -338,13 +338,13 @@ def test_page_of_a_run_that_has_not_begun_is_replaced_later(tmp_path):
     assert "example-0" not in page.anchors
 
 
-def test_absent_names(tmp_path):
+def test_write_report_accepts_absent_names(tmp_path):
     page = Page(report.write_report(make_run(tmp_path, class_names=None, config={}, dataset={})))
     assert "Target: class 1" in page.text("example-1")
     assert "Explanations: a run" in page.text()
 
 
-def test_unusable_input(tmp_path):
+def test_write_report_refuses_unusable_input(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         report.write_report(tmp_path)
     make_run(tmp_path / "run")
@@ -365,7 +365,7 @@ def test_unusable_input(tmp_path):
         ({"top_classes": 2}, "4 of 5 examples; before, after", "target class on the original"),
     ],
 )
-def test_the_question_is_told_with_the_numbers(asked, table, text, tmp_path):
+def test_summary_states_the_question_with_the_numbers(asked, table, text, tmp_path):
     make_run(tmp_path, config={"seed": 7, "explain": {"mode": "fast", "num_steps": None} | asked})
     last = report.summary(tmp_path).splitlines()[-1]
     assert table in last
@@ -375,7 +375,7 @@ def test_the_question_is_told_with_the_numbers(asked, table, text, tmp_path):
     assert text in html.replace("<bdi>", "").replace("</bdi>", "")
 
 
-def test_the_table_says_what_is_cut_and_shows_what_cannot_be_seen(tmp_path):
+def test_summary_marks_cut_texts_and_invisible_characters(tmp_path):
     def change(index, values):
         name = ["x" * 24 + ".png", "a\nb\x1b[31m.png", "\N{RIGHT-TO-LEFT OVERRIDE}gnp.tac", "d"][
             index
@@ -406,7 +406,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(report, "_TIMES_A_PAGE", 0.0)
 
 
-def test_a_run_that_goes_on_has_a_page_of_what_is_done(tmp_path, at_once, caplog):
+def test_kept_fresh_writes_a_page_during_the_run(tmp_path, at_once, caplog):
     page = tmp_path / "report" / "index.html"
     with caplog.at_level(logging.INFO, "cfx_jax"), report.kept_fresh(tmp_path, 4, StopRequest()):
         time.sleep(0.05)  # There is no run in the folder yet.
@@ -421,7 +421,7 @@ def test_a_run_that_goes_on_has_a_page_of_what_is_done(tmp_path, at_once, caplog
                                   "example-3", "data"]  # fmt: skip
 
 
-def test_a_page_is_written_once_where_nothing_is_new(tmp_path, at_once, monkeypatch):
+def test_kept_fresh_writes_once_without_new_results(tmp_path, at_once, monkeypatch):
     make_run(tmp_path)
     written = []
     monkeypatch.setattr(report, "write_report", lambda *_: written.append(1))
@@ -431,7 +431,7 @@ def test_a_page_is_written_once_where_nothing_is_new(tmp_path, at_once, monkeypa
     assert written == [1]
 
 
-def test_a_page_goes_on_to_show_as_many_pictures(tmp_path):
+def test_write_report_keeps_the_number_of_pictures(tmp_path):
     """As many as somebody has drawn meanwhile."""
 
     def num_pictured(page):
@@ -446,9 +446,7 @@ def test_a_page_goes_on_to_show_as_many_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("is_asked_to_stop", [True, False])
-def test_nothing_waits_for_a_page_that_is_being_written(
-    tmp_path, at_once, monkeypatch, is_asked_to_stop
-):
+def test_kept_fresh_does_not_block_the_run(tmp_path, at_once, monkeypatch, is_asked_to_stop):
     stop, drawing, goes_on = StopRequest(), threading.Event(), threading.Event()
 
     def draw(picture):
@@ -477,7 +475,7 @@ def test_nothing_waits_for_a_page_that_is_being_written(
     assert not (tmp_path / "report" / "index.html").exists()
 
 
-def test_a_page_that_cannot_be_written_stops_no_run(tmp_path, at_once, caplog):
+def test_kept_fresh_page_failure_does_not_stop_the_run(tmp_path, at_once, caplog):
     make_run(tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("mine")
@@ -494,7 +492,7 @@ def test_a_page_that_cannot_be_written_stops_no_run(tmp_path, at_once, caplog):
 
 
 @pytest.mark.parametrize("name", ["index.html", "gallery.js"])
-def test_a_run_whose_page_has_no_place_is_refused_before_it_begins(tmp_path, monkeypatch, name):
+def test_run_with_page_refuses_an_unwritable_page_at_the_start(tmp_path, monkeypatch, name):
     monkeypatch.setattr(report.runner, "run", lambda *_, **__: pytest.fail("it has begun"))
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / name).write_text("mine")
@@ -502,7 +500,7 @@ def test_a_run_whose_page_has_no_place_is_refused_before_it_begins(tmp_path, mon
         report.run_with_page(Config(), tmp_path, StopRequest())
 
 
-def test_a_page_that_fails_in_the_end_says_that_the_records_are_whole(tmp_path, monkeypatch):
+def test_run_with_page_final_failure_reports_complete_records(tmp_path, monkeypatch):
     def run(*_, **__):
         make_run(tmp_path)
         (tmp_path / "report").write_text("no folder")

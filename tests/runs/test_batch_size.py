@@ -50,20 +50,22 @@ def on_accelerator(monkeypatch):
         (0, 900, 1, 1),
     ],
 )
-def test_the_largest_batch_that_fits_is_compiled(on_accelerator, fixed, each, most, expected):
+def test_compile_to_fit_takes_the_largest_batch_that_fits(
+    on_accelerator, fixed, each, most, expected
+):
     solver = Analytic(fixed, each)
     assert compile_to_fit(solver, most) == fixed + expected * each
     assert solver.tried[-1] == expected
     assert solver.tried == sorted(solver.tried, reverse=True)
 
 
-def test_a_compiler_that_finds_too_little_memory_gets_less_to_do(on_accelerator):
+def test_compile_to_fit_shrinks_when_the_compiler_lacks_memory(on_accelerator):
     solver = Analytic(0, 1, refuses_above=3)
     assert compile_to_fit(solver, 16) == 2
     assert solver.tried == [16, 8, 4, 2]
 
 
-def test_one_image_that_does_not_fit_is_an_error(on_accelerator):
+def test_compile_to_fit_refuses_one_image_that_does_not_fit(on_accelerator):
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         compile_to_fit(Analytic(0, 1, refuses_above=0), 2)
 
@@ -72,19 +74,19 @@ def test_one_image_that_does_not_fit_is_an_error(on_accelerator):
     ("size", "needed", "limit", "expected"),
     [(16, 200, 100, 8), (16, 101, 100, 15), (2, 10**6, 1, 1), (5, 300, 200, 3)],
 )
-def test_the_next_size_shrinks_in_proportion(size, needed, limit, expected):
+def test_smaller_batch_shrinks_in_proportion(size, needed, limit, expected):
     assert smaller_batch(size, needed, limit) == expected
 
 
 @pytest.mark.parametrize("most", range(1, 40))
-def test_an_even_batch_needs_no_more_batches(most):
+def test_even_batch_needs_no_more_batches(most):
     for size in range(1, most + 1):
         even = even_batch(size, most)
         assert 1 <= even <= size
         assert -(-most // even) == -(-most // size)
 
 
-def test_real_programs_are_planned_within_a_limit():
+def test_compile_to_fit_plans_real_programs_within_a_limit():
     """Quadratic memory a row, as a network would not have: the estimate errs, the plan holds."""
     classifier = cfx_jax.Classifier(
         params=(),
@@ -104,7 +106,7 @@ def test_real_programs_are_planned_within_a_limit():
     assert solver.per_device_batch_size == 1
 
 
-def test_cpu_devices_share_the_free_memory_of_the_host():
+def test_device_memory_is_shared_by_the_cpu_devices():
     limits = {batch_size.device_memory(device) for device in jax.local_devices()}
     assert all(2**20 < limit < 2**42 for limit in limits)
     assert np.ptp(list(limits)) < 2**30

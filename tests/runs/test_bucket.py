@@ -139,7 +139,9 @@ def write_missing(workdir, seed=0):
     return missing
 
 
-def test_units_in_a_bucket_are_those_on_a_disk(bucket, environment, files, monkeypatch, tmp_path):
+def test_record_writer_units_in_a_bucket_equal_those_on_disk(
+    bucket, environment, files, monkeypatch, tmp_path
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert write_missing(tmp_path / "run") == write_missing(RUN) == [0, 1, 2]
@@ -156,7 +158,7 @@ def test_units_in_a_bucket_are_those_on_a_disk(bucket, environment, files, monke
 
 
 @pytest.mark.slow
-def test_a_bucket_holds_what_a_disk_holds_and_is_resumed(
+def test_run_in_a_bucket_equals_one_on_disk_and_resumes(
     commands, undisturbed, files, bucket, environment
 ):
     bucket.objects.clear()

@@ -13,7 +13,7 @@ from cfx_jax.runs.checking import describe_progress, find_problems
 from cfx_jax.runs.explanations import make_fields
 
 
-def test_a_finished_run(make_run):
+def test_describe_progress_of_a_finished_run(make_run):
     assert describe_progress(make_run()).splitlines() == [
         "5 of 5 examples done (100.0%), 3 of 3 units",
         "SSR: 2 ok, 1 misclassified, 1 non_finite, 1 unreadable",
@@ -25,7 +25,7 @@ def test_a_finished_run(make_run):
     ]
 
 
-def test_a_run_that_is_being_written(make_run):
+def test_describe_progress_of_a_run_in_progress(make_run):
     run = make_run(units=[2])
     reader = RecordReader(run)
     with RecordWriter(run, reader.manifest, reader.fields, 5, 2):
@@ -43,7 +43,7 @@ BROKEN_OFF = gzip.compress(b"text" * 99, mtime=0)[:-9]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no gzip", BROKEN_OFF])
-def test_texts_of_ids_are_checked_too(content, make_run):
+def test_find_problems_checks_the_texts_of_ids(content, make_run):
     run = make_run()
     before, reader = list(find_problems(run)), RecordReader(run)
     (run / "records.zarr/zarr.json").unlink()
@@ -59,13 +59,13 @@ def test_texts_of_ids_are_checked_too(content, make_run):
     assert problem.endswith("delete it, the run makes it anew")
 
 
-def test_a_run_that_has_not_begun(make_run):
+def test_describe_progress_of_a_run_without_records(make_run):
     lines = describe_progress(make_run(units=[])).splitlines()
     assert lines == ["0 of 5 examples done (0.0%), 0 of 3 units", "SSR: nothing yet",
                      "SDR: nothing yet", "cost: 6 evaluations an image"]  # fmt: skip
 
 
-def test_many_failures_are_counted(tmp_path):
+def test_describe_progress_counts_many_failures(tmp_path):
     """Of 50,000 examples."""
     number = 50_000
     explain = ExplainConfig("ssr", mode="fast", mask_size=1, num_steps=1)
@@ -89,7 +89,7 @@ def test_many_failures_are_counted(tmp_path):
     assert lines[4:] == [*(f"  {2 * i + 1}" for i in range(20)), "  ... and 24,980 more"]
 
 
-def test_sound_records_have_no_problems(make_run):
+def test_find_problems_accepts_sound_records(make_run):
     assert list(find_problems(make_run())) == []
     assert list(find_problems(make_run(units=[]))) == []
 
@@ -112,7 +112,7 @@ def damage(path):
         (lambda store: (store / "zarr.json").write_text("[]"), r"zarr\.json: damaged"),
     ],
 )  # fmt: skip
-def test_what_is_damaged_is_named(make_run, break_it, expected):
+def test_find_problems_names_damaged_records(make_run, break_it, expected):
     run = make_run()
     break_it(run / "records.zarr")
     [problem] = find_problems(run)
@@ -129,11 +129,11 @@ def test_what_is_damaged_is_named(make_run, break_it, expected):
          "unit 2 (examples 4 to 4): sdr_status: unknown status 9"),
     ],
 )  # fmt: skip
-def test_content_that_cannot_be_is_named(make_run, options, expected):
+def test_find_problems_names_impossible_values(make_run, options, expected):
     assert list(find_problems(make_run(**options))) == [expected]
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_describe_progress_refuses_a_folder_without_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         describe_progress(tmp_path)
     (tmp_path / "manifest.json").write_text("{")

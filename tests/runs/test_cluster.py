@@ -40,16 +40,16 @@ def joined(monkeypatch):
     jax.config.update("jax_enable_preemption_service", preemption_service)
 
 
-def test_without_flags_a_process_is_alone(joined):
+def test_joined_without_flags_is_a_single_process(joined):
     assert joined() == []
 
 
-def test_slices_and_slurm_are_found_by_jax(joined):
+def test_joined_lets_jax_detect_slices_and_slurm(joined):
     assert joined(distributed=True) == [(None, None, None)]
 
 
 @pytest.mark.parametrize("distributed", [False, True])
-def test_plain_machines_name_their_coordinator(joined, distributed):
+def test_joined_plain_machines_name_their_coordinator(joined, distributed):
     others = {"coordinator_address": "host:1234", "num_processes": 4, "process_id": 3}
     assert joined(distributed=distributed, **others) == [("host:1234", 4, 3)]
 
@@ -66,12 +66,12 @@ def test_plain_machines_name_their_coordinator(joined, distributed):
         ),
     ],
 )
-def test_flags_that_do_not_fit_together_are_refused(joined, given, message):
+def test_joined_refuses_inconsistent_flags(joined, given, message):
     with pytest.raises(ConfigError, match=message):
         joined(**given)
 
 
-def test_an_environment_that_is_not_whole_is_named(joined, monkeypatch):
+def test_joined_names_an_incomplete_environment(joined, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("half an environment")
 
@@ -89,7 +89,7 @@ def others_are_late(monkeypatch):
     over.set()
 
 
-def test_a_request_to_stop_is_heard_while_others_are_waited_for(joined, others_are_late):
+def test_joined_stops_on_request_while_waiting(joined, others_are_late):
     stop = StopRequest()
     timer = threading.Timer(0.1, lambda: setattr(stop, "deadline", 0.0))
     timer.start()
@@ -98,14 +98,14 @@ def test_a_request_to_stop_is_heard_while_others_are_waited_for(joined, others_a
     timer.join()
 
 
-def test_a_request_that_came_before_is_heard_first(joined):
+def test_joined_stops_on_an_earlier_request(joined):
     stop = StopRequest()
     stop.deadline = 0.0
     with pytest.raises(StoppedError):
         joined(stop, distributed=True)
 
 
-def test_an_environment_that_does_not_answer_is_given_up(joined, others_are_late):
+def test_joined_times_out_without_an_answer(joined, others_are_late):
     with pytest.raises(ConfigError, match=r"the environment did not tell of them within 0\.01 s"):
         joined(distributed=True, join_seconds=0.01)
 
@@ -118,7 +118,7 @@ def test_an_environment_that_does_not_answer_is_given_up(joined, others_are_late
         ("localhost", 0, "not all 2 processes came to process 0 at localhost:{port} within 0.1 s"),
     ],
 )
-def test_who_was_not_reached_is_named_before_jax_aborts(host, index, message):
+def test_joined_names_the_unreached_process_before_jax_aborts(host, index, message):
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     ended = subprocess.run(
@@ -134,7 +134,7 @@ def test_who_was_not_reached_is_named_before_jax_aborts(host, index, message):
     assert message.format(port=port) in line
 
 
-def test_a_model_on_the_host_keeps_to_one_device(caplog):
+def test_devices_for_a_host_model_is_one_device(caplog):
     classifier = cfx_jax.Classifier(params=(), apply=lambda params, images: images)
     assert cluster.devices_for(classifier) == jax.local_devices()
     assert not caplog.records
@@ -143,7 +143,7 @@ def test_a_model_on_the_host_keeps_to_one_device(caplog):
     assert "own runs on the host: one of 8 devices is used" in caplog.text
 
 
-def test_a_manifest_keeps_where_it_ran():
+def test_environment_describes_the_processes_and_devices():
     found = cluster.environment()
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["cfx_jax"] == cfx_jax.__version__
@@ -152,13 +152,13 @@ def test_a_manifest_keeps_where_it_ran():
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_a_process_that_is_alone_leaves_as_any_other(code):
+def test_leave_of_a_single_process_is_an_ordinary_exit(code):
     with pytest.raises(SystemExit) as ended:
         cluster.leave(code)
     assert ended.value.code == code
 
 
-def test_a_process_that_is_alone_waits_for_none():
+def test_wait_for_others_of_a_single_process_returns_at_once():
     cluster.wait_for_others(StopRequest())
 
 
@@ -206,9 +206,9 @@ def run_members(body, num_processes):
         "time.sleep(0.5 * index); cluster.wait_for_others(stop); sys.exit(3)",
     ],
 )
-def test_those_who_leave_do_not_end_each_other(body):
+def test_leave_does_not_end_other_processes(body):
     assert run_members(body, 2) == ([3, 3], ["", ""])
 
 
-def test_who_is_joined_by_none_leaves_at_once():
+def test_leave_without_other_processes_is_immediate():
     assert run_members("cluster.leave(3, time.monotonic() + 1000)", 1) == ([3], [""])

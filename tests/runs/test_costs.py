@@ -37,7 +37,7 @@ ALL = {0: Cost(2.0, 2, 1), 1: Cost(1.5, 2, 1), 2: Cost(0.5, 2, 1)}
         ({}, {}, {}, "480 evaluations an image"),
     ],
 )  # fmt: skip
-def test_a_run_tells_what_it_has_cost(make_run, settings, explain, costs, line):
+def test_describe_cost_of_a_run(make_run, settings, explain, costs, line):
     run = make_run(settings=SETTINGS | settings, config={"explain": explain})
     for unit, cost in costs.items():
         Costs(Storage(run), 3).write(unit, cost)
@@ -46,7 +46,7 @@ def test_a_run_tells_what_it_has_cost(make_run, settings, explain, costs, line):
     assert told == [f"cost: {line}"]
 
 
-def test_what_a_kill_has_left_does_not_count(make_run):
+def test_describe_cost_ignores_units_left_by_a_kill(make_run):
     run = make_run(units=[2])
     Costs(Storage(run), 3).write(2, Cost(2.0, 1, 1))
     Costs(Storage(run), 3).write(1, Cost(9.0, 1, 1))
@@ -54,7 +54,7 @@ def test_what_a_kill_has_left_does_not_count(make_run):
     assert line.startswith("1 image, 0.5 images/s, 2 device-seconds, ")
 
 
-def test_every_unit_of_a_run_is_timed_and_only_once(tmp_path):
+def test_run_times_every_unit_once(tmp_path):
     classifier = cfx_jax.Classifier(
         params=jax.random.normal(jax.random.key(0), (3, 1000)),
         apply=lambda params, images: 9 * images.mean((1, 2)) @ params,

@@ -36,7 +36,7 @@ def mounted(path, options):
         subprocess.run(["umount", path], check=True)
 
 
-def test_sigterm_ends_a_run_that_goes_on_where_it_was(commands, alone, files, tmp_path):
+def test_run_stopped_by_sigterm_resumes(commands, alone, files, tmp_path):
     run = commands.start(tmp_path / "run")
     run.wait_for_units(2)
     run.process.send_signal(signal.SIGTERM)
@@ -49,7 +49,7 @@ def test_sigterm_ends_a_run_that_goes_on_where_it_was(commands, alone, files, tm
     assert files(tmp_path / "run") == files(alone)
 
 
-def test_sigterm_ends_a_run_whose_page_is_being_written(commands, alone, files, tmp_path):
+def test_run_stops_on_sigterm_while_its_page_is_written(commands, alone, files, tmp_path):
     first = "from cfx_jax.report import page; page._MIN_SECONDS = 0.01; page._TIMES_A_PAGE = 0.0"
     page = tmp_path / "run" / "report" / "index.html"
     run = commands.start(tmp_path / "run", first=first)
@@ -70,7 +70,7 @@ def test_sigterm_ends_a_run_whose_page_is_being_written(commands, alone, files, 
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_the_unit_in_hand(commands, alone, files, tmp_path):
+def test_run_on_a_full_disk_loses_only_the_current_unit(commands, alone, files, tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=400k"):
         run = commands.start(disk / "run")
@@ -84,7 +84,7 @@ def test_a_full_disk_costs_the_unit_in_hand(commands, alone, files, tmp_path):
         assert files(disk / "run") == files(alone)
 
 
-def test_a_read_only_workdir_is_named_before_anything_is_computed(commands, tmp_path):
+def test_run_refuses_a_read_only_workdir_before_computing(commands, tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "ro"):
         output = commands.run(disk / "run", code=2)
@@ -95,7 +95,7 @@ def test_a_read_only_workdir_is_named_before_anything_is_computed(commands, tmp_
 
 
 @pytest.mark.slow
-def test_the_second_of_two_runs_at_once_is_refused(commands, tmp_path):
+def test_run_refuses_a_second_run_in_the_same_workdir(commands, tmp_path):
     first = commands.start(tmp_path / "run", num_steps=200)
     first.wait_for_units(1)
     first.process.send_signal(signal.SIGSTOP)  # It keeps the folder, and leaves the cores alone.
@@ -111,7 +111,7 @@ def test_the_second_of_two_runs_at_once_is_refused(commands, tmp_path):
 
 
 @pytest.mark.slow
-def test_damaged_chunks_are_found_and_computed_again(commands, alone, files, tmp_path):
+def test_run_finds_and_recomputes_damaged_chunks(commands, alone, files, tmp_path):
     run = shutil.copytree(alone, tmp_path / "run")
     flipped, cut, lost = (run / f"records.zarr/sdr_mask_logits/c/{unit}/0/0" for unit in (5, 7, 9))
     content = bytearray(flipped.read_bytes())
@@ -167,7 +167,7 @@ def peak_memory(run):
 
 
 @pytest.mark.slow
-def test_a_folder_of_bad_files_is_explained_as_far_as_it_can_be(commands, tmp_path):
+def test_run_explains_the_good_files_of_a_bad_folder(commands, tmp_path):
     sound, bad = make_bad_folder(tmp_path / "images")
     run = commands.start(tmp_path / "run", f"--config.data.path={tmp_path}/images")
     output, peak = peak_memory(run)

@@ -33,7 +33,7 @@ INFILL = ["cfx_jax.infill_folder", "--images=.", "--masks=.", "--output=out"]
         (["cfx_jax.main", "--distributed"], {}, "(no TPU slice and no Slurm job was found)"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(command, environment, message, tmp_path):
+def test_command_names_a_missing_dependency_in_one_line(command, environment, message, tmp_path):
     whole = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
     ended = subprocess.run(
         [sys.executable, "-m", *command], cwd=tmp_path, env=whole | environment,
@@ -46,7 +46,7 @@ def test_what_is_missing_is_told_in_one_line(command, environment, message, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_the_numbers_of_a_run_do_not_depend_on_settings_of_jax(commands, tmp_path):
+def test_run_results_do_not_depend_on_jax_settings(commands, tmp_path):
     arguments = ["--config.data.max_examples=2", "--config.report.save_images=False"]
     commands.run(tmp_path / "plain", *arguments, environment=commands.unoptimised)
     expected = RecordReader(tmp_path / "plain")
@@ -66,7 +66,7 @@ def test_the_numbers_of_a_run_do_not_depend_on_settings_of_jax(commands, tmp_pat
             np.testing.assert_array_equal(found.read(field.name), expected.read(field.name))
 
 
-def test_names_are_shown_in_a_locale_without_their_letters(commands, tmp_path):
+def test_command_prints_names_outside_the_locale(commands, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     photograph = commands.photographs / "00.png"

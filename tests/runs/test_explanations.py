@@ -14,7 +14,7 @@ NAMES = {"status_names": ["ok"]}
 SETTINGS = dataclasses.asdict(MODES["fast"]) | {"relaxation": "concrete"}
 
 
-def test_a_run_tells_what_it_holds(make_run):
+def test_explanations_describe_the_run(make_run):
     run = Explanations(make_run(units=[0]))
     assert (run.objectives, run.class_names[:2]) == (("ssr", "sdr"), ("cat", "dog"))
     assert run.has_pictures
@@ -27,7 +27,7 @@ def test_a_run_tells_what_it_holds(make_run):
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_the_settings_read_are_those_learnt_with(make_run, mode):
+def test_explanations_return_the_settings_of_the_run(make_run, mode):
     described = dataclasses.asdict(MODES[mode]) | {"relaxation": MODES[mode].relaxation.value}
     assert Explanations(make_run(settings=described)).settings == MODES[mode]
 
@@ -46,7 +46,7 @@ def test_the_settings_read_are_those_learnt_with(make_run, mode):
         ),
     ],
 )
-def test_other_records_are_refused_in_one_line(tmp_path, manifest, expected):
+def test_explanations_refuse_other_records_in_one_line(tmp_path, manifest, expected):
     """A folder of scores that an evaluation has written, for example."""
     fields = [Field("id", "uint8", (4,)), *(Field(n, "int32") for n in ("label", "target"))]
     RecordWriter(tmp_path, manifest, fields, 1, 1).close()
@@ -58,5 +58,5 @@ def test_other_records_are_refused_in_one_line(tmp_path, manifest, expected):
     assert "\n" not in message
 
 
-def test_a_run_without_pictures_has_none(make_run):
+def test_explanations_of_a_run_without_pictures(make_run):
     assert not Explanations(make_run(pictures=False)).has_pictures

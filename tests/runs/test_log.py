@@ -16,9 +16,7 @@ def messages(content):
 
 
 @pytest.mark.parametrize(("host", "name"), [(0, "log"), (3, "log-3")])
-def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(
-    tmp_path, host, name, monkeypatch
-):
+def test_run_log_keeps_earlier_messages_and_appends(tmp_path, host, name, monkeypatch):
     # A report of a test is sent from process to process, and cannot hold what is no text.
     monkeypatch.setattr(logging.getLogger("cfx_jax"), "propagate", False)
     storage = Storage(tmp_path)
@@ -35,7 +33,7 @@ def test_the_file_holds_what_was_logged_before_it_and_is_appended_to(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_what_ends_a_run_stands_last(tmp_path):
+def test_run_log_ends_with_the_final_error(tmp_path):
     def run():
         with _log.RunLog() as file:
             file.begin(Storage(tmp_path))
@@ -46,13 +44,13 @@ def test_what_ends_a_run_stands_last(tmp_path):
     assert messages(Storage(tmp_path).read("log")) == ["ERROR ended by OSError('the disk is full')"]
 
 
-def test_a_log_that_is_not_begun_leaves_nothing(tmp_path):
+def test_run_log_that_has_not_begun_writes_nothing(tmp_path):
     with _log.RunLog():
         logger.warning("refused")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
+def test_run_log_that_cannot_be_written_does_not_stop_the_run(tmp_path):
     (tmp_path / "log").mkdir()
     with _log.RunLog() as file:
         file.begin(Storage(tmp_path))
@@ -75,7 +73,7 @@ class Bucket:
         self.writes += 1
 
 
-def test_in_a_bucket_the_whole_file_is_written_at_the_end():
+def test_run_log_in_a_bucket_is_written_at_the_end():
     bucket = Bucket()
     for run in ("first", "second"):
         with _log.RunLog() as file:

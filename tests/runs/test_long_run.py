@@ -74,7 +74,7 @@ def finished(length, tmp_path_factory):
     return folder / "run", json.loads(process.stdout)
 
 
-def test_every_image_is_there_once(finished, length):
+def test_run_of_many_images_records_each_once(finished, length):
     workdir, seen = finished
     num_images, unit_size = length
     assert len(seen) == num_images / unit_size
@@ -83,7 +83,7 @@ def test_every_image_is_there_once(finished, length):
     assert np.isfinite(RecordReader(workdir).read("ssr_objective")).all()
 
 
-def test_memory_is_flat_after_warming_up(finished):
+def test_run_of_many_images_has_flat_memory(finished):
     _, seen = finished
     memory = np.asarray([memory for memory, _ in seen[len(seen) // 5 :]])
     # Bytes are counted when a unit is written, and the devices may be at work then, or between two
@@ -93,6 +93,6 @@ def test_memory_is_flat_after_warming_up(finished):
     assert late.min() < 1.05 * early.min()
 
 
-def test_nothing_is_traced_again(finished):
+def test_run_of_many_images_does_not_retrace(finished):
     _, seen = finished
     assert seen[0][1] == seen[-1][1] > 0

@@ -82,7 +82,7 @@ def test_unshard_undoes_shard_and_padding_repeats_the_last_row(num_devices, rows
         np.testing.assert_array_equal(leaf, original)
 
 
-def test_slices_are_the_rows_in_their_order():
+def test_slices_cover_the_rows_in_order():
     batch = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
     parts = list(slices(batch, 3))
     assert [len(part["a"]) for part in parts] == [3, 3, 1]
@@ -92,13 +92,13 @@ def test_slices_are_the_rows_in_their_order():
 
 
 @pytest.mark.parametrize("n", [0, 7])
-def test_a_batch_that_does_not_fit_is_refused(n):
+def test_shard_refuses_a_batch_that_does_not_fit(n):
     with pytest.raises(ValueError, match=f"a batch of {n} rows does not fit 6"):
         shard(np.zeros((n, 4)), 2, 3)
 
 
 @pytest.mark.parametrize("num_devices", ROWS_PER_DEVICE)
-def test_devices_order_and_size_of_a_batch_do_not_matter(num_devices, problems, models):
+def test_on_devices_does_not_depend_on_devices_order_or_batch_size(num_devices, problems, models):
     """Eight devices take one row each, so they show that a batch of one equals a row of five."""
     expected = run(problems, models, 1)
     assert np.ptp(expected) > 0.5, "something was learnt"
@@ -109,7 +109,7 @@ def test_devices_order_and_size_of_a_batch_do_not_matter(num_devices, problems, 
 
 
 @pytest.mark.parametrize("value", [0.25, np.nan])
-def test_no_bit_of_a_row_depends_on_other_rows_or_padding(value, problems, models):
+def test_on_devices_rows_do_not_depend_on_others_or_padding(value, problems, models):
     expected = run(problems, models, 2)
     unchanged = np.asarray([True, False, True, True, True, False])  # the last one is padding
     batch = shard(problems, 2, 3)
@@ -119,7 +119,7 @@ def test_no_bit_of_a_row_depends_on_other_rows_or_padding(value, problems, model
     assert np.abs(found[1] - expected[1]).max() > 0.1
 
 
-def test_other_parameters_and_batches_take_the_same_program(problems, models):
+def test_on_devices_reuses_its_program_for_other_parameters(problems, models):
     classifier, generator = models
     expected = run(problems, models, 2)
     num_traces = len(traced)
@@ -143,7 +143,7 @@ def map_by_shard_map(function, devices, *, num_mapped, num_shared):
     return jax.jit(mapped)
 
 
-def test_shard_map_gives_what_pmap_gives(problems, models):
+def test_on_devices_shard_map_equals_pmap(problems, models):
     batch = shard(problems, 2, 3)
     models = on_devices(models, 2)
     found = program(2, map_by_shard_map)(batch, *models)

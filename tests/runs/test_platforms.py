@@ -66,7 +66,7 @@ def make_state(objective):
 
 
 @pytest.mark.parametrize("precision", BOTH)
-def test_learning_and_judging_can_be_lowered_for_tpu(precision):
+def test_lower_for_tpu_accepts_explanation_programs(precision):
     models = shapes(load_classifier, precision), shapes(load_generator, precision)
     state, problem = jax.eval_shape(functools.partial(make_state, "ssr"))
     steps = functools.partial(advance, settings=SETTINGS, num_steps=2)
@@ -77,7 +77,7 @@ def test_learning_and_judging_can_be_lowered_for_tpu(precision):
 
 
 @pytest.mark.parametrize("precision", BOTH)
-def test_scoring_can_be_lowered_for_tpu(precision):
+def test_lower_for_tpu_accepts_scoring(precision):
     classifier, generator = shapes(load_classifier, precision), shapes(load_generator, precision)
     key = jax.eval_shape(lambda: jax.random.key(0))
     models = scoring._Models(key, classifier, (generator,), generator, (classifier,), None)
@@ -104,7 +104,7 @@ def test_scoring_can_be_lowered_for_tpu(precision):
 
 @pytest.mark.parametrize("name", ["gated_unet", "vae_digits"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_training_can_be_lowered_for_tpu(name, dtype):
+def test_lower_for_tpu_accepts_training(name, dtype):
     network = NETWORKS[name]
     settings = TrainSettings(2, 0.1, 1, 0.9, adversarial_weight=float(name == "gated_unet"))
 
@@ -126,7 +126,7 @@ def test_training_can_be_lowered_for_tpu(name, dtype):
     assert exported.platforms == ("tpu",)
 
 
-def test_what_a_platform_cannot_do_is_found():
+def test_lower_for_tpu_finds_an_unsupported_operation():
     """An oracle of the tests above: a program that no TPU takes."""
     with pytest.raises(Exception, match=r"(?i)tpu|not found"):
         lower(lambda x: jnp.linalg.eig(x)[0].real, 1, jax.ShapeDtypeStruct((3, 3), jnp.float32))

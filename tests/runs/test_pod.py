@@ -62,7 +62,7 @@ def read(workdir):
 
 
 @pytest.mark.slow
-def test_a_pod_gives_what_one_process_with_as_many_devices_gives(commands, undisturbed, tmp_path):
+def test_pod_equals_one_process_with_as_many_devices(commands, undisturbed, tmp_path):
     commands.run(tmp_path / "alone", pod=(1, 2))
     pod, alone = read(undisturbed), read(tmp_path / "alone")
     assert sorted(pod) == sorted(alone)
@@ -78,7 +78,7 @@ def test_a_pod_gives_what_one_process_with_as_many_devices_gives(commands, undis
 
 
 @pytest.mark.slow
-def test_with_one_device_nearly_all_masks_are_the_same(commands, undisturbed, tmp_path):
+def test_pod_and_one_device_agree_on_nearly_all_masks(commands, undisturbed, tmp_path):
     """Not all: XLA divides the work among cores by the number of devices and rounds otherwise.
 
     Where a unit of the network is at zero or a trace at its limit, an image then goes another way.
@@ -125,7 +125,7 @@ def prepare_tfds(folder, photographs):
 
 
 @pytest.mark.slow
-def test_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tmp_path):
+def test_pod_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tmp_path):
     photographs = sorted(commands.photographs.iterdir())[:21]
     prepare_tfds(tmp_path / "tfds", photographs)
     commands.run(
@@ -160,7 +160,7 @@ def assert_same_bytes(found, expected):
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-def test_killed_at_every_point_it_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
+def test_pod_killed_at_every_point_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
     """One process after the other dies, each at its point; the same run goes on after each."""
     (tmp_path / "sitecustomize.py").write_text(VICTIM)
     workdir, kept = tmp_path / "run", []
@@ -178,7 +178,7 @@ def test_killed_at_every_point_it_ends_with_the_same_bytes(commands, undisturbed
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
+def test_pod_killed_twenty_times_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
     """A process, drawn at random, dies while the pod starts, compiles, computes or writes."""
     rng = random.Random(0)
     workdir = tmp_path / "run"
@@ -196,7 +196,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(commands, undisturbed, 
 
 
 @pytest.mark.slow
-def test_a_pod_that_is_pre_empted_while_it_starts_stops(commands, tmp_path):
+def test_pod_preempted_while_starting_stops(commands, tmp_path):
     pod = commands.start(tmp_path / "run", pod=(2, 2))
     while len(members(pod)) < 2:
         assert pod.process.poll() is None
@@ -207,7 +207,7 @@ def test_a_pod_that_is_pre_empted_while_it_starts_stops(commands, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_wrong_config_ends_a_pod_with_its_message_and_2(commands, tmp_path):
+def test_pod_with_a_wrong_config_exits_with_its_message_and_2(commands, tmp_path):
     output = commands.run(
         tmp_path / "run", "--config.data.path=/no/such/folder", pod=(2, 1), code=2
     )
@@ -216,7 +216,7 @@ def test_a_wrong_config_ends_a_pod_with_its_message_and_2(commands, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pod_that_is_pre_empted_stops_and_goes_on(commands, undisturbed, files, tmp_path):
+def test_pod_preempted_while_running_stops_and_resumes(commands, undisturbed, files, tmp_path):
     pod = commands.start(tmp_path / "run", pod=(2, 2))
     pod.wait_for_units(3)
     for _ in range(3):  # The first asks it to stop, and the others change nothing.

@@ -46,11 +46,11 @@ def run_child(*body, before="", setup="", grace=0.3, num_signals=1):
     return process.returncode, output, errors
 
 
-def test_a_process_that_does_not_come_back_to_python_is_ended():
+def test_preemption_ends_a_process_stuck_outside_python():
     assert run_child(DEAF) == (0, "", f"\n{STOPPED}")
 
 
-def test_a_process_that_is_too_slow_to_stop_is_ended():
+def test_preemption_ends_a_process_that_stops_too_slowly():
     code, _, errors = run_child(
         "try:", "    while True: time.sleep(0.01); stop.check()", "finally: time.sleep(100)"
     )
@@ -58,7 +58,7 @@ def test_a_process_that_is_too_slow_to_stop_is_ended():
     assert errors.startswith("\nstopped by SIGTERM")
 
 
-def test_a_process_that_others_need_is_ended_later():
+def test_preemption_ends_a_process_that_others_need_later():
     assert preemption.GRACE_SECONDS + 2 < 10
     before = "slept = []; time.sleep = slept.append; os._exit = lambda code: None"
     code, output, _ = run_child(
@@ -75,7 +75,7 @@ def test_a_process_that_others_need_is_ended_later():
     ("num_written", "expected"),
     [(0, STOPPED), (2, "stopped by SIGTERM; resume with the same command\n")],
 )
-def test_a_request_is_raised_where_the_run_looks(num_written, expected):
+def test_preemption_raises_the_request_at_a_check(num_written, expected):
     code, output, errors = run_child(
         WAIT,
         "try: stop.check()",
@@ -87,7 +87,7 @@ def test_a_request_is_raised_where_the_run_looks(num_written, expected):
     assert (code, output, errors) == (0, expected.replace("\n", " True\n"), "")
 
 
-def test_a_signal_that_came_while_it_was_blocked_is_heard():
+def test_preemption_receives_a_signal_sent_while_blocked():
     before = (
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); "
         "os.kill(os.getpid(), signal.SIGTERM); assert signal.sigpending() == {signal.SIGTERM}"
@@ -96,7 +96,7 @@ def test_a_signal_that_came_while_it_was_blocked_is_heard():
     assert (code, output) == (0, "stopped\n")
 
 
-def test_more_signals_and_those_to_a_process_that_ends_change_nothing():
+def test_preemption_ignores_repeated_and_late_signals():
     code, output, errors = run_child(
         WAIT,
         "import atexit",
@@ -109,7 +109,7 @@ def test_more_signals_and_those_to_a_process_that_ends_change_nothing():
     assert (code, output, errors) == (0, "stopped\n", "")
 
 
-def test_other_signals_are_left_alone():
+def test_preemption_leaves_other_signals_alone():
     code, output, _ = run_child(
         "signal.signal(signal.SIGUSR1, lambda *_: print('usr1'))",
         "os.kill(os.getpid(), signal.SIGUSR1)",
@@ -120,6 +120,6 @@ def test_other_signals_are_left_alone():
     assert (code, output) == (0, "usr1\n")
 
 
-def test_it_listens_once():
+def test_preemption_installs_its_handler_once():
     code, output, _ = run_child("print(preemption.listen() is stop)", num_signals=0)
     assert (code, output) == (0, "True\n")

@@ -25,20 +25,20 @@ def place(monkeypatch, tmp_path):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_programs_are_kept_in_the_users_cache_folder(place, tmp_path):
+def test_programs_are_kept_in_the_user_cache_folder(place, tmp_path):
     folder = pathlib.Path(place())
     assert folder.is_dir()
     assert folder.parent == tmp_path / "cfx_jax"
     assert place() == str(folder)
 
 
-def test_without_one_they_are_kept_in_the_home(place, monkeypatch, tmp_path):
+def test_programs_are_kept_at_home_without_a_cache_folder(place, monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert pathlib.Path(place()).parent == tmp_path / "home" / ".cache" / "cfx_jax"
 
 
-def test_settings_of_jax_go_before(place, tmp_path):
+def test_programs_follow_the_settings_of_jax(place, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     assert place() == str(tmp_path / "mine")
     jax.config.update("jax_compilation_cache_dir", None)
@@ -49,13 +49,13 @@ def test_settings_of_jax_go_before(place, tmp_path):
         jax.config.update("jax_enable_compilation_cache", True)
 
 
-def test_where_nothing_can_be_written_nothing_is_kept(place, monkeypatch, tmp_path):
+def test_programs_are_not_kept_without_write_access(place, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert place() is None
 
 
-def test_of_a_folder_that_is_none_is_told_why_nothing_is_kept(place, caplog, tmp_path):
+def test_programs_explain_why_nothing_is_kept_without_a_folder(place, caplog, tmp_path):
     (tmp_path / "file").write_text("")
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
     with caplog.at_level("INFO"):
@@ -67,7 +67,7 @@ def test_of_a_folder_that_is_none_is_told_why_nothing_is_kept(place, caplog, tmp
     assert place() == "gs://bucket/programs"
 
 
-def test_a_torn_program_is_compiled_anew(commands, tmp_path):
+def test_programs_recompile_a_truncated_one(commands, tmp_path):
     arguments = [
         "--config.data.max_examples=1", "--config.report.save_images=False",
         "--config.explain.objective=ssr",

@@ -6,7 +6,7 @@ from cfx_jax.runs import progress
 from cfx_jax.runs.progress import Bar, ProgressBar
 
 
-def test_without_a_terminal_it_is_a_line_now_and_then(capsys, monkeypatch):
+def test_progress_bar_without_a_terminal_prints_occasional_lines(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with ProgressBar(100, steps_per_image=1, shown=True) as bar:
@@ -26,7 +26,7 @@ def test_without_a_terminal_it_is_a_line_now_and_then(capsys, monkeypatch):
     ]
 
 
-def test_on_a_terminal_it_is_redrawn(capsys, monkeypatch):
+def test_progress_bar_on_a_terminal_redraws(capsys, monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
     with Bar(total=3, mininterval=0) as bar:
         for _ in range(3):
@@ -37,7 +37,7 @@ def test_on_a_terminal_it_is_redrawn(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("num_images", "shown"), [(0, True), (2, False)])
-def test_it_is_silent_where_there_is_nothing_to_do_or_to_say(num_images, shown, capsys):
+def test_progress_bar_is_silent_without_work(num_images, shown, capsys):
     with ProgressBar(num_images, steps_per_image=1, shown=shown):
         pass
     assert capsys.readouterr().err == ""

@@ -63,7 +63,7 @@ def logits_of(classifier, row):
     return np.asarray(classifier.apply(classifier.params, image))[0]
 
 
-def test_a_contrast_is_asked_of_every_image(config, classifier, tmp_path):
+def test_run_applies_a_contrast_to_every_image(config, classifier, tmp_path):
     runner.run(asking(config, contrast=3), tmp_path / "run", classifier=classifier)
     reader = RecordReader(tmp_path / "run")
     found = reader.read("ssr_log_odds_original")
@@ -77,7 +77,7 @@ def test_a_contrast_is_asked_of_every_image(config, classifier, tmp_path):
 
 
 @pytest.mark.parametrize(("contrast", "said"), [(2, 1), (3, 0)])
-def test_labels_that_are_the_contrast_are_told_of_once(
+def test_run_warns_once_of_labels_equal_to_the_contrast(
     contrast, said, config, classifier, tmp_path, caplog
 ):
     runner.run(asking(config, contrast=contrast), tmp_path / "run", classifier=classifier)
@@ -87,7 +87,7 @@ def test_labels_that_are_the_contrast_are_told_of_once(
     assert not said or status[2] == Status.MISCLASSIFIED
 
 
-def test_an_evaluation_asks_what_the_run_has_asked(config, classifier, tmp_path):
+def test_evaluate_uses_the_question_of_the_run(config, classifier, tmp_path):
     runner.run(asking(config, contrast=3), tmp_path / "run", classifier=classifier)
     runner.run(config, tmp_path / "plain", classifier=classifier)
     asked = scored_with_grey()
@@ -100,7 +100,7 @@ def test_an_evaluation_asks_what_the_run_has_asked(config, classifier, tmp_path)
         evaluate(asked, tmp_path / "both", records, classifier=classifier)
 
 
-def test_the_most_likely_classes_are_examples_of_their_own(config, classifier, tmp_path):
+def test_run_records_each_likely_class_as_an_example(config, classifier, tmp_path):
     runner.run(asking(config, top_classes=3), tmp_path / "run", classifier=classifier)
     reader = RecordReader(tmp_path / "run")
     assert reader.ids() == [f"{name}#{rank}" for name in "abc" for rank in (1, 2, 3)]
@@ -119,7 +119,7 @@ def test_the_most_likely_classes_are_examples_of_their_own(config, classifier, t
     assert np.abs(maps[0].astype(float) - maps[1]).max() > 0.1
 
 
-def test_each_target_has_the_masks_that_it_has_alone(config, classifier, tmp_path):
+def test_run_targets_have_the_masks_of_single_targets(config, classifier, tmp_path):
     """The target of an example is all that its rank decides, but for the noise of its own id."""
     long = asking(config, num_steps=200, num_samples=4)
     runner.run(asking(long, top_classes=2), tmp_path / "run", classifier=classifier)
@@ -144,6 +144,6 @@ def test_each_target_has_the_masks_that_it_has_alone(config, classifier, tmp_pat
         ({"top_classes": 5}, "explain.top_classes is 5, more than the 4 classes of 'linear'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(question, message, config, classifier, tmp_path):
+def test_run_refuses_invalid_questions(question, message, config, classifier, tmp_path):
     with pytest.raises(ConfigError, match=message):
         runner.run(asking(config, **question), tmp_path / "run", classifier=classifier)

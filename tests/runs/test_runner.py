@@ -103,7 +103,7 @@ def config(folder, *, objective="both", batch_size=2, num_steps=3, **data):
     )
 
 
-def test_records_hold_what_the_api_gives(done, tiny):
+def test_run_records_equal_explain_one(done, tiny):
     reader = RecordReader(done)
     assert reader.ids() == NAMES
     generator = cfx_jax.load_generator("grey")
@@ -125,7 +125,7 @@ def test_records_hold_what_the_api_gives(done, tiny):
     np.testing.assert_array_equal(reader.read("image")[1], image)
 
 
-def test_a_grey_classifier_by_name_gets_grey_images_and_shows_them(folder, tmp_path):
+def test_run_passes_grey_images_to_a_grey_classifier(folder, tmp_path):
     shapes = {"conv1": (32, 1, 3, 3), "conv2": (64, 32, 3, 3), "fc1": (128, 9216), "fc2": (10, 128)}
     rng = np.random.default_rng(0)
     arrays = {f"{name}.bias": np.zeros(shape[0], np.float32) for name, shape in shapes.items()}
@@ -145,7 +145,7 @@ def test_a_grey_classifier_by_name_gets_grey_images_and_shows_them(folder, tmp_p
     np.testing.assert_array_equal(image, image[..., :1].repeat(3, axis=-1))
 
 
-def test_an_unreadable_image_is_a_status_and_stops_nothing(done):
+def test_run_gives_an_unreadable_image_a_status(done):
     reader = RecordReader(done)
     assert reader.complete.all()
     statuses = reader.read("ssr_status")
@@ -156,7 +156,7 @@ def test_an_unreadable_image_is_a_status_and_stops_nothing(done):
     assert reader.read("label").tolist() == LABELS
 
 
-def test_an_example_without_label_explains_its_prediction(done):
+def test_run_explains_the_prediction_without_a_label(done):
     reader = RecordReader(done)
     target, prediction = reader.read("target"), reader.read("prediction")
     assert target[:4].tolist() == LABELS[:4]
@@ -164,7 +164,7 @@ def test_an_example_without_label_explains_its_prediction(done):
     assert reader.read("ssr_status")[4] != Status.MISCLASSIFIED
 
 
-def test_masks_do_not_depend_on_batches_or_on_the_rest_of_the_data(run, done, folder, tmp_path):
+def test_run_masks_do_not_depend_on_batches_or_other_data(run, done, folder, tmp_path):
     (folder / "manifest.csv").write_text("file,label\nsub/c.png,3\nb.png,1\n")
     run(config(folder, batch_size=1), tmp_path / "run")
     for name in ("ssr_mask_logits", "sdr_mask_logits", "sdr_trace"):
@@ -175,7 +175,7 @@ def test_masks_do_not_depend_on_batches_or_on_the_rest_of_the_data(run, done, fo
         np.testing.assert_allclose(found, expected, rtol=step, atol=1e-3, err_msg=name)
 
 
-def test_a_stopped_run_goes_on_where_it_was(run, done, tmp_path, monkeypatch):
+def test_run_resumes_after_a_stop(run, done, tmp_path, monkeypatch):
     folder = done.parent / "photographs"
     write = RecordWriter.write_unit
     units = []
@@ -202,7 +202,7 @@ def test_a_stopped_run_goes_on_where_it_was(run, done, tmp_path, monkeypatch):
         np.testing.assert_array_equal(resumed.read(field.name), expected, err_msg=field.name)
 
 
-def test_with_patience_the_records_say_how_many_steps_each_image_took(run, folder, tmp_path):
+def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path):
     """A step that is not taken has no objective; another batch size changes nothing."""
     found = []
     for name, batch_size in (("one", 1), ("two", 2)):
@@ -226,7 +226,7 @@ def test_with_patience_the_records_say_how_many_steps_each_image_took(run, folde
         np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3, err_msg=field.name)
 
 
-def test_no_more_images_are_taken_at_once_than_there_are(run, folder, tmp_path, caplog):
+def test_run_limits_its_batch_to_the_number_of_images(run, folder, tmp_path, caplog):
     caplog.set_level(logging.INFO, "cfx_jax")
     asked = config(folder, objective="ssr", batch_size=64, max_examples=3)
     asked.batch.unit_size = 1000
@@ -244,7 +244,7 @@ def test_no_more_images_are_taken_at_once_than_there_are(run, folder, tmp_path, 
         (lambda c: setattr(c.data, "max_examples", 2), r"num_examples.*5.*2"),
     ],
 )
-def test_a_folder_of_another_config_is_refused_and_untouched(run, done, change, message):
+def test_run_refuses_a_folder_of_another_config(run, done, change, message):
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     other = config(done.parent / "photographs")
     change(other)
@@ -253,7 +253,7 @@ def test_a_folder_of_another_config_is_refused_and_untouched(run, done, change, 
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
 
 
-def test_a_run_goes_on_whether_its_mode_or_the_config_says_a_number(run, done):
+def test_run_resumes_when_the_config_repeats_a_mode_setting(run, done):
     asked = config(done.parent / "photographs")
     asked.explain = dataclasses.replace(
         asked.explain, learning_rate=0.5, smooth_scale=1 / 7, warm_start_steps=0, patience=0
@@ -266,7 +266,7 @@ def test_a_run_goes_on_whether_its_mode_or_the_config_says_a_number(run, done):
         run(asked, done)
 
 
-def test_a_run_over_other_data_is_refused(run, done):
+def test_run_refuses_other_data(run, done):
     other = config(done.parent / "photographs")
     manifest = done.parent / "photographs" / "manifest.csv"
     text = manifest.read_text()
@@ -298,7 +298,7 @@ def relabel(photographs, row, other):
         (lambda folder: shutil.copy(folder / "a.png", folder / "b.png"), r"b\.png: other bytes"),
     ],
 )
-def test_other_examples_under_the_same_names_are_refused(run, done, photographs, change, message):
+def test_run_refuses_other_examples_under_the_same_names(run, done, photographs, change, message):
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     change(photographs)
     with pytest.raises(
@@ -308,7 +308,7 @@ def test_other_examples_under_the_same_names_are_refused(run, done, photographs,
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
 
 
-def test_what_is_not_explained_yet_may_still_change(run, done, photographs, tmp_path):
+def test_run_accepts_changes_of_unexplained_examples(run, done, photographs, tmp_path):
     """All records are of the data as they are: the end is that of a run from the beginning."""
     shutil.copytree(done, tmp_path / "run")
     (tmp_path / "run/records.zarr/complete/c/2").unlink()
@@ -323,7 +323,7 @@ def test_what_is_not_explained_yet_may_still_change(run, done, photographs, tmp_
         np.testing.assert_array_equal(now, then, err_msg=field.name)
 
 
-def test_an_image_that_has_come_is_explained(run, folder, tmp_path):
+def test_run_explains_an_image_that_appeared_later(run, folder, tmp_path):
     (folder / "b.png").rename(tmp_path / "b.png")
     asked = config(folder, objective="ssr", num_steps=1)
     run(asked, tmp_path / "run")
@@ -337,7 +337,7 @@ def test_an_image_that_has_come_is_explained(run, folder, tmp_path):
     assert (np.delete(reader.read("ssr_status"), 1) == np.delete(before, 1)).all()
 
 
-def test_the_batch_size_and_the_length_of_the_page_may_change(run, done, tmp_path):
+def test_run_resumes_with_another_batch_size_and_page_length(run, done, tmp_path):
     shutil.copytree(done, tmp_path / "run")
     other = config(done.parent / "photographs", batch_size=1)
     run(other, tmp_path / "run")
@@ -348,7 +348,7 @@ def test_the_batch_size_and_the_length_of_the_page_may_change(run, done, tmp_pat
     assert page.count('src="images/') == 7
 
 
-def test_other_libraries_read_the_records(done):
+def test_run_records_are_readable_by_other_libraries(done):
     store = done / "records.zarr"
     group = zarr.open_group(store, mode="r")
     assert group["ssr_mask_logits"].shape == (5, 6, 6)
@@ -380,7 +380,7 @@ class Links(html.parser.HTMLParser):
         self.found += [value for name, value in attributes if name in ("src", "href")]
 
 
-def test_all_links_of_the_page_resolve_wherever_it_lies(done, tmp_path):
+def test_run_page_links_resolve_after_a_move(done, tmp_path):
     shutil.copytree(done, tmp_path / "moved")
     page = tmp_path / "moved" / "report" / "index.html"
     text = page.read_text()
@@ -393,7 +393,7 @@ def test_all_links_of_the_page_resolve_wherever_it_lies(done, tmp_path):
     assert "5 of 5 images" in report.summary(tmp_path / "moved")
 
 
-def test_without_pictures_the_records_hold_none(run, folder, tmp_path):
+def test_run_without_pictures_records_none(run, folder, tmp_path):
     small = config(folder, objective="sdr")
     small.report.save_images = False
     run(small, tmp_path / "run")
@@ -402,7 +402,7 @@ def test_without_pictures_the_records_hold_none(run, folder, tmp_path):
     assert not [name for name in names if name.startswith("ssr")]
 
 
-def test_a_label_the_classifier_does_not_have_is_named(run, folder, tmp_path):
+def test_run_names_a_label_unknown_to_the_classifier(run, folder, tmp_path):
     (folder / "manifest.csv").write_text("file,label\na.png,1\nb.png,5\n")
     with pytest.raises(ConfigError, match=r"line 3: label '5' is no class: .* classes 0 to 4"):
         run(config(folder), tmp_path / "run")
@@ -421,7 +421,7 @@ def test_a_label_the_classifier_does_not_have_is_named(run, folder, tmp_path):
         (lambda c: setattr(c.data, "path", "/no/such/folder"), "/no/such/folder"),
     ],
 )
-def test_a_config_that_cannot_run_leaves_no_folder(run, folder, tmp_path, change, message):
+def test_run_with_an_invalid_config_creates_no_folder(run, folder, tmp_path, change, message):
     wrong = config(folder)
     change(wrong)
     with pytest.raises(ConfigError, match=rf"(?s){message}"):
@@ -429,7 +429,7 @@ def test_a_config_that_cannot_run_leaves_no_folder(run, folder, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
-def test_models_that_are_given_are_known_by_name_and_weights(run, tiny, done, fill_half, tmp_path):
+def test_run_identifies_given_models_by_name_and_weights(run, tiny, done, fill_half, tmp_path):
     manifest = RecordReader(done).manifest
     section = dataclasses.asdict(Named("tiny"))
     assert manifest["config"]["classifier"] == json.loads(json.dumps(section))
@@ -442,7 +442,7 @@ def test_models_that_are_given_are_known_by_name_and_weights(run, tiny, done, fi
         runner.run(asked, done, classifier=other)
 
 
-def test_a_generator_that_fills_with_no_pixels_is_refused(run, done, fill_half, tmp_path):
+def test_run_refuses_a_generator_that_gives_no_pixels(run, done, fill_half, tmp_path):
     asked = config(done.parent / "photographs")
     bad = fill_half.replace(apply=lambda params, images, mask, key: 2 * images - 1, name="bad")
     with pytest.raises(ConfigError, match=r"'bad' fills with values over .*; expected \[0, 1\]"):
@@ -458,9 +458,7 @@ def test_a_generator_that_fills_with_no_pixels_is_refused(run, done, fill_half, 
         (True, logging.WARNING, "classifier checked: outputs are probabilities"),
     ],
 )
-def test_a_run_checks_its_classifier_once(
-    tiny, folder, tmp_path, caplog, is_broken, level, expected
-):
+def test_run_checks_its_classifier_once(tiny, folder, tmp_path, caplog, is_broken, level, expected):
     def softmax(params, images):
         return jax.nn.softmax(tiny.apply(params, images))
 
@@ -475,7 +473,7 @@ def test_a_run_checks_its_classifier_once(
     assert f"{record.levelname} {expected}" in (tmp_path / "run" / "log").read_text()
 
 
-def test_labels_may_be_names_of_the_classes_of_the_model(tiny, folder, tmp_path):
+def test_run_accepts_class_names_as_labels(tiny, folder, tmp_path):
     (folder / "manifest.csv").write_text("File; Label\na.png; Fox\nb.png; red_deer\n")
     names = ("cat", "dog", "fox", "deer, red deer", "owl")
     model = tiny.replace(class_names=names)
@@ -483,7 +481,7 @@ def test_labels_may_be_names_of_the_classes_of_the_model(tiny, folder, tmp_path)
     assert RecordReader(tmp_path / "run").read("label").tolist() == [2, 3]
 
 
-def test_the_log_of_a_run_goes_on_when_it_is_resumed(run, folder, tmp_path):
+def test_run_log_continues_when_resumed(run, folder, tmp_path):
     asked = config(folder, objective="ssr", num_steps=1)
     run(asked, tmp_path / "run")
     log = tmp_path / "run" / "log"
@@ -500,7 +498,7 @@ def test_the_log_of_a_run_goes_on_when_it_is_resumed(run, folder, tmp_path):
     assert "sdr" not in log.read_text(), "a run that is refused changes nothing"
 
 
-def test_a_workdir_that_is_a_file_or_holds_something_else_is_refused(run, folder, tmp_path):
+def test_run_refuses_a_workdir_that_is_no_run_folder(run, folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises((RecordsError, OSError), match="file"):
         run(config(folder), tmp_path / "file")
@@ -511,7 +509,7 @@ def test_a_workdir_that_is_a_file_or_holds_something_else_is_refused(run, folder
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_names_that_are_not_utf8_are_kept_apart(run, folder, tmp_path):
+def test_run_distinguishes_names_that_are_not_utf8(run, folder, tmp_path):
     (folder / "manifest.csv").unlink()
     raw = os.fsencode(folder) + b"/caf\xe9.png"
     shutil.copy(os.fsencode(folder / "a.png"), raw)
@@ -522,7 +520,7 @@ def test_names_that_are_not_utf8_are_kept_apart(run, folder, tmp_path):
     assert reader.read("ssr_status").tolist().count(Status.UNREADABLE) == 1
 
 
-def test_a_run_of_unreadable_images_alone_is_an_error_and_has_a_page(run, tmp_path):
+def test_run_of_only_unreadable_images_fails_with_a_page(run, tmp_path):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.png").write_bytes(b"")
     for _ in range(2):
@@ -533,7 +531,7 @@ def test_a_run_of_unreadable_images_alone_is_an_error_and_has_a_page(run, tmp_pa
     assert "unreadable" in report.summary(tmp_path / "run")
 
 
-def test_with_too_little_memory_it_goes_on_in_smaller_batches(
+def test_run_continues_in_smaller_batches_when_out_of_memory(
     run, done, tmp_path, monkeypatch, caplog
 ):
     """Memory for one image: a batch of four runs out in the middle, one of two when compiled."""
@@ -570,7 +568,7 @@ def test_with_too_little_memory_it_goes_on_in_smaller_batches(
     np.testing.assert_allclose(keep, expected.read("ssr_mask_logits").astype(float), atol=1e-3)
 
 
-def test_an_error_that_smaller_batches_do_not_help_ends_the_run(run, folder, tmp_path, monkeypatch):
+def test_run_ends_on_an_error_unrelated_to_memory(run, folder, tmp_path, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
 
@@ -579,7 +577,7 @@ def test_an_error_that_smaller_batches_do_not_help_ends_the_run(run, folder, tmp
         run(config(folder), tmp_path / "run")
 
 
-def test_a_request_to_stop_is_heard_between_programs(run, done, tmp_path):
+def test_run_stops_on_request_between_programs(run, done, tmp_path):
     asked = []
 
     class StopAfter(StopRequest):
@@ -598,7 +596,7 @@ def test_a_request_to_stop_is_heard_between_programs(run, done, tmp_path):
     assert RecordReader(tmp_path / "run").complete.all()
 
 
-def test_bfloat16_stays_near_and_is_another_run(run, done, folder, tmp_path):
+def test_run_in_bfloat16_is_close_and_another_identity(run, done, folder, tmp_path):
     half = config(folder)
     half.precision = "bfloat16"
     run(half, tmp_path / "run")

@@ -108,7 +108,7 @@ def recorded(request, tmp_path_factory):
     return write, record(write(VALUES, LABELS), folder / "run")
 
 
-def test_the_same_data_are_gone_on_with_wherever_they_lie(recorded):
+def test_same_data_accepts_data_that_moved(recorded):
     write, reader = recorded
     assert check(reader, write(VALUES, LABELS)) == []
 
@@ -121,7 +121,7 @@ def test_the_same_data_are_gone_on_with_wherever_they_lie(recorded):
         (change(VALUES, 2), change(LABELS, 2), {2: "label 2 then, 3 now, other bytes"}),
     ],
 )
-def test_other_data_under_the_same_ids_are_refused(recorded, values, labels, expected):
+def test_same_data_refuses_other_data_under_the_same_ids(recorded, values, labels, expected):
     write, reader = recorded
     source = write(values, labels)
     with pytest.raises(ManifestMismatchError) as caught:
@@ -144,7 +144,7 @@ def open_folder(folder):
     return open_source(DataConfig("folder", str(folder / "data")))
 
 
-def test_of_many_examples_that_differ_the_first_are_named(folder):
+def test_same_data_names_the_first_of_many_differences(folder):
     reader = record(open_folder(folder), folder / "run")
     write_folder(folder / "data", change(VALUES, *range(7)), LABELS)
     with pytest.raises(ManifestMismatchError) as caught:
@@ -156,7 +156,7 @@ def test_of_many_examples_that_differ_the_first_are_named(folder):
     ]
 
 
-def test_what_cannot_be_read_any_more_is_other_data(folder):
+def test_same_data_refuses_examples_that_became_unreadable(folder):
     reader = record(open_folder(folder), folder / "run")
     (folder / "data" / "1.bmp").unlink()
     (folder / "data" / "1.bmp").mkdir()
@@ -164,7 +164,7 @@ def test_what_cannot_be_read_any_more_is_other_data(folder):
         check(reader, open_folder(folder))
 
 
-def test_what_could_not_be_read_then_is_computed_again(folder, caplog):
+def test_same_data_recomputes_examples_that_became_readable(folder, caplog):
     reader = record(open_folder(folder), folder / "run")
     assert check(reader, open_folder(folder)) == []
     (folder / "6.bmp").rename(folder / "data" / "6.bmp")
@@ -183,7 +183,7 @@ def test_what_could_not_be_read_then_is_computed_again(folder, caplog):
         ("xbcdefgh", ""),
     ],
 )
-def test_the_first_id_that_is_another_is_named(ids, expected, tmp_path):
+def test_name_other_id_names_the_first_differing_id(ids, expected, tmp_path):
     fields = [Field("id", "uint8", (1,))]
     with RecordWriter(tmp_path, {}, fields, NUM_IMAGES, UNIT_SIZE) as writer:
         for unit in range(4):
@@ -194,7 +194,7 @@ def test_the_first_id_that_is_another_is_named(ids, expected, tmp_path):
     assert name_other_id(tmp_path, [*ids]) == expected
 
 
-def test_each_host_compares_the_complete_units_that_are_its_own(folder, monkeypatch):
+def test_same_data_each_host_compares_its_complete_units(folder, monkeypatch):
     """The first one, which shows the results of all, compares all."""
     reader = record(open_folder(folder), folder / "run")
     (folder / "run/records.zarr/complete/c/0").unlink()

@@ -151,7 +151,7 @@ def num_processes(workdir):
     return sum(pathlib.PurePath(command[0]).name == "python" for command in mine)
 
 
-def test_a_job_that_is_disturbed_again_and_again_ends_with_the_same_bytes(
+def test_slurm_job_disturbed_repeatedly_ends_with_the_same_bytes(
     slurm, commands, files, expected, tmp_path
 ):
     workdir = tmp_path / "run"
@@ -183,7 +183,7 @@ def test_a_job_that_is_disturbed_again_and_again_ends_with_the_same_bytes(
     assert files(workdir) == expected
 
 
-def test_a_wrong_config_ends_two_nodes_with_its_message_and_2(slurm, tmp_path):
+def test_slurm_wrong_config_ends_two_nodes_with_its_message_and_2(slurm, tmp_path):
     arguments = [f"--workdir={tmp_path}/run", "--config.data.path=/no/such/folder"]
     job = slurm.submit(*TWO_NODES, arguments=["--config=configs/folder.py", *arguments])
     assert slurm.finish(job) == 2
@@ -213,7 +213,7 @@ def stand_in(folder, text):
         (("--exclusive", "--gpus-per-node=1"), 4),
     ],
 )
-def test_a_process_has_the_gpus_that_jax_is_told_of(options, gpus, slurm, tmp_path):
+def test_slurm_process_has_the_gpus_given_to_jax(options, gpus, slurm, tmp_path):
     job = slurm.submit(*options, python=stand_in(tmp_path, SHOW))
     assert slurm.finish(job) == 0
     ids = ",".join(map(str, range(gpus))) or "none"
@@ -222,7 +222,7 @@ def test_a_process_has_the_gpus_that_jax_is_told_of(options, gpus, slurm, tmp_pa
     assert sorted(told) == [f"node {node}: {ids} of {ids}" for node in nodes]
 
 
-def test_a_job_whose_starts_write_nothing_new_is_given_up(slurm, tmp_path):
+def test_slurm_job_that_writes_nothing_new_is_abandoned(slurm, tmp_path):
     program = stand_in(tmp_path, f"#!/bin/sh\necho '{StoppedError(0.0, num_written=0)}'\n")
     job = slurm.submit(python=program)
     assert slurm.finish(job, restarts=4) == 1

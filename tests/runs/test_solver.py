@@ -76,7 +76,7 @@ def assert_progress(told, result, num_rows_of_last_batch):
     assert told[-1][2] == pytest.approx(last)
 
 
-def test_explains_as_explain_does(solver, models, images):
+def test_solver_equals_explain(solver, models, images):
     expected = cfx_jax.explain(
         KEY, *models, to_floats(images.pixels), TARGETS, objective="sdr", mode="fast", **CUT
     )
@@ -88,13 +88,13 @@ def test_explains_as_explain_does(solver, models, images):
         np.testing.assert_allclose(leaf, wanted, atol=1e-4)
 
 
-def test_a_negative_target_takes_the_predicted_class(solver, images):
+def test_solver_negative_target_takes_the_predicted_class(solver, images):
     found = solve(solver, images._replace(targets=np.where(TARGETS == 1, -1, TARGETS)))
     np.testing.assert_array_equal(found.target, np.where(TARGETS == 1, found.prediction, TARGETS))
     assert (found.prediction != 1).any(), "the prediction is not the label by chance"
 
 
-def test_jobs_come_back_in_order_with_what_they_give_alone(models, images):
+def test_solver_stream_returns_jobs_in_order_as_if_alone(models, images):
     solver = make_solver(models, get_settings("fast", mask_size=6, num_steps=3), ["ssr", "sdr"])
     parts = {"nothing": slice(0, 0), "nine": slice(9), "one": slice(9, 10), "last": slice(10, 11)}
     jobs = [(name, Images(*(array[part] for array in images))) for name, part in parts.items()]
@@ -109,7 +109,7 @@ def test_jobs_come_back_in_order_with_what_they_give_alone(models, images):
     assert np.abs(found[1][1]["ssr"].keep_prob - found[1][1]["sdr"].keep_prob).max() > 0.1
 
 
-def test_the_next_job_is_started_before_the_last_one_is_handed_over(solver, images):
+def test_solver_stream_starts_the_next_job_before_yielding(solver, images):
     events = []
 
     def jobs():
@@ -124,14 +124,14 @@ def test_the_next_job_is_started_before_the_last_one_is_handed_over(solver, imag
 
 
 @pytest.mark.parametrize(("n", "num_rows_of_last_batch"), [(1, 1), (8, 8), (11, 3)])
-def test_progress_adds_up(n, num_rows_of_last_batch, solver, images):
+def test_solver_progress_adds_up(n, num_rows_of_last_batch, solver, images):
     told = []
     result = solve(solver, first(images, n), on_progress=lambda *progress: told.append(progress))
     assert len(result.trace) == n
     assert_progress(told, result, num_rows_of_last_batch)
 
 
-def test_a_prime_number_of_steps_adds_up(models, images):
+def test_solver_progress_adds_up_for_a_prime_number_of_steps(models, images):
     traced.clear()
     settings = get_settings("bbmp", mask_size=6, num_steps=97)
     solver = make_solver(models, settings, batch_size=2, num_devices=2)
@@ -142,7 +142,7 @@ def test_a_prime_number_of_steps_adds_up(models, images):
     assert 0 < len(traced) < 8, "traced once a program, not once a step, call or batch"
 
 
-def test_no_batch_traces_the_classifier_again(solver, images):
+def test_solver_does_not_retrace_between_batches(solver, images):
     solve(solver, first(images, 5)._replace(targets=np.full(5, -1)))
     traced.clear()
     for n in (5, 1, 8, 11):
@@ -150,7 +150,7 @@ def test_no_batch_traces_the_classifier_again(solver, images):
     assert not traced
 
 
-def test_a_broken_image_leaves_the_others_and_the_progress_alone(solver, images):
+def test_solver_broken_image_does_not_affect_others_or_progress(solver, images):
     images = first(images, 5)
     expected = solve(solver, images)
     objectives = []
@@ -168,7 +168,7 @@ def test_a_broken_image_leaves_the_others_and_the_progress_alone(solver, images)
     np.testing.assert_allclose(objectives, expected.trace[sound, 4::5].mean(axis=0), rtol=1e-5)
 
 
-def test_a_batch_of_broken_images_is_solved(solver, images):
+def test_solver_accepts_a_batch_of_broken_images(solver, images):
     objectives = []
     broken = first(images, 2)._replace(pixels=np.full_like(images.pixels[:2], 255))
     result = solve(
@@ -178,7 +178,7 @@ def test_a_batch_of_broken_images_is_solved(solver, images):
     assert np.isnan(objectives).all()
 
 
-def test_another_batch_size_takes_other_memory_and_gives_the_same(models, images):
+def test_solver_results_do_not_depend_on_batch_size(models, images):
     settings = get_settings("fast", mask_size=6, num_steps=5)
     solver = make_solver(models, settings, num_devices=1)
     expected = solve(solver, images)
@@ -188,12 +188,12 @@ def test_another_batch_size_takes_other_memory_and_gives_the_same(models, images
     np.testing.assert_allclose(solve(solver, images).keep_prob, expected.keep_prob, atol=1e-5)
 
 
-def test_scaled_images_are_refused(solver, images):
+def test_solver_refuses_scaled_images(solver, images):
     with pytest.raises(ValueError, match="pixels are float32; expected uint8"):
         solve(solver, images._replace(pixels=to_floats(images.pixels)))
 
 
-def test_streaming_before_compiling_is_refused(models, images):
+def test_solver_refuses_streaming_before_compiling(models, images):
     solver = Solver(KEY, *models, get_settings("fast", **CUT), ["sdr"], (6, 6, 1))
     with pytest.raises(RuntimeError, match="call compile first"):
         solve(solver, images)
@@ -211,7 +211,7 @@ def stream_both(solver, images, **options):
     return results
 
 
-def test_images_that_are_done_take_no_more_steps(patient, models, images):
+def test_solver_spends_no_steps_on_finished_images(patient, models, images):
     """Each stops by its own trace: as `explain` says of it, which has all images at once."""
     expected = cfx_jax.explain_both(
         KEY,
@@ -235,7 +235,7 @@ def test_images_that_are_done_take_no_more_steps(patient, models, images):
             assert not trace[steps:].any()
 
 
-def test_an_image_that_stops_early_is_the_same_in_any_company(patient, images):
+def test_solver_early_stop_does_not_depend_on_the_batch(patient, images):
     together = stream_both(patient, images)
     order = np.random.default_rng(3).permutation(len(TARGETS))
     mixed = stream_both(patient, Images(*(array[order] for array in images)))
@@ -247,16 +247,14 @@ def test_an_image_that_stops_early_is_the_same_in_any_company(patient, images):
             np.testing.assert_array_equal(leaf[4:5], other)
 
 
-def test_progress_counts_steps_that_are_spared(patient, images):
+def test_solver_progress_counts_spared_steps(patient, images):
     told = []
     stream_both(patient, images, on_progress=lambda *progress: told.append(progress))
     for name in ("ssr", "sdr"):
         assert sum(steps for objective, steps, _ in told if objective == name) == 11 * 60
 
 
-def test_places_of_images_that_are_done_go_to_others_without_a_retrace(
-    patient, images, monkeypatch
-):
+def test_solver_refills_finished_slots_without_retracing(patient, images, monkeypatch):
     stream_both(patient, images)
     traced.clear()
     calls = []

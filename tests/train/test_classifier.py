@@ -41,7 +41,7 @@ def trained(config, tmp_path_factory):
     return train_classifier(config, tmp_path_factory.mktemp("trained"))
 
 
-def test_it_learns_and_the_weights_load(config, trained):
+def test_train_classifier_learns_and_its_weights_load(config, trained):
     path, accuracy = trained
     assert accuracy >= 0.9
     classifier = cfx_jax.load_classifier("mnist_cnn", path)
@@ -54,12 +54,12 @@ def test_it_learns_and_the_weights_load(config, trained):
     assert manifest["config"]["num_steps"] == 40
 
 
-def test_the_same_training_gives_the_same_weights(config, trained, tmp_path):
+def test_train_classifier_is_deterministic(config, trained, tmp_path):
     path, _ = train_classifier(config, tmp_path)
     assert path.read_bytes() == trained[0].read_bytes()
 
 
-def test_another_training_is_refused_in_the_same_folder(config, trained):
+def test_train_classifier_refuses_the_folder_of_another_training(config, trained):
     other = dataclasses.replace(config, seed=1)
     with pytest.raises(Exception, match="seed"):
         train_classifier(other, trained[0].parent)
@@ -72,7 +72,7 @@ def test_another_training_is_refused_in_the_same_folder(config, trained):
         (-1, "data: labels of 'letters/train' expected in 0 to 9"),
     ],
 )
-def test_labels_beyond_the_classes_are_named(label, message, config, tmp_path):
+def test_train_classifier_names_labels_beyond_the_classes(label, message, config, tmp_path):
     path = tmp_path / "letters.npz"
     np.savez(path, x_train=np.zeros((3, 28, 28), np.uint8), y_train=np.array([0, 3, label]))
     letters = dataclasses.replace(config.data, path=str(path))
@@ -80,7 +80,7 @@ def test_labels_beyond_the_classes_are_named(label, message, config, tmp_path):
         train_classifier(dataclasses.replace(config, data=letters), tmp_path / "run")
 
 
-def test_synset_folders_are_the_classes_of_the_network(config, tmp_path):
+def test_train_classifier_uses_synset_folders_as_classes(config, tmp_path):
     """Ten folders of ImageNet are ten classes, in their order, of a network that has ten."""
     from PIL import Image
 
@@ -102,7 +102,7 @@ def test_synset_folders_are_the_classes_of_the_network(config, tmp_path):
     ("field", "value"),
     [("name", "resnet50"), ("batch_size", 0), ("num_steps", 1.5), ("learning_rate", 0.0)],
 )
-def test_a_config_that_cannot_run_is_refused(field, value):
+def test_train_classifier_config_refuses_invalid_values(field, value):
     with pytest.raises(ConfigError, match=f"{field} is {value!r}; expected"):
         dataclasses.replace(TrainClassifierConfig(), **{field: value}).validate()
 

@@ -20,7 +20,7 @@ def make_crops(folder, size=32, channels=3, seed=0):
     return Crops(open_source(DataConfig(source="folder", path=str(folder))), size, channels, seed)
 
 
-def test_a_crop_is_cut_out_of_an_image_or_of_its_mirror_image(folder):
+def test_crop_is_cut_from_an_image_or_its_mirror_image(folder):
     images = [np.asarray(Image.open(folder / f"{i}.png")) for i in range(len(SIZES))]
     windows = set()
     for image in images:
@@ -35,7 +35,7 @@ def test_a_crop_is_cut_out_of_an_image_or_of_its_mirror_image(folder):
     assert len(set(drawn)) > 10
 
 
-def test_what_is_drawn_depends_on_seed_step_and_row_alone(folder):
+def test_crops_depend_only_on_seed_step_and_row(folder):
     crops = make_crops(folder)
     whole = list(crops.batches(0, 9, 3))
     assert len(whole) == 9
@@ -47,17 +47,17 @@ def test_what_is_drawn_depends_on_seed_step_and_row_alone(folder):
     assert not np.array_equal(whole[4][2], make_crops(folder, seed=1).crop(4, 2))
 
 
-def test_stopping_early_leaves_no_thread_waiting(folder):
+def test_batches_closed_early_leave_no_thread(folder):
     batches = make_crops(folder).batches(0, 1000, 3)
     next(batches)
     batches.close()
 
 
-def test_small_images_are_enlarged(folder):
+def test_crop_enlarges_small_images(folder):
     assert make_crops(folder, size=70).crop(0, 0).shape == (70, 70, 3)
 
 
-def test_grey_crops_are_never_mirrored(tmp_path):
+def test_crop_does_not_mirror_grey_images(tmp_path):
     ramp = np.broadcast_to(np.arange(32, dtype=np.uint8), (32, 32))
     Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp.png")
     crops = make_crops(tmp_path, channels=1)
@@ -65,7 +65,7 @@ def test_grey_crops_are_never_mirrored(tmp_path):
         np.testing.assert_array_equal(crops.crop(step, 0)[..., 0], ramp)
 
 
-def test_unreadable_images_are_listed_and_replaced_by_the_next(folder):
+def test_batches_list_and_replace_unreadable_images(folder):
     (folder / "1.png").write_bytes(b"no image")
     truncated = (folder / "2.png").read_bytes()[:200]
     (folder / "2.png").write_bytes(truncated)
@@ -76,7 +76,7 @@ def test_unreadable_images_are_listed_and_replaced_by_the_next(folder):
     np.testing.assert_array_equal(drawn, np.concatenate(list(crops.batches(0, 10, 2))))
 
 
-def test_a_source_without_any_readable_image_is_refused(tmp_path):
+def test_batches_refuse_a_source_without_readable_images(tmp_path):
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"none of the 3 images .* can be decoded; .*identify"):

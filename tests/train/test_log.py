@@ -26,7 +26,7 @@ def write(workdir, first_step, last_step):
                 log.write_heldout(step, quality, b"picture")
 
 
-def test_metrics_are_means_since_the_last_time(tmp_path):
+def test_train_log_metrics_are_means_since_the_last_row(tmp_path):
     write(tmp_path, 0, 4)
     assert read(tmp_path / "metrics.csv") == [
         {"step": "2", "loss": "1.5", "kl": "0.5"},
@@ -38,7 +38,7 @@ def test_metrics_are_means_since_the_last_time(tmp_path):
     assert (tmp_path / "samples" / "step_00000004.png").read_bytes() == b"picture"
 
 
-def test_metrics_are_fetched_some_steps_late_and_not_all_at_once(tmp_path, monkeypatch):
+def test_train_log_fetches_metrics_some_steps_late(tmp_path, monkeypatch):
     fetched = []
 
     def fetch(tree):
@@ -54,7 +54,7 @@ def test_metrics_are_fetched_some_steps_late_and_not_all_at_once(tmp_path, monke
         assert fetched == [1] * 6 + [4]
 
 
-def test_a_resumed_log_is_that_of_an_undisturbed_run(tmp_path):
+def test_train_log_resumed_equals_an_undisturbed_one(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "resumed").mkdir()
     write(tmp_path / "whole", 0, 8)
@@ -67,13 +67,13 @@ def test_a_resumed_log_is_that_of_an_undisturbed_run(tmp_path):
         assert read(tmp_path / "resumed" / name) == read(tmp_path / "whole" / name)
 
 
-def test_a_log_whose_rows_are_all_forgotten_begins_anew(tmp_path):
+def test_train_log_restarts_when_no_row_remains(tmp_path):
     write(tmp_path, 0, 4)
     write(tmp_path, 0, 2)
     assert [row["step"] for row in read(tmp_path / "metrics.csv")] == ["2"]
 
 
-def test_tensorboard_has_the_same_numbers(tmp_path):
+def test_train_log_tensorboard_has_the_same_numbers(tmp_path):
     write(tmp_path, 0, 2)
     (path,) = (tmp_path / "tensorboard").iterdir()
     values = {}

@@ -91,7 +91,7 @@ def undisturbed(start, data, tmp_path_factory):
     return workdir, out, err
 
 
-def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
+def test_train_writes_weights_metrics_and_pictures(undisturbed):
     workdir, out, err = undisturbed
     assert out.splitlines()[-1] == f"weights: {workdir}/weights.safetensors"
     assert "warning: unreadable image, skipped: 3.png" in err
@@ -111,7 +111,7 @@ def test_a_training_ends_with_weights_figures_and_pictures(undisturbed):
 
 
 @pytest.mark.slow
-def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
+def test_train_killed_or_out_of_disk_resumes_to_the_same_weights(
     start, data, undisturbed, tmp_path
 ):
     process = start(data, tmp_path)
@@ -143,7 +143,7 @@ def test_killed_out_of_disk_and_resumed_it_ends_with_the_same_weights(
         assert (tmp_path / name).read_text() == (undisturbed[0] / name).read_text()
 
 
-def test_the_host_waits_for_no_step_before_two_more_are_started(monkeypatch):
+def test_take_steps_starts_two_steps_ahead(monkeypatch):
     started, waited = [], []
 
     def train_over_devices(*_):
@@ -184,7 +184,7 @@ def assert_user_error(data, workdir, argument, expected, monkeypatch):
         start()
 
 
-def test_a_folder_of_another_training_is_refused(data, undisturbed, monkeypatch):
+def test_train_refuses_the_folder_of_another_training(data, undisturbed, monkeypatch):
     assert_user_error(data, undisturbed[0], "--config.seed=1", "seed: stored 0, now 1", monkeypatch)
 
 
@@ -196,5 +196,5 @@ def test_a_folder_of_another_training_is_refused(data, undisturbed, monkeypatch)
         ("--config.explain.mode=fast", "unknown config field config.explain"),
     ],
 )
-def test_user_errors_are_named(data, tmp_path, argument, expected, monkeypatch):
+def test_train_names_user_errors(data, tmp_path, argument, expected, monkeypatch):
     assert_user_error(data, tmp_path, argument, expected, monkeypatch)

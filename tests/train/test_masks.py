@@ -32,7 +32,7 @@ def drawn(request):
     return request.param, draw(request.param)
 
 
-def test_masks_are_zeros_and_ones_in_float32(drawn):
+def test_sample_gives_zeros_and_ones_in_float32(drawn):
     _, result = drawn
     assert result.dtype == np.float32
     assert result.shape == (COUNT, *SIZE)
@@ -51,7 +51,7 @@ KEEP_RATES = {
 }
 
 
-def test_keep_rates(drawn):
+def test_sample_keep_rates(drawn):
     kind, result = drawn
     mean, low, high = KEEP_RATES[kind]
     rates = result.mean((1, 2))
@@ -61,7 +61,7 @@ def test_keep_rates(drawn):
     assert rates.std() > 0.05
 
 
-def test_noise_covers_all_keep_rates_and_its_pixels_are_independent():
+def test_sample_noise_has_all_keep_rates_and_independent_pixels():
     result = draw("noise", count=512)
     rates = result.mean((1, 2))
     # Uniform on [0.05, 0.95]: a tenth of the masks in each tenth of the range.
@@ -72,7 +72,7 @@ def test_noise_covers_all_keep_rates_and_its_pixels_are_independent():
     assert abs((centred[:, :, 1:] * centred[:, :, :-1]).mean()) < 3e-3
 
 
-def test_blocks_are_constant_on_the_cells_of_one_grid():
+def test_sample_blocks_are_constant_on_one_grid():
     grids = []
     for mask in draw("blocks"):
         fitting = [
@@ -92,7 +92,7 @@ def is_constant_on_grid(mask, grid):
     return np.array_equal(mask, mask[np.ix_(*corners)][np.ix_(*cells)])
 
 
-def test_field_pixels_are_drawn_by_themselves_from_a_smooth_probability():
+def test_sample_field_draws_pixels_from_a_smooth_probability():
     result = draw("field", count=256)
     centred = result - result.mean((1, 2), keepdims=True)
     near = (centred[:, 1:] * centred[:, :-1]).mean()
@@ -105,7 +105,7 @@ def test_field_pixels_are_drawn_by_themselves_from_a_smooth_probability():
     assert np.quantile(agreement, 0.9) > 0.85
 
 
-def test_rectangles_have_straight_edges():
+def test_sample_rectangles_have_straight_edges():
     for mask in draw("rectangles"):
         holes, count = ndimage.label(mask == 0)
         assert 1 <= count <= masks.MAX_RECTANGLES
@@ -116,7 +116,7 @@ def test_rectangles_have_straight_edges():
                 assert (mask[box] == 0).all()
 
 
-def test_strokes_are_a_few_thick_lines():
+def test_sample_strokes_are_a_few_thick_lines():
     for mask in draw("strokes"):
         hole = mask == 0
         assert ndimage.label(hole, np.ones((3, 3)))[1] <= masks.MAX_STROKES
@@ -126,7 +126,7 @@ def test_strokes_are_a_few_thick_lines():
             assert ndimage.binary_opening(inner, iterations=1).sum() > 0.9 * inner.sum()
 
 
-def test_mixture_has_the_shares_of_its_kinds():
+def test_sample_mixture_has_the_shares_of_its_kinds():
     assert sum(masks.KINDS.values()) == pytest.approx(1.0)
     assert max(masks.KINDS, key=masks.KINDS.__getitem__) == "field"
     # Only rectangles and strokes keep most of the image and fill few pieces of it.
@@ -141,30 +141,30 @@ def test_mixture_has_the_shares_of_its_kinds():
 
 @pytest.mark.parametrize("size", [(28, 28), (1, 9), (96, 8)])
 @pytest.mark.parametrize("kind", [*masks.KINDS])
-def test_any_size(kind, size):
+def test_sample_accepts_any_size(kind, size):
     mask = jax.eval_shape(lambda key: masks.sample(key, kind, size), jax.random.key(0))
     assert mask.shape == (*size, 1)
     assert mask.dtype == jnp.float32
 
 
-def test_the_same_key_gives_the_same_mask_alone_and_uncompiled():
+def test_sample_repeats_with_its_key_alone_and_uncompiled():
     key = jax.random.split(jax.random.key(0), COUNT)[3]
     alone = masks.sample(key, "field", SIZE)
     np.testing.assert_array_equal(np.asarray(alone)[..., 0], draw("field")[3])
 
 
-def test_another_key_gives_another_mask(drawn):
+def test_sample_with_another_key_gives_another_mask(drawn):
     _, batch = drawn
     assert len(np.unique(batch.reshape(COUNT, -1), axis=0)) > 0.9 * COUNT
 
 
-def test_vmap_over_keys_equals_a_map():
+def test_sample_mixture_vmap_over_keys_equals_a_map():
     keys = jax.random.split(jax.random.key(0), COUNT)[:4]
     batched = jax.jit(jax.vmap(lambda key: masks.sample_mixture(key, SIZE)))(keys)
     np.testing.assert_array_equal(np.asarray(batched)[..., 0], draw(None)[:4])
 
 
-def test_unknown_kind():
+def test_sample_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match=r"unknown kind of mask 'circles'; known are field, noise"):
         masks.sample(jax.random.key(0), "circles", SIZE)
 
@@ -182,14 +182,14 @@ def test_unknown_kind():
         ("square", 1 - (96 / 224) ** 2),
     ],
 )
-def test_heldout_masks_keep_the_share_they_are_named_after(kind, kept):
+def test_sample_heldout_keeps_the_named_share(kind, kept):
     mask = np.asarray(masks.sample_heldout(jax.random.key(3), kind, (224, 224)))
     assert mask.shape == (224, 224, 1)
     assert set(np.unique(mask)) == {0.0, 1.0}
     assert abs(mask.mean() - kept) < 0.03
 
 
-def test_heldout_blocks_are_cells_of_4_pixels_and_the_square_is_96_wide():
+def test_sample_heldout_sizes_of_blocks_and_square():
     blocks = np.asarray(masks.sample_heldout(jax.random.key(3), "blocks_50", (224, 224)))
     np.testing.assert_array_equal(blocks, blocks[::4, ::4].repeat(4, axis=0).repeat(4, axis=1))
     square = np.asarray(masks.sample_heldout(jax.random.key(3), "square", (224, 224)))
@@ -197,6 +197,6 @@ def test_heldout_blocks_are_cells_of_4_pixels_and_the_square_is_96_wide():
     assert (square == 0).sum() == 96**2
 
 
-def test_an_unknown_heldout_kind_is_refused():
+def test_sample_heldout_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match=r"unknown kind of mask 'holes'; known are noise_50"):
         masks.sample_heldout(jax.random.key(0), "holes", (16, 16))

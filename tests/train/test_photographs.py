@@ -35,7 +35,7 @@ def make_crops(folder, channels=3):
 
 @pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_crops_cut_on_devices_are_those_decoded_on_the_host(folder, channels, num_devices):
+def test_load_crops_on_devices_equal_those_of_the_host(folder, channels, num_devices):
     crops, devices = make_crops(folder, channels), jax.local_devices()[:num_devices]
     held = load_crops(crops, len(SIZES), devices)
     assert isinstance(held, MemoryCrops)
@@ -48,7 +48,7 @@ def test_crops_cut_on_devices_are_those_decoded_on_the_host(folder, channels, nu
         np.testing.assert_array_equal(np.asarray(ours).reshape(expected.shape), expected)
 
 
-def test_what_does_not_fit_is_decoded_as_it_is_drawn(folder, monkeypatch, caplog):
+def test_load_crops_decodes_on_demand_without_enough_memory(folder, monkeypatch, caplog):
     crops, devices = make_crops(folder), jax.local_devices()[:1]
     pixels = 40 * 60 + 32 * 38 + 64 * 50 + 90 * 41  # The small one is enlarged.
     for memory, fits in ((12 * pixels, True), (12 * pixels - 12, False)):
@@ -58,13 +58,13 @@ def test_what_does_not_fit_is_decoded_as_it_is_drawn(folder, monkeypatch, caplog
         assert ("do not fit on a device" in caplog.text) != fits
 
 
-def test_few_draws_are_not_worth_decoding_everything(folder):
+def test_load_crops_decodes_on_demand_for_few_draws(folder):
     crops = make_crops(folder)
     assert load_crops(crops, len(SIZES) - 1, jax.local_devices()[:1]) is crops
     assert not crops.unreadable
 
 
-def test_a_source_without_any_readable_image_is_refused(tmp_path):
+def test_load_crops_refuses_a_source_without_readable_images(tmp_path):
     (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"none of the 1 images .* can be decoded; .*identify"):
         load_crops(make_crops(tmp_path), 10, jax.local_devices()[:1])

@@ -17,7 +17,7 @@ from cfx_jax.train.quality import (
 )
 
 
-def test_quality_of_a_constant_error_inside_the_hole():
+def test_measure_quality_of_a_constant_error_in_the_hole():
     images = np.full((2, 16, 16, 3), 0.5, np.float32)
     mask = np.ones((2, 16, 16, 1), np.float32)
     mask[0, :4] = 0.0
@@ -29,14 +29,14 @@ def test_quality_of_a_constant_error_inside_the_hole():
     assert quality.ssim < 1
 
 
-def test_quality_of_the_truth():
+def test_measure_quality_of_the_truth():
     images = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
     mask = np.zeros((2, 16, 16, 1), np.float32)
     quality = measure_quality(images, images, mask)
     assert quality == (pytest.approx(20 * math.log10(255)), 0.0, pytest.approx(1.0))
 
 
-def test_masks_are_the_same_every_time_and_differ_by_image():
+def test_heldout_masks_repeat_and_differ_by_image():
     first, second = heldout_masks(3, (28, 28)), heldout_masks(3, (28, 28))
     assert tuple(first) == masks.HELDOUT_KINDS
     for kind, drawn in first.items():
@@ -45,7 +45,7 @@ def test_masks_are_the_same_every_time_and_differ_by_image():
 
 
 @pytest.mark.parametrize("count", [1, 8, 11])
-def test_fill_keeps_the_order_of_many_images(count):
+def test_fill_images_keeps_the_order(count):
     def apply(params, images, mask, key):
         return images * params
 
@@ -56,7 +56,7 @@ def test_fill_keeps_the_order_of_many_images(count):
     assert _ROWS == 8
 
 
-def test_frechet_distance_of_independent_numbers_is_that_of_their_moments():
+def test_frechet_distance_of_independent_numbers_uses_their_moments():
     """`sum (m1 - m2)^2 + (s1 - s2)^2` where covariances are diagonal."""
     corners = np.asarray([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])
     first, second = corners * [1.0, 2.0] + [0.0, 5.0], corners * [3.0, 0.5] + [1.0, 4.0]
@@ -66,7 +66,7 @@ def test_frechet_distance_of_independent_numbers_is_that_of_their_moments():
     assert frechet_distance(first, first) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_frechet_distance_with_scipy_as_oracle():
+def test_frechet_distance_equals_scipy():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(40, 6)), rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6))
     product = np.cov(first, rowvar=False) @ np.cov(second, rowvar=False)

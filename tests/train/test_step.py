@@ -52,14 +52,14 @@ def trained():
     return run(1, 10)
 
 
-def test_the_loss_falls_and_steps_are_counted(trained):
+def test_train_step_lowers_the_loss_and_counts_steps(trained):
     state, metrics = trained
     assert state.step == 10
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
     assert set(metrics[0]) == {"loss", "mean", "gradient_norm"}
 
 
-def test_masks_and_steps_do_not_depend_on_the_number_of_devices(trained):
+def test_train_step_does_not_depend_on_the_number_of_devices(trained):
     """Rows have their masks by their place in the batch, and gradients are averaged."""
     state, metrics = run(4, 10)
     for ours, theirs in zip(metrics, trained[1], strict=True):
@@ -70,11 +70,11 @@ def test_masks_and_steps_do_not_depend_on_the_number_of_devices(trained):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_masks_differ_by_step(trained):
+def test_train_step_masks_differ_by_step(trained):
     assert len({float(metrics["mean"]) for metrics in trained[1]}) == 10
 
 
-def test_the_average_of_the_parameters_forgets_its_start():
+def test_train_step_parameter_average_forgets_its_start():
     """After n steps the weight of the start is `prod min(decay, (1 + t) / (10 + t))`."""
     state, _ = run(1, 1)
     weight = min(SETTINGS.ema_decay, 1 / 10)
@@ -107,7 +107,7 @@ def test_feature_distance_is_zero_for_equal_images_and_grows(classifier_params):
     assert 0 < near < far
 
 
-def test_all_losses_together_take_finite_steps(classifier_params):
+def test_train_step_with_all_losses_is_finite(classifier_params):
     settings = TrainSettings(20, 0.05, 2, 0.9, feature_weight=0.5, adversarial_weight=0.1)
     state, metrics = run(2, 3, settings, classifier_params, num_images=4)
     names = {"loss", "mean", "gradient_norm", "feature", "adversarial", "critic"}

@@ -33,7 +33,7 @@ def published():
     return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def test_arrays_beside_the_network_are_named(published, caplog):
+def test_build_network_names_arrays_beside_the_network(published, caplog):
     wrapped = {f"state_dict.{name}": array for name, array in published.items()}
     with caplog.at_level(logging.WARNING, "cfx_jax"):
         module, _, _ = build_network("efficientnet_lite0", wrapped)
@@ -81,7 +81,7 @@ ARRAYS = draw(below(""))
         "a.b.c.d.", "model_state_dict.", "ema.", "weights/", "opt/target/", "0.",
     ],
 )  # fmt: skip
-def test_a_common_prefix_is_taken_off_and_named(prefix, caplog):
+def test_build_network_removes_and_names_a_common_prefix(prefix, caplog):
     with caplog.at_level(logging.INFO, "cfx_jax"):
         _, params, _ = build_network("mnist_cnn", draw(below(prefix)))
     assert same(params, ARRAYS)
@@ -93,20 +93,20 @@ def test_a_common_prefix_is_taken_off_and_named(prefix, caplog):
     assert record.levelno == logging.INFO
 
 
-def test_wrappers_of_parts_are_taken_out_of_names():
+def test_build_network_removes_wrappers_of_parts_from_names():
     _, params, _ = build_network(
         "mnist_cnn", draw(lambda n: n.replace("fc1.", "fc1.module._orig_mod."))
     )
     assert same(params, ARRAYS)
 
 
-def test_names_that_wrappers_alone_tell_apart_are_left_as_they_are(caplog):
+def test_build_network_keeps_names_that_only_wrappers_distinguish(caplog):
     both = draw(below("module."), seed=1) | ARRAYS
     assert same(build_network("mnist_cnn", both).params, draw(below(""), seed=1))
     assert "the file contains the weights of mnist_cnn 2 times" in caplog.text
 
 
-def test_what_lies_beside_the_wrapper_is_no_part_of_the_network(caplog):
+def test_build_network_ignores_arrays_beside_the_wrapper(caplog):
     _, params, _ = build_network("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
     assert same(params, ARRAYS)
     assert "mnist_cnn: ignoring 1 other arrays: n_averaged" in caplog.text
@@ -125,9 +125,7 @@ def test_what_lies_beside_the_wrapper_is_no_part_of_the_network(caplog):
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False])
-def test_of_raw_and_averaged_weights_the_raw_ones_are_used_and_it_is_said(
-    used, other, is_first, caplog
-):
+def test_build_network_prefers_raw_to_averaged_weights_and_says_so(used, other, is_first, caplog):
     raw, averaged = draw(below(used)), draw(below(other), seed=1)
     arrays = raw | averaged if is_first else averaged | raw
     assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
@@ -137,21 +135,21 @@ def test_of_raw_and_averaged_weights_the_raw_ones_are_used_and_it_is_said(
     assert record.getMessage().endswith(f"as in FILE#{place}")
 
 
-def test_of_two_networks_the_first_is_used_and_it_is_said(caplog):
+def test_build_network_uses_the_first_of_two_networks_and_says_so(caplog):
     arrays = draw(below("student.")) | draw(below("teacher.backbone."), seed=1)
     assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
     assert "using those below 'student';" in caplog.text
     assert "as in FILE#teacher.backbone\n" in caplog.text
 
 
-def test_state_of_an_optimizer_is_never_the_network(caplog):
+def test_build_network_ignores_optimizer_state(caplog):
     arrays = draw(below("opt_state.0.mu."), seed=1) | draw(below("params."))
     assert same(build_network("mnist_cnn", arrays).params, ARRAYS)
     assert "mnist_cnn: ignoring 8 other arrays: opt_state.0.mu." in caplog.text
     assert "2 times" not in caplog.text
 
 
-def test_an_object_where_an_array_is_needed_is_named():
+def test_build_network_names_an_object_in_place_of_an_array():
     arrays = draw(below("state_dict."))
     del arrays["state_dict.fc2.bias"]
     opaque = {"state_dict.fc2.bias": "net.Masked", "args": "argparse.Namespace"}
@@ -171,21 +169,21 @@ def test_an_object_where_an_array_is_needed_is_named():
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool", "complex64"])
 @pytest.mark.parametrize("name", ["fc1.weight", "conv2.bias"])
-def test_arrays_of_other_than_floats_are_refused_by_name(name, dtype):
+def test_build_network_refuses_arrays_that_are_not_floats(name, dtype):
     arrays = ARRAYS | {name: ARRAYS[name].astype(dtype)}
     with pytest.raises(ValueError, match=rf"types \['{name} of {dtype} instead of floats'\]"):
         build_network("mnist_cnn", arrays)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", ">f4"])
-def test_floats_of_any_precision_are_read(dtype):
+def test_build_network_reads_floats_of_any_precision(dtype):
     dtype = jnp.dtype(dtype)
     params = build_network("mnist_cnn", {n: a.astype(dtype) for n, a in ARRAYS.items()}).params
     expected = ARRAYS["fc1.weight"].astype(dtype).astype(np.float32).T
     np.testing.assert_array_equal(params["dense"]["kernel"], expected)
 
 
-def test_counts_of_batches_are_integers(published):
+def test_build_network_accepts_integer_batch_counts(published):
     counts = {"_bn0.num_batches_tracked": np.int64(3)}
     assert build_network("efficientnet_lite0", published | counts).module.num_classes == 7
 
@@ -206,7 +204,7 @@ def test_counts_of_batches_are_integers(published):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("prefix", ["", "base_model.model."])
-def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix):
+def test_build_network_asks_to_merge_reparametrised_weights(instead, what, prefix):
     arrays = {prefix + name: array for name, array in ARRAYS.items() if name != "fc1.weight"}
     arrays |= {f"{prefix}fc1.{name}": ARRAYS["fc1.weight"] for name in instead}
     with pytest.raises(
@@ -235,12 +233,12 @@ def test_weights_that_are_made_of_others_are_to_be_merged(instead, what, prefix)
         ),
     ],
 )
-def test_what_is_not_read_is_called_by_what_it_is(name, shape, what):
+def test_build_network_names_unsupported_kinds_of_weights(name, shape, what):
     with pytest.raises(ValueError, match=f"seem to be {what}.* not supported: use a model of your"):
         build_network("mnist_cnn", ARRAYS | {name: np.zeros(shape, np.float32)})
 
 
-def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
+def test_build_network_recognises_grouped_and_wide_resnets():
     layers = ARCHITECTURES["resnet50"].layouts[0].layers(ARCHITECTURES["resnet50"].module)
     arrays = {name: np.zeros((1,), np.float32) for name in published_names(layers)}
     arrays["layer1.0.conv2.weight"] = np.zeros((128, 4, 3, 3), np.float32)
@@ -250,14 +248,14 @@ def test_grouped_and_wide_residual_networks_are_told_by_their_shapes():
 
 @pytest.mark.parametrize("head", ["fc2.1", "fc.1", "fc", "head", "classifier.1", "classifier"])
 @pytest.mark.parametrize("prefix", ["", "model."])
-def test_a_head_elsewhere_than_usual_is_found(head, prefix):
+def test_build_network_finds_a_head_under_another_name(head, prefix):
     """Such as `fc2 = Sequential(Dropout(), Linear())`."""
     arrays = {prefix + n.replace("fc2", head): array for n, array in ARRAYS.items()}
     params = build_network("mnist_cnn", arrays).params
     np.testing.assert_array_equal(params["classifier"]["kernel"], ARRAYS["fc2.weight"].T)
 
 
-def test_no_head_and_a_head_of_several_layers_are_said():
+def test_build_network_names_a_missing_or_multi_layer_head():
     arrays = {name: array for name, array in ARRAYS.items() if not name.startswith("fc2")}
     with pytest.raises(ValueError, match=r"no head \(fc2\.weight\): use weights that were trained"):
         build_network("mnist_cnn", arrays)
@@ -269,7 +267,7 @@ def test_no_head_and_a_head_of_several_layers_are_said():
         build_network("mnist_cnn", arrays)
 
 
-def test_a_message_about_many_names_is_short():
+def test_build_network_shortens_a_message_about_many_names():
     with pytest.raises(ValueError, match=r"missing arrays \[.*\] and 96 more") as caught:
         build_network("resnet18", ARRAYS)
     assert len(str(caught.value)) < 700
@@ -316,7 +314,7 @@ TREES = {
 
 
 @pytest.mark.parametrize("case", TREES)
-def test_parameters_are_read_from_orbax(tmp_path, case):
+def test_build_network_reads_parameters_from_orbax(tmp_path, case):
     params = jax.tree.map(jnp.asarray, build_network("mnist_cnn", ARRAYS).params)
     save(tmp_path / "net", TREES[case](params))
     again = build_network("mnist_cnn", *read_weights(tmp_path / "net"))
@@ -327,7 +325,7 @@ def test_parameters_are_read_from_orbax(tmp_path, case):
 @pytest.mark.parametrize(
     "name", ["efficientnet_lite0", "resnet18", "resnet50", "vgg16_bn", "alexnet", "vit_s32"]
 )
-def test_every_network_reads_its_own_parameters(name):
+def test_build_network_reads_the_parameters_of_every_network(name):
     """By their names and shapes alone, with norms that are folded."""
     architecture = ARCHITECTURES[name]
     module = architecture.module
@@ -358,7 +356,7 @@ def timm_arrays(monkeypatch):
     return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
+def test_build_network_prefers_stated_preprocessing_to_the_layout(timm_arrays, caplog):
     deit = Preprocessing("deit_small_patch16_224.fb_in1k", NORMALIZATIONS["imagenet"])
     found = build_network("vit_s16", timm_arrays, preprocessing=deit)
     assert found.normalization == NORMALIZATIONS["imagenet"]
@@ -377,7 +375,7 @@ def test_what_is_said_goes_before_what_the_layout_suggests(timm_arrays, caplog):
         ("vit_b16", "vit_base_patch16_clip_224"), ("convnext_tiny", "convnextv2_tiny"),
     ],
 )  # fmt: skip
-def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
+def test_build_network_refuses_weights_stated_for_another_network(name, said):
     with pytest.raises(
         ValueError,
         match=rf"the weights, they are of '{said}', which is not {name},",
@@ -397,7 +395,7 @@ def test_weights_that_are_said_to_be_of_another_network_are_refused(name, said):
         ("convnext_tiny", "convnext_tiny.in12k_ft_in1k"), ("resnet50", "gluon_resnet50_v1d"),
     ],
 )  # fmt: skip
-def test_names_of_timm_for_the_same_network_are_known(name, said):
+def test_build_network_knows_the_timm_names_of_a_network(name, said):
     with pytest.raises(ValueError, match=f"not the weights of {name} in the layout"):
         build_network(name, {}, preprocessing=Preprocessing(said))
 
@@ -434,7 +432,7 @@ HUB["vit_b16"] = HUB["vit_s16"] | {"architecture": "deit_base_patch16_224", "mod
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
+def test_contradiction_accepts_timm_metadata_of_the_same_network(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name]))
     assert contradiction(read_preprocessing(tmp_path), name) == ""
 
@@ -457,13 +455,13 @@ def test_what_timm_says_of_the_same_network_is_no_contradiction(tmp_path, name):
         ("mnist_cnn", {"in_chans": 3}, "in_chans 3"),
     ],
 )
-def test_what_timm_says_of_another_function_is_refused_by_name(tmp_path, name, changes, said):
+def test_build_network_refuses_timm_metadata_of_another_network(tmp_path, name, changes, said):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
     with pytest.raises(ValueError, match=f"the weights, their network has {said}.*is not {name}, "):
         build_network(name, {}, preprocessing=read_preprocessing(tmp_path))
 
 
-def test_a_normalization_of_other_channels_is_refused():
+def test_build_network_refuses_a_normalization_of_other_channels():
     colour = Preprocessing(normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
     with pytest.raises(
         ValueError, match="a normalization of 3 channels, and images of mnist_cnn have 1"

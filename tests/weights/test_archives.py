@@ -34,7 +34,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_of_numpy_are_read_under_their_names(path, save):
+def test_read_npz_arrays_keeps_names(path, save):
     save(path, **ARRAYS)
     arrays = read_npz_arrays(path)
     assert list(arrays) == list(ARRAYS)
@@ -44,7 +44,7 @@ def test_arrays_of_numpy_are_read_under_their_names(path, save):
         np.testing.assert_array_equal(arrays[name], array)
 
 
-def test_two_bytes_without_a_type_are_bfloat16(path):
+def test_read_npz_arrays_reads_two_untyped_bytes_as_bfloat16(path):
     values = np.array([1.0, -2.5, 3e38], ml_dtypes.bfloat16)
     np.savez(path, x=values)
     array = read_npz_arrays(path)["x"]
@@ -72,7 +72,7 @@ def write_zip(path, members, compression=zipfile.ZIP_STORED):
         b"{'descr':'<f4','fortran_order':False,'shape':(2,)}",
     ],
 )
-def test_headers_of_other_writers_are_read(path, header, version):
+def test_read_npz_arrays_reads_headers_of_other_writers(path, header, version):
     values = np.array([3, 4], np.float32)
     write_zip(path, {"x.npy": npy(header, values.tobytes(), version), "about.txt": b"a network"})
     arrays = read_npz_arrays(path)
@@ -81,7 +81,7 @@ def test_headers_of_other_writers_are_read(path, header, version):
 
 
 @pytest.mark.filterwarnings("ignore:Reading .* created on Python 2")
-def test_headers_of_python_2_are_read(path):
+def test_read_npz_arrays_reads_headers_of_python_2(path):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L,), }\n"
     write_zip(path, {"x.npy": npy(header, np.float32([3, 4]).tobytes())})
     np.testing.assert_array_equal(read_npz_arrays(path)["x"], [3, 4])
@@ -97,7 +97,7 @@ def test_headers_of_python_2_are_read(path):
         (np.zeros(2, ml_dtypes.float8_e4m3fn), "'|V1', expected numbers; save others, such as 8-b"),
     ],
 )
-def test_what_is_not_of_numbers_is_refused_by_name(path, array, message):
+def test_read_npz_arrays_refuses_arrays_that_are_not_numbers(path, array, message):
     np.savez(path, y=np.ones(1), x=array)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         read_npz_arrays(path)
@@ -122,13 +122,13 @@ LIES = {
 
 
 @pytest.mark.parametrize("case", LIES)
-def test_headers_that_lie_are_refused(path, case):
+def test_read_npz_arrays_refuses_false_headers(path, case):
     write_zip(path, {"x.npy": npy(LIES[case].encode(), bytes(8))})
     with pytest.raises(ValueError, match=r"net\.npz: not a complete \.npz file of numbers"):
         read_npz_arrays(path)
 
 
-def test_members_that_do_not_fit_the_file_are_refused(path):
+def test_read_npz_arrays_refuses_members_beyond_the_file(path):
     file = io.BytesIO()
     np.savez(file, x=np.zeros(1000, np.float32))
     size, forged = struct.pack("<II", 4128, 4128), struct.pack("<II", 2**31, 2**31)
@@ -137,7 +137,7 @@ def test_members_that_do_not_fit_the_file_are_refused(path):
         read_npz_arrays(path)
 
 
-def test_arrays_that_expand_beyond_what_weights_do_are_refused(path, monkeypatch):
+def test_read_npz_arrays_refuses_excessive_expansion(path, monkeypatch):
     np.savez_compressed(path, x=np.zeros(200_000, np.uint8))
     assert read_npz_arrays(path)["x"].shape == (200_000,)
     monkeypatch.setattr(_archives, "_ALWAYS_ACCEPTED_BYTES", 1000)
@@ -145,7 +145,7 @@ def test_arrays_that_expand_beyond_what_weights_do_are_refused(path, monkeypatch
         read_npz_arrays(path)
 
 
-def test_a_stream_of_more_than_it_announces_is_not_inflated(path):
+def test_read_npz_arrays_does_not_inflate_beyond_the_stated_size(path):
     file = io.BytesIO()
     np.savez_compressed(file, x=np.zeros(2**24, np.uint8))
     size = struct.pack("<I", 2**24 + 128)
@@ -159,14 +159,14 @@ def test_a_stream_of_more_than_it_announces_is_not_inflated(path):
     assert peak < 2**20
 
 
-def test_other_compression_is_refused(path):
+def test_read_npz_arrays_refuses_other_compression(path):
     write_zip(path, {"x.npy": npy(b"", b"")}, zipfile.ZIP_LZMA)
     with pytest.raises(ValueError, match="array 'x' has compression method 14"):
         read_npz_arrays(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_arrays_of_one_name_are_refused(path):
+def test_read_npz_arrays_refuses_two_arrays_of_one_name(path):
     content = npy((HEADER % ("|u1", "(1,)")).encode(), b"\0")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", content)
@@ -175,7 +175,7 @@ def test_two_arrays_of_one_name_are_refused(path):
         read_npz_arrays(path)
 
 
-def test_other_and_missing_files_are_named(path):
+def test_read_npz_arrays_names_other_and_missing_files(path):
     with pytest.raises(FileNotFoundError, match=r"net\.npz"):
         read_npz_arrays(path)
     path.write_bytes(b"no zip")
@@ -205,7 +205,7 @@ def save_tree(folder, tree, **options):
 
 @pytest.mark.parametrize("use_zarr3", [False, True])
 @pytest.mark.parametrize("use_ocdbt", [False, True])
-def test_a_tree_of_orbax_is_read_without_its_structure(tmp_path, use_ocdbt, use_zarr3):
+def test_read_orbax_arrays_needs_no_tree_structure(tmp_path, use_ocdbt, use_zarr3):
     save_tree(tmp_path / "net", TREE, use_ocdbt=use_ocdbt, use_zarr3=use_zarr3)
     arrays = read_orbax_arrays(tmp_path / "net")
     assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
@@ -222,7 +222,7 @@ def test_a_tree_of_orbax_is_read_without_its_structure(tmp_path, use_ocdbt, use_
     assert arrays["step"] == 3
 
 
-def test_the_step_of_a_manager_is_read(tmp_path):
+def test_read_orbax_arrays_reads_the_step_of_a_manager(tmp_path):
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(7, args=ocp.args.StandardSave({"x": jnp.ones(2)}))
         manager.wait_until_finished()
@@ -234,7 +234,7 @@ def test_the_step_of_a_manager_is_read(tmp_path):
     np.testing.assert_array_equal(read_orbax_arrays(tmp_path / "8")["x"], np.zeros(2))
 
 
-def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+def test_read_orbax_arrays_names_a_folder_without_a_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}: this folder contains no Orbax checkpoint"):
         read_orbax_arrays(tmp_path)
 
@@ -252,7 +252,7 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path):
         ("params.conv.kernel/0.0", None),
     ],
 )
-def test_damage_is_said_in_one_line(tmp_path, capfd, file, content):
+def test_read_orbax_arrays_reports_damage_in_one_line(tmp_path, capfd, file, content):
     save_tree(tmp_path / "net", TREE, use_ocdbt=file.startswith(("m", "d")))
     for path in (tmp_path / "net").glob(file):
         path.unlink() if content is None else path.write_bytes(content)
@@ -265,7 +265,7 @@ def test_damage_is_said_in_one_line(tmp_path, capfd, file, content):
 
 
 @pytest.mark.parametrize("field", ["shape", "chunks"])
-def test_trees_that_expand_beyond_what_weights_do_are_refused(tmp_path, field):
+def test_read_orbax_arrays_refuses_excessive_expansion(tmp_path, field):
     save_tree(tmp_path / "net", {"x": np.zeros((4, 4), np.float32)}, use_ocdbt=False)
     path = tmp_path / "net" / "x" / ".zarray"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: [4000, 5000]}))
@@ -274,6 +274,6 @@ def test_trees_that_expand_beyond_what_weights_do_are_refused(tmp_path, field):
 
 
 @pytest.mark.parametrize("tree", [{"a.b": 1, "a": {"b": 2}}, {"../a": {"b": 1}}])
-def test_places_that_share_a_name_or_leave_the_folder_are_refused(tmp_path, tree):
+def test_read_orbax_arrays_refuses_duplicate_or_outside_paths(tmp_path, tree):
     with pytest.raises(ValueError, match="names two arrays, or one outside of the folder"):
         read_orbax_arrays(save_tree(tmp_path / "net", tree))

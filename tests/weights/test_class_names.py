@@ -25,7 +25,7 @@ def write(tmp_path, text, encoding="utf-8"):
         '{"2": "Bär",\n"0": "Katze",\n"1": "Hund"\n}\n',
     ],
 )
-def test_the_names_are_in_the_order_of_the_classes(text, encoding, tmp_path):
+def test_class_names_are_in_the_order_of_the_classes(text, encoding, tmp_path):
     assert class_names.read(write(tmp_path, text, encoding)) == ["Katze", "Hund", "Bär"]
 
 
@@ -39,7 +39,7 @@ def test_the_names_are_in_the_order_of_the_classes(text, encoding, tmp_path):
         ["a", "a"],
     ],
 )
-def test_numbers_that_are_names_stay(names, tmp_path):
+def test_class_names_may_be_numbers(names, tmp_path):
     assert class_names.read(write(tmp_path, "\n".join(names))) == names
 
 
@@ -62,7 +62,7 @@ def test_numbers_that_are_names_stay(names, tmp_path):
         ('["a", "b"', "it starts like JSON but is not valid"),
     ],
 )
-def test_what_is_no_list_of_names_is_refused(text, message, tmp_path):
+def test_class_names_refuse_other_content(text, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         class_names.read(write(tmp_path, text))
     assert "\n" not in str(caught.value)

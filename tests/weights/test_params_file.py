@@ -31,7 +31,7 @@ def path(tmp_path):
     return path
 
 
-def test_what_is_written_is_read_back_to_half_precision(path):
+def test_read_params_round_trip_in_half_precision(path):
     params = read_params(path, PARAMS)
     assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True):
@@ -42,24 +42,24 @@ def test_what_is_written_is_read_back_to_half_precision(path):
     assert read_arrays(path)["conv/kernel"].dtype == np.float16
 
 
-def test_columns_first_arrays_are_read_back_too(tmp_path):
+def test_encode_params_accepts_column_major_arrays(tmp_path):
     kernel = np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3))
     (tmp_path / "file").write_bytes(encode_params({"kernel": kernel}, {}))
     np.testing.assert_array_equal(read_arrays(tmp_path / "file")["kernel"], kernel)
 
 
-def test_equal_parameters_make_equal_files():
+def test_encode_params_of_equal_parameters_is_equal():
     backwards = dict(reversed(PARAMS.items()))
     assert encode_params(backwards, dict(reversed(CARD.items()))) == encode_params(PARAMS, CARD)
 
 
 @pytest.mark.parametrize("value", [1e6, np.nan, np.inf])
-def test_what_half_precision_cannot_hold_is_refused(value):
+def test_encode_params_refuses_values_beyond_half_precision(value):
     with pytest.raises(ValueError, match=r"conv/bias contains values that are not finite in"):
         encode_params({"conv": {"bias": jnp.asarray([0.0, value])}}, {})
 
 
-def test_another_network_is_refused_with_all_names(path):
+def test_read_params_refuses_another_network_with_all_names(path):
     template = {
         "conv": {"kernel": jnp.zeros((2, 3, 5))},
         "scale": jnp.zeros(()),
@@ -76,7 +76,7 @@ def test_another_network_is_refused_with_all_names(path):
 
 
 @pytest.mark.parametrize("change", ["truncated", "altered"])
-def test_a_file_that_changed_is_refused_by_its_digest(path, change):
+def test_read_params_refuses_a_changed_file_by_its_digest(path, change):
     digest, content = file_digest(path), path.read_bytes()
     read_params(path, PARAMS, digest)
     broken = content[:-3] if change == "truncated" else content[:-1] + b"\x7f"
@@ -86,24 +86,24 @@ def test_a_file_that_changed_is_refused_by_its_digest(path, change):
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"\xff" * 64])
-def test_other_files_are_refused(tmp_path, content):
+def test_read_params_refuses_other_files(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
         read_params(tmp_path / "file", PARAMS)
 
 
-def test_a_truncated_file_is_refused_without_a_digest_too(path):
+def test_read_params_refuses_a_truncated_file_without_a_digest(path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
         read_params(path, PARAMS)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_read_params_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         read_params(tmp_path / "absent", PARAMS)
 
 
-def test_8_bit_floats_are_named(tmp_path):
+def test_read_arrays_names_8_bit_floats(tmp_path):
     header = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
     (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_8_bit_floats_are_named(tmp_path):
         read_arrays(tmp_path / "file")
 
 
-def test_arrays_of_a_shape_numpy_cannot_hold_are_refused(tmp_path):
+def test_read_arrays_refuses_shapes_beyond_numpy(tmp_path):
     data = save({"kernel": np.zeros((0, 2), np.float32)})
     data = data.replace(b"[0,2]", b"[0,%d]" % 2**62)
     stop = data.index(b"}}") + 2
@@ -121,7 +121,7 @@ def test_arrays_of_a_shape_numpy_cannot_hold_are_refused(tmp_path):
         read_arrays(tmp_path / "file")
 
 
-def test_a_folder_is_named(tmp_path):
+def test_read_arrays_names_a_folder(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder; expected a safetensors file"):
         read_arrays(tmp_path)
 
@@ -145,7 +145,7 @@ def index(tmp_path):
     return write_index(tmp_path, places)
 
 
-def test_the_files_of_an_index_are_read_as_one(index):
+def test_read_shards_reads_the_files_of_an_index_as_one(index):
     arrays = read_shards(index)
     assert arrays.keys() == {"a", "b", "c"}
     for expected in SHARDS.values():
@@ -154,14 +154,14 @@ def test_the_files_of_an_index_are_read_as_one(index):
 
 
 @pytest.mark.parametrize("name", ["b", "d"])
-def test_an_index_that_differs_from_its_files_is_refused(index, name):
+def test_read_shards_refuses_an_index_that_differs_from_its_files(index, name):
     first, second = SHARDS
     write_index(index.parent, {"a": first, "c": second, "b": first, name: second})
     with pytest.raises(ValueError, match=f"index\\.json: net-.-of-2.safetensors .* in .*'{name}'"):
         read_shards(index)
 
 
-def test_a_missing_file_of_an_index_is_named(index):
+def test_read_shards_names_a_missing_file_of_an_index(index):
     (index.parent / "net-2-of-2.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="net-2-of-2"):
         read_shards(index)
@@ -180,7 +180,7 @@ def test_a_missing_file_of_an_index_is_named(index):
         "[" * 100_000,
     ],
 )
-def test_a_file_that_is_no_index_is_refused(tmp_path, content):
+def test_read_shards_refuses_a_file_that_is_no_index(tmp_path, content):
     path = tmp_path / "net.safetensors.index.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="is not an index of safetensors files"):

@@ -54,7 +54,7 @@ def plain(value):
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_builds_what_the_standard_library_builds(protocol):
+def test_interpret_builds_what_the_standard_library_builds(protocol):
     shared = ["twice"]
     value = {
         "numbers": [0, -1, 255, 70_000, -(2**40), 2**63, 0.5, True, False, None],
@@ -73,7 +73,7 @@ def test_builds_what_the_standard_library_builds(protocol):
     assert fields["lists"][2][0] is fields["lists"][2][1]
 
 
-def test_reads_one_pickle_after_the_other():
+def test_interpret_reads_consecutive_pickles():
     stream = io.BytesIO(pickle.dumps(1) + pickle.dumps("two") + b"rest")
     assert [interpret(stream).value, interpret(stream).value] == [1, "two"]
     assert stream.read() == b"rest"
@@ -85,7 +85,7 @@ STORAGE = (
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x01(K\x02t(K\x03t\x89NtR"
 
 
-def test_a_tensor_is_a_window_on_a_storage():
+def test_interpret_tensor_is_a_view_of_a_storage():
     value, storages = run(b"(" + TENSOR + STORAGE + b"ctorch\nfloat32\nt")
     storage = TorchStorage("key", np.dtype(np.float32), 6)
     assert value == (Tensor(storage, 1, (2,), (3,)), storage, Global("torch.float32"))
@@ -93,7 +93,7 @@ def test_a_tensor_is_a_window_on_a_storage():
     assert storage.num_bytes == 24
 
 
-def test_a_dict_may_hold_itself():
+def test_interpret_accepts_a_dict_that_holds_itself():
     value = run(b"}q\x00" + text("me") + b"h\x00s").value
     assert value.entries == [("me", value)]
 
@@ -124,12 +124,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses_by_name_what_the_pickle_would_call(name):
+def test_interpret_refuses_calls_by_name(name):
     with pytest.raises(UnsafePickleError, match=f"refers to {re.escape(repr(name))}"):
         run(REFUSED[name])
 
 
-def test_refuses_what_the_standard_library_would_run(tmp_path):
+def test_interpret_refuses_code_that_pickle_would_run(tmp_path):
     """A pickle that does harm under `pickle.load` does none here."""
 
     class Harm:
@@ -192,7 +192,7 @@ BESIDE = {
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", BESIDE)
-def test_what_scripts_save_beside_a_network_is_not_made_but_named(name, protocol):
+def test_interpret_names_other_objects_without_creating_them(name, protocol):
     value = interpret(io.BytesIO(pickle.dumps(BESIDE[name], protocol))).value
     assert isinstance(value, Opaque)
     assert value.name == name
@@ -208,7 +208,7 @@ def test_what_scripts_save_beside_a_network_is_not_made_but_named(name, protocol
     ],
     ids=str,
 )  # fmt: skip
-def test_other_values_of_scripts_do_no_harm(value, protocol):
+def test_interpret_accepts_other_harmless_values(value, protocol):
     stream = io.BytesIO(pickle.dumps((value, "end"), protocol))
     assert interpret(stream).value[1] == "end"
     assert stream.read() == b""
@@ -227,20 +227,20 @@ OPAQUE = {
 
 
 @pytest.mark.parametrize("name", OPAQUE)
-def test_an_unknown_class_is_named(name):
+def test_interpret_names_an_unknown_class(name):
     value = run(OPAQUE[name]).value
     assert isinstance(value, Opaque)
     assert value.name == name
 
 
-def test_an_opaque_value_keeps_what_a_module_is_read_from():
+def test_interpret_opaque_values_keep_module_state():
     value = run(b"cnet\nNet\n)\x81}" + text("training") + b"\x88sb").value
     assert (value.name, value.state.entries) == ("net.Net", [("training", True)])
     entries = run(b"cnet\nConfig\n)\x81(K\x01K\x02u").value.entries
     assert entries == [(1, 2)]
 
 
-def test_attributes_of_a_named_thing_are_names():
+def test_interpret_attributes_of_a_global_are_names():
     code = b"cbuiltins\ngetattr\n(cnet\nColor\n" + text("RED") + b"tR"
     assert run(code).value == Global("net.Color.RED")
 
@@ -267,13 +267,13 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_refuses_damage(case):
+def test_interpret_refuses_damage(case):
     code, message = DAMAGED[case]
     with pytest.raises(WeightsFormatError, match=message):
         run(code)
 
 
-def test_refuses_a_pickle_without_stop(monkeypatch):
+def test_interpret_refuses_a_pickle_without_stop(monkeypatch):
     with pytest.raises(WeightsFormatError, match="ends early"):
         interpret(io.BytesIO(b"\x80\x02N"))
     monkeypatch.setattr(_pickle_machine, "_MAX_OPCODES", 100)

