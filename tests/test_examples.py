@@ -83,8 +83,8 @@ def test_run_explains_the_model_of_an_adapter(library, folder, tmp_path):
     model = named.build(example(library))
     known = adapters.Known(image_size=(SIZE, SIZE))
     classifier = adapters.as_classifier(model, known, name=example(library))
-    asked = dataclasses.replace(config(folder, "given"), classifier=ClassifierConfig("given"))
-    cfx_jax.run(asked, tmp_path / "python", classifier=classifier)
+    own_config = dataclasses.replace(config(folder, "given"), classifier=ClassifierConfig("given"))
+    cfx_jax.run(own_config, tmp_path / "python", classifier=classifier)
     given = RecordReader(tmp_path / "python")
     for objective in ("ssr", "sdr"):
         found, expected = (r.read(f"{objective}_mask_logits") for r in (reader, given))
@@ -104,11 +104,11 @@ def test_examples_are_short():
 @pytest.mark.parametrize(("library", "has_maps"), [("linen", True), ("function", False)])
 def test_evaluate_finds_the_user_model_of_a_run(library, has_maps, folder, tmp_path, caplog):
     runner.run(config(folder, example(library)), tmp_path / "run")
-    asked = EvaluateConfig(
+    own_config = EvaluateConfig(
         generator=GeneratorConfig("blur"), baselines=("centre", "grad_cam"), curve_steps=2,
         sanity_images=0,
     )  # fmt: skip
-    table = evaluate(asked, tmp_path / "scores", [str(tmp_path / "run")])
+    table = evaluate(own_config, tmp_path / "scores", [str(tmp_path / "run")])
     assert ("grad_cam" in table) == has_maps
     assert ("baselines: grad_cam is left out: classifier" in caplog.text) != has_maps
     found = RecordReader(tmp_path / "scores/scores/images").read("target")
@@ -172,9 +172,9 @@ def test_user_model_function_gets_the_weights_path(tmp_path):
         "def build(path):\n"
         "    return lambda images: images.mean((1, 2)) * len(path)\n"
     )
-    asked = ClassifierConfig(f"{own}:build", weights="12345", image_size=8)
+    own_config = ClassifierConfig(f"{own}:build", weights="12345", image_size=8)
     classifier, _ = registry.load_models(
-        Config(classifier=asked, generator=GeneratorConfig("grey"))
+        Config(classifier=own_config, generator=GeneratorConfig("grey"))
     )
     logits = classifier.apply(classifier.params, jnp.ones((1, 8, 8, 3)))
     np.testing.assert_allclose(logits, 5.0)
@@ -285,11 +285,14 @@ def test_user_model_that_fails_when_called_is_named(kind, case, folder, tmp_path
         f"def build(): return lambda {takes}: {text}\n"
         "def fine(): return lambda images: images.mean((1, 2))\n"
     )
-    asked = config(folder, f"{own}:build")
+    own_config = config(folder, f"{own}:build")
     if kind == "generator":
-        asked.classifier.name, asked.generator = f"{own}:fine", GeneratorConfig(f"{own}:build")
+        own_config.classifier.name, own_config.generator = (
+            f"{own}:fine",
+            GeneratorConfig(f"{own}:build"),
+        )
     with pytest.raises(ConfigError, match=message) as caught:
-        runner.run(asked, tmp_path / "run")
+        runner.run(own_config, tmp_path / "run")
     assert f"{own}:build" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -320,10 +323,10 @@ def test_user_model_that_has_no_gradient_or_batch_is_named(case, folder, tmp_pat
     text, message = UNLEARNT[case]
     own = tmp_path / f"{case}.py"
     own.write_text(f"import jax\ndef build(): return lambda images: {text}\n")
-    asked = config(folder, f"{own}:build")
-    asked.explain.num_samples = 3
+    own_config = config(folder, f"{own}:build")
+    own_config.explain.num_samples = 3
     with pytest.raises(ConfigError, match=message) as caught:
-        runner.run(asked, tmp_path / "run")
+        runner.run(own_config, tmp_path / "run")
     assert "\n" not in str(caught.value)
 
 
@@ -344,9 +347,11 @@ def test_run_refuses_config_fields_unused_by_a_given_classifier(
 ):
     if classifier == "given":
         classifier = cfx_jax.Classifier((), lambda p, x: x.mean((1, 2)), image_size=(64, 64))
-    asked = dataclasses.replace(config(folder, "x"), classifier=ClassifierConfig("x", **section))
+    own_config = dataclasses.replace(
+        config(folder, "x"), classifier=ClassifierConfig("x", **section)
+    )
     with pytest.raises(ConfigError, match=message):
-        cfx_jax.run(asked, tmp_path / "run", classifier=classifier)
+        cfx_jax.run(own_config, tmp_path / "run", classifier=classifier)
     assert not (tmp_path / "run").exists()
 
 
@@ -376,10 +381,10 @@ def test_run_refuses_config_fields_unused_by_a_given_classifier(
     ],
 )
 def test_run_refuses_a_user_model_that_cannot_be_built(classifier, message, folder, tmp_path):
-    asked = config(folder, "")
-    asked.classifier = classifier
+    own_config = config(folder, "")
+    own_config.classifier = classifier
     with pytest.raises(ConfigError, match=message):
-        runner.run(asked, tmp_path / "run")
+        runner.run(own_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

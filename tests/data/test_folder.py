@@ -197,9 +197,11 @@ def test_open_folder_warns_of_a_table_in_a_sub_folder(
     for table in tables:
         (tmp_path / table).write_text("file,label\na.png,3\n")
     open_folder(tmp_path, class_folders=is_classes)
-    told = [r.getMessage() for r in caplog.records if "of a sub-folder is not read" in r.message]
-    assert len(told) == bool(expected)
-    assert all(re.search(expected, line) for line in told)
+    reported = [
+        r.getMessage() for r in caplog.records if "of a sub-folder is not read" in r.message
+    ]
+    assert len(reported) == bool(expected)
+    assert all(re.search(expected, line) for line in reported)
 
 
 def test_open_folder_skips_the_folder_of_a_run(tmp_path, said):

@@ -67,9 +67,9 @@ def test_transfer_to_the_same_classifier_changes_nothing(looks_at, problem, blac
     pixels = LAW.keep_map(jnp.zeros((2, 2)), (SIZE, SIZE))
     same = looks_at(np.s_[:], 0.5)
     for objective in ("ssr", "sdr"):
-        asked = problem(objective)
-        _, (own,) = transfer_to_infills(asked, pixels, same, [black], LAW, num_masks=32)
-        (held,) = transfer_to_classifiers(asked, pixels, [same], black, LAW)
+        problems = problem(objective)
+        _, (own,) = transfer_to_infills(problems, pixels, same, [black], LAW, num_masks=32)
+        (held,) = transfer_to_classifiers(problems, pixels, [same], black, LAW)
         assert held == own
         assert 0 < own < 1
 

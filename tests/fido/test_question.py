@@ -30,21 +30,21 @@ def call(name, question, logits, model):
 @pytest.mark.parametrize("target", range(4))
 def test_question_softmax_is_the_class_against_all_others(target):
     p = softmax(LOGITS.astype(float), axis=-1)[:, target]
-    asked = Question(target)
-    np.testing.assert_allclose(asked.log_odds(LOGITS, SOFTMAX), logit(p), rtol=1e-4)
-    decided = asked.decides(LOGITS, SOFTMAX)
+    question_of_image = Question(target)
+    np.testing.assert_allclose(question_of_image.log_odds(LOGITS, SOFTMAX), logit(p), rtol=1e-4)
+    decided = question_of_image.decides(LOGITS, SOFTMAX)
     np.testing.assert_array_equal(decided, LOGITS.argmax(-1) == target)
-    np.testing.assert_array_equal(asked.logit_margin(LOGITS, SOFTMAX) > 0, decided)
+    np.testing.assert_array_equal(question_of_image.logit_margin(LOGITS, SOFTMAX) > 0, decided)
 
 
 @pytest.mark.parametrize("target", range(4))
 def test_question_sigmoid_is_each_class_alone(target):
     p = expit(LOGITS.astype(float))[:, target]
-    asked = Question(target)
-    evidence = asked.log_odds(LOGITS, SIGMOID)
+    question_of_image = Question(target)
+    evidence = question_of_image.log_odds(LOGITS, SIGMOID)
     np.testing.assert_allclose(evidence, logit(p), rtol=1e-4)
-    np.testing.assert_array_equal(asked.decides(LOGITS, SIGMOID), p > 0.5)
-    np.testing.assert_array_equal(asked.logit_margin(LOGITS, SIGMOID), evidence)
+    np.testing.assert_array_equal(question_of_image.decides(LOGITS, SIGMOID), p > 0.5)
+    np.testing.assert_array_equal(question_of_image.logit_margin(LOGITS, SIGMOID), evidence)
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -63,13 +63,15 @@ def test_question_one_logit_is_a_binary_classifier(target):
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_question_contrast_compares_two_classes(model):
-    asked, p = Question(1, jnp.int32(3)), softmax(LOGITS.astype(float), axis=-1)
-    evidence = asked.log_odds(LOGITS, model)
+    question_of_image, p = Question(1, jnp.int32(3)), softmax(LOGITS.astype(float), axis=-1)
+    evidence = question_of_image.log_odds(LOGITS, model)
     if model is SOFTMAX:
         np.testing.assert_allclose(evidence, np.log(p[:, 1] / p[:, 3]), rtol=1e-4)
     np.testing.assert_array_equal(evidence, LOGITS[:, 1] - LOGITS[:, 3])
-    np.testing.assert_array_equal(asked.decides(LOGITS, model), LOGITS[:, 1] > LOGITS[:, 3])
-    itself = asked.replace(target=3)
+    np.testing.assert_array_equal(
+        question_of_image.decides(LOGITS, model), LOGITS[:, 1] > LOGITS[:, 3]
+    )
+    itself = question_of_image.replace(target=3)
     assert not itself.decides(LOGITS, model).any(), "no class rather than itself"
 
 
@@ -78,10 +80,12 @@ def brightest(logits, target):
 
 
 def test_question_accepts_a_score_function():
-    asked = Question(2, score=brightest)
+    question_of_image = Question(2, score=brightest)
     for name in ("log_odds", "logit_margin", "logit"):
-        np.testing.assert_array_equal(call(name, asked, LOGITS, SOFTMAX), LOGITS[:, 2] - 2.0)
-    np.testing.assert_array_equal(asked.decides(LOGITS, SOFTMAX), LOGITS[:, 2] > 2.0)
+        np.testing.assert_array_equal(
+            call(name, question_of_image, LOGITS, SOFTMAX), LOGITS[:, 2] - 2.0
+        )
+    np.testing.assert_array_equal(question_of_image.decides(LOGITS, SOFTMAX), LOGITS[:, 2] > 2.0)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

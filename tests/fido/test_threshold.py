@@ -36,9 +36,11 @@ def find_threshold_alone(cells, problem, classifier, generator, settings):
     logit_margin = problem.question.logit_margin(original, classifier)
     search = start_search(cells, problem.direction, logit_margin, settings)
     keys = jax.random.split(KEY)
-    asked = problem, classifier, generator
+    arguments = problem, classifier, generator
     law = settings.mask_law
-    return search_and_evaluate(KEY, keys[0], search, *asked, law=law, full_infill_key=keys[1])[0]
+    return search_and_evaluate(KEY, keys[0], search, *arguments, law=law, full_infill_key=keys[1])[
+        0
+    ]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -169,15 +171,15 @@ def test_search_and_evaluate_scores_the_map_found(objective, black):
     settings = get_settings("region", mask_size=8, smooth_scale=0.5)
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
-    asked, law = (problem, classifier, black), settings.mask_law
+    arguments, law = (problem, classifier, black), settings.mask_law
     search = start_search(slope, problem.direction, jnp.float32(6.0), settings)
     keys = jax.random.split(KEY, 3)
     cells, result = search_and_evaluate(
-        keys[0], keys[1], search, *asked, law=law, full_infill_key=keys[2]
+        keys[0], keys[1], search, *arguments, law=law, full_infill_key=keys[2]
     )
     pixels = law.keep_map(cells, (SIZE, SIZE))
     alone = evaluate_hard_masks(
-        keys[1], pixels, *asked, law=law, full_infill_key=keys[2], max_chunk_size=3
+        keys[1], pixels, *arguments, law=law, full_infill_key=keys[2], max_chunk_size=3
     )
     assert np.ptp(alone.logits[:, 1]) > 0.5
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result, alone)

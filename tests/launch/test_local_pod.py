@@ -103,14 +103,14 @@ def lines_of(written, index):
 @pytest.mark.parametrize("num_processes", [1, 3])
 def test_local_pod_gives_every_process_its_index(num_processes, folder):
     odd = '--config.x=it\'s "odd" $HOME'
-    asked = [f"--do{index}=show" for index in range(num_processes)]
-    pod = start(folder, odd, *asked, num_processes=num_processes, XLA_FLAGS="--a=1 --b")
+    flags_of_run = [f"--do{index}=show" for index in range(num_processes)]
+    pod = start(folder, odd, *flags_of_run, num_processes=num_processes, XLA_FLAGS="--a=1 --b")
     written, status = finish(pod)
     assert status == 0
     addresses = set()
     for index in range(num_processes):
         arguments, settings = map(eval, lines_of(written, index))
-        assert arguments[: num_processes + 1] == [odd, *asked]
+        assert arguments[: num_processes + 1] == [odd, *flags_of_run]
         address, *rest = arguments[num_processes + 1 :]
         assert rest == [f"--num_processes={num_processes}", f"--process_id={index}"]
         assert settings == ["cpu", "--a=1 --b --xla_force_host_platform_device_count=3"]
@@ -149,8 +149,8 @@ def test_local_pod_dry_run_prints_equivalent_commands(folder):
     ],
 )
 def test_local_pod_failure_ends_all_and_is_passed_on(actions, status, said, folder):
-    asked = [f"--do{index}={action}" for index, action in enumerate(actions)]
-    written, code = finish(start(folder, *asked, num_processes=len(actions)))
+    flags_of_run = [f"--do{index}={action}" for index, action in enumerate(actions)]
+    written, code = finish(start(folder, *flags_of_run, num_processes=len(actions)))
     assert code == status
     assert lines_of(written, "pod") == said
 

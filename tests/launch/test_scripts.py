@@ -352,8 +352,8 @@ def test_slurm_script_refuses_to_start_by_hand(machine):
 def test_slurm_script_gives_a_process_all_gpus_of_its_node(settings, gpus, ids, machine):
     run = commands(machine.run("slurm.sh", "--dry_run", **settings).stdout)[1]
     assert run[:3] == ["srun", "--kill-on-bad-exit=1", f"--gpus-per-node={gpus}"]
-    told = [word for word in run if word.startswith("JAX_LOCAL_DEVICE_IDS=")]
-    assert told == ([f"JAX_LOCAL_DEVICE_IDS={ids}"] if ids else [])
+    passed_on = [word for word in run if word.startswith("JAX_LOCAL_DEVICE_IDS=")]
+    assert passed_on == ([f"JAX_LOCAL_DEVICE_IDS={ids}"] if ids else [])
 
 
 def test_slurm_script_blocks_sigterm_at_start_where_env_can(machine):

@@ -144,8 +144,8 @@ TEXTS = ["", "käse/ü.png", "日本", "a\0b", *(f"{n}.jpg" for n in range(6))]
 
 @pytest.mark.parametrize("consolidated", [True, False])
 def test_store_ids_and_names_are_text_for_other_libraries(consolidated, tmp_path):
-    told = {"long_name": "class", "flag_values": [0, 1]}
-    fields = (Field("label", "int32", attributes=told), Field("valid", "bool"))
+    label_attributes = {"long_name": "class", "flag_values": [0, 1]}
+    fields = (Field("label", "int32", attributes=label_attributes), Field("valid", "bool"))
     attributes = {"class_names": ["ant", "bee"]}
     open_writer(tmp_path, fields=fields, ids=TEXTS, attributes=attributes)
     dataset = xarray.open_zarr(
@@ -153,12 +153,12 @@ def test_store_ids_and_names_are_text_for_other_libraries(consolidated, tmp_path
     ).load()
     assert dataset["example"].values.tolist() == TEXTS
     assert dataset.sel(example="日本")["label"].values == 0
-    assert (dataset.attrs, dataset["label"].attrs) == (attributes, told)
+    assert (dataset.attrs, dataset["label"].attrs) == (attributes, label_attributes)
     # Another process of the run, one of a later version, and one of an earlier version.
     for again in ({"ids": TEXTS}, {"ids": TEXTS, "attributes": {"more": 1}}, {}):
         open_writer(tmp_path, fields=[Field("label", "int32"), Field("valid", "bool")], **again)
         group = zarr.open_group(tmp_path / "records.zarr", mode="r")
-        assert (dict(group.attrs), dict(group["label"].attrs)) == (attributes, told)
+        assert (dict(group.attrs), dict(group["label"].attrs)) == (attributes, label_attributes)
 
 
 def test_store_of_an_earlier_version_continues_without_texts(tmp_path):
@@ -308,8 +308,10 @@ def test_record_reader_notices_a_damaged_chunk(tmp_path):
     data[len(data) // 2] ^= 1
     chunk.write_bytes(data)
     reader = RecordReader(tmp_path)
-    told = r"examples 0 to 9 of image are damaged \(.*image/c/0/0/0/0.*checksum.*computed anew"
-    with pytest.raises(RecordsError, match=told):
+    label_attributes = (
+        r"examples 0 to 9 of image are damaged \(.*image/c/0/0/0/0.*checksum.*computed anew"
+    )
+    with pytest.raises(RecordsError, match=label_attributes):
         reader.read("image")
     assert reader.read("image", 4).shape == (6, 4, 6, 3)
 

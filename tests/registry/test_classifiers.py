@@ -69,8 +69,8 @@ def test_load_classifier_arguments_override_files_and_layout(tmp_path, caplog):
     said = {"mean": [0.25], "std": [0.5], "input_size": [1, 28, 28], "label_names": ["a", "b"]}
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
     with caplog.at_level("INFO", "cfx_jax"):
-        told = cfx_jax.load_classifier("mnist_cnn", tmp_path)
-    assert (told.apply.normalization.mean, told.class_names) == ((0.25,), ("a", "b"))
+        described = cfx_jax.load_classifier("mnist_cnn", tmp_path)
+    assert (described.apply.normalization.mean, described.class_names) == ((0.25,), ("a", "b"))
     assert "net.conv1.weight is read as conv1.weight" in caplog.text
     assert "images of 28 x 28; mean (0.25,), std (0.5,)" in caplog.text
     given = cfx_jax.load_classifier(
@@ -110,13 +110,13 @@ def test_load_models_reads_scaling_from_files_or_config(tmp_path):
     plain = cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
     assert (plain.crop, plain.interpolation) == (0.875, "bicubic")
     (tmp_path / "config.json").write_text(json.dumps({"crop_pct": 0.95, "interpolation": "box"}))
-    told = cfx_jax.load_classifier("mnist_cnn", tmp_path)
-    assert (told.crop, told.interpolation) == (0.95, "box")
+    described = cfx_jax.load_classifier("mnist_cnn", tmp_path)
+    assert (described.crop, described.interpolation) == (0.95, "box")
     section = ClassifierConfig("mnist_cnn", str(tmp_path), crop=1.0, interpolation="bilinear")
-    asked, _ = registry.load_models(Config(classifier=section))
-    assert (asked.crop, asked.interpolation) == (1.0, "bilinear")
+    overridden, _ = registry.load_models(Config(classifier=section))
+    assert (overridden.crop, overridden.interpolation) == (1.0, "bilinear")
     known = {"crop": 0.95, "interpolation": "box"}
-    assert registry.identity(told) == registry.identity(plain) | known
+    assert registry.identity(described) == registry.identity(plain) | known
 
 
 COLOURS = """
@@ -256,9 +256,9 @@ def test_load_models_one_logit_has_two_class_names(tmp_path):
 )
 def test_load_models_refuses_unreadable_class_names(content, message, tmp_path):
     (tmp_path / "names.txt").write_bytes(content)
-    asked = Config(classifier=ClassifierConfig(class_names=str(tmp_path / "names.txt")))
+    overridden = Config(classifier=ClassifierConfig(class_names=str(tmp_path / "names.txt")))
     with pytest.raises(ConfigError, match=r"classifier\.class_names: .*" + message):
-        registry.load_models(asked)
+        registry.load_models(overridden)
 
 
 def test_load_models_applies_class_names_and_normalization(tmp_path, monkeypatch):

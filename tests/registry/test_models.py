@@ -46,25 +46,25 @@ def test_weights_digest_does_not_depend_on_the_device():
     ],
 )
 def test_load_models_refuses_a_config_without_loadable_models(section, changes, message):
-    asked = Config()
-    setattr(asked, section, dataclasses.replace(getattr(asked, section), **changes))
+    requested = Config()
+    setattr(requested, section, dataclasses.replace(getattr(requested, section), **changes))
     with pytest.raises(ConfigError, match=message):
-        registry.load_models(asked)
+        registry.load_models(requested)
 
 
 def test_load_models_given_models_replace_those_of_the_config(random_classifier, fill_half):
-    asked = Config(classifier=ClassifierConfig("lenet"), generator=GeneratorConfig("magic"))
-    assert registry.load_models(asked, random_classifier, fill_half) == (
+    requested = Config(classifier=ClassifierConfig("lenet"), generator=GeneratorConfig("magic"))
+    assert registry.load_models(requested, random_classifier, fill_half) == (
         random_classifier,
         fill_half,
     )
-    asked.precision = "bfloat16"
-    classifier, _ = registry.load_models(asked, random_classifier, fill_half)
+    requested.precision = "bfloat16"
+    classifier, _ = registry.load_models(requested, random_classifier, fill_half)
     assert classifier.apply is not random_classifier.apply
 
 
 @pytest.mark.parametrize(
-    ("asked", "backend", "precision"),
+    ("requested", "backend", "precision"),
     [
         ("auto", "cpu", "float32"),
         ("auto", "gpu", "bfloat16"),
@@ -73,8 +73,10 @@ def test_load_models_given_models_replace_those_of_the_config(random_classifier,
         ("bfloat16", "cpu", "bfloat16"),
     ],
 )
-def test_resolve_precision_auto_follows_the_backend(asked, backend, precision, monkeypatch, caplog):
+def test_resolve_precision_auto_follows_the_backend(
+    requested, backend, precision, monkeypatch, caplog
+):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with caplog.at_level(logging.INFO, "cfx_jax"):
-        assert registry.resolve_precision(Config(precision=asked)).precision == precision
-    assert (f"precision: {precision}, on {backend}" in caplog.text) == (asked == "auto")
+        assert registry.resolve_precision(Config(precision=requested)).precision == precision
+    assert (f"precision: {precision}, on {backend}" in caplog.text) == (requested == "auto")

@@ -94,10 +94,12 @@ def galleries(tmp_path_factory):
     """One of a run, and one of it beside another that lacks a hundred of its examples."""
     folder = tmp_path_factory.mktemp("galleries")
     alone = {"objectives": ["ssr"], "config": {"explain": {"objective": "ssr"}}}
-    asked = {"config": {"seed": 0, "batch": {"unit_size": 4}, "explain": {"objective": "both"}}}
+    manifest_config = {
+        "config": {"seed": 0, "batch": {"unit_size": 4}, "explain": {"objective": "both"}}
+    }
     runs = [
-        write_run(folder / "one", 0, IDS, **asked),
-        write_run(folder / "two", 1, IDS[100:][::-1], **asked),
+        write_run(folder / "one", 0, IDS, **manifest_config),
+        write_run(folder / "two", 1, IDS[100:][::-1], **manifest_config),
     ]
     return {
         "records": [Explanations(run) for run in runs],
@@ -559,13 +561,13 @@ def test_gallery_formats_numbers_like_the_terminal(tab):
     # Those between two decimals among them, and what five digits would carry over to the next.
     values = [*np.arange(-64, 65) / 32, *rng.normal(size=2000).astype("f4").tolist(), 1.724999]
     values += [1.0049999, 0.00449999, -0.0009999501, 1e-9, 12345.675, 3e20]
-    told = page.evaluate(
+    displayed = page.evaluate(
         """values => values.map((v) => [
             cfx.format("objective", v), cfx.format("kept_area", v), cfx.format("entropy", v, true)
         ])""",
         [round_for_display(value) for value in values],
     )
-    for value, texts in zip(values, told, strict=True):
+    for value, texts in zip(values, displayed, strict=True):
         number, share = show.number(value), show.percent(value)
         expected = [number, share, number if value < 0 else f"+{number}"]
         if abs(value) < 1e15:

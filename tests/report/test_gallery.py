@@ -165,7 +165,7 @@ def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("second", "settings", "told"),
+    ("second", "settings", "reported"),
     [
         ({"learning_rate": 0.5}, {"learning_rate": 0.5}, []),
         ({"learning_rate": 0.5, "contrast": 3}, {"learning_rate": 0.5}, ["contrast: default, 3"]),
@@ -174,14 +174,14 @@ def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_pa
         ({"patience": 9}, {"learning_rate": 0.5, "patience": 9}, ["patience: default, 9"]),
     ],
 )
-def test_list_differences_ignores_explicit_defaults(second, settings, told):
+def test_list_differences_ignores_explicit_defaults(second, settings, reported):
     def run(explain, settings):
         manifest = {"config": {"explain": {"mode": "region"} | explain}, "settings": settings}
         return types.SimpleNamespace(manifest=manifest)
 
     runs = [run({}, {"learning_rate": 0.5}), run(second, settings)]
     assert [f"{name}: {', '.join(values)}" for name, values in list_differences(runs)] == [
-        f"explain.{what}" for what in told
+        f"explain.{what}" for what in reported
     ]
 
 

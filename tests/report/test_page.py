@@ -357,7 +357,7 @@ def test_write_report_refuses_unusable_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "table", "text"),
+    ("options", "table", "text"),
     [
         ({}, "4 of 5 images; before, after: probability (log-odds) of the class", "class on the"),
         ({"contrast": 0}, "of the class rather than cat (0)", "class rather than cat (0) on"),
@@ -365,11 +365,11 @@ def test_write_report_refuses_unusable_input(tmp_path):
         ({"top_classes": 2}, "4 of 5 examples; before, after", "target class on the original"),
     ],
 )
-def test_summary_states_the_question_with_the_numbers(asked, table, text, tmp_path):
-    make_run(tmp_path, config={"seed": 7, "explain": {"mode": "fast", "num_steps": None} | asked})
+def test_summary_states_the_question_with_the_numbers(options, table, text, tmp_path):
+    make_run(tmp_path, config={"seed": 7, "explain": {"mode": "fast", "num_steps": None} | options})
     last = report.summary(tmp_path).splitlines()[-1]
     assert table in last
-    assert ("rather" in last) == ("contrast" in asked)
+    assert ("rather" in last) == ("contrast" in options)
     report.write_report(tmp_path, max_images=0)
     html = (tmp_path / "report/index.html").read_text()
     assert text in html.replace("<bdi>", "").replace("</bdi>", "")
@@ -445,8 +445,8 @@ def test_write_report_keeps_the_number_of_pictures(tmp_path):
     assert num_pictured(report.write_report(tmp_path, 1)) == 2
 
 
-@pytest.mark.parametrize("is_asked_to_stop", [True, False])
-def test_kept_fresh_does_not_block_the_run(tmp_path, at_once, monkeypatch, is_asked_to_stop):
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_kept_fresh_does_not_block_the_run(tmp_path, at_once, monkeypatch, is_stopping):
     stop, drawing, goes_on = StopRequest(), threading.Event(), threading.Event()
 
     def draw(picture):
@@ -460,13 +460,13 @@ def test_kept_fresh_does_not_block_the_run(tmp_path, at_once, monkeypatch, is_as
     def run():
         with report.kept_fresh(tmp_path, 4, stop):
             assert drawing.wait(60)
-            if is_asked_to_stop:
+            if is_stopping:
                 stop.deadline = 0.0
                 threading.Timer(0.1, goes_on.set).start()
                 stop.check()
             threading.Timer(0.1, goes_on.set).start()
 
-    if is_asked_to_stop:
+    if is_stopping:
         with pytest.raises(StoppedError):
             run()
     else:

@@ -133,10 +133,10 @@ def test_run_passes_grey_images_to_a_grey_classifier(folder, tmp_path):
         weight = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
         arrays[f"{name}.weight"] = weight.astype(np.float32)
     save_file(arrays, tmp_path / "digits.safetensors")
-    asked = config(folder, objective="ssr")
-    asked.classifier = Named(name="mnist_cnn", weights=str(tmp_path / "digits.safetensors"))
-    asked.generator = GeneratorConfig(name="vae_digits")
-    runner.run(asked, tmp_path / "run")
+    run_config = config(folder, objective="ssr")
+    run_config.classifier = Named(name="mnist_cnn", weights=str(tmp_path / "digits.safetensors"))
+    run_config.generator = GeneratorConfig(name="vae_digits")
+    runner.run(run_config, tmp_path / "run")
     reader = RecordReader(tmp_path / "run")
     assert np.isfinite(np.delete(reader.read("ssr_objective"), 2)).all()
     image = reader.read("image")[0]
@@ -206,9 +206,9 @@ def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path
     """A step that is not taken has no objective; another batch size changes nothing."""
     found = []
     for name, batch_size in (("one", 1), ("two", 2)):
-        asked = config(folder, num_steps=40, batch_size=batch_size)
-        asked.explain.patience = 2
-        run(asked, tmp_path / name)
+        run_config = config(folder, num_steps=40, batch_size=batch_size)
+        run_config.explain.patience = 2
+        run(run_config, tmp_path / name)
         found.append(RecordReader(tmp_path / name))
     for objective in ("ssr", "sdr"):
         steps, trace = (found[0].read(f"{objective}_{field}") for field in ("steps", "trace"))
@@ -228,9 +228,9 @@ def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path
 
 def test_run_limits_its_batch_to_the_number_of_images(run, folder, tmp_path, caplog):
     caplog.set_level(logging.INFO, "cfx_jax")
-    asked = config(folder, objective="ssr", batch_size=64, max_examples=3)
-    asked.batch.unit_size = 1000
-    run(asked, tmp_path / "run")
+    run_config = config(folder, objective="ssr", batch_size=64, max_examples=3)
+    run_config.batch.unit_size = 1000
+    run(run_config, tmp_path / "run")
     # Three images on two devices.
     assert "batch size: 2 on a device" in caplog.text
 
@@ -254,16 +254,16 @@ def test_run_refuses_a_folder_of_another_config(run, done, change, message):
 
 
 def test_run_resumes_when_the_config_repeats_a_mode_setting(run, done):
-    asked = config(done.parent / "photographs")
-    asked.explain = dataclasses.replace(
-        asked.explain, learning_rate=0.5, smooth_scale=1 / 7, warm_start_steps=0, patience=0
+    run_config = config(done.parent / "photographs")
+    run_config.explain = dataclasses.replace(
+        run_config.explain, learning_rate=0.5, smooth_scale=1 / 7, warm_start_steps=0, patience=0
     )
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
-    run(asked, done)
+    run(run_config, done)
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
-    asked.explain.warm_start_steps = 1
+    run_config.explain.warm_start_steps = 1
     with pytest.raises(ManifestMismatchError, match=r"settings\.warm_start_steps: stored 0, now 1"):
-        run(asked, done)
+        run(run_config, done)
 
 
 def test_run_refuses_other_data(run, done):
@@ -325,13 +325,13 @@ def test_run_accepts_changes_of_unexplained_examples(run, done, photographs, tmp
 
 def test_run_explains_an_image_that_appeared_later(run, folder, tmp_path):
     (folder / "b.png").rename(tmp_path / "b.png")
-    asked = config(folder, objective="ssr", num_steps=1)
-    run(asked, tmp_path / "run")
+    run_config = config(folder, objective="ssr", num_steps=1)
+    run(run_config, tmp_path / "run")
     reader = RecordReader(tmp_path / "run")
     before = reader.read("ssr_status")
     assert before[1] == Status.UNREADABLE
     (tmp_path / "b.png").rename(folder / "b.png")
-    run(asked, tmp_path / "run")
+    run(run_config, tmp_path / "run")
     assert reader.read("ssr_status")[1] != Status.UNREADABLE
     assert reader.complete.all()
     assert (np.delete(reader.read("ssr_status"), 1) == np.delete(before, 1)).all()
@@ -406,10 +406,10 @@ def test_run_names_a_label_unknown_to_the_classifier(run, folder, tmp_path):
     (folder / "manifest.csv").write_text("file,label\na.png,1\nb.png,5\n")
     with pytest.raises(ConfigError, match=r"line 3: label '5' is no class: .* classes 0 to 4"):
         run(config(folder), tmp_path / "run")
-    asked = config(folder)
-    asked.data = DataConfig()
+    run_config = config(folder)
+    run_config.data = DataConfig()
     with pytest.raises(ConfigError, match=r"'coffee' has label 967.*'tiny' has classes 0 to 4"):
-        run(asked, tmp_path / "run")
+        run(run_config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -434,21 +434,21 @@ def test_run_identifies_given_models_by_name_and_weights(run, tiny, done, fill_h
     section = dataclasses.asdict(Named("tiny"))
     assert manifest["config"]["classifier"] == json.loads(json.dumps(section))
     assert manifest["classifier"] == registry.identity(tiny)
-    asked = config(done.parent / "photographs")
+    run_config = config(done.parent / "photographs")
     with pytest.raises(ManifestMismatchError, match=r"config\.generator\.name.*grey.*half"):
-        run(asked, done, generator=fill_half)
+        run(run_config, done, generator=fill_half)
     other = tiny.replace(params=jax.tree.map(lambda leaf: leaf + 1, tiny.params))
     with pytest.raises(ManifestMismatchError, match=r"(?s)\n  classifier\.weights_digest[^\n]*\nC"):
-        runner.run(asked, done, classifier=other)
+        runner.run(run_config, done, classifier=other)
 
 
 def test_run_refuses_a_generator_that_gives_no_pixels(run, done, fill_half, tmp_path):
-    asked = config(done.parent / "photographs")
+    run_config = config(done.parent / "photographs")
     bad = fill_half.replace(apply=lambda params, images, mask, key: 2 * images - 1, name="bad")
     with pytest.raises(ConfigError, match=r"'bad' fills with values over .*; expected \[0, 1\]"):
-        run(asked, tmp_path / "run", generator=bad)
+        run(run_config, tmp_path / "run", generator=bad)
     # Nothing is begun that another generator would be refused in.
-    run(asked, tmp_path / "run", generator=fill_half.replace(name="good"))
+    run(run_config, tmp_path / "run", generator=fill_half.replace(name="good"))
 
 
 @pytest.mark.parametrize(
@@ -465,8 +465,8 @@ def test_run_checks_its_classifier_once(tiny, folder, tmp_path, caplog, is_broke
     model = tiny.replace(apply=softmax) if is_broken else tiny
     (folder / "manifest.csv").write_text("file\nbroken.jpg\na.png\nb.png\nd.png\n")
     caplog.set_level(logging.INFO, "cfx_jax")
-    asked = config(folder, objective="ssr", num_steps=1)
-    runner.run(asked, tmp_path / "run", classifier=model)
+    run_config = config(folder, objective="ssr", num_steps=1)
+    runner.run(run_config, tmp_path / "run", classifier=model)
     (record,) = (record for record in caplog.records if "checked" in record.getMessage())
     assert record.getMessage().startswith(expected)
     assert record.levelno == level
@@ -482,15 +482,15 @@ def test_run_accepts_class_names_as_labels(tiny, folder, tmp_path):
 
 
 def test_run_log_continues_when_resumed(run, folder, tmp_path):
-    asked = config(folder, objective="ssr", num_steps=1)
-    run(asked, tmp_path / "run")
+    run_config = config(folder, objective="ssr", num_steps=1)
+    run(run_config, tmp_path / "run")
     log = tmp_path / "run" / "log"
     first = log.read_text()
     assert "WARNING unreadable image, recorded as such: broken.jpg" in first
-    run(asked, tmp_path / "run")
+    run(run_config, tmp_path / "run")
     assert log.read_text() == first, "nothing was left to do"
     (tmp_path / "run/records.zarr/ssr_status/c/0").write_bytes(b"damaged")
-    run(asked, tmp_path / "run")
+    run(run_config, tmp_path / "run")
     assert log.read_text().startswith(first)
     assert "WARNING unit 0 is damaged, and computed again: {'ssr_status'" in log.read_text()
     with pytest.raises(ManifestMismatchError):
@@ -555,9 +555,9 @@ def test_run_continues_in_smaller_batches_when_out_of_memory(
     monkeypatch.setattr(Solver, "_call", call_with_little_memory)
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: one)
-    asked = config(done.parent / "photographs", batch_size=4)
-    asked.batch.unit_size = 4
-    run(asked, tmp_path / "run")
+    run_config = config(done.parent / "photographs", batch_size=4)
+    run_config.batch.unit_size = 4
+    run(run_config, tmp_path / "run")
     assert compiled == [4, 2, 1]
     assert calls[:4] == [4, 4, 4, 1]
     for size, half in ((4, 2), (2, 1)):
@@ -578,12 +578,12 @@ def test_run_ends_on_an_error_unrelated_to_memory(run, folder, tmp_path, monkeyp
 
 
 def test_run_stops_on_request_between_programs(run, done, tmp_path):
-    asked = []
+    run_config = []
 
     class StopAfter(StopRequest):
         def check(self):
-            asked.append(1)
-            if len(asked) == 5:
+            run_config.append(1)
+            if len(run_config) == 5:
                 self.deadline = 0.0
             super().check()
 
@@ -604,7 +604,7 @@ def test_run_in_bfloat16_is_close_and_another_identity(run, done, folder, tmp_pa
         found = RecordReader(tmp_path / "run").read(name)
         np.testing.assert_allclose(found, RecordReader(done).read(name), atol=tolerance)
     for precision in ("float32", "auto"):  # On CPU the same.
-        asked = config(folder)
-        asked.precision = precision
+        run_config = config(folder)
+        run_config.precision = precision
         with pytest.raises(ManifestMismatchError, match=r"precision.*bfloat16.*float32"):
-            run(asked, tmp_path / "run")
+            run(run_config, tmp_path / "run")

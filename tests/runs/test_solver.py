@@ -67,13 +67,13 @@ def solve(solver, images, **options):
     return results["sdr"]
 
 
-def assert_progress(told, result, num_rows_of_last_batch):
+def assert_progress(reports, result, num_rows_of_last_batch):
     """All steps of all rows were told, none of the padding, and the objective reached last."""
-    assert {objective for objective, _, _ in told} == {"sdr"}
-    assert sum(steps for _, steps, _ in told) == result.trace.size
+    assert {objective for objective, _, _ in reports} == {"sdr"}
+    assert sum(steps for _, steps, _ in reports) == result.trace.size
     assert np.isfinite(result.trace).all()
     last = result.trace[-num_rows_of_last_batch:, -1].mean()
-    assert told[-1][2] == pytest.approx(last)
+    assert reports[-1][2] == pytest.approx(last)
 
 
 def test_solver_equals_explain(solver, models, images):
@@ -125,20 +125,20 @@ def test_solver_stream_starts_the_next_job_before_yielding(solver, images):
 
 @pytest.mark.parametrize(("n", "num_rows_of_last_batch"), [(1, 1), (8, 8), (11, 3)])
 def test_solver_progress_adds_up(n, num_rows_of_last_batch, solver, images):
-    told = []
-    result = solve(solver, first(images, n), on_progress=lambda *progress: told.append(progress))
+    reports = []
+    result = solve(solver, first(images, n), on_progress=lambda *progress: reports.append(progress))
     assert len(result.trace) == n
-    assert_progress(told, result, num_rows_of_last_batch)
+    assert_progress(reports, result, num_rows_of_last_batch)
 
 
 def test_solver_progress_adds_up_for_a_prime_number_of_steps(models, images):
     traced.clear()
     settings = get_settings("bbmp", mask_size=6, num_steps=97)
     solver = make_solver(models, settings, batch_size=2, num_devices=2)
-    told = []
-    result = solve(solver, first(images, 5), on_progress=lambda *progress: told.append(progress))
+    reports = []
+    result = solve(solver, first(images, 5), on_progress=lambda *progress: reports.append(progress))
     assert result.trace.shape == (5, 97)
-    assert_progress(told, result, num_rows_of_last_batch=1)
+    assert_progress(reports, result, num_rows_of_last_batch=1)
     assert 0 < len(traced) < 8, "traced once a program, not once a step, call or batch"
 
 
@@ -248,10 +248,10 @@ def test_solver_early_stop_does_not_depend_on_the_batch(patient, images):
 
 
 def test_solver_progress_counts_spared_steps(patient, images):
-    told = []
-    stream_both(patient, images, on_progress=lambda *progress: told.append(progress))
+    reports = []
+    stream_both(patient, images, on_progress=lambda *progress: reports.append(progress))
     for name in ("ssr", "sdr"):
-        assert sum(steps for objective, steps, _ in told if objective == name) == 11 * 60
+        assert sum(steps for objective, steps, _ in reports if objective == name) == 11 * 60
 
 
 def test_solver_refills_finished_slots_without_retracing(patient, images, monkeypatch):
