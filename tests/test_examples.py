@@ -316,7 +316,7 @@ UNLEARNT = {
 
 
 @pytest.mark.parametrize("case", UNLEARNT)
-def test_user_model_that_has_no_gradient_or_batch_is_named(case, folder, tmp_path):
+def test_user_model_without_gradient_or_batches_is_named(case, folder, tmp_path):
     text, message = UNLEARNT[case]
     own = tmp_path / f"{case}.py"
     own.write_text(f"import jax\ndef build(): return lambda images: {text}\n")
