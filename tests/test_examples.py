@@ -200,7 +200,7 @@ def test_user_model_may_be_a_generator(tmp_path):
 
 
 def test_user_model_config_describes_images(folder, tmp_path):
-    """Mean and standard deviation reach the function; channels and size those who load images."""
+    """Mean and standard deviation reach the function; channels and size reach the loader."""
     own = tmp_path / "mean.py"
     own.write_text("def build():\n    return lambda images: images.mean((1, 2))\n")
     seen = ClassifierConfig(

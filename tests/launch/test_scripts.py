@@ -313,7 +313,7 @@ def test_slurm_script_requeues_a_stopped_job(answer, requeued, status, machine):
 
 
 def test_slurm_script_abandons_a_job_that_writes_nothing_new(machine):
-    """Its output goes on where it was when it is queued again."""
+    """The output file is appended to when the job is queued again."""
     starts = [FRUITLESS, STOPPED, *[FRUITLESS] * 5]
     machine.answer("runs", starts)
     with (machine.folder / "output").open("a") as output:
@@ -388,7 +388,7 @@ def test_slurm_script_works_as_a_lone_copy(machine):
 @pytest.mark.parametrize("slow", ["pip", "python"])
 @pytest.mark.parametrize("num_signals", [1, 2])
 def test_gke_xpk_script_restarts_stopped_pods(slow, num_signals, machine):
-    """XPK runs the command as below, and counts pods that end with 0 as done, with 143 as lost."""
+    """XPK runs the command as below: exit status 0 counts as done, 143 as lost."""
     xpk = (
         "_sigterm() (kill -SIGTERM $! 2>/dev/null;); trap _sigterm SIGTERM; ({command}) & PID=$!; "
         "while kill -0 $PID 2>/dev/null; do sleep 0.1; done; wait $PID"
