@@ -200,7 +200,7 @@ def test_user_model_may_be_a_generator(tmp_path):
 
 
 def test_user_model_config_describes_images(folder, tmp_path):
-    """Mean and standard deviation reach the function; channels and size those who load images."""
+    """Mean and standard deviation reach the function; channels and size reach the loader."""
     own = tmp_path / "mean.py"
     own.write_text("def build():\n    return lambda images: images.mean((1, 2))\n")
     seen = ClassifierConfig(
@@ -319,7 +319,7 @@ UNLEARNT = {
 
 
 @pytest.mark.parametrize("case", UNLEARNT)
-def test_user_model_that_has_no_gradient_or_batch_is_named(case, folder, tmp_path):
+def test_user_model_without_gradient_or_batches_is_named(case, folder, tmp_path):
     text, message = UNLEARNT[case]
     own = tmp_path / f"{case}.py"
     own.write_text(f"import jax\ndef build(): return lambda images: {text}\n")

@@ -139,7 +139,7 @@ def test_grad_cam_needs_feature_maps(linear_classifier, black, images):
 
 
 def test_occlusion_of_a_linear_model_sums_its_windows(linear_classifier, black, images):
-    """By loops over all windows; at 14 pixels a window is 2 wide and starts at each of 13."""
+    """The reference loops over all windows; at 14 pixels a window is 2 wide with 13 starts."""
     found = run("occlusion", linear_classifier(WEIGHTS), black, images)
     values = (WEIGHTS * np.asarray(images)).sum(-1)
     sums, counts = np.zeros((3, SIZE, SIZE)), np.zeros((SIZE, SIZE))
@@ -189,7 +189,7 @@ def test_attribute_depends_on_image_and_classifier(method, quadratic, black, ima
 
 
 def test_attribute_does_not_depend_on_the_batch(quadratic, black, images):
-    """By a method that draws numbers; what maps methods over a batch is the same for all."""
+    """One method that draws random numbers stands for all: they share the mapping over a batch."""
     together = run("smooth_grad", quadratic, black, images)
     alone = run("smooth_grad", quadratic, black, images[2:], [1])
     np.testing.assert_allclose(alone[0], together[2], atol=1e-5)
@@ -213,7 +213,7 @@ def test_attribute_names_wrong_arguments(random_classifier, fill_half, images):
 
 @pytest.mark.parametrize("method", ["bbmp_ssr", "bbmp_sdr", "extremal"])
 def test_attribute_learnt_masks_find_the_evidence(method, linear_classifier, black):
-    """All of it lies in the top left quarter."""
+    """All evidence lies in the top left quarter."""
     weights = np.zeros((SIZE, SIZE, 3), np.float32)
     weights[:7, :7] = 0.1
     white = jnp.ones((1, SIZE, SIZE, 3))

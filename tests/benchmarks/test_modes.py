@@ -132,7 +132,7 @@ def test_modes_bad_arguments_are_one_message(
 def test_modes_parts_share_the_work_without_repeating_any(
     modes, folder, tmp_path, capsys, monkeypatch
 ):
-    """The cup is no cat."""
+    """The photograph of a cup, labelled as a cat, is left out."""
     done = []
 
     def explain(photographs, settings, classifier):

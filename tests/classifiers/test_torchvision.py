@@ -128,7 +128,7 @@ def test_torchvision_networks_refuse_unsuitable_image_sizes(name, size, message)
         jax.eval_shape(module.init, jax.random.key(0), images)
 
 
-def test_load_classifier_takes_the_number_of_classes_of_the_file(tmp_path):
+def test_load_classifier_checks_arrays_and_number_of_classes(tmp_path):
     arrays = small_arrays("mnist_cnn")
     save_file(arrays, tmp_path / "digits.safetensors")
     classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path / "digits.safetensors")

@@ -133,7 +133,7 @@ def test_open_npz_names_unused_arrays(tmp_path, caplog, split, arrays, unused):
 
 
 @pytest.mark.parametrize("said", [{"labels": np.arange(3)}, {"ids": np.array(["a", "b", "c"])}])
-def test_open_npz_recognises_three_grey_images_by_the_config(tmp_path, said):
+def test_open_npz_recognises_three_grey_images_by_other_arrays(tmp_path, said):
     source = open_npz(tmp_path, images=PIXELS[:3, ..., 0], **said)
     assert [source.decode(i).size for i in range(3)] == [(7, 5)] * 3
 

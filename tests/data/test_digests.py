@@ -63,7 +63,7 @@ def test_digests_are_stable_across_versions(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "name that cannot be"])
-def test_digest_file_of_a_non_file_is_none(kind, tmp_path):
+def test_digest_file_of_a_non_file_is_unreadable(kind, tmp_path):
     path = tmp_path / "a.png"
     if kind == "folder":
         path.mkdir()

@@ -205,7 +205,7 @@ def test_open_folder_warns_of_a_table_in_a_sub_folder(
 
 
 def test_open_folder_skips_the_folder_of_a_run(tmp_path, said):
-    """Which a run writes into the folder that it explains, if it is told to."""
+    """A run may write its folder into the folder that it explains."""
     save(tmp_path, "a/1.png", "a/run/report/x.png", "run/media/y.png", "run/records.zarr/z.png")
     for run in ("a/run", "run"):
         (tmp_path / run / "records.zarr").mkdir(exist_ok=True)

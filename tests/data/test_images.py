@@ -314,7 +314,7 @@ def test_decode_reduces_a_jpeg_beyond_the_limit(monkeypatch, limit, expected):
 
 
 def test_open_file_reads_a_jpeg_beyond_the_limit_of_pillow(tmp_path, monkeypatch):
-    """A phone of 200 megapixels; of others Pillow's refusal stands."""
+    """A 200-megapixel phone photograph is read; Pillow still refuses other formats of that size."""
     for name in ("a.jpg", "b.png"):
         random_image().save(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
@@ -345,7 +345,7 @@ def test_decode_silences_size_warnings_of_pillow(monkeypatch):
 
 
 def test_reading_restores_warnings_after_the_last_thread():
-    """Two that overlap, in the order that puts back the wrong filters when each keeps its own."""
+    """The threads overlap in the order in which filters saved by each are restored wrongly."""
     palette = Image.open(io.BytesIO(encode(random_image().quantize(4), transparency=bytes(4))))
     palette.load()
     before = list(warnings.filters)
@@ -476,7 +476,7 @@ def test_decode_applies_the_exif_orientation(orientation):
 
 @pytest.mark.parametrize("orientation", [*TURNS, 0, 9])
 def test_upright_boxes_turn_with_the_image(orientation):
-    """A rectangle of its own is painted for each box; it is found where the box has moved."""
+    """Each box has a painted rectangle, which must lie where the box has moved."""
     stored = Image.new("RGB", (40, 25))
     boxes = np.array([[4, 5, 20, 10], [30, 15, 40, 25]])
     for box, colour in zip(boxes, [(255, 0, 0), (0, 255, 0)], strict=True):

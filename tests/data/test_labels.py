@@ -33,7 +33,7 @@ def test_classes_synsets_are_in_the_order_of_imagenet():
 
 
 def test_classes_find_those_of_imagenette_among_the_1000():
-    """Their indices as torchvision documents them for its ImageNet weights."""
+    """The indices are those that torchvision documents for its ImageNet weights."""
     found = [Classes(count=1000).find(s) for s in tfds_labels(
         "image_classification/imagenette_labels.txt"
     )]  # fmt: skip

@@ -226,7 +226,7 @@ def test_manifest_of_the_documentation_is_read_as_documented(tmp_path):
 
 
 def test_manifest_names_without_a_classifier_fail_when_read(tmp_path):
-    """Who only trains on the images needs no labels."""
+    """Training on the images alone needs no labels."""
     save(tmp_path, "a.png", "b.png")
     write_manifest(tmp_path, [("a.png", "cat"), ("b.png", "n02123045")])
     source = open_folder(tmp_path)

@@ -57,7 +57,7 @@ def test_content_changes_with_the_example(name, change, folder):
     assert len({*before, *after}) == 5
 
 
-def test_content_of_a_missing_file_is_none(folder):
+def test_content_of_a_missing_file_is_unreadable(folder):
     (folder / "b.png").unlink()
     assert [content == UNREADABLE for content in contents(folder)] == [False, True, False, False]
 

@@ -252,7 +252,7 @@ def split_fields(message):
 
 
 def test_open_tfds_rewritten_example_has_the_same_content(array_record_dir, tfrecord_dir, tmp_path):
-    """Features have no order: that of their names is another one in each process that writes."""
+    """Features have no fixed order: each writing process orders their names differently."""
     shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
     (shard,) = tmp_path.rglob("*-00002-of-00003")
     [(head, features)] = split_fields(shard.read_bytes()[12:-4])

@@ -83,7 +83,7 @@ STARTS = np.cumsum([0, *(length + FRAME for length in LENGTHS)])
 @pytest.mark.parametrize("record", range(5))
 @pytest.mark.parametrize("kept", [1, 11, 12, -1])
 def test_tfrecords_refuse_a_truncated_file(tmp_path, record, kept):
-    """Cut within the length, its checksum, before the bytes, and before the last byte."""
+    """The cuts lie in the length, in its checksum, before the bytes and before the last byte."""
     path = write(tmp_path / "a", random_records())
     size = STARTS[record] + kept if kept > 0 else STARTS[record + 1] + kept
     os.truncate(path, size)

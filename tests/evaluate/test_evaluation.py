@@ -141,7 +141,7 @@ def calls(monkeypatch):
 
 
 def test_evaluate_from_records_alone_gives_the_same_numbers(config, tiny, workdir, tmp_path, calls):
-    """With the mask of the runs: that of the default config is larger than these images."""
+    """The generator mask is that of the runs; the default one is larger than these images."""
     runs = [str(workdir / "runs" / name) for name in config.infills]
     again = EvaluateConfig(
         generator=GeneratorConfig("local_mean"), baselines=("gradient",), curve_steps=4,
@@ -171,7 +171,7 @@ def test_evaluate_resumes_with_only_the_missing_units(config, tiny, workdir, tmp
 
 
 def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
-    """As one of the same runs was before units were those of the run."""
+    """Earlier versions divided the same runs into units of another size."""
     config = dataclasses.replace(config, infills=(), batch=BatchConfig(unit_size=3))
     with pytest.raises(RecordsError, match="unit_size: stored 1, now 3"):
         evaluate(config, workdir, classifier=tiny)
@@ -334,7 +334,7 @@ def test_evaluate_accepts_boxes_added_before_it_but_not_after(moved):
 
 
 def test_evaluate_transfers_masks_to_other_classifiers(tiny, workdir, tmp_path):
-    """One that is the same, and one that predicts what the first one finds least likely."""
+    """One classifier is the same; the other predicts the least likely class of the first."""
     twin = tiny.replace(name="twin")
     stubborn = tiny.replace(name="stubborn", apply=lambda p, x: -tiny.apply(p, x))
     options = EvaluateConfig(

@@ -94,7 +94,7 @@ def test_measure_of_a_perfect_map_and_its_opposite(sign, error, scorer, unit, mo
     np.testing.assert_allclose(insertion, expected, atol=1e-4)
 
 
-def test_measure_gives_each_image_its_control_boxes(scorer, unit):
+def test_reference_measures_the_control_boxes_of_each_image(scorer, unit):
     found = Reference().measure(unit, scorer)
     np.testing.assert_array_equal(found["whole_error"], [1.0, np.nan])
     np.testing.assert_array_equal(found["num_boxes"], [1, 0])

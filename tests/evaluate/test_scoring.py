@@ -46,7 +46,7 @@ def test_scoring_uses_the_infill_of_each_transfer_generator(
 
 
 def test_scoring_evaluates_a_block_mask_in_blocks(linear_classifier, fill_half):
-    """Blocks as large as the image meet in it as four, two or one, at any of 8 x 8 places."""
+    """Blocks as large as the image divide it into four, two or one, at 8 x 8 offsets."""
     black = (fill_half.replace(params=jnp.asarray(0.0)),)
     _, success_rate = transfer_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
     # What is dropped may be a tenth of the pixels; all ways to keep four blocks are as likely.

@@ -82,7 +82,7 @@ def test_tables_have_no_accuracy_without_labels(tables):
 
 
 def test_tables_have_no_variance_for_missing_masks(tables):
-    """Of images that could not be read, or explained; one pair of masks differs by 1/2."""
+    """Some images could not be read or explained; one pair of masks differs by 1/2."""
     ours, theirs = np.full((2, N, 2, 2), np.nan)
     assert tables([1] * N, [ours, theirs])[1]["restart_variance"] == []
 
@@ -125,7 +125,7 @@ def test_tables_transfer_columns_use_correctly_classified_images(tables):
 
 
 def test_tables_compare_boxes_with_the_centre_box(tables):
-    """It misses one of five, the map all of them at its mean and none at 1/2."""
+    """The centre box misses one of five; the map misses all at its mean and none at 1/2."""
     missed = np.asarray([0, 0, 1, 0, 0, np.nan])
     _, table = tables(
         [1] * N, photos={"centre_error": missed}, error=np.ones(N), half_error=np.zeros(N)

@@ -63,7 +63,7 @@ def test_transfer_to_classifiers_succeeds_on_the_region_kept(objective, looks_at
 
 
 def test_transfer_to_the_same_classifier_changes_nothing(looks_at, problem, black):
-    """A coin for each of 64 pixels: more than half of them are kept by some masks only."""
+    """Each of 64 pixels is kept with probability 1/2: only some masks keep more than half."""
     pixels = LAW.keep_map(jnp.zeros((2, 2)), (SIZE, SIZE))
     same = looks_at(np.s_[:], 0.5)
     for objective in ("ssr", "sdr"):
@@ -75,7 +75,7 @@ def test_transfer_to_the_same_classifier_changes_nothing(looks_at, problem, blac
 
 
 def test_transfer_ignores_a_classifier_wrong_on_the_image(looks_at, problem, black):
-    """It sees class 0 in white; black, it would see class 1."""
+    """The classifier sees class 0 in white and would see class 1 in black."""
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
     wrong, right = looks_at(np.s_[:], -0.9), looks_at(LEFT, 0.9)
     for objective, holds in (("ssr", 1.0), ("sdr", 0.0)):
@@ -96,7 +96,7 @@ def test_evaluate_region_keeps_with_ssr_and_drops_with_sdr(objective, looks_at, 
 
 
 def test_evaluate_region_counts_the_explained_classifier_when_wrong(looks_at, problem, black):
-    """Half black, it sees the class that it does not see in the image; there are no others."""
+    """On the half-black image it sees the class it misses on the image; there are only two."""
     region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
     found = evaluate_region(problem("ssr"), region, looks_at(np.s_[:], -0.9), [], black)
     np.testing.assert_array_equal(found, [1.0])

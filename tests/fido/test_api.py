@@ -65,7 +65,7 @@ def test_explain_bbmp_has_the_known_answer_within_bounds(objective, linear_class
 
 @pytest.mark.parametrize(("block_size", "succeeds"), [(1, False), (8, True)])
 def test_explain_hard_masks_use_the_blocks_of_learning(block_size, succeeds, fill_half):
-    """An image all of whose pixels are needed: coins for single pixels never keep them together."""
+    """Every pixel is needed: independent draws per pixel never keep all of them."""
     classifier = cfx_jax.Classifier(
         params=(), apply=lambda _, x: jnp.stack([0 * x.mean((1, 2, 3)), x.min((1, 2, 3)) - 0.9], 1)
     )
@@ -123,7 +123,7 @@ def test_explanation_fields_have_the_documented_shapes_and_types(
     ("meaning", "num_logits"), [("softmax", 8), ("softmax", 3), ("sigmoid", 8), ("sigmoid", 1)]
 )
 def test_find_top_lists_the_likeliest_classes_before_or_after(meaning, num_logits):
-    """Also the class that takes the place of the one explained; fewer where there are fewer."""
+    """The class that replaces the explained one is included; the list may be shorter."""
     rng = np.random.default_rng(4)
     original, infilled = rng.normal(size=num_logits), rng.normal(size=(6, num_logits))
 
@@ -251,7 +251,7 @@ def test_explain_status_shows_that_the_infill_alone_suffices(fill, objective, st
     ("objective", "status"), [("ssr", Status.NOT_PRESERVED), ("sdr", Status.NOT_FLIPPED)]
 )
 def test_explain_status_shows_that_no_mask_reaches_the_goal(objective, status, fill_half):
-    """A pixel dearer than any evidence: SSR keeps nothing, SDR drops nothing."""
+    """A pixel costs more than any evidence is worth: SSR keeps nothing, SDR drops nothing."""
     # 32.64 on the image, 32 once all is in-filled.
     classifier = cfx_jax.Classifier(params=32.3, apply=total_and_threshold)
     images = jnp.full((1, 8, 8, 1), 0.51)
@@ -270,7 +270,7 @@ def test_explain_without_targets_takes_the_predicted_class(random_classifier, fi
 
 
 def test_explain_one_works_under_vmap_and_jit(linear_classifier, fill_half):
-    """On the model that compiles fastest."""
+    """The model is the one that compiles fastest."""
     classifier, image, _ = linear_case(linear_classifier)
     keys, images = jax.random.split(KEY, 3), jnp.stack([1 - image, image, image / 2])
     one = functools.partial(cfx_jax.explain_one, objective="sdr", **SHORT)

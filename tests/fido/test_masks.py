@@ -174,7 +174,7 @@ def test_smooth_noise_is_normal_and_correlated_between_neighbours(scale):
 
 
 def test_draw_with_a_large_scale_gives_level_sets():
-    """All pixels share nearly one draw: of two masks one holds the other."""
+    """All pixels nearly share one draw, so of any two masks one contains the other."""
     law = MaskLaw(Relaxation.CONCRETE, smooth_scale=600.0)
     pixels = law.keep_map(jnp.asarray([[-2.0, 0.5], [1.0, 3.0]]), (8, 8))
     masks = np.asarray(law.draw(jax.random.key(1), pixels, 50)[1][..., 0], bool)

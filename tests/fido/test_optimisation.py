@@ -104,7 +104,7 @@ def test_warm_start_keeps_the_initial_map_without_slopes():
 
 
 def test_step_adds_the_penalty_after_the_warm_start(random_classifier, fill_half, images):
-    """At the first step that moves the loss is minus the evidence, later the penalty is added."""
+    """The loss is minus the evidence at the first learning step; the penalty is added later."""
     arguments = make_problem(KEY, images[0], Question(1), "ssr"), random_classifier, fill_half
     settings = get_settings("fast", mask_size=8, warm_start_steps=5, warmup_steps=4)
     cells = init(settings).cells

@@ -49,7 +49,7 @@ def test_question_sigmoid_is_each_class_alone(target):
 
 @pytest.mark.parametrize("target", [0, 1])
 def test_question_one_logit_is_a_binary_classifier(target):
-    """It says what a softmax over `[0, z]` says."""
+    """The answers equal those of a softmax over `[0, z]`."""
     z = LOGITS[:, :1]
     both = np.concatenate([np.zeros_like(z), z], axis=1)
     for name in ("log_odds", "logit_margin", "decides"):

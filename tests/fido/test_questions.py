@@ -51,7 +51,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_explain_questions_have_known_answers_on_linear_classifiers(case, objective, fill_half):
-    """SSR keeps pixel i exactly where it is worth more than lambda to what is asked."""
+    """SSR keeps pixel i exactly where it adds more than lambda to the score of the question."""
     classifier, question, target, gain = CASES[case]
     e = cfx_jax.explain(
         KEY, classifier, fill_half, IMAGE, jnp.asarray([target]), objective=objective, mode="fast",
@@ -89,7 +89,7 @@ def test_explain_region_of_one_logit_suffices_for_the_prediction(bias, fill_half
 
 
 def test_explain_three_targets_of_one_image_independently(fill_half):
-    """They differ, and each is the one that its target has alone."""
+    """They differ, and each equals the explanation of its target alone."""
     images = jnp.broadcast_to(IMAGE, (3, 8, 8, 1))
     options = {"mode": "fast", "mask_size": 8, "num_steps": 20, "objective": "ssr"}
     together = cfx_jax.explain(KEY, make(), fill_half, images, jnp.arange(3), **options)

@@ -46,7 +46,7 @@ def find_threshold_alone(cells, problem, classifier, generator, settings):
 @pytest.mark.parametrize("share", [0.2, 0.6])
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_find_threshold_finds_the_smallest_sufficient_level(objective, share, black):
-    """A slope over a white image: kept is what lies left (SSR) or right (SDR) of an edge."""
+    """The map is a slope over a white image: SSR keeps the left of an edge, SDR the right."""
     classifier = Classifier(params=share, apply=count_white)
     settings = get_settings(
         "region", mask_size=8, smooth_scale=0.5, success_target=0.9, sharpness=40.0
@@ -76,7 +76,7 @@ def test_find_threshold_goes_to_the_end_without_a_sufficient_level(objective, ke
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_find_threshold_finds_a_region_for_small_logits(objective, black):
-    """Its logit_margin on the whole image is half a logit, the reserve of a large margin."""
+    """The margin on the whole image is half a logit, the reserve used for large margins."""
 
     def whisper(share, images):
         return 0.1 * count_white(share, images)
@@ -91,7 +91,7 @@ def test_find_threshold_finds_a_region_for_small_logits(objective, black):
 
 
 def test_find_threshold_avoids_the_whole_image_despite_its_margin(black):
-    """All but the whole image have a logit_margin of 0.3, and the whole one of 5.3."""
+    """The margin is 5.3 on the whole image and at most 0.3 on any other."""
 
     def jump(share, images):
         area = images.mean((1, 2, 3))
@@ -111,7 +111,7 @@ def test_find_threshold_avoids_the_whole_image_despite_its_margin(black):
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_explain_region_covers_the_evidence_and_meets_the_target(objective, black):
-    """Half of a patch decides: the region lies on it, in one part, and what is asked is met."""
+    """Half of a patch decides: the region is one part on it and meets the target."""
 
     def count_patch(share, images):
         return count_white(share, images[:, 8:20, 12:24])
@@ -132,7 +132,7 @@ def test_explain_region_covers_the_evidence_and_meets_the_target(objective, blac
 
 @pytest.mark.parametrize(("target", "status"), [(0.0, Status.OK), (0.99, Status.NOT_PRESERVED)])
 def test_assign_status_shows_whether_the_target_is_met(target, status, black):
-    """Coins for half of the image: more than half is kept by about every other mask."""
+    """The map is 1/2 everywhere: about every other mask keeps more than half of the image."""
     classifier = Classifier(params=0.5, apply=count_white)
     e = cfx_jax.explain(
         jax.random.key(4), classifier, black, jnp.ones((1, SIZE, SIZE, 3)), jnp.asarray([1]),
@@ -153,7 +153,7 @@ def test_settings_num_evaluations_includes_the_search():
 
 @pytest.mark.parametrize("reached", [[3.0] * 8, [0.2] * 8, [-1.0] * 8, [3.0] * 7 + [-1.0]])
 def test_search_update_halves_the_interval(reached):
-    """Towards more where too few hold; 7 of 8 are less than nine tenths."""
+    """The level moves towards more pixels when too few masks suffice; 7 of 8 is below 0.9."""
     settings = get_settings("region")
     search = start_search(jnp.zeros((2, 2)), jnp.float32(1.0), jnp.float32(2.0), settings)
     assert float(search.reserve) == 0.5
@@ -166,7 +166,7 @@ def test_search_update_halves_the_interval(reached):
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_search_and_evaluate_scores_the_map_found(objective, black):
-    """Judged by itself with the same key, the map that is returned gets the same verdict."""
+    """Evaluating the returned map alone with the same key gives the same result."""
     classifier = Classifier(params=0.4, apply=count_white)
     settings = get_settings("region", mask_size=8, smooth_scale=0.5)
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))

@@ -368,7 +368,7 @@ def test_apply_refuses_other_channels(params, channels):
 
 
 def test_contextual_attention_infill_of_a_real_network(params, monkeypatch):
-    """At the size of the network itself, so that its 256 levels are still to be seen."""
+    """The images have the size of the network, so that its 256 levels remain visible."""
     monkeypatch.setattr(ca, "SIZE", (16, 16))
     images, mask = make_case((16, 16), count=4)
     mask[0], mask[1] = 0, 1

@@ -270,7 +270,7 @@ TRY = "scp ssh run"
         ),
     ],
 )  # fmt: skip
-def test_tpu_vm_script_waits_for_and_replaces_a_slice(states, runs, verbs, status, machine):
+def test_tpu_slice_script_waits_for_and_replaces_a_slice(states, runs, verbs, status, machine):
     machine.answer("states", states)
     machine.answer("runs", runs)
     result = machine.run("tpu_slice.sh", *ARGUMENTS, **VARIABLES["tpu_slice.sh"])
@@ -280,7 +280,7 @@ def test_tpu_vm_script_waits_for_and_replaces_a_slice(states, runs, verbs, statu
     assert tells_how_to_delete == (status != 0 and states != ["ERROR"])
 
 
-def test_tpu_vm_script_uses_every_host_of_a_slice(machine):
+def test_tpu_slice_script_uses_every_host(machine):
     machine.answer("states", ["ACTIVE"])
     machine.run("tpu_slice.sh", *ARGUMENTS, **VARIABLES["tpu_slice.sh"])
     on_hosts = [call for call in machine.calls() if {"scp", "ssh"} & set(call)]
@@ -313,7 +313,7 @@ def test_slurm_script_requeues_a_stopped_job(answer, requeued, status, machine):
 
 
 def test_slurm_script_abandons_a_job_that_writes_nothing_new(machine):
-    """Its output goes on where it was when it is queued again."""
+    """The output file is appended to when the job is queued again."""
     starts = [FRUITLESS, STOPPED, *[FRUITLESS] * 5]
     machine.answer("runs", starts)
     with (machine.folder / "output").open("a") as output:
@@ -387,8 +387,8 @@ def test_slurm_script_works_as_a_lone_copy(machine):
 
 @pytest.mark.parametrize("slow", ["pip", "python"])
 @pytest.mark.parametrize("num_signals", [1, 2])
-def test_xpk_script_restarts_stopped_pods(slow, num_signals, machine):
-    """XPK runs the command as below, and counts pods that end with 0 as done, with 143 as lost."""
+def test_gke_xpk_script_restarts_stopped_pods(slow, num_signals, machine):
+    """XPK runs the command as below: exit status 0 counts as done, 143 as lost."""
     xpk = (
         "_sigterm() (kill -SIGTERM $! 2>/dev/null;); trap _sigterm SIGTERM; ({command}) & PID=$!; "
         "while kill -0 $PID 2>/dev/null; do sleep 0.1; done; wait $PID"

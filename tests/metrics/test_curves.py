@@ -111,7 +111,7 @@ def test_crop_metric_known_answers(box, area, pixels):
 
 
 def test_crop_metric_crops_like_pillow():
-    """To within what the two kernels differ."""
+    """The tolerance is the difference between the two kernels."""
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
     image = np.asarray(small.resize((32, 32), Image.Resampling.BICUBIC), np.float32) / 255

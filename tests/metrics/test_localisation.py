@@ -107,7 +107,7 @@ def test_best_overlap_known_answers(box, truths, expected):
 
 
 def test_localisation_errors_require_more_than_half_overlap():
-    """More than half is asked for, as ILSVRC does."""
+    """ILSVRC also requires an overlap above one half."""
     half = drawn([0, 0, 10, 5])
     truth = np.asarray([[0.0, 0.0, 10.0, 10.0]])
     assert errors(loc.above_mean(half), [truth]) == [1.0]
@@ -121,7 +121,7 @@ def test_official_errors_include_a_wrong_class():
 
 
 def test_max_box_accuracy_finds_the_best_threshold():
-    """A hill on a wide foot: only above the foot does it fit the box."""
+    """The map is a hill on a wide base: only above the base does it fit the box."""
     hill = drawn([1, 1, 29, 19], value=0.4) + drawn(BOX[0], value=0.6)
     found = loc.found_at_shares(np.concatenate([hill] * 2), [BOX, BOX[:0]], [0.1, 0.3, 0.5, 0.7])
     np.testing.assert_array_equal(found, [[0.0, 0.0, 1.0, 1.0], [np.nan] * 4])
@@ -133,7 +133,7 @@ def test_max_box_accuracy_finds_the_best_threshold():
 
 @pytest.mark.parametrize("box", [[2.5, 1.0, 7.25, 3.75], [-4.0, -1.0, 3.5, 40.0]])
 def test_f1_scores_equal_sums_over_fine_pixels(box):
-    """Fractions of pixels: the same numbers on a grid sixteen times as fine."""
+    """Fractional boxes score the same on a grid sixteen times as fine."""
     rng = np.random.default_rng(0)
     maps = rng.uniform(size=(1, 8, 10))
     fine = np.kron(maps[0], np.ones((16, 16)))

@@ -102,7 +102,7 @@ def test_attribute_equals_captum(method, golden):
 
 
 def test_deletion_curve_equals_quantus_pixel_flipping(golden):
-    """One pixel after the other to black; theirs has no point for the whole image."""
+    """Pixels turn black one by one; the curve of Quantus lacks the point of the whole image."""
     model, maps = classifier(1), draw_maps()
     for row, (image, target) in enumerate(zip(draw_images(1), FLIPPED, strict=True)):
         curve = deletion_curve(

@@ -25,7 +25,7 @@ def test_bootstrap_intervals_cover_the_truth_in_19_of_20():
 
 
 def test_bootstrap_intervals_are_percentiles_of_resampled_means():
-    """Against a plain loop, to within what another seed changes; also of one image alone."""
+    """The reference is a plain loop; the tolerance is the change under another seed."""
     values = np.random.default_rng(3).exponential(size=40)
     rng = np.random.default_rng(4)
     means = [rng.choice(values, len(values)).mean() for _ in range(4000)]

@@ -22,7 +22,7 @@ def open_and_release(storage, host, num_hosts):
 
 
 def test_is_locked_ignores_a_probe_of_a_stale_file(tmp_path):
-    """The files of a pod of three are left; two hosts of two look at them at once."""
+    """The lock files of a pod of three remain; two hosts of a pod of two probe them at once."""
     storage = Storage(tmp_path)
     open_and_release(storage, 0, 3)
     with open_shared(tmp_path / ".locks/0-of-3"):
@@ -41,7 +41,7 @@ def test_run_lock_is_acquired_during_a_probe(tmp_path):
 
 
 def test_run_lock_admits_hosts_starting_beside_stale_files(tmp_path, monkeypatch):
-    """Each in a thread of its own: a lock is of an open file, not of a process."""
+    """Each host is a thread: a lock belongs to an open file, not to a process."""
     close, barrier = os.close, threading.Barrier(4)
     for host in range(3):
         open_and_release(Storage(tmp_path), host, 3)

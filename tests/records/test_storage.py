@@ -37,7 +37,7 @@ def test_storage_accepts_a_path_with_parent_parts(tmp_path):
 
 
 def test_storage_create_succeeds_for_one_of_several(tmp_path):
-    """Each from a thread of its own, all at once."""
+    """Each caller is a thread, and all start at once."""
     barrier, won = threading.Barrier(8), []
 
     def create(content):

@@ -286,7 +286,7 @@ def test_record_reader_names_a_damaged_layout(tmp_path):
 
 
 def test_record_reader_refuses_a_folder_of_something_else(tmp_path):
-    """Trainings claim their folder with a manifest, too."""
+    """Trainings also claim their folder with a manifest."""
     claim_folder(Storage(tmp_path), {"config": {}}, {})
     with pytest.raises(RecordsError, match=r"holds no records.*such as a training"):
         RecordReader(tmp_path)

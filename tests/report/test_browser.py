@@ -657,7 +657,7 @@ def test_gallery_reports_missing_details(browser, galleries, tmp_path):
 
 
 def test_gallery_rows_newer_than_the_page_number_their_classes(browser, galleries, tmp_path):
-    """As where a page was written while the run went on, and the next one was cut short."""
+    """The page was written during the run, and its next version was interrupted."""
     shutil.copytree(galleries["one"].parent, tmp_path / "gallery")
     place = tmp_path / "gallery" / "index.html"
     html = place.read_text(encoding="utf-8")

@@ -133,7 +133,7 @@ def test_write_gallery_replaces_an_unfinished_gallery(make_run, tmp_path, monkey
 
 
 def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_path):
-    """The page that was there stays; what is written is whole, and written over the next time."""
+    """The old page remains; files written are complete, and the next call replaces them."""
     folder = tmp_path / "out"
     make_run(units=(0,))
     gallery.write_gallery([tmp_path / "run"], folder)

@@ -432,7 +432,7 @@ def test_kept_fresh_writes_once_without_new_results(tmp_path, at_once, monkeypat
 
 
 def test_write_report_keeps_the_number_of_pictures(tmp_path):
-    """As many as somebody has drawn meanwhile."""
+    """Another process may have drawn more pictures meanwhile."""
 
     def num_pictured(page):
         return Page(page).data["runs"][0]["pictured"]

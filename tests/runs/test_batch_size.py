@@ -87,7 +87,7 @@ def test_even_batch_needs_no_more_batches(most):
 
 
 def test_compile_to_fit_plans_real_programs_within_a_limit():
-    """Quadratic memory a row, as a network would not have: the estimate errs, the plan holds."""
+    """Memory is quadratic in the rows, unlike a network's: the estimate errs, the plan fits."""
     classifier = cfx_jax.Classifier(
         params=(),
         apply=lambda _, x: jax.numpy.tanh(x.reshape(len(x), -1, 1) * x.reshape(len(x), 1, -1)).sum(

@@ -66,7 +66,7 @@ def test_describe_progress_of_a_run_without_records(make_run):
 
 
 def test_describe_progress_counts_many_failures(tmp_path):
-    """Of 50,000 examples."""
+    """The run has 50,000 examples."""
     number = 50_000
     explain = ExplainConfig("ssr", mode="fast", mask_size=1, num_steps=1)
     fields = make_fields(Config(explain=explain, report=ReportConfig(False)), ["12345"], (1, 1))

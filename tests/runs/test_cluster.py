@@ -143,7 +143,7 @@ def test_devices_for_a_host_model_is_one_device(caplog):
     assert "own runs on the host: one of 8 devices is used" in caplog.text
 
 
-def test_environment_describes_the_processes_and_devices():
+def test_environment_lists_versions_and_devices():
     found = cluster.environment()
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["cfx_jax"] == cfx_jax.__version__

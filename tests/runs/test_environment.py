@@ -33,7 +33,7 @@ INFILL = ["cfx_jax.infill_folder", "--images=.", "--masks=.", "--output=out"]
         (["cfx_jax.main", "--distributed"], {}, "(no TPU slice and no Slurm job was found)"),
     ],
 )
-def test_command_names_a_missing_dependency_in_one_line(command, environment, message, tmp_path):
+def test_command_names_a_faulty_environment_in_one_line(command, environment, message, tmp_path):
     whole = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
     ended = subprocess.run(
         [sys.executable, "-m", *command], cwd=tmp_path, env=whole | environment,

@@ -47,7 +47,7 @@ def test_explanations_return_the_settings_of_the_run(make_run, mode):
     ],
 )
 def test_explanations_refuse_other_records_in_one_line(tmp_path, manifest, expected):
-    """A folder of scores that an evaluation has written, for example."""
+    """The folder holds the scores of an evaluation."""
     fields = [Field("id", "uint8", (4,)), *(Field(n, "int32") for n in ("label", "target"))]
     RecordWriter(tmp_path, manifest, fields, 1, 1).close()
     with pytest.raises(RecordsError, match=expected) as caught:

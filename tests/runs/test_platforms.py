@@ -127,6 +127,6 @@ def test_lower_for_tpu_accepts_training(name, dtype):
 
 
 def test_lower_for_tpu_finds_an_unsupported_operation():
-    """An oracle of the tests above: a program that no TPU takes."""
+    """No TPU supports this program, so the tests above can fail."""
     with pytest.raises(Exception, match=r"(?i)tpu|not found"):
         lower(lambda x: jnp.linalg.eig(x)[0].real, 1, jax.ShapeDtypeStruct((3, 3), jnp.float32))

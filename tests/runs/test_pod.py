@@ -161,7 +161,7 @@ def assert_same_bytes(found, expected):
 
 
 def test_pod_killed_at_every_point_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
-    """One process after the other dies, each at its point; the same run goes on after each."""
+    """The processes die in turn, each at its point; the same run resumes after each."""
     (tmp_path / "sitecustomize.py").write_text(VICTIM)
     workdir, kept = tmp_path / "run", []
     for point, process in POINTS.items():

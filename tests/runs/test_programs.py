@@ -55,7 +55,7 @@ def test_programs_are_not_kept_without_write_access(place, monkeypatch, tmp_path
     assert place() is None
 
 
-def test_programs_explain_why_nothing_is_kept_without_a_folder(place, caplog, tmp_path):
+def test_programs_report_an_unusable_cache_folder(place, caplog, tmp_path):
     (tmp_path / "file").write_text("")
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
     with caplog.at_level("INFO"):

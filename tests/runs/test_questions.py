@@ -120,7 +120,7 @@ def test_run_records_each_likely_class_as_an_example(config, classifier, tmp_pat
 
 
 def test_run_targets_have_the_masks_of_single_targets(config, classifier, tmp_path):
-    """The target of an example is all that its rank decides, but for the noise of its own id."""
+    """The rank of an example decides only its target and, through its id, its noise."""
     long = asking(config, num_steps=200, num_samples=4)
     runner.run(asking(long, top_classes=2), tmp_path / "run", classifier=classifier)
     targets = RecordReader(tmp_path / "run").read("target")

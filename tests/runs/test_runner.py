@@ -203,7 +203,7 @@ def test_run_resumes_after_a_stop(run, done, tmp_path, monkeypatch):
 
 
 def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path):
-    """A step that is not taken has no objective; another batch size changes nothing."""
+    """Skipped steps have no objective; another batch size changes nothing."""
     found = []
     for name, batch_size in (("one", 1), ("two", 2)):
         run_config = config(folder, num_steps=40, batch_size=batch_size)
@@ -309,7 +309,7 @@ def test_run_refuses_other_examples_under_the_same_names(run, done, photographs,
 
 
 def test_run_accepts_changes_of_unexplained_examples(run, done, photographs, tmp_path):
-    """All records are of the data as they are: the end is that of a run from the beginning."""
+    """The records equal those of a new run over the changed data."""
     shutil.copytree(done, tmp_path / "run")
     (tmp_path / "run/records.zarr/complete/c/2").unlink()
     (name,) = NAMES[4:]
@@ -534,7 +534,7 @@ def test_run_of_only_unreadable_images_fails_with_a_page(run, tmp_path):
 def test_run_continues_in_smaller_batches_when_out_of_memory(
     run, done, tmp_path, monkeypatch, caplog
 ):
-    """Memory for one image: a batch of four runs out in the middle, one of two when compiled."""
+    """Memory suffices for one image: four fail during the run, two at compilation."""
     call, compile_, compiled, calls = Solver._call, Solver.compile, [], []
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 

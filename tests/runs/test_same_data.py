@@ -195,7 +195,7 @@ def test_name_other_id_names_the_first_differing_id(ids, expected, tmp_path):
 
 
 def test_same_data_each_host_compares_its_complete_units(folder, monkeypatch):
-    """The first one, which shows the results of all, compares all."""
+    """The first host compares all units, because it shows the results of all."""
     reader = record(open_folder(folder), folder / "run")
     (folder / "run/records.zarr/complete/c/0").unlink()
     (folder / "run/records.zarr/digest/c/2").write_bytes(b"damaged")

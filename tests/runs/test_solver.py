@@ -212,7 +212,7 @@ def stream_both(solver, images, **options):
 
 
 def test_solver_spends_no_steps_on_finished_images(patient, models, images):
-    """Each stops by its own trace: as `explain` says of it, which has all images at once."""
+    """Each image stops by its own trace, as in `explain`, which has all images at once."""
     expected = cfx_jax.explain_both(
         KEY,
         *models,

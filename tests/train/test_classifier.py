@@ -81,7 +81,7 @@ def test_train_classifier_names_labels_beyond_the_classes(label, message, config
 
 
 def test_train_classifier_uses_synset_folders_as_classes(config, tmp_path):
-    """Ten folders of ImageNet are ten classes, in their order, of a network that has ten."""
+    """Ten ImageNet folders are the ten classes of the network, in order."""
     from PIL import Image
 
     pixels, labels = bars(30, 2)

@@ -71,7 +71,7 @@ def test_load_crops_refuses_a_source_without_readable_images(tmp_path):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_crops_are_cut_in_whole_lines_on_every_platform(platform):
+def test_cut_slices_whole_lines_on_every_platform(platform):
     planes = [jax.ShapeDtypeStruct((5000,), jnp.uint8)] * 3
     windows = jax.ShapeDtypeStruct((4, 3), jnp.int32)
     function = jax.jit(jax.vmap(functools.partial(cut, size=32), in_axes=(0, None)))

@@ -60,7 +60,7 @@ def test_train_step_lowers_the_loss_and_counts_steps(trained):
 
 
 def test_train_step_does_not_depend_on_the_number_of_devices(trained):
-    """Rows have their masks by their place in the batch, and gradients are averaged."""
+    """The masks of a row depend on its place in the batch, and gradients are averaged."""
     state, metrics = run(4, 10)
     for ours, theirs in zip(metrics, trained[1], strict=True):
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)

@@ -249,7 +249,7 @@ def test_build_network_recognises_grouped_and_wide_resnets():
 @pytest.mark.parametrize("head", ["fc2.1", "fc.1", "fc", "head", "classifier.1", "classifier"])
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_build_network_finds_a_head_under_another_name(head, prefix):
-    """Such as `fc2 = Sequential(Dropout(), Linear())`."""
+    """The head is, for example, `fc2 = Sequential(Dropout(), Linear())`."""
     arrays = {prefix + n.replace("fc2", head): array for n, array in ARRAYS.items()}
     params = build_network("mnist_cnn", arrays).params
     np.testing.assert_array_equal(params["classifier"]["kernel"], ARRAYS["fc2.weight"].T)
@@ -326,7 +326,7 @@ def test_build_network_reads_parameters_from_orbax(tmp_path, case):
     "name", ["efficientnet_lite0", "resnet18", "resnet50", "vgg16_bn", "alexnet", "vit_s32"]
 )
 def test_build_network_reads_the_parameters_of_every_network(name):
-    """By their names and shapes alone, with norms that are folded."""
+    """Names and shapes alone decide; norms are folded."""
     architecture = ARCHITECTURES[name]
     module = architecture.module
     template = jax.tree.leaves_with_path(architecture.template(module))

@@ -83,7 +83,7 @@ def test_download_fetches_the_files_of_an_index(cache):
         ("hf://owner/usual/new.pth", OSError, r"cannot be fetched: 404 .*Entry Not Found .*new"),
     ],
 )
-def test_download_names_a_missing_file(cache, address, error, message):
+def test_download_names_an_invalid_address(cache, address, error, message):
     with pytest.raises(error, match=f"^{address}: {message}"):
         download(address, SUFFIXES)
 

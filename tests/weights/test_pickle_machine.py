@@ -130,7 +130,7 @@ def test_interpret_refuses_calls_by_name(name):
 
 
 def test_interpret_refuses_code_that_pickle_would_run(tmp_path):
-    """A pickle that does harm under `pickle.load` does none here."""
+    """A pickle that runs code under `pickle.load` runs none here."""
 
     class Harm:
         def __reduce__(self):
