@@ -93,7 +93,7 @@ SIZES = {
 
 
 def main() -> None:
-    """Runs the stages asked for, one after the other."""
+    """Runs the chosen stages, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help="file for the figures, as JSON")
     parser.add_argument("--size", choices=SIZES, default="full")
@@ -278,9 +278,13 @@ def measure_pytorch(size: Size, found: Found, weights: str | None) -> Found:
     """The same networks in PyTorch, where it is installed and sees the same device."""
     del weights
     script = pathlib.Path(__file__).with_name("pytorch_networks.py")
-    asked: dict[str, Any] = {"platform": found["platform"], "resnet": size.resnet}
-    asked |= {"side": size.side, "rows": size.rows, "repeats": size.repeats}
-    command = [sys.executable, str(script), *(f"--{name}={value}" for name, value in asked.items())]
+    options: dict[str, Any] = {"platform": found["platform"], "resnet": size.resnet}
+    options |= {"side": size.side, "rows": size.rows, "repeats": size.repeats}
+    command = [
+        sys.executable,
+        str(script),
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
         return {"not_measured": {"pytorch": process.stderr.strip().splitlines()[-1]}}

@@ -39,7 +39,7 @@ STEPS = 5
 
 
 def main() -> None:
-    """Runs the benchmarks asked for."""
+    """Runs the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", help="folder of more photographs, with a manifest.csv")
     parser.add_argument("--max_photos", type=int, default=3, help="of that folder")

@@ -3,7 +3,7 @@
     python benchmarks/gallery.py [--photos=DIR] [--keep=DIR]
 
 400 examples with photographs, those of a folder or noise, and 50,000 without, as
-configs/imagenet.py keeps them; of these the first 2,000 are drawn, from which the rest can be told.
+configs/imagenet.py keeps them; of these the first 2,000 are drawn, from which the rest follows.
 Needs the extra `browser`, and Chromium: CHROMIUM=/usr/bin/chromium if it is not that of Playwright.
 """
 

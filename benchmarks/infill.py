@@ -35,7 +35,7 @@ Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def main() -> None:
-    """Runs the benchmarks asked for."""
+    """Runs the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True)
     parser.add_argument("--boxes", required=True)

@@ -36,7 +36,7 @@ IMAGENET = 50_000
 
 
 def main() -> None:
-    """Runs the benchmarks asked for."""
+    """Runs the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photographs")
     parser.add_argument("--classifier", default="efficientnet_lite0")

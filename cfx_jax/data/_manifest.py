@@ -39,8 +39,8 @@ _ALIKE: dict[str, set[str]] = {
 }  # fmt: skip
 _EXPECTED = (
     "expected a column `file`, if labels are known a column `label`, if boxes are known a column "
-    "`boxes` such as `4 0 96 64.5; 8 8 20 20` (x0 y0 x1 y1 in pixels), and a column `split` if one "
-    "is asked for"
+    "`boxes` such as `4 0 96 64.5; 8 8 20 20` (x0 y0 x1 y1 in pixels), and a column `split` with "
+    "data.split"
 )
 
 

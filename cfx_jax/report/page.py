@@ -50,7 +50,7 @@ def run_with_page(
         ConfigError: as `cfx_jax.run` does, and so are the others.
         RecordsError: of the records.
         OSError: `workdir` cannot be written, or where the page goes lies somebody else's.
-        StoppedError: the run was asked to stop.
+        StoppedError: the run was requested to stop.
     """
     # On all processes, so that all are refused alike.
     open_folder(_place(workdir))
