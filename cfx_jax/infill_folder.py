@@ -1,4 +1,4 @@
-"""In-fills a folder of images for a person to look at.
+"""In-fills a folder of images, for visual inspection.
 
 python -m cfx_jax.infill_folder --images=DIR --masks=DIR --output=DIR [--generator=gated_unet]
 

@@ -238,7 +238,7 @@ def run_main(
     def quiet_main(argv: list[str]) -> None:
         if argv[1:]:
             raise ConfigError(f"unexpected arguments {argv[1:]}; options begin with --")
-        # JAX tells of every backend it looks for and does not find. Orbax tells of every file it
+        # JAX logs every backend that it does not find. Orbax logs every file it
         # writes, and shows the stack of an error before it raises it.
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)

@@ -1,6 +1,6 @@
 """Which units the hosts of an evaluation measure: the first host decides for all of them.
 
-Runs may go on while they are measured. Hosts that each looked for themselves could wait for ever
+Runs may continue while they are measured. Hosts that each decided for themselves could wait forever
 for units that no other host has seen, so they agree through two kinds of files:
 
     snapshot.json   units that the first host saw, and a mark: written anew by each evaluation

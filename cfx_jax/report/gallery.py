@@ -4,7 +4,7 @@
     *.js, gallery.css       what lets people browse; nothing is loaded from elsewhere
     data/cfx_jax.txt        says whose folder it is, before there is a page
     data/R/rows-B.js        numbers of run R, thousands of examples a file
-    data/R/details-B.js     outlines and plots, 64 examples a file, loaded when one is looked at
+    data/R/details-B.js     outlines and plots, 64 examples a file, loaded on demand
     images/R/T/I.webp       the pictures of example I side by side, loaded when they are in view
 
 Browsers read no files for a page that is a file itself, but run scripts: data are calls of a

@@ -18,8 +18,8 @@ from cfx_jax.runs import Explanations, StopRequest, cluster, runner
 
 _logger = logging.getLogger(__name__)
 
-# Between two pages of a run that goes on: so long at least, and so many times what a page takes,
-# which grows with the run, so that one is being written for a twentieth of the time at most.
+# Pause between two pages during a run: at least this many seconds, and at least this many times the
+# seconds that writing a page takes, so that writing takes at most a twentieth of the time.
 _MIN_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
 # Number of failures in writing the page, after which one is logged.
@@ -49,7 +49,7 @@ def run_with_page(
     Raises:
         ConfigError: as `cfx_jax.run` does, and so are the others.
         RecordsError: of the records.
-        OSError: `workdir` cannot be written, or where the page goes lies somebody else's.
+        OSError: `workdir` cannot be written, or a page of another program is in the way.
         StoppedError: the run was requested to stop.
     """
     # On all processes, so that all are refused alike.
@@ -78,7 +78,7 @@ def write_report(
     Args:
         workdir: the run's folder, as `RecordWriter` made it.
         max_images: show pictures of the first so many computed examples, None of all; the numbers
-            are of all. Where a page shows more of them already, it goes on to.
+            are of all. A page that already has pictures of more keeps them.
         check: by raising it ends the writing, see `write_gallery`.
 
     Returns:
@@ -103,7 +103,7 @@ def _place(workdir: str | os.PathLike[str]) -> str:
 def kept_fresh(
     workdir: str | os.PathLike[str], max_images: int | None, stop: StopRequest
 ) -> Iterator[None]:
-    """Writes the page of a run now and then, in a thread, for as long as the run goes on.
+    """Writes the page of a run repeatedly, in a thread, until the run ends.
 
     Neither the end of the run nor a request to stop waits for a page that is being written: it ends
     between two files, and the page before it stays.
@@ -156,7 +156,7 @@ def _write_now_and_then(
             # Not at once: the run may be making its records in this moment.
             failures += 1
             if failures == _FAILURES:
-                _logger.warning("no page while the run goes on: %s", error)
+                _logger.warning("no page during the run: %s", error)
         pause = max(_MIN_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
 
 

@@ -119,7 +119,7 @@ def trace_outline(importance: np.ndarray) -> str:
     lines = measure.find_contours(np.pad(importance, 1), level - 1e-9)
     path = ""
     for line in lines:
-        # There is a point for each pixel; a third of them, to half a pixel, is as good to look at.
+        # The contour has a point per pixel; a third of them, to half a pixel, looks the same.
         points = np.rint(2 * line[::_STRIDE, ::-1] - 1).astype(int)
         steps = np.diff(points, axis=0).ravel().tolist()
         path += f"M{points[0, 0]} {points[0, 1]}l{' '.join(map(str, steps))}z" if steps else ""

@@ -162,7 +162,7 @@ class Detail {
     return cfx.make("td.number.difference", { title }, text);
   }
 
-  /** Outlines and what is plotted come in parts of their own, when an example is looked at. */
+  /** Outlines and plots are separate files, loaded when an example is opened. */
   async #addDetails(n) {
     const traces = [], cells = [], missing = new Set();
     for (const result of this.results) {

@@ -22,7 +22,7 @@ class List {
     this.drawn = new Map();
   }
 
-  /** Shows examples in order; scrolls to the first, or to the one that was looked at. */
+  /** Shows examples in order; scrolls to the first, or to the one that was open. */
   show(view, shown, onSort) {
     Object.assign(this, { view, shown, onSort });
     this.result = this.model.result(view.result);
