@@ -35,7 +35,8 @@ from cfx_jax.runs import runner
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 LIBRARIES = ("function", "linen", "nnx", "keras", "equinox")
-SIZE = 64
+SIZE = 32
+KERAS_SIZE = 64  # That of the network of `examples/keras_model.py`.
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,18 +50,21 @@ def keras(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("photographs"), SIZE)
+
+
+def make_folder(root, size):
     """Three photographs, for which nothing has to be resized."""
-    root = tmp_path_factory.mktemp("photographs")
     for name in ("chelsea", "coffee", "rocket"):
-        image = Image.fromarray(getattr(photographs, name)()).resize((SIZE, SIZE))
+        image = Image.fromarray(getattr(photographs, name)()).resize((size, size))
         image.save(root / f"{name}.png")
     return root
 
 
-def config(folder, name, **classifier):
+def config(folder, name, image_size=SIZE, **classifier):
     return Config(
         data=DataConfig(source="folder", path=str(folder), resize="stretch"),
-        classifier=ClassifierConfig(name, image_size=SIZE, **classifier),
+        classifier=ClassifierConfig(name, image_size=image_size, **classifier),
         generator=GeneratorConfig("blur"),
         explain=ExplainConfig(mode="fast", num_steps=4, num_samples=2, mask_size=8),
         batch=BatchConfig(per_device_batch_size=1, unit_size=2),
@@ -77,11 +81,14 @@ def example(library):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_run_explains_the_model_that_an_adapter_gives(library, folder, tmp_path):
-    runner.run(config(folder, example(library)), tmp_path / "run")
+    size = SIZE
+    if library == "keras":
+        size, folder = KERAS_SIZE, make_folder(tmp_path, KERAS_SIZE)
+    runner.run(config(folder, example(library), size), tmp_path / "run")
     reader = RecordReader(tmp_path / "run")
     assert reader.complete.all()
     model = named.build(example(library))
-    known = adapters.Known(image_size=(SIZE, SIZE))
+    known = adapters.Known(image_size=(size, size))
     classifier = adapters.as_classifier(model, known, name=example(library))
     asked = dataclasses.replace(config(folder, "given"), classifier=ClassifierConfig("given"))
     cfx_jax.run(asked, tmp_path / "python", classifier=classifier)
@@ -90,7 +97,7 @@ def test_a_run_explains_the_model_that_an_adapter_gives(library, folder, tmp_pat
         found, expected = (r.read(f"{objective}_mask_logits") for r in (reader, given))
         np.testing.assert_allclose(found, expected, rtol=2**-10, atol=1e-3)
         assert np.ptp(found.astype(float)) > 0.05, "something was learnt"
-    images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]) / 255
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]) / 255
     logits = classifier.apply(classifier.params, jnp.asarray(images, jnp.float32))
     np.testing.assert_array_equal(reader.read("prediction"), np.argmax(logits, axis=1))
 
@@ -268,7 +275,7 @@ MODELS = {
     "key": ("{}['logits']", "raises KeyError: 'logits' for images"),
     "numpy": ("np.asarray(images).mean((1, 2))", "raises TracerArrayConversionError: "),
     "value": ("images.reshape(7, 7)", "raises TypeError: cannot reshape"),
-    "own": ("int('no\\nnumber')", r"raises ValueError: invalid literal .* for images \(2, 64, 64"),
+    "own": ("int('no\\nnumber')", r"raises ValueError: invalid literal .* for images \(2, 32, 32"),
     "text": ("'logits'", "raises (AttributeError|TypeError): .*'?str'?"),
     "one_image": ("images.reshape(1, 16, 16, 3).mean((1, 2))", "raises TypeError: cannot resh"),
 }
@@ -297,7 +304,7 @@ def test_a_model_that_fails_when_it_is_called_is_named(kind, case, folder, tmp_p
 UNLEARNT = {
     "loop": (
         "jax.lax.while_loop(lambda x: x.sum() < 0, lambda x: x, images).mean((1, 2))",
-        r"raises ValueError: Reverse-mode .* when its gradient is taken for images \(2, 1, 64, 64",
+        r"raises ValueError: Reverse-mode .* when its gradient is taken for images \(2, 1, 32, 32",
     ),
     "callback": (
         "jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(images.shape, 'f4'), images)"
@@ -306,11 +313,11 @@ UNLEARNT = {
     ),
     "at_most_two": (
         "images[:, 0, 0] if len(images) <= 2 else int('other')",
-        r"raises ValueError: invalid literal .* when its gradient is taken for images \(2, 3, 64",
+        r"raises ValueError: invalid literal .* when its gradient is taken for images \(2, 3, 32",
     ),
     "only_two": (
         "images[:, 0, 0] if len(images) == 2 else int('other')",
-        r"raises ValueError: invalid literal .* for images \(1, 64",
+        r"raises ValueError: invalid literal .* for images \(1, 32",
     ),
 }
 
@@ -391,7 +398,7 @@ def build():
 
 def colours(images):
     n = len(images)
-    return 9 * images[:, ::8, ::8].reshape(n, 4, 2, 4, 2, 3).mean((2, 4)).reshape(n, -1)
+    return 9 * images[:, ::4, ::4].reshape(n, 4, 2, 4, 2, 3).mean((2, 4)).reshape(n, -1)
 """
 
 
