@@ -6,9 +6,9 @@ FILE is the result of `python -m cfx_jax.train_classifier --config=configs/train
 a VAE, `--generator=vae_digits --initial_keep=0.2`: half of the pixels, where the published search
 starts, show a good in-fill the whole digit, and whatever is dropped changes next to nothing. The
 digits are the first eights of the test split that the classifier gets right. The question is "8 or
-3", with the score `logit of 8 - logit of 3`. Flip: pixels are in-filled in the order of the map, and
-the largest fall of the score counts. Keep: the least important pixels come first, and the largest
-rise counts.
+3", with the score `logit of 8 - logit of 3`. Flip: pixels are in-filled in the order of the map,
+and the largest fall of the score counts. Keep: the least important pixels come first, and the
+largest rise counts.
 """
 
 import argparse
