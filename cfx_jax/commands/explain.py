@@ -27,14 +27,14 @@ from cfx_jax.runs import preemption
 
 
 def main() -> None:
-    """Explains the pictures that the command line names, prints a table and the page's path."""
+    """Explains the pictures of the command line, prints a table and the path of the gallery."""
     arguments = parse(command_line.expand_home(sys.argv[1:]))
     stop = preemption.listen()
     command_line.run_main(lambda: _explain(arguments, stop), _no_flags, stop)
 
 
 def _no_flags(argv: list[str]) -> list[str]:
-    """Leaves all arguments but the program's name to `_parse`."""
+    """Leaves all arguments but the program's name to `parse`."""
     return command_line.parse_flags(argv[:1])
 
 
@@ -47,15 +47,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
         epilog="All other options: cfx_jax run --help.",
     )
     parser.add_argument("paths", nargs="+", metavar="PICTURE_OR_FOLDER")
-    parser.add_argument("--target", default="", help="class name or number; default: predicted")
-    parser.add_argument("--objective", default=defaults.explain.objective, choices=OBJECTIVES)
-    parser.add_argument("--mode", default=defaults.explain.mode, choices=MODES)
+    parser.add_argument("--target", default="", metavar="CLASS",
+                        help="class name or number; default: the predicted class")  # fmt: skip
+    parser.add_argument("--objective", default=defaults.explain.objective, choices=OBJECTIVES,
+                        help="region that keeps (ssr) or flips (sdr) the prediction; "
+                        "default: %(default)s")  # fmt: skip
+    parser.add_argument("--mode", default=defaults.explain.mode, choices=MODES,
+                        help="default: %(default)s; quick takes half of the time")  # fmt: skip
     parser.add_argument("--classifier", default=defaults.classifier.name, metavar="NAME",
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--generator", default=defaults.generator.name, metavar="NAME",
                         help="in-filling model; default: %(default)s")  # fmt: skip
-    parser.add_argument("--workdir", help="folder of the results; default: runs/NAME")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument("--workdir", metavar="DIR",
+                        help="folder of the results; default: runs/PICTURE")  # fmt: skip
+    parser.add_argument("--open", action="store_true", help="open the gallery in a browser")
     return parser.parse_args(argv)
 
 
@@ -75,6 +80,9 @@ def _explain(arguments: argparse.Namespace, stop: preemption.StopRequest) -> Non
 
 
 def _config(arguments: argparse.Namespace) -> Config:
+    # `pathlib` takes an empty text, such as an unset variable of a shell, as the working directory.
+    if not all(arguments.paths):
+        raise ConfigError("an empty path; expected pictures or folders, `.` for this folder")
     root, files = _locate([pathlib.Path(path) for path in arguments.paths])
     return Config(
         data=DataConfig(source="folder", path=str(root), files=files),

@@ -171,8 +171,23 @@ def _open_files(root: pathlib.Path, files: Sequence[str]) -> Source:
         )
     if len({*files}) < len(files):
         raise ConfigError(f"data.files names one of its {len(files)} files more than once")
+    _check_one_readable(root, files)
     _logger.info("%d images of %s", len(files), root)
     return _make_source(root, files, [UNKNOWN_LABEL] * len(files))
+
+
+def _check_one_readable(root: pathlib.Path, files: Sequence[str]) -> None:
+    """Raises `ConfigError` if all files are unreadable, before anything is compiled."""
+    first_error = None
+    for name in files:
+        try:
+            with images.reading(name):
+                images.open_file(root / name).close()
+        except images.UnreadableImageError as error:
+            first_error = first_error or error
+        else:
+            return
+    raise ConfigError(f"0 of {len(files)} readable; expected images: {first_error}")
 
 
 def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:

@@ -1,4 +1,4 @@
-"""Which class a text of a data set means: its number, a synset of ImageNet, or its name."""
+"""Maps the labels of a dataset, given as text, to classes: by number, ImageNet synset or name."""
 
 import dataclasses
 import difflib
@@ -27,12 +27,12 @@ _NUM_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """The classes that labels are of.
+    """The classes that labels refer to.
 
     Attributes:
-        names: one for each class, or empty; of several words for one class, as in `tabby, tabby
-            cat`, each is a name of it.
-        count: how many there are, None where that is not known.
+        names: one for each class, or empty; each of several synonyms separated by commas, as in
+            `tabby, tabby cat`, is a name of the class.
+        count: number of classes, None if unknown.
     """
 
     names: tuple[str, ...] = ()
@@ -54,15 +54,15 @@ class Classes:
         return bool(self.names) or self.count is not None
 
     def find(self, text: str) -> int | None:
-        """Returns the class that a text means, None if it means none.
+        """Returns the class that a text refers to, or None.
 
-        Upper and lower case, and `_` and spaces, are the same in names.
+        Names are compared without regard to case; `_` equals a space.
 
         Args:
             text: `281`, `n02123045`, `n02123045-tabby`, `tabby, tabby cat` or `tabby_cat`.
 
         Raises:
-            ValueError: it may mean several, or is the number of a class that does not exist.
+            ValueError: it is ambiguous, or the number of a class that does not exist.
         """
         named = self._named(text)
         if _NUMBER.fullmatch(text):
@@ -82,13 +82,13 @@ class Classes:
         if named:
             return named[0]
         synset = _SYNSET.fullmatch(text)
-        # Networks of 1,000 classes have them in the order of ImageNet, whatever they call them.
+        # Networks with 1,000 classes are assumed to have the order of ImageNet, whatever the names.
         if synset and self.count in (None, _NUM_IMAGENET):
             return _synsets().get(synset[1].lower())
         return None
 
     def explain_unknown(self, text: str) -> str:
-        """Says what is wrong with a text that means no class, and what would be one."""
+        """Returns an error message for a text that is no class, with an example of a valid one."""
         if not self.names:
             known = "no class is known by a name" if self.count is None else self._range()
             return (
@@ -103,21 +103,21 @@ class Classes:
         )
 
     def number(self, names: Sequence[str], where: str) -> list[int]:
-        """Numbers the classes of a data set by their names, and logs the numbering.
+        """Maps the class names of a dataset to class numbers, and logs the mapping.
 
-        They are numbered by what they mean. Where none of them means a class, they are taken to be
-        all the classes, in the order in which they come.
+        Each name is looked up with `find`. If none is found, the names are assumed to be all
+        classes in their order.
 
         Args:
-            names: names of all classes, in their order.
-            where: name of the data set, for messages.
+            names: names of all classes of the dataset, in their order.
+            where: name of the dataset, for messages.
 
         Returns:
             The class of each.
 
         Raises:
-            ConfigError: only some mean a class, one may mean several, two mean one, or there are
-                not as many as the classifier has.
+            ConfigError: only some are found, one is ambiguous, two refer to the same class, or
+                none is found and their number is not that of the classifier.
         """
         try:
             numbers = [self.find(name) for name in names]
@@ -156,13 +156,13 @@ class Classes:
         return found
 
     def describe(self, found: dict[str, int]) -> str:
-        """Says which classes the first of some texts mean."""
+        """Lists the first texts with their classes, for messages."""
         shown = [f"{text} = {self._describe((n,))}" for text, n in found.items()][:_NUM_SHOWN]
         more = f", and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
         return ", ".join(shown) + more
 
     def check_numbers(self, numbers: Sequence[int] | np.ndarray, where: str) -> None:
-        """Raises `ConfigError` for a label that no class of the classifier has."""
+        """Raises `ConfigError` if a label exceeds the classes of the classifier."""
         largest = max(numbers, default=0)
         if self.count is not None and largest >= self.count:
             raise ConfigError(f"{where}: label {largest}, but the classifier has {self._range()}")
@@ -175,7 +175,7 @@ class Classes:
         return "classes" if self.count is None else f"classes 0 to {self.count - 1}"
 
     def _named(self, text: str) -> tuple[int, ...]:
-        """Returns the classes that a text is a name of; only one where it is its whole name."""
+        """Returns the classes with this name or synonym; a single one if it is the exact name."""
         numbers = self._index.get(_fold(text), ())
         if len(numbers) > 1:
             whole = tuple(number for number in numbers if self.names[number] == text)
@@ -193,7 +193,7 @@ class Classes:
 
 
 def find_class(text: str, classifier: Classifier, num_classes: int) -> int:
-    """Returns the class that a text means to a classifier.
+    """Returns the class of a classifier that a text refers to.
 
     Args:
         text: Name, number or ImageNet synset of the class.

@@ -1,6 +1,6 @@
-"""What an evaluation keeps of each image: one part for the images, one for each method.
+"""The measurements that an evaluation stores: one part for the images, one for each method.
 
-A part names its fields and measures a unit of examples. NaN stands for what cannot be measured: an
+A part declares its fields and measures a unit of examples. NaN marks values that do not exist: an
 image without a box has no localisation error.
 """
 
@@ -27,10 +27,10 @@ from cfx_jax.records import Field
 from cfx_jax.runs import Explanations, Images
 
 SANITY_CHECKS = ("weights_agreement", "class_agreement")
-"""Rank agreement of a map with that of shuffled weights, and of another class."""
+"""Rank correlation of a map with those for shuffled weights and for another class."""
 
 CLASSIFIER_TRANSFER = ("classifier_transfer_success_rate", "classifier_transfer_region_success")
-"""What other classifiers make of hard masks, and of the mask that is cut."""
+"""Success with other classifiers, of hard masks and of the region (the thresholded mask)."""
 
 # Border of the centre box, as a share of the side of the image.
 _CENTRE_BORDER = 33 / 227
@@ -41,10 +41,10 @@ class EvaluationUnit:
     """The m readable examples of a unit, before they are measured.
 
     Attributes:
-        examples: all of the unit.
+        examples: all examples of the unit, readable or not.
         indices: indices of all examples in the data.
         images: pixels, targets and identities.
-        prediction: what the classifier makes of them.
+        prediction: predictions of the classifier for them.
         boxes: boxes of each example, float `[k, 4]` in pixels of the fitted image, k >= 0.
     """
 
@@ -56,17 +56,17 @@ class EvaluationUnit:
 
 
 class Part(Protocol):
-    """One table of an evaluation, a row an example."""
+    """One table of an evaluation, with one row per example."""
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """Name in tables."""
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that identify what is measured."""
+        """Returns JSON values that identify the measurement."""
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """What is kept of each example."""
+        """Fields that are stored for each example."""
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
         """Values of the readable examples, by field `[m, ...]`; m >= 1."""
@@ -78,11 +78,11 @@ class Reference:
     name = "images"
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that identify what is measured."""
+        """Returns JSON values that identify the measurement."""
         return {"kind": "images"}
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The classifier's answers, and localisation errors and SM of control boxes."""
+        """Predictions, and localisation errors and SM of the control boxes."""
         del scorer
         integers = ("label", "target", "prediction", "num_boxes", "is_small")
         floats = ("log_odds", "whole_error", "centre_error")
@@ -100,7 +100,7 @@ class Reference:
         border = _CENTRE_BORDER * min(height, width)
         centre = localisation.centre_boxes(number, (height, width), border)
         num_boxes = np.array([len(boxes) for boxes in unit.boxes])
-        # Of several the largest; of none the whole image, which is then not kept.
+        # The largest true box; without one the whole image, whose result is set to NaN below.
         truth = np.stack([_largest(b) if len(b) else whole[0] for b in unit.boxes])
         share = localisation.areas(truth) / (height * width)
         crops = [scorer.crop(unit.images, boxes) for boxes in (whole, centre, truth)]
@@ -121,13 +121,13 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """Another method.
+    """Another saliency method.
 
     Attributes:
         name: a key of `cfx_jax.baselines.METHODS`.
         infill: name of the generator that replaces pixels for it.
-        sanity_images: examples, the first ones, whose map is compared with those of shuffled
-            weights and of another class.
+        sanity_images: number of examples, from the first on, whose map is compared with those for
+            shuffled weights and for another class.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Baseline:
     sanity_images: int
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that identify what is measured."""
+        """Returns JSON values that identify the measurement."""
         return {
             "kind": "baseline",
             "method": self.name,
@@ -144,7 +144,7 @@ class Baseline:
         }
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map and how good it is, and how alike those are that should not be."""
+        """The map, its metrics, and the sanity checks."""
         checks = [Field(name, "float32") for name in SANITY_CHECKS]
         return [*map_fields(scorer), *(checks if self.sanity_images else [])]
 
@@ -152,7 +152,7 @@ class Baseline:
         """Values of the readable examples."""
         maps = scorer.attribute(self.name, unit.images)
         values = measure_maps(maps, unit.images, unit.boxes, scorer)
-        # Its maps have no probability of 1/2: half of the range stands for it.
+        # These maps are no probabilities: the threshold 1/2 is applied to their range as [0, 1].
         values |= measure_regions(to_unit_range(maps), unit.boxes)
         chosen = unit.indices.start + unit.examples.readable < self.sanity_images
         if chosen.any():
@@ -185,16 +185,16 @@ class Learnt:
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """Name in tables."""
         return f"{self.objective}_{self.run}"
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that identify what is measured."""
+        """Returns JSON values that identify the measurement."""
         run = {key: value for key, value in self.records.manifest.items() if key != "environment"}
         return {"kind": "learnt", "objective": self.objective, "run": run}
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map and how good it is, and what the mask does with other in-fills."""
+        """The map, its metrics, and the transfer of the mask to other in-fills and classifiers."""
         by_infill = ((scorer.num_infills,), ("infill",))
         numbers = ("changed_area", "success_rate", "log_odds_infilled", "soft_hard_gap", "entropy")
         by_classifier = ((scorer.num_transfer_classifiers,), ("transfer_classifier",))
@@ -225,11 +225,11 @@ class Learnt:
             **measure_maps(maps, unit.images, unit.boxes, scorer),
             **measure_regions(maps, unit.boxes),
             **self._measure_transfer(cells, maps, unit, scorer),
-            # What costs: what SSR keeps and SDR drops.
+            # The area that the objective charges: what SSR keeps and SDR drops.
             "changed_area": kept if self.objective == "ssr" else 1.0 - kept,
             "success_rate": self._read("success_rate", unit),
             "log_odds_infilled": self._read("log_odds_infilled", unit),
-            # The objective with hard masks less that of the last step, with relaxed ones.
+            # The objective with hard masks minus that of the last step, with relaxed masks.
             "soft_hard_gap": self._read("objective", unit) - self._last_of_trace(unit),
             "entropy": masks.posterior_entropy(probability),
             "pixel_entropy": masks.posterior_entropy(scorer.keep(cells, size, law)),
@@ -242,14 +242,14 @@ class Learnt:
         trace = self._read("trace", unit)
         if not self.records.has_steps:
             return trace[:, -1]
-        # -1 where nothing was taken, of what is not explained.
+        # Examples that are not explained have no steps; their value is set to NaN by the caller.
         last = np.maximum(self._read("steps", unit), 1) - 1
         return np.take_along_axis(trace, last[:, None], axis=1)[:, 0]
 
     def _measure_transfer(
         self, cells: np.ndarray, maps: np.ndarray, unit: EvaluationUnit, scorer: Scorer
     ) -> dict[str, np.ndarray]:
-        """Measures success with other in-fills and classifiers, of hard masks and of the region."""
+        """Measures the transfer of hard masks and of regions to other in-fills and classifiers."""
         law = self.records.settings.mask_law
         log_odds, success_rate = scorer.transfer(unit.images, cells, self.objective, law)
         regions = scorer.region_success(unit.images, maps > REGION_THRESHOLD, self.objective)
@@ -267,7 +267,7 @@ class Learnt:
         return found
 
     def keep_prob(self, start: int, stop: int) -> np.ndarray:
-        """Reads the masks `[stop - start, h, w]` of examples; NaN where there is none."""
+        """Reads the keep probabilities `[stop - start, h, w]`; NaN where there is no mask."""
         logits = self.records.read_result(self.objective, "mask_logits", start, stop)
         return np.asarray(special.expit(logits.astype(np.float32)))
 
@@ -286,7 +286,7 @@ class Learnt:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """Where the masks of both objectives of a run meet: what SSR keeps and SDR drops.
+    """Combines the masks of both objectives of a run: what SSR keeps and SDR drops.
 
     Formula: `sqrt(keep_ssr * (1 - keep_sdr))` for each cell. Source: Korsch et al., 2023, who learn
     both together; here each was learnt alone.
@@ -297,15 +297,15 @@ class Joint:
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """Name in tables."""
         return f"joint_{self.ssr.run}"
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that identify what is measured."""
+        """Returns JSON values that identify the measurement."""
         return {"kind": "joint", "run": self.ssr.identity()["run"]}
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map and how good it is."""
+        """The map and its metrics."""
         return map_fields(scorer)
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:

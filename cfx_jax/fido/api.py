@@ -235,11 +235,11 @@ def explain(
             `"quick"` (the same in half the evaluations), `"fast"` (independent pixels, the best
             objective), `"paper"` (as published) or `"bbmp"` (deterministic mask).
         contrast: a class k, for the question "why the target rather than k?" in place of "why the
-            target?": the evidence is `log p(target) - log p(k)`, and the decision is made where it
-            is above 0, whichever other class is predicted.
+            target?": the evidence is `log p(target) - log p(k)`, and the target counts as predicted
+            where it is above 0, even if a third class is more likely.
         score: `score(logits [..., K], target) -> [...]`, a user-defined question: the score is the
-            evidence, and the decision is made where it is above 0. Define the function once, since
-            every new function is compiled anew.
+            evidence, and the target counts as predicted where it is above 0. Define the function
+            once, since every new function is compiled anew.
         **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
 
     Returns:

@@ -72,8 +72,8 @@ def evaluate_hard_masks(
 ) -> HardMaskResult:
     """Draws hard masks and classifies the image in-filled under each of them.
 
-    Masks are drawn instead of thresholding the probability at 1/2: a distribution whose samples
-    preserve the decision may keep no pixel with a probability above 1/2, and was not optimised to.
+    Masks are drawn, because samples are what was optimised. The probability is not thresholded at
+    1/2: samples may keep the prediction although no pixel has a probability above 1/2.
 
     Args:
         key: random key.

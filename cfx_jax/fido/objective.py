@@ -18,14 +18,14 @@ the in-fill.
 For classes that do not exclude each other, for a contrast and for a score, another quantity takes
 the place of the log-odds, see `cfx_jax.fido.question`.
 
-With a `margin_cap` m the evidence o is capped, because evidence beyond a clear decision explains
-nothing:
+With a `margin_cap` m the evidence is capped, because a larger logit margin explains nothing more.
+The term +o (SSR: d = 1) or -o (SDR: d = -1), which the loss subtracts, is replaced:
 
-    +-o -> -mean_s relu(m -+ logit_margin(c | x_s))
+    d o -> -mean_s relu(m - d logit_margin(c | x_s))
     logit_margin(c | x) = logit(c | x) - max_{k != c} logit(k | x)
 
-With a `success_target` lambda is the price of ONE image, which rises while its masks keep (SSR) or
-flip (SDR) the prediction and falls while they do not. The result is the smallest region that
+With a `success_target` lambda is adapted to each image: this price rises while the masks keep (SSR)
+or flip (SDR) the prediction and falls while they do not. The result is the smallest region that
 succeeds, not the best trade-off at a price that suits only some images. With a `perimeter_weight`
 the boundary of the region is charged like area.
 
@@ -45,9 +45,9 @@ from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 
 SSR = 1.0
-"""Direction of the smallest supporting region: keep the decision with the least evidence."""
+"""Direction of the smallest supporting region: keep the prediction with the fewest pixels."""
 SDR = -1.0
-"""Direction of the smallest deletion region: change the decision by removing the least."""
+"""Direction of the smallest deletion region: flip the prediction by removing the fewest."""
 DIRECTIONS = {"ssr": SSR, "sdr": SDR}
 
 # Number of pixels of the images for which the prices were chosen.
@@ -143,7 +143,7 @@ def perimeter(probabilities: jax.Array) -> jax.Array:
     For any map the sum is the mean perimeter of its level sets (coarea formula), and masks that
     share one draw of noise are level sets.
     """
-    # The last row and column are repeated beyond the border.
+    # The last row and column are repeated, so that the border itself is not counted.
     padded = jnp.pad(probabilities, ((0, 1), (0, 1)), mode="edge")
     down = padded[1:, :-1] - probabilities
     across = padded[:-1, 1:] - probabilities
@@ -173,7 +173,7 @@ def evidence(
 
 
 def succeeds(logits: jax.Array, problem: Problem, classifier: Classifier) -> jax.Array:
-    """Returns whether logits `[S, K]` keep (SSR) or change (SDR) the decision, bool `[S]`."""
+    """Returns whether logits `[S, K]` keep (SSR) or flip (SDR) the prediction, bool `[S]`."""
     return problem.question.decides(logits, classifier) == (problem.direction == SSR)
 
 
@@ -253,11 +253,11 @@ def relaxed_objective(
     pixels = settings.mask_law.keep_map(cells, (height, width))
     masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
-    gain = jnp.mean(evidence(logits, problem, classifier, settings))
+    mean_evidence = jnp.mean(evidence(logits, problem, classifier, settings))
     full_cost = cost = penalty(pixels, problem.direction, settings)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price)
     learning_step = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
     warmup = jnp.clip(learning_step / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
-    return warmup * cost - gain, StepValue(full_cost - gain, success)
+    return warmup * cost - mean_evidence, StepValue(full_cost - mean_evidence, success)

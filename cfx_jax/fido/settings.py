@@ -43,7 +43,7 @@ class Settings:
             as a share of the shorter side of the image; 0 as published.
         margin_cap: m, logit margin beyond which evidence no longer counts (SDR: margin of another
             class over the target); 0 = uncapped log-odds, as published.
-        success_target: tau, share of hard masks that have to keep (SSR) or flip (SDR) the
+        success_target: share of hard masks that have to keep (SSR) or flip (SDR) the
             prediction. Lambda is then adapted to each image, and a threshold search finds the
             smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price` and
             `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published.

@@ -6,8 +6,9 @@ region. In the family of maps
 
     logits -> k (logits +- b)
 
-with a sharpness k, the shift b controls how much is kept. `ThresholdSearch` finds by bisection the
-smallest b at which a share tau of hard masks succeeds; `cfx_jax.fido.hard_masks` draws the masks.
+(+ for SSR, - for SDR) with a sharpness k, the shift b controls how much is kept. `ThresholdSearch`
+finds by bisection the smallest b at which the required share of hard masks (`success_target`)
+succeeds; `cfx_jax.fido.hard_masks` draws the masks.
 
 Differs from the published code, which has a fixed price and uses the learnt map unchanged.
 """
@@ -22,8 +23,9 @@ from cfx_jax.fido.settings import Settings
 
 # Largest shift of the logits, before they are sharpened.
 _MAX_SHIFT = 8.0
-# A hard mask has to exceed a logit margin, the reserve, of this share of `margin_cap`, or of the
-# margin of the image if that is smaller: success on the masks that choose the shift is optimistic.
+# Success on the masks that choose the shift is optimistic. In the search, the logit margin of a
+# hard mask therefore has to exceed a reserve: this share of `margin_cap`, or of the logit margin of
+# the original image if that is smaller.
 _RESERVE_SHARE = 0.25
 # Largest shift that the reserve may cost. Where it costs more, for example because only the whole
 # image has this margin, half of this shift is added to the one found without the reserve.
@@ -39,8 +41,9 @@ class ThresholdSearch:
         direction: float32 scalar, `SSR` or `SDR`.
         reserve: float32 scalar, logit margin that a hard mask has to exceed.
         low: float32 scalar, a shift that keeps (SDR: drops) too little to reach the success target.
-        high: float32 scalar, smallest shift known to reach the target.
-        high_without_reserve: float32 scalar, smallest shift known to reach it without the reserve.
+        high: float32 scalar, smallest shift that has reached the target; at first the largest
+            shift, which is not evaluated.
+        high_without_reserve: float32 scalar, the same with a reserve of zero.
         settings: provides the success target and the sharpness.
     """
 

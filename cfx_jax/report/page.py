@@ -1,4 +1,4 @@
-"""A run with its page, written during the run and at its end, and its table as text."""
+"""A run with its gallery (page), written during the run and at its end, and its table as text."""
 
 import contextlib
 import itertools
@@ -18,11 +18,11 @@ from cfx_jax.runs import Explanations, StopRequest, cluster, runner
 
 _logger = logging.getLogger(__name__)
 
-# Pause between two pages during a run: at least this many seconds, and at least this many times the
-# seconds that writing a page takes, so that writing takes at most a twentieth of the time.
+# Pause between two versions of the page during a run: at least so many seconds, and so many times
+# the duration of writing, which grows with the run, so that writing takes a twentieth of the time.
 _MIN_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
-# Number of failures in writing the page, after which one is logged.
+# Number of failed attempts to write the page after which a warning is logged.
 _FAILURES = 2
 _MAX_SUMMARY_ROWS = 40
 _ID_WIDTH, _CLASS_WIDTH = 24, 32
@@ -40,19 +40,19 @@ def run_with_page(
     Args:
         config: the whole run.
         workdir: folder of the run.
-        stop: as in `cfx_jax.run`; the page does not hold it up either.
+        stop: as in `cfx_jax.run`; a stop does not wait for the page.
         classifier: as in `cfx_jax.run`.
 
     Returns:
-        Place of `report/index.html` in `workdir`; "" on all processes of a run but the first.
+        Path of `report/index.html` in `workdir`; "" on all processes of a run but the first.
 
     Raises:
-        ConfigError: as `cfx_jax.run` does, and so are the others.
-        RecordsError: of the records.
-        OSError: `workdir` cannot be written, or a page of another program is in the way.
+        ConfigError: as in `cfx_jax.run`.
+        RecordsError: as in `cfx_jax.run`.
+        OSError: `workdir` cannot be written, or its `report` holds files of another program.
         StoppedError: the run was requested to stop.
     """
-    # On all processes, so that all are refused alike.
+    # On all processes, so that all raise the same error.
     open_folder(_place(workdir))
     if not cluster.is_first():
         runner.run(config, workdir, stop, classifier=classifier)
@@ -63,7 +63,7 @@ def run_with_page(
         return write_report(workdir, config.report.max_images, stop.check)
     except OSError as error:
         raise OSError(
-            f"{error}; the records of the run are whole, and its page can be written elsewhere: "
+            f"{error}; the records of the run are complete, and its page can be written elsewhere: "
             f"python -m cfx_jax.report {os.fspath(workdir)} --output=DIR"
         ) from error
 
@@ -73,20 +73,20 @@ def write_report(
     max_images: int | None = 100,
     check: Callable[[], None] | None = None,
 ) -> str:
-    """Writes the page of a run, of all it has computed so far.
+    """Writes the page of a run, with all results computed so far.
 
     Args:
         workdir: the run's folder, as `RecordWriter` made it.
-        max_images: show pictures of the first so many computed examples, None of all; the numbers
-            are of all. A page that already has pictures of more keeps them.
-        check: by raising it ends the writing, see `write_gallery`.
+        max_images: number of computed examples, from the first on, whose pictures are drawn; None
+            draws all. The numbers cover all examples. An existing page never loses pictures.
+        check: called between files; raise in it to end the writing, see `write_gallery`.
 
     Returns:
-        Place of `report/index.html` in `workdir`.
+        Path of `report/index.html` in `workdir`.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or a chunk is damaged, or of something else than a run.
+        RecordsError: the manifest or a chunk is damaged, or does not belong to a run.
         ValueError: `max_images` is negative.
     """
     place = _place(workdir)
@@ -103,13 +103,13 @@ def _place(workdir: str | os.PathLike[str]) -> str:
 def kept_fresh(
     workdir: str | os.PathLike[str], max_images: int | None, stop: StopRequest
 ) -> Iterator[None]:
-    """Writes the page of a run repeatedly, in a thread, until the run ends.
+    """Rewrites the page of a run from time to time, in a thread, while the run continues.
 
-    Neither the end of the run nor a request to stop waits for a page that is being written: it ends
-    between two files, and the page before it stays.
+    Neither the end of the run nor a request to stop waits for the page: writing ends after the
+    current file, and the previous version of the page remains.
 
     Args:
-        workdir: the run's folder; the run may not have begun it yet.
+        workdir: the run's folder; it need not exist yet.
         max_images: as in `write_report`.
         stop: stop request of the run.
     """
@@ -142,32 +142,32 @@ def _write_now_and_then(
     while not ended.wait(pause):
         begun = time.monotonic()
         try:
-            # By all processes of the run.
+            # Units completed by all processes of the run.
             if (computed := int(Explanations(workdir).complete.sum())) > shown:
                 place = write_report(workdir, max_images, check)
                 if not shown:
-                    _logger.info("page of what is done so far, written now and then: %s", place)
+                    _logger.info("page of the results so far, updated during the run: %s", place)
                 shown = computed
         except _EndedError:
             return
         except FileNotFoundError:
             pass  # The run has not begun.
         except (OSError, RecordsError) as error:
-            # Not at once: the run may be making its records in this moment.
+            # No warning after a single failure: the run may just be creating its records.
             failures += 1
             if failures == _FAILURES:
-                _logger.warning("no page during the run: %s", error)
+                _logger.warning("the page cannot be written during the run: %s", error)
         pause = max(_MIN_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
 
 
 def summary(workdir: str | os.PathLike[str]) -> str:
-    """Returns the table of a run as text: class, log-odds before and after, area, status.
+    """Returns the table of a run as text: class, probability and log-odds, area, status.
 
     Args:
         workdir: the run's folder, as `RecordWriter` made it.
 
     Returns:
-        A line for each computed example and objective, at most 40, and a last one that counts.
+        One line for each computed example and objective, at most 40, and a line with the count.
     """
     run = Explanations(workdir)
     rows = [("image", "explained class", "objective", "before", "after", "kept", "status")]
@@ -183,7 +183,7 @@ def summary(workdir: str | os.PathLike[str]) -> str:
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    # Of an image with several classes to explain, each is an example.
+    # With `top_classes` an image is several examples, one for each class.
     what = "images" if run.option("top_classes") is None else "examples"
     lines.append(f"{run.complete.sum()} of {run.num_examples} {what}; before, after: ")
     lines[-1] += f"probability (log-odds) of the class{_visible(rather(run))}"
@@ -191,13 +191,13 @@ def summary(workdir: str | os.PathLike[str]) -> str:
 
 
 def _end(text: str) -> str:
-    """Returns the end of an id, which tells files of one folder apart."""
+    """Returns the end of an id: files of one folder differ at the end."""
     text = _visible(text)
     return text if len(text) <= _ID_WIDTH else f"…{text[1 - _ID_WIDTH :]}"
 
 
 def _begin(text: str) -> str:
-    """Returns the beginning of the name of a class, and its number, which tells it for sure."""
+    """Returns the beginning of a class name, and the number of the class, which is unique."""
     text = _visible(text)
     if len(text) <= _CLASS_WIDTH:
         return text
@@ -206,5 +206,5 @@ def _begin(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Escapes what would move the cursor, turn the line round or not be seen on a terminal."""
+    """Escapes characters that move the cursor, reverse the text direction or are invisible."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

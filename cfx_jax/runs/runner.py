@@ -1,8 +1,9 @@
 """A run: config -> data -> models -> explain on all local devices -> records.
 
-The only module that reads a whole config. `run` is what `python -m cfx_jax.main` does. The way of
-the data: `load_units` decodes a unit of examples, `Solver` explains it, `make_values` lays it out
-and `RecordWriter` writes it; all of them at once, each with a unit of its own.
+The only module that reads a whole config. `run` is what `python -m cfx_jax.main` does, without the
+gallery and the table. The data pass through a pipeline: `load_units` decodes a unit of examples,
+`Solver` explains it, `make_values` converts it to arrays and `RecordWriter` writes them; the stages
+run at the same time, each on another unit.
 """
 
 import collections
@@ -67,9 +68,9 @@ def run(
         workdir: folder of the run, on a local disk or `gs://bucket/path`. One that holds an
             interrupted run of the same config is resumed; a finished one is left as it is.
         stop: stop request, checked continuously; None never stops.
-        classifier: to explain in place of the one the config names. It needs an `image_size`, and
-            it is known by its name and the digest of its params when the run is resumed.
-        generator: fills in place of the one the config names, known as the classifier is.
+        classifier: replaces the classifier of the config. It needs an `image_size`; a resumed run
+            identifies it by its name and the digest of its params.
+        generator: replaces the generator of the config; identified in the same way.
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
@@ -209,7 +210,7 @@ def _open_records(
 def _find_units(
     writer: RecordWriter, reader: RecordReader, source: data.Source
 ) -> dict[int, range]:
-    """Returns what this host has to explain; refuses data that are not those it has explained."""
+    """Returns the units that this host has to explain; refuses data that changed since."""
     now = {"label": source.label, "digest": source.digest}
     for unit in check_same_data(reader, source.ids, now):
         writer.forget(unit)
@@ -221,8 +222,8 @@ def _check_readable(reader: RecordReader, config: Config) -> None:
     status = reader.read(f"{config.explain.objectives[0]}_status")
     if (status == Status.UNREADABLE).all():
         raise ConfigError(
-            f"0 of {len(status)} images readable; what was wrong with each is in the warnings of "
-            "the run, and in the file log of its folder"
+            f"0 of {len(status)} images readable; the warnings above, and the file log in the "
+            "workdir, give the reason for each"
         )
 
 
@@ -254,7 +255,7 @@ def _explain(
                 del units[examples.unit]
         except jax.errors.JaxRuntimeError as error:
             size = half_batch(solver.per_device_batch_size, error)
-        # Here the error is gone, and with it the arrays of the batch that did not fit.
+        # Outside of `except` the error, and the arrays of the batch it refers to, are released.
         if units:
             compile_or_halve(solver, size)
     _logger.info("devices idle for at most %.1f %% of the time", 100 * solver.idle_share)
@@ -265,7 +266,7 @@ def _name_targets(
 ) -> _Jobs:
     """Names the targets of examples: their labels, or the predicted class where there is none.
 
-    Says in the end how many of them cannot be set against the contrast.
+    Logs at the end how many targets equal the contrast.
     """
     num_classes, same = 0, list[str]()
     for examples in loaded:
@@ -321,13 +322,13 @@ class _Writing:
     def __call__(
         self, examples: Examples, explanations: Mapping[str, Explanation], cost: Cost
     ) -> None:
-        """Takes a unit over; waits, and fails, if an earlier one cannot be written."""
+        """Queues a unit for writing; waits if the queue is full, and raises if a write failed."""
         self._pending.append(self._pool.submit(self._write, examples, explanations, cost))
         while len(self._pending) > _UNITS_IN_WRITING:
             self._pending.popleft().result()
 
     def __exit__(self, *_: object) -> None:
-        # Also on the way out of an error: what is explained is not lost.
+        # Also after an error, so that units already explained are not lost.
         self._pool.shutdown()
         for future in self._pending:
             future.result()
@@ -336,7 +337,7 @@ class _Writing:
         self, examples: Examples, explanations: Mapping[str, Explanation], cost: Cost
     ) -> None:
         values = make_values(self._fields, examples, explanations)
-        # First: a unit is complete from the end of `write_unit` on.
+        # The cost first, since `write_unit` marks the unit as complete.
         self._costs.write(examples.unit, cost)
         self._writer.write_unit(examples.unit, values)
         self._stop.num_written += 1

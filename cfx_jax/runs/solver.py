@@ -1,8 +1,8 @@
-"""The host loop of an optimisation: images on all local devices, each in a place of its own.
+"""The host loop of an optimisation: a batch on all local devices, each image in a place (row).
 
-An image that is done gives its place to the next one, so devices wait for no image. The host stays
-one compiled program ahead of the devices: while it reads one result, prepares images or takes
-results, the devices already work on another.
+As soon as an image is done, the next one takes its place, so devices wait for no image. The host
+stays one compiled program ahead of the devices: while it prepares images and reads results, the
+devices already run the next program.
 """
 
 import collections
@@ -25,7 +25,7 @@ from cfx_jax.runs.jobs import Images, Jobs, Tag, Task
 
 @dataclasses.dataclass
 class _Pool:
-    """What the devices work on: a task and its state in each place, or None in a free one."""
+    """The batch on the devices: the task and the state of each place; None in a free place."""
 
     tasks: list[Task | None]
     problem: Problem | None = None
@@ -33,13 +33,13 @@ class _Pool:
 
 
 class _Call(NamedTuple):
-    """A call of `advance` that was started: what it gives, and for whom.
+    """A dispatched call of `advance`: its outputs, and the tasks they belong to.
 
     Attributes:
-        state: after it, on the devices.
+        state: state after the call, on the devices.
         is_done: bool, on the devices.
         targets: targets of the problems, on the devices.
-        tasks: by place, those that it was for.
+        tasks: the tasks of the call, by place.
     """
 
     state: State
@@ -49,7 +49,7 @@ class _Call(NamedTuple):
 
 
 class _Learnt(NamedTuple):
-    """A task whose mask is learnt and not finished yet; NumPy, without a leading axis."""
+    """A task whose mask is learnt but not yet evaluated; NumPy, without a leading axis."""
 
     task: Task
     state: State
@@ -95,7 +95,7 @@ class Solver:
             objectives: `"ssr"`, `"sdr"` or both, in the order to solve them.
             shape: `(H, W, C)` of every image.
             devices: local devices to use; None takes all.
-            contrast: class that the target of each image is set against; None for all others.
+            contrast: class k of the question "why the target rather than k?"; None for all others.
         """
         self._objectives = list(objectives)
         self._num_steps = settings.num_steps
@@ -124,8 +124,8 @@ class Solver:
             per_device_batch_size: images optimised together on one device, at least 1.
 
         Returns:
-            Bytes that the larger of the two long programs takes on one device, parameters included,
-            by its own memory analysis.
+            Bytes on one device, parameters included, of the larger of the two largest programs,
+            according to the memory analysis of XLA.
         """
         return self._devices.compile(per_device_batch_size)
 
@@ -137,14 +137,14 @@ class Solver:
         """Solves jobs; the images of the next ones take the places of those that are done.
 
         Args:
-            jobs: a name of your own for each job, and its images, n >= 0.
+            jobs: for each job any tag, which is returned with its results, and n >= 0 images.
             on_progress: called now and then with the objective, the steps taken or skipped
                 since its last call, summed over the images, and the mean objective of these
                 images, leaving out those that are not finite (NaN when none is).
 
         Yields:
-            In the order of the jobs, the name and by objective an `Explanation` of numpy arrays
-            with a leading axis n; no objective for a job without images.
+            In the order of the jobs, the tag and a dict from objective to an `Explanation` of
+            NumPy arrays with a leading axis n; the dict of a job without images is empty.
 
         Raises:
             RuntimeError: nothing is compiled yet.
@@ -183,7 +183,7 @@ class Solver:
         places = free[: len(fresh)]
         for place, task in zip(places, fresh, strict=True):
             pool.tasks[place] = task
-        # Places that nobody has stand still with a real image, which can produce no NaN.
+        # A free place holds a copy of a real image, so that it produces no NaN; it takes no steps.
         tasks = [task or fresh[0] for task in pool.tasks]
         is_fresh = np.isin(np.arange(len(tasks)), places)
         others = None
@@ -192,14 +192,14 @@ class Solver:
         pool.problem, pool.state = self._devices.begin(tasks, is_fresh, others)
 
     def _call(self, pool: _Pool) -> _Call | None:
-        """Starts the next steps of a pool; None where nothing is in it."""
+        """Dispatches the next steps of a pool; None if it is empty."""
         tasks = {place: task for place, task in enumerate(pool.tasks) if task}
         if not tasks or pool.problem is None or pool.state is None:
             return None
         pool.state, is_done = self._devices.advance(pool.state, pool.problem)
         for place, task in tasks.items():
             task.steps_started += self._devices.steps_per_call
-            # Its end is known beforehand, so its place is free for the very next call.
+            # Its last step is dispatched, so its place is free for the next call.
             if task.steps_started == self._num_steps:
                 pool.tasks[place] = None
         return _Call(pool.state, is_done, pool.problem.question.target, tasks)
@@ -238,7 +238,7 @@ class Solver:
         return learnt
 
     def _finish(self, learnt: list[_Learnt]) -> tuple[list[Task], Explanation]:
-        """Starts judging learnt masks."""
+        """Dispatches the hard-mask evaluation of learnt masks."""
         tasks, states, targets = (list(column) for column in zip(*learnt, strict=True))
         return tasks, self._devices.finish(tasks, states, targets)
 

@@ -54,12 +54,12 @@ def build_network(
     """Finds the layout of the arrays of a file and converts them to parameters.
 
     The number of classes is that of the file. Of several layouts the one with the most agreeing
-    names is used. The place of the arrays in the file and the ignored arrays are logged.
+    names is used. The prefix of the arrays in the file and the ignored arrays are logged.
 
     Args:
         name: name of the architecture.
         arrays: arrays of the file by name, possibly within the wrapper of a training script.
-        opaque: class names of objects in place of arrays, by name.
+        opaque: Python class of each object in the file that is not a plain array, by its name.
         preprocessing: known properties of the weights; they override those of the layout.
 
     Returns:
@@ -97,7 +97,7 @@ def build_network(
 
 
 def contradiction(preprocessing: Preprocessing, name: str) -> str:
-    """Returns the property of weights that belongs to another network, as text, or ""."""
+    """Returns a property of the weights that contradicts the network, as text, or ""."""
     timm_name = preprocessing.architecture.partition(".")[0]  # The rest is the training data.
     architecture = ARCHITECTURES[name]
     if timm_name and timm_name != name and not re.fullmatch(architecture.aliases, timm_name):
@@ -130,7 +130,7 @@ def _check_preprocessing(
 
 
 def _check_opaque(place: Place, opaque: Mapping[str, str], names: Container[str]) -> None:
-    """Raises if an expected array is an object that is not read."""
+    """Raises if the file has an unsupported object in place of an expected array."""
     for name, key in place.found.items():
         if key in opaque and name in names:
             if opaque[key].startswith("tensor of"):

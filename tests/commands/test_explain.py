@@ -59,6 +59,12 @@ def test_explain_refuses_a_missing_picture(pictures):
         config_of("a.png", "none.png")
 
 
+@pytest.mark.parametrize("argv", [[""], ["a.png", ""]])
+def test_explain_refuses_an_empty_path(argv, pictures):
+    with pytest.raises(ConfigError, match=r"^an empty path; expected pictures or folders"):
+        config_of(*argv)
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [

@@ -431,3 +431,13 @@ def test_open_source_refuses_missing_or_repeated_files(files, message, tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match=message):
         open_source(DataConfig(source="folder", path=str(tmp_path), files=files))
+
+
+def test_open_source_refuses_files_of_which_none_is_readable(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("no picture")
+    config = DataConfig(source="folder", path=str(tmp_path), files=("a.jpg", "b.jpg"))
+    with pytest.raises(ConfigError, match=r"^0 of 2 readable; expected images: a\.jpg: Unidentif"):
+        open_source(config)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg")
+    assert open_source(config).ids == ["a.jpg", "b.jpg"]

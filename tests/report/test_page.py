@@ -415,7 +415,7 @@ def test_kept_fresh_writes_a_page_during_the_run(tmp_path, at_once, caplog):
             anchor = f"example-{index}"
             wait_until(lambda anchor=anchor: page.exists() and anchor in Page(page).anchors)
     assert [record.getMessage() for record in caplog.records] == [
-        f"page of what is done so far, written now and then: {page}"
+        f"page of the results so far, updated during the run: {page}"
     ]
     assert Page(page).anchors == ["about", "gallery", "listed", "example-0", "example-1",
                                   "example-3", "data"]  # fmt: skip
@@ -486,7 +486,7 @@ def test_kept_fresh_page_failure_does_not_stop_the_run(tmp_path, at_once, caplog
         (record,) = caplog.records
         (tmp_path / "report" / "index.html").rename(tmp_path / "mine.html")
         wait_until((tmp_path / "report" / "index.html").exists)
-    assert "no page during the run" in record.getMessage()
+    assert "the page cannot be written during the run" in record.getMessage()
     assert "not of a gallery of cfx_jax" in record.getMessage()
     assert (tmp_path / "mine.html").read_text() == "mine"
 
@@ -506,7 +506,7 @@ def test_run_with_page_final_failure_reports_complete_records(tmp_path, monkeypa
         (tmp_path / "report").write_text("no folder")
 
     monkeypatch.setattr(report.runner, "run", run)
-    with pytest.raises(OSError, match=f"records of the run are whole.* {tmp_path} --output=DIR"):
+    with pytest.raises(OSError, match=f"records of the run are complete.* {tmp_path} --output=DIR"):
         report.run_with_page(Config(), tmp_path, StopRequest())
     (tmp_path / "report").unlink()
     monkeypatch.setattr(report.runner, "run", lambda *_, **__: None)
