@@ -59,7 +59,7 @@ def test_run_stops_on_sigterm_while_its_page_is_written(commands, alone, files, 
     run.process.send_signal(signal.SIGTERM)
     output = run.finish(timeout=10)
     assert output.splitlines()[-1] == "stopped by SIGTERM; resume with the same command"
-    assert output.count(f"written now and then: {page}") == 1
+    assert output.count(f"updated during the run: {page}") == 1
     kept = run.num_complete()
     assert 2 <= kept < 16
     shown = re.search(r"(\d+) of 64 examples", page.read_text())
