@@ -46,7 +46,7 @@ SHOWN = {
     "README.md": [
         "e.keep_prob.shape == (1, 14, 14)",
         "e.saliency.shape == (1, 224, 224)",
-        "e.target.tolist() == [285]",
+        "e.target.tolist() == [967]",
     ],
     "choose.md": ["(finer.num_evaluations, finer.mask_size) == (144, 28)"],
     "compare.md": ["maps.shape == (1, 224, 224)", "'grad_cam' in METHODS"],
