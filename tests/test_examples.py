@@ -187,9 +187,7 @@ def test_user_model_function_gets_the_weights_path(tmp_path):
     )
     logits = classifier.apply(classifier.params, jnp.ones((1, 8, 8, 3)))
     np.testing.assert_allclose(logits, 5.0)
-    with pytest.raises(
-        ConfigError, match=r"with no argument, but: missing .*weights=FILE"
-    ):
+    with pytest.raises(ConfigError, match=r"with no argument, but: missing .*weights=FILE"):
         registry.load_models(Config(classifier=ClassifierConfig(f"{own}:build")))
 
 
