@@ -552,7 +552,7 @@ NAMES = """[...document.querySelectorAll(".rows tbody tr:not(.spacer)")].map(({ 
 def test_gallery_explains_differing_numbers_of_one_class(tab):
     page = tab.show("at=folder/012.png")
     assert page.get_by_text("Most likely classes: mean probabilities.").count() == 2
-    assert page.get_by_text("in the table, of the mask in the end").is_visible()
+    assert page.get_by_text("in the table, with the final hard masks").is_visible()
 
 
 def test_gallery_formats_numbers_like_the_terminal(tab):
