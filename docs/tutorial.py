@@ -114,13 +114,16 @@ describe(rather)
 figure(rather, images[1:2], class_names=classifier.class_names)
 
 # %% [markdown]
+# The status `INFILL_SUFFICES` means that no region is needed: the in-fill alone already looks more
+# like a moped than like a motor scooter. So a small region is kept, and it proves little.
+#
 # You can also change every setting of the method: `cfx_jax.explain(..., num_steps=30,
 # mask_size=28)`. They are described in [choosing objective, in-fill and mode](choose.md).
 #
 # ## Your own model
 #
 # A classifier can be any function from parameters and images to logits. This one predicts the
-# dominant colour of an image, so the right answer is known: the red parts should support *red*.
+# dominant colour of an image, so the right answer is known: the blue parts should support *blue*.
 
 
 # %%
@@ -135,21 +138,22 @@ small, _ = cfx_jax.demo_images(64)
 print("found wrong:", colours.check(small))
 
 grey = cfx_jax.load_generator("grey")
-why_red = cfx_jax.explain(
-    key, colours, grey, small, jnp.array([0, 0, 0]), contrast=2, objective="sdr"
+why_blue = cfx_jax.explain(
+    key, colours, grey, small, jnp.array([2, 2, 2]), contrast=0, objective="sdr"
 )
-print([cfx_jax.Status(int(code)).name for code in why_red.status])
+print([cfx_jax.Status(int(code)).name for code in why_blue.status])
 
 # %% [markdown]
 # `check` runs the model on two images and reports problems: probabilities instead of logits,
 # active dropout, and so on. There are adapters for Flax, Keras, Equinox and PyTorch, see [your
 # own model](own_model.md).
 #
-# A photograph that has no more red than blue is `MISCLASSIFIED`: a prediction that the model does
-# not make cannot be explained. In the espresso, the region that has to be removed is red:
+# The espresso and the motorcycle have more red than blue, so they are `MISCLASSIFIED`: a prediction
+# that the model does not make cannot be explained. In the traffic light, the region that has to be
+# removed is the blue sky:
 
-# %% picture="own" alt="A photograph; its red parts; the photograph with these parts in grey"
-figure(jax.tree.map(lambda leaf: leaf[0], why_red), small[0], class_names=colours.class_names)
+# %% picture="own" alt="A picture; its blue parts; the picture with these parts in grey"
+figure(jax.tree.map(lambda leaf: leaf[2], why_blue), small[2], class_names=colours.class_names)
 
 # %% [markdown]
 # ## A whole folder
@@ -260,7 +264,7 @@ for name in ("gated_unet", "blur", "local_mean", "grey"):
     print(f"{name:11} in the holes:", probability(filled).round(2))
 
 # %% [markdown]
-# The probability of the rocket, last in each row, is higher than before with one of the four
-# in-fills, two thirds of the original with `blur`, and zero with the others. Report "kept with
-# `gated_unet`", not "kept". What a mask proves, what it does not, and when to use another tool is
-# explained in [concepts](concepts.md).
+# The motorcycle, second in each row, keeps a probability of 0.36 with `gated_unet`, the in-fill that
+# the mask was learnt with, and at most 0.24 with the others. Report "kept with `gated_unet`", not
+# "kept". What a mask proves, what it does not, and when to use another tool is explained in
+# [concepts](concepts.md).
