@@ -94,8 +94,8 @@ def test_lower_for_tpu_accepts_scoring(precision):
     for function, options, arguments in (
         (scoring._classify, {}, ()),
         (scoring._score, {"num_steps": 2}, (saliency, box)),
-        (scoring._transfer, objective | {"law": law, "num_masks": 2}, (cells,)),
-        (scoring._hold, objective | {"law": law}, (cells,)),
+        (scoring._transfer_to_infills, objective | {"law": law, "num_masks": 2}, (cells,)),
+        (scoring._transfer_to_classifiers, objective | {"law": law}, (cells,)),
         (scoring._attribute, {"method": "integrated_gradients"}, ()),
     ):
         call = functools.partial(scoring._scale_and_call, function, **options)

@@ -141,7 +141,7 @@ def test_run_targets_have_the_masks_of_single_targets(config, classifier, tmp_pa
         ({"contrast": NUM_CLASSES}, f"contrast is class {NUM_CLASSES}; the classifier has classes"),
         ({"contrast": -1}, "explain.contrast is -1; expected a whole number of at least 0"),
         ({"top_classes": 0}, "explain.top_classes is 0; expected a whole number of at least 1"),
-        ({"top_classes": 5}, "explain.top_classes is 5, more than the 4 classes of 'linear'"),
+        ({"top_classes": 5}, "explain.top_classes is 5, but 'linear' has only 4 classes"),
     ],
 )
 def test_run_refuses_invalid_questions(question, message, config, classifier, tmp_path):

@@ -2,7 +2,7 @@
 
 import csv
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
@@ -19,7 +19,7 @@ def read(path):
 def write(workdir, first_step, last_step):
     with TrainLog(workdir, first_step) as log:
         for step in range(first_step + 1, last_step + 1):
-            log.add({"loss": np.float32([step]), "kl": np.float32([0.5])})
+            log.add({"loss": jnp.float32([step]), "kl": jnp.float32([0.5])})
             if step % 2 == 0:
                 log.write_metrics(step)
                 quality = {"square": Quality(psnr=step / 3, l1=0.1, ssim=0.9)}
