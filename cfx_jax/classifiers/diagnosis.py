@@ -283,7 +283,7 @@ def _response_findings(outputs: _Outputs) -> Iterator[Finding]:
         return
     # Noise is left out: networks respond to it even if their response to images is that to black.
     rows = [*range(len(logits) - 2), -1]
-    change, wider = (np.ptp(values[rows], axis=0).max() for values in (logits, scaled))
+    change, wider = (np.max(np.ptp(values[rows], axis=0)) for values in (logits, scaled))
     if change < _TOO_SMALL_CHANGE and wider > _CLEAR_CHANGE:
         yield Finding(
             f"logits change by no more than {change:.2g} between images in [0, 1] and a black one, "

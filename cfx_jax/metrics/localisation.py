@@ -192,7 +192,7 @@ def max_box_accuracy(found: np.ndarray) -> np.ndarray:
         float `[N]`, the column with the highest mean.
     """
     is_known = ~np.isnan(found).all(axis=1)
-    best = int(found[is_known].mean(axis=0).argmax()) if is_known.any() else 0
+    best = int(np.argmax(found[is_known].mean(axis=0))) if is_known.any() else 0
     column: np.ndarray = found[:, best].copy()  # A copy, so that the whole array can be freed.
     return column
 

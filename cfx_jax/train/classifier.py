@@ -138,7 +138,7 @@ def _read(
     source = data.open_source(config, untrained)
     number = len(source)
     labels = np.asarray([source.label(index) for index in range(number)], np.int32)
-    if not number or labels.min() < 0 or labels.max() >= num_classes:
+    if not number or np.min(labels) < 0 or np.max(labels) >= num_classes:
         raise ConfigError(
             f"{section}: labels of {source.name!r} expected in 0 to {num_classes - 1}, for one "
             f"image or more; found {sorted(set(labels.tolist()))[:20]}"
