@@ -30,19 +30,23 @@ from cfx_jax.runs.explanations import SCALARS, make_fields
 
 TESTS = pathlib.Path(__file__).parent
 jax.config.update("jax_numpy_rank_promotion", "allow")
-# Each program is compiled once for all processes of the tests; and where JAX_COMPILATION_CACHE_DIR
-# is set, once for all the times that they run.
+# Each process of the tests compiles a program once, however many modules use it; and where
+# JAX_COMPILATION_CACHE_DIR is set, once for all the times that the tests run. The processes do not
+# share a folder, since JAX may read a program while another process is still writing it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+WORKER = os.getenv("PYTEST_XDIST_WORKER", "gw0")
+jax.config.update(
+    "jax_compilation_cache_dir", f"{os.environ['JAX_COMPILATION_CACHE_DIR']}/{WORKER}"
+)
 
 
 # Files that take longest, in CPU time: begun first, they leave no process to wait for them.
 LONGEST = [
-    "runs/test_pod.py", "runs/test_disturbances.py", "runs/test_runner.py", "test_examples.py",
-    "test_docs.py", "test_site.py", "runs/test_slurm.py", "fido/test_explain.py", "test_api.py",
-    "runs/test_environment.py", "train/test_loop.py", "train/test_step.py", "fido/test_masks.py",
+    "runs/test_pod.py", "runs/test_disturbances.py", "report/test_browser.py", "test_examples.py",
+    "test_docs.py", "test_site.py", "runs/test_slurm.py", "fido/test_api.py", "runs/test_runner.py",
+    "test_api.py", "runs/test_long_run.py", "evaluate/test_evaluation.py", "fido/test_masks.py",
 ]  # fmt: skip
 
 

@@ -134,6 +134,7 @@ def demo_run(tmp_path_factory, quick):
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({b.page for b in RUN}), ids=lambda page: page.name)
 def test_docs_python_runs(page, demo_run, monkeypatch):
     monkeypatch.chdir(demo_run)

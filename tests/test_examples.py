@@ -79,6 +79,7 @@ def example(library):
     return f"{EXAMPLES}/{library}_model.py:build"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_run_explains_the_model_of_an_adapter(library, folder, tmp_path):
     size = SIZE
@@ -110,6 +111,7 @@ def test_examples_are_short():
     assert max(lengths.values()) < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("library", "has_maps"), [("linen", True), ("function", False)])
 def test_evaluate_finds_the_user_model_of_a_run(library, has_maps, folder, tmp_path, caplog):
     runner.run(config(folder, example(library)), tmp_path / "run")

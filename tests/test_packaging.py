@@ -105,6 +105,7 @@ def check_types(python, program, cache):
     return {int(line): re.sub(private, "", words) for line, words in reversed(said)}
 
 
+@pytest.mark.slow
 def test_package_types_are_visible_to_a_user_program(python, tmp_path, request):
     program = tmp_path / "user_program.py"
     shutil.copy(ROOT / "tests/user_program.py", program)

@@ -199,6 +199,7 @@ def test_adapters_logits_and_gradients_equal_the_network(classifiers, expected, 
     np.testing.assert_allclose(found[1], gradient, atol=1e-5 * np.abs(gradient).max())
 
 
+@pytest.mark.slow
 def test_adapters_masks_do_not_depend_on_the_library(classifiers, expected):
     masks = {library: explain(classifiers[library], expected[0]) for library in LIBRARIES}
     assert float(jnp.ptp(masks["function"])) > 0.05

@@ -129,6 +129,7 @@ def test_modes_bad_arguments_are_one_message(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_modes_parts_share_the_work_without_repeating_any(
     modes, folder, tmp_path, capsys, monkeypatch
 ):

@@ -488,6 +488,7 @@ for unit in writer.missing_units():
 """
 
 
+@pytest.mark.slow
 def test_record_writer_killed_leaves_whole_units(tmp_path, monkeypatch):
     monkeypatch.chdir(pathlib.Path(records.__file__).parents[1])
     command = [sys.executable, "-c", RUN, str(tmp_path)]

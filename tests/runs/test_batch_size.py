@@ -86,6 +86,7 @@ def test_even_batch_needs_no_more_batches(most):
         assert -(-most // even) == -(-most // size)
 
 
+@pytest.mark.slow
 def test_compile_to_fit_plans_real_programs_within_a_limit():
     """Memory is quadratic in the rows, unlike a network's: the estimate errs, the plan fits."""
     classifier = cfx_jax.Classifier(

@@ -36,6 +36,7 @@ def mounted(path, options):
         subprocess.run(["umount", path], check=True)
 
 
+@pytest.mark.slow
 def test_run_stopped_by_sigterm_resumes(commands, alone, files, tmp_path):
     run = commands.start(tmp_path / "run")
     run.wait_for_units(2)
@@ -49,6 +50,7 @@ def test_run_stopped_by_sigterm_resumes(commands, alone, files, tmp_path):
     assert files(tmp_path / "run") == files(alone)
 
 
+@pytest.mark.slow
 def test_run_stops_on_sigterm_while_its_page_is_written(commands, alone, files, tmp_path):
     first = "from cfx_jax.report import page; page._MIN_SECONDS = 0.01; page._TIMES_A_PAGE = 0.0"
     page = tmp_path / "run" / "report" / "index.html"

@@ -46,6 +46,7 @@ def test_command_names_a_faulty_environment_in_one_line(command, environment, me
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_run_results_do_not_depend_on_jax_settings(commands, tmp_path):
     arguments = ["--config.data.max_examples=2", "--config.report.save_images=False"]
     commands.run(tmp_path / "plain", *arguments, environment=commands.unoptimised)
@@ -66,6 +67,7 @@ def test_run_results_do_not_depend_on_jax_settings(commands, tmp_path):
             np.testing.assert_array_equal(found.read(field.name), expected.read(field.name))
 
 
+@pytest.mark.slow
 def test_command_prints_names_outside_the_locale(commands, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -10,8 +10,8 @@ import pytest
 
 from cfx_jax.records import RecordReader
 
-# (number of images, images of a unit)
-LENGTHS = [(300, 10), pytest.param((10_000, 200), marks=pytest.mark.slow)]
+pytestmark = pytest.mark.slow
+NUM_IMAGES, UNIT_SIZE = 10_000, 200
 CODE = """
 import gc, json, sys
 import jax, jax.numpy as jnp, psutil
@@ -52,20 +52,14 @@ print(json.dumps(seen))
 """
 
 
-@pytest.fixture(scope="module", params=LENGTHS, ids=lambda length: f"{length[0]} images")
-def length(request):
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def finished(length, tmp_path_factory):
+def finished(tmp_path_factory):
     """The folder of the run, and after each unit the bytes in use and how often JAX had traced."""
-    num_images, unit_size = length
     folder = tmp_path_factory.mktemp("long")
-    images = np.random.default_rng(0).integers(0, 256, (num_images, 32, 32, 3), np.uint8)
-    np.savez(folder / "images.npz", images=images, labels=np.arange(num_images) % 10)
+    images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 32, 32, 3), np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(NUM_IMAGES) % 10)
     process = subprocess.run(
-        [sys.executable, "-c", CODE, folder / "images.npz", folder / "run", str(unit_size)],
+        [sys.executable, "-c", CODE, folder / "images.npz", folder / "run", str(UNIT_SIZE)],
         capture_output=True, text=True, check=False,
         # Optimised, unlike in the other tests: the program runs for longer than it compiles.
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
@@ -74,12 +68,11 @@ def finished(length, tmp_path_factory):
     return folder / "run", json.loads(process.stdout)
 
 
-def test_run_of_many_images_records_each_once(finished, length):
+def test_run_of_many_images_records_each_once(finished):
     workdir, seen = finished
-    num_images, unit_size = length
-    assert len(seen) == num_images / unit_size
+    assert len(seen) == NUM_IMAGES / UNIT_SIZE
     ids = RecordReader(workdir).ids()
-    assert len(set(ids)) == len(ids) == num_images
+    assert len(set(ids)) == len(ids) == NUM_IMAGES
     assert np.isfinite(RecordReader(workdir).read("ssr_objective")).all()
 
 

@@ -25,7 +25,6 @@ from cfx_jax.weights.architectures import ARCHITECTURES
 SIZE = 32
 SETTINGS = get_settings("region", num_steps=2, num_samples=2, mask_size=8)
 PRECISIONS = {"float32": lambda model: model, "bfloat16": in_bfloat16}
-BOTH = [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"]
 
 
 def load_classifier():
@@ -65,7 +64,8 @@ def make_state(objective):
     return init(SETTINGS), problem
 
 
-@pytest.mark.parametrize("precision", BOTH)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_lower_for_tpu_accepts_explanation_programs(precision):
     models = shapes(load_classifier, precision), shapes(load_generator, precision)
     state, problem = jax.eval_shape(functools.partial(make_state, "ssr"))
@@ -76,7 +76,8 @@ def test_lower_for_tpu_accepts_explanation_programs(precision):
     assert "main" in lower(judge, 2, state, problem, *models)
 
 
-@pytest.mark.parametrize("precision", BOTH)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_lower_for_tpu_accepts_scoring(precision):
     classifier, generator = shapes(load_classifier, precision), shapes(load_generator, precision)
     key = jax.eval_shape(lambda: jax.random.key(0))

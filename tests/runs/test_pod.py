@@ -160,6 +160,7 @@ def assert_same_bytes(found, expected):
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
+@pytest.mark.slow
 def test_pod_killed_at_every_point_ends_with_the_same_bytes(commands, undisturbed, files, tmp_path):
     """The processes die in turn, each at its point; the same run resumes after each."""
     (tmp_path / "sitecustomize.py").write_text(VICTIM)

@@ -67,6 +67,7 @@ def test_programs_report_an_unusable_cache_folder(place, caplog, tmp_path):
     assert place() == "gs://bucket/programs"
 
 
+@pytest.mark.slow
 def test_programs_recompile_a_truncated_one(commands, tmp_path):
     arguments = [
         "--config.data.max_examples=1", "--config.report.save_images=False",

@@ -87,6 +87,7 @@ def test_run_warns_once_of_labels_equal_to_the_contrast(
     assert not said or status[2] == Status.MISCLASSIFIED
 
 
+@pytest.mark.slow
 def test_evaluate_uses_the_question_of_the_run(config, classifier, tmp_path):
     runner.run(asking(config, contrast=3), tmp_path / "run", classifier=classifier)
     runner.run(config, tmp_path / "plain", classifier=classifier)

@@ -125,6 +125,7 @@ def test_run_records_equal_explain_one(done, tiny):
     np.testing.assert_array_equal(reader.read("image")[1], image)
 
 
+@pytest.mark.slow
 def test_run_passes_grey_images_to_a_grey_classifier(folder, tmp_path):
     shapes = {"conv1": (32, 1, 3, 3), "conv2": (64, 32, 3, 3), "fc1": (128, 9216), "fc2": (10, 128)}
     rng = np.random.default_rng(0)
@@ -531,6 +532,7 @@ def test_run_of_only_unreadable_images_fails_with_a_page(run, tmp_path):
     assert "unreadable" in report.summary(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_run_continues_in_smaller_batches_when_out_of_memory(
     run, done, tmp_path, monkeypatch, caplog
 ):

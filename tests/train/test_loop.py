@@ -91,6 +91,7 @@ def undisturbed(start, data, tmp_path_factory):
     return workdir, out, err
 
 
+@pytest.mark.slow
 def test_train_writes_weights_metrics_and_pictures(undisturbed):
     workdir, out, err = undisturbed
     assert out.splitlines()[-1] == f"weights: {workdir}/weights.safetensors"

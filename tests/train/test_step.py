@@ -107,6 +107,7 @@ def test_feature_distance_is_zero_for_equal_images_and_grows(classifier_params):
     assert 0 < near < far
 
 
+@pytest.mark.slow
 def test_train_step_with_all_losses_is_finite(classifier_params):
     settings = TrainSettings(20, 0.05, 2, 0.9, feature_weight=0.5, adversarial_weight=0.1)
     state, metrics = run(2, 3, settings, classifier_params, num_images=4)
