@@ -1,4 +1,4 @@
-"""Example sources, on real folders, archives and TFDS datasets."""
+"""Example sources: real folders, archives and TFDS datasets."""
 
 import concurrent.futures
 import io
@@ -51,12 +51,12 @@ def test_open_source_max_examples_takes_the_first(tmp_path):
     assert len(open_folder(tmp_path, max_examples=9)) == 3
 
 
-@pytest.mark.parametrize(("count", "is_said"), [(1, True), (2, True), (3, False), (100, False)])
-def test_open_source_reports_examples_left_out(caplog, count, is_said):
+@pytest.mark.parametrize(("count", "is_logged"), [(1, True), (2, True), (3, False), (100, False)])
+def test_open_source_reports_examples_left_out(caplog, count, is_logged):
     caplog.set_level("INFO", "cfx_jax")
     open_source(DataConfig(max_examples=count))
-    assert (f"data.max_examples: the first {count} of 3" in caplog.text) == is_said
-    assert ("max_examples" in caplog.text) == is_said
+    assert (f"data.max_examples: the first {count} of 3" in caplog.text) == is_logged
+    assert ("max_examples" in caplog.text) == is_logged
 
 
 def test_fingerprint_depends_on_the_ids():
@@ -74,7 +74,7 @@ def test_open_source_without_boxes_has_none(tmp_path):
 
 @pytest.fixture(scope="module")
 def array_record_dir(tmp_path_factory):
-    """An ImageNet-like TFDS dataset of five JPEGs whose red tells their label, one of them cut."""
+    """An ImageNet-like TFDS dataset of five JPEGs whose red encodes the label, one truncated."""
     import tensorflow_datasets as tfds
 
     class TinyImagenet(tfds.core.GeneratorBasedBuilder):
@@ -242,7 +242,7 @@ def split_fields(message):
     """Splits a protocol buffer of fields with a length into those; each begins with its tag."""
     fields = []
     while message:
-        # The length has seven bits a byte, the lowest first; in its last one the eighth is not set.
+        # The length has 7 bits per byte, the lowest first; only its last byte lacks the 8th bit.
         last = next(place for place in range(1, 11) if message[place] < 128)
         length = sum((message[place] & 127) << 7 * (place - 1) for place in range(1, last + 1))
         start, stop = last + 1, last + 1 + length
@@ -362,7 +362,7 @@ def test_open_tfds_boxes_without_an_image_size_are_unreadable(boxes_dir):
 
 @pytest.fixture(scope="module")
 def synsets_dir(tmp_path_factory):
-    """A TFDS dataset of three classes of ImageNet in an order of its own, as `imagenet_resized`."""
+    """A TFDS dataset of three ImageNet classes in another order, as in `imagenet_resized`."""
     import tensorflow_datasets as tfds
 
     names = ["n02979186", "n01440764", "n02102040"]
@@ -426,9 +426,9 @@ def test_open_tfds_refuses_an_npz_file():
     ("options", "message"),
     [
         ({"name": "imagenet2012"}, r"'imagenet2012', split 'validation', cannot be opened"),
-        ({"name": "no_such_dataset"}, r"TFDS said: DatasetNotFoundError"),
+        ({"name": "no_such_dataset"}, r"TFDS error: DatasetNotFoundError"),
         ({"split": "train"}, r"Unknown split 'train'.*'validation'"),
-        ({"name": "", "split": ""}, r"TFDS said: ValueError"),
+        ({"name": "", "split": ""}, r"TFDS error: ValueError"),
     ],
 )
 def test_open_tfds_missing_dataset_explains_how_to_prepare_it(tfds_dir, options, message):
