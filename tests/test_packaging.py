@@ -97,20 +97,20 @@ def check_types(python, program, cache):
         cwd=program.parent, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stderr == ""
-    said = re.findall(rf"^{program.name}:(\d+): (.*)$", done.stdout, re.MULTILINE)
-    assert len(said) == len(done.stdout.splitlines()), done.stdout
+    errors = re.findall(rf"^{program.name}:(\d+): (.*)$", done.stdout, re.MULTILINE)
+    assert len(errors) == len(done.stdout.splitlines()), done.stdout
     # Without what differs between versions of mypy and JAX.
     private = r'^note: Revealed type is "|builtins\.|(?<=\bjax\.)_src\.\w+\.'
-    # Of several things said of a line the first, the others explain it.
-    return {int(line): re.sub(private, "", words) for line, words in reversed(said)}
+    # Of several errors in a line the first, the others explain it.
+    return {int(line): re.sub(private, "", words) for line, words in reversed(errors)}
 
 
 def test_package_types_are_visible_to_a_user_program(python, tmp_path, request):
     program = tmp_path / "user_program.py"
     shutil.copy(ROOT / "tests/user_program.py", program)
-    said = check_types(python, program, request.config.cache.mkdir("mypy"))
+    errors = check_types(python, program, request.config.cache.mkdir("mypy"))
     lines = enumerate(program.read_text().splitlines(), 1)
     expected = {n: line.partition("  # ")[2] for n, line in lines if "  # " in line}
-    assert said.keys() == expected.keys(), said
-    wrong = {n: said[n] for n, words in expected.items() if not said[n].startswith(words)}
+    assert errors.keys() == expected.keys(), errors
+    wrong = {n: errors[n] for n, words in expected.items() if not errors[n].startswith(words)}
     assert wrong == {}

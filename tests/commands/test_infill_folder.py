@@ -56,8 +56,8 @@ def test_infill_folder_fills_holes_and_reports_failures(folder):
         np.testing.assert_array_equal(infilled[10:], image[10:])
         np.testing.assert_array_equal(infilled[:10], np.full_like(image[:10], (124, 116, 104)))
         Image.open(folder / "output" / "sheets" / f"{name}.png").load()
-    said, *skipped = process.stderr.splitlines()
-    assert said == "5 images; 0 files not read"
+    summary, *skipped = process.stderr.splitlines()
+    assert summary == "5 images; 0 files not read"
     assert len(skipped) == 3
     assert skipped[0].startswith("warning: skipped: broken.png: UnidentifiedImageError")
     assert "maskless.png" in skipped[1]

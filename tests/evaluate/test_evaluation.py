@@ -178,7 +178,7 @@ def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({}, ""),
         ({"classifier": ClassifierConfig("resnet50")}, "classifier.name: ignored, because"),
@@ -189,14 +189,14 @@ def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
         ),
     ],
 )
-def test_adopt_warns_of_settings_that_differ_from_the_run(config, workdir, given, said, caplog):
+def test_adopt_warns_of_settings_that_differ_from_the_run(config, workdir, given, message, caplog):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     adopted = _study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
     assert adopted.data == config.data
     assert adopted.explain == config.explain
     assert adopted.classifier == ClassifierConfig("tiny")
-    assert said in caplog.text
-    assert len(caplog.records) == bool(said)
+    assert message in caplog.text
+    assert len(caplog.records) == bool(message)
 
 
 def test_adopt_names_the_flag_for_images_that_moved(workdir):

@@ -66,8 +66,8 @@ def test_load_classifier_arguments_override_files_and_layout(tmp_path, caplog):
     np.savez(tmp_path / "net.npz", **{f"net.{n}": a for n, a in mnist_arrays().items()})
     plain = cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
     assert (plain.apply.normalization.mean, plain.class_names) == ((0.1307,), ())
-    said = {"mean": [0.25], "std": [0.5], "input_size": [1, 28, 28], "label_names": ["a", "b"]}
-    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
+    metadata = {"mean": [0.25], "std": [0.5], "input_size": [1, 28, 28], "label_names": ["a", "b"]}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": metadata}))
     with caplog.at_level("INFO", "cfx_jax"):
         described = cfx_jax.load_classifier("mnist_cnn", tmp_path)
     assert (described.apply.normalization.mean, described.class_names) == ((0.25,), ("a", "b"))
@@ -87,8 +87,8 @@ def test_load_classifier_arguments_override_files_and_layout(tmp_path, caplog):
 def test_load_classifier_reports_unused_class_names(tmp_path, caplog):
     np.savez(tmp_path / "net.npz", **mnist_arrays())
     for number in (2, 3):
-        said = {"id2label": {str(n): f"class {n}" for n in range(number)}}
-        (tmp_path / "config.json").write_text(json.dumps(said))
+        metadata = {"id2label": {str(n): f"class {n}" for n in range(number)}}
+        (tmp_path / "config.json").write_text(json.dumps(metadata))
         classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path)
         assert len(classifier.class_names) == (2 if number == 2 else 0)
         aside = "ignoring the names of 3 classes next to the weights, which have 2 classes"

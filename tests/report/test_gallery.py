@@ -190,9 +190,9 @@ def test_write_gallery_warns_of_runs_without_common_examples(make_run, tmp_path,
     shutil.copytree(run, tmp_path / "same")
     shutil.rmtree(run)
     other = make_run(ids=["1", "2", "3", "4", "5"])
-    said = "none of its examples has the id of one of another run"
+    message = "none of its examples has the id of one of another run"
     gallery.write_gallery([tmp_path / "same", tmp_path / "same"], tmp_path / "one")
-    assert said not in caplog.text
+    assert message not in caplog.text
     gallery.write_gallery([tmp_path / "same", other, tmp_path / "same"], tmp_path / "two")
-    assert caplog.text.count(said) == 1
-    assert f"{other}: {said}" in caplog.text
+    assert caplog.text.count(message) == 1
+    assert f"{other}: {message}" in caplog.text

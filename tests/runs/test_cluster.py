@@ -19,10 +19,10 @@ from cfx_jax.runs.preemption import StoppedError, StopRequest
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Lets JAX believe it; returns what it was asked for, and a function that sets the flags."""
-    asked = []
+    """Lets JAX believe it; returns the calls of `initialize`, and a function that sets the flags."""
+    calls = []
     monkeypatch.setattr(
-        jax.distributed, "initialize", lambda *arguments, **_: asked.append(arguments)
+        jax.distributed, "initialize", lambda *arguments, **_: calls.append(arguments)
     )
 
     def give(stop=None, **given):
@@ -33,7 +33,7 @@ def joined(monkeypatch):
         values = types.SimpleNamespace(flag_values_dict=lambda: expected | given)
         monkeypatch.setattr(cluster.flags, "FLAGS", values)
         cluster.join(stop or StopRequest())
-        return asked
+        return calls
 
     preemption_service = jax.config.jax_enable_preemption_service
     yield give

@@ -127,9 +127,9 @@ def test_run_finds_and_recomputes_damaged_chunks(commands, alone, files, tmp_pat
     output = commands.run(run)
     assert "/12 images, written" in output, "three units are computed"
     for unit in (5, 7, 9):
-        told = f"unit {unit} is damaged, and computed again: {{'sdr_mask_logits'"
-        assert f"warning: {told}" in output
-        assert told in (run / "log").read_text()
+        message = f"unit {unit} is damaged, and computed again: {{'sdr_mask_logits'"
+        assert f"warning: {message}" in output
+        assert message in (run / "log").read_text()
     assert list(find_problems(run)) == []
     assert files(run) == files(alone)
 

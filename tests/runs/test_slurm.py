@@ -79,7 +79,7 @@ class Slurm:
             time.sleep(0.05)
 
     def wait_for_start(self, job, restart):
-        """Waits until a job runs after so many restarts: for two minutes, unless it is told to."""
+        """Waits until a job runs after so many restarts: for two minutes, unless a limit is given."""
 
         def runs(state, _, restarts):
             self._urge(job, state, restarts)
@@ -95,7 +95,7 @@ class Slurm:
         """
         if state == "PENDING" and restarts and (job, restarts) not in self._urged:
             command = ["scontrol", "update", f"JobId={job}", "StartTime=now+3"]
-            # Nothing can be told of it while its last processes end.
+            # Its state is unknown while its last processes end.
             if not subprocess.run(command, env=self._environment, capture_output=True).returncode:
                 self._urged.add((job, restarts))
 
@@ -218,8 +218,8 @@ def test_slurm_process_has_the_gpus_given_to_jax(options, gpus, slurm, tmp_path)
     assert slurm.finish(job) == 0
     ids = ",".join(map(str, range(gpus))) or "none"
     nodes = range(2 if "--nodes=2" in options else 1)
-    told = [line for line in slurm.output(job).splitlines() if line.startswith("node ")]
-    assert sorted(told) == [f"node {node}: {ids} of {ids}" for node in nodes]
+    lines = [line for line in slurm.output(job).splitlines() if line.startswith("node ")]
+    assert sorted(lines) == [f"node {node}: {ids} of {ids}" for node in nodes]
 
 
 def test_slurm_job_that_writes_nothing_new_is_abandoned(slurm, tmp_path):

@@ -114,12 +114,12 @@ def test_solver_stream_starts_the_next_job_before_yielding(solver, images):
 
     def jobs():
         for name in ("a", "b", "c"):
-            events.append(f"{name} asked for")
+            events.append(f"{name} taken")
             yield name, first(images, 8)  # All places.
 
     for name, _ in solver.stream(jobs(), lambda *_: None):
         events.append(f"{name} done")
-    assert events == ["a asked for", "b asked for", "a done", "c asked for", "b done", "c done"]
+    assert events == ["a taken", "b taken", "a done", "c taken", "b done", "c done"]
     assert 0 <= solver.idle_share < 1
 
 
