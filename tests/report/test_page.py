@@ -351,7 +351,7 @@ def test_write_report_refuses_unusable_input(tmp_path):
     with pytest.raises(ValueError, match="max_images is -1; expected 0 or more"):
         report.write_report(tmp_path / "run", -1)
     RecordWriter(tmp_path / "other", {"part": "images"}, [Field("id", "uint8", (4,))], 1, 1).close()
-    with pytest.raises(RecordsError, match=r"holds records of id, \.\.\., not of explanations"):
+    with pytest.raises(RecordsError, match=r"contains records of id, \.\.\., not of explan"):
         report.write_report(tmp_path / "other")
     assert not (tmp_path / "other" / "report").exists()
 

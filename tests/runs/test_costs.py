@@ -1,4 +1,4 @@
-"""The line that says what a run has cost."""
+"""The line with the cost of a run."""
 
 import dataclasses
 

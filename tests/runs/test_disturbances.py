@@ -1,4 +1,4 @@
-"""What happens to runs: stopped, out of disk, read-only, two at once, damaged, bad images."""
+"""Disturbed runs: stops, full and read-only disks, two runs at once, damage, bad images."""
 
 import contextlib
 import pathlib
@@ -27,7 +27,7 @@ def alone(commands, tmp_path_factory):
 
 @contextlib.contextmanager
 def mounted(path, options):
-    """A file system in memory, as small or as stubborn as the options say."""
+    """A file system in memory with options such as its size."""
     path.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", path], check=True)
     try:

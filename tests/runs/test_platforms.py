@@ -1,4 +1,4 @@
-"""What a TPU would refuse when a program is lowered for it shows without one."""
+"""Lowers programs for a TPU, which shows without a TPU whether it would refuse them."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Runs that ask something else than "why this class?", and their evaluation; records read back."""
+"""Runs with other questions than "why this class?", and their evaluation."""
 
 import dataclasses
 
@@ -81,7 +81,7 @@ def test_run_warns_once_of_labels_equal_to_the_contrast(
     contrast, num_warnings, config, classifier, tmp_path, caplog
 ):
     runner.run(asking(config, contrast=contrast), tmp_path / "run", classifier=classifier)
-    message = "explain.contrast is the label of 1 examples, the first is 'c': no class can be set "
+    message = "explain.contrast is the label of 1 examples, the first is 'c': a class cannot be "
     assert sum(message in record.getMessage() for record in caplog.records) == num_warnings
     status = RecordReader(tmp_path / "run").read("ssr_status")
     assert not num_warnings or status[2] == Status.MISCLASSIFIED

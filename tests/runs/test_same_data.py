@@ -1,4 +1,4 @@
-"""Records against data of every kind, as they were and changed under the same ids."""
+"""Records are compared with their data: unchanged, or changed under the same ids."""
 
 import io
 import re
@@ -44,7 +44,7 @@ def write_tfds(folder, values, labels):
 
     shutil.rmtree(folder, ignore_errors=True)
 
-    # Each time another one of the same name.
+    # Another dataset of the same name each time.
     with tfds.core.registered.skip_registration():
 
         class SameData(tfds.core.GeneratorBasedBuilder):
@@ -78,7 +78,7 @@ WRITERS = {"folder": write_folder, "npz": write_npz, "tfds": write_tfds}
 
 
 def record(source, workdir):
-    """Writes what a run of no objective keeps of each example."""
+    """Writes the records of a run, without explanations."""
     config = Config(explain=ExplainConfig("ssr", mask_size=2), report=ReportConfig(False))
     fields = make_fields(config, source.ids, (8, 8))
     with RecordWriter(workdir, {}, fields, len(source), UNIT_SIZE) as writer:
@@ -99,7 +99,7 @@ def change(values, *places):
 
 @pytest.fixture(scope="module", params=WRITERS)
 def recorded(request, tmp_path_factory):
-    """The way to write the data of a kind again in the same place, and the records of them."""
+    """A function that writes the data again in the same place, and the records of the data."""
     folder = tmp_path_factory.mktemp(request.param)
 
     def write(values, labels):
@@ -134,7 +134,7 @@ def test_same_data_refuses_other_data_under_the_same_ids(recorded, values, label
 
 @pytest.fixture
 def folder(tmp_path):
-    """Data in a folder, whose last image is not there."""
+    """Data in a folder, whose last image is missing."""
     write_folder(tmp_path / "data", VALUES, [-1, *LABELS[1:]])
     (tmp_path / "data" / "6.bmp").rename(tmp_path / "6.bmp")
     return tmp_path
@@ -195,7 +195,7 @@ def test_name_other_id_names_the_first_differing_id(ids, expected, tmp_path):
 
 
 def test_same_data_each_host_compares_its_complete_units(folder, monkeypatch):
-    """The first host compares all units, because it shows the results of all."""
+    """The first host compares all units, because it writes the gallery of all of them."""
     reader = record(open_folder(folder), folder / "run")
     (folder / "run/records.zarr/complete/c/0").unlink()
     (folder / "run/records.zarr/digest/c/2").write_bytes(b"damaged")

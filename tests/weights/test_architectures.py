@@ -457,7 +457,9 @@ def test_contradiction_accepts_timm_metadata_of_the_same_network(tmp_path, name)
 )
 def test_build_network_refuses_timm_metadata_of_another_network(tmp_path, name, changes, stated):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
-    with pytest.raises(ValueError, match=f"the weights, their network has {stated}.*is not {name}, "):
+    with pytest.raises(
+        ValueError, match=f"the weights, their network has {stated}.*is not {name}, "
+    ):
         build_network(name, {}, preprocessing=read_preprocessing(tmp_path))
 
 
