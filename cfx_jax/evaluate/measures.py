@@ -1,7 +1,7 @@
 """The measurements that an evaluation stores: one part for the images, one for each method.
 
-A part declares its fields and measures a unit of examples. NaN marks values that do not exist: an
-image without a box has no localisation error.
+A part declares its fields and measures a unit of examples. NaN marks missing values: an image
+without a box has no localisation error.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ class Part(Protocol):
         """Returns JSON values that identify the measurement."""
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """Fields that are stored for each example."""
+        """Returns the fields that are stored for each example."""
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
-        """Values of the readable examples, by field `[m, ...]`; m >= 1."""
+        """Returns the values of the readable examples, `[m, ...]` by field; m >= 1."""
 
 
 class Reference:
@@ -125,7 +125,7 @@ class Baseline:
 
     Attributes:
         name: a key of `cfx_jax.baselines.METHODS`.
-        infill: name of the generator that replaces pixels for it.
+        infill: name of the generator that replaces pixels for the method.
         sanity_images: number of examples, from the first on, whose map is compared with those for
             shuffled weights and for another class.
     """
