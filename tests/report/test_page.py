@@ -1,4 +1,4 @@
-"""The page of a run without JavaScript: whole, of what the records hold, and safely escaped."""
+"""The gallery of a run without JavaScript: complete, equal to the records, and safely escaped."""
 
 import dataclasses
 import html.parser
@@ -415,7 +415,7 @@ def test_kept_fresh_writes_a_page_during_the_run(tmp_path, at_once, caplog):
             anchor = f"example-{index}"
             wait_until(lambda anchor=anchor: page.exists() and anchor in Page(page).anchors)
     assert [record.getMessage() for record in caplog.records] == [
-        f"page of the results so far, updated during the run: {page}"
+        f"gallery of the results so far, updated during the run: {page}"
     ]
     assert Page(page).anchors == ["about", "gallery", "listed", "example-0", "example-1",
                                   "example-3", "data"]  # fmt: skip
@@ -482,11 +482,11 @@ def test_kept_fresh_page_failure_does_not_stop_the_run(tmp_path, at_once, caplog
     with report.kept_fresh(tmp_path, 4, StopRequest()):
         wait_until(lambda: caplog.records)
         time.sleep(0.1)
-        # It is told once; and once there is place for a page, there is one.
+        # One warning; as soon as the disk has space, the gallery is written.
         (record,) = caplog.records
         (tmp_path / "report" / "index.html").rename(tmp_path / "mine.html")
         wait_until((tmp_path / "report" / "index.html").exists)
-    assert "the page cannot be written during the run" in record.getMessage()
+    assert "the gallery cannot be written during the run" in record.getMessage()
     assert "not of a gallery of cfx_jax" in record.getMessage()
     assert (tmp_path / "mine.html").read_text() == "mine"
 
