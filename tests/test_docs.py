@@ -1,8 +1,8 @@
-"""The README and the pages of docs/ promise only what runs.
+"""The code blocks and commands in the README and in docs/ run.
 
-Blocks of Python are run, a page at a time and in order, with two optimiser steps instead of 60.
-Commands are held against what the programs take: modules, files, flags, fields and their values.
-What cannot run says so in the title of its fence, and `NOT_RUN` lists it.
+Blocks of Python run page by page and in order, with two optimiser steps instead of 60. Commands are
+compared with the programs: modules, files, flags, fields and their values. Blocks that cannot run
+have a title that states this, and `NOT_RUN` lists them.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Models of one's own in the commands: the files of `examples/`, and functions that are none."""
+"""User-defined models in the commands: the files of `examples/`, and invalid functions."""
 
 import dataclasses
 import importlib
@@ -237,7 +237,7 @@ BROKEN = {
     "is_async": ("async def build(): return 1", "is defined with `async def`; expected a"),
     "yields_async": ("async def build(): yield 1", "is defined with `async def`; expected a"),
     "yields": ("def build(): yield 1", "a generator is not a supported model"),
-    "asks": ("def build(depth, width): pass", "no argument, but: missing a required"),
+    "arguments": ("def build(depth, width): pass", "no argument, but: missing a required"),
     "no_arrays": (
         "def build(): return (lambda p, x: x), {'a': ['text']}",
         r"params\['a'\]\[0\] is a str; expected arrays",

@@ -1,4 +1,4 @@
-"""The README is a page; that its example runs: tests/test_docs.py."""
+"""The README is short and has two setup commands; tests/test_docs.py runs its example."""
 
 import pathlib
 import re

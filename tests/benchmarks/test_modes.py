@@ -1,4 +1,4 @@
-"""The comparison of modes: tables of known results, what it refuses, and a run in two parts."""
+"""The comparison of modes: tables of known results, errors, and a run in two parts."""
 
 import dataclasses
 import importlib.util
@@ -49,7 +49,7 @@ def compare(folder, out, *arguments):
 
 
 def explanation(modes, value, kept):
-    """As far as it is read; with a leading axis, as a solver gives it."""
+    """Makes an explanation with a leading axis, with the fields that are read."""
     zeros = {field.name: np.zeros(1) for field in dataclasses.fields(modes.Explanation)}
     known = {"objective": [value], "kept_area": [kept], "success_rate": [1.0], "steps": [240]}
     return modes.Explanation(**(zeros | {name: np.asarray(one) for name, one in known.items()}))

@@ -1,4 +1,4 @@
-"""The command that in-fills a folder, in a process of its own."""
+"""The command that in-fills a folder, in a separate process."""
 
 import pathlib
 import subprocess
@@ -27,7 +27,7 @@ def call(folder, *arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two images with masks, one in a folder of its own; three that cannot be filled."""
+    """Two images with masks, one in a sub-folder; three that cannot be filled."""
     rng = np.random.default_rng(0)
     for name in ("images/sub", "masks/sub"):
         (tmp_path / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The command line: what a user types and what comes back."""
+"""The command line: output, exit statuses and errors."""
 
 import os
 import pathlib

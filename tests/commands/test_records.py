@@ -1,4 +1,4 @@
-"""The command that looks after records: what it prints, and its exit status."""
+"""The command `cfx_jax.records`: its output and its exit status."""
 
 import subprocess
 import sys

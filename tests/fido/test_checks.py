@@ -1,4 +1,4 @@
-"""Bad input at the public entry: what was wrong, what was expected, what to do."""
+"""Errors of the public functions: what was wrong, what was expected, what to do."""
 
 import functools
 

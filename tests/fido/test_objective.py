@@ -1,4 +1,4 @@
-"""Must-match checklist of the published objective, each item against an independent answer."""
+"""The published objective, each term against an independent answer."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Heuristic in-fills: each against a naive oracle, and the laws all of them obey."""
+"""Heuristic in-fills: each against a naive oracle, and properties of all of them."""
 
 import jax
 import jax.numpy as jnp

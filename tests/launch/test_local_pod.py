@@ -1,4 +1,4 @@
-"""launch/local_pod.py: its processes, signals, exit statuses and output, with a main of its own."""
+"""launch/local_pod.py: its processes, signals, exit statuses and output, with a small program."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import sys
 import pytest
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
-# Each process does what the argument with its number says, after naming its flags.
+# Each process prints its flags, and then runs the argument with its number.
 MAIN = r"""
 import os, signal, sys, time
 
@@ -72,7 +72,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-# Buffered output, as Python has it unless it is told otherwise.
+# Buffered output, the default of Python.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
 
 

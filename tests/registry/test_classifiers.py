@@ -1,4 +1,4 @@
-"""Names -> classifiers with their weights."""
+"""Classifiers are loaded by name, with their weights."""
 
 import json
 

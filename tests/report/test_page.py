@@ -148,11 +148,11 @@ class Page(html.parser.HTMLParser):
         return " ".join(self.texts[section].split())
 
     def captions(self, index):
-        """What is said of the pictures of an example."""
+        """Returns the captions of the pictures of an example."""
         return [words for at, words in self.figures if at == f"example-{index}"]
 
     def tile(self, index, kind, run=0):
-        """Cuts a picture of an example out of its file, as the page does."""
+        """Cuts a picture of an example out of its file, as the gallery does."""
         of = self.data["runs"][run]
         with Image.open(self.path.parent / f"images/{run}/0/{index}.webp") as image:
             strip = np.asarray(image)
@@ -199,7 +199,7 @@ def test_page_pictures_have_alt_texts_in_one_file_per_example(page):
     assert page.captions(0) == [
         "Original", "SSR saliency", "SSR in-filled", "SDR saliency", "SDR in-filled"
     ]  # fmt: skip
-    # What lies below a map says nothing that the original does not.
+    # The photograph below a map needs no text, because the original has one.
     alts = [attrs["alt"] for attrs in page.images if attrs["alt"]]
     assert len(set(alts)) == len(alts) == 3 * 5 + 1
     assert {attrs["src"] for attrs in page.images} == {
@@ -401,7 +401,7 @@ def wait_until(is_so):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Pages follow one another without a pause."""
+    """Galleries are written again without a pause."""
     monkeypatch.setattr(report, "_MIN_SECONDS", 0.01)
     monkeypatch.setattr(report, "_TIMES_A_PAGE", 0.0)
 

@@ -162,7 +162,7 @@ def test_wait_for_others_of_a_single_process_returns_at_once():
     cluster.wait_for_others(StopRequest())
 
 
-# Processes of two that do what the argument says, after they have joined each other.
+# A process that joins the others and then runs `body`.
 MEMBER = """
 import sys, time
 from absl import flags

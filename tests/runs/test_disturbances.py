@@ -159,7 +159,7 @@ def peak_memory(run):
     """Waits for a run; returns what it printed and the most memory it had, in bytes."""
     peak = 0
     while run.process.poll() is None:
-        # Not what the system says of a child afterwards: that counts its parent before the start.
+        # Not the value that the system reports at the end, which includes the parent before exec.
         status = pathlib.Path(f"/proc/{run.process.pid}/status").read_text()
         peak = max(peak, *(int(n) << 10 for n in re.findall(r"VmHWM:\s+(\d+) kB", status)), 0)
         time.sleep(0.02)

@@ -27,7 +27,7 @@ def linear_apply(params, images):
 
 
 def fill(params, images, mask, key):
-    """Fills with grey, but leaves a broken image as it is."""
+    """Fills with grey, but does not change a broken image."""
     return jnp.where(images[:, :1, :1] == 1.0, images, 0.45)
 
 

@@ -1,4 +1,4 @@
-"""Arrays are laid out as parameters; each is used or named."""
+"""Arrays are converted to parameters; each array is used or named."""
 
 import json
 import logging
@@ -33,13 +33,13 @@ def published():
     return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def test_build_network_names_arrays_beside_the_network(published, caplog):
+def test_build_network_names_arrays_outside_of_the_network(published, caplog):
     wrapped = {f"state_dict.{name}": array for name, array in published.items()}
     with caplog.at_level(logging.WARNING, "cfx_jax"):
         module, _, _ = build_network("efficientnet_lite0", wrapped)
         assert caplog.text == ""
-        beside = {f"optimizer.state.{n}": np.zeros(1) for n in range(5)}
-        build_network("efficientnet_lite0", wrapped | beside)
+        others = {f"optimizer.state.{n}": np.zeros(1) for n in range(5)}
+        build_network("efficientnet_lite0", wrapped | others)
     assert module.num_classes == 7
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -106,7 +106,7 @@ def test_build_network_keeps_names_that_only_wrappers_distinguish(caplog):
     assert "the file contains the weights of mnist_cnn 2 times" in caplog.text
 
 
-def test_build_network_ignores_arrays_beside_the_wrapper(caplog):
+def test_build_network_ignores_arrays_outside_of_the_wrapper(caplog):
     _, params, _ = build_network("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
     assert same(params, ARRAYS)
     assert "mnist_cnn: ignoring 1 other arrays: n_averaged" in caplog.text
@@ -306,7 +306,7 @@ TREES = {
     },
     "sharded": sharded,
     "sharded train state": lambda params: train_state(sharded(params)),
-    "average beside": lambda params: {
+    "with averages": lambda params: {
         "params": params,
         "ema_params": jax.tree.map(jnp.zeros_like, params),
     },

@@ -1,4 +1,4 @@
-"""Addresses on the hub -> files, with stand-ins for the two functions of huggingface_hub."""
+"""Addresses on the hub -> files; the functions of huggingface_hub are replaced."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What `config.json` and `preprocessor_config.json` say beside weights."""
+"""`config.json` and `preprocessor_config.json` next to weights are read."""
 
 import json
 
@@ -50,7 +50,7 @@ TIMM_NAME = {"architecture": "resnet18"}
 
 @pytest.fixture
 def preprocessing(tmp_path):
-    """Reads what two files say."""
+    """Writes one or both config files, and reads them."""
 
     def read(config=None, preprocessor=None):
         for name, content in (("config", config), ("preprocessor_config", preprocessor)):
