@@ -150,7 +150,7 @@ def test_get_settings_requires_the_warm_up_to_end():
     ):
         get_settings("quick", warmup_steps=21)
     assert get_settings("quick", warmup_steps=20).warmup_steps == 20
-    # A value equal to that of the mode is not checked, so that a trial of two steps is possible.
+    # Only a warm-up longer than that of the mode is checked: a trial may have just two steps.
     assert get_settings("region", num_steps=2, warmup_steps=6).num_steps == 2
 
 
