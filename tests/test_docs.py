@@ -96,6 +96,14 @@ COMMANDS = [
 ]
 
 
+def test_readme_is_short_with_two_setup_commands():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    section = re.search(r"^## Set up\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)[1]
+    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert [len(command.splitlines()) for command in commands] == [1, 1]
+
+
 def test_docs_blocks_have_a_checked_language():
     known = {"python", "sh", "text", "bibtex"}
     assert [block for block in BLOCKS if block.language not in known] == []
