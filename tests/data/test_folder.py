@@ -96,12 +96,6 @@ def test_open_folder_empty_explains_what_is_needed(tmp_path):
         open_folder(tmp_path)
 
 
-def test_open_folder_decode_keeps_size_and_pixels(tmp_path):
-    image = random_image(size=(21, 34))
-    (tmp_path / "a.png").write_bytes(encode(image))
-    np.testing.assert_array_equal(open_folder(tmp_path).decode(0), image)
-
-
 BAD = {
     "cut.jpg": encode(random_image(), "JPEG")[:-200],
     "empty.png": b"",

@@ -1,6 +1,5 @@
 """Example sources: real folders, archives and TFDS datasets."""
 
-import concurrent.futures
 import io
 import json
 import os
@@ -185,13 +184,6 @@ def test_open_tfds_tfrecord_equals_array_record(array_record_dir, tfrecord_dir, 
         assert source.label(index) == expected.label(index)
         if source.label(index) != 2:
             np.testing.assert_array_equal(source.decode(index), expected.decode(index))
-
-
-def test_open_tfds_tfrecord_files_are_thread_safe(tfrecord_dir):
-    source = open_tfds(tfrecord_dir)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        labels = list(pool.map(source.label, [0, 1, 2, 3, 4] * 40))
-    assert labels == [source.label(index) for index in range(5)] * 40
 
 
 def test_open_tfds_refuses_a_truncated_tfrecord_file(tfrecord_dir, tmp_path):

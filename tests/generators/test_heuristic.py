@@ -162,8 +162,3 @@ def test_heuristic_gradients_are_finite(generator, keep):
 
     for gradient in jax.grad(total, argnums=(0, 1))(images, mask):
         assert np.isfinite(gradient).all()
-
-
-def test_load_generator_refuses_an_unknown_name_with_the_known():
-    with pytest.raises(ValueError, match=r"'local_maen'.*blur, .*grey, local_mean, random_color"):
-        cfx_jax.load_generator("local_maen")

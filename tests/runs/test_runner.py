@@ -34,7 +34,7 @@ from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.fido.explanation import Status
 from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
 from cfx_jax.records import RecordReader, RecordWriter
-from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
+from cfx_jax.records.manifest import ManifestMismatchError
 from cfx_jax.report import page as report
 from cfx_jax.runs import runner
 from cfx_jax.runs.costs import describe_cost
@@ -496,17 +496,6 @@ def test_run_log_continues_when_resumed(run, folder, tmp_path):
     with pytest.raises(ManifestMismatchError):
         run(config(folder, objective="sdr"), tmp_path / "run")
     assert "sdr" not in log.read_text(), "a run that is refused changes nothing"
-
-
-def test_run_refuses_a_workdir_that_is_no_run_folder(run, folder, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises((RecordsError, OSError), match="file"):
-        run(config(folder), tmp_path / "file")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "manifest.json").write_text("{")
-    with pytest.raises(RecordsError, match=r"manifest\.json"):
-        run(config(folder), tmp_path / "full")
-    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_run_distinguishes_names_that_are_not_utf8(run, folder, tmp_path):
