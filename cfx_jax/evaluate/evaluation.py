@@ -23,10 +23,7 @@ import numpy as np
 
 from cfx_jax import registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import (
-    Config,
-    GeneratorConfig,
-)
+from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import _tables
 from cfx_jax.evaluate._snapshot import Snapshot

@@ -101,7 +101,9 @@ class Reference:
         centre = localisation.centre_boxes(number, (height, width), border)
         num_boxes = np.array([len(boxes) for boxes in unit.boxes])
         # The largest true box; without one the whole image, whose result is set to NaN below.
-        truth = np.stack([_largest(b) if len(b) else whole[0] for b in unit.boxes])
+        truth = np.stack(
+            [b[np.argmax(localisation.areas(b))] if len(b) else whole[0] for b in unit.boxes]
+        )
         share = localisation.areas(truth) / (height * width)
         crops = [scorer.crop(unit.images, boxes) for boxes in (whole, centre, truth)]
         return {
@@ -330,8 +332,3 @@ class Joint:
         for value in values.values():
             value[~is_explained] = np.nan
         return values
-
-
-def _largest(boxes: np.ndarray) -> np.ndarray:
-    largest: np.ndarray = boxes[np.argmax(localisation.areas(boxes))]
-    return largest
