@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import importlib
 import os
 import pathlib
 import shutil
@@ -125,7 +126,16 @@ def images():
     return jnp.clip(jax.image.resize(small, (5, 16, 16, 3), "linear"), 0.0, 1.0)
 
 
-# A small run whose records are known, to be looked at, checked and exported.
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory):
+    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield importlib.import_module("keras")
+
+
+# A small run with known records, to be read, checked and exported.
 STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
 IDS = ["a.png", "deep/../b c.png", "café ☕.png", "=1+1", "e" * 150]
 STATUSES = {"ssr": [0, 1, 5, 4, 0], "sdr": [0, 2, 5, 0, 3]}

@@ -39,13 +39,7 @@ SIZE = 32
 KERAS_SIZE = 64  # That of the network of `examples/keras_model.py`.
 
 
-@pytest.fixture(scope="module", autouse=True)
-def keras(tmp_path_factory):
-    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "jax")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield importlib.import_module("keras")
+pytestmark = pytest.mark.usefixtures("keras")
 
 
 @pytest.fixture(scope="module")
