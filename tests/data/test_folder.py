@@ -60,13 +60,6 @@ def labels_of(source):
     return {name: source.label(i) for i, name in enumerate(source.ids)}
 
 
-@pytest.fixture
-def log(caplog):
-    """Returns a function that gives the log as one text."""
-    caplog.set_level(logging.INFO, "cfx_jax")
-    return lambda: "\n".join(record.getMessage() for record in caplog.records)
-
-
 def test_open_folder_without_manifest_takes_all_images_by_name(tmp_path):
     names = ["b.png", "a.JPG", "deep/er/c.webp", "deep/a.jpeg", "z.bmp"]
     for seed, name in enumerate(names):
@@ -108,9 +101,7 @@ def test_open_folder_bad_file_is_an_error_of_that_example_only(tmp_path):
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link.jpg").symlink_to("gone.jpg")
-    (tmp_path / "good.png").write_bytes(encode(random_image()))
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "folder.jpg" / "inside.png").write_bytes(encode(random_image()))
+    save(tmp_path, "good.png", "folder.jpg/inside.png")
     source = open_folder(tmp_path)
     good = {"good.png", "folder.jpg/inside.png"}
     assert set(source.ids) == {*BAD, "pipe.jpg", "link.jpg"} | good
@@ -125,10 +116,7 @@ def test_open_folder_bad_file_is_an_error_of_that_example_only(tmp_path):
 def test_open_folder_numbers_class_folders_by_name(tmp_path):
     """As in ImageNet; an empty class keeps its number, a hidden folder has none."""
     files = ["n02/b.png", "n01/z.JPEG", "n02/a.png", "n10/deep/c.png", ".cache/x.png"]
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(encode(random_image()))
-    (tmp_path / "n03").mkdir()
+    save(tmp_path, *files, "n03/")
     (tmp_path / "n11").symlink_to(tmp_path / "n01")
     (tmp_path / "notes.txt").write_text("no image")
     source = open_folder(tmp_path, class_folders=True)
@@ -146,8 +134,7 @@ def test_open_folder_refuses_class_folders_mixed_with_other_classes(tmp_path):
     (tmp_path / "n01").mkdir()
     with pytest.raises(ConfigError, match="contains no image"):
         open_folder(tmp_path, class_folders=True)
-    (tmp_path / "n01" / "a.png").write_bytes(encode(random_image()))
-    (tmp_path / "b.png").write_bytes(encode(random_image()))
+    save(tmp_path, "n01/a.png", "b.png")
     with pytest.raises(ConfigError, match=r"outside of its sub-folders, such as 'b\.png'; "):
         open_folder(tmp_path, class_folders=True)
     (tmp_path / "b.png").unlink()

@@ -2,8 +2,6 @@
 
 import csv
 import gzip
-import io
-import logging
 import pathlib
 import re
 import string
@@ -28,12 +26,6 @@ def random_image(seed=0, size=(40, 30)):
     return Image.fromarray(pixels)
 
 
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def open_folder(path, names=None, **options):
     classifier = names and Classifier(
         params=(), apply=lambda params, images: images, class_names=tuple(names)
@@ -51,13 +43,6 @@ def labels_of(source):
     return {name: source.label(i) for i, name in enumerate(source.ids)}
 
 
-@pytest.fixture
-def log(caplog):
-    """Returns a function that gives the log as one text."""
-    caplog.set_level(logging.INFO, "cfx_jax")
-    return lambda: "\n".join(record.getMessage() for record in caplog.records)
-
-
 def write_manifest(folder, rows, header=("file", "label"), encoding="utf-8"):
     with (folder / "manifest.csv").open("w", newline="", encoding=encoding) as file:
         csv.writer(file).writerows([header, *rows])
@@ -66,7 +51,7 @@ def write_manifest(folder, rows, header=("file", "label"), encoding="utf-8"):
 def test_manifest_sets_order_and_labels(tmp_path):
     (tmp_path / "n01").mkdir()
     for seed, name in enumerate(["n01/a.png", "b.png", "unlisted.png"]):
-        (tmp_path / name).write_bytes(encode(Image.new("RGB", (9, 9), (50 * seed, 0, 0))))
+        Image.new("RGB", (9, 9), (50 * seed, 0, 0)).save(tmp_path / name)
     write_manifest(tmp_path, [("b.png", 7), ("n01/a.png", ""), ("gone.png", 3)])
     source = open_folder(tmp_path)
     assert list(source.ids) == ["b.png", "n01/a.png", "gone.png"]
@@ -380,8 +365,7 @@ def folder_of_truth(tmp_path_factory):
 
 
 def test_manifest_split_selects_its_rows(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.png").write_bytes(encode(random_image()))
+    save(tmp_path, "a.png", "b.png", "c.png")
     rows = [("a.png", 3, "train"), ("b.png", 4, "heldout"), ("c.png", "", "train")]
     write_manifest(tmp_path, rows, header=("file", "label", "split"))
     source = open_folder(tmp_path, split="train")
