@@ -94,40 +94,22 @@ def test_pod_and_one_device_agree_on_nearly_all_masks(commands, undisturbed, tmp
         assert close.reshape(64, -1).all(axis=1).mean() >= 0.9, name
 
 
-def prepare_tfds(folder, photographs):
-    """The photographs as a TFDS dataset of array_record files, with the features of ImageNet."""
+@pytest.mark.slow
+def test_pod_hosts_read_their_slices_of_a_tfds_dataset(
+    commands, undisturbed, tmp_path, prepare_tfds
+):
     import tensorflow_datasets as tfds
 
-    class PodPhotographs(tfds.core.GeneratorBasedBuilder):
-        """Image, label and file name, as `imagenet2012` has them."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(encoding_format="png"),
-                "label": tfds.features.ClassLabel(num_classes=10),
-                "file_name": tfds.features.Text(),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"validation": self._generate_examples()}
-
-        def _generate_examples(self):
-            for number, path in enumerate(photographs):
-                row = {"image": str(path), "label": number % 10, "file_name": path.name}
-                yield path.name, row
-
-    PodPhotographs(data_dir=folder, file_format="array_record").download_and_prepare()
-
-
-@pytest.mark.slow
-def test_pod_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tmp_path):
-    photographs = sorted(commands.photographs.iterdir())[:21]
-    prepare_tfds(tmp_path / "tfds", photographs)
+    features = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "label": tfds.features.ClassLabel(num_classes=10),
+        "file_name": tfds.features.Text(),
+    }
+    examples = {
+        path.name: {"image": str(path), "label": number % 10, "file_name": path.name}
+        for number, path in enumerate(sorted(commands.photographs.iterdir())[:21])
+    }
+    prepare_tfds(tmp_path / "tfds", "pod_photographs", features, {"validation": examples})
     commands.run(
         tmp_path / "run", "--config.data.source=tfds", f"--config.data.path={tmp_path}/tfds",
         "--config.data.name=pod_photographs", "--config.data.split=validation",
