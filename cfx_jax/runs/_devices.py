@@ -40,7 +40,7 @@ _OBJECTIVES = list(DIRECTIONS)
 
 
 class _Requests(NamedTuple):
-    """Images with target and objective of each, with axes `[devices, rows, ...]`."""
+    """Images with target and objective of each, with axes `[devices, rows, ...]`, or of one row."""
 
     pixels: Any
     targets: Any
@@ -74,17 +74,7 @@ class Devices:
         devices: Sequence[jax.Device],
         contrast: int | None = None,
     ) -> None:
-        """Copies the models to the devices; nothing is compiled yet.
-
-        Args:
-            key: random key of the run.
-            classifier: the model to explain.
-            generator: fills the holes.
-            settings: settings of every image.
-            shape: `(H, W, C)` of every image.
-            devices: local devices to use.
-            contrast: class k of the question "why the target rather than k?"; None for all others.
-        """
+        """Copies the models to the devices; nothing is compiled yet. Arguments as in `Solver`."""
         self._devices = list(devices)
         self._shape = shape
         other = None if contrast is None else jnp.asarray(contrast, jnp.int32)
@@ -102,13 +92,13 @@ class Devices:
 
         self._name_target = mapped(_name_target, 2, 1)
         # Returns the problem, so that its image is copied to its device only once.
-        self._begin = mapped(functools.partial(_begin, settings=settings), 5, 1)
+        self._begin = mapped(functools.partial(_begin, settings=settings), 2, 1)
         self._replace = mapped(_replace, 3, 0)
         steps = self.steps_per_call
         self._advance = mapped(
             functools.partial(_advance, settings=settings, num_steps=steps), 2, 2
         )
-        self._finish = mapped(functools.partial(_finish, settings=settings), 5, 3)
+        self._finish = mapped(functools.partial(_finish, settings=settings), 2, 3)
 
     @property
     def num_devices(self) -> int:
@@ -139,10 +129,10 @@ class Devices:
         self._compiled = None  # Frees the memory of the earlier programs.
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
         requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
-        problem, state = self._begin(*requests, self._shard(np.ones(1, bool)), self._shared)
+        problem, state = self._begin(requests, self._shard(np.ones(1, bool)), self._shared)
         # At once: Python traces the second program while XLA, on another core, compiles the first.
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
-            finish = self._finish.lower(state, *requests, self._shared, *self._models)
+            finish = self._finish.lower(state, requests, self._shared, *self._models)
             compiling = threads.submit(finish.compile)
             advance = self._advance.lower(state, problem, *self._models).compile()
             self._compiled = (advance, compiling.result())
@@ -165,7 +155,7 @@ class Devices:
         if (requests.targets < 0).any():
             targets = self._name_target(requests.pixels, requests.targets, self._models[0])
             requests = requests._replace(targets=targets)
-        begun: tuple[Problem, State] = self._begin(*requests, fresh, self._shared)
+        begun: tuple[Problem, State] = self._begin(requests, fresh, self._shared)
         return begun if others is None else self._replace(fresh, begun, others)
 
     def advance(self, state: State, problem: Problem) -> tuple[State, jax.Array]:
@@ -196,7 +186,7 @@ class Devices:
         state = self._shard(jax.tree.map(lambda *rows: np.stack(rows), *states))
         requests = self._collect(tasks)._replace(targets=self._shard(np.stack(targets)))
         finished: Explanation = self.idle_meter.run(
-            self._compiled[1], state, *requests, self._shared, *self._models
+            self._compiled[1], state, requests, self._shared, *self._models
         )
         return finished
 
@@ -214,30 +204,17 @@ class Devices:
 
 
 def _begin(
-    pixels: jax.Array,
-    target: jax.Array,
-    identity: jax.Array,
-    objective: jax.Array,
-    is_fresh: jax.Array,
-    shared: _Shared,
-    *,
-    settings: Settings,
+    request: _Requests, is_fresh: jax.Array, shared: _Shared, *, settings: Settings
 ) -> tuple[Problem, State]:
     state = init(settings)
     step = jnp.where(is_fresh, state.step, settings.num_steps)
-    problem = _problem(pixels, target, identity, objective, shared)
-    return problem, dataclasses.replace(state, step=step)
+    return _problem(request, shared), dataclasses.replace(state, step=step)
 
 
-def _problem(
-    pixels: jax.Array,
-    target: jax.Array,
-    identity: jax.Array,
-    objective: jax.Array,
-    shared: _Shared,
-) -> Problem:
-    key = jax.random.fold_in(shared.key, identity)
-    return make_problem(key, to_floats(pixels), Question(target, shared.contrast), objective)
+def _problem(request: _Requests, shared: _Shared) -> Problem:
+    key = jax.random.fold_in(shared.key, request.identities)
+    question = Question(request.targets, shared.contrast)
+    return make_problem(key, to_floats(request.pixels), question, request.objectives)
 
 
 def _replace(is_fresh: jax.Array, fresh: Any, old: Any) -> Any:
@@ -264,17 +241,14 @@ def _advance(
 
 def _finish(
     state: State,
-    pixels: jax.Array,
-    target: jax.Array,
-    identity: jax.Array,
-    objective: jax.Array,
+    request: _Requests,
     shared: _Shared,
     classifier: Classifier,
     generator: Generator,
     *,
     settings: Settings,
 ) -> Explanation:
-    problem = _problem(pixels, target, identity, objective, shared)
+    problem = _problem(request, shared)
     return finish(state, problem, classifier, generator, settings=settings)
 
 
