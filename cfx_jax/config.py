@@ -222,12 +222,12 @@ class BatchConfig:
 
 @dataclasses.dataclass
 class ReportConfig:
-    """The page of a run.
+    """The gallery of a run.
 
     Attributes:
-        save_images: whether the records contain the images and their in-fills, for the page.
-        max_images: number of examples with pictures on the page, the first ones, 30 kB each; the
-            page lists the numbers of all. `python -m cfx_jax.report RUN` draws more later.
+        save_images: whether the records contain the images and their in-fills, for the gallery.
+        max_images: number of examples, from the first on, with pictures in the gallery, 30 kB
+            each; numbers are shown for all. `python -m cfx_jax.report RUN` draws more later.
     """
 
     save_images: bool = True
@@ -247,7 +247,7 @@ class Config:
         generator: the model that fills holes.
         explain: what to learn, and the settings.
         batch: batch size and size of the units that are written.
-        report: the page of the run.
+        report: the gallery of the run.
     """
 
     seed: int = 0

@@ -4,7 +4,7 @@
 
 Takes a minute and a half on a 2-core CPU and needs no download: mode `quick` takes half of the
 evaluations of the default. It learns the smallest region that keeps the prediction (SSR) and the
-smallest region whose in-filling flips it (SDR), and ends with a table and a page for a browser.
+smallest region whose in-filling flips it (SDR), and ends with a table and a gallery for a browser.
 """
 
 from cfx_jax.config import Config, ExplainConfig

@@ -12,5 +12,5 @@ from cfx_jax.config import BatchConfig, Config, DataConfig
 
 
 def get_config() -> Config:
-    """Returns the config of a run over a folder, with pictures in the records and on the page."""
+    """Returns the config of a run over a folder, with pictures in the records and the gallery."""
     return Config(data=DataConfig(source="folder"), batch=BatchConfig(unit_size=16))

@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import importlib
 import os
 import pathlib
 import shutil
@@ -129,7 +130,48 @@ def images():
     return jnp.clip(jax.image.resize(small, (5, 16, 16, 3), "linear"), 0.0, 1.0)
 
 
-# A small run whose records are known, to be looked at, checked and exported.
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory):
+    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield importlib.import_module("keras")
+
+
+@pytest.fixture(scope="session")
+def prepare_tfds():
+    """Prepares a TFDS dataset in array_record files, of `splits`: split -> key -> example."""
+
+    def prepare(folder, dataset, features, splits, **options):
+        import tensorflow_datasets as tfds
+
+        # Not registered, so it is opened by its files, as for users, and may be prepared again.
+        with tfds.core.registered.skip_registration():
+
+            class Dataset(tfds.core.GeneratorBasedBuilder):
+                """The given examples."""
+
+                name = dataset
+                VERSION = tfds.core.Version("1.0.0")
+
+                def _info(self):
+                    described = tfds.features.FeaturesDict(features)
+                    return tfds.core.DatasetInfo(builder=self, features=described, **options)
+
+                def _split_generators(self, dl_manager):
+                    return {split: self._generate_examples(split) for split in splits}
+
+                def _generate_examples(self, split):
+                    yield from splits[split].items()
+
+        Dataset(data_dir=folder, file_format="array_record").download_and_prepare()
+        return folder
+
+    return prepare
+
+
+# A small run with known records, to be read, checked and exported.
 STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_finite", "unreadable"]
 IDS = ["a.png", "deep/../b c.png", "café ☕.png", "=1+1", "e" * 150]
 STATUSES = {"ssr": [0, 1, 5, 4, 0], "sdr": [0, 2, 5, 0, 3]}

@@ -1,4 +1,4 @@
-"""Laws of the public API, checked by reflection, and every example of every docstring."""
+"""Rules of the public API, checked by reflection, and the examples of all docstrings."""
 
 import doctest
 import importlib

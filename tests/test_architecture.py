@@ -1,4 +1,4 @@
-"""The shape of the house: imports go one way, pure rooms touch nothing outside."""
+"""The architecture: imports go one way, and pure packages have no side effects."""
 
 import ast
 import graphlib
@@ -12,8 +12,8 @@ import cfx_jax
 
 PACKAGE = pathlib.Path(cfx_jax.__file__).parent
 
-# From the ground up: a room, which is a folder or one of the few files beside them, imports only
-# rooms below it. Rooms of one floor do not know each other.
+# From the bottom up: a room, which is a sub-package or a module of the package, imports only rooms
+# of lower floors. Rooms of the same floor do not import each other.
 FLOORS = [
     {"classifiers", "generators", "records", "version"},
     {"fido", "weights", "adapters"},
@@ -21,7 +21,7 @@ FLOORS = [
     {"registry", "data"},
     {"runs"},
     {"report"},
-    # The package itself hands on what lies below it.
+    # The package itself re-exports names of lower floors.
     {"evaluate", "train", "cfx_jax"},
     {"commands"},
 ]
@@ -230,8 +230,8 @@ def test_import_loads_no_heavy_library(name, heavy):
     assert not heavy & {*modules, *(module.split(".")[0] for module in modules)}
 
 
-# The package comes before its modules, whichever is asked for. Each module that it does not bring
-# is then imported in a process of its own, which inherits the libraries that are known by then.
+# Python imports the package before any of its modules. Each module that the package does not import
+# is then imported in a separate process, which inherits the libraries imported so far.
 IMPORT_FIRST = """
 import importlib, os, sys
 

@@ -1,4 +1,4 @@
-"""The typed config of a run: what it accepts, and the config files that come with the package."""
+"""The typed config of a run: valid values, and the config files of the package."""
 
 import dataclasses
 import importlib.util

@@ -1,8 +1,8 @@
-"""The README and the pages of docs/ promise only what runs.
+"""The code blocks and commands in the README and in docs/ run.
 
-Blocks of Python are run, a page at a time and in order, with two optimiser steps instead of 60.
-Commands are held against what the programs take: modules, files, flags, fields and their values.
-What cannot run says so in the title of its fence, and `NOT_RUN` lists it.
+Blocks of Python run page by page and in order, with two optimiser steps instead of 60. Commands are
+compared with the programs: modules, files, flags, fields and their values. Blocks that cannot run
+have a title that states this, and `NOT_RUN` lists them.
 """
 
 import dataclasses
@@ -94,6 +94,14 @@ COMMANDS = [
     if block.language == "sh"
     for line in block.content.replace("\\\n", " ").splitlines()
 ]
+
+
+def test_readme_is_short_with_two_setup_commands():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    section = re.search(r"^## Set up\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)[1]
+    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert [len(command.splitlines()) for command in commands] == [1, 1]
 
 
 def test_docs_blocks_have_a_checked_language():

@@ -1,4 +1,4 @@
-"""Models of one's own in the commands: the files of `examples/`, and functions that are none."""
+"""User-defined models in the commands: the files of `examples/`, and invalid functions."""
 
 import dataclasses
 import importlib
@@ -39,13 +39,7 @@ SIZE = 32
 KERAS_SIZE = 64  # That of the network of `examples/keras_model.py`.
 
 
-@pytest.fixture(scope="module", autouse=True)
-def keras(tmp_path_factory):
-    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "jax")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield importlib.import_module("keras")
+pytestmark = pytest.mark.usefixtures("keras")
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +233,7 @@ BROKEN = {
     "is_async": ("async def build(): return 1", "is defined with `async def`; expected a"),
     "yields_async": ("async def build(): yield 1", "is defined with `async def`; expected a"),
     "yields": ("def build(): yield 1", "a generator is not a supported model"),
-    "asks": ("def build(depth, width): pass", "no argument, but: missing a required"),
+    "arguments": ("def build(depth, width): pass", "no argument, but: missing a required"),
     "no_arrays": (
         "def build(): return (lambda p, x: x), {'a': ['text']}",
         r"params\['a'\]\[0\] is a str; expected arrays",

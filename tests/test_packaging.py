@@ -1,4 +1,4 @@
-"""What people install: the wheel that `python -m build` makes, and the types it gives them."""
+"""The installed package: the wheel of `python -m build`, and its types."""
 
 import os
 import pathlib
@@ -77,7 +77,7 @@ def test_wheel_names_the_command_and_its_licence(wheel):
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """That of an environment that has the wheel, and beside it all that this one has."""
+    """The Python of an environment with the wheel, and with the libraries of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python3*/site-packages")
@@ -88,7 +88,7 @@ def python(wheel, tmp_path_factory):
 
 
 def check_types(python, program, cache):
-    """What mypy says of a program of a user's own, by line."""
+    """Returns the errors of mypy in a program, by line."""
     strict = ["--strict", "--hide-error-codes", "--no-pretty", "--no-error-summary"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
@@ -97,21 +97,21 @@ def check_types(python, program, cache):
         cwd=program.parent, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stderr == ""
-    said = re.findall(rf"^{program.name}:(\d+): (.*)$", done.stdout, re.MULTILINE)
-    assert len(said) == len(done.stdout.splitlines()), done.stdout
+    errors = re.findall(rf"^{program.name}:(\d+): (.*)$", done.stdout, re.MULTILINE)
+    assert len(errors) == len(done.stdout.splitlines()), done.stdout
     # Without what differs between versions of mypy and JAX.
     private = r'^note: Revealed type is "|builtins\.|(?<=\bjax\.)_src\.\w+\.'
-    # Of several things said of a line the first, the others explain it.
-    return {int(line): re.sub(private, "", words) for line, words in reversed(said)}
+    # The first of several errors in a line; the others explain it.
+    return {int(line): re.sub(private, "", words) for line, words in reversed(errors)}
 
 
 @pytest.mark.slow
 def test_package_types_are_visible_to_a_user_program(python, tmp_path, request):
     program = tmp_path / "user_program.py"
     shutil.copy(ROOT / "tests/user_program.py", program)
-    said = check_types(python, program, request.config.cache.mkdir("mypy"))
+    errors = check_types(python, program, request.config.cache.mkdir("mypy"))
     lines = enumerate(program.read_text().splitlines(), 1)
     expected = {n: line.partition("  # ")[2] for n, line in lines if "  # " in line}
-    assert said.keys() == expected.keys(), said
-    wrong = {n: said[n] for n, words in expected.items() if not said[n].startswith(words)}
+    assert errors.keys() == expected.keys(), errors
+    wrong = {n: errors[n] for n, words in expected.items() if not errors[n].startswith(words)}
     assert wrong == {}

@@ -1,4 +1,4 @@
-"""The site and its tutorial, with what the extra `docs` brings: pip install '.[docs]'."""
+"""The site and its tutorial, with the extra `docs`: pip install '.[docs]'."""
 
 import dataclasses
 import importlib.util
@@ -60,7 +60,7 @@ def test_site_command_page_lists_every_config_field(site):
     for name in [*paths(Config()), *paths(EvaluateConfig())]:
         assert f"<code>{name}</code>" in text
     for config in (TrainConfig(), TrainClassifierConfig()):
-        # Where the images come from is told once.
+        # The sections of the images are documented once.
         for name in paths(config):
             assert f"<code>{name}</code>" in text or name.split(".")[1] in ("data", "heldout")
     for flag in ("distributed", "process_id", "records", "workdir", "masks", "pictures"):

@@ -1,4 +1,4 @@
-"""The tests themselves: processes that share them out must collect the same ones."""
+"""All processes of the test run collect the same tests."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What a user writes, with the types that it has: checked by mypy in test_packaging.py.
+"""A program of a user, with the types of the package: test_packaging.py checks it with mypy.
 
 Behind a `reveal_type` stands how the type begins, behind what must be refused the error.
 """

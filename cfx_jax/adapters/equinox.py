@@ -55,12 +55,5 @@ def from_equinox(
 
         return jax.vmap(apply_one)(images)
 
-    return adapt(
-        apply,
-        arrays,
-        name or type(model).__name__,
-        class_names,
-        image_size,
-        normalization,
-        channels_first,
-    )
+    name = name or type(model).__name__
+    return adapt(apply, arrays, name, class_names, image_size, normalization, channels_first)

@@ -63,12 +63,5 @@ def from_keras(
         arrays = (variables["trainable"], variables["non_trainable"])
         return model.stateless_call(*arrays, images, **mode)[0]
 
-    return adapt(
-        apply,
-        variables,
-        name or model.name,
-        class_names,
-        image_size,
-        normalization,
-        channels_first,
-    )
+    name = name or model.name
+    return adapt(apply, variables, name, class_names, image_size, normalization, channels_first)

@@ -72,15 +72,9 @@ def from_torch(
         gradient = torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True)[0]
         return gradient.cpu().numpy()
 
-    adapted = adapt(
-        _host_classifier(forward, backward, num_classes),
-        (),
-        name or type(module).__name__,
-        class_names,
-        image_size,
-        normalization,
-        channels_first,
-    )
+    apply = _host_classifier(forward, backward, num_classes)
+    name = name or type(module).__name__
+    adapted = adapt(apply, (), name, class_names, image_size, normalization, channels_first)
     return dataclasses.replace(adapted, host_weights=_digest(module.state_dict()))
 
 

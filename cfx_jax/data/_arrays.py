@@ -15,7 +15,7 @@ from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
 _logger = logging.getLogger(__name__)
-# The arrays of an .npz file: ours, and as MNIST calls them.
+# Accepted names of the arrays in an .npz file: our own, and those of the MNIST file.
 _NPZ_NAMES = (("images", "x"), ("labels", "y"), ("ids",))
 _EXPECTED = "uint8, or floats in [0, 1], of [N, H, W], [N, H, W, 1] or [N, H, W, 3]"
 _CHANNELS = (1, 3)
@@ -27,13 +27,13 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
 
     Args:
         config: the `data` section; `path` and `split` are read.
-        classes: those that the labels are of.
+        classes: classes that the labels refer to.
 
     Returns:
-        A `Source`; its ids are those of the file, or the places in it.
+        A `Source`; its ids are those of the file, or else the positions of the images in it.
 
     Raises:
-        ConfigError: the file cannot be read, or its arrays are not as they should be.
+        ConfigError: the file cannot be read, or an array has an unexpected shape, type or range.
     """
     pixels, labels, ids, unused = _read_npz(config)
     # Three grey images have the shape of one RGB image; the number of labels or ids decides.
@@ -55,7 +55,7 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
     is_integer = labels.dtype.kind in "iu" and labels.shape == (num_images,)
     if not is_integer or labels.min(initial=0) < UNKNOWN_LABEL:
         raise _unexpected(config, "labels", f"integers of at least -1, [{num_images}]", labels)
-    expected = f"text, [{num_images}], each its own"
+    expected = f"unique texts, [{num_images}]"
     is_text = ids.dtype.kind == "U" and ids.shape == (num_images,)
     if not is_text or len(set(ids.tolist())) != num_images:
         raise _unexpected(config, "ids", expected, ids, _name_repeated(ids))
@@ -95,14 +95,14 @@ def _check_pixels(config: DataConfig, pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind not in "uf" or not is_image or 0 in shape[1:]:
         raise _unexpected(config, "images", _EXPECTED, pixels)
     if not len(pixels):
-        raise _unexpected(config, "images", _EXPECTED, pixels, "it holds no image")
+        raise _unexpected(config, "images", _EXPECTED, pixels, "it contains no image")
     low, high = pixels.min(), pixels.max()
     if pixels.dtype == np.uint8:
         if high == 1:
             hint = "values 0 and 1 of uint8 are nearly black: multiply by 255"
             raise _unexpected(config, "images", _EXPECTED, pixels, hint)
         return pixels
-    # Values that are no numbers fail here, too.
+    # NaN fails this comparison, too.
     if pixels.dtype.kind == "u" or not (low >= 0 and high <= 1):
         hint = f"values are {low:.4g} to {high:.4g}"
         raise _unexpected(config, "images", _EXPECTED, pixels, hint)
@@ -119,7 +119,7 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
 def _read_npz(
     config: DataConfig,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
-    """Returns images and, where present, labels and ids, as they are, and the unused names."""
+    """Returns images, labels and ids unchanged (None if absent), and names of unused arrays."""
     ending = f"_{config.split}" if config.split else ""
     try:
         # A pickle could execute code. NumPy does not close the files that it fails to read.
@@ -135,13 +135,12 @@ def _read_npz(
     if pixels is None:
         raise ConfigError(
             f"{config.path}: expected an array `images{ending}` or `x{ending}`; it has "
-            f"{', '.join(known) or 'none'}. data.split=train stands for x_train and y_train"
+            f"{', '.join(known) or 'none'}. data.split=train reads x_train and y_train"
         )
     for names in named:
         if len(names) > 1:
-            raise ConfigError(
-                f"{config.path}: `{names[0]}` and `{names[1]}` may both be meant: remove one"
-            )
+            both = f"`{names[0]}` and `{names[1]}`"
+            raise ConfigError(f"{config.path}: expected one of {both}, got both: remove one")
     unused = [name for name in known if [name] not in named]
     for what, names, is_alike in (("labels", named[1], _may_be_labels), ("ids", named[2], _is_ids)):
         alike = [n for n in unused if is_alike(n) and not _is_of_other_images(n, known, ending)]
@@ -155,7 +154,7 @@ def _read_npz(
 
 def _may_be_labels(name: str) -> bool:
     words = re.findall("[^\\W_]+", name.casefold())
-    # Those are of the classes, and not of the images.
+    # Such an array describes the classes, not the images.
     if any(re.match("name|weight", word) for word in words):
         return False
     return words[:1] == ["y"] or any(
@@ -168,7 +167,7 @@ def _is_ids(name: str) -> bool:
 
 
 def _is_of_other_images(name: str, known: Sequence[str], ending: str) -> bool:
-    """Tells whether an array belongs to images of another split, as `y_train` to `x_train`."""
+    """Returns whether an array belongs to the images of another split, such as `y_train`."""
     kinds = [kind for names in _NPZ_NAMES[1:] for kind in names if name.startswith(kind)]
     endings = {name.removeprefix(kind) for kind in kinds} - {ending}
     return any(image + other in known for image in _NPZ_NAMES[0] for other in endings)
@@ -177,7 +176,7 @@ def _is_of_other_images(name: str, known: Sequence[str], ending: str) -> bool:
 def _name_repeated(ids: np.ndarray) -> str:
     values, counts = np.unique(ids, return_counts=True)
     repeated = values[counts > 1].astype(str).tolist()
-    return f"there more than once: {_name_some(repeated)}" if repeated else ""
+    return f"repeated: {_name_some(repeated)}" if repeated else ""
 
 
 def _name_some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A folder of images, with a table, with a sub-folder for each class, or without labels; or one."""
+"""Image files: a folder with a table, with class sub-folders or without labels, or one file."""
 
 import collections
 import logging
@@ -27,11 +27,11 @@ from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
 _logger = logging.getLogger(__name__)
 _TABULAR = {".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"}
-# Other files are tables if they are called so; `manifest.json` is that of a run.
+# Names of other files that are probably tables; `manifest.json` belongs to a run.
 _LABELS = re.compile(
     r"(labels?|annotations?|metadata)\b.*\.(txt|json)|manifest\.txt", re.IGNORECASE
 )
-# How others write that a label is not known: it may also be the name of a class.
+# Common spellings of an unknown label; each of them could also be the name of a class.
 _UNKNOWN = {"nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null", "nil", "unknown", "?", "-"}
 
 
@@ -40,8 +40,8 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
 
     Args:
         config: the `data` section; `path`, `split` and `class_folders` are read.
-        classes: what labels that are texts mean. Where there is no classifier such labels are
-            errors when they are read.
+        classes: classes that text labels refer to. Without a classifier, a text label is an
+            error, raised when it is read.
 
     Returns:
         A `Source`; its ids are the paths of the files inside the folder.
@@ -84,10 +84,10 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
 
 
 def find_folder(config: DataConfig) -> pathlib.Path:
-    """Returns the path of a folder, or of a file, that is there.
+    """Returns the path of the data, a folder or a file.
 
     Raises:
-        ConfigError: nothing is there.
+        ConfigError: the path does not exist.
     """
     if not config.path or not os.path.exists(config.path):
         raise ConfigError(
@@ -100,10 +100,10 @@ def _find_table(root: pathlib.Path) -> pathlib.Path | None:
     found = [root / name for name in TABLES if (root / name).exists()]
     if len(found) > 1:
         raise ConfigError(
-            f"{root}: {found[0].name} and {found[1].name} may both be meant; remove one of them"
+            f"{root}: both {found[0].name} and {found[1].name} are tables; remove one of them"
         )
     if found and not found[0].is_file():
-        raise ConfigError(f"{found[0]}: is a folder; expected a table, or another name for it")
+        raise ConfigError(f"{found[0]}: is a folder; expected a table; rename the folder")
     return found[0] if found else None
 
 
@@ -112,11 +112,11 @@ def _may_be_table(path: pathlib.Path) -> bool:
 
 
 def _warn_of_tables(root: pathlib.Path, tables: Sequence[str]) -> None:
-    """Says that the labels of a folder inside are not read."""
+    """Warns that the tables of sub-folders are not read."""
     if tables:
-        more = f", nor {len(tables) - 1} more" if len(tables) > 1 else ""
+        more = f" and {len(tables) - 1} more" if len(tables) > 1 else ""
         _logger.warning(
-            "%s: the table of a sub-folder is not read: %s%s; to read it, open that folder: "
+            "%s: tables of sub-folders are not read: %s%s; to read one, open its folder: "
             "--config.data.path=%s",
             root, tables[0], more, (root / tables[0]).parent,
         )  # fmt: skip
@@ -129,7 +129,7 @@ def _make_source(
     ids: Sequence[str] | None = None,
     boxes: Sequence[np.ndarray] = (),
 ) -> Source:
-    """Returns the source of files; a label that is a text is what is wrong with it."""
+    """Returns the source of files; a text in `labels` is the error to raise for that label."""
 
     def label(index: int) -> int:
         found = labels[index]
@@ -139,7 +139,7 @@ def _make_source(
 
     return Source(
         name=root.resolve().name,
-        # File names may be any bytes, ids are text: a byte that is none becomes `\\xNN`.
+        # File names may be any bytes, but ids are text: a byte that is not UTF-8 becomes `\\xNN`.
         ids=[os.fsencode(name).decode(errors="backslashreplace") for name in ids or files],
         label=label,
         boxes=boxes.__getitem__ if boxes else no_boxes,
@@ -150,7 +150,7 @@ def _make_source(
 
 def _open_single(path: pathlib.Path) -> Source:
     try:
-        readable_suffixes()  # Lets Pillow know of those that other packages read.
+        readable_suffixes()  # Registers the image formats of other packages with Pillow.
         with images.reading(path.name):
             images.open_file(path).close()
     except images.UnreadableImageError as error:
@@ -192,14 +192,14 @@ def _check_one_readable(root: pathlib.Path, files: Sequence[str]) -> None:
 
 def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
     """Opens the images of all sub-folders, each of them a class."""
-    # Those that programs make, such as .ipynb_checkpoints, are no classes, nor are runs.
+    # Runs, and folders that programs leave behind, such as .ipynb_checkpoints, are not classes.
     inside = [path for path in root.iterdir() if not is_left_behind(path.name)]
     runs = [path for path in inside if is_run(path)]
     folders = sorted(path.name for path in inside if path.is_dir() and path not in runs)
-    beside = sorted(path.name for path in inside if not path.is_dir())
-    if wrong := [n for n in beside if pathlib.PurePath(n).suffix.lower() in readable_suffixes()]:
+    loose = sorted(path.name for path in inside if not path.is_dir())
+    if wrong := [n for n in loose if pathlib.PurePath(n).suffix.lower() in readable_suffixes()]:
         raise ConfigError(
-            f"data.class_folders: {root} has images beside its sub-folders, such as "
+            f"data.class_folders: {root} has images outside of its sub-folders, such as "
             f"{wrong[0]!r}; expected each image in the sub-folder of its class"
         )
     listings = [list_images(root / folder) for folder in folders]
@@ -207,8 +207,8 @@ def _open_class_folders(root: pathlib.Path, classes: Classes) -> Source:
         f"{f}/{n}" for f, listing in zip(folders, listings, strict=True) for n in listing.images
     ]
     not_read = sum((listing.not_read for listing in listings), collections.Counter())
-    if beside:
-        not_read["beside the class folders"] += len(beside)
+    if loose:
+        not_read["outside of the class folders"] += len(loose)
     not_read["folder of a run"] += len(runs)
     _logger.info(
         "%d images in %d class folders; %s", len(files), len(folders), describe_not_read(not_read)
@@ -226,7 +226,7 @@ def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
     """Opens the images that a table lists, in its order."""
     rows = read_manifest(table)
     if not rows:
-        raise ConfigError(f"{table}: holds no image: it has no row below the names of its columns")
+        raise ConfigError(f"{table}: contains no image: it has no row below its header")
     listing = list_images(table.parent)
     there = set(listing.images)
     roots = {str(table.parent.resolve()), os.path.abspath(table.parent)}
@@ -251,16 +251,16 @@ def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
 
 def _take_split(rows: Sequence[Row], split: str, table: pathlib.Path) -> list[Row]:
     if rows[0].split is None:
-        raise ConfigError(f"{table}: data.split={split} asks for a column `split`; it has none")
+        raise ConfigError(f"{table}: data.split={split} needs a column `split`; it has none")
     taken = [row for row in rows if row.split == split]
     if not taken:
         known = ", ".join(sorted({str(row.split) for row in rows}))
-        raise ConfigError(f"{table}: holds no image of split {split!r}; its splits are {known}")
+        raise ConfigError(f"{table}: contains no image of split {split!r}; its splits are {known}")
     return taken
 
 
 def _locate(name: str, roots: set[str], there: set[str]) -> str:
-    """Returns the path inside the folder of a file as a table lists it, such as `./a.png`."""
+    """Returns the path, relative to the folder, of a file that a table lists, as `./a.png`."""
     path = posixpath.normpath(name)
     for root in roots:
         if path.startswith(root + os.sep):
@@ -273,17 +273,17 @@ def _locate(name: str, roots: set[str], there: set[str]) -> str:
 
 
 def _check_there(table: pathlib.Path, files: Sequence[str], there: set[str]) -> None:
-    """Counts the files that are not there; without any there is nothing to explain."""
+    """Warns of listed files that do not exist; raises `ConfigError` if none of them exists."""
     root = str(table.parent)
     gone = [n for n in files if n not in there and not os.path.lexists(os.path.join(root, n))]
     if gone and len(gone) == len(files):
         raise ConfigError(
-            f"{table}: 0 of {len(files)} readable: no file is there, such as "
-            f"{str(table.parent / gone[0])!r}; paths in the table begin in its folder"
+            f"{table}: 0 of {len(files)} readable: no file exists, such as "
+            f"{str(table.parent / gone[0])!r}; paths in the table are relative to its folder"
         )
     if gone:
         _logger.warning(
-            "%s: %d of %d files are not there, such as %r", table, len(gone), len(files), gone[0]
+            "%s: %d of %d files do not exist, such as %r", table, len(gone), len(files), gone[0]
         )
 
 
@@ -306,7 +306,7 @@ def _read_label(row: Row, classes: Classes) -> int | str:
     if text in ("", str(UNKNOWN_LABEL)):
         return UNKNOWN_LABEL
     if re.fullmatch("-[0-9]+", text):
-        raise ConfigError(f"{row.place}: label {text}; expected a class, or -1 where none is known")
+        raise ConfigError(f"{row.place}: label {text}; expected a class, or -1 if unknown")
     try:
         number = classes.find(text)
     except ValueError as error:
@@ -315,7 +315,7 @@ def _read_label(row: Row, classes: Classes) -> int | str:
         return number
     problem = f"{row.place}: label {classes.explain_unknown(text)}"
     if text.casefold() in _UNKNOWN:
-        problem += "; leave it empty where it is not known"
+        problem += "; leave it empty if it is unknown"
     if classes.are_known:
         raise ConfigError(problem)
     return problem

@@ -15,7 +15,7 @@ from cfx_jax.config import ConfigError
 
 _logger = logging.getLogger(__name__)
 _DELIMITERS = ",;\t|"
-# How files of other kinds begin, which may be called .csv all the same.
+# First bytes of other kinds of files, which may still be named .csv.
 _OTHER_KINDS = {
     b"PK\x03\x04": "a spreadsheet (.xlsx) or a zip file",
     b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
@@ -26,10 +26,10 @@ _OTHER_KINDS = {
     b"\xff\xfe": "UTF-16 or UTF-32",
     b"\xfe\xff": "UTF-16",
 }
-# What each column may be called, small and without spaces and signs; those of Hugging Face, too.
+# Accepted names of each column, without case, spaces and punctuation; also those of Hugging Face.
 _COLUMNS = {"file": "file", "filename": "file", "label": "label", "boxes": "boxes",
             "split": "split"}  # fmt: skip
-# What others call them: not read, since it may be something else, but not passed over either.
+# Similar names: an error, because such a column may be one of ours, or something else.
 _ALIKE: dict[str, set[str]] = {
     "file": {"path", "image", "img", "name", "id"},
     "label": {"class", "classes", "target", "category", "y", "truth", "groundtruth", "synset",
@@ -49,10 +49,10 @@ class Row(NamedTuple):
 
     Attributes:
         place: name of the row in messages.
-        file: as it is written there.
-        label: text; "" where it is not known.
-        boxes: float32 `[k, 4]`.
-        split: text, None where there is no such column.
+        file: path of the image, as written in the table.
+        label: text of the label; "" if it is unknown.
+        boxes: boxes in the image, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels.
+        split: name of the split; None without a column `split`.
     """
 
     place: str
@@ -66,15 +66,15 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
     """Reads a table in UTF-8, whatever its delimiter and the spelling of its columns.
 
     Args:
-        path: path of the table. Columns that are not `file` (or `file_name`), `label`, `boxes` or
-            `split` are named and not used.
+        path: path of the table. Columns other than `file` (or `file_name`), `label`, `boxes` and
+            `split` are logged and ignored.
 
     Returns:
-        Its rows that are not empty.
+        The rows that are not empty.
 
     Raises:
-        ConfigError: it is not text in UTF-8, cannot be read as a table, has no column of files, a
-            column that may be meant for one of ours, or a row that does not fit its columns.
+        ConfigError: the file is not UTF-8 text or not a table, has no column `file`, has a column
+            whose name is similar to one of ours, or a row does not fit the columns.
     """
     text = _read_text(path)
     if not text.strip():
@@ -125,23 +125,22 @@ def _split_cells(
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Returns the names of the columns, and line number and cells of each row.
 
-    The delimiter is the one that a line `sep=;` gives, or else the one that makes most of our
-    columns of the first line.
+    The delimiter comes from a first line such as `sep=;`, as Excel writes it, or else it is the one
+    with which the header has most of our columns.
     """
-    # Excel reads its delimiter from such a line.
     separator = re.match(r"sep=(.)(?=[\r\n])", text, re.IGNORECASE)
     text = text[separator.end() :] if separator else text
 
     def num_known(delimiter: str) -> int:
         try:
             _, names = next(_read_rows(path, text, delimiter), (0, []))
-        except ConfigError:  # Quotes do not end where this one would be.
+        except ConfigError:  # With this delimiter a quoted cell does not end.
             return -1
         return len({_COLUMNS.get(_fold(name)) for name in names} - {None})
 
     rows = _read_rows(path, text, separator[1] if separator else max(_DELIMITERS, key=num_known))
     _, header = next(rows, (0, [""]))
-    # Spreadsheets end lines with delimiters of columns that are empty.
+    # Spreadsheets end each line with the delimiters of empty columns.
     width = len(header)
     while width > 1 and not header[width - 1]:
         width -= 1
@@ -167,7 +166,7 @@ def _fold(name: str) -> str:
 
 
 def _name_columns(path: pathlib.Path, header: Sequence[str]) -> dict[str, int]:
-    """Returns our columns and their places."""
+    """Returns the index of each known column."""
     columns: dict[str, int] = {}
     unknown = []
     for index, name in enumerate(header):
@@ -201,7 +200,7 @@ def _name_columns(path: pathlib.Path, header: Sequence[str]) -> dict[str, int]:
 
 
 def _near_column(name: str) -> str | None:
-    """Returns the column of ours that a name may be meant for."""
+    """Returns the known column that an unknown name probably means, or None."""
     for column, others in _ALIKE.items():
         if name in others or column in name:
             return column

@@ -15,7 +15,7 @@ from cfx_jax.data.digests import UNREADABLE, digest
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
-# Records in memory: more than there are threads that read them.
+# Records kept in memory: more than the threads that read them.
 _MAX_KEPT = 64
 
 
@@ -24,7 +24,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
 
     Args:
         config: the `data` section; `name`, `split` and, if it is not the default, `path` are read.
-        classes: what the names of its labels mean.
+        classes: classes that the names of its labels refer to.
 
     Returns:
         A `Source`; its ids name the dataset, its version, the split and the number in the split.
@@ -39,7 +39,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         records = _open_records(builder, config.split)
     except TFRecordError as error:
         raise ConfigError(f"data: {error}; prepare the TFDS dataset anew") from error
-    except Exception as error:  # TFDS raises a different type for every way of being absent.
+    except Exception as error:  # TFDS raises many types for a missing dataset.
         raise ConfigError(_help(config, error)) from error
     if "image" not in builder.info.features:
         raise ConfigError(
@@ -54,7 +54,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         for index in range(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
     ]
     features = _read_features(builder.info.features)
-    # The image undecoded: a broken one is one example's failure, and decoding is ours.
+    # Images stay undecoded: we decode them, so that a broken one fails only its own example.
     decoders = {"image": tfds.decode.SkipDecoding()}
 
     # Successive calls for one example read its record only once.
@@ -74,7 +74,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
             return UNKNOWN_LABEL
 
     def digest_image(index: int) -> int:
-        # Not of the record: the order of the features in it is another one each time it is written.
+        # Not a digest of the record: TFDS writes its features in a different order each time.
         try:
             return digest(read(index)["image"])
         except Exception:  # The libraries that read records raise any type.
@@ -100,17 +100,17 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
 
 
 def find_split(config: DataConfig) -> tuple[Any, Any]:
-    """Returns the TFDS builder of a prepared dataset, and the parts that its split is made of.
+    """Returns the TFDS builder of a prepared dataset, and the parts of its split.
 
     Raises:
-        ConfigError: the dataset is not there; the message explains how to prepare it.
+        ConfigError: the dataset is missing; the message explains how to prepare it.
     """
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder(config.name, data_dir=config.path or None)
         parts = tfds.core.ReadInstruction.from_spec(config.split).to_absolute(builder.info.splits)
-    except Exception as error:  # TFDS raises a different type for every way of being absent.
+    except Exception as error:  # TFDS raises many types for a missing dataset.
         raise ConfigError(_help(config, error)) from error
     return builder, parts
 
@@ -121,7 +121,7 @@ def _open_records(builder: Any, split: str) -> Sequence[bytes] | TFRecords:
 
     tfrecord = tfds.core.FileFormat.TFRECORD
     if builder.info.available_file_formats() == {tfrecord}:
-        # TFDS itself needs TensorFlow for those, and reads them from the beginning only.
+        # TFDS needs TensorFlow for TFRecord files, and reads them only from the beginning.
         files = builder.info.splits[split].file_instructions
         return TFRecords([Shard(f.filename, f.examples_in_shard, f.skip, f.take) for f in files])
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -130,7 +130,7 @@ def _open_records(builder: Any, split: str) -> Sequence[bytes] | TFRecords:
 
 
 def _read_features(features: Any) -> Any:
-    """Returns those features of a TFDS dataset that are read; decoding the others takes time."""
+    """Returns the features of a TFDS dataset that are read; decoding the others takes time."""
     import tensorflow_datasets as tfds
 
     read = {"image": features["image"]}
@@ -139,7 +139,7 @@ def _read_features(features: Any) -> Any:
     objects = getattr(dict(features.items()).get("objects"), "feature", None)
     if isinstance(objects, tfds.features.FeaturesDict):
         bbox = dict(objects.items()).get("bbox")
-        # Fractions y0 x0 y1 x1; data from before there was a choice do not name their format.
+        # Fractions y0 x0 y1 x1; datasets older than this option do not name their format.
         formats = (tfds.features.BBoxFeature().bbox_format, None)
         if isinstance(bbox, tfds.features.BBoxFeature) and bbox.bbox_format in formats:
             read["objects"] = tfds.features.Sequence({"bbox": bbox})
@@ -152,8 +152,8 @@ def _help(config: DataConfig, error: Exception) -> str:
     where = f", data_dir='{config.path}'" if config.path else ""
     return f"""\
 data: the TFDS dataset {config.name!r}, split {config.split!r}, cannot be opened.
-  looked in: {config.path or "~/tensorflow_datasets, the TFDS default; change it with data.path"}
-  TFDS said: {images.first_line(error)}
+  searched: {config.path or "~/tensorflow_datasets, the TFDS default; change it with data.path"}
+  TFDS error: {images.first_line(error)}
 To prepare it once (ImageNet first needs ILSVRC2012_img_train.tar and
 ILSVRC2012_img_val.tar from https://image-net.org/download in the folder downloads/manual there):
   pip install 'cfx_jax[tensorflow]'

@@ -1,7 +1,7 @@
 """Random access to TFRecord files, without TensorFlow.
 
-A file is a sequence of records, each its length (uint64, little-endian), a checksum of that
-(uint32, masked CRC-32C), its bytes, and a checksum of those.
+A file is a sequence of records. Each consists of its length (uint64, little-endian), a checksum of
+the length (uint32, masked CRC-32C), its bytes, and a checksum of the bytes.
 """
 
 import concurrent.futures
@@ -14,7 +14,7 @@ import numpy as np
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM_BYTES = 4
-# Of CRC-32C, bits reversed, and what TFRecord adds to a checksum, so that it may lie among data.
+# Polynomial of CRC-32C with its bits reversed, and the constant of TFRecord's masked checksums.
 _POLYNOMIAL, _MASK_DELTA = 0x82F63B78, 0xA282EAD8
 
 
@@ -43,16 +43,16 @@ class TFRecords:
     """The records of several files by number, from any thread."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        """Finds where each record lies; reads no more than their headers.
+        """Finds the position of each record; reads only the headers.
 
         Args:
-            shards: in the order in which to number their records.
+            shards: files, in the order in which their records are numbered.
 
         Raises:
-            TFRecordError: names the file and the place in it.
+            TFRecordError: a file is damaged; the message gives the file and the byte.
             OSError: a file cannot be read.
         """
-        # One read a record: on a network disk it is the waiting for them that takes long.
+        # Threads, because there is one read per record, and a network disk answers slowly.
         with concurrent.futures.ThreadPoolExecutor() as pool:
             spans = list(pool.map(_find_records, shards))
         self._paths = [shard.path for shard in shards]
@@ -70,7 +70,7 @@ class TFRecords:
 
         Raises:
             TFRecordError: the file has become shorter.
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         offset, length = map(int, self._spans[index])
         path = self._paths[self._path_of[index]]
@@ -107,7 +107,7 @@ def _find_records(shard: Shard) -> np.ndarray:
             offset = end
     if len(spans) != shard.num_records:
         raise TFRecordError(
-            f"{shard.path}: holds {len(spans)} records up to its end at byte {size}; expected "
+            f"{shard.path}: contains {len(spans)} records up to its end at byte {size}; expected "
             f"{shard.num_records}"
         )
     return np.array(spans, np.int64).reshape(-1, 2)[shard.skip : shard.skip + shard.take]
@@ -123,7 +123,7 @@ _REMAINDERS = [_byte_remainder(byte) for byte in range(256)]
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """Computes the checksum of a few bytes: no library that is there anyway has it."""
+    """Computes the masked CRC-32C of a few bytes; none of the dependencies provides it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _REMAINDERS[(crc ^ byte) & 0xFF]

@@ -18,7 +18,7 @@ def demo_images(size: int = 224) -> tuple[np.ndarray, np.ndarray]:
         Images, float32 `[3, size, size, 3]` in [0, 1], and their ImageNet classes, int32 `[3]`.
 
     Raises:
-        ValueError: `size` is no whole number, or below 1.
+        ValueError: `size` is not a whole number, or is below 1.
     """
     if not isinstance(size, int | np.integer) or size < 1:
         raise ValueError(f"size is {size!r}; expected a whole number of pixels, at least 1")

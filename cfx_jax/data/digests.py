@@ -1,7 +1,4 @@
-"""Content in 64 bits, by which it is known again: nothing of where it lies or when it was written.
-
-Zero stands for what cannot be read.
-"""
+"""64-bit digests of content, to detect changed data; paths and modification times do not count."""
 
 import hashlib
 import os
@@ -10,6 +7,7 @@ import stat
 import numpy as np
 
 UNREADABLE = 0
+"""Digest of content that cannot be read."""
 _BLOCK = 16 * 1024
 
 
@@ -43,7 +41,7 @@ def digest_file(path: str | os.PathLike[str]) -> int:
         path: path of the file, on a local disk.
 
     Returns:
-        As `digest` does; `UNREADABLE` where there is no file that can be read.
+        1 to 2**64 - 1; `UNREADABLE` if the file cannot be read.
     """
     try:
         # Opening a pipe would wait for ever.
@@ -53,6 +51,6 @@ def digest_file(path: str | os.PathLike[str]) -> int:
             size = os.fstat(file.fileno()).st_size
             places = sorted({0, max(0, (size - _BLOCK) // 2), max(0, size - _BLOCK)})
             blocks = [os.pread(file.fileno(), _BLOCK, place) for place in places]
-    except (OSError, ValueError):  # The latter of a name with a NUL character.
+    except (OSError, ValueError):  # ValueError: the name contains a NUL character.
         return UNREADABLE
     return digest(str(size).encode(), b"\0", *blocks)

@@ -1,7 +1,7 @@
-"""One picture: decoding it to upright 8-bit RGB or grey, and bringing it and its boxes to a size.
+"""Decodes a picture to upright 8-bit RGB or grey, and resizes it and its boxes.
 
 Boxes are float32 `[k, 4]`, `x0 y0 x1 y1`, in pixels from the top left corner of the upright image:
-`0 0 W H` is the whole of it.
+`0 0 W H` is the whole image.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 _FLOATS = np.arange(256, dtype=np.float32) / np.float32(255.0)
 _MAX_PIXELS = 100_000_000
-# Value of the EXIF tag: whether x and y change places, and which of them then runs backwards.
+# EXIF orientation: whether x and y are swapped, and whether x and y are then reversed.
 _TURNS = {
     2: (False, True, False),
     3: (False, True, True),
@@ -35,16 +35,16 @@ _TURNS = {
 
 
 class Resize(NamedTuple):
-    """How an image is brought to a size; a rule alone stands for it with the usual rest.
+    """How to resize an image; functions that accept a rule alone use the other defaults.
 
-    `crop` and `cover` keep the aspect ratio: the image is scaled until it covers the size over
-    `crop`, or just the size, in both directions, and the centre is cut out. `stretch` shows all of
-    it, whatever its aspect ratio.
+    `cover` keeps the aspect ratio: it scales the image until it covers the size in both directions,
+    and cuts out the centre. `crop` does the same but scales by another `1 / crop`. `stretch`
+    scales the whole image to the size, whatever its aspect ratio.
 
     Attributes:
         rule: `crop`, `cover` or `stretch`.
-        crop: for the rule `crop`; the published protocol resizes the short side to 256 before it
-            crops 224.
+        crop: share of the scaled side that the rule `crop` keeps; the published protocol resizes
+            the short side to 256 and cuts out 224.
         interpolation: one of `cfx_jax.classifiers.INTERPOLATIONS`.
     """
 
@@ -54,14 +54,14 @@ class Resize(NamedTuple):
 
 
 class UnreadableImageError(ValueError):
-    """One image that cannot be decoded: a status of that example, never the end of a run."""
+    """An image cannot be decoded; its example gets a status, and the run continues."""
 
 
 class _Silence:
     """Ignores Pillow's warnings while any thread is inside.
 
-    `warnings.catch_warnings` by itself is not for threads: the filters that one of them puts back
-    on leaving may be those that another has set.
+    `warnings.catch_warnings` alone is not thread-safe: on exit, a thread may restore the filters
+    that another thread has set.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ def reading(name: str) -> Iterator[None]:
         UnreadableImageError: anything was raised inside.
     """
     try:
-        # Pillow warns of what it can read all the same: odd metadata, sizes within our limit.
+        # Pillow warns of images that it can still read: odd metadata, sizes within our limit.
         with _silence:
             yield
     except Exception as error:  # Decoders raise any type on broken bytes.
@@ -113,8 +113,8 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     """Opens an image file without decoding it.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no file.
+        OSError: the file cannot be read.
+        ValueError: the path is not a regular file.
     """
     # Opening a pipe would wait for ever.
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -122,7 +122,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     try:
         return Image.open(path)
     except Image.DecompressionBombError:
-        # Pillow has a limit of its own, but of a JPEG we decode a part of the pixels only.
+        # Pillow refuses so many pixels, but we decode a large JPEG at a smaller scale.
         with contextlib.suppress(SyntaxError):
             return JpegImagePlugin.JpegImageFile(path)
         raise
@@ -131,8 +131,8 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Decodes an opened image to 8-bit RGB, rotated upright by its EXIF orientation.
 
-    Transparent parts show white behind them; of an animation the first frame is taken. A JPEG of
-    more than 100 million pixels is decoded at a half, a quarter or an eighth of its size.
+    Transparent parts become white; the first frame of an animation is read. A JPEG of more than
+    100 million pixels is decoded at a half, a quarter or an eighth of its size.
 
     Args:
         image: image of any mode; changed in place where that saves memory.
@@ -141,15 +141,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         An image of mode RGB.
 
     Raises:
-        ValueError: there are too many pixels, or they are floats or 32-bit integers; checked on the
-            header, before they are decoded.
-        Exception: of any type, where the pixels are damaged. Use it inside `reading`.
+        ValueError: there are too many pixels, or they are floats or 32-bit integers; the header is
+            checked before pixels are decoded.
+        Exception: of any type, if the pixels are damaged. Call it inside `reading`.
     """
     _limit_pixels(image)
     if image.mode in ("I", "F"):
         raise ValueError(
-            "its values have 32 bits, and which of them is white is not known; save it with 8 or "
-            "16 bits a channel"
+            "its values have 32 bits, so the value of white is unknown; save it with 8 or 16 bits "
+            "per channel"
         )
     image.load()
     # Damaged metadata do not affect the pixels.
@@ -167,7 +167,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _limit_pixels(image: Image.Image) -> None:
-    """Lets a JPEG of too many pixels be decoded at a half, a quarter or an eighth of its size."""
+    """Makes Pillow decode a JPEG of too many pixels at a half, a quarter or an eighth."""
     width, height = image.size
     if width * height > _MAX_PIXELS:
         fits = [d for d in (2, 4) if math.ceil(width / d) * math.ceil(height / d) <= _MAX_PIXELS]
@@ -181,7 +181,7 @@ def _limit_pixels(image: Image.Image) -> None:
 
 
 def to_grey(image: Image.Image) -> Image.Image:
-    """Turns an RGB image grey, mode L: its luma, `0.299 R + 0.587 G + 0.114 B` (ITU-R BT.601)."""
+    """Converts RGB to grey, mode L: the luma `0.299 R + 0.587 G + 0.114 B` (ITU-R BT.601)."""
     return image.convert("L")
 
 
@@ -192,8 +192,8 @@ def to_floats(pixels: Array) -> Array:
         pixels: uint8, of any shape.
 
     Returns:
-        float32 `pixels / 255`, correctly rounded everywhere: a compiler that divides by a constant
-        multiplies with its rounded reciprocal, and half of the values differ in their last bit.
+        float32 `pixels / 255`, correctly rounded. (Compilers replace a division by a constant by a
+        multiplication with its rounded reciprocal, which changes the last bit of half the values.)
 
     Raises:
         ValueError: the pixels are not uint8.
@@ -204,12 +204,12 @@ def to_floats(pixels: Array) -> Array:
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: str | Resize) -> np.ndarray:
-    """Brings an image to a size.
+    """Resizes an image.
 
     Args:
-        image: mode RGB or L.
+        image: image of mode RGB or L.
         size: `(H, W)` to return.
-        resize: how, or the rule of it.
+        resize: a `Resize`, or its rule alone.
 
     Returns:
         uint8 `[H, W, C]`, C = 3 for RGB or 1 for L.
@@ -219,7 +219,7 @@ def fit(image: Image.Image, size: tuple[int, int], resize: str | Resize) -> np.n
     """
     if isinstance(resize, str):
         resize = Resize(resize)
-    # The window in source pixels: what lies outside of it is never scaled up.
+    # Window in source pixels: pixels outside of it are never resized.
     window = _window((image.height, image.width), size, resize)
     how = Image.Resampling[resize.interpolation.upper()]
     resized = image.resize(size[::-1], how, box=window)
@@ -229,14 +229,14 @@ def fit(image: Image.Image, size: tuple[int, int], resize: str | Resize) -> np.n
 def fit_boxes(
     boxes: np.ndarray, image_size: tuple[int, int], size: tuple[int, int], resize: str | Resize
 ) -> np.ndarray:
-    """Moves boxes of an image to where `fit` shows what is in them.
+    """Transforms boxes of an image to the coordinates of the image that `fit` returns.
 
-    They are not clamped: what `fit` cuts off lies outside of `0 0 W H`. Clamp where you need it.
+    Boxes are not clamped: parts that `fit` cuts off lie outside of `0 0 W H`.
 
     Args:
         boxes: `[k, 4]`, `x0 y0 x1 y1` in pixels of the upright image.
         image_size: `(H, W)` of that image.
-        size: `(H, W)` of the fitted one.
+        size: `(H, W)` of the fitted image.
         resize: as in `fit`.
 
     Returns:
@@ -257,11 +257,11 @@ def fit_boxes(
 
 
 def upright_boxes(fractions: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Places boxes that are relative to the pixels of an image as they are stored.
+    """Converts relative boxes of the stored pixels to pixels of the upright image.
 
     Args:
-        fractions: `[k, 4]`, `x0 y0 x1 y1` in fractions of width and height, before EXIF turns it.
-        image: opened, need not be decoded.
+        fractions: `[k, 4]`, `x0 y0 x1 y1` as fractions of width and height, before EXIF rotation.
+        image: opened image; it need not be decoded.
 
     Returns:
         float32 `[k, 4]` in pixels of the upright image.

@@ -18,7 +18,7 @@ from cfx_jax.weights import class_names
 
 _logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[0-9]+")
-# Alone, or before a name, as in `n02085620-Chihuahua`.
+# A synset alone, or followed by a name, as in `n02085620-Chihuahua`.
 _SYNSET = re.compile(r"(n[0-9]{8})(?:[-_. ].*)?", re.IGNORECASE)
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _NUM_IMAGENET = 1000
@@ -30,8 +30,8 @@ class Classes:
     """The classes that labels refer to.
 
     Attributes:
-        names: one for each class, or empty; each of several synonyms separated by commas, as in
-            `tabby, tabby cat`, is a name of the class.
+        names: one name per class, or empty. A name may list synonyms separated by commas, as in
+            `tabby, tabby cat`; each of them refers to the class.
         count: number of classes, None if unknown.
     """
 
@@ -127,13 +127,15 @@ class Classes:
         unknown = [name for name, number in zip(names, numbers, strict=True) if number is None]
         if unknown and found:
             raise ConfigError(
-                f"{where}: {len(found)} of {len(names)} names mean a class, but "
+                f"{where}: {len(found)} of {len(names)} names are known classes, but "
                 f"{self.explain_unknown(unknown[0])}"
             )
         if not unknown:
             if twice := [n for i, n in enumerate(names) if found[i] in found[:i]]:
                 first = names[found.index(found[names.index(twice[0])])]
-                raise ConfigError(f"{where}: {first!r} and {twice[0]!r} mean one class: join them")
+                raise ConfigError(
+                    f"{where}: {first!r} and {twice[0]!r} are the same class: join them"
+                )
             part = (
                 f"{len(names)} of {self.count} classes" if self.count else f"{len(names)} classes"
             )
@@ -145,14 +147,16 @@ class Classes:
         if self.count not in (None, len(names)):
             raise ConfigError(
                 f"{where}: {len(names)} classes, but the classifier has {self._range()}, and names "
-                f"such as {unknown[0]!r} do not say which they are: name them by their numbers or "
-                "as the classifier does"
+                f"such as {unknown[0]!r} do not identify them: name them by their numbers or as "
+                "the classifier does"
             )
         found = list(range(len(names)))
         _logger.warning(
-            "%s: no name is a number, a synset or a name of the classifier, so they are numbered "
-            "in their order: %s", where, self.describe(dict(zip(names, found, strict=True)))
-        )  # fmt: skip
+            "%s: no name is a number, a synset or a class of the classifier, so the names are "
+            "numbered in their order: %s",
+            where,
+            self.describe(dict(zip(names, found, strict=True))),
+        )
         return found
 
     def describe(self, found: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which are not read, and why."""
+"""Lists the images of a folder, and counts the files that are not read, with the reason."""
 
 import collections
 import dataclasses
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from PIL import features
 
-# Tables of a folder: ours, and that of Hugging Face.
+# File names of tables: our own, and that of Hugging Face.
 TABLES = ("manifest.csv", "metadata.csv")
 _SUFFIXES = {
     ".apng", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
@@ -25,9 +25,9 @@ class Listing:
     """The images of a folder.
 
     Attributes:
-        images: their paths inside the folder, in the order of their names.
+        images: paths relative to the folder, sorted by name.
         not_read: kind of other file -> number of files of this kind.
-        tables: paths inside the folder of what may be tables of images.
+        tables: paths, relative to the folder, of files that may be tables of images.
     """
 
     images: list[str]
@@ -36,10 +36,10 @@ class Listing:
 
 
 def list_images(root: pathlib.Path) -> Listing:
-    """Lists the images of a folder and of all folders in it.
+    """Lists the images of a folder and of all its sub-folders.
 
-    Links to folders are followed, but no folder is listed twice. What programs leave behind, such
-    as `.DS_Store`, `__MACOSX` or `._a.png`, is no image, nor is what lies in the folder of a run.
+    Links to folders are followed, but no folder is listed twice. Files that programs leave behind,
+    such as `.DS_Store`, `__MACOSX` or `._a.png`, and files in the folder of a run are skipped.
 
     Args:
         root: the folder.
@@ -62,7 +62,7 @@ def list_images(root: pathlib.Path) -> Listing:
 
 
 def readable_suffixes() -> set[str]:
-    """Returns the endings of the files that the installed Pillow reads, in lower case."""
+    """Returns the suffixes of the files that the installed Pillow reads, in lower case."""
     suffixes = set(_SUFFIXES)
     if features.check("avif"):
         suffixes |= {".avif"}
@@ -75,17 +75,17 @@ def readable_suffixes() -> set[str]:
 
 
 def is_left_behind(name: str) -> bool:
-    """Tells whether a file or folder is of a program and not of a person."""
+    """Returns whether a file or folder was left behind by a program."""
     return name.startswith((".", "~$")) or name.lower() in _LEFT_BEHIND
 
 
 def is_run(path: pathlib.Path) -> bool:
-    """Tells whether a folder is that of a run of ours, with its records and its report."""
+    """Returns whether a folder is the workdir of a run."""
     return (path / "manifest.json").is_file() and (path / "records.zarr").is_dir()
 
 
 def describe_not_read(not_read: collections.Counter[str]) -> str:
-    """Says how many files are not read, and of which kinds."""
+    """Describes how many files are not read, and of which kinds."""
     not_read = +not_read
     most = not_read.most_common(_NUM_SHOWN)
     kinds = [f"{count} {kind}" for kind, count in most]
@@ -97,7 +97,7 @@ def describe_not_read(not_read: collections.Counter[str]) -> str:
 def _walk(
     root: pathlib.Path, not_read: collections.Counter[str]
 ) -> Iterator[tuple[pathlib.PurePath, list[str]]]:
-    """Yields each folder, as a path inside the root, and the names of the files in it."""
+    """Yields each folder, as a path relative to the root, and the names of the files in it."""
 
     def note(error: OSError) -> None:
         not_read[f"folder that cannot be opened ({error.strerror})"] += 1
@@ -106,7 +106,7 @@ def _walk(
     # Links come last: a target inside the root is listed under its own name.
     waiting = collections.deque([root])
     while waiting:
-        # Tells files from folders without asking the disk for each, as `rglob` would have to.
+        # Unlike `rglob`, `os.walk` needs no access to the disk to tell files from folders.
         for path, folders, names in os.walk(waiting.popleft(), onerror=note):
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
@@ -131,5 +131,5 @@ def _describe(suffix: str) -> str:
     if suffix in _HEIF:
         return f"{suffix} (Pillow reads it with the package pillow-heif)"
     if suffix == ".avif":
-        return f"{suffix} (the installed Pillow reads none)"
-    return suffix or "without an ending"
+        return f"{suffix} (the installed Pillow cannot read it)"
+    return suffix or "without a suffix"

@@ -11,9 +11,9 @@ import numpy as np
 from cfx_jax.data.images import Resize, UnreadableImageError
 from cfx_jax.data.source import Source
 
-# One is being solved, one waits for it, one is being decoded.
+# While a unit is explained, the next one waits, and the one after it is decoded.
 _UNITS_AHEAD = 2
-# A label, a digest, and an image or what was wrong with it.
+# Label, digest, and the image or a message why it is unreadable.
 _Loaded = tuple[int, int, np.ndarray | str]
 
 
@@ -23,13 +23,13 @@ class Examples:
 
     Attributes:
         unit: index of the unit.
-        ids: n texts.
+        ids: ids of all n examples.
         labels: int32 `[n]`, `UNKNOWN_LABEL` where there is none.
-        targets: int32 `[n]`, classes to explain, or below 0 their ranks, see `Source.target`.
-        digests: uint64 `[n]`, by which their content is known, see `Source.digest`.
-        pixels: uint8 `[m, H, W, C]`, of the readable ones only.
-        readable: int `[m]`, their rows.
-        problems: what was wrong with each of the others.
+        targets: int32 `[n]`, classes to explain; values below 0 are ranks, see `Source.target`.
+        digests: uint64 `[n]`, digests of the content, see `Source.digest`.
+        pixels: uint8 `[m, H, W, C]`, images of the readable examples.
+        readable: int `[m]`, rows of the readable examples.
+        problems: one message for each unreadable example.
     """
 
     unit: int
@@ -43,7 +43,7 @@ class Examples:
 
     @property
     def identities(self) -> np.ndarray:
-        """uint32 `[m]` of the readable ones: of the id, neither its place nor its decoded bits."""
+        """uint32 `[m]`, checksum of the id of each readable example, whatever its position."""
         checksums = [zlib.crc32(self.ids[row].encode()) for row in self.readable]
         return np.asarray(checksums, np.uint32)
 
@@ -54,13 +54,14 @@ def load_units(
     shape: tuple[int, int, int],
     resize: str | Resize,
 ) -> Iterator[Examples]:
-    """Decodes units in their order, some units ahead of the one that is read.
+    """Decodes units in order, ahead of the unit that the caller processes.
 
-    Pillow decodes and resizes without holding Python's lock, so threads keep all cores busy.
+    Pillow releases the interpreter lock while it decodes and resizes, so threads keep all cores
+    busy.
 
     Args:
         source: the examples.
-        units: index of a unit and the examples that belong to it.
+        units: pairs of the index of a unit and the range of its examples.
         shape: `(H, W, C)` of the images, C = 3 for RGB or 1 for grey.
         resize: as in `Source.load`.
 

@@ -23,14 +23,14 @@ class Source:
         name: name of the data in reports.
         ids: unique id of each example.
         label: index -> class index, `UNKNOWN_LABEL` where the data have none.
-        boxes: index -> boxes around what it shows, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels of the
+        boxes: index -> boxes around the object, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels of the
             image that `decode` returns; k = 0 where the data have none. Raises
-            `UnreadableImageError` where the size of the image has to be known and cannot be read.
+            `UnreadableImageError` if it needs the size of the image and cannot read it.
         open_image: index -> undecoded PIL image.
-        target: index -> class to explain, or below 0 the rank of one, -1 = the most likely; None
-            takes `label`, which is -1 where it is not known.
-        digest: index -> 64 bits of what `open_image` reads, by which other content under the same
-            id is known, see `cfx_jax.data.digests`; `UNREADABLE` where it cannot be read.
+        target: index -> class to explain; a value below 0 is a rank, -1 = the most likely class.
+            None takes `label`, so an unknown label (-1) means the most likely class.
+        digest: index -> 64-bit digest of what `open_image` reads, which detects changed content
+            under the same id, see `cfx_jax.data.digests`; `UNREADABLE` if it cannot be read.
     """
 
     name: str
@@ -46,28 +46,28 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the ids; what is behind each of them is known by `label` and `content`."""
+        """SHA-256 of the ids; `label` and `content` detect changes behind an id."""
         return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
 
     def content(self, index: int) -> int:
-        """Digests all that is known of one example: what it shows, its label and its boxes.
+        """Digests one example: its image, label and boxes.
 
         Args:
             index: position in `ids`.
 
         Returns:
-            64 bits; `UNREADABLE` where `digest` has that.
+            64-bit digest; `UNREADABLE` if the image cannot be read.
         """
-        shown = self.digest(index)
-        if shown == UNREADABLE:
+        image = self.digest(index)
+        if image == UNREADABLE:
             return UNREADABLE
         boxes = no_boxes(index)
         with contextlib.suppress(images.UnreadableImageError):
             boxes = self.boxes(index)
-        return digest(f"{shown} {self.label(index)} {boxes.tolist()}".encode())
+        return digest(f"{image} {self.label(index)} {boxes.tolist()}".encode())
 
     def load(self, index: int, size: tuple[int, int], resize: str | images.Resize) -> np.ndarray:
-        """Decodes one example and brings it to a size, for the functions of `cfx_jax`.
+        """Decodes and resizes one example, as the functions of `cfx_jax` expect it.
 
         Args:
             index: position in `ids`.
@@ -85,7 +85,7 @@ class Source:
     def pixels(
         self, index: int, shape: tuple[int, int, int], resize: str | images.Resize
     ) -> np.ndarray:
-        """Decodes one example and brings it to a shape, for what scales it on a device.
+        """Decodes and resizes one example to 8 bits; `to_floats` scales them on a device.
 
         Args:
             index: position in `ids`.
@@ -103,7 +103,7 @@ class Source:
     def fitted_boxes(
         self, index: int, size: tuple[int, int], resize: str | images.Resize
     ) -> np.ndarray:
-        """Returns the boxes of one example where `load` shows what is in them; decodes nothing.
+        """Returns the boxes of one example in the loaded image; decodes nothing.
 
         Args:
             index: position in `ids`.
@@ -124,7 +124,7 @@ class Source:
         return images.fit_boxes(boxes, (int(height), int(width)), size, resize)
 
     def decode(self, index: int, channels: int = 3) -> Image.Image:
-        """Decodes one example to an upright image of its own size.
+        """Decodes one example to an upright image at its original size.
 
         Args:
             index: position in `ids`.
@@ -142,17 +142,17 @@ class Source:
 
 
 def expand_top_classes(source: Source, num_classes: int) -> Source:
-    """Makes of each example several, one for each of its most likely classes.
+    """Repeats each example, once for each of its most likely classes.
 
-    They are examples of their own, with records, a status and a page like all others, rather than
-    an axis of the records: whatever reads a run reads them.
+    Each repetition is an example with its own records, status and detail view, so all readers of
+    a run can handle it.
 
     Args:
         source: the examples.
-        num_classes: how many classes of each are explained, in place of its label.
+        num_classes: number of most likely classes to explain per example, instead of its label.
 
     Returns:
-        A `Source` with the ids `ID#1`, `ID#2` and so on, side by side.
+        A `Source` with the ids `ID#1`, `ID#2`, ..., adjacent for each example.
     """
 
     def whole(function: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -170,6 +170,6 @@ def expand_top_classes(source: Source, num_classes: int) -> Source:
 
 
 def no_boxes(index: int) -> np.ndarray:
-    """The boxes of an image without any, float32 `[0, 4]`."""
+    """Returns the boxes of an image without boxes, float32 `[0, 4]`."""
     del index
     return np.zeros((0, 4), np.float32)

@@ -1,7 +1,7 @@
-"""Example sources: bundled photographs, an image folder, arrays in an .npz file, TFDS.
+"""Opens example sources: bundled photographs, an image folder, arrays in an .npz file, TFDS.
 
-Example ids are text, unique, and belong to the data (a file name, a record of a TFDS split), never
-to a place in a batch or a run.
+Example ids are unique texts that belong to the data (a file name, a record of a TFDS split); they
+do not depend on the position in a batch or a run.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ _BUNDLED = {
 
 
 def check_there(config: DataConfig) -> None:
-    """Checks that there is something to open, which takes less time than loading models for it.
+    """Checks that the data exist, so that no models are loaded in vain.
 
     Args:
         config: the `data` section.
 
     Raises:
-        ConfigError: the folder or the TFDS dataset is not there.
+        ConfigError: the folder or the TFDS dataset does not exist.
     """
     if config.source == "folder":
         find_folder(config)
@@ -48,12 +48,12 @@ def check_there(config: DataConfig) -> None:
 
 
 def open_source(config: DataConfig, classifier: Classifier | None = None) -> Source:
-    """Opens the examples a config names.
+    """Opens the examples that a config describes.
 
     Args:
         config: the `data` section.
-        classifier: classifier whose classes the labels are. It maps names to classes, and
-            labels that are none of its classes are refused; None takes numbers as they are.
+        classifier: classifier whose classes the labels refer to. Class names are mapped to its
+            classes, and labels that are none of them are rejected; None accepts any number.
 
     Returns:
         A `Source` with at least one example.
@@ -67,18 +67,18 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
         source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
     if not len(source):
         raise ConfigError(
-            f"data: {source.name!r} holds no image; a folder needs files that end in "
+            f"data: {source.name!r} contains no image; a folder needs files that end in "
             f"{', '.join(sorted(readable_suffixes()))} or a manifest.csv that lists some"
         )
     return source
 
 
 def resize_for(config: DataConfig, classifier: Classifier) -> images.Resize:
-    """Returns how a run brings images to the size of its classifier.
+    """Returns how a run resizes images to the size of its classifier.
 
     Args:
         config: the `data` section; its `resize` is the rule.
-        classifier: the rest is as it was trained.
+        classifier: classifier, which defines the crop and the interpolation.
     """
     return images.Resize(config.resize, classifier.crop, classifier.interpolation)
 

@@ -1,4 +1,4 @@
-"""How good explanations are: records of runs -> numbers of every image -> tables."""
+"""Evaluates explanations: records of runs -> numbers per image -> tables."""
 
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.evaluation import evaluate

@@ -1,4 +1,4 @@
-"""Boxes of the data for an evaluation: checked, and transformed like the images."""
+"""Checks the boxes of the data for an evaluation, and transforms them like the images."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cfx_jax.config import ConfigError
 from cfx_jax.data import Resize, Source
 
 _logger = logging.getLogger(__name__)
-# Boxes are drawn by hand: one may reach beyond its image by so much of the width or height.
+# Boxes are drawn by hand: share of the width or height by which one may reach beyond its image.
 _OVERHANG = 0.5
 
 
@@ -25,10 +25,10 @@ def find_boxes(
         resize: as in `Source.load`.
 
     Returns:
-        For each, float32 `[k, 4]` in pixels of the fitted image, not clamped to it.
+        Boxes of each example, float32 `[k, 4]` in pixels of the fitted image, not clamped to it.
 
     Raises:
-        ConfigError: no box of all these reaches beyond 1: they are shares of the image.
+        ConfigError: all boxes lie in [0, 1], so they are shares of the image instead of pixels.
     """
     given = {index: boxes for index in indices if len(boxes := source.boxes(index))}
     if given:
@@ -36,7 +36,7 @@ def find_boxes(
     if beyond := [index for index in given if _is_beyond(source, index)]:
         _logger.warning(
             "boxes of %d images lie outside of the image or reach far beyond it; the first is %r "
-            "with %s; expected are pixels of the image",
+            "with %s; expected pixels of the image",
             len(beyond),
             source.ids[beyond[0]],
             given[beyond[0]].tolist(),
@@ -56,7 +56,7 @@ def _check_pixels(source: Source, given: dict[int, np.ndarray]) -> None:
 
 
 def _is_beyond(source: Source, index: int) -> bool:
-    # Of the whole image: what lies beyond it, not what a crop has cut off.
+    # Relative to the whole image, so that parts cut off by a crop do not count.
     shares = source.fitted_boxes(index, (1, 1), "stretch")
     is_outside = (shares[:, 2:] <= 0) | (shares[:, :2] >= 1)
     is_far = (shares < -_OVERHANG) | (shares > 1 + _OVERHANG)

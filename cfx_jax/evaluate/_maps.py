@@ -1,4 +1,4 @@
-"""What is kept of a map, whatever it comes from: its fields, and their values."""
+"""The fields stored for a saliency map of any method, and their values."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ SHARES = tuple(round(0.05 * step, 2) for step in range(20))
 """Thresholds of MaxBoxAcc, as shares of the range of a map."""
 
 REGION_THRESHOLD = 0.5
-"""Where a map is cut to the region that a person sees."""
+"""Saliency above which a pixel belongs to the region."""
 
-# Cells along each side of the maps that are kept, to draw them and to compare methods.
+# Cells along each side of the stored maps, which are drawn and compared between methods.
 _MAP_SIZE = 56
 
 
 def map_fields(scorer: Scorer) -> list[Field]:
-    """Lists what is kept of a map."""
+    """Lists the fields stored for a map."""
     numbers = ("error", "pointing", "f1", "crop", "variation")
     regions = ("half_error", "parts", "box_share")
     curve = ((scorer.num_infills, scorer.curve_steps + 1), ("infill", "point"))
@@ -44,12 +44,12 @@ def measure_maps(
 
     Args:
         maps: float `[m, H, W]`, larger = more important.
-        images: that they are of.
-        boxes: true ones of each, float `[k, 4]`.
-        scorer: runs the classifier.
+        images: images of the maps.
+        boxes: true boxes of each image, float `[k, 4]`.
+        scorer: scorer, which runs the classifier.
 
     Returns:
-        By field of `map_fields` an array `[m, ...]`, but for those of `measure_regions`.
+        Arrays `[m, ...]` by field of `map_fields`, except those of `measure_regions`.
     """
     maps = to_unit_range(maps)
     around = localisation.tight_boxes(localisation.above_mean(maps))
@@ -76,11 +76,11 @@ def measure_regions(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, 
     """Measures the regions above the fixed threshold `REGION_THRESHOLD`, which is not tuned.
 
     Args:
-        maps: float `[m, H, W]` in [0, 1]: probabilities, or those of `to_unit_range`.
-        boxes: true ones of each, float `[k, 4]`.
+        maps: float `[m, H, W]` in [0, 1]: probabilities, or the result of `to_unit_range`.
+        boxes: true boxes of each image, float `[k, 4]`.
 
     Returns:
-        By field an array `[m]`.
+        Arrays `[m]` by field.
     """
     regions = maps > REGION_THRESHOLD
     around = localisation.tight_boxes(regions)
@@ -92,14 +92,14 @@ def measure_regions(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, 
 
 
 def to_unit_range(maps: np.ndarray) -> np.ndarray:
-    """Brings each map `[m, H, W]` to [0, 1]: what is measured must not depend on its scale."""
+    """Scales each map `[m, H, W]` to [0, 1], so that measurements do not depend on its scale."""
     low = maps.min(axis=(1, 2), keepdims=True)
     scaled: np.ndarray = (maps - low) / np.maximum(np.ptp(maps, axis=(1, 2), keepdims=True), 1e-12)
     return scaled
 
 
 def _shrink(maps: np.ndarray) -> np.ndarray:
-    """Averages maps `[m, H, W]` over `_MAP_SIZE` x `_MAP_SIZE` cells; repeats pixels if smaller."""
+    """Averages maps `[m, H, W]` over `_MAP_SIZE` x `_MAP_SIZE` cells, or enlarges smaller ones."""
     rows, columns = (
         (np.arange(_MAP_SIZE) * length // _MAP_SIZE).astype(int) for length in maps.shape[1:]
     )

@@ -1,4 +1,4 @@
-"""What people read of an evaluation: its columns, and its tables in Markdown."""
+"""The tables of an evaluation in Markdown, and their columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ class Metric(NamedTuple):
 
 
 _GAUSSIAN = f"a Gaussian of {SMOOTHING:.0%} of its side"
-# Maps of other methods are no probabilities.
+# Maps of other methods are not probabilities.
 _ABOVE_HALF = "above 1/2 (a method that is not learnt: above half of the range of its map)"
 
 MAP_METRICS = {
@@ -41,13 +41,11 @@ LEARNT_METRICS = {
     ),
     "log_odds_infilled": Metric("log-odds", "", "of the target, in-filled"),
     "soft_hard_gap": Metric(
-        "soft-hard", "near 0", "objective of hard masks less that of soft ones"
+        "soft-hard", "near 0", "objective of hard masks minus that of soft ones"
     ),
-    "entropy": Metric("entropy", "lower", "bits a mask cell"),
+    "entropy": Metric("entropy", "lower", "bits per mask cell"),
     "pixel_entropy": Metric(
-        "entropy, pixels",
-        "lower",
-        "bits a pixel, of what hard masks are drawn with",
+        "entropy, pixels", "lower", "bits per pixel, of the probabilities of hard masks"
     ),
     "region_success": Metric(
         "region success",
@@ -72,10 +70,10 @@ SANITY_METRICS = {
 def to_markdown(
     summary: Mapping[str, Any], infills: Sequence[str], transfer_classifiers: Sequence[str]
 ) -> str:
-    """Writes what people read of an evaluation.
+    """Formats the tables of an evaluation as Markdown.
 
     Args:
-        summary: all of it, as `table.json` holds it.
+        summary: content of `table.json`.
         infills: names of the generators of the curves.
         transfer_classifiers: names of the transfer classifiers.
 

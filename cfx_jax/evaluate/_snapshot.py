@@ -1,13 +1,13 @@
-"""Which units the hosts of an evaluation measure: the first host decides for all of them.
+"""Decides which units the hosts of an evaluation measure: the first host decides for all of them.
 
-Runs may continue while they are measured. Hosts that each decided for themselves could wait forever
-for units that no other host has seen, so they agree through two kinds of files:
+Runs may continue while they are measured. If each host decided alone, a host could wait forever for
+units that no other host has seen, so the hosts agree through two kinds of files:
 
-    snapshot.json   units that the first host saw, and a mark: written anew by each evaluation
-    finished-H      the mark of the last snapshot of which host H has measured all that is its own
+    snapshot.json   units that the first host saw, and a mark: written again by each evaluation
+    finished-H      mark of the last snapshot of which host H has measured all its own units
 
-The first host finishes last. A snapshot that it has finished, or that this host finished before it
-was started, is of an earlier evaluation: the first host will write another one.
+The first host finishes last. A snapshot belongs to an earlier evaluation if the first host has
+finished it, or if this host finished it before it was started: the first host will write a new one.
 """
 
 import json
@@ -22,7 +22,7 @@ from cfx_jax.runs import StopRequest, cluster
 
 
 class Snapshot:
-    """The side of one host; every host of an evaluation has one.
+    """The snapshot of an evaluation, as one of its hosts sees it.
 
     Example:
         snapshot = Snapshot(folder)
@@ -43,12 +43,12 @@ class Snapshot:
         """Waits for the other hosts, before and after units are measured.
 
         Args:
-            seen: units that can be measured, as this host sees it; only those of the first count.
+            seen: units that this host finds ready to measure; only those of the first host count.
             stop: stop request, checked while waiting.
 
         Yields:
-            Units to measure: on the first host `seen`, once; on the others those of a snapshot,
-            mostly once, and again where the first one was that of an evaluation cut off earlier.
+            Units to measure. The first host gets `seen`, once. The others get those of a snapshot,
+            usually once, and again if the first snapshot belonged to an interrupted evaluation.
 
         Raises:
             StoppedError: the evaluation was requested to stop.
@@ -73,7 +73,7 @@ class Snapshot:
                 self.finish()
 
     def finish(self) -> None:
-        """Tells the other hosts that this one is done with the units it was given last."""
+        """Signals to the other hosts that this one has measured the units of the last snapshot."""
         self._storage.write(f"finished-{self._host}", self._mark.encode())
 
     def _finished(self, host: int) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation is of: runs, their images and classifier, and what is measured of them."""
+"""The inputs of an evaluation: runs, their images and classifier, and the parts to measure."""
 
 import dataclasses
 import functools
@@ -45,8 +45,8 @@ def open_runs(folders: Sequence[str]) -> list[Learnt]:
     names = [pathlib.PurePath(folder).name for folder in folders]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"--records: the folders end in {', '.join(names)}; expected a name of its own for "
-            "each, because tables show it"
+            f"--records: the folders end in {', '.join(names)}; expected unique names, because "
+            "tables show them"
         )
     parts = []
     for name, folder in zip(names, folders, strict=True):
@@ -62,22 +62,23 @@ def open_runs(folders: Sequence[str]) -> list[Learnt]:
 def adopt(
     config: EvaluateConfig, stored: dict[str, Any], images_path: str, has_classifier: bool
 ) -> EvaluateConfig:
-    """Takes what was explained, and how the work was cut, from the manifest of a run.
+    """Takes data, classifier, precision, mask and unit size from the manifest of a run.
 
     Args:
         config: configuration of the evaluation; a warning lists fields that differ from the run.
         stored: config of the run.
-        images_path: where the images lie now; "" = where they were.
-        has_classifier: whether the caller has the classifier.
+        images_path: current path of the images; "" = unchanged.
+        has_classifier: whether the caller gives the classifier in Python.
 
     Returns:
-        The config with the data, classifier, precision, mask and units of work of the run.
+        The config with the data, classifier, precision, mask and unit size of the run.
 
     Raises:
-        ConfigError: the classifier was given in Python, and is not now, or the images are gone.
-        RecordsError: the config is that of another version.
+        ConfigError: the run had a classifier given in Python, which is missing now, or the images
+            do not exist.
+        RecordsError: the run is of another version.
     """
-    # Of a model that the caller of a run had, its manifest keeps the name alone.
+    # For a model given in Python, the manifest contains only a name.
     name = stored["classifier"]["name"]
     if not has_classifier and not registry.is_loadable(name):
         raise ConfigError(
@@ -114,7 +115,7 @@ def _read_section(kind: type[_Section], stored: dict[str, Any], name: str) -> _S
     if other := known ^ stored[name].keys():
         raise RecordsError(
             f"the config of the run lacks, or has in addition, {', '.join(sorted(other))} in its "
-            f"section {name}; expected a run of this version: do it again in another --workdir"
+            f"section {name}; expected a run of this version: repeat it in another --workdir"
         )
     # JSON has lists for tuples.
     values: dict[str, Any] = {
@@ -124,7 +125,7 @@ def _read_section(kind: type[_Section], stored: dict[str, Any], name: str) -> _S
 
 
 def _name_unused(config: EvaluateConfig, adopted: EvaluateConfig) -> list[str]:
-    """Names the fields that a config sets and whose values others have taken the place of."""
+    """Names the fields that a config sets, but whose values the run replaces."""
     named_fields = []
     for section in ("data", "classifier", "explain"):
         given, default, taken = (
@@ -140,7 +141,7 @@ def _name_unused(config: EvaluateConfig, adopted: EvaluateConfig) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all parts of an evaluation share, and those parts."""
+    """The values that all parts of an evaluation share, and the parts."""
 
     config: EvaluateConfig
     source: data.Source
@@ -160,12 +161,12 @@ class Study:
         classifier: Classifier | None,
         transfer_classifiers: Sequence[Classifier],
     ) -> "Study":
-        """Loads data, which `adopt` or the runs have found there, and models; checks the runs.
+        """Loads the data and the models, and checks that the runs belong to them.
 
         Raises:
             ConfigError: a run has other images or another classifier, or a transfer classifier does
                 not fit.
-            RecordsError: images or labels are not those that a run has explained.
+            RecordsError: images or labels have changed since a run explained them.
         """
         classifier, generator = registry.load_models(config, classifier)
         source = runner.open_examples(config, classifier)
@@ -204,14 +205,14 @@ class Study:
             "curve_steps": config.curve_steps,
             "environment": cluster.environment(),
         }
-        # Of each image once, for all parts.
+        # Computed once per image, for all parts.
         content = functools.cache(source.content)
         resize = data.resize_for(config.data, classifier)
         return cls(config, source, shape, resize, scorer, models, manifest, learnt, content)
 
     @property
     def parts(self) -> list[Part]:
-        """What is measured, in the order of the tables."""
+        """The parts to measure, in the order of the tables."""
         config = self.config
         parts: list[Part] = [Reference()]
         parts += [
@@ -219,12 +220,12 @@ class Study:
             for name in config.baselines
         ]
         parts += self.learnt
-        # By the name of the run, in the order of the objectives: SSR, then SDR.
+        # Pairs of the same run; the order of the objectives is SSR, then SDR.
         pairs = itertools.combinations(self.learnt, 2)
         return parts + [Joint(ssr, sdr) for ssr, sdr in pairs if ssr.run == sdr.run]
 
     def ready_units(self) -> list[int]:
-        """Units that all runs have explained by now: of all methods the same images."""
+        """Returns the units that all runs have explained: all methods measure the same images."""
         complete = np.ones(len(self.source), bool)
         for records in {part.run: part.records for part in self.learnt}.values():
             complete &= records.complete
@@ -266,7 +267,9 @@ def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data
                     f"{part.name}: the run has {what} {stored}, not {expected}; expected the same "
                     "images and classifier for all that is compared" + (other and f" ({other})")
                 )
-    remedy = "Say with --images where the former data lie, or explain these in another --workdir."
+    remedy = (
+        "Give the path of the former data with --images, or explain these in another --workdir."
+    )
     # Read once for all runs.
     now = {"label": functools.cache(source.label), "digest": functools.cache(source.digest)}
     for records in {part.run: part.records for part in learnt}.values():

@@ -1,8 +1,9 @@
 """The stores of an evaluation -> tables and plots; no accelerator needed.
 
-Everything is of the images that all methods have measured, so that methods are compared on equal
-terms; a mean comes with its 95 % interval over images. `table.json` holds all of it, `table.csv` a
-line for each number, `table.md` what people read, `images.csv` a line for each image and method.
+All numbers are over the images that all methods have measured, so that methods are compared on the
+same images; each mean has a 95 % interval over images. `table.json` contains all numbers,
+`table.csv` one line per number, `table.md` the tables for readers, `images.csv` one line per image
+and method.
 """
 
 import csv
@@ -23,7 +24,7 @@ from cfx_jax.records import RecordReader, RecordsError, Storage
 from cfx_jax.report import pictures
 
 _IMAGES = "images"
-_BLOCK = 64  # images whose maps are compared at once
+_BLOCK = 64  # Images whose maps are compared at once.
 _IMAGES_SHOWN = 8
 BOXES = ("whole", "centre", "truth")
 _CENTRE_BOX = "box: centre"
@@ -41,10 +42,10 @@ def write_tables(
 
     Args:
         workdir: folder of the evaluation.
-        stores: by name of a method, and `images`, the folder of its records.
+        stores: folder of the records of each method and of `images`, by name.
         infills: names of the generators of the curves.
         transfer_classifiers: names of the transfer classifiers.
-        learnt: the parts that are learnt masks.
+        learnt: parts with learnt masks.
 
     Returns:
         The tables as Markdown.
@@ -57,9 +58,7 @@ def write_tables(
     photos = _read(readers.pop(_IMAGES), rows)
     rows, photos = rows[photos["target"] >= 0], _take(photos, photos["target"] >= 0)
     if not len(rows):
-        raise RecordsError(
-            "no image is measured by all methods: let the runs go on, then try again"
-        )
+        raise RecordsError("no image is measured by all methods: continue the runs, then try again")
     photos["is_top_1"] = np.where(
         photos["label"] == UNKNOWN_LABEL, np.nan, photos["prediction"] == photos["label"]
     )
@@ -101,10 +100,11 @@ def _read_methods(
     transfer_classifiers: Sequence[str],
     learnt: Sequence[Learnt],
 ) -> tuple[dict[str, _Columns], dict[str, dict[str, np.ndarray]]]:
-    """Reads one method after the other; of each only a number an image and metric is held.
+    """Reads one method after the other, and keeps only one number per image and metric.
 
     Returns:
-        By subset the columns of its table; by method what plots need, means over images `[1, ...]`.
+        The columns of the table of each subset, and the means over images `[1, ...]` that the plots
+        need of each method.
     """
     objectives = {part.name: part.objective for part in learnt}
     subsets = _subsets(photos)
@@ -127,7 +127,7 @@ def _read_methods(
 
 
 def _read(reader: RecordReader, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """All numbers of a store but its maps: those are read a block at a time."""
+    """Reads all numbers of a store except its maps, which are read in blocks."""
     others = ("id", "content", "map")
     names = [field.name for field in reader.fields if field.name not in others]
     return {name: reader.read(name)[rows] for name in names}
@@ -138,7 +138,7 @@ def _take(values: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.nd
 
 
 def _add_failures(values: dict[str, np.ndarray], objective: str, infills: Sequence[str]) -> None:
-    """Adds what follows from the success rates: a mask that never works, an object redrawn."""
+    """Adds `failed` (no hard mask succeeds), and for SDR `regenerated` (object redrawn)."""
     success = values["success_rate"]
     values["failed"] = np.where(np.isnan(success), np.nan, success == 0)
     if objective == "sdr":
@@ -149,7 +149,7 @@ def _add_failures(values: dict[str, np.ndarray], objective: str, infills: Sequen
 
 
 def _subsets(photos: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The images of each table, bool `[N]`; one without images is left out."""
+    """Returns the images of each table, bool `[N]`; omits tables without images."""
     every = np.ones(len(photos["target"]), bool)
     subsets = {"all": every, "small box": photos["is_small"] == 1}
     return {name: rows for name, rows in subsets.items() if rows.any()}
@@ -161,7 +161,7 @@ def _columns(
     infills: Sequence[str],
     transfer_classifiers: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """One number an image for each metric, float `[N]`, NaN where there is none."""
+    """Returns one number per image for each metric, float `[N]`, NaN where there is none."""
     columns = {
         "error": values["error"],
         "official_error": localisation.official_errors(values["error"], is_top_1),
@@ -186,7 +186,7 @@ def _columns(
 
 
 def _control_boxes(photos: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """By control box and metric: number of images, mean and interval."""
+    """Returns number of images, mean and interval, by control box and metric."""
     boxes = {}
     for box in BOXES:
         crops = {"error": photos.get(f"{box}_error"), "crop": photos[f"{box}_crop"]}
@@ -207,9 +207,9 @@ def _intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _differences(
     columns: Mapping[str, _Columns], photos: Mapping[str, np.ndarray], learnt: Sequence[Learnt]
 ) -> list[dict[str, Any]]:
-    """Differences on the same images: between runs of an objective, and to the centre.
+    """Returns differences on the same images: between runs of an objective, and to the centre.
 
-    That is the method `centre`, in all that maps have, and the centre box, in what boxes have.
+    The centre is the method `centre` for metrics of maps, and the centre box for metrics of boxes.
     """
     pairs = [
         (ours.name, theirs.name)
@@ -221,7 +221,7 @@ def _differences(
     pairs += [(name, _CENTRE_BOX) for name in columns["all"]]
     rows = []
     for subset, chosen in _subsets(photos).items():
-        # A box has no threshold: it is the same for all ways to draw one from a map.
+        # The centre box is the same however the boxes of the maps are drawn.
         box = dict.fromkeys(("error", "half_error", "smooth_error"), photos["centre_error"][chosen])
         box["crop"] = photos["centre_crop"][chosen]
         methods = columns[subset] | {_CENTRE_BOX: box}
@@ -239,7 +239,7 @@ def _differences(
 def _agreement(
     readers: Mapping[str, RecordReader], rows: np.ndarray, learnt: Sequence[Learnt]
 ) -> list[dict[str, Any]]:
-    """Rank agreement of the maps of runs of the same objective."""
+    """Returns the rank agreement of the maps of runs of the same objective."""
     found = []
     for ours, theirs in itertools.combinations(learnt, 2):
         if ours.objective != theirs.objective:
@@ -258,7 +258,7 @@ def _agreement(
 
 
 def _restarts(rows: np.ndarray, learnt: Sequence[Learnt]) -> list[dict[str, Any]]:
-    """Variance of the cells over runs that differ in their seed alone."""
+    """Returns the variance of the cells over runs that differ only in their seed."""
     groups: dict[str, list[Learnt]] = {}
     for part in learnt:
         identity = part.identity()
@@ -296,7 +296,7 @@ def _to_csv(summary: Mapping[str, Any]) -> bytes:
 
 
 def _images_csv(ids: Sequence[str], photos: Mapping[str, np.ndarray], methods: _Columns) -> bytes:
-    """A line for each image and method."""
+    """Returns one line per image and method."""
     metrics = list(dict.fromkeys(metric for values in methods.values() for metric in values))
     about = ("label", "target", "prediction", "num_boxes", "is_small")
     unknown = np.full(len(ids), np.nan)

@@ -1,7 +1,7 @@
-"""Do masks hold for in-fills and classifiers they were not learnt with? Of ONE image, pure.
+"""Evaluates masks with in-fills and classifiers they were not learnt with.
 
-A mask succeeds if a classifier still predicts the target on the in-filled image (SSR),
-or no longer does (SDR).
+All functions are pure functions of ONE image. A mask succeeds if a classifier still predicts the
+target on the in-filled image (SSR), or no longer does (SDR).
 """
 
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ def transfer_to_infills(
     law: MaskLaw,
     num_masks: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Judges hard masks with several in-fills and the classifier they were learnt with.
+    """Evaluates hard masks with several in-fills and the classifier they were learnt with.
 
     Args:
         problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
         classifier: the model explained.
-        generators: G that fill the holes.
+        generators: G generators that fill the holes.
         law: mask law of the learnt masks.
-        num_masks: hard masks drawn for each of them.
+        num_masks: number of hard masks drawn for each generator.
 
     Returns:
         Mean log-odds of the target and success rate, float32 `[G]` each.
@@ -50,10 +50,10 @@ def transfer_to_infills(
         )
         for generator in generators
     ]
-    # Without the pictures.
+    # The in-filled pictures are dropped.
     return (
-        jnp.stack([verdict.log_odds for verdict in results]),
-        jnp.stack([verdict.success_rate for verdict in results]),
+        jnp.stack([result.log_odds for result in results]),
+        jnp.stack([result.success_rate for result in results]),
     )
 
 
@@ -64,26 +64,26 @@ def transfer_to_classifiers(
     generator: Generator,
     law: MaskLaw,
 ) -> jax.Array:
-    """Judges `NUM_HARD_MASKS` hard masks with several classifiers and one in-fill.
+    """Evaluates `NUM_HARD_MASKS` hard masks with several classifiers and one in-fill.
 
     Args:
         problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
-        classifiers: k that the masks were not learnt with.
-        generator: fills the holes.
+        classifiers: k classifiers that the masks were not learnt with.
+        generator: generator that fills the holes.
         law: mask law of the learnt masks.
 
     Returns:
         Success rate, float32 `[k]`; NaN where a classifier is wrong on the image itself.
     """
 
-    def succeeds(key: jax.Array) -> jax.Array:
-        # As `other` draws, but filled once for all classifiers.
+    def draw_and_evaluate(key: jax.Array) -> jax.Array:
+        # The draws of `evaluate_hard_masks`, but filled once for all classifiers.
         mask_key, fill_key = jax.random.split(key)
         mask = law.draw_hard(mask_key, pixels)
         return _succeeds(problem, mask, fill_key, classifiers, generator)
 
-    success = jax.lax.map(succeeds, jax.random.split(problem.key, NUM_HARD_MASKS))
+    success = jax.lax.map(draw_and_evaluate, jax.random.split(problem.key, NUM_HARD_MASKS))
     return _where_right(jnp.mean(success, axis=0), problem, classifiers)
 
 
@@ -94,14 +94,14 @@ def evaluate_region(
     others: Sequence[Classifier],
     generator: Generator,
 ) -> jax.Array:
-    """Judges one region, drawn by no chance, with the classifier it was learnt with and others.
+    """Evaluates one fixed region with the classifier it was learnt with and with others.
 
     Args:
         problem: the image, its question and its objective.
         region: bool `[H, W]`, what SSR keeps and SDR drops.
         classifier: the model explained; it counts whether or not it is right on the image.
-        others: k that the region was not learnt with.
-        generator: fills the holes.
+        others: k classifiers that the region was not learnt with.
+        generator: generator that fills the holes.
 
     Returns:
         1 where the region succeeds, else 0, float32 `[1 + k]`, the classifier explained
@@ -137,7 +137,7 @@ def _succeeds(
 def _where_right(
     success: jax.Array, problem: Problem, classifiers: Sequence[Classifier]
 ) -> jax.Array:
-    """NaN for classifiers that are wrong on the image: there is no prediction to keep or flip."""
+    """Sets success to NaN for classifiers that are wrong on the image itself."""
     logits = (other.apply(other.params, problem.image[None])[0] for other in classifiers)
     is_right = [
         problem.question.decides(z, other) for other, z in zip(classifiers, logits, strict=True)

@@ -18,9 +18,9 @@ class EvaluationModels(NamedTuple):
     """The models of an evaluation, except the classifier explained.
 
     Attributes:
-        infills: fill the holes of curves, and of masks that were learnt with another one: grey
-            first, that of the config last.
-        baseline_infill: replaces pixels for other methods.
+        infills: generators for the holes of curves, and of masks that were learnt with another one:
+            grey first, that of the config last.
+        baseline_infill: generator that replaces pixels for other methods.
         classifiers: transfer classifiers, by their names in the tables.
     """
 
@@ -29,7 +29,7 @@ class EvaluationModels(NamedTuple):
     classifiers: dict[str, Classifier]
 
     def identity(self) -> dict[str, Any]:
-        """What the manifest of an evaluation keeps of them."""
+        """Returns the values that identify the models in the manifest of an evaluation."""
         return {
             "infills": [registry.identity(infill) for infill in self.infills],
             "infill": registry.identity(self.baseline_infill),
@@ -48,8 +48,8 @@ def load_evaluation_models(
 
     Args:
         config: configuration of the evaluation.
-        classifier: the one explained.
-        generator: the one that the config names.
+        classifier: the classifier explained.
+        generator: the generator that the config names.
         shape: `(H, W, C)` of the images.
         given: transfer classifiers in addition to those that the config names.
 
@@ -57,9 +57,9 @@ def load_evaluation_models(
         The `EvaluationModels`.
 
     Raises:
-        ConfigError: `baseline_infill` or a classifier cannot be loaded, the one fills with no
-            pixels, or the other does not take the images, has other classes, or has the name of
-            another one.
+        ConfigError: `baseline_infill` cannot be loaded or does not return pixels, or a transfer
+            classifier cannot be loaded, does not accept the images, has other classes, or has the
+            name of another one.
     """
     try:
         grey = registry.load_generator("grey")
@@ -79,7 +79,7 @@ def load_evaluation_models(
         if other.name in classifiers:
             raise ConfigError(
                 f"transfer.classifiers: two classifiers are called {other.name!r}; expected "
-                "a name of its own for each, because tables show it"
+                "unique names, because tables show them"
             )
         classifiers[other.name], _ = registry.load_models(config, other, generator)
     for name, other in classifiers.items():
@@ -98,7 +98,7 @@ def _check(
         classes = count_classes(other, images)
     except Exception as error:  # A network may fail in any way on images that are not its own.
         raise ConfigError(
-            f"transfer.classifiers: {name} cannot be shown the images of {classifier.name}, "
+            f"transfer.classifiers: {name} cannot classify the images of {classifier.name}, "
             f"{height} x {width} with {channels} channels ({str(error).splitlines()[0]}); expected "
             "a classifier of such images: give another one, or leave it out"
         ) from error

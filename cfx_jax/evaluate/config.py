@@ -12,15 +12,15 @@ class TransferConfig:
     """Transfer classifiers: they evaluate masks that were learnt with another classifier.
 
     Attributes:
-        classifiers: others with the same classes, each `NAME` or `NAME=WEIGHTS`, as the section
-            `classifier` gives the one explained. Hard masks, filled by `generator`, are shown to
-            each of them; an image it gets wrong itself does not count.
+        classifiers: classifiers with the same classes, each `NAME` or `NAME=WEIGHTS`, see the
+            section `classifier`. Each of them evaluates hard masks, filled by `generator`; images
+            that it classifies wrongly do not count.
     """
 
     classifiers: tuple[str, ...] = ()
 
     def sections(self) -> dict[str, ClassifierConfig]:
-        """What to load, by what tables call it: its name, or all of it where names are the same."""
+        """Returns what to load, by the name in tables: NAME, or the whole text if it repeats."""
         found = {text: ClassifierConfig(*text.partition("=")[::2]) for text in self.classifiers}
         names = [section.name for section in found.values()]
         return {
@@ -31,19 +31,19 @@ class TransferConfig:
 
 @dataclasses.dataclass
 class EvaluateConfig(Config):
-    """An evaluation: of a run with several generators, and of other methods on the same images.
+    """An evaluation of runs with several generators, and of other methods on the same images.
 
-    The fields of `Config` define what is explained and how. Its `generator` fills the
-    holes of the generative curves, and is one of the in-fills that learnt masks are evaluated with.
+    The fields of `Config` define what is explained and how. Its `generator` fills the holes of the
+    generative curves, and is one of the in-fills that learnt masks are evaluated with.
 
     Attributes:
         infills: generators to learn masks with, one run each; ignored with `--records`.
         baselines: other methods, names of `cfx_jax.baselines.METHODS`.
-        baseline_infill: generator that replaces pixels for them.
-        curve_steps: steps of a deletion or insertion curve.
-        sanity_images: so many images, the first ones, show whether the maps of baselines depend on
-            the weights and on the class, for two more maps of each. Masks are not learnt anew, so
-            runs are not checked. 0 = none.
+        baseline_infill: generator that replaces pixels for the baselines.
+        curve_steps: number of steps of a deletion or insertion curve.
+        sanity_images: number of images, from the first on, with which baselines are checked: do
+            their maps depend on the weights and on the class? It costs two more maps per image.
+            Runs are not checked, because masks are not learnt again. 0 = none.
         transfer: transfer classifiers.
     """
 
@@ -63,13 +63,13 @@ class EvaluateConfig(Config):
         super().validate()
         if unknown := sorted(set(self.baselines) - set(METHODS)):
             raise ConfigError(
-                f"baselines hold {', '.join(unknown)}; expected some of {', '.join(METHODS)}"
+                f"baselines contain {', '.join(unknown)}; expected some of {', '.join(METHODS)}"
             )
         for section in self.transfer.sections().values():
             if section.name not in ARCHITECTURES:
                 raise ConfigError(
-                    f"transfer.classifiers hold {section.name!r}; expected NAME or NAME=WEIGHTS, "
-                    f"NAME one of {', '.join(sorted(ARCHITECTURES))}"
+                    f"transfer.classifiers contain {section.name!r}; expected NAME or "
+                    f"NAME=WEIGHTS, NAME one of {', '.join(sorted(ARCHITECTURES))}"
                 )
         for name, values in (
             ("infills", self.infills),
@@ -77,6 +77,6 @@ class EvaluateConfig(Config):
             ("transfer.classifiers", self.transfer.classifiers),
         ):
             if len(set(values)) < len(values):
-                raise ConfigError(f"{name} are {values!r}; expected each only once")
+                raise ConfigError(f"{name} are {values!r}; expected each name only once")
         check_at_least("curve_steps", self.curve_steps, 1)
         check_at_least("sanity_images", self.sanity_images, 0)

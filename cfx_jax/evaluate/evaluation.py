@@ -1,15 +1,15 @@
 """An evaluation: runs and other methods on the same images -> stores of numbers -> tables.
 
-With `--records`, given once for each run, finished or not, their masks are measured. With a config
-alone, the runs it asks for are done first, one for each in-fill, in folders of the workdir. Either
-way other methods are measured on the same images. The workdir then holds
+With `--records`, given once for each run, finished or not, the masks of the runs are measured. With
+a config alone, it first does the runs that the config describes, one per in-fill, in folders of the
+workdir. In both cases other methods are measured on the same images. The workdir then contains
 
     scores/NAME/     records of each method: every number of every image
     table.md, table.csv, table.json, images.csv, *.png
 
-The way of the data: `load_units` decodes a unit, the `Scorer` classifies it, each `Part` that has
-not measured it does, and its `RecordWriter` writes it, so the same command resumes; `tables` reads
-it all back.
+The data flow: `load_units` decodes a unit, the `Scorer` classifies it, each `Part` that lacks it
+measures it, and the `RecordWriter` of the part writes the numbers, so the same command resumes;
+`_tables` reads them back.
 """
 
 import contextlib
@@ -23,10 +23,7 @@ import numpy as np
 
 from cfx_jax import registry
 from cfx_jax.classifiers import Classifier
-from cfx_jax.config import (
-    Config,
-    GeneratorConfig,
-)
+from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.data import Examples, load_units
 from cfx_jax.evaluate import _tables
 from cfx_jax.evaluate._snapshot import Snapshot
@@ -53,14 +50,14 @@ def evaluate(
     """Measures runs and other methods on the images of the runs.
 
     Args:
-        config: the evaluation; with `records` its data, classifier, precision, mask and units of
-            work are those of the first of them.
-        workdir: folder of the evaluation, on a local disk or `gs://bucket/path`; one that holds an
-            interrupted evaluation is resumed.
+        config: configuration of the evaluation; with `records` its data, classifier, precision,
+            mask and unit size are those of the first run.
+        workdir: folder of the evaluation, on a local disk or `gs://bucket/path`; an interrupted
+            evaluation in it is resumed.
         records: folders of runs of the same images and classifier; if empty, `config` is run.
-        images_path: with `records`, where the images lie now; "" = where they were.
+        images_path: with `records`, the current path of the images; "" = unchanged.
         stop: stop request, checked between units; None never stops.
-        classifier: in place of the one the config, or the first of `records`, names.
+        classifier: replaces the classifier of the config, or of the first of `records`.
         transfer_classifiers: transfer classifiers in addition to those of the config.
 
     Returns:
@@ -68,8 +65,8 @@ def evaluate(
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: a folder holds something else than a run, an evaluation of another config, or
-            results of other data.
+        RecordsError: a folder contains something else than a run, an evaluation of another config,
+            or results of other data.
         FileNotFoundError: there is no run in a folder of `records`.
         OSError: `workdir` cannot be written.
         StoppedError: the evaluation was requested to stop; every written unit is complete.
@@ -101,10 +98,10 @@ def evaluate(
 
 
 class _Store:
-    """What is measured of a part: the records of it, begun or resumed.
+    """The records of one part, created or resumed.
 
     Attributes:
-        missing: units of this host that the records lack.
+        missing: units of this host that are not measured yet.
     """
 
     def __init__(self, part: Part, study: Study, folder: str) -> None:
@@ -135,7 +132,7 @@ class _Store:
     def measure(
         self, examples: Examples, unit: EvaluationUnit | None, content: Sequence[int]
     ) -> None:
-        """Measures a unit of such content and writes it; None has no readable example."""
+        """Measures a unit and writes it, with its content digests; None = no readable example."""
         measured = self._part.measure(unit, self._scorer) if unit else {}
         values = _lay_out(self._fields, examples, measured)
         values["content"] = np.array(content, np.uint64)
@@ -146,7 +143,7 @@ class _Store:
 def _measure(
     units: Sequence[int], study: Study, stores: Sequence[_Store], stop: StopRequest
 ) -> None:
-    """Measures units, each with all parts that lack it: an image is decoded and classified once."""
+    """Measures units with all parts that lack them; decodes and classifies an image once."""
     size, total = study.config.batch.unit_size, len(study.source)
     lacked = set().union(*(store.missing for store in stores))
     ranges = {
@@ -171,7 +168,7 @@ def _measure(
 def _lay_out(
     fields: Sequence[Field], examples: Examples, measured: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Lays a unit out as record fields; an unreadable example has its id and no more."""
+    """Converts a unit to record fields; an unreadable example has an id but no numbers."""
     values = {}
     for field in fields:
         blank = {"f": np.nan, "i": -1}.get(np.dtype(field.dtype).kind, 0)
@@ -185,12 +182,12 @@ def _lay_out(
 def _run_all(
     config: EvaluateConfig, workdir: str, stop: StopRequest, classifier: Classifier | None
 ) -> list[str]:
-    """Runs, or resumes, the explanations of a config; returns their folders."""
+    """Does, or resumes, the runs of a config; returns their folders."""
     fields = [field.name for field in dataclasses.fields(Config)]
     folders = []
     for name in config.infills:
         run = Config(**{field: getattr(config, field) for field in fields})
-        # The weights that the config gives are those of the generator it names.
+        # The weights in the config belong to the generator that it names.
         if name != config.generator.name:
             run.generator = GeneratorConfig(name)
         folders.append(f"{workdir}/runs/{name}")

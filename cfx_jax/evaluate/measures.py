@@ -1,7 +1,7 @@
 """The measurements that an evaluation stores: one part for the images, one for each method.
 
-A part declares its fields and measures a unit of examples. NaN marks values that do not exist: an
-image without a box has no localisation error.
+A part declares its fields and measures a unit of examples. NaN marks missing values: an image
+without a box has no localisation error.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ class Part(Protocol):
         """Returns JSON values that identify the measurement."""
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """Fields that are stored for each example."""
+        """Returns the fields that are stored for each example."""
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
-        """Values of the readable examples, by field `[m, ...]`; m >= 1."""
+        """Returns the values of the readable examples, `[m, ...]` by field; m >= 1."""
 
 
 class Reference:
@@ -101,7 +101,9 @@ class Reference:
         centre = localisation.centre_boxes(number, (height, width), border)
         num_boxes = np.array([len(boxes) for boxes in unit.boxes])
         # The largest true box; without one the whole image, whose result is set to NaN below.
-        truth = np.stack([_largest(b) if len(b) else whole[0] for b in unit.boxes])
+        truth = np.stack(
+            [b[np.argmax(localisation.areas(b))] if len(b) else whole[0] for b in unit.boxes]
+        )
         share = localisation.areas(truth) / (height * width)
         crops = [scorer.crop(unit.images, boxes) for boxes in (whole, centre, truth)]
         return {
@@ -125,7 +127,7 @@ class Baseline:
 
     Attributes:
         name: a key of `cfx_jax.baselines.METHODS`.
-        infill: name of the generator that replaces pixels for it.
+        infill: name of the generator that replaces pixels for the method.
         sanity_images: number of examples, from the first on, whose map is compared with those for
             shuffled weights and for another class.
     """
@@ -330,8 +332,3 @@ class Joint:
         for value in values.values():
             value[~is_explained] = np.nan
         return values
-
-
-def _largest(boxes: np.ndarray) -> np.ndarray:
-    largest: np.ndarray = boxes[np.argmax(localisation.areas(boxes))]
-    return largest

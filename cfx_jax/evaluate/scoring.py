@@ -1,4 +1,4 @@
-"""Asks the classifier about maps and masks on all local devices, a batch at a time."""
+"""Evaluates maps and masks with the classifier, in batches on all local devices."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.baselines import METHODS
+from cfx_jax.baselines import METHODS, Case
 from cfx_jax.classifiers import Classifier, class_count, predict, resolve_rank
 from cfx_jax.data import to_floats
 from cfx_jax.evaluate import _transfer
@@ -25,13 +25,13 @@ from cfx_jax.runs import Images, cluster, parallel
 
 
 class Prediction(NamedTuple):
-    """What the classifier makes of one image, or with a leading axis n of several.
+    """The prediction for one image, or for n images with a leading axis.
 
     Attributes:
-        target: class to explain, int32; the predicted class where the label is unknown.
-        predicted: int32.
-        log_odds: float32, of the target.
-        other: int32, a class that is not the target, drawn for the image.
+        target: class to explain, int32; the predicted class if the label is unknown.
+        predicted: predicted class, int32.
+        log_odds: log-odds of the target, float32.
+        other: random class other than the target, int32.
     """
 
     target: jax.Array
@@ -41,13 +41,14 @@ class Prediction(NamedTuple):
 
 
 class MapScores(NamedTuple):
-    """What the classifier makes of a map; the curves hold the probability of the target.
+    """The scores of a map; the P points of a curve are probabilities of the target.
 
     Attributes:
-        crop: float32 scalar, SM of the box of the map, see `crop_metric`.
-        deletion: float32 `[G, P]`, as the most important pixels are replaced first, for each of G
-            generators.
-        insertion: float32 `[G, P]`, as they come back first.
+        crop: SM of the box of the map, float32 scalar, see `crop_metric`.
+        deletion: curves for G generators, float32 `[G, P]`; the most important pixels are replaced
+            first.
+        insertion: curves for G generators, float32 `[G, P]`; the most important pixels are restored
+            first.
     """
 
     crop: jax.Array
@@ -56,7 +57,7 @@ class MapScores(NamedTuple):
 
 
 class _Models(NamedTuple):
-    """What all images share."""
+    """The values that all images share."""
 
     key: jax.Array
     classifier: Classifier
@@ -67,10 +68,10 @@ class _Models(NamedTuple):
 
 
 class Scorer:
-    """Looks at images, maps and masks with programs that are compiled once each.
+    """Evaluates images, maps and masks; each program is compiled once.
 
     Attributes:
-        num_infills: generators that fill the holes of curves, and of masks learnt with another one.
+        num_infills: number of generators for curves, and for masks learnt with another one.
         num_transfer_classifiers: number of transfer classifiers.
         curve_steps: number of steps of each curve.
     """
@@ -91,13 +92,13 @@ class Scorer:
         Args:
             key: random key of the evaluation; each image folds its identity in.
             classifier: the model explained.
-            infills: fill the holes of curves, and of masks that were learnt with another one; the
-                last one those of masks that are shown to other classifiers.
-            baseline_infill: replaces pixels for other methods.
+            infills: generators for the holes of curves, and of masks that were learnt with another
+                one; the last one also fills the masks for transfer classifiers.
+            baseline_infill: generator that replaces pixels for other methods.
             curve_steps: number of steps of each curve.
             per_device_batch_size: number of images a device evaluates together.
             transfer_classifiers: classifiers that evaluate masks learnt with another one.
-            contrast: class that the target of each image is set against; None for all others.
+            contrast: class k of the question "why the target rather than k?"; None for all others.
         """
         self.num_infills = len(infills)
         self.num_transfer_classifiers = len(transfer_classifiers)
@@ -113,7 +114,7 @@ class Scorer:
             None if contrast is None else jnp.asarray(contrast, jnp.int32),
         )
         self._models = parallel.replicate(models, self._devices)
-        # Copied on first use: it takes as much memory as the intact one.
+        # Copied on first use, because it takes as much memory as the classifier itself.
         self._shuffled = functools.cache(
             lambda: self._models._replace(
                 classifier=parallel.replicate(shuffle_weights(key, classifier), self._devices)
@@ -132,12 +133,12 @@ class Scorer:
         return crops
 
     def attribute(self, method: str, images: Images, shuffled: bool = False) -> np.ndarray:
-        """Finds maps `[n, H, W]` by another method, a name of `cfx_jax.baselines.METHODS`.
+        """Computes maps `[n, H, W]` with another method.
 
         Args:
-            method: the name.
-            images: what is explained.
-            shuffled: explain the classifier after its weights are shuffled, see `shuffle_weights`.
+            method: name in `cfx_jax.baselines.METHODS`.
+            images: images to explain.
+            shuffled: whether the weights of the classifier are shuffled, see `shuffle_weights`.
         """
         models = self._shuffled() if shuffled else self._models
         maps: np.ndarray = self._run(_attribute, {"method": method}, images, models=models)
@@ -152,7 +153,7 @@ class Scorer:
         return maps
 
     def keep(self, cells: np.ndarray, size: tuple[int, int], law: MaskLaw) -> np.ndarray:
-        """Returns with which probability hard masks keep each pixel, float32 `[n, H, W]`."""
+        """Returns the probability that a hard mask keeps each pixel, float32 `[n, H, W]`."""
         probabilities: np.ndarray = self._run(_keep, {"size": size, "law": law}, cells)
         return probabilities
 
@@ -171,9 +172,9 @@ class Scorer:
         """Measures success with in-fills that the masks were not learnt with.
 
         Args:
-            images: that the masks are of.
-            cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
-            objective: `"ssr"` or `"sdr"`, what they were learnt for.
+            images: images of the masks.
+            cells: cells of the learnt masks, float32 `[n, h, w]`, see `MaskLaw`.
+            objective: objective of the masks, `"ssr"` or `"sdr"`.
             law: mask law of the learnt masks.
             num_masks: number of hard masks drawn for each of G in-fills.
 
@@ -190,13 +191,13 @@ class Scorer:
         """Measures success of hard masks with the transfer classifiers.
 
         Args:
-            images: that the masks are of.
-            cells: float32 `[n, h, w]`, the learnt masks, see `MaskLaw`.
-            objective: `"ssr"` or `"sdr"`, what they were learnt for.
+            images: images of the masks.
+            cells: cells of the learnt masks, float32 `[n, h, w]`, see `MaskLaw`.
+            objective: objective of the masks, `"ssr"` or `"sdr"`.
             law: mask law of the learnt masks.
 
         Returns:
-            Success rate, float32 `[n, J]`; NaN where one of J classifiers is wrong on the image.
+            Success rate with J classifiers, float32 `[n, J]`; NaN where one is wrong on the image.
         """
         rates: np.ndarray = self._run(
             _transfer_to_classifiers, {"objective": objective, "law": law}, images, cells
@@ -207,13 +208,13 @@ class Scorer:
         """Measures success of the thresholded region of each image with all classifiers.
 
         Args:
-            images: that the regions are of.
-            regions: bool `[n, H, W]`, what SSR keeps and SDR drops.
-            objective: `"ssr"` or `"sdr"`.
+            images: images of the regions.
+            regions: pixels that SSR keeps and SDR drops, bool `[n, H, W]`.
+            objective: objective of the regions, `"ssr"` or `"sdr"`.
 
         Returns:
             1 where the region succeeds, else 0, float32 `[n, 1 + J]`: with the classifier
-            explained, then of J others, NaN where one of these is wrong on the image.
+            explained, then with J others; NaN where one of these is wrong on the image.
         """
         success: np.ndarray = self._run(_region_success, {"objective": objective}, images, regions)
         return success
@@ -228,7 +229,7 @@ class Scorer:
         """Runs a function of one image over a batch of n >= 1 on all devices."""
         program = self._program(function, tuple(options.items()), len(arguments))
         total = len(self._devices) * self._rows
-        # Devices compute the batches one after the other, while this thread continues.
+        # JAX dispatches asynchronously: this thread continues while devices compute.
         results = [
             program(*parallel.shard(rows, len(self._devices), self._rows), models or self._models)
             for rows in parallel.slices(arguments, total)
@@ -278,10 +279,9 @@ def _crop(image: Images, box: jax.Array, models: _Models) -> jax.Array:
 
 
 def _attribute(image: Images, models: _Models, *, method: str) -> jax.Array:
-    find = METHODS[method]
-    key = _key(image, models)
-    question = _question(image, models)
-    return find(key, models.classifier, models.baseline_infill, image.pixels, question)
+    key, question = _key(image, models), _question(image, models)
+    case = Case(key, models.classifier, models.baseline_infill, image.pixels, question)
+    return METHODS[method](case)
 
 
 def _saliency(

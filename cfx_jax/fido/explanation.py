@@ -39,7 +39,7 @@ class Status(enum.IntEnum):
 
     @property
     def meaning(self) -> str:
-        """What the status means, for pages, docs and notebooks."""
+        """What the status means, for the gallery, docs and notebooks."""
         return _MEANINGS[self][0]
 
     @property

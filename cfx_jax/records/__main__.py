@@ -1,4 +1,4 @@
-"""Looks after the records of a run: `python -m cfx_jax.records status|verify|export DIR`."""
+"""Inspects the records of a run: `python -m cfx_jax.records status|verify|export DIR`."""
 
 from cfx_jax.commands.records import main
 

@@ -1,4 +1,4 @@
-"""The arrays of a store on disk: how they are opened, and the Zarr group that contains them."""
+"""Opens the arrays of a store on disk, and writes the Zarr group that contains them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ STORE = "records.zarr"
 def open_arrays(
     storage: Storage, layout: Layout, create: bool, missing_is_an_error: bool = False
 ) -> dict[str, Any]:
-    """Opens one TensorStore a field, and `complete`, all at once."""
+    """Opens one TensorStore per field, and `complete`, concurrently."""
     opening = {
         field.name: ts.open(
             {
                 "driver": "zarr3",
                 "kvstore": storage.kvstore(f"{STORE}/{field.name}"),
                 "metadata": layout.array_metadata(field),
-                # A chunk that is not there is then one that was lost.
+                # So a missing chunk is a lost chunk.
                 "store_data_equal_to_fill_value": field.name != COMPLETE,
                 "fill_missing_data_reads": not missing_is_an_error,
             },
@@ -62,12 +62,12 @@ def write_group(
     if storage.read(f"{STORE}/zarr.json") is not None:
         return
     metadata = {}
-    said = {"long_name": "1 once it is written"}
-    for field in (*layout.fields, Field(COMPLETE, "uint8", attributes=said)):
+    described = {"long_name": "1 once it is written"}
+    for field in (*layout.fields, Field(COMPLETE, "uint8", attributes=described)):
         place = f"{STORE}/{field.name}/zarr.json"
         content = json.loads(storage.read(place) or b"{}")
         if field.attributes:
-            # Not where the array is made: TensorStore would refuse one that has been made without.
+            # Not when the array is created: TensorStore would refuse an array without attributes.
             content["attributes"] = dict(field.attributes)
             storage.write(place, json.dumps(content).encode())
         metadata[field.name] = content
@@ -79,7 +79,7 @@ def write_group(
         "zarr_format": 3,
         "node_type": "group",
         "attributes": dict(attributes),
-        # Together with the arrays' metadata, which xarray requires.
+        # xarray requires the metadata of the arrays here.
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,

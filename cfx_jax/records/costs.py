@@ -1,8 +1,8 @@
 """The cost of each unit of a run: an array next to the records.
 
-Records are equal bit for bit however often a run is stopped and wherever it is resumed;
-times are not, so they lie in `costs.zarr`: float32 `[num_units, 3]`, a row a unit, NaN where the
-time could not be written.
+Records are equal bit for bit however often a run is stopped and wherever it is resumed. Times are
+not, so they are stored separately in `costs.zarr`: float32 `[num_units, 3]`, one row per unit, NaN
+if the time could not be written.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ _STORE = "costs.zarr"
 
 
 class Cost(NamedTuple):
-    """What a unit has cost.
+    """The cost of a unit.
 
     Attributes:
-        seconds: by the clock, from the end of the unit before it on that host.
+        seconds: wall-clock seconds since the end of the previous unit on the same host.
         devices: number of devices of the host that computed it.
         processes: number of processes of the run; the others compute other units meanwhile.
     """
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 class Costs:
-    """Writes and reads what units have cost; what cannot be written or read is not known.
+    """Writes and reads the cost of units; a cost that cannot be written or read is NaN.
 
     Example:
         >>> import tempfile
@@ -42,13 +42,13 @@ class Costs:
     """
 
     def __init__(self, storage: Storage, num_units: int) -> None:
-        """Nothing is opened or made yet."""
+        """Opens and creates nothing yet."""
         self._spec = {
             "driver": "zarr3",
             "kvstore": storage.kvstore(_STORE),
             "metadata": {
                 "shape": [num_units, len(Cost._fields)],
-                # Hosts write units of their own.
+                # Each host writes its own units.
                 "chunk_grid": {
                     "name": "regular",
                     "configuration": {"chunk_shape": [1, len(Cost._fields)]},
@@ -63,14 +63,14 @@ class Costs:
         self._array: Any = None
 
     def write(self, unit: int, cost: Cost) -> None:
-        """Writes the cost of a unit; a disk that is full or gone stops nothing here."""
+        """Writes the cost of a unit; errors of the disk are ignored."""
         with contextlib.suppress(ValueError):
             if self._array is None:
                 self._array = ts.open(self._spec, open=True, create=True).result()
             self._array[unit].write(np.asarray(cost, np.float32)).result()
 
     def read(self) -> np.ndarray:
-        """Returns the cost of each unit, float32 `[num_units, 3]`, NaN where it is not known."""
+        """Returns the cost of each unit, float32 `[num_units, 3]`, NaN if it is unknown."""
         try:
             return ts.open(self._spec, open=True).result().read().result()
         except ValueError:

@@ -1,4 +1,4 @@
-"""What a store keeps of each example: its fields, and how they are cut into units."""
+"""The layout of a store: the fields of an example, and the division of examples into units."""
 
 import dataclasses
 import gzip
@@ -29,8 +29,7 @@ class Field:
         shape: shape of one example's value, without the example axis.
         dims: names of the axes in `shape`; `("{name}_0", "{name}_1", ...)` when left out. Fields
             may share a name only where they share the size.
-        attributes: JSON values by name, for readers of the store; not part of what makes a
-            run that run.
+        attributes: JSON values by name, for readers of the store; not compared on resumption.
     """
 
     name: str
@@ -68,7 +67,7 @@ def encode_ids(ids: Sequence[str], width: int) -> np.ndarray:
     """Returns ids as zero-padded UTF-8 bytes, the content of the field `id`.
 
     Args:
-        ids: N texts.
+        ids: N ids.
         width: bytes kept per id.
 
     Returns:
@@ -92,14 +91,15 @@ def encode_texts(texts: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
     """Returns texts as a Zarr array of one chunk, which TensorStore cannot write.
 
     Args:
-        texts: N of them.
+        texts: N texts.
 
     Returns:
-        `(chunk, metadata)`: the N texts behind their number, each behind its length in bytes, all
-        32-bit little-endian, as the codec `vlen-utf8` requires; compressed by gzip.
+        `(chunk, metadata)`. The chunk contains N, and for each text its length in bytes and its
+        bytes; numbers are 32-bit little-endian, as the codec `vlen-utf8` requires. It is
+        compressed by gzip.
 
     Raises:
-        ValueError: one of them cannot be written as UTF-8.
+        ValueError: a text cannot be written as UTF-8.
     """
     data = [_to_utf8(text) for text in texts]
     items = [struct.pack("<I", len(item)) + item for item in data]
@@ -116,7 +116,7 @@ def encode_texts(texts: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
         "attributes": {},
         "dimension_names": [EXAMPLE],
     }
-    # No time in it: of several processes that write it at once, all write the same.
+    # No time stamp, so that several processes write the same bytes.
     return gzip.compress(chunk, 6, mtime=0), metadata
 
 
@@ -128,19 +128,19 @@ def _to_utf8(text: str) -> bytes:
 
 
 def decode_ids(encoded: np.ndarray) -> list[str]:
-    """Returns the texts behind uint8 `[N, width]`; an absent example has the id ''."""
+    """Returns the ids in uint8 `[N, width]`; an absent example has the id ''."""
     rows = np.ascontiguousarray(encoded, np.uint8)
     return [row.tobytes().rstrip(b"\0").decode("utf-8") for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The store's shape: what the writer makes and the reader finds in the manifest.
+    """The layout of a store, which the writer stores in the manifest.
 
     Attributes:
         num_examples: length of the example axis.
-        unit_size: examples computed and written together.
-        fields: what is kept of each.
+        unit_size: number of examples computed and written together.
+        fields: fields of an example.
     """
 
     num_examples: int
@@ -156,7 +156,7 @@ class Layout:
         names = [field.name for field in self.fields]
         if len({*names, COMPLETE, EXAMPLE}) < len(names) + 2 or not names:
             raise ValueError(
-                f"fields must have names of their own, other than {COMPLETE!r} and {EXAMPLE!r}, "
+                f"fields must have unique names, other than {COMPLETE!r} and {EXAMPLE!r}, "
                 f"got {names}"
             )
         sizes = {EXAMPLE: self.num_examples}
@@ -171,11 +171,11 @@ class Layout:
 
     @property
     def num_units(self) -> int:
-        """Units of work; the last one may be shorter."""
+        """Number of units; the last one may be shorter."""
         return math.ceil(self.num_examples / self.unit_size)
 
     def unit_range(self, unit: int) -> tuple[int, int]:
-        """The examples `[start, stop)` of a unit."""
+        """Returns the examples `[start, stop)` of a unit."""
         if not 0 <= unit < self.num_units:
             raise ValueError(f"unit must be in [0, {self.num_units}), got {unit}")
         start = unit * self.unit_size
@@ -187,7 +187,7 @@ class Layout:
         if missing := sorted(names - set(values)):
             raise ValueError(f"values lack the fields {', '.join(missing)}")
         if unknown := sorted(set(values) - names):
-            raise ValueError(f"values hold unknown fields {', '.join(unknown)}")
+            raise ValueError(f"values contain unknown fields {', '.join(unknown)}")
         checked = {field.name: np.asarray(values[field.name]) for field in self.fields}
         for field in self.fields:
             value, shape = checked[field.name], (rows, *field.shape)
@@ -199,7 +199,7 @@ class Layout:
         return checked
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, kept in the manifest."""
+        """Returns JSON values for the manifest."""
         fields = {
             field.name: {"dtype": field.dtype, "shape": [*field.shape], "dims": [*field.dims]}
             for field in self.fields
@@ -224,7 +224,7 @@ class Layout:
             raise ValueError(repr(error)) from error
 
     def array_metadata(self, field: Field) -> dict[str, Any]:
-        """The Zarr v3 metadata of a field's array: a unit is one chunk."""
+        """Returns the Zarr v3 metadata of a field's array: a unit is one chunk."""
         fill = {"b": False, "f": "NaN"}.get(np.dtype(field.dtype).kind, 0)
         chunk_shape = [self.unit_size, *field.shape]
         return {

@@ -9,21 +9,21 @@ from cfx_jax.records.manifest import RecordsError
 from cfx_jax.records.storage import Storage
 
 _FOLDER = ".locks"
-# Seconds an owner tries for: a probe of its file by another process lasts microseconds.
+# Seconds to retry the own lock: a probe by another process lasts microseconds.
 _PATIENCE = 0.5
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class RunLock:
-    """Held by each host of a run while it lives; the kernel lets go of it however a process ends.
+    """A lock that each host of a run keeps; the kernel releases it however the process ends.
 
-    Host h of n locks a file of its own, `h-of-n`: a second run of as many hosts finds it locked. It
-    then checks whether a file of a run with another number of hosts is. Each run locks before it
-    checks, so of two that start at once at least one is refused.
+    Host h of n locks its own file, `h-of-n`: a second run with as many hosts finds it locked. The
+    host then checks that no file of a run with another number of hosts is locked. Each run locks
+    before it checks, so of two runs that start at the same time at least one is refused.
     """
 
     def __init__(self, storage: Storage, host: int, num_hosts: int) -> None:
-        """Locks the folder; does nothing in a bucket, or where the disk knows no locks.
+        """Locks the folder; does nothing in a bucket, or if the disk does not support locks.
 
         Raises:
             RecordsError: another run is writing to the folder.
@@ -46,14 +46,14 @@ class RunLock:
         self.release()
 
     def release(self) -> None:
-        """Lets other runs in."""
+        """Releases the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 def is_locked(storage: Storage) -> bool | None:
-    """Tells whether a run is writing to a folder now; None in a bucket, where nobody knows."""
+    """Returns whether a run is writing to a folder; None in a bucket, where this is unknown."""
     if storage.root is None:
         return None
     folder = storage.root / _FOLDER
@@ -63,7 +63,7 @@ def is_locked(storage: Storage) -> bool | None:
 def _is_locked(path: os.PathLike[str]) -> bool:
     file = os.open(path, os.O_RDONLY)
     try:
-        # Shared: of several that probe at once, none takes another for a run.
+        # A shared lock, so that a probe does not take another probe for a run.
         return not _lock(file, fcntl.LOCK_SH)
     finally:
         os.close(file)

@@ -23,7 +23,7 @@ class RecordsError(ValueError):
 
 
 class ManifestMismatchError(RecordsError):
-    """The folder contains a run with other settings than the current ones."""
+    """The folder contains a run with other settings."""
 
 
 def claim_folder(
@@ -32,7 +32,7 @@ def claim_folder(
     layout: dict[str, Any],
     informative: Collection[str] = (),
 ) -> None:
-    """Writes the manifest of a new run, or makes sure that the one in the folder is of this run.
+    """Writes the manifest of a new run, or checks that the existing one describes this run.
 
     Args:
         storage: the run's folder, made when missing.
@@ -43,10 +43,10 @@ def claim_folder(
             `config.explain.mode`.
 
     Raises:
-        ManifestMismatchError: the folder holds a run with another manifest or layout; the message
-            lists the differences.
-        RecordsError: the folder holds something else than a run.
-        ValueError: the manifest is not of JSON values, or has a key "records".
+        ManifestMismatchError: the folder contains a run with another manifest or layout; the
+            message lists the differences.
+        RecordsError: the folder contains something else than a run.
+        ValueError: the manifest contains other than JSON values, or has a key "records".
         OSError: the folder cannot be made or written.
     """
     content = _as_json(manifest) | {"records": layout}
@@ -56,7 +56,7 @@ def claim_folder(
     except OSError as error:
         reason = f"cannot write into workdir {storage} ({_reason(error)}); choose another --workdir"
         raise OSError(error.errno, reason) from error
-    # Also after writing it: of several processes that start at once, one has won.
+    # Also after writing: of several processes that start at once, one has written it.
     _compare(storage, _read(storage), content, informative)
 
 
@@ -79,17 +79,17 @@ def read_manifest(storage: Storage) -> tuple[dict[str, Any], Any]:
 
 
 def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the manifest as reading it back will give it: tuples become lists."""
+    """Returns the manifest as it is read back: tuples become lists."""
     if "records" in manifest:
-        raise ValueError('the manifest\'s key "records" is kept for the layout of the store')
+        raise ValueError('the manifest\'s key "records" is reserved for the layout of the store')
     try:
         return json.loads(json.dumps(dict(manifest), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the manifest must hold finite JSON values only: {error}") from error
+        raise ValueError(f"the manifest must contain finite JSON values only: {error}") from error
 
 
 def _check_writable(storage: Storage) -> None:
-    """Makes the folder; finds out before a file is written what would keep it from being."""
+    """Creates the folder; raises `OSError` if no file can be written into it."""
     root = storage.root
     if root is None:
         return
@@ -155,7 +155,7 @@ def _read(storage: Storage) -> dict[str, Any]:
 def _differences(
     stored: Any, now: Any, skipped: Collection[str], path: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """Yields each place where two JSON values differ, but for those skipped, and how."""
+    """Yields path and description of each difference between JSON values, except `skipped`."""
     if isinstance(stored, list) and isinstance(now, list):
         stored, now = dict(enumerate(stored)), dict(enumerate(now))
     if not (isinstance(stored, dict) and isinstance(now, dict)):

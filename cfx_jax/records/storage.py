@@ -9,11 +9,11 @@ import tensorstore as ts
 
 
 class Storage:
-    """Reads and writes whole files; a file is, at any moment, what it was before or the new one.
+    """Reads and writes whole files atomically: a file has its old or its new content.
 
     Attributes:
         location: the folder, as it was given.
-        root: its path on a local disk; None in a bucket.
+        root: path of the folder on a local disk; None in a bucket.
 
     Example:
         >>> import tempfile
@@ -25,10 +25,10 @@ class Storage:
     """
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
-        """Opens a folder; nothing is read or made yet.
+        """Opens a folder; nothing is read or created yet.
 
         Raises:
-            ValueError: the address is of a kind that is not known.
+            ValueError: the address is of an unknown kind.
         """
         self.location = os.fspath(location)
         self.root: pathlib.Path | None = None
@@ -50,11 +50,11 @@ class Storage:
         return self.location
 
     def place(self, name: str) -> str:
-        """Location of a file, for messages."""
+        """Returns the location of a file, for messages."""
         return f"{self.location.rstrip('/')}/{name}"
 
     def kvstore(self, name: str) -> dict[str, Any]:
-        """The TensorStore specification of a sub-folder."""
+        """Returns the TensorStore specification of a sub-folder."""
         return self._spec | {"path": f"{self._spec['path']}{name}/"}
 
     def read(self, name: str) -> bytes | None:
@@ -67,7 +67,7 @@ class Storage:
         return bytes(found.value) if found.state == "value" else None
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, and the folders it lies in; returns when it is durably there.
+        """Writes a file, and creates its folders; returns when it is durably stored.
 
         Raises:
             OSError: it cannot be written.
@@ -75,7 +75,7 @@ class Storage:
         self._result(self._files.write(name, data), "write", name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a file only if there is none; of several that try at once, one does.
+        """Writes a file only if there is none; of several calls at once, one succeeds.
 
         Returns:
             Whether this call has written it.
@@ -95,7 +95,7 @@ class Storage:
         Raises:
             OSError: it cannot be listed.
         """
-        # The character after the slash: all names that begin with the folder come before it.
+        # "0" follows "/", so the range has all names that begin with the folder.
         found = ts.KvStore.KeyRange(folder, folder[:-1] + "0")
         listed = self._result(self._files.list(found), "list", folder)
         return [name.decode() for name in listed]
@@ -116,11 +116,11 @@ class Storage:
 
 
 def os_error(error: ValueError, what: str) -> OSError:
-    """Returns the error of the operating system behind one of TensorStore, which has none.
+    """Returns the operating system's error behind an error of TensorStore.
 
     Args:
         error: error that TensorStore raised.
-        what: could not be done.
+        what: the failed action, such as `cannot write a.txt`.
     """
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code is None:

@@ -2,18 +2,18 @@
 
 A run's folder (`workdir`, on a local disk or `gs://bucket/path`) contains
 
-    manifest.json   what was run, as handed to the writer, plus "records": the layout of the store
-    records.zarr/   Zarr v3 group, flat: one array a field, `[num_examples, *field.shape]`
-    costs.zarr/     how long units took, which is no part of the results; see `costs`
+    manifest.json   description of the run, as given to the writer, plus "records": the layout
+    records.zarr/   Zarr v3 group, flat: one array per field, `[num_examples, *field.shape]`
+    costs.zarr/     the time that units took, which is not a result; see `costs`
 
-and needs nothing of this package to be read: `zarr.open_group` and `xarray.open_zarr` open it, with
-ids as the coordinate `example`.
+and can be read without this package: `zarr.open_group` and `xarray.open_zarr` open it, with ids as
+the coordinate `example`.
 
 The unit of work is a block of `unit_size` consecutive examples (the last one may be shorter). A
-unit is one Zarr chunk in every array, computed whole and written once. The array `complete`
+unit is one Zarr chunk in every array, and is written once. The array `complete`
 (uint8 `[num_examples]`, 1 = computed) is written last, after every other chunk of the unit has
-reached the disk, so a process killed at any moment leaves each unit complete or absent. A chunk
-that is damaged later makes its unit absent again.
+reached the disk, so a process killed at any moment leaves each unit complete or absent. A unit with
+a damaged chunk counts as absent.
 """
 
 import collections
@@ -33,16 +33,16 @@ from cfx_jax.records.manifest import RecordsError, claim_folder, read_manifest
 from cfx_jax.records.storage import Storage, os_error
 
 _logger = logging.getLogger(__name__)
-# Units whose chunks are read at once to be checked.
+# Number of units whose chunks are checked concurrently.
 _UNITS_IN_CHECKING = 8
 
 
 class RecordWriter:
     """Writes a run's results unit by unit; opening the same folder again resumes the run.
 
-    Several hosts may write to one folder at once: host h of n owns the units u with u % n == h. Two
-    runs may not; on a local disk the second one is refused, for as long as the first one lives. In
-    a bucket nothing keeps them apart: both write the same chunks, and never a torn unit.
+    Several hosts of a run may write to one folder: host h of n owns the units u with u % n == h.
+    Two runs may not: on a local disk the second one is refused while the first one lives. In a
+    bucket there is no lock: both write the same chunks, and no unit is torn.
 
     Example:
         with RecordWriter(workdir, {"config": config}, fields, 1000, unit_size=32) as writer:
@@ -68,22 +68,21 @@ class RecordWriter:
         """Creates the folder, or opens it to resume.
 
         Args:
-            workdir: the run's folder, made when missing.
+            workdir: the run's folder, created if missing.
             manifest: JSON values that describe the run. Its key "environment" (versions, start
                 time, devices) is informative: not compared, and kept as the first run wrote it.
-            fields: what is kept per example.
+            fields: fields of an example.
             num_examples: length of the example axis.
-            unit_size: examples computed and written together.
-            host: which of the hosts of this run this one is.
-            num_hosts: how many there are.
-            ids: ids of all examples; as texts they are the coordinate `example` of a store that is
-                begun.
+            unit_size: number of examples computed and written together.
+            host: index of this host.
+            num_hosts: number of hosts of this run.
+            ids: ids of all examples; a new store keeps them as the coordinate `example`.
             attributes: JSON values for readers, written when a store is created.
             informative: as in `claim_folder`.
 
         Raises:
-            ManifestMismatchError: the folder holds a run with another manifest or other fields.
-            RecordsError: the folder holds something else than a run, or another run writes to it.
+            ManifestMismatchError: the folder contains a run with another manifest or other fields.
+            RecordsError: the folder is not that of a run, or another run writes to it.
             ValueError: an argument is unusable.
             OSError: the folder cannot be made or written.
         """
@@ -110,13 +109,13 @@ class RecordWriter:
         self.close()
 
     def close(self) -> None:
-        """Lets other runs write to the folder."""
+        """Releases the lock of the folder."""
         self._lock.release()
 
     def missing_units(self) -> list[int]:
         """Returns the units of this host that are absent, in order.
 
-        A unit that was complete but is damaged is absent, too: what of it is on disk is checked.
+        It checks all chunks of the complete units; damaged units become absent.
         """
         done = _find_complete(self._arrays, self._layout)
         owned = range(self._host, self._layout.num_units, self._num_hosts)
@@ -129,7 +128,7 @@ class RecordWriter:
         return [unit for unit in owned if not done[unit]]
 
     def forget(self, unit: int) -> None:
-        """Makes a unit of this host absent."""
+        """Marks a unit of this host as absent."""
         start, stop = self._layout.unit_range(unit)
         self._arrays[COMPLETE][start:stop].write(np.zeros(stop - start, np.uint8)).result()
 
@@ -138,16 +137,16 @@ class RecordWriter:
         return self._layout.unit_range(unit)
 
     def write_unit(self, unit: int, values: Mapping[str, np.ndarray]) -> None:
-        """Writes a whole unit; returns when it is durably on disk.
+        """Writes a whole unit; returns when it is durably stored.
 
         Args:
             unit: index of a missing unit of this host.
-            values: per field an array `[stop - start, *field.shape]` of the field's dtype.
+            values: array `[stop - start, *field.shape]` of the field's dtype, by field name.
 
         Raises:
             ValueError: a field is missing, unknown or of another shape or dtype, or the unit is
-                complete already, or another host's. Nothing has been written then.
-            OSError: the disk is full, or gone. The unit is absent then, all others are safe.
+                complete already, or belongs to another host. Nothing has been written.
+            OSError: the disk is full, or gone. The unit is absent; all others are safe.
         """
         start, stop = self._layout.unit_range(unit)
         checked = self._layout.check(values, stop - start)
@@ -166,7 +165,7 @@ class RecordWriter:
             writes = [
                 self._arrays[name][start:stop].write(value) for name, value in checked.items()
             ]
-            # Of all of them: none is under way when the caller hears of a failure.
+            # Wait for all writes, so that none is pending when an error is raised.
             failed = [error for write in writes if (error := write.exception()) is not None]
             if failed:
                 raise failed[0]
@@ -187,7 +186,7 @@ class RecordReader:
     Attributes:
         location: the folder, as it was given.
         manifest: the manifest of the run that created the folder.
-        fields: what is kept per example.
+        fields: fields of an example.
         num_examples: length of the example axis, computed or not.
 
     Example:
@@ -222,14 +221,14 @@ class RecordReader:
 
     @property
     def num_units(self) -> int:
-        """Units of work, computed or not."""
+        """Number of units, computed or not."""
         return self._layout.num_units
 
     def damage(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Reads every chunk of every complete unit.
 
         Yields:
-            Each complete unit, and by field what is wrong with its chunk; nothing if it is sound.
+            Each complete unit, with its problems by field name; none if it is sound.
         """
         return find_damage(self._storage, self._layout, self.complete_units)
 
@@ -261,8 +260,8 @@ class RecordReader:
         except ValueError as error:
             raise RecordsError(
                 f"{self._storage}: examples {begin} to {end - 1} of {name} are damaged "
-                f"({str(error).partition(' [')[0]}); run what wrote them again: damaged units are "
-                "computed anew"
+                f"({str(error).partition(' [')[0]}); repeat the command that wrote them: damaged "
+                "units are computed again"
             ) from error
 
     def ids(self, start: int | None = None, stop: int | None = None) -> list[str]:
@@ -273,10 +272,10 @@ class RecordReader:
 def find_damage(
     storage: Storage, layout: Layout, units: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Reads all chunks of units, past every cache.
+    """Reads all chunks of units, without a cache.
 
     Yields:
-        Each unit, and by field what is wrong with its chunk; nothing for a sound unit.
+        Each unit, with its problems by field name; none if it is sound.
     """
     arrays = open_arrays(storage, layout, create=False, missing_is_an_error=True) if units else {}
     reading: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
@@ -305,7 +304,7 @@ def _find_complete(arrays: Mapping[str, Any], layout: Layout) -> np.ndarray:
     marks, ranges = arrays[COMPLETE], [layout.unit_range(unit) for unit in range(layout.num_units)]
     try:
         return np.logical_and.reduceat(marks.read().result(), [start for start, _ in ranges])
-    except ValueError:  # A damaged mark is none; which one it is, shows unit by unit.
+    except ValueError:  # A damaged mark counts as 0; read unit by unit to find it.
         return np.array([_is_marked(marks[start:stop]) for start, stop in ranges])
 
 
@@ -330,7 +329,7 @@ def _read_layout(storage: Storage) -> tuple[dict[str, Any], Layout]:
     except ValueError as error:
         if not stored:
             raise RecordsError(
-                f"{storage} holds no records: its manifest is of something else, such as a "
+                f"{storage} contains no records: its manifest describes something else, such as a "
                 "training; expected the workdir of python -m cfx_jax.main"
             ) from error
         raise RecordsError(

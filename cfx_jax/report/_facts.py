@@ -1,4 +1,4 @@
-"""Facts about whole runs on a page: their main settings, and where several runs differ."""
+"""Facts about whole runs in the gallery: their main settings, and where several runs differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def list_differences(runs: Sequence[Explanations]) -> list[tuple[str, list[str]]
     """Lists in what the configs of runs differ, less what changes no number.
 
     Args:
-        runs: runs that the page compares.
+        runs: runs that the gallery compares.
 
     Returns:
         Paths of fields, as `explain.mode`, and the value of each run; "default" where a config says

@@ -56,7 +56,7 @@ def read_units(run: Explanations) -> Iterator[ReportUnit]:
 
 
 def describe(run: Explanations, unit: ReportUnit, row: int) -> dict[str, Any]:
-    """Returns the texts of an example on a page."""
+    """Returns the texts of an example in the gallery."""
     results = {
         objective: describe_result(run, {name: of[row].item() for name, of in columns.items()})
         for objective, columns in unit.results.items()

@@ -1,4 +1,4 @@
-"""The folder of a gallery: nobody else's file is written over, none of an earlier one stays."""
+"""The folder of a gallery: replaces an earlier gallery, but no files of other programs."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from cfx_jax.records import Storage
 PAGE = "index.html"
 _MARK = "data/cfx_jax.txt"
 _SAYS = b"A gallery of cfx_jax: python -m cfx_jax.report writes its files anew.\n"
-# In every page that this program has written.
+# In every index.html that this program has written.
 _OURS = b'<meta name="generator" content="cfx_jax">'
 _PARTS = re.compile(r"data/\d+/(rows|details)-\d+\.js|images/\d+/\d+/\d+\.webp")
 
 
 class GalleryFolder(Storage):
-    """Where a gallery is written to; it knows which files are its own.
+    """The folder of a gallery, which distinguishes its own files from others.
 
     Example:
         >>> import tempfile
@@ -23,7 +23,7 @@ class GalleryFolder(Storage):
         >>> folder = GalleryFolder(place, ())
         >>> folder.begin(), folder.write("data/0/rows-0.js", b"")
         (None, None)
-        >>> GalleryFolder(place, ()).clear()  # It has written nothing, so nothing is of it.
+        >>> GalleryFolder(place, ()).clear()  # Removes only files of earlier galleries.
         >>> folder.names("data/")
         ['data/cfx_jax.txt']
     """
@@ -34,27 +34,27 @@ class GalleryFolder(Storage):
         taken: tuple[str, ...],
         check: Callable[[], None] | None = None,
     ) -> None:
-        """Looks at a folder; nothing is written yet.
+        """Inspects a folder; nothing is written yet.
 
         Args:
             location: location of the folder.
-            taken: names of the files next to the page.
-            check: called before each file is drawn and written; by raising it ends the gallery.
+            taken: names of the files next to index.html.
+            check: called before each file is drawn and written; raise in it to end the writing.
 
         Raises:
-            FileExistsError: there are files of these names that are of no gallery.
-            ValueError: the location is empty, or of a kind that is not known.
+            FileExistsError: there are files with these names that do not belong to a gallery.
+            ValueError: the location is empty, or of an unknown kind.
         """
         if not os.fspath(location):
             raise ValueError("the place of the gallery is empty; expected a folder")
         super().__init__(location)
         self.check = check or (lambda: None)
         page = self.read(PAGE)
-        # A gallery that was never finished has no page yet.
+        # A gallery that was never finished has no index.html yet.
         is_ours = self.read(_MARK) is not None if page is None else _OURS in page
         if not is_ours:
             self._refuse_to_take((PAGE, *taken))
-        # Only what lies here now: another that is being written meanwhile keeps its files.
+        # Only existing files: another gallery that is being written meanwhile keeps its files.
         self._earlier = {*self.names("data/"), *self.names("images/")} if is_ours else set()
         self._earlier = {name for name in self._earlier if _PARTS.fullmatch(name)}
 
@@ -68,12 +68,12 @@ class GalleryFolder(Storage):
 
     @property
     def num_pictured(self) -> int:
-        """How many examples the gallery that lies here shows pictures of, at least, of each run."""
+        """Number of examples with pictures in the existing gallery, the least over its runs."""
         found = re.findall(rb'"pictured": ?(\d+)', self.read(PAGE) or b"")
         return min(map(int, found), default=0)
 
     def begin(self) -> None:
-        """Marks the folder as one of this program."""
+        """Marks the folder as a gallery of this program."""
         self.write(_MARK, _SAYS)
 
     def write(self, name: str, data: bytes) -> None:
@@ -83,7 +83,7 @@ class GalleryFolder(Storage):
         self._earlier.discard(name)
 
     def clear(self) -> None:
-        """Removes what an earlier gallery has left here and this one has not written."""
+        """Removes files of an earlier gallery that this one has not written."""
         for name in sorted(self._earlier):
             self.remove(name)
         self._earlier.clear()

@@ -1,15 +1,15 @@
 """The gallery of runs: records -> a folder that opens in a browser, no accelerator, no server.
 
-    index.html              the page, with the first 100 examples for who has no JavaScript
-    *.js, gallery.css       what lets people browse; nothing is loaded from elsewhere
-    data/cfx_jax.txt        says whose folder it is, before there is a page
-    data/R/rows-B.js        numbers of run R, thousands of examples a file
-    data/R/details-B.js     outlines and plots, 64 examples a file, loaded on demand
+    index.html              the document, with the first 100 examples for use without JavaScript
+    *.js, gallery.css       scripts and styles; nothing is loaded from elsewhere
+    data/cfx_jax.txt        marks the folder as ours, before there is an index.html
+    data/R/rows-B.js        numbers of run R, thousands of examples per file
+    data/R/details-B.js     outlines and plots, 64 examples per file, loaded on demand
     images/R/T/I.webp       the pictures of example I side by side, loaded when they are in view
 
-Browsers read no files for a page that is a file itself, but run scripts: data are calls of a
-function. A run is read and written a unit at a time. The page comes last, so that it never names
-what is not there yet.
+A document that is opened as a file cannot read other files but can run scripts, so the data are
+calls of a function. A run is read and written one unit at a time. index.html is written last, so
+that it never names a missing file.
 """
 
 import collections
@@ -70,9 +70,9 @@ def write_gallery(
         workdirs: the runs' folders. Examples with the same id are displayed together.
         output: folder to write to, made when missing, on a local disk or `gs://bucket/path`. A
             gallery that lies there is replaced.
-        max_images: draw pictures of the first so many computed examples of each run, None of all.
-        check: called again and again; by raising it ends the writing between two files. The page
-            that was there stays.
+        max_images: number of computed examples of each run, from the first on, whose pictures are
+            drawn; None draws all.
+        check: called between files; raise in it to end the writing. The previous gallery stays.
 
     Returns:
         Place of `index.html` in `output`.
@@ -81,7 +81,7 @@ def write_gallery(
         FileNotFoundError: there is no run in a folder.
         RecordsError: a manifest or a chunk is damaged, or of something else than a run.
         ValueError: `max_images` is negative, or `output` is empty.
-        FileExistsError: `output` holds somebody else's page, or files where those of one go.
+        FileExistsError: `output` contains files of another program with names of our files.
         OSError: `output` cannot be written.
     """
     if max_images is not None and max_images < 0:
@@ -124,7 +124,7 @@ def open_folder(
         check: as in `write_gallery`.
 
     Raises:
-        FileExistsError: it holds somebody else's page, or files where those of one go.
+        FileExistsError: it contains files of another program with names of our files.
         ValueError: `output` is empty.
     """
     return GalleryFolder(output, (*_ASSETS, _SCALE), check)
@@ -132,7 +132,7 @@ def open_folder(
 
 @dataclasses.dataclass
 class _Run:
-    """The content of the page about one run.
+    """The content of the gallery for one run.
 
     Attributes:
         data: for the scripts.
@@ -244,7 +244,7 @@ class _Parts:
 
 
 def _row(unit: ReportUnit, row: int) -> dict[str, Any]:
-    """What the page can search, filter and sort by."""
+    """The values that the gallery can search, filter and sort by."""
     found: dict[str, Any] = {"index": unit.indices[row], "id": unit.ids[row]}
     found |= {name: unit.classes[name][row] for name in CLASSES}
     for objective, columns in unit.results.items():

@@ -1,4 +1,4 @@
-"""A run with its gallery (page), written during the run and at its end, and its table as text."""
+"""A run with its gallery, written during the run and at its end, and its table as text."""
 
 import contextlib
 import itertools
@@ -18,11 +18,11 @@ from cfx_jax.runs import Explanations, StopRequest, cluster, runner
 
 _logger = logging.getLogger(__name__)
 
-# Pause between two versions of the page during a run: at least so many seconds, and so many times
-# the duration of writing, which grows with the run, so that writing takes a twentieth of the time.
+# Pause between two versions of the gallery during a run: at least `_MIN_SECONDS`, and at least
+# `_TIMES_A_PAGE` times the duration of writing, so that writing takes a twentieth of the time.
 _MIN_SECONDS = 30.0
 _TIMES_A_PAGE = 20.0
-# Number of failed attempts to write the page after which a warning is logged.
+# Number of failed attempts to write the gallery after which a warning is logged.
 _FAILURES = 2
 _MAX_SUMMARY_ROWS = 40
 _ID_WIDTH, _CLASS_WIDTH = 24, 32
@@ -35,21 +35,21 @@ def run_with_page(
     *,
     classifier: Classifier | None = None,
 ) -> str:
-    """Does what `cfx_jax.run` does, and writes the page of the run.
+    """Does the same as `cfx_jax.run`, and writes the gallery of the run.
 
     Args:
-        config: the whole run.
+        config: configuration of the run.
         workdir: folder of the run.
-        stop: as in `cfx_jax.run`; a stop does not wait for the page.
+        stop: as in `cfx_jax.run`; a stop does not wait for the gallery.
         classifier: as in `cfx_jax.run`.
 
     Returns:
-        Path of `report/index.html` in `workdir`; "" on all processes of a run but the first.
+        Path of `report/index.html` in `workdir`; "" on all processes of a run except the first.
 
     Raises:
         ConfigError: as in `cfx_jax.run`.
         RecordsError: as in `cfx_jax.run`.
-        OSError: `workdir` cannot be written, or its `report` holds files of another program.
+        OSError: `workdir` cannot be written, or its `report` contains files of another program.
         StoppedError: the run was requested to stop.
     """
     # On all processes, so that all raise the same error.
@@ -63,7 +63,7 @@ def run_with_page(
         return write_report(workdir, config.report.max_images, stop.check)
     except OSError as error:
         raise OSError(
-            f"{error}; the records of the run are complete, and its page can be written elsewhere: "
+            f"{error}; the records of the run are complete; write the gallery to another folder: "
             f"python -m cfx_jax.report {os.fspath(workdir)} --output=DIR"
         ) from error
 
@@ -73,12 +73,12 @@ def write_report(
     max_images: int | None = 100,
     check: Callable[[], None] | None = None,
 ) -> str:
-    """Writes the page of a run, with all results computed so far.
+    """Writes the gallery of a run, with all results computed so far.
 
     Args:
         workdir: the run's folder, as `RecordWriter` made it.
         max_images: number of computed examples, from the first on, whose pictures are drawn; None
-            draws all. The numbers cover all examples. An existing page never loses pictures.
+            draws all. The numbers cover all examples. An existing gallery never loses pictures.
         check: called between files; raise in it to end the writing, see `write_gallery`.
 
     Returns:
@@ -103,10 +103,10 @@ def _place(workdir: str | os.PathLike[str]) -> str:
 def kept_fresh(
     workdir: str | os.PathLike[str], max_images: int | None, stop: StopRequest
 ) -> Iterator[None]:
-    """Rewrites the page of a run from time to time, in a thread, while the run continues.
+    """Rewrites the gallery of a run from time to time, in a thread, while the run continues.
 
-    Neither the end of the run nor a request to stop waits for the page: writing ends after the
-    current file, and the previous version of the page remains.
+    Neither the end of the run nor a request to stop waits for the gallery: writing ends after the
+    current file, and the previous version remains.
 
     Args:
         workdir: the run's folder; it need not exist yet.
@@ -146,7 +146,7 @@ def _write_now_and_then(
             if (computed := int(Explanations(workdir).complete.sum())) > shown:
                 place = write_report(workdir, max_images, check)
                 if not shown:
-                    _logger.info("page of the results so far, updated during the run: %s", place)
+                    _logger.info("gallery of the results so far, updated during the run: %s", place)
                 shown = computed
         except _EndedError:
             return
@@ -156,7 +156,7 @@ def _write_now_and_then(
             # No warning after a single failure: the run may just be creating its records.
             failures += 1
             if failures == _FAILURES:
-                _logger.warning("the page cannot be written during the run: %s", error)
+                _logger.warning("the gallery cannot be written during the run: %s", error)
         pause = max(_MIN_SECONDS, _TIMES_A_PAGE * (time.monotonic() - begun))
 
 

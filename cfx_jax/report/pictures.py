@@ -35,7 +35,7 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def encode_webp(picture: np.ndarray) -> bytes:
-    """Encodes a picture for a page: a ninth of the size of PNG for photographs, not exact."""
+    """Encodes a picture for the gallery: lossy, with a ninth of the size of PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="WEBP", quality=80, method=2)
     return buffer.getvalue()
@@ -138,7 +138,7 @@ def overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
 
 
 def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Lays pictures of one size side by side, so that a page loads one file an example.
+    """Lays pictures of one size side by side, so that the gallery loads one file per example.
 
     Args:
         tiles: uint8 `[H, W, 3]`. Small ones are enlarged pixel by pixel, large ones made smaller.
@@ -146,7 +146,7 @@ def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int,
     Returns:
         A picture, and of each tile in it height, width, distance to the next one and the columns
         before it: tiles go on with their outer columns to whole blocks of WebP, so that none is
-        mixed with the next one, in the file or where a page scales it.
+        mixed with the next one, in the file or where the gallery scales it.
     """
     height, width = tiles[0].shape[:2]
     scale = max(-(-_MIN_WIDTH // width), 1)
@@ -166,7 +166,7 @@ def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int,
 def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: MaskLaw) -> np.ndarray:
     """Maps mask logits `[h, w]` to importance at the pixels, as `Explanation.saliency` does.
 
-    In NumPy, so that a page takes no accelerator and compiles nothing for each size of an image.
+    In NumPy, so that a gallery needs no accelerator and no compilation for each image size.
     """
     # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
     most = 30.0 * law.sharpness

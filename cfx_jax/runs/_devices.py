@@ -33,14 +33,14 @@ from cfx_jax.runs import parallel
 from cfx_jax.runs.idle import IdleMeter
 from cfx_jax.runs.jobs import Images, Task
 
-# `advance` comes back to Python at least this often: to move the progress bar, and to give the
-# places of images that are done to others.
+# `advance` returns to Python after at most this many steps, to move the progress bar and to give
+# the places of images that are done to others.
 _MAX_STEPS_PER_CALL = 5
 _OBJECTIVES = list(DIRECTIONS)
 
 
 class _Requests(NamedTuple):
-    """Images with target and objective of each, with axes `[devices, rows, ...]`."""
+    """Images with target and objective of each, with axes `[devices, rows, ...]`, or of one row."""
 
     pixels: Any
     targets: Any
@@ -49,7 +49,7 @@ class _Requests(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """What all images of a run share: its key, and the class that theirs are set against."""
+    """Values that all images of a run share: the key of the run, and the contrast class."""
 
     key: jax.Array
     contrast: jax.Array | None
@@ -74,21 +74,11 @@ class Devices:
         devices: Sequence[jax.Device],
         contrast: int | None = None,
     ) -> None:
-        """Copies the models to the devices; nothing is compiled yet.
-
-        Args:
-            key: random key of the run.
-            classifier: the model to explain.
-            generator: fills the holes.
-            settings: settings of every image.
-            shape: `(H, W, C)` of every image.
-            devices: local devices to use.
-            contrast: class that the target of each image is set against; None for all others.
-        """
+        """Copies the models to the devices; nothing is compiled yet. Arguments as in `Solver`."""
         self._devices = list(devices)
         self._shape = shape
-        rather = None if contrast is None else jnp.asarray(contrast, jnp.int32)
-        self._shared = parallel.replicate(_Shared(key, rather), self._devices)
+        other = None if contrast is None else jnp.asarray(contrast, jnp.int32)
+        self._shared = parallel.replicate(_Shared(key, other), self._devices)
         self._models = parallel.replicate((classifier, generator), self._devices)
         self._compiled: tuple[Any, Any] | None = None
         self.idle_meter = IdleMeter()
@@ -101,23 +91,23 @@ class Devices:
             )
 
         self._name_target = mapped(_name_target, 2, 1)
-        # Gives the problem back, so that its image crosses to its device once and stays there.
-        self._begin = mapped(functools.partial(_begin, settings=settings), 5, 1)
+        # Returns the problem, so that its image is copied to its device only once.
+        self._begin = mapped(functools.partial(_begin, settings=settings), 2, 1)
         self._replace = mapped(_replace, 3, 0)
         steps = self.steps_per_call
         self._advance = mapped(
             functools.partial(_advance, settings=settings, num_steps=steps), 2, 2
         )
-        self._finish = mapped(functools.partial(_finish, settings=settings), 5, 3)
+        self._finish = mapped(functools.partial(_finish, settings=settings), 2, 3)
 
     @property
     def num_devices(self) -> int:
-        """Devices that work on rows together."""
+        """Number of devices that work on rows together."""
         return len(self._devices)
 
     @property
     def num_rows(self) -> int:
-        """Images on all devices at once, as compiled last."""
+        """Number of images on all devices at once, as compiled last."""
         return self.num_devices * self.rows_per_device
 
     @property
@@ -136,13 +126,13 @@ class Devices:
             memory analysis.
         """
         self.rows_per_device = rows_per_device
-        self._compiled = None  # Frees the memory of the programs before.
+        self._compiled = None  # Frees the memory of the earlier programs.
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
         requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
-        problem, state = self._begin(*requests, self._shard(np.ones(1, bool)), self._shared)
+        problem, state = self._begin(requests, self._shard(np.ones(1, bool)), self._shared)
         # At once: Python traces the second program while XLA, on another core, compiles the first.
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
-            finish = self._finish.lower(state, *requests, self._shared, *self._models)
+            finish = self._finish.lower(state, requests, self._shared, *self._models)
             compiling = threads.submit(finish.compile)
             advance = self._advance.lower(state, problem, *self._models).compile()
             self._compiled = (advance, compiling.result())
@@ -154,9 +144,9 @@ class Devices:
         """Begins the tasks of some rows.
 
         Args:
-            tasks: one for each row, which one that is not fresh may share with another row.
-            is_fresh: bool `[num_rows]`, the rows that begin.
-            others: state of the other rows, which continue; None if no other row is active.
+            tasks: one task per row; rows that are not fresh may repeat the task of another row.
+            is_fresh: bool `[num_rows]`, marks the rows that begin.
+            others: problem and state of the other rows, which continue; None if none is active.
 
         Returns:
             The problem and the state of all rows.
@@ -165,13 +155,13 @@ class Devices:
         if (requests.targets < 0).any():
             targets = self._name_target(requests.pixels, requests.targets, self._models[0])
             requests = requests._replace(targets=targets)
-        begun: tuple[Problem, State] = self._begin(*requests, fresh, self._shared)
+        begun: tuple[Problem, State] = self._begin(requests, fresh, self._shared)
         return begun if others is None else self._replace(fresh, begun, others)
 
     def advance(self, state: State, problem: Problem) -> tuple[State, jax.Array]:
-        """Takes the next `steps_per_call` steps; returns the state, and bool: which rows are done.
+        """Takes the next `steps_per_call` steps; returns the state, and which rows are done (bool).
 
-        Rows that stand still, or were done before, stay as they are.
+        Inactive rows, and rows that were done before, do not change.
         """
         assert self._compiled is not None
         advanced: tuple[State, jax.Array] = self.idle_meter.run(
@@ -182,10 +172,10 @@ class Devices:
     def finish(
         self, tasks: Sequence[Task], states: Sequence[State], targets: Sequence[np.ndarray]
     ) -> Explanation:
-        """Judges learnt masks.
+        """Evaluates learnt masks.
 
         Args:
-            tasks: at most `num_rows`.
+            tasks: at most `num_rows` tasks.
             states: state of each task, NumPy arrays.
             targets: class to explain of each task, int `[n]`.
 
@@ -196,7 +186,7 @@ class Devices:
         state = self._shard(jax.tree.map(lambda *rows: np.stack(rows), *states))
         requests = self._collect(tasks)._replace(targets=self._shard(np.stack(targets)))
         finished: Explanation = self.idle_meter.run(
-            self._compiled[1], state, *requests, self._shared, *self._models
+            self._compiled[1], state, requests, self._shared, *self._models
         )
         return finished
 
@@ -214,30 +204,17 @@ class Devices:
 
 
 def _begin(
-    pixels: jax.Array,
-    target: jax.Array,
-    identity: jax.Array,
-    objective: jax.Array,
-    is_fresh: jax.Array,
-    shared: _Shared,
-    *,
-    settings: Settings,
+    request: _Requests, is_fresh: jax.Array, shared: _Shared, *, settings: Settings
 ) -> tuple[Problem, State]:
     state = init(settings)
     step = jnp.where(is_fresh, state.step, settings.num_steps)
-    problem = _problem(pixels, target, identity, objective, shared)
-    return problem, dataclasses.replace(state, step=step)
+    return _problem(request, shared), dataclasses.replace(state, step=step)
 
 
-def _problem(
-    pixels: jax.Array,
-    target: jax.Array,
-    identity: jax.Array,
-    objective: jax.Array,
-    shared: _Shared,
-) -> Problem:
-    key = jax.random.fold_in(shared.key, identity)
-    return make_problem(key, to_floats(pixels), Question(target, shared.contrast), objective)
+def _problem(request: _Requests, shared: _Shared) -> Problem:
+    key = jax.random.fold_in(shared.key, request.identities)
+    question = Question(request.targets, shared.contrast)
+    return make_problem(key, to_floats(request.pixels), question, request.objectives)
 
 
 def _replace(is_fresh: jax.Array, fresh: Any, old: Any) -> Any:
@@ -264,17 +241,14 @@ def _advance(
 
 def _finish(
     state: State,
-    pixels: jax.Array,
-    target: jax.Array,
-    identity: jax.Array,
-    objective: jax.Array,
+    request: _Requests,
     shared: _Shared,
     classifier: Classifier,
     generator: Generator,
     *,
     settings: Settings,
 ) -> Explanation:
-    problem = _problem(pixels, target, identity, objective, shared)
+    problem = _problem(request, shared)
     return finish(state, problem, classifier, generator, settings=settings)
 
 
@@ -285,5 +259,5 @@ def _bytes_needed(program: Any) -> int:
 
 
 def _largest_divisor(number: int, limit: int) -> int:
-    """Calls of equal length need one compiled program; a remainder would need a second."""
+    """Returns the largest divisor up to a limit: a remainder would need a second program."""
     return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

@@ -1,4 +1,4 @@
-"""What a run is known by: its manifest, which a run that is gone on with must match."""
+"""The manifest of a run, which identifies it: a resumed run must match it."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ INFORMATIVE = (
     *(f"config.explain.{field.name}" for field in dataclasses.fields(Settings)),
 )
 """Paths in a manifest that are not compared: the settings in the config, because the key
-`settings` contains them. So a run resumes whether a value is the mode's or given explicitly."""
+`settings` contains them. So it does not matter whether a value is the mode's or given."""
 
 
 def make_manifest(
@@ -25,10 +25,10 @@ def make_manifest(
     classifier: Classifier,
     generator: Generator,
 ) -> dict[str, Any]:
-    """Returns what makes a run this run; only `environment` may differ when it is resumed.
+    """Returns the values that identify a run; only `environment` may differ when it is resumed.
 
     Args:
-        config: the whole run, its precision settled.
+        config: configuration of the run, with a resolved precision.
         settings: settings of every image.
         source: source of the examples, one per image and class to explain.
         classifier: loaded classifier.

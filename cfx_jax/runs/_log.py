@@ -1,7 +1,7 @@
 """The log of a run: messages of the package's logger `cfx_jax`, in the run's folder.
 
-Every module logs to its own child of that logger, `logging.getLogger(__name__)`. Commands show it
-on the terminal; in other programs it is theirs to show, as that of any library.
+Every module logs to its own child of that logger, `logging.getLogger(__name__)`. Commands print it
+on the terminal; other programs configure it themselves, as for any library.
 """
 
 import contextlib
@@ -13,12 +13,11 @@ _logger = logging.getLogger("cfx_jax")
 
 
 class RunLog(logging.Handler):
-    """Appends what is logged to the file `log` of a run's folder, from `begin` on.
+    """Appends messages to the file `log` of a run's folder, from `begin` on.
 
-    What was logged before, while models were loaded, is written then: a run that is refused leaves
-    nothing. Of several hosts, host h > 0 writes `log-h`. Nothing can be appended to a file in a
-    bucket: there the whole file is written when the log is closed. A log that cannot be written
-    stops nothing.
+    Earlier messages, from the loading of models, are kept until `begin`, so a rejected run leaves
+    no file. Of several hosts, host h > 0 writes `log-h`. A file in a bucket cannot be appended to:
+    it is written as a whole when the log is closed. Errors in writing the log are ignored.
 
     Example:
         >>> import logging, tempfile
@@ -31,7 +30,7 @@ class RunLog(logging.Handler):
     """
 
     def __init__(self) -> None:
-        """Listens; nothing is written yet."""
+        """Collects messages; nothing is written yet."""
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._lines: list[str] = []
@@ -53,20 +52,20 @@ class RunLog(logging.Handler):
                 self._storage.write(self._name, before + self._take())
 
     def begin(self, storage: Storage, host: int = 0) -> None:
-        """Writes what was logged until now, and from now on all that is."""
+        """Writes all messages so far, and from now on every message."""
         self.acquire()
         self._storage, self._name = storage, f"log-{host}" if host else "log"
         self._append()
         self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a line, and writes it where it can be appended."""
+        """Adds a line, and writes it if the file can be appended to."""
         self._lines.append(f"{self.format(record)}\n")
         self._append()
 
     def _append(self) -> None:
         if self._storage is not None and self._storage.root is not None:
-            # Opened for each of the few lines, so that a kill costs none.
+            # Opened for each of the few lines, so that none is lost when the process is killed.
             with contextlib.suppress(OSError), (self._storage.root / self._name).open("ab") as file:
                 file.write(self._take())
 

@@ -1,4 +1,4 @@
-"""How many images a device takes at once: planned from the memory the compiled programs need."""
+"""Finds how many images fit on a device, from the memory that the compiled programs need."""
 
 import logging
 import math
@@ -8,11 +8,11 @@ import psutil
 
 from cfx_jax.runs.solver import Solver
 
-# The rest is for what the analysis of one program does not count: batches on their way, libraries.
+# Shares of the memory to use: the analysis of a program does not count transfers and libraries.
 _DEVICE_SHARE = 0.9
 _HOST_SHARE = 0.5
 _logger = logging.getLogger(__name__)
-# Beyond that a CPU gains nothing, and the progress bar stands still for long.
+# A larger batch is not faster on a CPU, and the progress bar would rarely move.
 _MAX_ON_A_CPU = 4
 
 
@@ -20,12 +20,12 @@ def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
     """Compiles the programs of a solver for as many images as fit on a device.
 
     Args:
-        solver: compiled or not; in the end it is, for the size found.
-        most: images a device has to do in a unit of work; no larger batch is tried.
-        limit: bytes the programs may take on a device; None takes what the device has free.
+        solver: solver to compile; afterwards it is compiled for the size found.
+        most: images per device in a unit of work, the largest batch to try.
+        limit: bytes that the programs may take on a device; None takes its free memory.
 
     Returns:
-        The bytes they do take; more than the limit if one image alone does.
+        Bytes that the programs take; more than the limit if a single image already needs more.
     """
     device = jax.local_devices()[0]
     limit = device_memory(device) if limit is None else limit
@@ -41,11 +41,11 @@ def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
 def compile_or_halve(solver: Solver, size: int) -> int:
     """Compiles the programs of a solver for `size` images on a device.
 
-    Some compilers, and loading a program, need the memory of the device, too: for as long as it
-    runs out, half as many images are tried, down to one.
+    Some compilers, and loading a program, need device memory, too: each time it runs out, half as
+    many images are tried, down to one.
 
     Returns:
-        The bytes the programs take on a device.
+        Bytes that the programs take on a device.
     """
     while True:
         try:
@@ -55,22 +55,22 @@ def compile_or_halve(solver: Solver, size: int) -> int:
 
 
 def half_batch(size: int, error: jax.errors.JaxRuntimeError) -> int:
-    """Returns half a batch size, rounded up, for when memory has run out.
+    """Returns half the batch size, rounded up, after memory has run out.
 
     Raises:
-        JaxRuntimeError: the error, if it means something else or the batch is of one image.
+        JaxRuntimeError: the error, if it has another cause or the batch has one image.
     """
     if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
         raise error
     half = math.ceil(size / 2)
-    _logger.warning("out of memory with %d images a device; going on with %d", size, half)
+    _logger.warning("out of memory with %d images per device; continuing with %d", size, half)
     return half
 
 
 def device_memory(device: jax.Device) -> int:
-    """Returns the bytes a program may take on a device.
+    """Returns the bytes that a program may take on a device.
 
-    A device that does not report it, a CPU, shares the free memory of the host with the others.
+    CPU devices do not report their memory: they share the free memory of the host.
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -83,17 +83,17 @@ def smaller_batch(size: int, needed: int, limit: int) -> int:
     """Returns the next size to try, at least 1, when a program for `size` images does not fit.
 
     Args:
-        size: images at once, at least 2.
-        needed: bytes the program takes for them.
-        limit: bytes there are, fewer than `needed`.
+        size: number of images, at least 2.
+        needed: bytes that the program takes for them.
+        limit: bytes available, fewer than `needed`.
 
     Returns:
-        The size that fits if memory grows in proportion, and less than `size` in any case. Some of
-        the memory does not grow, so the result rather fits than not.
+        The size that fits if memory is proportional to it, and less than `size` in any case. Part
+        of the memory does not depend on the size, so the result may still be too large.
     """
     return max(1, min(size - 1, size * limit // needed))
 
 
 def even_batch(size: int, most: int) -> int:
-    """Returns the least batch size that cuts `most` images into as many batches as `size` does."""
+    """Returns the smallest batch size that gives as many batches of `most` images as `size`."""
     return math.ceil(most / math.ceil(most / size))

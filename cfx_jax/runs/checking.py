@@ -1,4 +1,4 @@
-"""How far a run is, and whether what it has written is sound."""
+"""Reports the progress of a run, and finds damage in its records."""
 
 import collections
 import gzip
@@ -13,13 +13,13 @@ from cfx_jax.records import COMPLETE, EXAMPLE, STORE, Storage, is_locked
 from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import Explanations
 
-# The statuses of examples of which nothing was learnt.
+# Statuses of examples without an explanation.
 _FAILURES = ("unreadable", "non_finite")
 _MAX_NAMED = 20
 
 
 def describe_progress(workdir: str | os.PathLike[str]) -> str:
-    """Tells how far a run is: examples done, statuses, what it has cost, failures.
+    """Describes the progress of a run: examples done, statuses, cost and failures.
 
     Args:
         workdir: the run's folder.
@@ -29,7 +29,7 @@ def describe_progress(workdir: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged, or of something else than a run.
+        RecordsError: the manifest or an array is damaged, or the folder is not that of a run.
     """
     run = Explanations(workdir)
     done = run.complete
@@ -59,19 +59,19 @@ def describe_progress(workdir: str | os.PathLike[str]) -> str:
 
 
 def find_problems(workdir: str | os.PathLike[str]) -> Iterator[str]:
-    """Reads all that a run has written, and checks it.
+    """Reads and checks all records of a run.
 
     Args:
         workdir: the run's folder.
 
     Yields:
-        One line for each problem: a chunk that is lost or damaged, an id that is empty or there
-        twice, a status that is not known, metadata that other libraries could not read.
+        One line for each problem: a lost or damaged chunk, an empty or repeated id, an unknown
+        status, or metadata that other libraries cannot read.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array's metadata are damaged, or of something else than
-            a run.
+        RecordsError: the manifest or the metadata of an array are damaged, or the folder is not
+            that of a run.
     """
     run = Explanations(workdir)
     yield from _metadata_problems(Storage(workdir), [field.name for field in run.fields])
@@ -103,9 +103,9 @@ def _metadata_problems(storage: Storage, fields: list[str]) -> Iterator[str]:
             raise ValueError("not the metadata of a Zarr v3 group")
         listed = group["consolidated_metadata"]["metadata"]
         if set(listed) != {*fields, COMPLETE, EXAMPLE}:
-            raise ValueError("it lists other arrays than there are")
+            raise ValueError("the listed arrays are not those of the store")
         if not gzip.decompress(storage.read(f"{STORE}/{EXAMPLE}/c/0") or b""):
             raise ValueError(f"the texts of {EXAMPLE} are lost")
     except (EOFError, KeyError, OSError, TypeError, ValueError, zlib.error) as error:
         place = f"{storage.place(STORE)}/zarr.json"
-        yield f"{place}: damaged ({error}); delete it, the run makes it anew"
+        yield f"{place}: damaged ({error}); delete it; the run writes it again"

@@ -1,7 +1,7 @@
-"""Joining and leaving the processes that share one run: a TPU slice, a Slurm job, plain machines.
+"""Joins and leaves the processes that share one run: a TPU slice, a Slurm job, plain machines.
 
-They share no computation. JAX must know of all of them to find its devices on a slice, and a
-process must know which one it is to take its own units of work.
+The processes share no computation. JAX must know all of them to find the devices of a slice, and
+each process must know its index to take its own units of work.
 """
 
 import concurrent.futures
@@ -30,7 +30,7 @@ from cfx_jax.runs import preemption
 from cfx_jax.version import __version__
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
-_MAX_POLL_SECONDS = 16.0  # At files.
+_MAX_POLL_SECONDS = 16.0  # Longest pause between polls of files.
 _SECONDS_TO_LEAVE = 0.25
 _SECONDS_BETWEEN_CHECKS = 0.05  # Polling interval for signals of other processes.
 _PLAIN = ("coordinator_address", "num_processes", "process_id")
@@ -57,22 +57,22 @@ def define_flags() -> None:
         "coordinator_address", None, "HOST:PORT of process 0, to join processes on plain machines."
     )
     flags.DEFINE_integer(
-        "num_processes", None, "How many there are; with --coordinator_address.", lower_bound=1
+        "num_processes", None, "Number of processes; with --coordinator_address.", lower_bound=1
     )
     flags.DEFINE_integer(
-        "process_id", None, "Which one this is; with --coordinator_address.", lower_bound=0
+        "process_id", None, "Index of this process; with --coordinator_address.", lower_bound=0
     )
     flags.DEFINE_float(
-        "join_seconds", 300.0, "How long the other processes are waited for.", lower_bound=0.0
+        "join_seconds", 300.0, "How long to wait for the other processes.", lower_bound=0.0
     )
 
 
 def join(stop: preemption.StopRequest) -> None:
     """Joins the other processes that the flags describe; call it before JAX is used.
 
-    Every command calls it, also one that is always alone: without a device none can go on.
-    Afterwards `jax.process_index()` of `jax.process_count()` identifies this process, and
-    `jax.local_devices()` are its own devices.
+    Every command calls it, including those that always run in one process, because none of them can
+    continue without a device. Afterwards `jax.process_index()` of `jax.process_count()` identifies
+    this process, and `jax.local_devices()` are its own devices.
 
     Args:
         stop: stop request, checked while waiting for the others.
@@ -82,32 +82,32 @@ def join(stop: preemption.StopRequest) -> None:
         StoppedError: the command was requested to stop.
     """
     stop.check()
-    # Of a command that is always alone, there are no such flags.
+    # Commands that always run in one process do not define these flags.
     given = flags.FLAGS.flag_values_dict()
     address, number, index = map(given.get, _PLAIN)
     plain = (address, number, index)
     if plain != (None, None, None):
         _check_plain(*plain)
     if given.get("distributed") or None not in plain:
-        # It would take SIGTERM for itself.
+        # This service of JAX would handle SIGTERM itself.
         jax.config.update("jax_enable_preemption_service", False)
         _connect(plain, given["join_seconds"], stop)
         stop.goes_last = _others() != [] and distributed.global_state.process_id == 0
     try:
         jax.local_devices()
-    except Exception as error:  # Of JAX without a plugin for the platform: one without a word.
+    except Exception as error:  # Without a plugin for the platform it has no message.
         raise ConfigError(_no_device(error)) from error
 
 
 def _connect(
     plain: tuple[str | None, int | None, int | None], seconds: float, stop: preemption.StopRequest
 ) -> None:
-    """Joins in a thread of its own: JAX hears no signal meanwhile, and aborts when it gives up."""
+    """Joins in a separate thread: JAX ignores signals meanwhile, and aborts when it gives up."""
     joined: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def initialize() -> None:
         try:
-            # Whole seconds, and more than are waited for here.
+            # In whole seconds, and longer than the wait below.
             jax.distributed.initialize(*plain, initialization_timeout=int(seconds) + 600)
             joined.set_result(None)
         except Exception as error:
@@ -125,7 +125,7 @@ def _connect(
     try:
         joined.result()
         _joined.set()
-    except Exception as error:  # Of whatever reads a half set environment.
+    except Exception as error:  # An incomplete environment may raise any type.
         raise ConfigError(
             f"cannot join the other processes ({_environment_problem(error)}); on plain "
             "machines give every process the same --coordinator_address=HOST:PORT and "
@@ -136,14 +136,14 @@ def _connect(
 def _who_is_missing() -> str:
     state = distributed.global_state
     if state.coordinator_address is None:
-        return "the environment did not tell of them"
+        return "the environment does not describe them"
     host, _, port = state.coordinator_address.rpartition(":")
     if state.process_id:
         try:
             socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
         except OSError as error:
             return f"process {state.process_id} did not reach process 0 at {host}:{port} ({error})"
-    return f"not all {state.num_processes} processes came to process 0 at {host}:{port}"
+    return f"not all {state.num_processes} processes reached process 0 at {host}:{port}"
 
 
 def _check_plain(address: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -162,17 +162,17 @@ def _check_plain(address: str | None, num_processes: int | None, process_id: int
 
 
 def _environment_problem(error: Exception) -> str:
-    """Says what JAX found, or did not find, of a slice or a job."""
+    """Describes why JAX did not find the processes of a slice or a job."""
     lacking = [name for name in _SLURM if name not in os.environ]
     if 0 < len(lacking) < len(_SLURM):
         return (
-            f"the environment of Slurm is not whole, it lacks {', '.join(lacking)}: start the "
-            "processes by srun, as launch/slurm.sh does"
+            f"the environment of Slurm is incomplete, it lacks {', '.join(lacking)}: start the "
+            "processes with srun, as launch/slurm.sh does"
         )
     if "coordinator_address should be defined" in str(error):
         return "no TPU slice and no Slurm job was found"
     reason = " ".join(str(error).split())
-    # The text of others, such as KeyError, is not enough.
+    # The text of other errors, such as KeyError, needs the type.
     return reason if isinstance(error, RuntimeError | ValueError) else f"{error!r}"
 
 
@@ -182,28 +182,26 @@ def _no_device(error: Exception) -> str:
     if not platforms:
         return f"JAX finds no device: {reason}"
     return (
-        f"JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); leave it unset to take "
-        "what there is, or install what JAX needs: pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"
+        f"JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); leave it unset to use any "
+        "device, or install what JAX needs: pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"
     )
 
 
 def resolve_numbers() -> None:
-    """Takes back settings of JAX, from environment variables, that would change a run's numbers.
+    """Resets settings of JAX, from environment variables, that would change a run's numbers.
 
-    A run may be gone on with from another shell, and its records are the same then.
+    So a run that is resumed from another shell writes the same records.
     """
     changed = [name for name, value in _NUMBERS.items() if getattr(jax.config, name) != value]
     for name in changed:
         jax.config.update(name, _NUMBERS[name])
-        _logger.warning(
-            "%s is not followed: every run computes with %s", name.upper(), _NUMBERS[name]
-        )
+        _logger.warning("%s is ignored: every run computes with %s", name.upper(), _NUMBERS[name])
 
 
 def is_first() -> bool:
-    """Tells whether this process is the one of its pod that talks, and writes what is written once.
+    """Returns whether this is process 0, which alone shows progress and writes shared files.
 
-    Like `environment`, to be called after `join`.
+    Call it after `join`.
     """
     return jax.process_index() == 0
 
@@ -211,8 +209,8 @@ def is_first() -> bool:
 def devices_for(classifier: Classifier) -> list[jax.Device]:
     """Returns the local devices that a classifier can be mapped over.
 
-    All of them, but one where JAX calls a model back on the host: two devices that wait for their
-    turn there may wait for ever.
+    These are all local devices, or only the first one if JAX calls the model back on the host: two
+    devices that wait for such calls may block each other.
 
     Args:
         classifier: the model to explain.
@@ -228,7 +226,7 @@ def devices_for(classifier: Classifier) -> list[jax.Device]:
 
 
 def environment() -> dict[str, Any]:
-    """Returns what a manifest keeps of where it ran; it may differ when a run is resumed."""
+    """Returns versions and devices for a manifest; call it after `join`."""
     return {
         "versions": {"cfx_jax": __version__}
         | {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
@@ -243,7 +241,7 @@ def wait_for_units(
 
     Args:
         reader: reader of the records.
-        units: to wait for, of any host.
+        units: units to wait for, of any host.
         stop: stop request, checked between polls.
 
     Raises:
@@ -257,7 +255,7 @@ def wait_for_units(
 
 
 def poll(stop: preemption.StopRequest) -> Iterator[None]:
-    """Yields at once and then after longer and longer pauses, to poll files that hosts share.
+    """Yields at once, and then after increasing pauses, to poll files that hosts share.
 
     Raises:
         StoppedError: the run was requested to stop.
@@ -272,7 +270,7 @@ def poll(stop: preemption.StopRequest) -> Iterator[None]:
 
 
 def _others() -> list[int]:
-    """Returns the processes that this one has joined."""
+    """Returns the indices of the other processes that this one has joined."""
     state = distributed.global_state
     return [index for index in range(state.num_processes) if index != state.process_id]
 
@@ -284,16 +282,16 @@ def _signal(event: str) -> None:
 
 
 def _have_signalled(event: str) -> bool:
-    """Tells whether all processes, including this one, have signalled an event."""
+    """Returns whether all processes, including this one, have signalled an event."""
     state = distributed.global_state
     assert state.client is not None
     return len(state.client.key_value_dir_get(f"cfx_jax/{event}/")) == state.num_processes
 
 
 def wait_for_others(stop: preemption.StopRequest) -> None:
-    """Waits until all processes have come here; the first one may still write what is written once.
+    """Waits until all processes have called it; process 0 may still write shared files.
 
-    Without it they wait in JAX, which ends a process that waits for more than five minutes.
+    Otherwise the others would wait in JAX, which ends a process that waits for over five minutes.
 
     Args:
         stop: stop request, checked meanwhile.
@@ -310,9 +308,9 @@ def wait_for_others(stop: preemption.StopRequest) -> None:
 
 
 def leave(code: int, deadline: float | None = None) -> None:
-    """Ends this process; where there are others, without waiting for them as JAX would.
+    """Ends this process, without waiting for the other processes as JAX would.
 
-    JAX ends those that lose process 0 with a stack dump, so that one stays until they have left.
+    JAX ends processes that lose process 0 with a stack dump, so process 0 leaves last.
 
     Args:
         code: exit status.
@@ -326,7 +324,7 @@ def leave(code: int, deadline: float | None = None) -> None:
     if deadline is None:
         deadline = time.monotonic() + preemption.GRACE_SECONDS
     if _joined.is_set() and _others():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # Of one who is lost already.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # A process may be lost.
             _signal("left")
             while distributed.global_state.process_id == 0 and not _have_signalled("left"):
                 if time.monotonic() > deadline - _SECONDS_TO_LEAVE:

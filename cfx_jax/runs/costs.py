@@ -1,4 +1,4 @@
-"""What a run has cost so far, in one line."""
+"""Describes the cost of a run in one line."""
 
 import numpy as np
 
@@ -7,20 +7,19 @@ from cfx_jax.runs.explanations import Explanations
 
 
 def describe_cost(run: Explanations) -> str:
-    """Tells what a run has cost, of the units whose time was taken.
+    """Describes the cost of a run, over the units whose time was measured.
 
-    A run of several processes is as fast as all of them together, and one that was gone on with
-    elsewhere as fast as it was on average. Compiling does not count, nor what was computed and lost
-    when the run was killed.
+    The speed is that of all processes together; for a run resumed on other machines it is the
+    average. Compilation does not count, nor do units that were lost when the run was killed.
 
     Args:
-        run: finished or not.
+        run: reader of the run, finished or not.
 
     Returns:
-        Such as `400 images, 2.8 images/s, 143 device-seconds, 288 evaluations an image`; the
-        end of it where no time is known, or "".
+        A line such as `400 images, 2.8 images/s, 143 device-seconds, 288 evaluations an image`;
+        only its last part, or "", if no time is known.
     """
-    # Of an image with several classes to explain, each is an example.
+    # An image with several classes to explain gives several examples.
     what = "image" if run.option("top_classes") is None else "example"
     each = _evaluations(run)
     parts = [*_times(run, what), *([f"{each:,} evaluations an {what}"] if each else [])]
@@ -34,7 +33,7 @@ def _times(run: Explanations, what: str) -> list[str]:
         return []
     columns = dict(zip(Cost._fields, costs[units].T.astype(float), strict=True))
     timed, done = sum(len(range(*run.unit_range(unit))) for unit in units), run.complete.sum()
-    # Of several processes each has a share of the time by the clock.
+    # Processes work at the same time, so a unit takes only its share of the wall-clock time.
     speed = timed / max(float(np.sum(columns["seconds"] / columns["processes"])), 1e-9)
     return [
         f"{timed:,}{f' of {done:,}' if timed < done else ''} {what}{'s' if done > 1 else ''}",
@@ -44,10 +43,10 @@ def _times(run: Explanations, what: str) -> list[str]:
 
 
 def _evaluations(run: Explanations) -> int:
-    """Counts the evaluations of an example, the mean where images may stop early."""
+    """Returns the evaluations per example, a mean where images may stop early."""
     taken = [float(run.settings.num_steps)] * len(run.objectives)
     if run.has_steps:
         columns = [run.read_result(objective, "steps") for objective in run.objectives]
-        # Of an image that is not computed, or could not be read, there are none.
+        # Examples that are not computed or unreadable have no steps.
         taken = [float(np.mean(c[c > 0])) if (c > 0).any() else 0.0 for c in columns]
     return round(sum(run.settings.count_evaluations(steps) for steps in taken))

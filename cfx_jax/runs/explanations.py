@@ -1,4 +1,4 @@
-"""What a run keeps of each example: the fields of its records, their values, and their reader."""
+"""The records of a run: the fields stored per example, their values, and their reader."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ CLASSES = types.MappingProxyType(
         "prediction": "class predicted on the original image",
     }
 )
-"""Fields of an example that number a class, and what they are."""
+"""Fields that contain a class index, with their descriptions."""
 
 TOP = types.MappingProxyType(
     {
@@ -32,7 +32,7 @@ TOP = types.MappingProxyType(
         "top_after": "their probabilities, mean over hard masks",
     }
 )
-"""Of the classes that are likeliest, `[5]` each, as `Explanation` describes them."""
+"""Fields of the most likely classes, `[5]` each, with their descriptions; see `Explanation`."""
 
 SCALARS = types.MappingProxyType(
     {
@@ -43,21 +43,21 @@ SCALARS = types.MappingProxyType(
         "objective": "objective of the learnt distribution",
     }
 )
-"""Numbers of a result, as `Explanation` describes them, and what they are."""
+"""Scalar fields of a result, with their descriptions; see `Explanation`."""
 
-# As the climate and forecast conventions have it for numbers that stand for names.
+# Attributes of an enumeration in the CF (climate and forecast) conventions.
 _STATUS = {
-    "long_name": "what became of the explanation",
+    "long_name": "outcome of the explanation",
     "flag_values": [status.value for status in Status],
     "flag_meanings": " ".join(status.name.lower() for status in Status),
 }
-# float16 ends there, and a probability is 0 or 1 long before.
+# The range of float16 ends here; the probability rounds to 0 or 1 long before.
 _LARGEST_LOGIT = 6e4
 _MAX_NAMED = 4  # fields, in an error
 
 
 def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> list[Field]:
-    """Lists what is kept of each example.
+    """Lists the fields that are stored per example.
 
     Args:
         config: configuration of the run.
@@ -127,15 +127,15 @@ def make_attributes(classifier: Classifier) -> dict[str, Any]:
 def make_values(
     fields: Sequence[Field], examples: Examples, explanations: Mapping[str, Explanation]
 ) -> dict[str, np.ndarray]:
-    """Lays a unit out as record fields; an unreadable example has its status and no more.
+    """Converts a unit to record fields; an unreadable example has a status but no results.
 
     Args:
         fields: fields of the records.
         examples: examples of the unit.
-        explanations: by objective, of the readable examples.
+        explanations: explanations of the readable examples, by objective.
 
     Returns:
-        By field an array `[n, *field.shape]`.
+        Arrays `[n, *field.shape]` by field name.
     """
     n, rows = len(examples.ids), examples.readable
     values = {f.name: np.full((n, *f.shape), _blank(f), f.dtype) for f in fields}
@@ -144,7 +144,7 @@ def make_values(
     values["target"] = np.maximum(examples.targets, UNKNOWN_LABEL)
     values["digest"] = examples.digests
     if "image" in values:
-        # A grey picture is stored as RGB, which is what pages display.
+        # A grey picture is stored as RGB, which the gallery displays.
         values["image"][rows] = examples.pixels
     for objective, result in explanations.items():
         values["target"][rows] = result.target
@@ -167,11 +167,11 @@ class Explanations(RecordReader):
     """Reads a run's explanations, also while the run is still writing them.
 
     Attributes:
-        objectives: that were learnt, in order.
-        status_names: by number of a status.
-        class_names: by number of a class; none where the classifier has none.
-        settings: the masks were learnt with.
-        has_pictures: whether photographs and in-fills are kept.
+        objectives: learnt objectives, in order.
+        status_names: names of the statuses, by their number.
+        class_names: names of the classes, by their index; empty if the classifier has none.
+        settings: settings that the masks were learnt with.
+        has_pictures: whether photographs and in-fills are stored.
         has_steps: whether images may have taken fewer steps than the settings allow.
 
     Example:
@@ -196,9 +196,9 @@ class Explanations(RecordReader):
         self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
         if problem := self._problem(names):
             raise RecordsError(
-                f"{workdir} holds records of {', '.join(names[:_MAX_NAMED])}, ..., not of "
+                f"{workdir} contains records of {', '.join(names[:_MAX_NAMED])}, ..., not of "
                 f"explanations of this version: {problem}; expected the workdir of python -m "
-                "cfx_jax.main: do a run of another version again, in another --workdir"
+                "cfx_jax.main: repeat a run of another version in another --workdir"
             )
         stored = self.manifest["settings"]
         self.settings = Settings(**stored | {"relaxation": Relaxation(stored["relaxation"])})
@@ -206,7 +206,7 @@ class Explanations(RecordReader):
     def read_result(
         self, objective: str, name: str, start: int | None = None, stop: int | None = None
     ) -> np.ndarray:
-        """Returns what an objective has of the examples `[start:stop]`.
+        """Returns a result of an objective for the examples `[start:stop]`.
 
         Args:
             objective: one of `objectives`.
@@ -229,7 +229,7 @@ class Explanations(RecordReader):
         return self.manifest.get("config", {}).get("explain", {}).get(name)
 
     def status_name(self, code: int) -> str:
-        """Returns the name of a status, also of one that this run does not know."""
+        """Returns the name of a status, or a text for an unknown one."""
         known = 0 <= code < len(self.status_names)
         return self.status_names[code] if known else f"unknown status {code}"
 

@@ -1,4 +1,4 @@
-"""How long devices had nothing to do, as far as the host can see."""
+"""Measures how long devices are idle, as far as the host can observe."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,10 @@ import jax
 
 
 class IdleMeter:
-    """Bounds from above how long the devices had nothing to do, from what the host can see.
+    """Measures an upper bound of the time in which the devices are idle.
 
-    A program that is found done when the next one is started may have been done since the host last
-    saw it at work.
+    The host observes a program only in `check` and when it starts the next one. A program found
+    done may have ended right after the host last saw it run.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class IdleMeter:
 
     @property
     def idle_share(self) -> float:
-        """Share of the time so far, at most, in which the devices had nothing to do."""
+        """Upper bound of the share of the time so far in which the devices were idle."""
         return self._idle / max(self._last - self._first, 1e-9)
 
     def run(self, program: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a solver still owes: jobs of images, taken apart into tasks and put together again."""
+"""The queue of a solver: splits jobs of images into tasks, and collects their results."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ class Images(NamedTuple):
         pixels: uint8 `[n, H, W, C]`, scaled to [0, 1] on the devices.
         targets: int32 `[n]`, classes to explain; -1 takes the predicted class, -2 the next, ...
         identities: uint32 `[n]`; the key of an image is that of the run with its identity folded
-            in, so nothing depends on the place of an image.
+            in, so results do not depend on the position of an image.
     """
 
     pixels: Any
@@ -34,12 +34,12 @@ class Task:
     """One image and one objective.
 
     Attributes:
-        image: without a leading axis.
+        image: image, target and identity, without a leading axis.
         objective: `"ssr"` or `"sdr"`.
-        deliver: takes the `Explanation`, numpy arrays without a leading axis.
-        steps: taken, or spared, as far as the host has seen.
+        deliver: callback that receives the `Explanation`, NumPy arrays without a leading axis.
+        steps: number of steps taken or skipped, as last read by the host.
         steps_started: number of steps dispatched to the devices.
-        is_learnt: whether it was seen to be done.
+        is_learnt: whether the host has seen that the mask is learnt.
     """
 
     image: Images
@@ -51,7 +51,7 @@ class Task:
 
 
 class Jobs(Generic[Tag]):
-    """Jobs, taken one after the other when the next task is needed.
+    """Splits jobs into tasks; takes a job only when its first task is needed.
 
     Example:
         >>> two = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, int), np.arange(2))
@@ -66,10 +66,10 @@ class Jobs(Generic[Tag]):
     """
 
     def __init__(self, jobs: Iterable[tuple[Tag, Images]], objectives: Sequence[str]) -> None:
-        """Asks for nothing yet.
+        """Takes no job yet.
 
         Args:
-            jobs: a name for each job, and its images.
+            jobs: pairs of a tag that identifies a job, and its images.
             objectives: objectives to learn for every image, in order.
         """
         self._objectives = objectives
@@ -81,7 +81,7 @@ class Jobs(Generic[Tag]):
         return list(itertools.islice(self._tasks, limit))
 
     def done(self) -> Iterator[tuple[Tag, dict[str, Explanation]]]:
-        """Yields the jobs that are done, in their order, and forgets them."""
+        """Yields and removes the jobs that are done, in their order."""
         while self._open and all(
             result is not None for results in self._open[0][1].values() for result in results
         ):

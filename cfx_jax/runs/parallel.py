@@ -1,11 +1,11 @@
-"""The batch over all local devices: padding, the leading device axis, the only `pmap`.
+"""Maps batches over all local devices: padding, the leading device axis, and the only `pmap`.
 
 Images that are explained are independent, so there is no axis name and no collective: each device
-runs the batch program on its own rows, and results do not depend on how many devices there are.
-Only training averages gradients over the devices.
+runs the batch program on its own rows, and results do not depend on the number of devices. Only
+training averages gradients over the devices.
 
-Since JAX 0.8 `jax.pmap` is a wrapper of `jit` and `shard_map` in maintenance mode. What would
-replace it is `jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=P("devices"),
+Since JAX 0.8 `jax.pmap` is a wrapper of `jit` and `shard_map` in maintenance mode. Its replacement
+would be `jax.jit(jax.shard_map(rows, mesh=mesh, in_specs=P("devices"),
 out_specs=P("devices")))` over a mesh with one axis. All calls are in this module; a test runs the
 same batch through `shard_map`.
 """
@@ -30,13 +30,13 @@ def map_over_devices(
         function: pure function of ONE image; it is vmapped over the rows of a device and mapped
             over the devices. Its positional arguments are first the mapped, then the shared ones.
         devices: local devices to use.
-        num_mapped: how many leading arguments differ by image.
-        num_shared: how many trailing arguments are the same for all images (parameters).
+        num_mapped: number of leading arguments that differ per image.
+        num_shared: number of trailing arguments that are the same for all images (parameters).
 
     Returns:
-        A function of the same arguments. The mapped ones, and its results, carry leading axes
-        `[num_devices, rows_per_device]`, as `shard` makes them, the shared ones a leading axis of
-        devices, as `replicate` makes it: they lie on their devices already, and no call moves them.
+        A function of the same arguments. The mapped ones, and the results, have leading axes
+        `[num_devices, rows_per_device]`, see `shard`; the shared ones have a leading axis of
+        devices, see `replicate`: they are on their devices already, and no call moves them.
         It compiles once per shape; `lower(*arguments).compile()` compiles ahead of the first call.
     """
     rows = jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared)
@@ -54,16 +54,15 @@ def train_over_devices(
         axis_name: name of the device axis.
 
     Returns:
-        A function of the same arguments. They all carry a leading axis of devices, as `replicate`
-        and `shard` make it, so no step moves what it shares with others; so does what comes back.
-        The state passed in is given up.
+        A function of the same arguments. All arguments and results have a leading axis of devices,
+        see `replicate` and `shard`, so no step moves shared values. The state is donated.
     """
     return jax.pmap(step, axis_name, devices=list(devices), donate_argnums=(0,))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies every leaf to every device; the result has a leading axis of devices."""
-    # Models may have none, as of PyTorch and a blur; JAX cannot map nothing over many hosts.
+    # Models such as PyTorch's and the blur have no leaves; JAX cannot map an empty tree over hosts.
     if not jax.tree.leaves(tree):
         return tree
     copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=list(devices))
@@ -81,19 +80,19 @@ def unreplicate(tree: Any) -> Any:
 
 
 def slices(batch: Any, length: int) -> Iterator[Any]:
-    """Yields a batch, a pytree of arrays `[n, ...]`, `length` rows at a time, the rest last."""
+    """Yields a batch, a pytree of arrays `[n, ...]`, in slices of `length` rows or fewer."""
     for start in range(0, len(jax.tree.leaves(batch)[0]), length):
         yield jax.tree.map(lambda array, start=start: array[start : start + length], batch)
 
 
 def pad(batch: Any, length: int) -> Any:
-    """Brings a batch to `length` rows, so that one shape is compiled.
+    """Pads a batch to `length` rows, so that one shape is compiled.
 
-    Padding repeats the last row: it is real data, so it can produce no NaN, and it is thrown away.
+    Padding repeats the last row: it is real data, so it produces no NaN; drop it afterwards.
 
     Args:
         batch: pytree of arrays `[n, ...]`, `1 <= n <= length`.
-        length: rows of the result.
+        length: number of rows of the result.
 
     Raises:
         ValueError: the batch is empty or does not fit.

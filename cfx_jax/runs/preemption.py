@@ -1,7 +1,7 @@
-"""SIGTERM, as pre-emption sends it: the run is requested to stop, and killed if it does not.
+"""Handles SIGTERM, as pre-emption sends it: requests a stop, and ends the process after a while.
 
-Python runs a signal handler between two steps of the main thread, which may be a minute into
-compiling. A thread of its own hears the signal at once.
+Python runs a signal handler only between two steps of the main thread, which may be compiling for a
+minute. A separate thread receives the signal at once.
 """
 
 import functools
@@ -13,8 +13,8 @@ import time
 
 GRACE_SECONDS = 7.0
 """Time between the signal and the end of a process that did not stop by itself."""
-# Without process 0 the others are ended by JAX with a stack dump. They may hear the signal later
-# than it: on a busy machine more than a second, while they compile.
+# Additional seconds for process 0: without it JAX ends the others with a stack dump, and they may
+# receive the signal later, by more than a second while they compile on a busy machine.
 _LONGER = 2.0
 
 
@@ -22,7 +22,7 @@ class StoppedError(Exception):
     """A run that stopped on request; its message explains how to resume.
 
     Attributes:
-        deadline: `time.monotonic()` at which the process is ended if it has not gone by then.
+        deadline: `time.monotonic()` at which the process is ended if it is still running.
     """
 
     def __init__(self, deadline: float, num_written: int = 1) -> None:
@@ -32,12 +32,12 @@ class StoppedError(Exception):
 
 
 class StopRequest:
-    """Whether the run was requested to stop.
+    """The state of a request to stop the run.
 
     Attributes:
         deadline: `time.monotonic()` at which the process is ended; infinite before the request.
-        num_written: units of work that this process has written; whoever writes them counts.
-        goes_last: whether other processes are lost without this one: it is ended later.
+        num_written: units of work that this process has written; the writer increments it.
+        goes_last: whether other processes need this one, so that it is ended later.
     """
 
     def __init__(self) -> None:
@@ -53,16 +53,16 @@ class StopRequest:
 
 @functools.cache
 def listen() -> StopRequest:
-    """Listens to SIGTERM from now until the process has ended; to be called by the main thread.
+    """Handles SIGTERM from now until the process ends; call it from the main thread.
 
     A launcher may start the process with SIGTERM blocked, so that none is lost while Python starts:
-    one that came before is heard now. There is no way back: what ends after the run, such as the
-    connection to other processes, ends as quietly with a signal as without.
+    an earlier signal is received now. The handler stays after the run, so that a signal during the
+    clean-up causes no error either.
 
     Returns:
-        The `StopRequest`, for the run to check now and then. A process that is still there
-        `GRACE_SECONDS` after the signal is ended with exit status 0: what it has written by then is
-        whole, since records are written unit by unit.
+        The `StopRequest`, which the run checks regularly. A process that is still running
+        `GRACE_SECONDS` after the signal is ended with exit status 0: its records are consistent,
+        since they are written unit by unit.
     """
     request = StopRequest()
     reader, writer = os.pipe()
@@ -80,7 +80,7 @@ def _wait_for_signal(reader: int, request: StopRequest) -> None:
     grace = GRACE_SECONDS + (_LONGER if request.goes_last else 0.0)
     request.deadline = time.monotonic() + grace
     time.sleep(grace)
-    # On a line of its own, below whatever a progress bar has left.
+    # On a new line, below a progress bar.
     stopped = StoppedError(request.deadline, request.num_written)
     print(f"\n{stopped}", file=sys.stderr, flush=True)
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one command to the next."""
+"""Caches compiled programs from one command to the next."""
 
 import hashlib
 import logging
@@ -12,12 +12,12 @@ _logger = logging.getLogger(__name__)
 
 
 def keep_programs() -> None:
-    """Lets JAX keep what it compiles for longer than a second in the user's cache folder.
+    """Makes JAX cache programs that take more than a second to compile in the user's cache folder.
 
-    That is `~/.cache/cfx_jax`, or below `XDG_CACHE_HOME`. JAX's own settings go before:
-    `JAX_COMPILATION_CACHE_DIR=DIR` keeps programs elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false`
-    nowhere. If a folder cannot be made, a warning says so and nothing is kept. Call it before
-    anything is compiled.
+    The folder is `~/.cache/cfx_jax`, or below `XDG_CACHE_HOME`. JAX's own settings take precedence:
+    `JAX_COMPILATION_CACHE_DIR=DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false` turns
+    the cache off. If the folder cannot be made, this is logged and there is no cache. Call it
+    before anything is compiled.
     """
     values = jax.config.values
     given = values["jax_compilation_cache_dir"]
@@ -36,9 +36,9 @@ def keep_programs() -> None:
 
 
 def _machine() -> str:
-    """Returns a name of the kind of processor: a program for one may be none for another.
+    """Returns a name of the kind of processor.
 
-    A home may be shared by machines of several kinds.
+    Programs for one kind may not run on another, and machines may share a home folder.
     """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -8,13 +8,13 @@ from typing import Any
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
-# What tqdm chooses where ipywidgets can draw; in a notebook without them there are lines.
+# tqdm chooses the widget if ipywidgets can draw it; a notebook without ipywidgets gets lines.
 _IS_WIDGET = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
 _BAR = "{bar}" if _IS_WIDGET else "{bar:24}"
 
 
 class Bar(tqdm):
-    """The bar of tqdm; where it cannot be redrawn, lines."""
+    """The bar of tqdm, or lines where a bar cannot be redrawn."""
 
     def __init__(self, **options: Any) -> None:
         """Starts the clock; `options` are those of tqdm."""
@@ -31,7 +31,7 @@ class Bar(tqdm):
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends it with its last state."""
+        """Closes the bar; its last state stays."""
         self._next_line = 0.0
         super().close()
 
@@ -43,8 +43,8 @@ class ProgressBar:
         """Starts the clock.
 
         Args:
-            num_images: images to do.
-            steps_per_image: optimiser steps of one, over all objectives.
+            num_images: number of images to explain.
+            steps_per_image: optimiser steps per image, over all objectives.
             shown: whether the bar is displayed; on a pod only one process displays it.
         """
         self._num_images = num_images
@@ -64,7 +64,7 @@ class ProgressBar:
         self._bar.close()
 
     def update(self, objective_name: str, steps: int, objective: float) -> None:
-        """Moves on by `steps` optimiser steps of single images."""
+        """Advances the bar by `steps` optimiser steps of single images."""
         self._bar.update(steps)
         self._describe(f"{objective_name.upper()} objective {objective:.2f}")
 
@@ -72,7 +72,7 @@ class ProgressBar:
         """Counts images as done, those without a step (unreadable ones) too."""
         self._images_done += num_images
         missing = self._images_done * self._steps_per_image - self._bar.n
-        # Of the next images some steps are taken already, but never more than are left.
+        # Negative where steps of later images are counted already.
         self._bar.update(max(0, missing))
         self._describe("written")
 

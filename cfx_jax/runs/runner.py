@@ -66,7 +66,7 @@ def run(
     Args:
         config: the whole run.
         workdir: folder of the run, on a local disk or `gs://bucket/path`. One that holds an
-            interrupted run of the same config is resumed; a finished one is left as it is.
+            interrupted run of the same config is resumed; a finished run is not changed.
         stop: stop request, checked continuously; None never stops.
         classifier: replaces the classifier of the config. It needs an `image_size`; a resumed run
             identifies it by its name and the digest of its params.
@@ -210,7 +210,7 @@ def _open_records(
 def _find_units(
     writer: RecordWriter, reader: RecordReader, source: data.Source
 ) -> dict[int, range]:
-    """Returns the units that this host has to explain; refuses data that changed since."""
+    """Returns the units that this host has to explain; rejects data that have changed."""
     now = {"label": source.label, "digest": source.digest}
     for unit in check_same_data(reader, source.ids, now):
         writer.forget(unit)
@@ -290,15 +290,15 @@ def _name_targets(
         yield examples, Images(examples.pixels, targets, examples.identities)
     if same:
         _logger.warning(
-            "explain.contrast is the label of %d examples, the first is %r: no class can be set "
-            "against itself, so they count as misclassified",
+            "explain.contrast is the label of %d examples, the first is %r: a class cannot be its "
+            "own contrast, so they count as misclassified",
             len(same),
             same[0],
         )
 
 
 class _Writing:
-    """Writes units in a thread of its own, so that no device waits for a disk."""
+    """Writes units in a separate thread, so that no device waits for a disk."""
 
     def __init__(
         self,

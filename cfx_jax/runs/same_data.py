@@ -1,7 +1,7 @@
-"""Whether what is recorded is of the data as they are now: example by example, not only by id.
+"""Checks that records belong to the current data: example by example, not only by id.
 
-The manifest of a run knows the ids of its data. Another label, or other pixels, under the same id
-are identified by the label and the digest stored with each result.
+The manifest of a run identifies the ids of its data. The label and the digest stored with each
+result detect another label or other pixels under the same id.
 """
 
 import concurrent.futures
@@ -16,10 +16,10 @@ from cfx_jax.records import ManifestMismatchError, RecordReader, RecordsError
 from cfx_jax.runs import cluster
 
 _logger = logging.getLogger(__name__)
-# What differs where a digest does, by the name of its field.
+# What has changed if a digest differs, by the name of its field.
 _OTHERS = {"digest": "other bytes", "content": "other bytes, label or boxes"}
 _MAX_NAMED = 5
-# Most of the time they wait for a disk.
+# The threads mostly wait for a disk.
 _NUM_THREADS = 16
 
 
@@ -30,22 +30,22 @@ def check_same_data(
     remedy: str = "Put the former data back, choose another --workdir, or delete this one to start "
     "over.",
 ) -> list[int]:
-    """Compares the complete units of this host, on the first one all, with the data there are now.
+    """Compares the complete units of this host (on the first host all) with the current data.
 
     Args:
         reader: reader of records of examples with these ids.
         ids: ids of all examples.
-        now: by field `label`, `digest` or `content`, index -> its value of the data as they are.
-        remedy: sentence with the advice for other data.
+        now: function from an index to the current value, by field `label`, `digest` or `content`.
+        remedy: sentence that advises what to do if the data differ.
 
     Returns:
-        Units of this host to be computed anew: an example could not be read then, and can be now.
+        Units of this host to compute again, because an unreadable example can be read now.
 
     Raises:
-        ManifestMismatchError: the data are others; the message names the first that differ.
+        ManifestMismatchError: the data differ; the message names the first examples.
     """
     own = range(jax.process_index(), reader.num_units, jax.process_count())
-    # The first host shows the results of all.
+    # The first host writes the gallery with the results of all hosts.
     units = [unit for unit in reader.complete_units if unit in own or cluster.is_first()]
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
         results = pool.map(lambda unit: _compare(reader, unit, now), units)
@@ -67,14 +67,14 @@ def check_same_data(
 
 
 def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
-    """Names the first recorded example whose id is not that of the data now.
+    """Describes the first recorded example whose id differs from that of the current data.
 
     Args:
         workdir: folder of a run.
         ids: ids of the current data.
 
     Returns:
-        A line, or nothing where no id is recorded, or none is another.
+        One line; "" if no ids are recorded or all of them are equal.
     """
     try:
         reader = RecordReader(workdir)
@@ -91,11 +91,11 @@ def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
 def _compare(
     reader: RecordReader, unit: int, now: Mapping[str, Callable[[int], int]]
 ) -> tuple[list[tuple[int, str]], list[int]]:
-    """Returns which examples of a unit differ and in what, and which can be read only now."""
+    """Returns the examples of a unit that differ, with the reasons, and the newly readable ones."""
     start, stop = reader.unit_range(unit)
     try:
         stored = {name: reader.read(name, start, stop).tolist() for name in now}
-    except RecordsError:  # What is damaged is computed anew.
+    except RecordsError:  # Damaged units are computed again.
         return [], []
     differing, readable = [], []
     for index in range(start, stop):

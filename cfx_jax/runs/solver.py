@@ -114,7 +114,7 @@ class Solver:
 
     @property
     def idle_share(self) -> float:
-        """Share of the time of `stream`, at most, in which the devices had nothing to do."""
+        """Upper bound of the share of the time of `stream` in which the devices were idle."""
         return self._devices.idle_meter.idle_share
 
     def compile(self, per_device_batch_size: int) -> int:
@@ -134,7 +134,7 @@ class Solver:
         jobs: Iterable[tuple[Tag, Images]],
         on_progress: Callable[[str, int, float], None] = lambda objective, steps, value: None,
     ) -> Iterator[tuple[Tag, dict[str, Explanation]]]:
-        """Solves jobs; the images of the next ones take the places of those that are done.
+        """Solves jobs; images of the next job take the places of images that are done.
 
         Args:
             jobs: for each job any tag, which is returned with its results, and n >= 0 images.
@@ -152,14 +152,14 @@ class Solver:
         if not self._devices.is_compiled:
             raise RuntimeError("nothing is compiled yet; call compile first")
         self._devices.idle_meter = IdleMeter()
-        owed = Jobs(jobs, self._objectives)
+        queue = Jobs(jobs, self._objectives)
         pool = _Pool([None] * self._devices.num_rows)
         learnt: list[_Learnt] = []
         finished: collections.deque[tuple[list[Task], Explanation]] = collections.deque()
         last: _Call | None = None
         is_over = False
         while not is_over:
-            self._fill(pool, owed)
+            self._fill(pool, queue)
             call = self._call(pool)
             # The devices have work, so the host has time for what they did before.
             learnt += self._check_done(pool, last, on_progress) if last else []
@@ -171,13 +171,13 @@ class Solver:
                 learnt = learnt[len(pool.tasks) :]
             while finished and is_over:
                 self._deliver(*finished.popleft())
-            yield from owed.done()
+            yield from queue.done()
             last = call
 
-    def _fill(self, pool: _Pool, owed: Jobs[Any]) -> None:
+    def _fill(self, pool: _Pool, queue: Jobs[Any]) -> None:
         """Gives the free places of the pool to the next tasks."""
         free = [place for place, task in enumerate(pool.tasks) if task is None]
-        fresh = owed.take(len(free))
+        fresh = queue.take(len(free))
         if not fresh:
             return
         places = free[: len(fresh)]

@@ -20,19 +20,19 @@ from cfx_jax.runs import parallel
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.quality import Quality, fill_images, heldout_masks, measure_quality
 
-_STEPS_BEHIND = 4  # More than are started before the training waits for one.
-_SHEET_IMAGES = 2  # of each kind of mask
+_STEPS_BEHIND = 4  # More than the steps that the training starts before it waits for one.
+_SHEET_IMAGES = 2  # Images of each kind of mask on the sheet.
 
 
 class Heldout:
     """Images a training never sees, to measure in-fills on."""
 
     def __init__(self, config: TrainConfig) -> None:
-        """Reads the images, spread over all there are, and draws their masks.
+        """Reads the images, evenly spaced over the data, and draws their masks.
 
         Raises:
-            ConfigError: there is none.
-            UnreadableImageError: one cannot be decoded.
+            ConfigError: there is no image.
+            UnreadableImageError: an image cannot be decoded.
         """
         model = registry.NETWORKS[config.model]
         source = data.open_source(config.heldout)
@@ -64,10 +64,10 @@ class Heldout:
 
 
 class TrainLog:
-    """The files of a training; on resumption, what lies behind the last checkpoint is forgotten."""
+    """The files of a training; a resumption removes the entries after the last checkpoint."""
 
     def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
-        """Opens the files of a training that stands at `first_step`."""
+        """Opens the files of a training that continues after `first_step`."""
         self._workdir = workdir
         for name in ("metrics.csv", "heldout.csv"):
             _truncate(workdir / name, first_step)
@@ -82,10 +82,10 @@ class TrainLog:
         self._board.close()
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of a step, with a leading axis of devices; does not wait for them.
+        """Adds the metrics of a step, with a leading axis of devices; does not wait for them.
 
-        Those of an earlier step are fetched meanwhile: fetched all at once, they would take the
-        time of several steps of a fast device, which had nothing to do.
+        It fetches those of an earlier step: fetching all at once would take as long as several
+        steps of a fast device, which would be idle meanwhile.
         """
         self._started.append(metrics)
         if len(self._started) > _STEPS_BEHIND:
@@ -125,7 +125,7 @@ class TrainLog:
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> None:
-    """Drops the rows of a CSV file that are of later steps, and a row that was cut off."""
+    """Removes the rows of later steps from a CSV file, and a row that was cut off."""
     if not path.exists():
         return
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
 """Trains a small classifier on one device.
 
-For data sets whose classifiers nobody publishes, such as digits. The folder then holds
-`weights.safetensors`, which `load_classifier` and `--config.classifier.weights` take. On one
-device, in minutes, so there are no checkpoints: stopped, it begins anew.
+It is for datasets without published classifiers, such as digits. The result is
+`weights.safetensors` in the workdir, which `load_classifier` and `--config.classifier.weights`
+accept. A training takes minutes, so there are no checkpoints: a stopped training starts again.
 """
 
 import dataclasses
@@ -38,18 +38,18 @@ class Labelled(NamedTuple):
 def train_classifier(
     config: TrainClassifierConfig, workdir: pathlib.Path
 ) -> tuple[pathlib.Path, float]:
-    """Trains a classifier on cross-entropy with Adam, from its first step to its last.
+    """Trains a classifier on cross-entropy with Adam.
 
     Args:
-        config: the training.
+        config: configuration of the training.
         workdir: folder of the training.
 
     Returns:
-        Path of the weights, and the share of the held-out images that are classified right.
+        Path of the weights, and the accuracy on the held-out images.
 
     Raises:
         ConfigError: the config or the data cannot be used.
-        RecordsError: the folder holds a training of another config.
+        RecordsError: the folder contains a training of another config.
         OSError: the folder cannot be written.
     """
     config.validate()
@@ -79,7 +79,7 @@ def train_classifier(
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean of `-log p(label)` over logits `[N, K]`, labels int `[N]`."""
+    """Returns the mean of `-log p(label)` over logits `[N, K]`, labels int `[N]`."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.mean(losses)
 
@@ -114,7 +114,7 @@ def _fit(
 
 
 def _batches(num_examples: int, config: TrainClassifierConfig) -> Iterator[np.ndarray]:
-    """Yields the rows of each step: every image once an epoch, in an order of its own."""
+    """Yields the rows of each step: every image once per epoch, in a new random order."""
     rows: np.ndarray = np.zeros(0, int)
     epoch = 0
     for _ in range(config.num_steps):
@@ -128,7 +128,7 @@ def _batches(num_examples: int, config: TrainClassifierConfig) -> Iterator[np.nd
 def _read(
     section: str, config: DataConfig, architecture: Architecture, num_classes: int
 ) -> Labelled:
-    """Decodes all of a small data set."""
+    """Decodes a whole small dataset."""
     shape = (architecture.image_size, architecture.image_size, architecture.channels)
     apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
     blank = jnp.zeros((1, *shape))

@@ -13,7 +13,7 @@ from cfx_jax.config import (
 from cfx_jax.train.step import TrainSettings
 
 MODELS = ("gated_unet", "gated_unet_stochastic", "contextual_attention", "vae", "vae_digits")
-# Those whose layers for inference are all there is to train: no batch normalisation, no dropout.
+# Architectures without batch normalisation and dropout, so training uses the inference layers.
 TRAINED_CLASSIFIERS = ("mnist_cnn",)
 
 
@@ -25,17 +25,17 @@ class TrainConfig:
         model: one of `MODELS`.
         data: images to learn from, a folder or a TFDS dataset.
         heldout: images to measure on, at the size of the model.
-        max_heldout: how many of those, spread over all of them.
+        max_heldout: number of held-out images, evenly spaced over `heldout`.
         crop_size: side of the square crops of a batch, in pixels.
-        batch_size: crops a step, over all devices.
-        num_steps: optimiser steps.
+        batch_size: crops per step, over all devices.
+        num_steps: number of optimiser steps.
         learning_rate: peak learning rate of Muon.
-        warmup_steps: steps of its rise; it falls along a cosine.
+        warmup_steps: steps over which the learning rate rises; then it falls along a cosine.
         ema_decay: decay of the moving average of the parameters.
         feature_weight: weight of the distance between features of EfficientNet-Lite0; 0 omits it.
         adversarial_weight: weight of the adversarial loss; 0 omits it.
         evaluate_every: steps between two measurements, each with its sheet of samples.
-        checkpoint_every: steps between two checkpoints; what a stop costs at most.
+        checkpoint_every: steps between two checkpoints, the most that a stop can lose.
         seed: seed of the initial parameters, the crops and the masks.
     """
 
@@ -96,8 +96,8 @@ class TrainClassifierConfig:
         name: one of `TRAINED_CLASSIFIERS`.
         data: labelled images to learn from.
         heldout: labelled images to measure the accuracy on.
-        batch_size: images a step.
-        num_steps: optimiser steps.
+        batch_size: images per step.
+        num_steps: number of optimiser steps.
         learning_rate: initial learning rate of Adam; falls along a cosine to zero.
         seed: seed of the initial parameters and of the order of the images.
     """

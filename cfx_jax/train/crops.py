@@ -1,7 +1,7 @@
-"""Random crops to train on: decoded ahead of the accelerator, or cut there from held photographs.
+"""Random crops to train on, decoded on the host ahead of the devices.
 
-What batch t holds follows from (seed, t, row) alone, so a training that is resumed at step t sees
-what it would have seen, and so does one whose device holds all photographs, or does not.
+The crops of step t depend only on (seed, t, row), so a resumed training has the same crops as an
+undisturbed one, whether crops are cut on the host or, see `photographs`, on the devices.
 """
 
 import collections
@@ -20,7 +20,7 @@ _BATCHES_AHEAD = 4
 
 
 class Window(NamedTuple):
-    """Where a crop is cut out of its photograph, in pixels, and whether it is mirrored then."""
+    """The position of a crop in its photograph, in pixels, and whether the crop is mirrored."""
 
     left: int
     top: int
@@ -28,20 +28,20 @@ class Window(NamedTuple):
 
 
 class Crops:
-    """Square crops of the images of a source; half of those in colour are mirrored.
+    """Square crops of the images of a source; half of the colour crops are mirrored.
 
-    Grey ones are not: they are digits, and a mirrored digit is none.
+    Grey crops are not mirrored: they are digits, and a mirrored digit is not a digit.
 
     Attributes:
-        source: what is drawn from.
+        source: images to draw from.
         size: side of a crop in pixels.
         channels: number of channels of a crop.
-        unreadable: id -> what was wrong, of the images that were drawn but could not be decoded.
-            The next image of the source takes the place of such a one.
+        unreadable: id -> error message of the drawn images that could not be decoded; the next
+            image of the source replaces each of them.
     """
 
     def __init__(self, source: Source, size: int, channels: int, seed: int) -> None:
-        """Remembers what to draw from.
+        """Stores the arguments; decodes nothing yet.
 
         Args:
             source: images of any size; those smaller than a crop are enlarged.
@@ -83,7 +83,7 @@ class Crops:
                 pool.shutdown(cancel_futures=True)
 
     def on_devices(self, batch: np.ndarray) -> np.ndarray | jax.Array:
-        """Makes crops of a batch that is spread over the devices; here it is of crops already."""
+        """Returns the crops of a sharded batch, which here consists of crops already."""
         return batch
 
     def crop(self, step: int, row: int) -> np.ndarray:
@@ -97,7 +97,7 @@ class Crops:
         return pixels.reshape(self.size, self.size, -1)
 
     def generator(self, step: int, row: int) -> np.random.Generator:
-        """Of all that is drawn for a row: first the photograph, then the window."""
+        """Returns the random generator of a row; it draws the photograph, then the window."""
         return np.random.default_rng((self._seed, step, row))
 
     def draw(self, rng: np.random.Generator, image_size: tuple[int, int]) -> Window:
@@ -106,7 +106,7 @@ class Crops:
         return Window(left, top, self.channels == 3 and bool(rng.random() < 0.5))
 
     def decode(self, place: int) -> Image.Image | None:
-        """Decodes a photograph, enlarged to the size of a crop; None where that cannot be."""
+        """Decodes a photograph, at least as large as a crop; None if it cannot be decoded."""
         if self.source.ids[place] in self.unreadable:
             return None
         try:
@@ -121,7 +121,7 @@ class Crops:
         return image
 
     def refuse(self) -> ConfigError:
-        """Returns the error for a source of which nothing can be decoded."""
+        """Returns the error for a source without readable images."""
         return ConfigError(
             f"data: none of the {len(self.source)} images of {self.source.name!r} can be "
             f"decoded; for example {next(iter(self.unreadable.values()))}"

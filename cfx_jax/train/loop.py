@@ -1,8 +1,8 @@
 """The loop of a training: crops -> steps on all local devices -> checkpoints, log, weights.
 
-The folder then holds `checkpoints/`, from which the same command resumes, `metrics.csv` and
-`heldout.csv`, the same for TensorBoard, `samples/`, and in the end `weights.safetensors`: the
-moving average of the parameters.
+The workdir contains `checkpoints/`, from which the same command resumes, `metrics.csv` and
+`heldout.csv`, the same numbers for TensorBoard, `samples/`, and at the end `weights.safetensors`:
+the moving average of the parameters.
 """
 
 import collections
@@ -31,27 +31,27 @@ from cfx_jax.weights import encode_params
 
 LOG_EVERY = 50
 _logger = logging.getLogger(__name__)
-# Steps started before the host waits for an earlier one: the devices never wait for it.
+# Steps started before the host waits for an earlier one, so that devices never wait for the host.
 _STEPS_AHEAD = 2
 
 
 def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
-    """Trains a generator from its first, or its last saved, to its last step.
+    """Trains a generator, from its last checkpoint if there is one.
 
-    Stopped at any moment and called again, it ends with the weights of an undisturbed training on
+    A training that is stopped and called again ends with the weights of an undisturbed training on
     the same devices.
 
     Args:
-        config: the training.
-        workdir: folder of the training; one that holds a training of the same config is resumed.
+        config: configuration of the training.
+        workdir: folder of the training; a training of the same config in it is resumed.
 
     Returns:
         Path of the weights.
 
     Raises:
         ConfigError: the config or the data cannot be used.
-        RecordsError: the folder holds a training of another config.
-        OSError: the folder cannot be written; the last checkpoint is whole.
+        RecordsError: the folder contains a training of another config.
+        OSError: the folder cannot be written; the last checkpoint is complete.
     """
     config.validate()
     source = data.open_source(config.data)
@@ -68,7 +68,7 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
             for step, state, metrics in _take_steps(config, saved, drawn):
                 log.add(metrics)
                 is_checkpoint = _is_due(config, step, config.checkpoint_every)
-                # A mean that reached over a checkpoint would be lost in part by a stop.
+                # Otherwise a mean over steps before and after a checkpoint would lose a part.
                 if is_checkpoint or _is_due(config, step, LOG_EVERY):
                     log.write_metrics(step)
                 if _is_due(config, step, config.evaluate_every):
@@ -85,16 +85,16 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
 def _take_steps(
     config: TrainConfig, state: TrainState, crops: Crops | MemoryCrops
 ) -> Iterator[tuple[int, TrainState, dict[str, jax.Array]]]:
-    """Takes the steps that are left.
+    """Takes the remaining steps.
 
     Args:
-        config: the training.
-        state: on the host.
-        crops: what to train on.
+        config: configuration of the training.
+        state: state of the training, on the host.
+        crops: crops to train on.
 
     Yields:
-        Steps started, and the state and the metrics behind them, which may still be computed, both
-        with a leading axis of devices.
+        The number of steps started, and the state and the metrics after them: both have a leading
+        axis of devices, and may still be computed.
     """
     devices = jax.local_devices()
     if config.batch_size % len(devices):
@@ -134,13 +134,13 @@ def _is_due(config: TrainConfig, step: int, every: int) -> bool:
 
 
 def _checkpoints(workdir: pathlib.Path) -> ocp.CheckpointManager:
-    # Saved in the background; an older one is deleted only when a newer one is whole.
+    # Saved in the background; an older one is deleted only when a newer one is complete.
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
     return ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
 
 
 def _restore(checkpoints: ocp.CheckpointManager, config: TrainConfig) -> TrainState:
-    """Returns the state of the last checkpoint, or that before the first step."""
+    """Returns the state of the last checkpoint, or the initial state."""
     model = registry.NETWORKS[config.model]
     init_key, critic_key = jax.random.split(jax.random.key(config.seed))
     state = jax.jit(
@@ -155,12 +155,12 @@ def _restore(checkpoints: ocp.CheckpointManager, config: TrainConfig) -> TrainSt
 
 
 def _save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState) -> None:
-    # One array of all numbers: of many arrays written at once, those that fail after the first one
-    # has failed print a traceback each.
+    # One array of all numbers: if many arrays are written at once, each failure after the first
+    # prints a traceback.
     numbers, _ = ravel_pytree(state)
     try:
         checkpoints.save(step, args=ocp.args.ArraySave(numbers))
-    except Exception as error:  # Of the last save too, which ended in the background.
+    except Exception as error:  # Maybe of the previous save, which ended in the background.
         raise OSError(
             f"cannot save a checkpoint into {checkpoints.directory} ({error}); the last complete "
             "one is kept, and the same command resumes from it"

@@ -1,9 +1,9 @@
-"""Random masks to train in-filling models on: the masks an explanation shows its generator.
+"""Random masks to train in-filling models on, like the masks that an explanation draws.
 
 A mask is float32 `[H, W, 1]` of exact zeros and ones, 1 = keep, 0 = fill. Published in-painting
-models saw one rectangle per image; the masks drawn while a Bernoulli keep mask is learnt are salt
-and pepper, everywhere at first and where the mask is undecided later. Everything here is a pure
-function of its key, with static shapes: `jit` and `vmap` it over keys.
+models are trained with one rectangle per image. The masks drawn while a Bernoulli keep mask is
+learnt are salt and pepper: everywhere at first, later where the mask is undecided. All functions
+are pure functions of a key, with static shapes: `jit` and `vmap` them over keys.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cfx_jax.fido import upsample
 
-# How often `sample_mixture` draws each kind. A field is what an explanation really shows.
+# Share of each kind in `sample_mixture`. Fields are closest to the masks of an explanation.
 KINDS = {
     "field": 0.40,
     "noise": 0.15,
@@ -24,7 +24,7 @@ KINDS = {
 }
 LEAST_KEEP, MOST_KEEP = 0.05, 0.95
 COARSEST_GRID, FINEST_GRID = 7, 56
-# What in-fills are measured on: an explanation's first masks, and larger and larger holes.
+# Kinds that in-fills are measured with: the first masks of an explanation, and larger holes.
 HELDOUT_KINDS = ("noise_50", "noise_20", "blocks_50", "strokes_30", "square")
 SQUARE_SIDE = 96 / 224
 MAX_RECTANGLES = 3
@@ -35,9 +35,9 @@ STROKE_SEGMENTS = 8
 def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
     """Draws a mask of one kind.
 
-    - `field`: a smooth random keep probability on a coarse grid, upsampled to the pixels, each of
-      which is drawn by itself;
-    - `noise`: every pixel by itself, one keep rate of 5 to 95 % a mask;
+    - `field`: a smooth random keep probability on a coarse grid, upsampled to the pixels, which are
+      drawn independently;
+    - `noise`: independent pixels, with one keep rate of 5 to 95 % per mask;
     - `blocks`: the same for the cells of a grid of 7 x 7 to 56 x 56;
     - `rectangles`: one to three holes, each of 10 to 60 % of either side;
     - `strokes`: two to six holes along the path of a brush;
@@ -49,7 +49,7 @@ def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
         size: `(H, W)`.
 
     Returns:
-        float32 `[H, W, 1]` of zeros and ones, 1 = keep. All of one value is possible.
+        float32 `[H, W, 1]` of zeros and ones, 1 = keep. All pixels may have the same value.
 
     Raises:
         ValueError: if the kind is unknown.
@@ -85,11 +85,11 @@ def sample_mixture(key: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def sample_heldout(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
-    """Draws a mask of a kind that in-fills are measured on.
+    """Draws a mask of a kind that in-fills are measured with.
 
-    - `noise_50`, `noise_20`: every pixel by itself is kept with probability 0.5 or 0.2;
-    - `blocks_50`: the same, 0.5, for the cells of a 56 x 56 grid;
-    - `strokes_30`: strokes whose holes take 30 % of the image, as nearly as one of 32 draws does;
+    - `noise_50`, `noise_20`: each pixel is kept independently with probability 0.5 or 0.2;
+    - `blocks_50`: the same with 0.5 for the cells of a 56 x 56 grid;
+    - `strokes_30`: of 32 draws of strokes the one whose holes are closest to 30 % of the image;
     - `square`: a hole in the centre, 96 pixels wide in an image of 224.
 
     Args:
@@ -157,8 +157,8 @@ def _blocks(key: jax.Array, size: tuple[int, int]) -> jax.Array:
 def _field(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Draws `Bernoulli(upsample(sigmoid(mean + scale * field)))`.
 
-    The scale ranges from 0, one keep rate everywhere, to 16, decided regions with a seam of
-    undecided pixels: from the first step of an explanation to its last.
+    The scale ranges from 0 (one keep rate everywhere, as in the first step of an explanation) to 16
+    (decided regions with a seam of undecided pixels, as in its last step).
     """
     mean_key, scale_key, grid_key, field_key, key = jax.random.split(key, 5)
     finest = (min(FINEST_GRID, size[0]), min(FINEST_GRID, size[1]))
@@ -192,7 +192,7 @@ def _strokes(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     path = (MAX_STROKES, STROKE_SEGMENTS)
     extent = jnp.asarray(size) / min(size)
     start = jax.random.uniform(start_key, (MAX_STROKES, 1, 2)) * extent
-    # A first turn as wide as the circle is a uniform direction.
+    # A first turn this wide gives a nearly uniform direction.
     turns = jax.random.normal(turn_key, path) * jnp.where(jnp.arange(path[1]) == 0, 6.0, 0.7)
     angles = jnp.cumsum(turns, axis=1)
     steps = jax.random.uniform(step_key, path, minval=0.05, maxval=0.2)
@@ -225,16 +225,16 @@ def _keep_rate(key: jax.Array) -> jax.Array:
 
 
 def _grid_size(key: jax.Array, coarsest: int) -> jax.Array:
-    """Draws a whole number of cells up to `FINEST_GRID`, uniform in its logarithm."""
+    """Draws a number of cells up to `FINEST_GRID`, uniform in its logarithm."""
     span = jnp.log(jnp.asarray([coarsest, FINEST_GRID + 1.0]))
     cells = jnp.exp(jax.random.uniform(key, minval=span[0], maxval=span[1]))
     return jnp.clip(cells.astype(jnp.int32), coarsest, FINEST_GRID)
 
 
 def _stretch(cells: jax.Array, limit: int) -> jax.Array:
-    """Bilinear weights `[limit, limit]` that stretch the first `cells` cells over all of them.
+    """Returns bilinear weights `[limit, limit]` that stretch the first `cells` cells over all.
 
-    Those of `cfx_jax.fido.masks` are for sizes known before tracing; here `cells` is drawn.
+    The weights in `cfx_jax.fido.masks` need sizes known before tracing; here `cells` is drawn.
     """
     position = jnp.linspace(0.0, 1.0, limit) * (cells - 1)
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(limit)))

@@ -1,8 +1,7 @@
-"""All photographs of a training on every device, where crops are cut without the host.
+"""Keeps all photographs of a training on every device, and cuts crops there.
 
-Of each channel there is one row of bytes, a photograph behind the other, line by line, each with
-its own size: nothing is scaled, cut or padded to a common one, so crops are those that are decoded
-on the host, byte for byte.
+Each channel is one row of bytes: photograph after photograph, line by line, each at its own size.
+Nothing is scaled, cut or padded to a common size, so crops equal those of the host byte for byte.
 """
 
 import concurrent.futures
@@ -20,11 +19,11 @@ from cfx_jax.runs import device_memory, parallel
 from cfx_jax.train.crops import Crops
 
 _logger = logging.getLogger(__name__)
-# Of the memory a program may take: there are two copies while they are put there, and a training
-# needs the most of it.
+# Shares of the memory that a program may take: there are two copies while photographs are copied,
+# and the training itself needs most of the memory.
 _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.25
-_MAX_PIXELS = 2**31 - 1  # What an int32 can count.
+_MAX_PIXELS = 2**31 - 1  # The largest int32.
 _DECODED_AHEAD = 64
 
 
@@ -40,10 +39,10 @@ class MemoryCrops:
         """Copies the photographs to the devices.
 
         Args:
-            crops: what is drawn.
+            crops: crops to draw.
             photographs: uint8 `[H, W, C]`, one for each image of the source; None for an image that
-                cannot be decoded, whose place the next one takes.
-            devices: each holds all.
+                cannot be decoded, which the next one replaces.
+            devices: devices, each of which gets all photographs.
 
         Raises:
             ConfigError: there is no photograph.
@@ -52,16 +51,16 @@ class MemoryCrops:
         readable = [place for place, pixels in enumerate(photographs) if pixels is not None]
         if not readable:
             raise crops.refuse()
-        held = [pixels for pixels in photographs if pixels is not None]
-        self._sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in held]
+        decoded = [pixels for pixels in photographs if pixels is not None]
+        self._sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in decoded]
         ends = itertools.accumulate(width * height for width, height in self._sizes)
         self._starts = [0, *ends]
-        # For each place the photograph that is drawn there: its own, or the next one.
+        # Photograph that is drawn for each image of the source: its own, or the next one.
         next_one = np.searchsorted(readable, np.arange(len(photographs)))
         self._drawn = (next_one % len(readable)).tolist()
         self._planes = parallel.replicate(
             tuple(
-                np.concatenate([pixels[..., channel].ravel() for pixels in held])
+                np.concatenate([pixels[..., channel].ravel() for pixels in decoded])
                 for channel in range(crops.channels)
             ),
             devices,
@@ -71,12 +70,12 @@ class MemoryCrops:
         )
 
     def batches(self, first_step: int, last_step: int, num_rows: int) -> Iterator[np.ndarray]:
-        """Yields where the crops of a step lie, int32 `[num_rows, 3]`; see `Crops.batches`."""
+        """Yields the windows of the crops of each step, int32 `[num_rows, 3]`, see `cut`."""
         for step in range(first_step, last_step):
             yield np.asarray([self._window(step, row) for row in range(num_rows)], np.int32)
 
     def on_devices(self, batch: np.ndarray) -> jax.Array:
-        """Cuts the crops of a batch that is spread over the devices; waits for nothing."""
+        """Cuts the crops of a sharded batch of windows; does not wait for the devices."""
         crops: jax.Array = self._cut(batch, self._planes)
         return crops
 
@@ -89,16 +88,16 @@ class MemoryCrops:
 
 
 def load_crops(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> Crops | MemoryCrops:
-    """Puts all photographs on the devices, if they fit and each is drawn once on average.
+    """Copies all photographs to the devices, if they fit and each is drawn once on average.
 
     Args:
-        crops: what is drawn.
-        num_draws: crops that are left to draw.
+        crops: crops to draw.
+        num_draws: number of crops left to draw.
         devices: devices that train.
 
     Returns:
-        Crops of the same bytes, or `crops`: where more than a quarter of the memory that a program
-        may take on a device, or that the host has free, would be needed.
+        `MemoryCrops` with the same bytes; or `crops`, if the photographs need more than a quarter
+        of the memory that a program may take on a device, or of the free memory of the host.
 
     Raises:
         ConfigError: none of the images can be decoded.
@@ -118,9 +117,9 @@ def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Arr
     """Cuts out one crop.
 
     Args:
-        window: int32 `[3]`: place of the first pixel, pixels in a line, whether it is mirrored.
+        window: int32 `[3]`: index of the first pixel, pixels per line, whether it is mirrored.
         planes: pixels of all photographs, uint8 `[all pixels]` for each channel.
-        size: size of the crop.
+        size: side of the crop in pixels.
 
     Returns:
         uint8 `[size, size, channels]`.
@@ -141,7 +140,7 @@ def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Arr
 
 
 def _decode_all(crops: Crops, most_pixels: int) -> list[np.ndarray | None] | None:
-    """Decodes the source, in threads; None as soon as that is more than `most_pixels`."""
+    """Decodes the source in threads; returns None as soon as it exceeds `most_pixels`."""
     photographs: list[np.ndarray | None] = []
     pixels_left = most_pixels
 

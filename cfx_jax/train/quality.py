@@ -1,4 +1,4 @@
-"""How good in-fills are where the truth is known: PSNR, L1 and SSIM on fixed kinds of masks."""
+"""Measures in-fills where the truth is known: PSNR, L1 and SSIM on fixed kinds of masks."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from cfx_jax.generators import Generator, infill
 from cfx_jax.runs import parallel
 from cfx_jax.train import masks
 
-_ROWS = 8  # images filled at once
+_ROWS = 8  # Images filled at once.
 
 
 class Quality(NamedTuple):
@@ -29,10 +29,10 @@ class Quality(NamedTuple):
 
 
 def heldout_masks(num_images: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Returns the masks that in-fills are measured on, always the same.
+    """Returns the masks that in-fills are measured with; they are always the same.
 
     Args:
-        num_images: n.
+        num_images: number n of masks of each kind.
         size: `(H, W)`.
 
     Returns:
@@ -54,7 +54,7 @@ def fill_images(generator: Generator, images: np.ndarray, mask: np.ndarray) -> n
     """Fills the holes of many images, a few at a time.
 
     Args:
-        generator: what fills.
+        generator: generator that fills the holes.
         images: float32 `[N, H, W, C]` in [0, 1].
         mask: float32 `[N, H, W, 1]`, 1 = keep.
 
@@ -88,17 +88,17 @@ def measure_quality(infilled: np.ndarray, images: np.ndarray, mask: np.ndarray) 
         structural_similarity(ours, theirs, channel_axis=-1, data_range=1.0)
         for ours, theirs in zip(infilled, images, strict=True)
     ]
-    # A hole filled without any error would have no PSNR: count it as that of 8 bits.
+    # A hole filled without error has no PSNR: use an error of one 8-bit step.
     psnr = -10.0 * np.log10(np.maximum(squared, 255.0**-2))
     return Quality(float(psnr.mean()), float(absolute.mean()), float(np.mean(similarity)))
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Computes the Frechet distance of two sets of features, each taken for a Gaussian.
+    """Computes the Frechet distance of two sets of features, each modelled as a Gaussian.
 
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))` with means m and covariances C (Heusel et al.,
-    "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017; differs from it by the network
-    that the features are of, so values are comparable among themselves only).
+    "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017; another network computes the
+    features here, so values are only comparable with each other).
 
     Args:
         first: float `[N, D]`.

@@ -1,8 +1,8 @@
-"""Training an in-filling generator: one step on the rows of one device.
+"""Trains an in-filling generator: one step on the rows of one device.
 
-Images are float32 `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]`, 1 = keep. Everything random in
-step t follows from (key, t, row of the batch), so a training that is stopped and restored goes on
-as if nothing had happened.
+Images are float32 `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]`, 1 = keep. All random numbers of
+step t depend on (key, t, row of the batch) only, so a training that is stopped and restored
+continues like an undisturbed one.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ DEVICE_AXIS = "device"
 # Stages of EfficientNet-Lite0 that the feature loss compares: 1/4, 1/8 and 1/16 of the resolution.
 _FEATURE_STAGES = (1, 2, 4)
 _CLIP_NORM = 1.0
-# Of Adam for what is no matrix (biases), and for the critic, relative to the learning rate of Muon.
+# Learning rate of Adam, for biases and for the critic, relative to that of Muon.
 _ADAM_SHARE = 0.1
-# Muon's steps have one length however small the gradient is: without decay kernels only grow, and
-# after 1250 steps a training without it diverged.
+# Muon's steps have the same length however small the gradient is: without decay kernels only grow,
+# and a training without decay diverged after 1250 steps.
 _WEIGHT_DECAY = 0.1
 
 
@@ -35,9 +35,9 @@ class TrainSettings:
     """The hyper-parameters of a training.
 
     Attributes:
-        num_steps: optimiser steps.
+        num_steps: number of optimiser steps.
         learning_rate: peak learning rate of Muon; rises linearly, then follows a cosine to zero.
-        warmup_steps: steps of the rise.
+        warmup_steps: number of steps of the rise.
         ema_decay: decay of the moving average of the parameters, which is the final result.
         feature_weight: weight of the feature loss; 0 omits it.
         adversarial_weight: weight of the adversarial loss; 0 omits it.
@@ -70,10 +70,10 @@ class TrainSettings:
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds.
+    """The state of a training, as in a checkpoint.
 
     Attributes:
-        step: int32 scalar, steps taken.
+        step: number of steps taken, int32 scalar.
         params: parameters of the generator.
         ema: moving average of `params`.
         optimizer: state of the generator's optimiser.
@@ -115,7 +115,7 @@ def init_state(key: jax.Array, params: Any, channels: int, settings: TrainSettin
 
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """Returns Muon for the kernels and Adam for the rest, with warm-up and a cosine to zero.
+    """Returns Muon for the kernels and Adam for the rest, with warm-up and a cosine decay.
 
     On this task Muon reached in 100 steps what Adam at its best rate reached in 300.
     """
@@ -130,7 +130,7 @@ def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
 
 
 def make_critic_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """Returns Adam without momentum behind a clipping of the gradient."""
+    """Returns Adam without momentum, after a clipping of the gradient."""
     schedule = _schedule(settings)
     return optax.chain(
         optax.clip_by_global_norm(_CLIP_NORM),
@@ -150,24 +150,24 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step on this device's rows; gradients are averaged over `DEVICE_AXIS`.
 
-    `loss + feature_weight * feature + adversarial_weight * adversarial`, the last two of the image
-    composed of kept pixels and in-fill.
+    It minimises `loss + feature_weight * feature + adversarial_weight * adversarial`; the last two
+    are computed on the composite of kept pixels and in-fill.
 
     Args:
-        state: the same on every device.
-        pixels: uint8 `[n, H, W, C]`, of the images.
-        rows: int32 `[n]`, their places in the batch of all devices.
+        state: state of the training, the same on every device.
+        pixels: pixels of the images, uint8 `[n, H, W, C]`.
+        rows: positions of the images in the batch of all devices, int32 `[n]`.
         key: random key of the training.
         classifier_params: parameters of EfficientNet-Lite0 for the feature loss, else ignored.
         loss: training loss of the generator.
         settings: hyper-parameters.
 
     Returns:
-        `(state, metrics)`, scalars by name; the same on every device.
+        `(state, metrics)`, metrics being scalars by name; the same on every device.
     """
     keys = _row_keys(key, state.step, rows)
     height, width = pixels.shape[1:3]
-    # A loop draws one kind of mask an image; under vmap every kind would be drawn for each.
+    # A loop draws one kind of mask per image; vmap would draw every kind for each image.
     mask = jax.lax.map(lambda key: masks.sample_mixture(key, (height, width)), keys)
     truth = to_floats(pixels)
     loss_key = jax.random.fold_in(keys[0], 1)
@@ -189,7 +189,7 @@ def train_step(
     terms, gradient = jax.lax.pmean((terms, gradient), DEVICE_AXIS)
     updates, optimizer = make_optimizer(settings).update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    # Young averages forget faster, or the random start would linger in them.
+    # The average forgets faster in early steps, so that the random start does not linger in it.
     decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = optax.incremental_update(params, state.ema, 1.0 - decay)
     terms["gradient_norm"] = optax.tree.norm(gradient)
@@ -202,7 +202,7 @@ def train_step(
 
 
 def feature_distance(classifier_params: Any, infilled: jax.Array, images: jax.Array) -> jax.Array:
-    """Compares what EfficientNet-Lite0 sees in two batches of RGB images.
+    """Compares the features of EfficientNet-Lite0 of two batches of RGB images.
 
     `mean over stages of sum |f(infilled) - f(images)| / sum |f(images)|`: relative, so that no
     stage outweighs another. After Johnson et al., "Perceptual Losses for Real-Time Style Transfer",
@@ -257,7 +257,7 @@ def _schedule(settings: TrainSettings) -> optax.Schedule:
 
 
 def _matrices(params: Any) -> Any:
-    """Says how Muon is to read each parameter as a matrix: every kernel, and nothing else."""
+    """Returns how Muon reads each parameter as a matrix: only kernels, not biases."""
 
     def dimensions(leaf: jax.Array) -> MuonDimensionNumbers | None:
         if leaf.ndim < 2:

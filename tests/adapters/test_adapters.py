@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import importlib
 import sys
 import types
 
@@ -33,15 +32,6 @@ def weights():
     arrays["var"] = rng.uniform(0.5, 2.0, 6)
     arrays["bias"] = rng.normal(size=4)
     return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-
-
-@pytest.fixture(scope="module")
-def keras(tmp_path_factory):
-    """Keras on JAX; it reads its backend, and writes a file of settings, when first imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "jax")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield importlib.import_module("keras")
 
 
 def function(params, images):

@@ -1,4 +1,4 @@
-"""Other methods on models with analytic answers, and what all of them share."""
+"""Other saliency methods on models with analytic answers, and properties of all methods."""
 
 import flax.linen as nn
 import jax

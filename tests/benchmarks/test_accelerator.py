@@ -1,4 +1,4 @@
-"""The benchmark of accelerators, at a size for a CPU: it runs, and says all that it promises."""
+"""The benchmark of accelerators, at a size for a CPU: it runs, and reports all its figures."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The comparison of modes: tables of known results, what it refuses, and a run in two parts."""
+"""The comparison of modes: tables of known results, errors, and a run in two parts."""
 
 import dataclasses
 import importlib.util
@@ -29,7 +29,7 @@ def modes():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two pictures of a cat, and one of a cup that is said to be a cat."""
+    """Two pictures of a cat, and one of a cup labelled as a cat."""
     path = tmp_path_factory.mktemp("photographs")
     cat = data.chelsea()
     for name, pixels in zip(NAMES, (cat, cat[:, ::-1], data.coffee()), strict=True):
@@ -49,7 +49,7 @@ def compare(folder, out, *arguments):
 
 
 def explanation(modes, value, kept):
-    """As far as it is read; with a leading axis, as a solver gives it."""
+    """Makes an explanation with a leading axis, with the fields that are read."""
     zeros = {field.name: np.zeros(1) for field in dataclasses.fields(modes.Explanation)}
     known = {"objective": [value], "kept_area": [kept], "success_rate": [1.0], "steps": [240]}
     return modes.Explanation(**(zeros | {name: np.asarray(one) for name, one in known.items()}))
@@ -72,7 +72,7 @@ def test_modes_tables_use_photographs_explained_by_all_modes(modes, tmp_path):
     # Of other settings: not a part of this.
     results.add(photographs[2], dataclasses.replace(MODES["fast"], num_steps=300), found)
     for again in (results, modes.Results(tmp_path / "results")):
-        said = "\n".join(modes.tables(again, photographs, settings))
+        output = "\n".join(modes.tables(again, photographs, settings))
         for line in (
             "ssr, 2 photographs",
             "  objective    fast       -2.000",
@@ -87,7 +87,7 @@ def test_modes_tables_use_photographs_explained_by_all_modes(modes, tmp_path):
             "  fast at least as good as paper, within 0.25, on 0.0%",
             "  area         fast        0.750",
         ):
-            assert line in said.splitlines(), said
+            assert line in output.splitlines(), output
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_modes_parts_share_the_work_without_repeating_any(
         modes.main()
     assert {name for name, _ in done} == {"a.png", "b.png"}
     assert len(done) == len(set(done)) == 4
-    said = capsys.readouterr().out.splitlines()
-    assert said.count("2 photographs, 96 x 96") == 3
-    assert said.count("ssr, 1 photographs") == 2
-    assert said.count("ssr, 2 photographs") == 1
+    output = capsys.readouterr().out.splitlines()
+    assert output.count("2 photographs, 96 x 96") == 3
+    assert output.count("ssr, 1 photographs") == 2
+    assert output.count("ssr, 2 photographs") == 1
 
 
 def test_modes_compare_refuses_a_wrong_folder(folder, tmp_path):

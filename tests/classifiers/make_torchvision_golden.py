@@ -1,6 +1,6 @@
 """Makes torchvision_golden.npz and torchvision_shapes.json.gz; run by hand, once.
 
-Not a test. In an environment of its own, with cfx_jax and pytest installed:
+Not a test. In a separate environment, with cfx_jax and pytest installed:
 
     pip install torch torchvision
     python tests/classifiers/make_torchvision_golden.py

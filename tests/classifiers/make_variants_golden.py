@@ -1,6 +1,6 @@
 """Makes variants_golden.npz and variants_shapes.json.gz; run by hand, once.
 
-Not a test. In an environment of its own, with cfx_jax and pytest installed:
+Not a test. In a separate environment, with cfx_jax and pytest installed:
 
     pip install torch torchvision timm transformers
     python tests/classifiers/make_variants_golden.py

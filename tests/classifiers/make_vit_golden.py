@@ -1,6 +1,6 @@
 """Makes vit_golden.npz and vit_shapes.json.gz from torchvision and timm; run by hand, once.
 
-Not a test. In an environment of its own, with cfx_jax and pytest installed:
+Not a test. In a separate environment, with cfx_jax and pytest installed:
 
     pip install torch torchvision timm
     python tests/classifiers/make_vit_golden.py

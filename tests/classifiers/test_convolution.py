@@ -1,4 +1,4 @@
-"""A convolution is the published one on any backend, whatever way suits it."""
+"""Convolutions equal those of XLA on any backend, whichever implementation is chosen."""
 
 import functools
 import re

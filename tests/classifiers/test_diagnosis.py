@@ -1,4 +1,4 @@
-"""Each fault of a classifier is found by its own finding; a sound one has none."""
+"""Each fault of a classifier gives its own finding; a correct classifier gives none."""
 
 import gc
 import re

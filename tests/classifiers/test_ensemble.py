@@ -1,4 +1,4 @@
-"""Several classifiers as one."""
+"""The average of several classifiers."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What logits mean."""
+"""The kinds of logits."""
 
 import pytest
 

@@ -128,9 +128,8 @@ def test_torchvision_networks_refuse_unsuitable_image_sizes(name, size, message)
         jax.eval_shape(module.init, jax.random.key(0), images)
 
 
-def test_load_classifier_checks_arrays_and_number_of_classes(tmp_path):
-    arrays = small_arrays("mnist_cnn")
-    save_file(arrays, tmp_path / "digits.safetensors")
+def test_load_classifier_checks_the_number_of_classes(tmp_path):
+    save_file(small_arrays("mnist_cnn"), tmp_path / "digits.safetensors")
     classifier = cfx_jax.load_classifier("mnist_cnn", tmp_path / "digits.safetensors")
     assert classifier.class_names == ()
     images = jnp.full((3, 28, 28, 1), 0.5)
@@ -143,17 +142,6 @@ def test_load_classifier_checks_arrays_and_number_of_classes(tmp_path):
     assert named.apply is not classifier.apply
     with pytest.raises(ValueError, match=r"10 class names are given, but .* has 7 classes"):
         cfx_jax.load_classifier("mnist_cnn", tmp_path / "digits.safetensors", class_names="x" * 10)
-
-    arrays["fc3.bias"] = arrays.pop("fc1.bias")
-    arrays["conv1.weight"] = arrays["conv1.weight"][:, :, :2]
-    save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, tmp_path / "bad.safetensors")
-    with pytest.raises(
-        ValueError, match=r"bad\.safetensors: not the weights of mnist_cnn"
-    ) as error:
-        cfx_jax.load_classifier("mnist_cnn", tmp_path / "bad.safetensors")
-    for fault in ("missing arrays ['fc1.bias']", "unexpected arrays ['fc3.bias']",
-                  "conv1.weight (32, 1, 2, 3) instead of (32, 1, 3, 3)"):  # fmt: skip
-        assert fault in str(error.value)
 
 
 def test_normalized_module_loaded_twice_is_traced_once():

@@ -33,8 +33,8 @@ CONVNEXT = ConvNeXt((1, 2, 1, 1), (8, 12, 16, 24))
 # The hidden layer is not four times as wide, and no two of dimension, heads and tokens agree.
 VIT = ViT(8, 48, 2, 3, 96, image_size=32)
 BASIC, BOTTLENECK = ResNet((1, 1, 1, 1), bottleneck=False), ResNet((1, 2, 1, 1), bottleneck=True)
-# Name -> as it is usually, like which architecture it is published, side of its images, fields that
-# are otherwise, and how timm says that it pools where no array tells.
+# Name -> usual module, published architecture, image size, fields of the module that differ, and
+# the pooling in timm's metadata where the arrays do not show it.
 SMALL = {
     "convnext_torchvision": (CONVNEXT, "convnext_tiny", 64, {}, None),
     "convnext_timm": (CONVNEXT, "convnext_tiny", 64, {}, None),
@@ -151,7 +151,7 @@ def test_gelu_gradient_equals_its_formula(tanh):
     def reference(x):
         return jax.nn.gelu(x, approximate=tanh)
 
-    # As exact as it is for users, who have what the other tests do without.
+    # With the compiler options of users, which other tests turn off.
     options = {"xla_backend_optimization_level": 3}
     if "--xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]:
         options["xla_cpu_use_fusion_emitters"] = True

@@ -233,10 +233,10 @@ command_line.exit_with(lambda: time.sleep(60))
         assert process.stdout.readline() == "1\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        said = process.stderr.readline()
+        output = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        said += process.stderr.read()
-    assert said == "interrupted; go on with the same command\n"
+        output += process.stderr.read()
+    assert output == "interrupted; go on with the same command\n"
     assert process.returncode == 130
 
 

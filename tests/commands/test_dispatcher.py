@@ -1,4 +1,4 @@
-"""The command `cfx_jax`: each of its commands is handed over to, as it is."""
+"""The command `cfx_jax` calls each of its commands with unchanged arguments."""
 
 import importlib.util
 import runpy

@@ -1,4 +1,4 @@
-"""`cfx_jax explain PICTURE_OR_FOLDER...`: what it opens, where it writes, what it prints."""
+"""`cfx_jax explain PICTURE_OR_FOLDER...`: its images, its workdir and its output."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The command that in-fills a folder, in a process of its own."""
+"""The command that in-fills a folder, in a separate process."""
 
 import pathlib
 import subprocess
@@ -27,7 +27,7 @@ def call(folder, *arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two images with masks, one in a folder of its own; three that cannot be filled."""
+    """Two images with masks, one in a sub-folder; three that cannot be filled."""
     rng = np.random.default_rng(0)
     for name in ("images/sub", "masks/sub"):
         (tmp_path / name).mkdir(parents=True)
@@ -56,8 +56,8 @@ def test_infill_folder_fills_holes_and_reports_failures(folder):
         np.testing.assert_array_equal(infilled[10:], image[10:])
         np.testing.assert_array_equal(infilled[:10], np.full_like(image[:10], (124, 116, 104)))
         Image.open(folder / "output" / "sheets" / f"{name}.png").load()
-    said, *skipped = process.stderr.splitlines()
-    assert said == "5 images; 0 files not read"
+    summary, *skipped = process.stderr.splitlines()
+    assert summary == "5 images; 0 files not read"
     assert len(skipped) == 3
     assert skipped[0].startswith("warning: skipped: broken.png: UnidentifiedImageError")
     assert "maskless.png" in skipped[1]

@@ -1,4 +1,4 @@
-"""The command line: what a user types and what comes back."""
+"""The command line: output, exit statuses and errors."""
 
 import os
 import pathlib
@@ -69,8 +69,8 @@ def test_main_demo_writes_a_table_records_and_a_page(tmp_path):
     other = call(*SMALL, f"--workdir={tmp_path}/run", "--config.seed=2")
     assert other.returncode == 2
     assert "Traceback" not in other.stderr
-    said, error = other.stderr.split("error: ")
-    assert said == "data.max_examples: the first 2 of 3\n"
+    log, error = other.stderr.split("error: ")
+    assert log == "data.max_examples: the first 2 of 3\n"
     assert "seed" in error
 
 

@@ -1,4 +1,4 @@
-"""The command that looks after records: what it prints, and its exit status."""
+"""The command `cfx_jax.records`: its output and its exit status."""
 
 import subprocess
 import sys
@@ -60,5 +60,5 @@ def test_records_command_refuses_other_folders_in_one_line(command, tmp_path, ca
     RecordWriter(scores, {"part": {"kind": "images"}}, fields, 1, 1).close()
     code, _, errors = call(*command, scores)
     assert code == 2
-    assert errors.startswith(f"error: {scores} holds records of id, insertion, ..., not of expl")
+    assert errors.startswith(f"error: {scores} contains records of id, insertion, ..., not of ")
     assert errors.count("\n") == 1

@@ -28,7 +28,7 @@ def test_report_command_writes_beside_the_records_or_to_output(make_run, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "the following arguments are required: RUN"),
         (["a", "b"], "several runs need --output=DIR"),
@@ -36,9 +36,9 @@ def test_report_command_writes_beside_the_records_or_to_output(make_run, tmp_pat
         (["a", "--max_images=-1"], "--max_images is -1; expected 0 or more"),
     ],
 )
-def test_report_command_reports_user_errors(arguments, said, monkeypatch, capsys):
+def test_report_command_reports_user_errors(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     with pytest.raises(SystemExit) as ended:
         report.main()
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

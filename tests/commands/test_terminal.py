@@ -1,4 +1,4 @@
-"""What is logged, on the terminal."""
+"""Log messages on the terminal."""
 
 import logging
 
@@ -14,7 +14,7 @@ def test_terminal_shows_each_log_message_once(capsys):
         logger.debug("detail")
         logger.info("going on")
         logger.warning("%d units are damaged", 2)
-    logger.info("nobody listens")
+    logger.info("without a handler")
     printed = capsys.readouterr()
     assert printed.err == "going on\nwarning: 2 units are damaged\n"
     assert printed.out == ""

@@ -1,4 +1,4 @@
-"""The command that looks into a weights file."""
+"""The command that inspects a file of weights."""
 
 import subprocess
 import sys

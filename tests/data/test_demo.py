@@ -1,4 +1,4 @@
-"""Photographs to try things on."""
+"""The images of the demo."""
 
 import re
 

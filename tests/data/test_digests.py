@@ -1,4 +1,4 @@
-"""Digests of content: another one for other content, the same wherever and whenever it lies."""
+"""Digests change with the content, and do not depend on paths and modification times."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""One picture: every kind of file decodes or is refused, and boxes move with the pixels."""
+"""Every kind of image file decodes or is refused, and boxes move with the pixels."""
 
 import io
 import os
@@ -329,7 +329,7 @@ def test_open_file_reads_a_jpeg_beyond_the_limit_of_pillow(tmp_path, monkeypatch
 def test_decode_refuses_values_without_a_known_white(dtype):
     """Pillow would clip them to 0 to 255: floats in [0, 1] would be a black image."""
     content = encode(Image.fromarray(np.ones((5, 7), dtype)), "TIFF")
-    with pytest.raises(UnreadableImageError, match="32 bits, and which of them is white is not"):
+    with pytest.raises(UnreadableImageError, match="32 bits, so the value of white is unknown"):
         decode(content)
 
 

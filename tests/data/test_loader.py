@@ -1,4 +1,4 @@
-"""Units of examples, decoded ahead: their order, what cannot be read, how far ahead."""
+"""Units are decoded ahead: their order, unreadable images, and the number of units ahead."""
 
 import threading
 import time

@@ -1,9 +1,7 @@
-"""Tables of images as people and programs write them: the right label, or an error."""
+"""Tables of images in many spellings: each gives the right labels, or an error."""
 
 import csv
 import gzip
-import io
-import logging
 import pathlib
 import re
 import string
@@ -28,12 +26,6 @@ def random_image(seed=0, size=(40, 30)):
     return Image.fromarray(pixels)
 
 
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def open_folder(path, names=None, **options):
     classifier = names and Classifier(
         params=(), apply=lambda params, images: images, class_names=tuple(names)
@@ -51,13 +43,6 @@ def labels_of(source):
     return {name: source.label(i) for i, name in enumerate(source.ids)}
 
 
-@pytest.fixture
-def said(caplog):
-    """What is logged, as one text."""
-    caplog.set_level(logging.INFO, "cfx_jax")
-    return lambda: "\n".join(record.getMessage() for record in caplog.records)
-
-
 def write_manifest(folder, rows, header=("file", "label"), encoding="utf-8"):
     with (folder / "manifest.csv").open("w", newline="", encoding=encoding) as file:
         csv.writer(file).writerows([header, *rows])
@@ -66,7 +51,7 @@ def write_manifest(folder, rows, header=("file", "label"), encoding="utf-8"):
 def test_manifest_sets_order_and_labels(tmp_path):
     (tmp_path / "n01").mkdir()
     for seed, name in enumerate(["n01/a.png", "b.png", "unlisted.png"]):
-        (tmp_path / name).write_bytes(encode(Image.new("RGB", (9, 9), (50 * seed, 0, 0))))
+        Image.new("RGB", (9, 9), (50 * seed, 0, 0)).save(tmp_path / name)
     write_manifest(tmp_path, [("b.png", 7), ("n01/a.png", ""), ("gone.png", 3)])
     source = open_folder(tmp_path)
     assert list(source.ids) == ["b.png", "n01/a.png", "gone.png"]
@@ -91,9 +76,9 @@ TABLES = {
     "capitals": "File,Label\na.png,1\nb.png,2",
     "hugging face": "file_name,label\na.png,1\nb.png,2",
     "spreadsheet of a country with decimal commas": '"File Name";"Label"\n"a.png";1\n"b.png";2',
-    "delimiter told to Excel": "sep=;\nfile;label\na.png;1\nb.png;2",
-    "delimiter told to Excel on Windows": "sep=,\r\nfile,label\r\na.png,1\r\nb.png,2\r\n",
-    "tabs told to Excel": "SEP=\t\nfile\tlabel\na.png\t1\nb.png\t2",
+    "delimiter for Excel": "sep=;\nfile;label\na.png;1\nb.png;2",
+    "delimiter for Excel on Windows": "sep=,\r\nfile,label\r\na.png,1\r\nb.png,2\r\n",
+    "tabs for Excel": "SEP=\t\nfile\tlabel\na.png\t1\nb.png\t2",
     "tabs": "file\tlabel\na.png\t1\nb.png\t2",
     "bars": "file|label\na.png|1\nb.png|2",
     "another order, more columns": "who,label,file\nme,1,a.png\nyou,2,b.png",
@@ -161,15 +146,15 @@ def test_manifest_of_hugging_face_is_read_by_its_name(tmp_path):
         *(
             (
                 f"file,label\na.png,{text}",
-                f"'{re.escape(text)}' is no class.*; leave it empty where",
+                f"'{re.escape(text)}' is no class.*; leave it empty if it is unknown",
             )
             for text in ("nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "unknown", "?", "-")
         ),
         ("file,label\na.png,n02123045", "line 2: label 'n02123045' is no class"),
         ("file,label\na.png,1\n./a.png,1", r"line 3: \./a\.png is listed twice"),
         ("file,label\na.png,1\na.png,mouse\na.png,0", "line 4: a.png is listed twice"),
-        ("file,label\nx.png,1\ny.png,1", "0 of 2 readable: no file is there, such as .*/x.png'"),
-        ("file,label\n", "holds no image: it has no row below the names of its columns"),
+        ("file,label\nx.png,1\ny.png,1", "0 of 2 readable: no file exists, such as .*/x.png'"),
+        ("file,label\n", "contains no image: it has no row below its header"),
         ("file,label,split\n\n,,\n", "it has no row below"),
         ("", "is empty; expected a column `file`"),
         (" \n\n", "is empty; expected"),
@@ -269,7 +254,7 @@ def test_manifest_accepts_absolute_and_windows_paths(tmp_path):
         ("{folder}/b.png", "b.png"),
         ("{folder}/sub/../b.png", "b.png"),
         ("{link}/sub/a.png", "sub/a.png"),
-        # Others are kept as they are written, but for what says nothing.
+        # Other paths are only normalised.
         ("{outside}/c.png", "{outside}/c.png"),
         ("../outside/./c.png", "../outside/c.png"),
         ("./gone.png", "gone.png"),
@@ -308,14 +293,14 @@ def test_manifest_of_another_file_type_is_named(tmp_path, start, kind):
         open_folder(tmp_path)
 
 
-def test_manifest_reports_listed_and_unlisted_files(tmp_path, said):
+def test_manifest_reports_listed_and_unlisted_files(tmp_path, log):
     save(tmp_path, "a.png", "b.png", "c.png", "sub/d.png")
     (tmp_path / "notes.txt").write_text("x")
     write_manifest(tmp_path, [("a.png", 1, 9), ("gone.png", "", 9)], ("file", "label", "weight"))
     open_folder(tmp_path)
-    unused, gone, counted = said().splitlines()
+    unused, gone, counted = log().splitlines()
     assert unused.endswith("manifest.csv: columns not used: weight")
-    assert gone.endswith("manifest.csv: 1 of 2 files are not there, such as 'gone.png'")
+    assert gone.endswith("manifest.csv: 1 of 2 files do not exist, such as 'gone.png'")
     assert counted == (
         "2 images listed in manifest.csv, 1 of them with a label; 4 files not read: "
         "3 not listed in manifest.csv, 1 .txt"
@@ -367,7 +352,7 @@ def test_manifest_no_spelling_silently_changes_a_label(
         return
     assert len(found) == len(TRUTH)
     for name, index in found.items():
-        # A name in an encoding that is not known is of no file, and that is said.
+        # A file name in a wrong encoding matches no file, which is an error.
         assert TRUTH.get(name, index) == index
     assert list(found.values()) == list(TRUTH.values())
 
@@ -380,8 +365,7 @@ def folder_of_truth(tmp_path_factory):
 
 
 def test_manifest_split_selects_its_rows(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.png").write_bytes(encode(random_image()))
+    save(tmp_path, "a.png", "b.png", "c.png")
     rows = [("a.png", 3, "train"), ("b.png", 4, "heldout"), ("c.png", "", "train")]
     write_manifest(tmp_path, rows, header=("file", "label", "split"))
     source = open_folder(tmp_path, split="train")
@@ -390,7 +374,7 @@ def test_manifest_split_selects_its_rows(tmp_path):
     with pytest.raises(ConfigError, match=r"no image of split 'test'; .* are heldout, train"):
         open_folder(tmp_path, split="test")
     write_manifest(tmp_path, [row[:2] for row in rows])
-    with pytest.raises(ConfigError, match="asks for a column `split`; it has none"):
+    with pytest.raises(ConfigError, match="needs a column `split`; it has none"):
         open_folder(tmp_path, split="train")
 
 

@@ -1,4 +1,4 @@
-"""What is known of an example: other content for another label, other boxes, other bytes."""
+"""The content digest of an example changes with its label, boxes and bytes."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
-"""Example sources, on real folders, archives and TFDS datasets."""
+"""Example sources: real folders, archives and TFDS datasets."""
 
-import concurrent.futures
 import io
 import json
 import os
@@ -17,11 +16,6 @@ from cfx_jax.data import UNKNOWN_LABEL, open_source
 from cfx_jax.data.images import UnreadableImageError
 
 SMALL = (8, 8)
-
-
-def random_image(seed=0, size=(40, 30)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-    return Image.fromarray(pixels)
 
 
 def encode(image, kind="PNG", **options):
@@ -46,17 +40,17 @@ def test_open_source_demo_has_stable_ids_and_labels():
 
 def test_open_source_max_examples_takes_the_first(tmp_path):
     for name in "abc":
-        (tmp_path / f"{name}.png").write_bytes(encode(random_image()))
+        Image.new("RGB", (30, 40)).save(tmp_path / f"{name}.png")
     assert list(open_folder(tmp_path, max_examples=2).ids) == ["a.png", "b.png"]
     assert len(open_folder(tmp_path, max_examples=9)) == 3
 
 
-@pytest.mark.parametrize(("count", "is_said"), [(1, True), (2, True), (3, False), (100, False)])
-def test_open_source_reports_examples_left_out(caplog, count, is_said):
+@pytest.mark.parametrize(("count", "is_logged"), [(1, True), (2, True), (3, False), (100, False)])
+def test_open_source_reports_examples_left_out(caplog, count, is_logged):
     caplog.set_level("INFO", "cfx_jax")
     open_source(DataConfig(max_examples=count))
-    assert (f"data.max_examples: the first {count} of 3" in caplog.text) == is_said
-    assert ("max_examples" in caplog.text) == is_said
+    assert (f"data.max_examples: the first {count} of 3" in caplog.text) == is_logged
+    assert ("max_examples" in caplog.text) == is_logged
 
 
 def test_fingerprint_depends_on_the_ids():
@@ -66,45 +60,30 @@ def test_fingerprint_depends_on_the_ids():
 
 
 def test_open_source_without_boxes_has_none(tmp_path):
-    (tmp_path / "a.png").write_bytes(encode(random_image()))
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.png")
     for source in (open_source(DataConfig()), open_folder(tmp_path)):
         assert source.boxes(0).shape == (0, 4)
         assert source.boxes(0).dtype == np.float32
 
 
 @pytest.fixture(scope="module")
-def array_record_dir(tmp_path_factory):
-    """An ImageNet-like TFDS dataset of five JPEGs whose red tells their label, one of them cut."""
+def array_record_dir(tmp_path_factory, prepare_tfds):
+    """An ImageNet-like TFDS dataset of five JPEGs whose red encodes the label, one truncated."""
     import tensorflow_datasets as tfds
 
-    class TinyImagenet(tfds.core.GeneratorBasedBuilder):
-        """Image, label and file name, as `imagenet2012` has them."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(num_classes=1000),
-                "file_name": tfds.features.Text(),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"validation": self._generate_examples()}
-
-        def _generate_examples(self):
-            for label in range(5):
-                content = encode(Image.new("RGB", (20, 30), (label * 50, 0, 0)), "JPEG")
-                name = f"ILSVRC2012_val_{label}.JPEG"
-                image = io.BytesIO(content[: 300 if label == 2 else None])
-                yield name, {"image": image, "label": label, "file_name": name}
-
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(num_classes=1000),
+        "file_name": tfds.features.Text(),
+    }
+    examples = {}
+    for label in range(5):
+        content = encode(Image.new("RGB", (20, 30), (label * 50, 0, 0)), "JPEG")
+        name = f"ILSVRC2012_val_{label}.JPEG"
+        image = io.BytesIO(content[: 300 if label == 2 else None])
+        examples[name] = {"image": image, "label": label, "file_name": name}
     folder = tmp_path_factory.mktemp("tfds")
-    TinyImagenet(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder
+    return prepare_tfds(folder, "tiny_imagenet", features, {"validation": examples})
 
 
 def write_tfrecords(source, target, shard_lengths):
@@ -187,13 +166,6 @@ def test_open_tfds_tfrecord_equals_array_record(array_record_dir, tfrecord_dir, 
             np.testing.assert_array_equal(source.decode(index), expected.decode(index))
 
 
-def test_open_tfds_tfrecord_files_are_thread_safe(tfrecord_dir):
-    source = open_tfds(tfrecord_dir)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        labels = list(pool.map(source.label, [0, 1, 2, 3, 4] * 40))
-    assert labels == [source.label(index) for index in range(5)] * 40
-
-
 def test_open_tfds_refuses_a_truncated_tfrecord_file(tfrecord_dir, tmp_path):
     shutil.copytree(tfrecord_dir, tmp_path, dirs_exist_ok=True)
     (shard,) = tmp_path.rglob("*-00001-of-00003")
@@ -242,7 +214,7 @@ def split_fields(message):
     """Splits a protocol buffer of fields with a length into those; each begins with its tag."""
     fields = []
     while message:
-        # The length has seven bits a byte, the lowest first; in its last one the eighth is not set.
+        # The length has 7 bits per byte, the lowest first; only its last byte lacks the 8th bit.
         last = next(place for place in range(1, 11) if message[place] < 128)
         length = sum((message[place] & 127) << 7 * (place - 1) for place in range(1, last + 1))
         start, stop = last + 1, last + 1 + length
@@ -268,51 +240,38 @@ def test_open_tfds_rewritten_example_has_the_same_content(array_record_dir, tfre
 
 
 @pytest.fixture(scope="module")
-def boxes_dir(tmp_path_factory):
-    """A TFDS dataset with boxes, of one image a split.
+def boxes_dir(tmp_path_factory, prepare_tfds):
+    """A TFDS dataset with boxes, with one image per split.
 
-    Its masks are no images: a feature that is not used is not decoded.
+    Its masks are not images: features that are not used are not decoded.
     """
     import tensorflow_datasets as tfds
 
-    class TinyVoc(tfds.core.GeneratorBasedBuilder):
-        """Image, objects and a mask."""
+    objects = {
+        "bbox": tfds.features.BBoxFeature(),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "mask": tfds.features.Image(encoding_format="png"),
+        "objects": tfds.features.Sequence(objects),
+    }
+    box = tfds.features.BBox(ymin=0.25, xmin=0.5, ymax=0.5, xmax=1.0)
 
-        VERSION = tfds.core.Version("1.0.0")
+    def example(content, num_objects):
+        objects = [{"bbox": box, "label": 1}] * num_objects
+        image, mask = io.BytesIO(content), io.BytesIO(b"no image")
+        return {"0": {"image": image, "mask": mask, "objects": objects}}
 
-        def _info(self):
-            objects = {
-                "bbox": tfds.features.BBoxFeature(),
-                "label": tfds.features.ClassLabel(num_classes=3),
-            }
-            features = {
-                "image": tfds.features.Image(encoding_format="jpeg"),
-                "mask": tfds.features.Image(encoding_format="png"),
-                "objects": tfds.features.Sequence(objects),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            image = Image.new("RGB", (40, 20))
-            exif = Image.Exif()
-            exif[0x0112] = 6
-            return {
-                "empty": self._generate_examples(encode(image, "JPEG"), 0),
-                "upright": self._generate_examples(encode(image, "JPEG"), 2),
-                "turned": self._generate_examples(encode(image, "JPEG", exif=exif), 1),
-                "broken": self._generate_examples(b"no image", 1),
-            }
-
-        def _generate_examples(self, content, num_objects):
-            box = tfds.features.BBox(ymin=0.25, xmin=0.5, ymax=0.5, xmax=1.0)
-            objects = [{"bbox": box, "label": 1}] * num_objects
-            image, mask = io.BytesIO(content), io.BytesIO(b"no image")
-            yield "0", {"image": image, "mask": mask, "objects": objects}
-
-    folder = tmp_path_factory.mktemp("boxes")
-    TinyVoc(data_dir=folder, file_format="array_record").download_and_prepare()
+    image, exif = Image.new("RGB", (40, 20)), Image.Exif()
+    exif[0x0112] = 6
+    splits = {
+        "empty": example(encode(image, "JPEG"), 0),
+        "upright": example(encode(image, "JPEG"), 2),
+        "turned": example(encode(image, "JPEG", exif=exif), 1),
+        "broken": example(b"no image", 1),
+    }
+    folder = prepare_tfds(tmp_path_factory.mktemp("boxes"), "tiny_voc", features, splits)
     write_tfrecords(folder, folder / "as_tfrecord", [1])
     return folder
 
@@ -361,37 +320,21 @@ def test_open_tfds_boxes_without_an_image_size_are_unreadable(boxes_dir):
 
 
 @pytest.fixture(scope="module")
-def synsets_dir(tmp_path_factory):
-    """A TFDS dataset of three classes of ImageNet in an order of its own, as `imagenet_resized`."""
+def synsets_dir(tmp_path_factory, prepare_tfds):
+    """A TFDS dataset of three ImageNet classes in another order, as in `imagenet_resized`."""
     import tensorflow_datasets as tfds
 
     names = ["n02979186", "n01440764", "n02102040"]
-
-    class TinySynsets(tfds.core.GeneratorBasedBuilder):
-        """Image and label."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=names),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"validation": self._generate_examples()}
-
-        def _generate_examples(self):
-            for label, name in enumerate(names):
-                content = encode(Image.new("RGB", (9, 9), (label, 0, 0)))
-                yield name, {"image": io.BytesIO(content), "label": label}
-
+    features = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=names),
+    }
+    examples = {}
+    for label, name in enumerate(names):
+        content = encode(Image.new("RGB", (9, 9), (label, 0, 0)))
+        examples[name] = {"image": io.BytesIO(content), "label": label}
     folder = tmp_path_factory.mktemp("synsets")
-    TinySynsets(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder
+    return prepare_tfds(folder, "tiny_synsets", features, {"validation": examples})
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1000, [482, 0, 217]), (3, [0, 1, 2])])
@@ -426,9 +369,9 @@ def test_open_tfds_refuses_an_npz_file():
     ("options", "message"),
     [
         ({"name": "imagenet2012"}, r"'imagenet2012', split 'validation', cannot be opened"),
-        ({"name": "no_such_dataset"}, r"TFDS said: DatasetNotFoundError"),
+        ({"name": "no_such_dataset"}, r"TFDS error: DatasetNotFoundError"),
         ({"split": "train"}, r"Unknown split 'train'.*'validation'"),
-        ({"name": "", "split": ""}, r"TFDS said: ValueError"),
+        ({"name": "", "split": ""}, r"TFDS error: ValueError"),
     ],
 )
 def test_open_tfds_missing_dataset_explains_how_to_prepare_it(tfds_dir, options, message):

@@ -1,4 +1,4 @@
-"""TFRecord files, written by tensorboardX: every record is found, damage is told with its place."""
+"""TFRecord files of tensorboardX: every record is found, damage is reported with its position."""
 
 import concurrent.futures
 import os
@@ -107,7 +107,9 @@ def test_tfrecords_refuse_a_damaged_header(tmp_path, record, place):
 @pytest.mark.parametrize("expected", [0, 4, 6])
 def test_tfrecords_refuse_another_number_of_records(tmp_path, expected):
     path = write(tmp_path / "a", random_records())
-    with pytest.raises(TFRecordError, match=rf"holds 5 .* byte {STARTS[-1]}; expected {expected}$"):
+    with pytest.raises(
+        TFRecordError, match=rf"contains 5 .* byte {STARTS[-1]}; expected {expected}$"
+    ):
         open_whole(path, expected)
 
 

@@ -1,4 +1,4 @@
-"""Boxes that cannot be pixels of their image are refused or told of; on real files."""
+"""Boxes that cannot be pixels of their image are refused, or give a warning."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from cfx_jax.evaluate._boxes import find_boxes
 def find(tmp_path):
     """`(boxes of each image, resize) -> boxes found`, of images 40 pixels wide and 20 high."""
 
-    def ask(rows, resize="stretch"):
+    def find_in_images(rows, resize="stretch"):
         lines = ["file,boxes"]
         for number, boxes in enumerate(rows):
             Image.new("RGB", (40, 20)).save(tmp_path / f"{number}.png")
@@ -24,7 +24,7 @@ def find(tmp_path):
         source = open_source(DataConfig(source="folder", path=str(tmp_path)), classifier)
         return find_boxes(source, range(len(rows)), (10, 10), resize)
 
-    return ask
+    return find_in_images
 
 
 @pytest.mark.parametrize("resize", ["stretch", "cover", "crop"])
@@ -34,7 +34,7 @@ def find(tmp_path):
         ["0 0 40 20"],
         ["-5 -5 45 25"],
         ["-19 4 59 16"],
-        # A crop shows nothing of it.
+        # A crop cuts them off.
         ["0 0 2 20", "38 0 40 20"],
         ["0 0 1 1", "0 0 2 2"],
         ["", ""],
@@ -59,7 +59,7 @@ def test_boxes_move_with_the_image(find):
         (["0 0 9 9; -9 0 -1 9", "-9 -9 0 9"], 2, "0.png"),
         (["0 0 200 20"], 1, "0.png"),
         (["0 -11 9 9"], 1, "0.png"),
-        # Nothing is in it, whatever stands for "no box" elsewhere.
+        # An empty box, which other formats use for "no box".
         (["0 0 0 0"], 1, "0.png"),
         (["0.1 0.1 0.9 0.9", "100 100 200 200"], 1, "1.png"),
     ],

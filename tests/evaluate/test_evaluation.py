@@ -1,4 +1,4 @@
-"""Whole evaluations in this process: runs, scores and tables on real files."""
+"""Whole evaluations in this process, on real files: runs, scores and tables."""
 
 import concurrent.futures
 import csv
@@ -116,7 +116,7 @@ def test_evaluate_means_equal_those_of_the_images(workdir):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Counts what an evaluation does: calls by name, for images with those they are of."""
+    """Records the calls of an evaluation, by name, with the images of each call."""
     found = {"decode": [], "classify": [], "score": [], "complete": []}
 
     def count(owner, name, key, note):
@@ -179,7 +179,7 @@ def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({}, ""),
         ({"classifier": ClassifierConfig("resnet50")}, "classifier.name: ignored, because"),
@@ -190,14 +190,14 @@ def test_evaluate_refuses_scores_of_another_unit_size(config, tiny, workdir):
         ),
     ],
 )
-def test_adopt_warns_of_settings_that_differ_from_the_run(config, workdir, given, said, caplog):
+def test_adopt_warns_of_settings_that_differ_from_the_run(config, workdir, given, message, caplog):
     stored = RecordReader(workdir / "runs" / "blur").manifest["config"]
     adopted = _study.adopt(EvaluateConfig(**given), stored, "", has_classifier=True)
     assert adopted.data == config.data
     assert adopted.explain == config.explain
     assert adopted.classifier == ClassifierConfig("tiny")
-    assert said in caplog.text
-    assert len(caplog.records) == bool(said)
+    assert message in caplog.text
+    assert len(caplog.records) == bool(message)
 
 
 def test_adopt_names_the_flag_for_images_that_moved(workdir):
@@ -212,7 +212,7 @@ def test_adopt_names_the_flag_for_images_that_moved(workdir):
     ("section", "change", "message"),
     [
         ("explain", lambda fields: fields.pop("contrast"), "contrast in its section explain;"),
-        ("data", lambda fields: fields.update(form="png"), "form in its section data; .* again"),
+        ("data", lambda fields: fields.update(form="png"), "form in its section data; .* repeat"),
     ],
 )
 def test_adopt_refuses_a_config_of_another_version_in_one_line(workdir, section, change, message):
@@ -228,7 +228,7 @@ def test_evaluate_refuses_a_folder_of_scores(workdir, tmp_path):
 
 
 def forget(folder, *units):
-    """Takes the marks of units away, as if they were not computed yet."""
+    """Removes the marks of units, as if they were not computed yet."""
     for unit in units:
         (folder / "records.zarr/complete/c" / str(unit)).unlink()
 
@@ -250,7 +250,7 @@ def test_evaluate_hosts_at_different_times_measure_the_same(tiny, workdir, tmp_p
         )
         return evaluate(options, tmp_path / "scores", [str(run)], stop=stop, classifier=tiny)
 
-    # Then, in the same folder, when the run has gone on.
+    # The second time in the same folder, after the run has continued.
     for seen in [({0}, {0, 1, 2, 3}), ({0, 1, 2}, {0})]:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             futures = [pool.submit(evaluate_at, *pair) for pair in enumerate(seen)]
@@ -287,17 +287,17 @@ def test_evaluate_refuses_another_classifier(workdir, tmp_path, tiny):
 
 @pytest.fixture
 def moved(config, workdir, tiny, tmp_path):
-    """The images of a run in another place, and how to evaluate that run there."""
+    """The copied images of a run, and a function that evaluates the run with the copies."""
     folder = shutil.copytree(config.data.path, tmp_path / "images")
 
-    def ask():
+    def evaluate_moved():
         options = EvaluateConfig(
             generator=GeneratorConfig("grey"), baselines=("centre",), curve_steps=1
         )
         run = str(workdir / "runs/blur")
         return evaluate(options, tmp_path / "out", [run], str(folder), classifier=tiny)
 
-    return folder, ask
+    return folder, evaluate_moved
 
 
 @pytest.mark.parametrize(
@@ -308,12 +308,12 @@ def moved(config, workdir, tiny, tmp_path):
     ],
 )
 def test_evaluate_refuses_other_images(moved, change, message, tmp_path):
-    folder, ask = moved
+    folder, evaluate_moved = moved
     change(folder)
     with pytest.raises(
-        RecordsError, match=rf"(?s)blur holds results of other data.*{message}\nSay"
+        RecordsError, match=rf"(?s)blur holds results of other data.*{message}\nGive"
     ):
-        ask()
+        evaluate_moved()
     assert not (tmp_path / "out").exists()
 
 
@@ -324,15 +324,15 @@ def relabel(folder, row, other):
 
 
 def test_evaluate_accepts_boxes_added_before_it_but_not_after(moved):
-    folder, ask = moved
+    folder, evaluate_moved = moved
     relabel(folder, "4 4 12 12", "2 2 9 9")
-    table = ask()
-    assert ask() == table
+    table = evaluate_moved()
+    assert evaluate_moved() == table
     relabel(folder, "1.png,1,2 2 9 9", "1.png,1,2 2 9 8")
     with pytest.raises(RecordsError, match=r"\n  1\.png: other bytes, label or boxes\nPut"):
-        ask()
+        evaluate_moved()
     relabel(folder, "2 2 9 8", "2 2 9 9")
-    assert ask() == table
+    assert evaluate_moved() == table
 
 
 @pytest.mark.slow
@@ -345,10 +345,10 @@ def test_evaluate_transfers_masks_to_other_classifiers(tiny, workdir, tmp_path):
     )
     runs = [str(workdir / "runs" / name) for name in ("blur", "local_mean")]
 
-    def ask(*judges):
-        return evaluate(options, tmp_path, runs, classifier=tiny, transfer_classifiers=judges)
+    def evaluate_with(*others):
+        return evaluate(options, tmp_path, runs, classifier=tiny, transfer_classifiers=others)
 
-    text = ask(twin, stubborn)
+    text = evaluate_with(twin, stubborn)
     scores = RecordReader(tmp_path / "scores/sdr_blur")
     photos = RecordReader(tmp_path / "scores/images")
     is_seen = photos.read("target") >= 0
@@ -365,11 +365,11 @@ def test_evaluate_transfers_masks_to_other_classifiers(tiny, workdir, tmp_path):
         row["metric"] for row in table["differences"] if row["theirs"] == "sdr_local_mean"
     }
     assert "| transfer to twin (higher) |" in text
-    # The same again is the same; others, or none, are another evaluation.
-    assert ask(twin, stubborn) == text
+    # The same classifiers resume the evaluation; others, or none, are another evaluation.
+    assert evaluate_with(twin, stubborn) == text
     for others in ([stubborn, twin], [twin], []):
         with pytest.raises(RecordsError, match="transfer_classifiers"):
-            ask(*others)
+            evaluate_with(*others)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_evaluate_transfers_masks_to_other_classifiers(tiny, workdir, tmp_path):
     [
         (
             {"transfer": TransferConfig(("lenet=weights",))},
-            "hold 'lenet'; expected NAME or NAME=WEIGHTS",
+            "contain 'lenet'; expected NAME or NAME=WEIGHTS",
         ),
         (
             {"transfer": TransferConfig(("resnet18=a",) * 2)},

@@ -1,4 +1,4 @@
-"""What is kept of an image: maps whose numbers are known."""
+"""The measurements stored per image, of maps with known numbers."""
 
 import dataclasses
 
@@ -38,11 +38,11 @@ def box_map(sign):
 
 @pytest.fixture
 def make_scorer(linear_classifier, fill_half):
-    """All evidence lies in the box, and a hole there takes it away; weights of other judges."""
+    """Makes a scorer whose classifier has all evidence in the box, and transfer classifiers."""
     black = fill_half.replace(params=jnp.asarray(0.0))
 
-    def make(*judges):
-        classifier, *others = (linear_classifier(weights) for weights in (EVIDENCE, *judges))
+    def make(*other_weights):
+        classifier, *others = (linear_classifier(w) for w in (EVIDENCE, *other_weights))
         return Scorer(jax.random.key(0), classifier, (black,), black, STEPS, 1, others)
 
     return make
@@ -73,7 +73,7 @@ def test_measure_of_a_perfect_map_and_its_opposite(sign, error, scorer, unit, mo
     found = Baseline("known", "black", 0).measure(unit, scorer)
     assert set(found) == {field.name for field in Baseline("known", "black", 0).fields(scorer)}
     np.testing.assert_array_equal(found["error"], [error, np.nan])
-    # A blurred edge is at half of its height where it was; the mean of a small box is lower.
+    # Blurring keeps the edge at half of its height; the mean of a small box is lower.
     half = SHARES.index(0.5)
     np.testing.assert_array_equal(found["smooth_found"][:, half], [1 - error, np.nan])
     np.testing.assert_array_equal(found["smooth_error"], [1.0, np.nan])
@@ -85,7 +85,7 @@ def test_measure_of_a_perfect_map_and_its_opposite(sign, error, scorer, unit, mo
     if sign > 0:
         np.testing.assert_array_equal(found["box"][0], BOX[0])
         np.testing.assert_array_equal(found["found"][0], np.ones(len(SHARES)))
-    # A quarter of the pixels holds all evidence: the first step of a deletion takes it away.
+    # A quarter of the pixels has all evidence: the first step of a deletion removes it.
     deletion, insertion = (found[name][0, 0] for name in ("deletion", "insertion"))
     whole, none = jax.nn.sigmoid(0.01 * 12 * 16 * 3), 0.5
     expected = [whole] + [none] * STEPS if sign > 0 else [*[whole] * STEPS, none]
@@ -105,7 +105,7 @@ def test_reference_measures_the_control_boxes_of_each_image(scorer, unit):
 
 
 def learn(folder, unit, objective, logits, **settings):
-    """A run of the two images of a unit that has learnt known cells."""
+    """Writes a run of the two images of a unit with known cells."""
     explain = ExplainConfig(
         objective, mode="fast", mask_size=logits.shape[1], num_steps=1, **settings
     )
@@ -124,7 +124,7 @@ def learn(folder, unit, objective, logits, **settings):
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_measure_cuts_a_learnt_region_at_one_half(objective, tmp_path, make_scorer, unit):
-    """The true box, and one pixel beside it: SSR keeps them, SDR drops them."""
+    """The true box and one other pixel: SSR keeps them, SDR drops them."""
     important = np.full((2, SIZE, SIZE), -20.0, np.float16)
     important[:, 4:16, 8:24] = important[:, 30, 30] = 20.0
     logits = important if objective == "ssr" else -important
@@ -138,7 +138,7 @@ def test_measure_cuts_a_learnt_region_at_one_half(objective, tmp_path, make_scor
     np.testing.assert_array_equal(found["half_error"], [0.0, np.nan])
     np.testing.assert_array_equal(found["parts"], [2.0, 2.0])
     np.testing.assert_allclose(found["box_share"], [192 / 193, np.nan], atol=1e-5)
-    # Its own classifier sees the box alone; another one what lies below it; one is never right.
+    # The classifier uses the box only; another one the area below it; the third is never right.
     np.testing.assert_array_equal(found["region_success"], [1.0, 1.0])
     expected = [[1.0, 0.0, np.nan]] * 2
     np.testing.assert_array_equal(found["classifier_transfer_region_success"], expected)
@@ -161,7 +161,7 @@ def test_measure_evaluates_a_block_mask_in_blocks(block_size, tmp_path, scorer, 
     logits = np.zeros((2, 4, 4), np.float16)
     logits[:, 3, 0] = 8.0
     found = learn(tmp_path, unit, "ssr", logits, block_size=block_size).measure(unit, scorer)
-    # Coins for 192 pixels of the box never drop all of them, coins for whole blocks do.
+    # Independent draws never drop all 192 pixels of the box, draws of whole blocks do.
     assert (found["infill_transfer_success_rate"] == 1).all() == (block_size == 1)
     steepest = np.abs(np.diff(found["map"], axis=1)).max()
     assert (steepest > 0.1) == (block_size == 1)

@@ -1,4 +1,4 @@
-"""A mask judged with in-fills it was not learnt with: rates that can be computed by hand."""
+"""Masks with in-fills they were not learnt with: success rates computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,10 @@ SIZE = 8
 
 
 def transfer_half_kept(linear_classifier, generators, objective, block_size):
-    """White image, class 1 while nine pixels in ten are white, a coin for each pixel or block."""
+    """Transfers a mask that keeps each pixel or block of a white image with probability 1/2.
+
+    The classifier predicts class 1 while nine pixels in ten are white.
+    """
     weights = np.full((SIZE, SIZE, 1), 1.0, np.float32)
     classifier = linear_classifier(weights)
     inner = classifier.apply
@@ -49,7 +52,7 @@ def test_scoring_evaluates_a_block_mask_in_blocks(linear_classifier, fill_half):
     """Blocks as large as the image divide it into four, two or one, at 8 x 8 offsets."""
     black = (fill_half.replace(params=jnp.asarray(0.0)),)
     _, success_rate = transfer_half_kept(linear_classifier, black, "ssr", block_size=SIZE)
-    # What is dropped may be a tenth of the pixels; all ways to keep four blocks are as likely.
+    # At most a tenth of the pixels may be dropped; all ways to keep four blocks are equally likely.
     rates = []
     for top in range(1, SIZE + 1):
         for left in range(1, SIZE + 1):

@@ -1,4 +1,4 @@
-"""What several hosts agree to measure, whatever is left of earlier evaluations, whoever is late."""
+"""Hosts agree on the units to measure, despite files of earlier evaluations and late hosts."""
 
 import concurrent.futures
 import itertools
@@ -25,7 +25,7 @@ EARLIER = {
 
 @pytest.fixture
 def hosts(monkeypatch):
-    """Runs a function of a host in as many threads, each of which is a host to the code."""
+    """Runs a function in three threads, each of which the code takes for a host."""
     this = threading.local()
     monkeypatch.setattr(jax, "process_index", lambda: this.host)
     monkeypatch.setattr(jax, "process_count", lambda: 3)
@@ -44,7 +44,7 @@ def hosts(monkeypatch):
 
 @pytest.fixture
 def in_time():
-    """Ends what would wait for ever."""
+    """A stop request after 20 seconds, which ends a test that would wait for ever."""
     stop = StopRequest()
     timer = threading.Timer(20.0, setattr, (stop, "deadline", 0.0))
     timer.start()
@@ -70,6 +70,6 @@ def test_snapshot_shares_the_view_of_the_first_host(earlier, late, hosts, in_tim
 
     hosts(evaluate)
     assert measured[0] == set(range(4))
-    # Host 2 did not finish the snapshot that was cut off: whether it begins it again is its luck.
+    # Host 2 did not finish the snapshot that was cut off: it may or may not measure it again.
     assert all(units - {7} == set(range(4)) for units in measured)
     assert 7 not in measured[1]

@@ -1,4 +1,4 @@
-"""Tables of stores whose numbers are known: what is not known counts for nothing."""
+"""Tables of stores with known numbers: missing values do not count."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ MANIFEST = {
 
 
 def write_store(folder, fields, known, manifest=None):
-    """Six images in units of four; a field that is not given is 0."""
+    """Writes records of six images in units of four; fields that are not given are 0."""
     values = {f.name: np.zeros((N, *f.shape), f.dtype) for f in fields}
     values |= {"id": encode_ids([*"abcdef"], 1)} | known
     with RecordWriter(folder, manifest or {}, [ID, *fields], N, unit_size=4) as writer:
@@ -68,7 +68,7 @@ def tables(tmp_path):
 def test_tables_accuracy_ignores_images_without_a_label(tables):
     text, table = tables([1, 1, 1, 0, -1, -1])
     assert "6 images, top-1 accuracy 75.0% of 4 with a label." in text
-    # All boxes are found: what is left of the official error is the classifier's.
+    # All boxes are found, so the official error is that of the classifier.
     official = table["methods"]["all"]["centre"]["official_error"]
     assert (official["n"], official["mean"]) == (4, 0.25)
 
@@ -150,5 +150,5 @@ def test_tables_draw_no_unknown_curves(tables):
 
 
 def test_tables_refuse_images_that_no_method_measured(tables):
-    with pytest.raises(RecordsError, match="let the runs go on"):
+    with pytest.raises(RecordsError, match="continue the runs"):
         tables([1] * N, target=-1)

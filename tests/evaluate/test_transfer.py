@@ -1,4 +1,4 @@
-"""Masks shown to in-fills and classifiers they were not learnt with: answers worked out by hand."""
+"""Masks with in-fills and classifiers they were not learnt with: answers worked out by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def looks_at(linear_classifier):
 
 @pytest.fixture
 def problem():
-    """Asks for what keeps, or loses, class 1 of a white image."""
+    """Makes the problem of class 1 of a white image."""
 
     def make(objective):
         return make_problem(jax.random.key(5), jnp.ones((SIZE, SIZE, 1)), Question(1), objective)
@@ -50,15 +50,15 @@ LEFT, RIGHT = np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :]
 
 
 def keep_left():
-    """Cells whose left half is kept and whose right half is dropped, by no chance."""
+    """Returns cells whose left half is always kept and whose right half is always dropped."""
     return jnp.where(jnp.arange(SIZE) < SIZE // 2, 99.0, -99.0) * jnp.ones((SIZE, 1))
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_transfer_to_classifiers_succeeds_on_the_region_kept(objective, looks_at, problem, black):
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
-    judges = [looks_at(LEFT, 0.9), looks_at(RIGHT, 0.9)]
-    found = transfer_to_classifiers(problem(objective), pixels, judges, black, LAW)
+    classifiers = [looks_at(LEFT, 0.9), looks_at(RIGHT, 0.9)]
+    found = transfer_to_classifiers(problem(objective), pixels, classifiers, black, LAW)
     np.testing.assert_array_equal(found, [1.0, 0.0] if objective == "ssr" else [0.0, 1.0])
 
 
@@ -75,7 +75,7 @@ def test_transfer_to_the_same_classifier_changes_nothing(looks_at, problem, blac
 
 
 def test_transfer_ignores_a_classifier_wrong_on_the_image(looks_at, problem, black):
-    """The classifier sees class 0 in white and would see class 1 in black."""
+    """The classifier predicts class 0 for white, and would predict class 1 for black."""
     pixels = LAW.keep_map(keep_left(), (SIZE, SIZE))
     wrong, right = looks_at(np.s_[:], -0.9), looks_at(LEFT, 0.9)
     for objective, holds in (("ssr", 1.0), ("sdr", 0.0)):
@@ -96,7 +96,7 @@ def test_evaluate_region_keeps_with_ssr_and_drops_with_sdr(objective, looks_at, 
 
 
 def test_evaluate_region_counts_the_explained_classifier_when_wrong(looks_at, problem, black):
-    """On the half-black image it sees the class it misses on the image; there are only two."""
+    """It misclassifies the image, but predicts the target on the half-black one."""
     region = jnp.zeros((SIZE, SIZE), bool).at[LEFT].set(True)
     found = evaluate_region(problem("ssr"), region, looks_at(np.s_[:], -0.9), [], black)
     np.testing.assert_array_equal(found, [1.0])

@@ -1,4 +1,4 @@
-"""Judges by name: what is loaded, what tables call it, and which do not fit."""
+"""Transfer classifiers: loading, names in tables, and errors."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ DIGIT = (28, 28, 1)
 
 
 def mean_apply(params, images):
-    """Ten logits that follow the brightness."""
+    """Returns ten logits in proportion to the brightness."""
     return images.mean((1, 2, 3))[:, None] * params
 
 
@@ -87,7 +87,7 @@ def test_transfer_models_refuse_images_of_another_shape(shape, digits, save_weig
     text = f"mnist_cnn={save_weights(0.5)}"
     sizes = "{} x {} with {} channels".format(*shape)
     with pytest.raises(
-        ConfigError, match=f"mnist_cnn cannot be shown the images of digits, {sizes}"
+        ConfigError, match=f"mnist_cnn cannot classify the images of digits, {sizes}"
     ):
         load(digits, text, shape=shape)
 

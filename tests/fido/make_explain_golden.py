@@ -2,7 +2,7 @@
 
 python tests/fido/make_explain_golden.py
 
-Only a change that is meant to change masks calls for a new file; its commit says which and why.
+Only a change that is meant to change masks needs a new file; its commit message gives the reason.
 """
 
 import hashlib

@@ -340,5 +340,5 @@ def test_explain_gives_no_nan_under_debug_nans(random_classifier, fill_half, ima
         )
         state = init(get_settings("fast", mask_size=4, num_steps=2))
         assert np.isfinite(e.trace).all()
-    # Beyond the steps taken, too: a run looks at its states in between.
+    # Also beyond the steps taken, because a run reads states before their last step.
     assert np.isfinite(state.trace).all()

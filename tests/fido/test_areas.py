@@ -1,4 +1,4 @@
-"""Masks of given areas, on a classifier whose evidence lies in one place."""
+"""Masks of given areas, for a classifier with all evidence in one place."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Masks stay as they were: a change not meant to change them changes no bit of them."""
+"""Masks stay the same bit for bit, unless a change is meant to change them."""
 
 import importlib.util
 import pathlib

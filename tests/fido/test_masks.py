@@ -1,4 +1,4 @@
-"""The mask law: upsampling, noise, holes, each against an independent answer."""
+"""The mask law: upsampling, noise and holes, each against an independent answer."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Must-match checklist of the published objective, each item against an independent answer."""
+"""The published objective, each term against an independent answer."""
 
 import math
 
@@ -18,14 +18,6 @@ from cfx_jax.fido.settings import MODES, get_settings
 
 # Says what its logits mean, and is never called.
 UNASKED = Classifier(params=(), apply=None)
-
-
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_log_odds_equals_log_p_over_not_p(num_classes):
-    logits = np.random.default_rng(1).normal(size=(4, num_classes))
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    expected = np.log(p[:, 1] / (1 - p[:, 1]))
-    np.testing.assert_allclose(log_odds(jnp.asarray(logits), 1), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("logits", [[200.0, -200.0], [-3e4, 3e4, 0.0], [90.0, 0.0, 0.0]])

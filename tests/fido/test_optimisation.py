@@ -1,4 +1,4 @@
-"""Steps of the optimisation of one image: how they add up, when they end, what they cost."""
+"""Steps of the optimisation of one image: their composition, their end and their cost."""
 
 import functools
 

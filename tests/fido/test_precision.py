@@ -1,4 +1,4 @@
-"""bfloat16: what is cast, what is not, and how near the results stay."""
+"""bfloat16: what is cast, what is not, and the differences of the results."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""What logits say of a class, of each kind of head and question, against plain probabilities."""
+"""The evidence for a class, for each kind of logits and question, against plain probabilities."""
 
 import jax
 import jax.numpy as jnp

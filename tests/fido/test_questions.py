@@ -11,10 +11,10 @@ from cfx_jax import Status
 KEY = jax.random.key(0)
 LAM = 0.05
 RNG = np.random.default_rng(3)
-# Each of three classes looks at pixels with weights of its own.
+# Each of three classes has its own weights of the pixels.
 WEIGHTS = RNG.normal(size=(8, 8, 3)).astype(np.float32)
 IMAGE = jnp.asarray(RNG.uniform(size=(1, 8, 8, 1)), jnp.float32)
-# What a pixel is worth to each logit where holes are filled with 1/2.
+# Contribution of each pixel to each logit, if holes are filled with 1/2.
 GAIN = WEIGHTS * (np.asarray(IMAGE[0]) - 0.5)
 
 

@@ -1,4 +1,4 @@
-"""The named modes and what their fields accept."""
+"""The named modes, and the values that their fields accept."""
 
 import dataclasses
 import math
@@ -150,7 +150,7 @@ def test_get_settings_requires_the_warm_up_to_end():
     ):
         get_settings("quick", warmup_steps=21)
     assert get_settings("quick", warmup_steps=20).warmup_steps == 20
-    # What the mode has is not asked for: a run of two steps tries the rest of the program.
+    # Only a warm-up longer than that of the mode is checked: a trial may have just two steps.
     assert get_settings("region", num_steps=2, warmup_steps=6).num_steps == 2
 
 

@@ -1,4 +1,4 @@
-"""The price of an image and the level of a map, on classifiers that ask for a known area."""
+"""The adapted price and the threshold search, on classifiers that need a known area."""
 
 import jax
 import jax.numpy as jnp

@@ -46,7 +46,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def painter(params):
-    """Makes the parameters of a network that paints two colours wherever it looks."""
+    """Makes the parameters of a network whose two stages paint constant colours."""
 
     def make(coarse, refined):
         zeros = jax.tree.map(np.zeros_like, params)
@@ -298,7 +298,7 @@ def test_contextual_attention_net_refuses_other_sizes(params, size):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """Puts a network in place that notes what it sees and paints what it is told."""
+    """Replaces the network by one that records its inputs and returns given values."""
     seen = {}
 
     class Stub:

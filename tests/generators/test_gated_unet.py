@@ -1,4 +1,4 @@
-"""The gated U-Net: known answers of its closed-form fill, its laws and its budget."""
+"""The gated U-Net: known answers of its closed-form fill, properties and cost."""
 
 import math
 

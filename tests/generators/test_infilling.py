@@ -1,4 +1,4 @@
-"""In-filling by itself: the composite, and what it refuses."""
+"""In-filling without an explanation: the composite, and errors."""
 
 import jax
 import jax.numpy as jnp

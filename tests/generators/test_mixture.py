@@ -1,4 +1,4 @@
-"""Several in-fills as one."""
+"""A mixture of several generators."""
 
 import jax
 import jax.numpy as jnp

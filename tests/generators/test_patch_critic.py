@@ -1,4 +1,4 @@
-"""The adversary of a training: its norms and what it learns."""
+"""The critic of an adversarial training: its norms and its learning."""
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,15 @@ def test_patch_critic_power_iteration_bounds_the_singular_value():
     }
 
     @jax.jit
-    def settle(variables):
+    def scores_after_updates(variables):
         def step(variables, _):
             scores, variables = patch_critic.score(variables, images, images, update=True)
             return variables, scores
 
         return jax.lax.scan(step, variables, None, length=50)[1][-1]
 
-    np.testing.assert_allclose(settle(scaled), settle(variables), rtol=1e-2, atol=1e-4)
+    found, expected = scores_after_updates(scaled), scores_after_updates(variables)
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4)
 
 
 def test_patch_critic_learns_to_separate_noise_from_grey():

@@ -1,4 +1,4 @@
-"""The VAE in-filler: the laws of a generator, its draws and its bound."""
+"""The VAE in-filler: properties of a generator, random draws, and the evidence lower bound."""
 
 import functools
 

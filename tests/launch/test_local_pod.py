@@ -1,4 +1,4 @@
-"""launch/local_pod.py: its processes, signals, exit statuses and output, with a main of its own."""
+"""launch/local_pod.py: its processes, signals, exit statuses and output, with a small program."""
 
 import os
 import pathlib
@@ -11,18 +11,18 @@ import sys
 import pytest
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
-# Each process does what the argument with its number says, after naming its flags.
+# Each process prints its flags, and then runs the argument with its number.
 MAIN = r"""
 import os, signal, sys, time
 
 flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 action = flags.get("do" + flags["process_id"], "nothing")
 
-heard = []
+received = []
 
 def hear(number, frame):
-    print("heard", signal.Signals(number).name)
-    heard.append(number)
+    print("received", signal.Signals(number).name)
+    received.append(number)
 
 if action == "show":
     print(sys.argv[1:])
@@ -42,7 +42,7 @@ elif action in ("wait", "late"):
         print("ready")
     for _ in range(600):
         time.sleep(0.1)
-        if heard:
+        if received:
             time.sleep(0.2)  # Is there another one?
             break
 elif action == "ignore":
@@ -72,7 +72,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-# Buffered output, as Python has it unless it is told otherwise.
+# Buffered output, the default of Python.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
 
 
@@ -139,7 +139,7 @@ def test_local_pod_dry_run_prints_equivalent_commands(folder):
 
 
 @pytest.mark.parametrize(
-    ("actions", "status", "said"),
+    ("actions", "status", "lines"),
     [
         (["nothing", "nothing"], 0, []),
         (["nothing", "exit3"], 3, ["process 1 ended with exit status 3"]),
@@ -148,11 +148,11 @@ def test_local_pod_dry_run_prints_equivalent_commands(folder):
         (["wait", "die"], 128 + signal.SIGKILL, ["process 1 was killed by SIGKILL"]),
     ],
 )
-def test_local_pod_failure_ends_all_and_is_passed_on(actions, status, said, folder):
+def test_local_pod_failure_ends_all_and_is_passed_on(actions, status, lines, folder):
     flags_of_run = [f"--do{index}={action}" for index, action in enumerate(actions)]
     written, code = finish(start(folder, *flags_of_run, num_processes=len(actions)))
     assert code == status
-    assert lines_of(written, "pod") == said
+    assert lines_of(written, "pod") == lines
 
 
 def test_local_pod_kills_a_process_that_does_not_end(folder):
@@ -178,7 +178,7 @@ def test_local_pod_signals_reach_all_processes_once(send, number, folder):
         assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         send(pod.pid, number)
         written, status = finish(pod)
-    assert sorted(written) == [f"[0] heard {number.name}", f"[1] heard {number.name}"]
+    assert sorted(written) == [f"[0] received {number.name}", f"[1] received {number.name}"]
     assert status == 0
 
 
@@ -187,7 +187,7 @@ def test_local_pod_failure_after_a_signal_leaves_others_time(folder):
         assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         pod.send_signal(signal.SIGINT)  # Process 1 has Python's own way to end on it.
         written, status = finish(pod)
-    assert lines_of(written, 0) == ["heard SIGINT"]
+    assert lines_of(written, 0) == ["received SIGINT"]
     assert "KeyboardInterrupt" in lines_of(written, 1)
     assert status == 128 + signal.SIGINT
 
@@ -197,7 +197,7 @@ def test_local_pod_delivers_a_signal_sent_before_the_handler(folder):
         assert {pod.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
         pod.send_signal(signal.SIGTERM)
         written, status = finish(pod)
-    assert sorted(written) == ["[0] heard SIGTERM", "[1] heard SIGTERM"]
+    assert sorted(written) == ["[0] received SIGTERM", "[1] received SIGTERM"]
     assert status == 0
 
 

@@ -1,4 +1,4 @@
-"""launch/local_slurm.py, where it cannot hold a cluster; tests/runs/test_slurm.py has one of it."""
+"""Errors of launch/local_slurm.py; tests/runs/test_slurm.py tests a running cluster."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The scripts in launch/: what they print, what they run, and what they do when things go wrong."""
+"""The scripts in launch/: their output, their commands, and their errors."""
 
 import os
 import pathlib
@@ -88,7 +88,7 @@ class Machine:
         return [call.split("\0")[:-1] for call in calls]
 
     def verbs(self):
-        """What gcloud was asked for, and how it was told to run main."""
+        """Returns the verbs of the calls of gcloud, and the commands that run main."""
         names = {"describe", "create", "delete", "scp", "ssh"}
         calls = [call for call in self.calls() if call[0] == "gcloud"]
         verbs = [next(word for word in call if word in names) for call in calls]

@@ -1,6 +1,6 @@
 """Makes oracle_golden.npz; run by hand, once.
 
-Not a test. In an environment of its own, with cfx_jax and pytest installed:
+Not a test. In a separate environment, with cfx_jax and pytest installed:
 
     pip install torch captum==0.8.0 quantus==0.6.0
     python tests/metrics/make_oracle_golden.py

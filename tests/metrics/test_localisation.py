@@ -1,4 +1,4 @@
-"""Boxes drawn from maps: hand-made maps with known answers, and naive loops as an oracle."""
+"""Boxes of maps: hand-made maps with known answers, and naive loops as an oracle."""
 
 import numpy as np
 import pytest

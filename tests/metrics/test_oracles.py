@@ -1,6 +1,6 @@
-"""Gradient methods and deletion against public implementations, on a network both have.
+"""Gradient methods and deletion against public implementations, on the same network.
 
-The golden file was made by `make_oracle_golden.py`, which says with which versions.
+The golden file was made by `make_oracle_golden.py`, which lists the versions.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Sanity checks: methods that look at the classifier and methods that do not."""
+"""Sanity checks of methods that use the classifier and of methods that do not."""
 
 import jax
 import jax.numpy as jnp

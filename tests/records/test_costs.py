@@ -1,4 +1,4 @@
-"""What units have cost: kept beside the records, by several hosts, and never in the way."""
+"""The cost of units: stored next to the records, by several hosts; its errors stop no run."""
 
 import numpy as np
 import zarr

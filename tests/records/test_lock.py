@@ -1,4 +1,4 @@
-"""The lock of a run: who is refused, and that looking at it refuses nobody."""
+"""The lock of a run: a second run is refused, and probing the lock refuses no run."""
 
 import concurrent.futures
 import fcntl
@@ -11,7 +11,7 @@ from cfx_jax.records.lock import RunLock, is_locked
 
 
 def open_shared(path):
-    """Probes a file, and does not let go before it is closed."""
+    """Probes a file, and keeps the lock until the file is closed."""
     file = path.open()
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
@@ -40,7 +40,7 @@ def test_run_lock_is_acquired_during_a_probe(tmp_path):
     lock.release()
 
 
-def test_run_lock_admits_hosts_starting_beside_stale_files(tmp_path, monkeypatch):
+def test_run_lock_admits_hosts_despite_stale_files(tmp_path, monkeypatch):
     """Each host is a thread: a lock belongs to an open file, not to a process."""
     close, barrier = os.close, threading.Barrier(4)
     for host in range(3):

@@ -1,4 +1,4 @@
-"""Tests of manifest.py: one run a folder, and messages that tell what is wrong with it."""
+"""The manifest keeps one run per folder, and errors name the differences."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_claim_folder_does_not_compare_informative_fields(tmp_path):
     informative = ["config.explain.num_steps", "config.explain.mode", "config.nothing"]
     with pytest.raises(ManifestMismatchError) as caught:
         claim_folder(tmp_path, other, LAYOUT, informative)
-    # Where the rest differs, it may say why.
+    # Listed if other values differ, because they may explain the difference.
     assert str(caught.value).splitlines()[1:-1] == [
         "  config.explain.num_steps: removed (stored 100)",
         '  config.explain.mode: added (now "fast")',
@@ -119,7 +119,7 @@ def test_claim_folder_refuses_an_unusable_folder(tmp_path, place):
 
 
 def test_claim_folder_names_a_folder_without_permission(tmp_path, monkeypatch):
-    # Asked of the system, not tried: file modes do not bind root, who runs many test machines.
+    # Replaced, because file modes do not restrict root, which runs many test machines.
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(PermissionError, match=f"workdir {tmp_path} .Permission denied"):
         claim_folder(tmp_path, MANIFEST, LAYOUT)
@@ -131,7 +131,7 @@ def test_claim_folder_names_a_folder_without_permission(tmp_path, monkeypatch):
     [
         ({"loss": float("nan")}, "finite JSON values"),
         ({"array": np.zeros(2)}, "finite JSON values"),
-        ({"records": {}}, 'key "records" is kept'),
+        ({"records": {}}, 'key "records" is reserved'),
     ],
 )
 def test_claim_folder_refuses_an_unusable_manifest(tmp_path, content, message):

@@ -1,4 +1,4 @@
-"""Files by name: whole or not there, and errors that say what the disk said."""
+"""Files are written whole or not at all, and errors are those of the operating system."""
 
 import errno
 import threading

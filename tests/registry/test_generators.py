@@ -1,4 +1,4 @@
-"""Names -> generators with their weights."""
+"""Generators are loaded by name, with their weights."""
 
 import huggingface_hub
 import jax

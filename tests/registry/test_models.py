@@ -1,4 +1,4 @@
-"""The models of a run, and what they are known by."""
+"""The models of a run, and their identities."""
 
 import dataclasses
 import logging

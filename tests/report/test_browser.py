@@ -1,4 +1,4 @@
-"""The gallery in a real browser, opened as a file: what it shows is what the records hold."""
+"""The gallery in a real browser, opened as a file: it shows the values of the records."""
 
 import dataclasses
 import os
@@ -91,7 +91,7 @@ IDS[5] = HOSTILE
 
 @pytest.fixture(scope="module")
 def galleries(tmp_path_factory):
-    """One of a run, and one of it beside another that lacks a hundred of its examples."""
+    """A gallery of one run, and galleries of it and another run that lacks 100 examples."""
     folder = tmp_path_factory.mktemp("galleries")
     alone = {"objectives": ["ssr"], "config": {"explain": {"objective": "ssr"}}}
     manifest_config = {
@@ -119,7 +119,7 @@ def galleries(tmp_path_factory):
 
 @pytest.fixture
 def tab(browser, galleries):
-    """Opens views; nothing may fail, or be asked of anybody else."""
+    """Opens views; no script may fail, and nothing may be loaded from elsewhere."""
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     page = context.new_page()
     page.set_default_timeout(20_000)
@@ -165,7 +165,7 @@ def test_gallery_opens_as_a_file_and_shows_all(tab):
     page.wait_for_function(
         "[...document.querySelectorAll('.grid img')].every((i) => i.complete && i.naturalWidth)"
     )
-    # What has no mask says why.
+    # Examples without a mask show the reason.
     assert page.locator(".grid li").nth(2).inner_text().startswith("non finite")
     assert page.locator(".grid li").nth(3).inner_text().startswith("unreadable")
 
@@ -188,7 +188,7 @@ FILTERS = {
         & (of("label") >= 0)
     ),
     "target=nothing is called so": lambda of: np.zeros(COUNT, bool),
-    # What no view has is as if it were not said.
+    # Unknown values are ignored.
     "result=9-ssr&sort=beauty&order=sideways&view=film&predicted=perhaps": lambda of: (
         np.ones(COUNT, bool)
     ),
@@ -254,8 +254,8 @@ def test_gallery_controls_change_the_view_and_the_address(tab, galleries):
 
 def boxes(page):
     """The statuses offered, with their numbers, and those that are ticked."""
-    said = [" ".join(s.split()) for s in page.locator("fieldset label").all_inner_texts()]
-    return said, page.eval_on_selector_all("fieldset :checked", "all => all.map((b) => b.value)")
+    labels = [" ".join(s.split()) for s in page.locator("fieldset label").all_inner_texts()]
+    return labels, page.eval_on_selector_all("fieldset :checked", "all => all.map((b) => b.value)")
 
 
 def test_gallery_status_filter_without_examples_can_be_cleared(tab, galleries):
@@ -272,7 +272,7 @@ def test_gallery_status_filter_without_examples_can_be_cleared(tab, galleries):
     assert boxes(page) == (["✓ ok 300"], [])
     assert page.evaluate("document.activeElement.value") == "ok", "the box that was left is gone"
     assert shown(page) == IDS
-    # What is no status is as if it were not said.
+    # Unknown statuses are ignored.
     page = tab.show("status=foo,ok,toString")
     assert boxes(page)[1] == ["ok"]
 
@@ -353,25 +353,26 @@ def test_gallery_example_shows_numbers_pictures_and_traces(tab, galleries):
     assert text.startswith(f"{CLASSES[column(galleries, 'target')[12]]}")
     for objective in ("ssr", "sdr"):
         before = column(galleries, f"{objective}_log_odds_original")[12]
-        said = f"{100 / (1 + np.exp(-before)):.1f} % ({before:+.2f})".replace("-", MINUS)
+        expected = f"{100 / (1 + np.exp(-before)):.1f} % ({before:+.2f})".replace("-", MINUS)
         card = page.locator(f'[data-result="0-{objective}"]')
-        assert said in card.inner_text()
+        assert expected in card.inner_text()
         assert card.locator("path.edge").get_attribute("d").startswith("M")
         bars = card.locator("ol.top li")
         assert bars.count() == 3
         shares = [
             column(galleries, f"{objective}_top_{when}")[12, 1] for when in ("before", "after")
         ]
-        said = " → ".join(f"{100 * share:.1f} %" for share in shares)
-        assert bars.nth(1).inner_text().split("\n") == [f"{CLASSES[0]} (0)", said]
+        expected = " → ".join(f"{100 * share:.1f} %" for share in shares)
+        assert bars.nth(1).inner_text().split("\n") == [f"{CLASSES[0]} (0)", expected]
         wide = [bar.bounding_box()["width"] for bar in bars.nth(1).locator(".fill").all()]
         assert wide[0] / wide[1] == pytest.approx(shares[0] / shares[1], rel=0.1)
     assert page.locator(".plot .curve").count() == 2
     cells = column(galleries, "ssr_mask_logits")[12].astype(np.float32)
     kept, _ = np.histogram(1 / (1 + np.exp(-cells)), 10, (0, 1))
-    said = page.locator(".plot").nth(1).get_attribute("aria-label")
+    label = page.locator(".plot").nth(1).get_attribute("aria-label")
     shares = ", ".join(f"{25 * count} %" for count in kept)
-    assert said.startswith(f"Cells of the mask: from never kept to always kept: SSR {shares}; SDR ")
+    expected = f"Cells of the mask: from never kept to always kept: SSR {shares}; SDR "
+    assert label.startswith(expected)
     assert page.locator(".plot rect").count() == 20
     cells = page.locator("article tbody tr").nth(0).locator("td").all_inner_texts()
     areas = [column(galleries, f"{objective}_kept_area")[12] for objective in ("ssr", "sdr")]
@@ -454,17 +455,17 @@ def test_gallery_comparison_names_the_class_of_each_run(tab, galleries):
     names = [name_of(number) for number in targets[other]]
     assert page.inner_text("#detail-title") == " ≠ ".join(names)
     for run in (0, 1):
-        said = f"Target: {names[run]} · predicted: {name_of(predictions[other][run])}"
-        assert said in page.locator(f'[data-result="{run}-ssr"]').inner_text()
+        expected = f"Target: {names[run]} · predicted: {name_of(predictions[other][run])}"
+        assert expected in page.locator(f'[data-result="{run}-ssr"]').inner_text()
     cells = page.locator("article td.difference").all_inner_texts()
     is_claimed = [cell != "≠ classes" for cell in cells]
-    # Areas and shares of masks are what they are; log-odds are of a class.
+    # Areas and shares of masks can be compared; log-odds of different classes cannot.
     assert is_claimed == [True, False, False, True, False, True]
     page = tab.show(f"at={same}", "both")
     assert page.inner_text("#detail-title") == name_of(targets[same][0])
     assert "≠" not in page.inner_text("article tbody")
 
-    # A list marks them, and is sorted and filtered by what the run of the goal says.
+    # A list marks these examples, and sorts and filters by the run of the selected explanation.
     for run, goal in ((0, "0-ssr"), (1, "1-ssr")):
         for number in range(4):
             page = tab.show(f"result={goal}&target=({number})", "both")
@@ -494,9 +495,9 @@ def test_gallery_comparison_names_the_class_of_each_run(tab, galleries):
 )
 def test_gallery_keeps_the_comparison_under_another_goal(tab, view, steps):
     page = tab.show(view, "both")
-    for goal, beside in steps.items():
+    for goal, other in steps.items():
         page.get_by_label("Explanation").select_option(goal)
-        assert page.get_by_label("Compare with").input_value() == beside
+        assert page.get_by_label("Compare with").input_value() == other
     page.get_by_label("Compare with").select_option("none")
     assert shown(tab.show(page.evaluate("location.hash.slice(1)"), "both"))
     assert page.get_by_label("Compare with").input_value() == "none"
@@ -504,9 +505,9 @@ def test_gallery_keeps_the_comparison_under_another_goal(tab, view, steps):
 
 def test_gallery_restores_the_comparison_after_a_missing_objective(tab):
     page = tab.show("", "lame")
-    for goal, beside in {"0-sdr": "none", "0-ssr": "1-ssr", "1-ssr": "0-ssr"}.items():
+    for goal, other in {"0-sdr": "none", "0-ssr": "1-ssr", "1-ssr": "0-ssr"}.items():
         page.get_by_label("Explanation").select_option(goal)
-        assert page.get_by_label("Compare with").input_value() == beside
+        assert page.get_by_label("Compare with").input_value() == other
 
 
 @pytest.mark.parametrize("width", [390, 1440])
@@ -576,8 +577,8 @@ def test_gallery_formats_numbers_like_the_terminal(tab):
 
 def test_gallery_comparison_lists_differences_in_one_line(tab):
     page = tab.show("", "lame")
-    said = "Not the same: seed 0 | default · explain.objective both | ssr"
-    assert page.inner_text(".differences") == said
+    expected = "Not the same: seed 0 | default · explain.objective both | ssr"
+    assert page.inner_text(".differences") == expected
     assert tab.show("", "both").locator(".differences").count() == 0
 
 
@@ -600,7 +601,7 @@ def test_gallery_table_is_readable(tab, width, gallery):
     tab.set_viewport_size({"width": width, "height": 800})
     page = tab.show("view=table&sort=difference-log_odds_original&result=0-ssr", gallery)
     page.get_by_role("button", name="Objective", exact=True).click()
-    # Only long names are cut, and these are told whole.
+    # Only long names are cut, and their titles show them whole.
     assert set(page.evaluate(CUT)) <= {0, 1}
     for titles, texts in page.evaluate(NAMES):
         assert titles == texts
@@ -657,7 +658,7 @@ def test_gallery_reports_missing_details(browser, galleries, tmp_path):
 
 
 def test_gallery_rows_newer_than_the_page_number_their_classes(browser, galleries, tmp_path):
-    """The page was written during the run, and its next version was interrupted."""
+    """The gallery was written during the run, and its next version was interrupted."""
     shutil.copytree(galleries["one"].parent, tmp_path / "gallery")
     place = tmp_path / "gallery" / "index.html"
     html = place.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table of a run read back by other libraries, and its pictures."""
+"""The exported table of a run, read by other libraries, and its pictures."""
 
 import csv
 

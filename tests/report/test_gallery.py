@@ -1,4 +1,4 @@
-"""The files of a gallery: what they hold of the records."""
+"""The files of a gallery: their content and their replacement."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from cfx_jax.report._facts import list_differences
 
 
 def read_part(folder, name):
-    """What a part of data calls the page with."""
+    """Returns the content of a part of the data, the arguments of its call."""
     text = (folder / f"{name}.js").read_text()
     assert text.startswith(f'cfx_part("{name}",')
     return json.loads(text[len(f'cfx_part("{name}",') : -len(")\n")])
@@ -54,7 +54,7 @@ def test_gallery_names_runs_by_their_differing_parts(tmp_path):
     assert gallery._names(paths) == ["a/run", "b/run"]
     assert gallery._names([f"{paths[0]}/", tmp_path / "other"]) == ["run", "other"]
     assert gallery._names(paths[:1]) == ["run"]
-    assert gallery._names([paths[0], paths[0]])[0].endswith("a/run"), "one run beside itself"
+    assert gallery._names([paths[0], paths[0]])[0].endswith("a/run"), "one run twice"
 
 
 def test_write_gallery_of_several_runs_has_separate_files(make_run, tmp_path):
@@ -133,7 +133,7 @@ def test_write_gallery_replaces_an_unfinished_gallery(make_run, tmp_path, monkey
 
 
 def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_path):
-    """The old page remains; files written are complete, and the next call replaces them."""
+    """The old gallery remains; files written are complete, and the next call replaces them."""
     folder = tmp_path / "out"
     make_run(units=(0,))
     gallery.write_gallery([tmp_path / "run"], folder)
@@ -141,7 +141,7 @@ def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_pa
     make_run(units=(1, 2))
     calls = []
     gallery.write_gallery([tmp_path / "run"], tmp_path / "whole", check=lambda: calls.append(1))
-    # A file each, and twice for a picture: before it is drawn, too.
+    # Once per file, and twice per picture, also before it is drawn.
     assert len(calls) == len(files_of(tmp_path / "whole")) + 4
 
     def check():
@@ -156,7 +156,7 @@ def test_write_gallery_can_be_interrupted_between_any_two_files(make_run, tmp_pa
             gallery.write_gallery([tmp_path / "run"], folder, check=check)
         assert (folder / "index.html").read_bytes() == before
     assert whole["index.html"] != before
-    # All files but the page had been written by then.
+    # All files except index.html had been written by then.
     for name in whole.keys() - {"index.html"}:
         assert (folder / name).read_bytes() == whole[name]
     gallery.write_gallery([tmp_path / "run"], folder)
@@ -190,9 +190,9 @@ def test_write_gallery_warns_of_runs_without_common_examples(make_run, tmp_path,
     shutil.copytree(run, tmp_path / "same")
     shutil.rmtree(run)
     other = make_run(ids=["1", "2", "3", "4", "5"])
-    said = "none of its examples has the id of one of another run"
+    message = "none of its examples has the id of one of another run"
     gallery.write_gallery([tmp_path / "same", tmp_path / "same"], tmp_path / "one")
-    assert said not in caplog.text
+    assert message not in caplog.text
     gallery.write_gallery([tmp_path / "same", other, tmp_path / "same"], tmp_path / "two")
-    assert caplog.text.count(said) == 1
-    assert f"{other}: {said}" in caplog.text
+    assert caplog.text.count(message) == 1
+    assert f"{other}: {message}" in caplog.text

@@ -1,4 +1,4 @@
-"""Figures of explanations, and the table that notebooks show of them."""
+"""Figures of explanations, and their table in notebooks."""
 
 import io
 

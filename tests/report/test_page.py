@@ -1,4 +1,4 @@
-"""The page of a run without JavaScript: whole, of what the records hold, and safely escaped."""
+"""The gallery of a run without JavaScript: complete, equal to the records, and safely escaped."""
 
 import dataclasses
 import html.parser
@@ -148,11 +148,11 @@ class Page(html.parser.HTMLParser):
         return " ".join(self.texts[section].split())
 
     def captions(self, index):
-        """What is said of the pictures of an example."""
+        """Returns the captions of the pictures of an example."""
         return [words for at, words in self.figures if at == f"example-{index}"]
 
     def tile(self, index, kind, run=0):
-        """Cuts a picture of an example out of its file, as the page does."""
+        """Cuts a picture of an example out of its file, as the gallery does."""
         of = self.data["runs"][run]
         with Image.open(self.path.parent / f"images/{run}/0/{index}.webp") as image:
             strip = np.asarray(image)
@@ -199,7 +199,7 @@ def test_page_pictures_have_alt_texts_in_one_file_per_example(page):
     assert page.captions(0) == [
         "Original", "SSR saliency", "SSR in-filled", "SDR saliency", "SDR in-filled"
     ]  # fmt: skip
-    # What lies below a map says nothing that the original does not.
+    # The photograph below a map needs no text, because the original has one.
     alts = [attrs["alt"] for attrs in page.images if attrs["alt"]]
     assert len(set(alts)) == len(alts) == 3 * 5 + 1
     assert {attrs["src"] for attrs in page.images} == {
@@ -351,7 +351,7 @@ def test_write_report_refuses_unusable_input(tmp_path):
     with pytest.raises(ValueError, match="max_images is -1; expected 0 or more"):
         report.write_report(tmp_path / "run", -1)
     RecordWriter(tmp_path / "other", {"part": "images"}, [Field("id", "uint8", (4,))], 1, 1).close()
-    with pytest.raises(RecordsError, match=r"holds records of id, \.\.\., not of explanations"):
+    with pytest.raises(RecordsError, match=r"contains records of id, \.\.\., not of explan"):
         report.write_report(tmp_path / "other")
     assert not (tmp_path / "other" / "report").exists()
 
@@ -401,7 +401,7 @@ def wait_until(is_so):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Pages follow one another without a pause."""
+    """Galleries are written again without a pause."""
     monkeypatch.setattr(report, "_MIN_SECONDS", 0.01)
     monkeypatch.setattr(report, "_TIMES_A_PAGE", 0.0)
 
@@ -415,7 +415,7 @@ def test_kept_fresh_writes_a_page_during_the_run(tmp_path, at_once, caplog):
             anchor = f"example-{index}"
             wait_until(lambda anchor=anchor: page.exists() and anchor in Page(page).anchors)
     assert [record.getMessage() for record in caplog.records] == [
-        f"page of the results so far, updated during the run: {page}"
+        f"gallery of the results so far, updated during the run: {page}"
     ]
     assert Page(page).anchors == ["about", "gallery", "listed", "example-0", "example-1",
                                   "example-3", "data"]  # fmt: skip
@@ -482,11 +482,11 @@ def test_kept_fresh_page_failure_does_not_stop_the_run(tmp_path, at_once, caplog
     with report.kept_fresh(tmp_path, 4, StopRequest()):
         wait_until(lambda: caplog.records)
         time.sleep(0.1)
-        # It is told once; and once there is place for a page, there is one.
+        # One warning; as soon as the disk has space, the gallery is written.
         (record,) = caplog.records
         (tmp_path / "report" / "index.html").rename(tmp_path / "mine.html")
         wait_until((tmp_path / "report" / "index.html").exists)
-    assert "the page cannot be written during the run" in record.getMessage()
+    assert "the gallery cannot be written during the run" in record.getMessage()
     assert "not of a gallery of cfx_jax" in record.getMessage()
     assert (tmp_path / "mine.html").read_text() == "mine"
 

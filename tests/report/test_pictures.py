@@ -1,4 +1,4 @@
-"""Pictures: saliency against that of explanations, colours, sheets and plots."""
+"""Pictures: saliency equal to that of explanations, colours, sheets and plots."""
 
 import io
 
@@ -123,6 +123,6 @@ def test_draw_strip_keeps_tiles_separate(size, expected):
     assert strip.shape == (height, 3 * pitch, 3)
     decoded = np.asarray(Image.open(io.BytesIO(pictures.encode_webp(strip)))).astype(int)
     for at, color in enumerate(colors):
-        # With the columns beside it, which a page that scales it takes part of.
+        # With the adjacent columns, which are mixed in where the picture is scaled.
         tile = decoded[:, at * pitch + before - 1 : at * pitch + before + width + 1]
         assert np.abs(tile - color).max() < 12

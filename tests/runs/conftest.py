@@ -1,4 +1,4 @@
-"""Real processes of the command line on real files: what they explain, and how to start them."""
+"""Starts real processes of the command line on real files, and reads what they write."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ NUM_IMAGES = 64
 
 
 class Run:
-    """A process; what it prints goes to a file, since nobody reads a pipe while a test waits."""
+    """A process; its output goes to a file, because no test reads a pipe while it waits."""
 
     def __init__(self, command, workdir, log, environment):
         self.workdir, self._log = workdir, log
@@ -28,18 +28,18 @@ class Run:
             )
 
     def num_complete(self):
-        """Counts the units that are on disk."""
+        """Returns the number of units on disk."""
         return len(list(self.workdir.glob("records.zarr/complete/c/*")))
 
     def wait_for_units(self, number):
-        """Waits until so many units are on disk, or the run has ended."""
+        """Waits until `number` units are on disk, or the run has ended."""
         give_up = time.monotonic() + 600
         while self.num_complete() < number and self.process.poll() is None:
             assert time.monotonic() < give_up, self._log.read_text()
             time.sleep(0.005)
 
     def finish(self, *codes, timeout=300):
-        """Waits for the end, which has one of these exit statuses; returns what was printed."""
+        """Waits for the end and checks the exit status; returns the output."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -54,8 +54,8 @@ class Run:
 class Commands:
     """Starts runs over the same photographs with the same small classifier.
 
-    Their programs are optimised, and compiled once for all processes. For an image or two it is
-    faster to compile them as they are, which `unoptimised` does as an environment.
+    Their programs are optimised, and compiled once for all processes. For one or two images it is
+    faster to compile without optimisation: pass `unoptimised` as the environment.
     """
 
     unoptimised: ClassVar = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
@@ -92,7 +92,7 @@ class Commands:
             f"--config.explain.num_steps={num_steps}", "--config.explain.num_samples=2",
             "--config.explain.mask_size=14", "--config.explain.patience=2",
             "--config.batch.per_device_batch_size=2",
-            # Half of the time of a process would go into the pictures of 64 images.
+            # Pictures of all 64 images would take half of the time of a process.
             "--config.batch.unit_size=4", "--config.report.max_images=2", *more,
         ]  # fmt: skip
 
@@ -116,7 +116,7 @@ class Commands:
         return Run(command, workdir, log, self.environment | (environment or {}))
 
     def run(self, workdir, *more, code=0, **options):
-        """Runs to the end; returns what it printed."""
+        """Runs to the end; returns the output."""
         return self.start(workdir, *more, **options).finish(code)
 
 

@@ -1,4 +1,4 @@
-"""Planning the batch size: known answers with analytic memory, and the memory of real programs."""
+"""The batch size: known answers for a given memory use, and the memory of real programs."""
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ class Analytic:
 
 @pytest.fixture
 def on_accelerator(monkeypatch):
-    """Lets the first device tell the memory of an accelerator, as a CPU does not."""
+    """Replaces the devices by one that reports its memory, which a CPU does not."""
 
     class Device:
         platform = "gpu"
@@ -45,8 +45,8 @@ def on_accelerator(monkeypatch):
         (0, 10, 16, 16),  # All fit.
         (0, 100, 16, 8),  # 9 fit, and 8 cut 16 into two batches as well.
         (0, 300, 16, 3),  # 3 fit; 6 batches.
-        (450, 150, 16, 3),  # What does not grow is counted.
-        (0, 5000, 16, 1),  # Not even one, by the analysis; it is tried all the same.
+        (450, 150, 16, 3),  # Constant memory is counted.
+        (0, 5000, 16, 1),  # According to the analysis not even one fits; one is still tried.
         (0, 900, 1, 1),
     ],
 )

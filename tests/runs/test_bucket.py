@@ -1,4 +1,4 @@
-"""A run whose folder is a bucket: the same records as on a disk, by way of the API of the store."""
+"""A run in a bucket has the same records as on a disk; the test serves the API of the bucket."""
 
 import http.server
 import itertools
@@ -15,7 +15,7 @@ RUN = "gs://bucket/some/run"
 
 
 class Bucket(http.server.ThreadingHTTPServer):
-    """Keeps objects in memory and speaks as much of the Cloud Storage JSON API as a run needs."""
+    """Keeps objects in memory; implements the part of the Cloud Storage JSON API that runs use."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         return urllib.parse.unquote(name.lstrip("/")), options
 
     def fails(self, name, options):
-        """The conditions of a request: that the object has, or has not, a generation."""
+        """Returns whether the condition of a request on the object's generation fails."""
         generation = self.server.objects.get(name, (0,))[0]
         return (
             int(options.get("ifGenerationMatch", generation)) != generation
@@ -102,7 +102,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         }  # fmt: skip
 
 
-@pytest.fixture(scope="module")  # TensorStore asks where it is once in a process.
+@pytest.fixture(scope="module")  # TensorStore reads its address once per process.
 def bucket():
     with Bucket() as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -130,7 +130,7 @@ def store(bucket):
 
 
 def write_missing(workdir, seed=0):
-    """Writes the units that a folder lacks; returns which those were."""
+    """Writes the missing units of a folder; returns them."""
     with RecordWriter(workdir, {"seed": seed}, [Field("a", "float32", (3,))], 5, 2) as writer:
         missing = writer.missing_units()
         for unit in missing:
@@ -177,7 +177,7 @@ def test_run_in_a_bucket_equals_one_on_disk_and_resumes(
     del bucket.objects["some/run/records.zarr/complete/c/8"]
     commands.run(RUN, pod=(2, 2), environment=environment)
     assert store(bucket) == expected
-    for name, damaged in (("log", 6), ("log-1", 3)):  # Units are dealt out in turn.
+    for name, damaged in (("log", 6), ("log-1", 3)):  # Units alternate between hosts.
         log = bucket.objects[f"some/run/{name}"][1].decode()
         assert f"unit {damaged} is damaged, and computed again" in log
 

@@ -1,4 +1,4 @@
-"""How far a run is, and what is wrong with its records."""
+"""The progress of a run, and damage in its records."""
 
 import dataclasses
 import gzip
@@ -56,7 +56,7 @@ def test_find_problems_checks_the_texts_of_ids(content, make_run):
     problem, *others = find_problems(run)
     assert others == before
     assert problem.startswith(f"{run}/records.zarr/zarr.json: damaged (")
-    assert problem.endswith("delete it, the run makes it anew")
+    assert problem.endswith("delete it; the run writes it again")
 
 
 def test_describe_progress_of_a_run_without_records(make_run):

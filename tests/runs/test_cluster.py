@@ -1,4 +1,4 @@
-"""Joining other processes: what flags mean, and what does not fit together."""
+"""Joining other processes: the meaning of the flags, and errors."""
 
 import dataclasses
 import json
@@ -19,10 +19,10 @@ from cfx_jax.runs.preemption import StoppedError, StopRequest
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Lets JAX believe it; returns what it was asked for, and a function that sets the flags."""
-    asked = []
+    """Replaces `initialize`; gives a function that joins with flags and returns the calls."""
+    calls = []
     monkeypatch.setattr(
-        jax.distributed, "initialize", lambda *arguments, **_: asked.append(arguments)
+        jax.distributed, "initialize", lambda *arguments, **_: calls.append(arguments)
     )
 
     def give(stop=None, **given):
@@ -33,7 +33,7 @@ def joined(monkeypatch):
         values = types.SimpleNamespace(flag_values_dict=lambda: expected | given)
         monkeypatch.setattr(cluster.flags, "FLAGS", values)
         cluster.join(stop or StopRequest())
-        return asked
+        return calls
 
     preemption_service = jax.config.jax_enable_preemption_service
     yield give
@@ -106,7 +106,7 @@ def test_joined_stops_on_an_earlier_request(joined):
 
 
 def test_joined_times_out_without_an_answer(joined, others_are_late):
-    with pytest.raises(ConfigError, match=r"the environment did not tell of them within 0\.01 s"):
+    with pytest.raises(ConfigError, match=r"the environment does not describe them within 0\.01"):
         joined(distributed=True, join_seconds=0.01)
 
 
@@ -115,7 +115,7 @@ def test_joined_times_out_without_an_answer(joined, others_are_late):
     [
         ("localhost", 1, "process 1 did not reach process 0 at localhost:{port} ([Errno "),
         ("no.such.host.invalid", 1, "did not reach process 0 at no.such.host.invalid:{port} ([Err"),
-        ("localhost", 0, "not all 2 processes came to process 0 at localhost:{port} within 0.1 s"),
+        ("localhost", 0, "not all 2 processes reached process 0 at localhost:{port} within 0.1"),
     ],
 )
 def test_joined_names_the_unreached_process_before_jax_aborts(host, index, message):
@@ -162,7 +162,7 @@ def test_wait_for_others_of_a_single_process_returns_at_once():
     cluster.wait_for_others(StopRequest())
 
 
-# Processes of two that do what the argument says, after they have joined each other.
+# A process that joins the others and then runs `body`.
 MEMBER = """
 import sys, time
 from absl import flags

@@ -1,4 +1,4 @@
-"""The line that says what a run has cost."""
+"""The line with the cost of a run."""
 
 import dataclasses
 
@@ -42,8 +42,8 @@ def test_describe_cost_of_a_run(make_run, settings, explain, costs, line):
     for unit, cost in costs.items():
         Costs(Storage(run), 3).write(unit, cost)
     assert describe_cost(Explanations(run)) == line
-    told = [text for text in describe_progress(run).splitlines() if text.startswith("cost: ")]
-    assert told == [f"cost: {line}"]
+    lines = [text for text in describe_progress(run).splitlines() if text.startswith("cost: ")]
+    assert lines == [f"cost: {line}"]
 
 
 def test_describe_cost_ignores_units_left_by_a_kill(make_run):

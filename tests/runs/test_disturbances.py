@@ -1,4 +1,4 @@
-"""What happens to runs: stopped, out of disk, read-only, two at once, damaged, bad images."""
+"""Disturbed runs: stops, full and read-only disks, two runs at once, damage, bad images."""
 
 import contextlib
 import pathlib
@@ -27,7 +27,7 @@ def alone(commands, tmp_path_factory):
 
 @contextlib.contextmanager
 def mounted(path, options):
-    """A file system in memory, as small or as stubborn as the options say."""
+    """A file system in memory with options such as its size."""
     path.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", path], check=True)
     try:
@@ -129,9 +129,9 @@ def test_run_finds_and_recomputes_damaged_chunks(commands, alone, files, tmp_pat
     output = commands.run(run)
     assert "/12 images, written" in output, "three units are computed"
     for unit in (5, 7, 9):
-        told = f"unit {unit} is damaged, and computed again: {{'sdr_mask_logits'"
-        assert f"warning: {told}" in output
-        assert told in (run / "log").read_text()
+        message = f"unit {unit} is damaged, and computed again: {{'sdr_mask_logits'"
+        assert f"warning: {message}" in output
+        assert message in (run / "log").read_text()
     assert list(find_problems(run)) == []
     assert files(run) == files(alone)
 
@@ -161,7 +161,7 @@ def peak_memory(run):
     """Waits for a run; returns what it printed and the most memory it had, in bytes."""
     peak = 0
     while run.process.poll() is None:
-        # Not what the system says of a child afterwards: that counts its parent before the start.
+        # Not the value that the system reports at the end, which includes the parent before exec.
         status = pathlib.Path(f"/proc/{run.process.pid}/status").read_text()
         peak = max(peak, *(int(n) << 10 for n in re.findall(r"VmHWM:\s+(\d+) kB", status)), 0)
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Commands in environments that are not as they should be: one line, or the same numbers."""
+"""Commands in faulty environments: an error of one line, or the same numbers."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ INFILL = ["cfx_jax.infill_folder", "--images=.", "--masks=.", "--output=out"]
     [
         (["cfx_jax.main"], {"JAX_PLATFORMS": "cuda"}, "no device for JAX_PLATFORMS=cuda (JAX has "),
         (["cfx_jax.main"], {"JAX_PLATFORMS": "bogus"}, "JAX_PLATFORMS=bogus (Unable to init"),
-        (TRAIN, {"JAX_PLATFORMS": "bogus"}, "leave it unset to take what there is, or install "),
+        (TRAIN, {"JAX_PLATFORMS": "bogus"}, "leave it unset to use any device, or install "),
         (INFILL, {"JAX_PLATFORMS": "cuda"}, "pip install 'cfx_jax[cuda]' or 'cfx_jax[tpu]'"),
         (
             ["cfx_jax.main", "--distributed"],
             {"SLURM_JOB_ID": "5", "SLURM_NTASKS": "2"},
-            "not whole, it lacks SLURM_STEP_NODELIST, SLURM_PROCID, SLURM_LOCALID: start the",
+            "incomplete, it lacks SLURM_STEP_NODELIST, SLURM_PROCID, SLURM_LOCALID: start the",
         ),
         (
             ["cfx_jax.evaluate", "--distributed"],
@@ -60,7 +60,7 @@ def test_run_results_do_not_depend_on_jax_settings(commands, tmp_path):
         workdir = tmp_path / str(number)
         environment |= commands.unoptimised
         shown = commands.run(workdir, *arguments, environment=environment)
-        assert ("warning: JAX_ENABLE_X64 is not followed" in shown) == (number == 0)
+        assert ("warning: JAX_ENABLE_X64 is ignored" in shown) == (number == 0)
         found = RecordReader(workdir)
         assert found.fields == expected.fields
         for field in expected.fields:

@@ -1,4 +1,4 @@
-"""What a run keeps, and its one reader."""
+"""The records of a run, and their reader."""
 
 import dataclasses
 
@@ -53,8 +53,8 @@ def test_explanations_refuse_other_records_in_one_line(tmp_path, manifest, expec
     with pytest.raises(RecordsError, match=expected) as caught:
         Explanations(tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path} holds records of id, label, target")
-    assert message.endswith("do a run of another version again, in another --workdir")
+    assert message.startswith(f"{tmp_path} contains records of id, label, target")
+    assert message.endswith("repeat a run of another version in another --workdir")
     assert "\n" not in message
 
 

@@ -1,4 +1,4 @@
-"""What a run tells, in its folder."""
+"""The log file in the folder of a run."""
 
 import logging
 
@@ -17,7 +17,7 @@ def messages(content):
 
 @pytest.mark.parametrize(("host", "name"), [(0, "log"), (3, "log-3")])
 def test_run_log_keeps_earlier_messages_and_appends(tmp_path, host, name, monkeypatch):
-    # A report of a test is sent from process to process, and cannot hold what is no text.
+    # pytest sends logged messages between processes, and fails for invalid text.
     monkeypatch.setattr(logging.getLogger("cfx_jax"), "propagate", False)
     storage = Storage(tmp_path)
     for run in ("first", "second"):
@@ -25,7 +25,7 @@ def test_run_log_keeps_earlier_messages_and_appends(tmp_path, host, name, monkey
             logger.warning("before the %s", run)
             file.begin(storage, host)
             logger.warning("caf\udce9")
-            # There already: a killed process loses nothing.
+            # Already written: a killed process loses nothing.
             assert messages(storage.read(name))[-1] == "WARNING caf\\udce9"
     logger.warning("after both")
     lines = ["before the first", "caf\\udce9", "before the second", "caf\\udce9"]
@@ -58,7 +58,7 @@ def test_run_log_that_cannot_be_written_does_not_stop_the_run(tmp_path):
 
 
 class Bucket:
-    """A storage to whose files nothing can be appended."""
+    """A storage whose files cannot be appended to."""
 
     root = None
 

@@ -1,4 +1,4 @@
-"""Many images in one run, in a process of its own: flat memory, no second trace."""
+"""Many images in one run, in a separate process: constant memory, and no second trace."""
 
 import json
 import os
@@ -79,8 +79,8 @@ def test_run_of_many_images_records_each_once(finished):
 def test_run_of_many_images_has_flat_memory(finished):
     _, seen = finished
     memory = np.asarray([memory for memory, _ in seen[len(seen) // 5 :]])
-    # Bytes are counted when a unit is written, and the devices may be at work then, or between two
-    # programs: what a program takes meanwhile is as much early as late.
+    # Bytes are counted when a unit is written, while the devices may or may not run a program: its
+    # memory counts as much early as late.
     early, late = np.array_split(memory, 2)
     assert late.max() < 1.05 * early.max()
     assert late.min() < 1.05 * early.min()

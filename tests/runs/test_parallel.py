@@ -1,4 +1,4 @@
-"""The batch over devices: padding, no row sees another, one program for all batches."""
+"""Batches over devices: padding, independent rows, and one program for all batches."""
 
 import functools
 
@@ -130,7 +130,7 @@ def test_on_devices_reuses_its_program_for_other_parameters(problems, models):
 
 
 def map_by_shard_map(function, devices, *, num_mapped, num_shared):
-    """`map_over_devices` without pmap: what to write there when pmap goes."""
+    """`map_over_devices` without pmap: its replacement when JAX removes pmap."""
     function = jax.vmap(jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared))
     rows = PartitionSpec("device")
     mapped = jax.shard_map(

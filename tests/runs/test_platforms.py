@@ -1,4 +1,4 @@
-"""What a TPU would refuse when a program is lowered for it shows without one."""
+"""Lowers programs for a TPU, which shows without a TPU whether it would refuse them."""
 
 import functools
 
@@ -72,8 +72,8 @@ def test_lower_for_tpu_accepts_explanation_programs(precision):
     steps = functools.partial(advance, settings=SETTINGS, num_steps=2)
     program = lower(steps, 2, state, problem, *models)
     assert ("bf16" in program) == (precision == "bfloat16")
-    judge = functools.partial(finish, settings=SETTINGS)
-    assert "main" in lower(judge, 2, state, problem, *models)
+    evaluate_masks = functools.partial(finish, settings=SETTINGS)
+    assert "main" in lower(evaluate_masks, 2, state, problem, *models)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Pods of real processes on one machine, over photographs: the records of one process alone."""
+"""Pods of real processes on one machine write the same records as a single process."""
 
 import pathlib
 import random
@@ -12,7 +12,7 @@ import zarr
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_KILLS = 20
-# Python runs it before everything else: a process of a pod that kills itself at a point of its way.
+# Python runs this first: it makes a process of a pod kill itself at a chosen point.
 VICTIM = """
 import os, signal, sys
 
@@ -46,7 +46,7 @@ if {"cfx_jax.main", "--process_id=" + os.environ["VICTIM"]} <= set(sys.orig_argv
     }[os.environ["POINT"]]
     setattr(owner, name, action)
 """
-# Who dies there: process 0 where it must have units left, since process 1 goes ahead meanwhile.
+# The process that dies: process 0 where it must have units left, since process 1 continues.
 POINTS = {
     "before the manifest": 1,
     "in the first unit": 0,
@@ -79,9 +79,9 @@ def test_pod_equals_one_process_with_as_many_devices(commands, undisturbed, tmp_
 
 @pytest.mark.slow
 def test_pod_and_one_device_agree_on_nearly_all_masks(commands, undisturbed, tmp_path):
-    """Not all: XLA divides the work among cores by the number of devices and rounds otherwise.
+    """Not on all: XLA divides the work by the number of devices, so rounding differs.
 
-    Where a unit of the network is at zero or a trace at its limit, an image then goes another way.
+    At a kink of the network, or at the limit of a stopping rule, an image may then differ.
     """
     commands.run(tmp_path / "alone", pod=(1, 1))
     pod, alone = read(undisturbed), read(tmp_path / "alone")
@@ -94,40 +94,22 @@ def test_pod_and_one_device_agree_on_nearly_all_masks(commands, undisturbed, tmp
         assert close.reshape(64, -1).all(axis=1).mean() >= 0.9, name
 
 
-def prepare_tfds(folder, photographs):
-    """The photographs as a TFDS dataset of array_record files, with the features of ImageNet."""
+@pytest.mark.slow
+def test_pod_hosts_read_their_slices_of_a_tfds_dataset(
+    commands, undisturbed, tmp_path, prepare_tfds
+):
     import tensorflow_datasets as tfds
 
-    class PodPhotographs(tfds.core.GeneratorBasedBuilder):
-        """Image, label and file name, as `imagenet2012` has them."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(encoding_format="png"),
-                "label": tfds.features.ClassLabel(num_classes=10),
-                "file_name": tfds.features.Text(),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"validation": self._generate_examples()}
-
-        def _generate_examples(self):
-            for number, path in enumerate(photographs):
-                row = {"image": str(path), "label": number % 10, "file_name": path.name}
-                yield path.name, row
-
-    PodPhotographs(data_dir=folder, file_format="array_record").download_and_prepare()
-
-
-@pytest.mark.slow
-def test_pod_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tmp_path):
-    photographs = sorted(commands.photographs.iterdir())[:21]
-    prepare_tfds(tmp_path / "tfds", photographs)
+    features = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "label": tfds.features.ClassLabel(num_classes=10),
+        "file_name": tfds.features.Text(),
+    }
+    examples = {
+        path.name: {"image": str(path), "label": number % 10, "file_name": path.name}
+        for number, path in enumerate(sorted(commands.photographs.iterdir())[:21])
+    }
+    prepare_tfds(tmp_path / "tfds", "pod_photographs", features, {"validation": examples})
     commands.run(
         tmp_path / "run", "--config.data.source=tfds", f"--config.data.path={tmp_path}/tfds",
         "--config.data.name=pod_photographs", "--config.data.split=validation",
@@ -147,7 +129,7 @@ def test_pod_hosts_read_their_slices_of_a_tfds_dataset(commands, undisturbed, tm
 
 
 def members(pod):
-    """The processes that a pod has started."""
+    """Returns the processes that a pod has started."""
     try:
         children = psutil.Process(pod.process.pid).children()
         return [child for child in children if "cfx_jax.main" in child.cmdline()]
@@ -185,7 +167,7 @@ def test_pod_killed_twenty_times_ends_with_the_same_bytes(commands, undisturbed,
     workdir = tmp_path / "run"
     for _ in range(NUM_KILLS):
         pod = commands.start(workdir, pod=(2, 2))
-        # Up to two more units than before and some time after; none: anywhere on the way there.
+        # After zero to two more units and a random time.
         more = rng.randrange(3)
         pod.wait_for_units(pod.num_complete() + more)
         time.sleep(rng.uniform(0, 0.3 if more else 6))
@@ -220,7 +202,7 @@ def test_pod_with_a_wrong_config_exits_with_its_message_and_2(commands, tmp_path
 def test_pod_preempted_while_running_stops_and_resumes(commands, undisturbed, files, tmp_path):
     pod = commands.start(tmp_path / "run", pod=(2, 2))
     pod.wait_for_units(3)
-    for _ in range(3):  # The first asks it to stop, and the others change nothing.
+    for _ in range(3):  # The first signal requests the stop, the others change nothing.
         pod.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
     output = pod.finish(timeout=20)

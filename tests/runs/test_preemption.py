@@ -1,4 +1,4 @@
-"""SIGTERM, sent to real processes: heard at once, and the end of those that do not listen."""
+"""SIGTERM, sent to real processes: received at once, and the end of those that do not stop."""
 
 import pathlib
 import signal
@@ -40,7 +40,7 @@ def run_child(*body, before="", setup="", grace=0.3, num_signals=1):
     assert process.stdout.readline() == "ready\n"
     for _ in range(num_signals):
         process.send_signal(signal.SIGTERM)
-    # Not by `communicate`, which does not see what was read with the first line.
+    # Not with `communicate`, which misses what was buffered with the first line.
     with process:
         output, errors = process.stdout.read(), process.stderr.read()
     return process.returncode, output, errors

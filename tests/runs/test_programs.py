@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one command to the next."""
+"""The cache of compiled programs between commands."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from cfx_jax.runs.programs import keep_programs
 
 @pytest.fixture
 def place(monkeypatch, tmp_path):
-    """Returns where programs are kept; JAX is as it was afterwards."""
+    """Gives a function that returns the cache folder; restores the settings of JAX afterwards."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -62,7 +62,7 @@ def test_programs_report_an_unusable_cache_folder(place, caplog, tmp_path):
         assert place() is None
     assert "compiled programs are not kept" in caplog.text
     assert str(tmp_path / "file") in caplog.text
-    # Of a bucket JAX says itself what is wrong.
+    # JAX itself reports errors of a bucket.
     jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
     assert place() == "gs://bucket/programs"
 

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal redrawn, elsewhere a line now and then."""
+"""Progress bars: redrawn on a terminal, elsewhere occasional lines."""
 
 import pytest
 

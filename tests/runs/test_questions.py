@@ -1,4 +1,4 @@
-"""Runs that ask something else than "why this class?", and their evaluation; records read back."""
+"""Runs with other questions than "why this class?", and their evaluation."""
 
 import dataclasses
 
@@ -76,29 +76,29 @@ def test_run_applies_a_contrast_to_every_image(config, classifier, tmp_path):
             runner.run(other, tmp_path / "run", classifier=classifier)
 
 
-@pytest.mark.parametrize(("contrast", "said"), [(2, 1), (3, 0)])
+@pytest.mark.parametrize(("contrast", "num_warnings"), [(2, 1), (3, 0)])
 def test_run_warns_once_of_labels_equal_to_the_contrast(
-    contrast, said, config, classifier, tmp_path, caplog
+    contrast, num_warnings, config, classifier, tmp_path, caplog
 ):
     runner.run(asking(config, contrast=contrast), tmp_path / "run", classifier=classifier)
-    message = "explain.contrast is the label of 1 examples, the first is 'c': no class can be set "
-    assert sum(message in record.getMessage() for record in caplog.records) == said
+    message = "explain.contrast is the label of 1 examples, the first is 'c': a class cannot be "
+    assert sum(message in record.getMessage() for record in caplog.records) == num_warnings
     status = RecordReader(tmp_path / "run").read("ssr_status")
-    assert not said or status[2] == Status.MISCLASSIFIED
+    assert not num_warnings or status[2] == Status.MISCLASSIFIED
 
 
 @pytest.mark.slow
 def test_evaluate_uses_the_question_of_the_run(config, classifier, tmp_path):
     runner.run(asking(config, contrast=3), tmp_path / "run", classifier=classifier)
     runner.run(config, tmp_path / "plain", classifier=classifier)
-    asked = scored_with_grey()
+    evaluation = scored_with_grey()
     records = [str(tmp_path / "run"), str(tmp_path / "plain")]
-    evaluate(asked, tmp_path / "scores", records[:1], classifier=classifier)
+    evaluate(evaluation, tmp_path / "scores", records[:1], classifier=classifier)
     found = RecordReader(tmp_path / "scores/scores/images").read("log_odds")
     expected = [logits_of(classifier, row)[[row, 3]] @ [1, -1] for row in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="has the contrast None, not 3; expected the same ques"):
-        evaluate(asked, tmp_path / "both", records, classifier=classifier)
+        evaluate(evaluation, tmp_path / "both", records, classifier=classifier)
 
 
 def test_run_records_each_likely_class_as_an_example(config, classifier, tmp_path):
@@ -112,8 +112,8 @@ def test_run_records_each_likely_class_as_an_example(config, classifier, tmp_pat
     missed = reader.read("ssr_status") == Status.MISCLASSIFIED
     np.testing.assert_array_equal(missed, is_second)
     np.testing.assert_array_equal(reader.read("image")[::3], reader.read("image")[2::3])
-    asked = scored_with_grey()
-    evaluate(asked, tmp_path / "scores", [str(tmp_path / "run")], classifier=classifier)
+    evaluation = scored_with_grey()
+    evaluate(evaluation, tmp_path / "scores", [str(tmp_path / "run")], classifier=classifier)
     targets = RecordReader(tmp_path / "scores/scores/images").read("target")
     np.testing.assert_array_equal(targets, reader.read("target"))
     maps = RecordReader(tmp_path / "scores/scores/gradient").read("map")

@@ -1,4 +1,4 @@
-"""Whole runs in this process: a small network, real files, records and pages read back."""
+"""Whole runs in this process, with a small network: records and galleries are read back."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.fido.explanation import Status
 from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
 from cfx_jax.records import RecordReader, RecordWriter
-from cfx_jax.records.manifest import ManifestMismatchError, RecordsError
+from cfx_jax.records.manifest import ManifestMismatchError
 from cfx_jax.report import page as report
 from cfx_jax.runs import runner
 from cfx_jax.runs.costs import describe_cost
@@ -60,7 +60,7 @@ def run(tiny):
 
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
-    """A unit of two images is a row for each of them; eight would compute six rows of padding."""
+    """Two devices for a unit of two images; eight devices would compute six rows of padding."""
     two = jax.local_devices()[:2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: two)
@@ -74,7 +74,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, run):
-    """A finished run, to be read only; `photographs` lies beside it."""
+    """A finished run, to be read only; its `photographs` are in the same folder."""
     root = tmp_path_factory.mktemp("done")
     run(config(make_folder(root)), root / "run")
     report.write_report(root / "run")
@@ -82,7 +82,7 @@ def done(tmp_path_factory, run):
 
 
 def make_folder(parent):
-    """Four images and one that is none, with their labels."""
+    """Four images and a broken one, with their labels."""
     root = parent / "photographs"
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
@@ -220,8 +220,8 @@ def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path
     run_of_two = Explanations(tmp_path / "two")
     taken = [run_of_two.read_result(objective, "steps")[readable] for objective in ("ssr", "sdr")]
     mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks a step.
-    settling = 2 * SEARCH_STEPS * SEARCH_MASKS
-    assert describe_cost(run_of_two).endswith(f"{mean + settling} evaluations an image")
+    search = 2 * SEARCH_STEPS * SEARCH_MASKS
+    assert describe_cost(run_of_two).endswith(f"{mean + search} evaluations an image")
     for field in found[0].fields:
         first, second = (reader.read(field.name) for reader in found)
         np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3, err_msg=field.name)
@@ -280,7 +280,7 @@ def test_run_refuses_other_data(run, done):
 
 @pytest.fixture
 def photographs(done, tmp_path):
-    """Those of the finished run, put back after the test."""
+    """The photographs of the finished run, restored after the test."""
     shutil.copytree(done.parent / "photographs", tmp_path / "former")
     yield done.parent / "photographs"
     shutil.copytree(tmp_path / "former", done.parent / "photographs", dirs_exist_ok=True)
@@ -342,7 +342,7 @@ def test_run_resumes_with_another_batch_size_and_page_length(run, done, tmp_path
     shutil.copytree(done, tmp_path / "run")
     other = config(done.parent / "photographs", batch_size=1)
     run(other, tmp_path / "run")
-    # A page that is there goes on to show as many as it does.
+    # An existing gallery keeps its number of images.
     shutil.rmtree(tmp_path / "run" / "report", ignore_errors=True)
     page = pathlib.Path(report.write_report(tmp_path / "run", max_images=1)).read_text()
     assert page.count('src="images/0/0/0.webp"') == 7
@@ -370,7 +370,7 @@ def test_run_records_are_readable_by_other_libraries(done):
 
 
 class Links(html.parser.HTMLParser):
-    """Collects what a page refers to."""
+    """Collects the links of a web page."""
 
     def __init__(self, text):
         super().__init__()
@@ -448,7 +448,7 @@ def test_run_refuses_a_generator_that_gives_no_pixels(run, done, fill_half, tmp_
     bad = fill_half.replace(apply=lambda params, images, mask, key: 2 * images - 1, name="bad")
     with pytest.raises(ConfigError, match=r"'bad' fills with values over .*; expected \[0, 1\]"):
         run(run_config, tmp_path / "run", generator=bad)
-    # Nothing is begun that another generator would be refused in.
+    # The refused run leaves no folder that would reject another generator.
     run(run_config, tmp_path / "run", generator=fill_half.replace(name="good"))
 
 
@@ -499,17 +499,6 @@ def test_run_log_continues_when_resumed(run, folder, tmp_path):
     assert "sdr" not in log.read_text(), "a run that is refused changes nothing"
 
 
-def test_run_refuses_a_workdir_that_is_no_run_folder(run, folder, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises((RecordsError, OSError), match="file"):
-        run(config(folder), tmp_path / "file")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "manifest.json").write_text("{")
-    with pytest.raises(RecordsError, match=r"manifest\.json"):
-        run(config(folder), tmp_path / "full")
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 def test_run_distinguishes_names_that_are_not_utf8(run, folder, tmp_path):
     (folder / "manifest.csv").unlink()
     raw = os.fsencode(folder) + b"/caf\xe9.png"
@@ -536,7 +525,7 @@ def test_run_of_only_unreadable_images_fails_with_a_page(run, tmp_path):
 def test_run_continues_in_smaller_batches_when_out_of_memory(
     run, done, tmp_path, monkeypatch, caplog
 ):
-    """Memory suffices for one image: four fail during the run, two at compilation."""
+    """Memory suffices for one image: a batch of four fails during the run, two at compilation."""
     call, compile_, compiled, calls = Solver._call, Solver.compile, [], []
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
@@ -563,7 +552,7 @@ def test_run_continues_in_smaller_batches_when_out_of_memory(
     assert compiled == [4, 2, 1]
     assert calls[:4] == [4, 4, 4, 1]
     for size, half in ((4, 2), (2, 1)):
-        assert f"out of memory with {size} images a device; going on with {half}" in caplog.text
+        assert f"with {size} images per device; continuing with {half}" in caplog.text
     found, expected = RecordReader(tmp_path / "run"), RecordReader(done)
     assert found.complete.all()
     keep = found.read("ssr_mask_logits").astype(float)

@@ -1,5 +1,6 @@
-"""Records against data of every kind, as they were and changed under the same ids."""
+"""Records are compared with their data: unchanged, or changed under the same ids."""
 
+import functools
 import io
 import re
 import shutil
@@ -23,6 +24,12 @@ def draw(value):
     return np.full((9, 8, 3), value, np.uint8)
 
 
+def encode(image):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()
+
+
 def write_folder(folder, values, labels):
     folder.mkdir(exist_ok=True)
     rows = ["file,label"]
@@ -39,46 +46,25 @@ def write_npz(folder, values, labels):
     return DataConfig("npz", path=str(folder / "a.npz"))
 
 
-def write_tfds(folder, values, labels):
+def write_tfds(prepare_tfds, folder, values, labels):
     import tensorflow_datasets as tfds
 
     shutil.rmtree(folder, ignore_errors=True)
-
-    # Each time another one of the same name.
-    with tfds.core.registered.skip_registration():
-
-        class SameData(tfds.core.GeneratorBasedBuilder):
-            """Image and label; the order of the records does not follow from these."""
-
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                image = tfds.features.Image(encoding_format="png")
-                label = tfds.features.ClassLabel(num_classes=10)
-                features = tfds.features.FeaturesDict({"image": image, "label": label})
-                return tfds.core.DatasetInfo(
-                    builder=self, features=features, disable_shuffling=True
-                )
-
-            def _split_generators(self, dl_manager):
-                return {"test": self._generate_examples()}
-
-            def _generate_examples(self):
-                for index, (value, label) in enumerate(zip(values, labels, strict=True)):
-                    content = io.BytesIO()
-                    Image.fromarray(draw(value)).save(content, "PNG")
-                    content.seek(0)
-                    yield index, {"image": content, "label": label}
-
-    SameData(data_dir=folder, file_format="array_record").download_and_prepare()
+    features = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "label": tfds.features.ClassLabel(num_classes=10),
+    }
+    examples = {
+        index: {"image": encode(draw(value)), "label": label}
+        for index, (value, label) in enumerate(zip(values, labels, strict=True))
+    }
+    # Shuffling would depend on the examples.
+    prepare_tfds(folder, "same_data", features, {"test": examples}, disable_shuffling=True)
     return DataConfig("tfds", name="same_data", split="test", path=str(folder))
 
 
-WRITERS = {"folder": write_folder, "npz": write_npz, "tfds": write_tfds}
-
-
 def record(source, workdir):
-    """Writes what a run of no objective keeps of each example."""
+    """Writes the records of a run, without explanations."""
     config = Config(explain=ExplainConfig("ssr", mask_size=2), report=ReportConfig(False))
     fields = make_fields(config, source.ids, (8, 8))
     with RecordWriter(workdir, {}, fields, len(source), UNIT_SIZE) as writer:
@@ -97,13 +83,18 @@ def change(values, *places):
     return [value + 1 if index in places else value for index, value in enumerate(values)]
 
 
-@pytest.fixture(scope="module", params=WRITERS)
-def recorded(request, tmp_path_factory):
-    """The way to write the data of a kind again in the same place, and the records of them."""
+@pytest.fixture(scope="module", params=["folder", "npz", "tfds"])
+def recorded(request, tmp_path_factory, prepare_tfds):
+    """A function that writes the data again in the same place, and the records of the data."""
     folder = tmp_path_factory.mktemp(request.param)
+    writers = {
+        "folder": write_folder,
+        "npz": write_npz,
+        "tfds": functools.partial(write_tfds, prepare_tfds),
+    }
 
     def write(values, labels):
-        return open_source(WRITERS[request.param](folder / "data", values, labels))
+        return open_source(writers[request.param](folder / "data", values, labels))
 
     return write, record(write(VALUES, LABELS), folder / "run")
 
@@ -134,7 +125,7 @@ def test_same_data_refuses_other_data_under_the_same_ids(recorded, values, label
 
 @pytest.fixture
 def folder(tmp_path):
-    """Data in a folder, whose last image is not there."""
+    """Data in a folder, whose last image is missing."""
     write_folder(tmp_path / "data", VALUES, [-1, *LABELS[1:]])
     (tmp_path / "data" / "6.bmp").rename(tmp_path / "6.bmp")
     return tmp_path
@@ -195,7 +186,7 @@ def test_name_other_id_names_the_first_differing_id(ids, expected, tmp_path):
 
 
 def test_same_data_each_host_compares_its_complete_units(folder, monkeypatch):
-    """The first host compares all units, because it shows the results of all."""
+    """The first host compares all units, because it writes the gallery of all of them."""
     reader = record(open_folder(folder), folder / "run")
     (folder / "run/records.zarr/complete/c/0").unlink()
     (folder / "run/records.zarr/digest/c/2").write_bytes(b"damaged")

@@ -1,4 +1,4 @@
-"""launch/slurm.sh on a real Slurm: two nodes on this machine, held by launch/local_slurm.py."""
+"""launch/slurm.sh on a real Slurm: launch/local_slurm.py starts two nodes on this machine."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ SMALL = (
     "--config.generator.name=grey", "--config.explain.objective=ssr",
     "--config.data.max_examples=24", "--config.batch.unit_size=2",
 )  # fmt: skip
-# What each process would have been given.
+# Prints the devices that each process is given.
 SHOW = """#!/bin/sh
 echo "node $SLURM_NODEID: ${JAX_LOCAL_DEVICE_IDS-none} of ${CUDA_VISIBLE_DEVICES-none}"
 """
@@ -65,21 +65,21 @@ class Slurm:
         path = self._folder / f"{job}.log"
         return path.read_text() if path.exists() else ""
 
-    def look(self, job):
+    def state(self, job):
         """Returns (state, exit status, number of restarts)."""
         shown = self.ask("scontrol", "show", "job", "--oneliner", job)
         found = dict(re.findall(r"\b(JobState|ExitCode|Restarts)=(\w+)", shown))
         return found["JobState"], int(found["ExitCode"]), int(found["Restarts"])
 
     def wait(self, job, condition, seconds=120):
-        """Waits until a condition holds of what `look` returns."""
+        """Waits until the result of `state` meets a condition."""
         give_up = time.monotonic() + seconds
-        while not condition(*(seen := self.look(job))):
+        while not condition(*(seen := self.state(job))):
             assert time.monotonic() < give_up, f"{seen}\n{self.output(job)}"
             time.sleep(0.05)
 
     def wait_for_start(self, job, restart):
-        """Waits until a job runs after so many restarts: for two minutes, unless it is told to."""
+        """Waits until a job runs after `restart` restarts."""
 
         def runs(state, _, restarts):
             self._urge(job, state, restarts)
@@ -89,20 +89,20 @@ class Slurm:
         self.wait(job, runs)
 
     def _urge(self, job, state, restarts):
-        """Lets a job that was queued again start in 3 s.
+        """Makes a job that was queued again start in 3 s.
 
-        At once would be too soon: a node launches no job that it has killed in the same second.
+        Not at once, because a node refuses a job that it has killed in the same second.
         """
         if state == "PENDING" and restarts and (job, restarts) not in self._urged:
             command = ["scontrol", "update", f"JobId={job}", "StartTime=now+3"]
-            # Nothing can be told of it while its last processes end.
+            # Its state is unknown while its last processes end.
             if not subprocess.run(command, env=self._environment, capture_output=True).returncode:
                 self._urged.add((job, restarts))
 
     def finish(self, job, restarts=0):
         """Waits for the end of a job that was started again so often; returns its exit status."""
         self.wait(job, lambda state, _, n: self._urge(job, state, n) or ended(state))
-        _, code, seen = self.look(job)
+        _, code, seen = self.state(job)
         assert seen == restarts, self.output(job)
         return code
 
@@ -134,7 +134,7 @@ def slurm(commands, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(commands, files, tmp_path_factory):
-    """The bytes of a run that nothing disturbs: two processes with two devices each."""
+    """The bytes of an undisturbed run: two processes with two devices each."""
     workdir = tmp_path_factory.mktemp("expected") / "run"
     commands.run(workdir, *SMALL, pod=(2, 2), num_steps=60)
     return files(workdir)
@@ -193,7 +193,7 @@ def test_slurm_wrong_config_ends_two_nodes_with_its_message_and_2(slurm, tmp_pat
 
 
 def stand_in(folder, text):
-    """A program in place of Python."""
+    """Writes a program that replaces Python."""
     program = folder / "python"
     program.write_text(text)
     program.chmod(0o755)
@@ -218,8 +218,8 @@ def test_slurm_process_has_the_gpus_given_to_jax(options, gpus, slurm, tmp_path)
     assert slurm.finish(job) == 0
     ids = ",".join(map(str, range(gpus))) or "none"
     nodes = range(2 if "--nodes=2" in options else 1)
-    told = [line for line in slurm.output(job).splitlines() if line.startswith("node ")]
-    assert sorted(told) == [f"node {node}: {ids} of {ids}" for node in nodes]
+    lines = [line for line in slurm.output(job).splitlines() if line.startswith("node ")]
+    assert sorted(lines) == [f"node {node}: {ids} of {ids}" for node in nodes]
 
 
 def test_slurm_job_that_writes_nothing_new_is_abandoned(slurm, tmp_path):

@@ -1,4 +1,4 @@
-"""The host loop: the results of `explain`, whole progress, no retrace, no spill from bad images."""
+"""The host loop: the results of `explain`, progress, no retrace, and isolation of bad images."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def linear_apply(params, images):
 
 
 def fill(params, images, mask, key):
-    """Fills with grey, but leaves a broken image as it is."""
+    """Fills with grey, but does not change a broken image."""
     return jnp.where(images[:, :1, :1] == 1.0, images, 0.45)
 
 
@@ -68,7 +68,7 @@ def solve(solver, images, **options):
 
 
 def assert_progress(reports, result, num_rows_of_last_batch):
-    """All steps of all rows were told, none of the padding, and the objective reached last."""
+    """Checks that the steps of all rows are reported, none of padding, and the last objective."""
     assert {objective for objective, _, _ in reports} == {"sdr"}
     assert sum(steps for _, steps, _ in reports) == result.trace.size
     assert np.isfinite(result.trace).all()
@@ -114,12 +114,12 @@ def test_solver_stream_starts_the_next_job_before_yielding(solver, images):
 
     def jobs():
         for name in ("a", "b", "c"):
-            events.append(f"{name} asked for")
+            events.append(f"{name} taken")
             yield name, first(images, 8)  # All places.
 
     for name, _ in solver.stream(jobs(), lambda *_: None):
         events.append(f"{name} done")
-    assert events == ["a asked for", "b asked for", "a done", "c asked for", "b done", "c done"]
+    assert events == ["a taken", "b taken", "a done", "c taken", "b done", "c done"]
     assert 0 <= solver.idle_share < 1
 
 
@@ -265,5 +265,5 @@ def test_solver_refills_finished_slots_without_retracing(patient, images, monkey
     places, steps_per_call = 4, 5
     needed = sum(int(result.steps.sum()) for result in found.values()) / places / steps_per_call
     in_batches = 2 * -(-len(TARGETS) // places) * 60 / steps_per_call
-    # A call goes by before an end is seen, another is cut short by it, and the last images are few.
+    # More than needed: an end is seen one call later, and the last images do not fill all places.
     assert needed < len([call for call in calls if call]) < 0.9 * in_batches

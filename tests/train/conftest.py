@@ -1,4 +1,4 @@
-"""Photographs to train on."""
+"""Photographs for trainings."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from PIL import Image
 
 @pytest.fixture
 def write_photographs(tmp_path):
-    """Writes photographs of noise, `0.png` and on, of sizes `(height, width)`; gives the folder.
+    """Writes photographs of noise, `0.png`, `1.png`, ..., of sizes `(height, width)`.
 
-    They are the same in every test.
+    They are the same in every test. Returns the folder.
     """
 
     def write(sizes):

@@ -1,4 +1,4 @@
-"""The training of a classifier of digits, on digits that are easy to tell apart."""
+"""The training of a classifier of digits, on digits that are easy to distinguish."""
 
 import dataclasses
 import json

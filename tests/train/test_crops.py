@@ -1,4 +1,4 @@
-"""Crops to train on: pure functions of (seed, step, row), and no broken file is fatal."""
+"""Crops are pure functions of (seed, step, row), and broken files are not fatal."""
 
 import numpy as np
 import pytest

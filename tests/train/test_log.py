@@ -1,4 +1,4 @@
-"""The files of a training: what a person and a resumed run find there."""
+"""The log files of a training, also after a resumption."""
 
 import csv
 

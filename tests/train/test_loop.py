@@ -1,4 +1,4 @@
-"""The training command, in processes of its own: killed, resumed, out of disk, on broken data."""
+"""The training command in separate processes: killed, resumed, on a full disk, on broken data."""
 
 import csv
 import functools
@@ -72,7 +72,7 @@ def saved_steps(workdir):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Ten digits, or what looks like it, two of which cannot be read."""
+    """Ten images of noise, two of which cannot be read."""
     folder = tmp_path_factory.mktemp("digits")
     rng = np.random.default_rng(0)
     for index in range(10):
@@ -172,7 +172,7 @@ def test_take_steps_starts_two_steps_ahead(monkeypatch):
 
 
 def assert_user_error(data, workdir, argument, expected, monkeypatch):
-    """In this process; the test above shows what the command makes of such an error."""
+    """Trains in this process and checks the error; a command shows it as in the test above."""
     argv = command(data, workdir, argument)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", argv)  # Where flags of configs look for their fields.

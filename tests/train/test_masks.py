@@ -1,4 +1,4 @@
-"""Training masks: what each kind looks like, and the laws all of them obey."""
+"""Training masks: the statistics of each kind, and properties of all kinds."""
 
 import functools
 
@@ -39,7 +39,7 @@ def test_sample_gives_zeros_and_ones_in_float32(drawn):
     assert set(np.unique(result)) == {0.0, 1.0}
 
 
-# Mean over masks, and the range that holds every single mask.
+# Mean over masks, and the range of single masks.
 KEEP_RATES = {
     "field": (0.50, 0.0, 1.0),
     "noise": (0.50, 0.03, 0.97),

@@ -1,4 +1,4 @@
-"""Photographs held on the devices: crops are those of the host, byte for byte."""
+"""Photographs in the memory of devices: crops equal those of the host, byte for byte."""
 
 import functools
 import logging
@@ -37,12 +37,12 @@ def make_crops(folder, channels=3):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_load_crops_on_devices_equal_those_of_the_host(folder, channels, num_devices):
     crops, devices = make_crops(folder, channels), jax.local_devices()[:num_devices]
-    held = load_crops(crops, len(SIZES), devices)
-    assert isinstance(held, MemoryCrops)
+    in_memory = load_crops(crops, len(SIZES), devices)
+    assert isinstance(in_memory, MemoryCrops)
     assert set(crops.unreadable) == UNREADABLE
     decoded = list(make_crops(folder, channels).batches(2, 8, 8))
-    for batch, expected in zip(held.batches(2, 8, 8), decoded, strict=True):
-        ours = held.on_devices(parallel.shard(batch, num_devices, 8 // num_devices))
+    for batch, expected in zip(in_memory.batches(2, 8, 8), decoded, strict=True):
+        ours = in_memory.on_devices(parallel.shard(batch, num_devices, 8 // num_devices))
         assert ours.shape == (num_devices, 8 // num_devices, 32, 32, channels)
         assert ours.dtype == jnp.uint8
         np.testing.assert_array_equal(np.asarray(ours).reshape(expected.shape), expected)

@@ -1,4 +1,4 @@
-"""Quality of in-fills: known answers, and masks that never change."""
+"""Quality of in-fills: known answers, and fixed masks."""
 
 import math
 

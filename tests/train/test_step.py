@@ -1,4 +1,4 @@
-"""The training step: the same on any number of devices, and what its losses are."""
+"""The training step: independent of the number of devices, and its losses."""
 
 import functools
 
@@ -87,7 +87,7 @@ def test_train_step_parameter_average_forgets_its_start():
 def test_hole_l1_by_hand_and_small_holes_count_as_larger_ones():
     images = jnp.zeros((2, 10, 10, 1))
     mask = jnp.ones((2, 10, 10, 1)).at[0, :5].set(0.0).at[1, 0, 0].set(0.0)
-    # Half of the first image is off by 1; one pixel of the second, that is 1 of at least 5.
+    # Half of the first image is off by 1, and one pixel of the second, which counts as 1 of 5.
     np.testing.assert_allclose(hole_l1(images + 1.0, images, mask), (1.0 + 1 / 5) / 2, rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Arrays are laid out as parameters; each is used or named."""
+"""Arrays are converted to parameters; each array is used or named."""
 
 import json
 import logging
@@ -33,13 +33,13 @@ def published():
     return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def test_build_network_names_arrays_beside_the_network(published, caplog):
+def test_build_network_names_arrays_outside_of_the_network(published, caplog):
     wrapped = {f"state_dict.{name}": array for name, array in published.items()}
     with caplog.at_level(logging.WARNING, "cfx_jax"):
         module, _, _ = build_network("efficientnet_lite0", wrapped)
         assert caplog.text == ""
-        beside = {f"optimizer.state.{n}": np.zeros(1) for n in range(5)}
-        build_network("efficientnet_lite0", wrapped | beside)
+        others = {f"optimizer.state.{n}": np.zeros(1) for n in range(5)}
+        build_network("efficientnet_lite0", wrapped | others)
     assert module.num_classes == 7
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -106,7 +106,7 @@ def test_build_network_keeps_names_that_only_wrappers_distinguish(caplog):
     assert "the file contains the weights of mnist_cnn 2 times" in caplog.text
 
 
-def test_build_network_ignores_arrays_beside_the_wrapper(caplog):
+def test_build_network_ignores_arrays_outside_of_the_wrapper(caplog):
     _, params, _ = build_network("mnist_cnn", draw(below("module.")) | {"n_averaged": np.ones(())})
     assert same(params, ARRAYS)
     assert "mnist_cnn: ignoring 1 other arrays: n_averaged" in caplog.text
@@ -306,7 +306,7 @@ TREES = {
     },
     "sharded": sharded,
     "sharded train state": lambda params: train_state(sharded(params)),
-    "average beside": lambda params: {
+    "with averages": lambda params: {
         "params": params,
         "ema_params": jax.tree.map(jnp.zeros_like, params),
     },
@@ -341,7 +341,7 @@ def test_build_network_reads_the_parameters_of_every_network(name):
     assert found == expected
 
 
-# What is said beside the weights.
+# Metadata next to the weights.
 
 SMALL = ViT(patch=16, dim=48, depth=1, heads=3, num_classes=5)
 
@@ -367,7 +367,7 @@ def test_build_network_prefers_stated_preprocessing_to_the_layout(timm_arrays, c
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "stated"),
     [
         ("resnet18", "resnetblur18"), ("resnet18", "resnet18t"), ("resnet50", "resnetaa50.a1_in1k"),
         ("resnet50", "resnet18"), ("vit_s16", "vit_small_patch32_224"), ("vgg16", "vgg16_bn"),
@@ -375,16 +375,16 @@ def test_build_network_prefers_stated_preprocessing_to_the_layout(timm_arrays, c
         ("vit_b16", "vit_base_patch16_clip_224"), ("convnext_tiny", "convnextv2_tiny"),
     ],
 )  # fmt: skip
-def test_build_network_refuses_weights_stated_for_another_network(name, said):
+def test_build_network_refuses_weights_stated_for_another_network(name, stated):
     with pytest.raises(
         ValueError,
-        match=rf"the weights, they are of '{said}', which is not {name},",
+        match=rf"the weights, they are of '{stated}', which is not {name},",
     ):
-        build_network(name, {}, preprocessing=Preprocessing(said))
+        build_network(name, {}, preprocessing=Preprocessing(stated))
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "stated"),
     [
         ("resnet18", "resnet18.a1_in1k"), ("resnet50", "tv_resnet50"), ("vgg16", "vgg16"),
         ("resnet50", "gluon_resnet50_v1b"), ("vit_s16", "vit_small_patch16_224.augreg_in1k"),
@@ -395,9 +395,9 @@ def test_build_network_refuses_weights_stated_for_another_network(name, said):
         ("convnext_tiny", "convnext_tiny.in12k_ft_in1k"), ("resnet50", "gluon_resnet50_v1d"),
     ],
 )  # fmt: skip
-def test_build_network_knows_the_timm_names_of_a_network(name, said):
+def test_build_network_knows_the_timm_names_of_a_network(name, stated):
     with pytest.raises(ValueError, match=f"not the weights of {name} in the layout"):
-        build_network(name, {}, preprocessing=Preprocessing(said))
+        build_network(name, {}, preprocessing=Preprocessing(stated))
 
 
 # As timm writes it on the hub, what the arrays tell and what is about training among it.
@@ -438,7 +438,7 @@ def test_contradiction_accepts_timm_metadata_of_the_same_network(tmp_path, name)
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes", "stated"),
     [
         ("resnet18", {"global_pool": "max"}, "global_pool 'max'"),
         ("resnet18", {"global_pool": ""}, "global_pool ''"),
@@ -455,9 +455,11 @@ def test_contradiction_accepts_timm_metadata_of_the_same_network(tmp_path, name)
         ("mnist_cnn", {"in_chans": 3}, "in_chans 3"),
     ],
 )
-def test_build_network_refuses_timm_metadata_of_another_network(tmp_path, name, changes, said):
+def test_build_network_refuses_timm_metadata_of_another_network(tmp_path, name, changes, stated):
     (tmp_path / "config.json").write_text(json.dumps(HUB[name] | changes))
-    with pytest.raises(ValueError, match=f"the weights, their network has {said}.*is not {name}, "):
+    with pytest.raises(
+        ValueError, match=f"the weights, their network has {stated}.*is not {name}, "
+    ):
         build_network(name, {}, preprocessing=read_preprocessing(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""NumPy's and Orbax's files: what is saved is read, what lies about its size is not."""
+"""Files of NumPy and Orbax: saved arrays are read, files that lie about their size are not."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Files of class names, written as people write them."""
+"""Files of class names, in the usual formats."""
 
 import pytest
 

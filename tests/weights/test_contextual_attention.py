@@ -1,4 +1,4 @@
-"""Published names and shapes, written out once more, against what the converter accepts."""
+"""The published names and shapes, written out again, against those the converter accepts."""
 
 import re
 

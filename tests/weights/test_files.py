@@ -1,4 +1,4 @@
-"""One function reads every format, and hub addresses too."""
+"""One function reads every format, and addresses on the hub."""
 
 import json
 import pathlib

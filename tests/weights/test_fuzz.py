@@ -1,4 +1,4 @@
-"""Damaged weights files: each gives arrays or a documented error, and does nothing else.
+"""Damaged files of weights give arrays or a documented error, and have no other effect.
 
 The process watches itself: a hook of the interpreter sees every import, call of code, process and
 opened file; tracemalloc and the operating system see memory; an alarm ends a hang.
@@ -41,7 +41,7 @@ def numbers(values):
     return b"(" + b"".join(b"K" + bytes([value]) for value in values) + b"t"
 
 
-# What training scripts save beside a network, and what is never made.
+# Objects that training scripts save in addition to a network, and that are never constructed.
 BESIDE = (
     text("args") + b"cargparse\nNamespace\n)\x81}" + text("out") + b"cpathlib\nPosixPath\n("
     + text("/") + text("runs") + b"tRsb" + text("seen") + b"c__builtin__\nset\n](K\x01K\x02e\x85R"

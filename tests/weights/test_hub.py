@@ -1,4 +1,4 @@
-"""Addresses on the hub -> files, with stand-ins for the two functions of huggingface_hub."""
+"""Addresses on the hub -> files; the functions of huggingface_hub are replaced."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ INDEX = {"weight_map": {"a": "net-1.safetensors", "b": "net-2.safetensors"}}
 REPOSITORIES = {
     "owner/usual": ["README.md", "model.safetensors", "old.pth"],
     "owner/single": ["config.json", "weights/net.pth"],
-    "owner/said": ["config.json", "net.pth"],
+    "owner/named": ["config.json", "net.pth"],
     "owner/several": ["a.pth", "b.pth", "notes.txt"],
     "owner/none": ["README.md"],
     "owner/sharded": [
@@ -61,7 +61,7 @@ def test_download_fetches_a_file(cache, address, file):
 
 def test_download_fetches_the_metadata_of_weights(cache):
     assert (download("hf://owner/single", SUFFIXES).parent / "config.json").exists() is False
-    path = download("hf://owner/said", SUFFIXES)
+    path = download("hf://owner/named", SUFFIXES)
     assert sorted(file.name for file in path.parent.iterdir()) == ["config.json", "net.pth"]
 
 

@@ -1,4 +1,4 @@
-"""What a file holds is listed, and the network it looks like is found."""
+"""The content of a file is listed, and the most similar network is found."""
 
 import zipfile
 
@@ -44,15 +44,15 @@ def test_describe_recognises_a_published_file():
 
 
 @pytest.mark.parametrize(
-    ("name", "wrapper", "beside"),
+    ("name", "wrapper", "others"),
     [("efficientnet_lite1", "", []), ("efficientnet_lite2", "state_dict.module.", ["epoch"])],
 )
-def test_find_closest_distinguishes_networks_by_shapes(name, wrapper, beside):
+def test_find_closest_distinguishes_networks_by_shapes(name, wrapper, others):
     arrays = {wrapper + key: array for key, array in zeros(name).items()}
-    (match,) = find_closest(arrays | {key: np.zeros(()) for key in beside})
+    (match,) = find_closest(arrays | {key: np.zeros(()) for key in others})
     assert (match.architecture, match.num_classes) == (name, 10)
     assert match.num_agreeing == match.num_arrays
-    assert match.ignored == beside
+    assert match.ignored == others
 
 
 def test_describe_names_the_closest_network_and_differences(lite0, tmp_path):

@@ -1,4 +1,4 @@
-"""Parameter files: what is written is read back, and nothing else passes."""
+"""Parameter files: written parameters are read back, and other files are refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tests of weights/_pickle_machine.py on pickles of the standard library and on single opcodes."""
+"""The pickle machine, on pickles of the standard library and on single opcodes."""
 
 import argparse
 import collections

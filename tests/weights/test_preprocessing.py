@@ -1,4 +1,4 @@
-"""What `config.json` and `preprocessor_config.json` say beside weights."""
+"""`config.json` and `preprocessor_config.json` next to weights are read."""
 
 import json
 
@@ -50,7 +50,7 @@ TIMM_NAME = {"architecture": "resnet18"}
 
 @pytest.fixture
 def preprocessing(tmp_path):
-    """Reads what two files say."""
+    """Writes one or both config files, and reads them."""
 
     def read(config=None, preprocessor=None):
         for name, content in (("config", config), ("preprocessor_config", preprocessor)):
@@ -144,10 +144,10 @@ def test_preprocessing_reports_unsupported_values_and_ignores_them(
 
 
 def test_preprocessing_from_transformers_adds_what_arrays_lack(preprocessing):
-    said = {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 6}
-    assert preprocessing(TRANSFORMERS | said).arguments == said
-    assert preprocessing(said).arguments == {}
-    for name, value in said.items():
+    given = {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 6}
+    assert preprocessing(TRANSFORMERS | given).arguments == given
+    assert preprocessing(given).arguments == {}
+    for name, value in given.items():
         found = contradiction(preprocessing(TRANSFORMERS | {name: value}), "vit_t16")
         assert found == f"their network has {name} {value!r}"
     usual = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_attention_heads": 3}

@@ -1,4 +1,4 @@
-"""Tests of weights/_torch_pickle.py on a published file and on files built here, byte by byte.
+"""The reader of `torch.save` files, on a published file and on files built here byte by byte.
 
 `encode` writes the pickles that torch would write, so nothing here needs torch or its files.
 """
@@ -74,7 +74,7 @@ class Storage:
     type_name: str | None = None
 
     def persistent_id(self):
-        """What a pickle says about the storage in both layouts."""
+        """Returns the description of the storage in a pickle, the same in both layouts."""
         found = [name for name, kind in TYPES.items() if self.values.dtype == kind]
         kind = Global("torch", self.type_name or f"{found[0]}Storage")
         count = len(self.values) if self.count is None else self.count
@@ -282,7 +282,7 @@ WEIGHT = whole("0", np.ones(2))
 
 
 def of_type(module, name, values=WEIGHT):
-    """A tensor of a subclass, or with attributes of its own, as torch saves it."""
+    """A tensor of a subclass, or with additional attributes, as torch saves it."""
     kind = Global(module, name)
     function = Global("torch._tensor", "_rebuild_from_type_v2")
     return Call(function, (values.function, kind, values.arguments, {"tag": "x"}))
@@ -447,7 +447,7 @@ def test_read_torch_checkpoint_refuses_endless_structures(read, build, case):
 
 
 @both_layouts
-def test_read_torch_checkpoint_accepts_deep_values_beside_tensors(read, build):
+def test_read_torch_checkpoint_accepts_deep_values_next_to_tensors(read, build):
     deep = {"a": Raw(b")" + b"\x85" * 100_000), "b": Raw(b"]" * 50_000 + b"a" * 49_999)}
     assert list(read(build(deep | {"c": whole("0", np.ones(2))}))) == ["c"]
 
@@ -464,7 +464,7 @@ def test_read_torch_checkpoint_numbers_a_list_of_state_dicts(read, build):
     assert list(read(build(root))) == ["0.a"]
 
 
-def test_read_torch_checkpoint_accepts_many_numbers_beside_tensors(read, monkeypatch):
+def test_read_torch_checkpoint_accepts_many_numbers_next_to_tensors(read, monkeypatch):
     root = {"losses": dict.fromkeys(range(250_000), 0.5), "w": WEIGHT}
     assert list(read(legacy(root))) == ["w"]
     monkeypatch.setattr(_torch_pickle, "_MAX_OTHER_VALUES", 249_999)
