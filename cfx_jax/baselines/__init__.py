@@ -1,7 +1,7 @@
 """Other saliency methods as baselines, all called through `attribute`.
 
-Each method is a pure function of ONE image, `(key, classifier, generator, image, question)` ->
-map `[H, W]`, larger = more important; `attribute` maps it over a batch in one compiled program.
+Each method is a pure function of one `Case`, an image with its question and the models; it returns
+a map `[H, W]`, larger = more important. `attribute` maps it over a batch in one compiled program.
 Methods that replace pixels do so with the generator, like `explain`; with `grey` they work as in
 their papers.
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax.baselines.case import Case
 from cfx_jax.baselines.controls import centre, random, uniform
 from cfx_jax.baselines.gradients import (
     find_last_maps,
@@ -30,9 +31,9 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import Question, Score, make_question, prepare
 from cfx_jax.generators import Generator, check_images, check_infills
 
-__all__ = ["METHODS", "Method", "attribute", "find_last_maps", "unsupported_reason"]
+__all__ = ["METHODS", "Case", "Method", "attribute", "find_last_maps", "unsupported_reason"]
 
-Method = Callable[[jax.Array, Classifier, Generator, jax.Array, Question], jax.Array]
+Method = Callable[[Case], jax.Array]
 
 METHODS: dict[str, Method] = {
     "gradient": gradient,
@@ -127,9 +128,8 @@ def _attribute(
     generator: Generator,
     method: str,
 ) -> jax.Array:
-    explain_one = METHODS[method]
     # One image after another, since a method may need a thousand evaluations per image.
     return jax.lax.map(
-        lambda example: explain_one(example[0], classifier, generator, *example[1:]),
+        lambda example: METHODS[method](Case(example[0], classifier, generator, *example[1:])),
         (keys, images, questions),
     )

@@ -7,84 +7,44 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfx_jax.baselines.case import Case
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import Question
-from cfx_jax.generators import Generator
 
 
-def gradient(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-) -> jax.Array:
+def gradient(case: Case) -> jax.Array:
     """Returns the absolute gradient, maximum over the channels (Simonyan et al., 2014)."""
-    del key, generator
-    return jnp.max(jnp.abs(_logit_gradient(classifier, image, question)), axis=-1)
+    return jnp.max(jnp.abs(_logit_gradient(case, case.image)), axis=-1)
 
 
-def gradient_x_input(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-) -> jax.Array:
+def gradient_x_input(case: Case) -> jax.Array:
     """Returns gradient times pixel, summed over the channels (Shrikumar et al., 2016)."""
-    del key, generator
-    return jnp.sum(image * _logit_gradient(classifier, image, question), axis=-1)
+    return jnp.sum(case.image * _logit_gradient(case, case.image), axis=-1)
 
 
-def smooth_grad(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-    num_draws: int = 32,
-    spread: float = 0.15,
-) -> jax.Array:
+def smooth_grad(case: Case, num_draws: int = 32, spread: float = 0.15) -> jax.Array:
     """Returns the mean gradient under noise of 15 % of the image range (Smilkov et al., 2017)."""
-    del generator
-    sigma = spread * (image.max() - image.min())
+    sigma = spread * (case.image.max() - case.image.min())
 
     def noisy_gradient(key: jax.Array) -> jax.Array:
-        noise = sigma * jax.random.normal(key, image.shape)
-        return _logit_gradient(classifier, image + noise, question)
+        noise = sigma * jax.random.normal(key, case.image.shape)
+        return _logit_gradient(case, case.image + noise)
 
-    gradients = jax.lax.map(noisy_gradient, jax.random.split(key, num_draws))
+    gradients = jax.lax.map(noisy_gradient, jax.random.split(case.key, num_draws))
     return jnp.max(jnp.abs(gradients.mean(axis=0)), axis=-1)
 
 
-def integrated_gradients(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-    num_steps: int = 32,
-) -> jax.Array:
+def integrated_gradients(case: Case, num_steps: int = 32) -> jax.Array:
     """Integrates gradients from a black image to the image (Sundararajan et al., 2017).
 
     The mean gradient along the line, by the midpoint rule, is multiplied by the image. The map adds
     up to the difference of the logits of the image and of the black image.
     """
-    del key, generator
     scales = (jnp.arange(num_steps) + 0.5) / num_steps
-    gradients = jax.lax.map(
-        lambda scale: _logit_gradient(classifier, scale * image, question), scales
-    )
-    return jnp.sum(image * gradients.mean(axis=0), axis=-1)
+    gradients = jax.lax.map(lambda scale: _logit_gradient(case, scale * case.image), scales)
+    return jnp.sum(case.image * gradients.mean(axis=0), axis=-1)
 
 
-def grad_cam(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-) -> jax.Array:
+def grad_cam(case: Case) -> jax.Array:
     """Returns the weighted last feature maps, upsampled (Grad-CAM, Selvaraju et al., ICCV 2017).
 
     Formula: `relu(sum_k a_k A_k)`, where A_k are the last feature maps `[h, w]` that a Flax module
@@ -94,8 +54,7 @@ def grad_cam(
     Raises:
         ValueError: no module of the classifier returns maps.
     """
-    del key, generator
-    last, shape = find_last_maps(classifier, image[None])
+    last, shape = find_last_maps(case.classifier, case.image[None])
 
     def logit(change: jax.Array) -> tuple[jax.Array, jax.Array]:
         all_maps: list[jax.Array] = []
@@ -105,18 +64,18 @@ def grad_cam(
             return maps + change if len(all_maps) == last + 1 else maps
 
         with nn.intercept_methods(_intercept_maps(add_change)):
-            logits = classifier.apply(classifier.params, image[None])
-        return question.logit(logits[0]), all_maps[last]
+            logits = case.classifier.apply(case.classifier.params, case.image[None])
+        return case.question.logit(logits[0]), all_maps[last]
 
     gradients, maps = jax.grad(logit, has_aux=True)(jnp.zeros(shape))
     weights = gradients.mean(axis=(1, 2), keepdims=True)
     coarse = jax.nn.relu(jnp.sum(weights * maps, axis=-1))[0]
-    return jax.image.resize(coarse, image.shape[:2], "linear")
+    return jax.image.resize(coarse, case.image.shape[:2], "linear")
 
 
-def _logit_gradient(classifier: Classifier, image: jax.Array, question: Question) -> jax.Array:
+def _logit_gradient(case: Case, image: jax.Array) -> jax.Array:
     def logit(image: jax.Array) -> jax.Array:
-        return question.logit(classifier.apply(classifier.params, image[None])[0])
+        return case.question.logit(case.classifier.apply(case.classifier.params, image[None])[0])
 
     return jax.grad(logit)(image)
 

@@ -3,27 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import (
-    AREAS,
-    MODES,
-    Problem,
-    Question,
-    get_settings,
-    make_problem,
-    solve,
-    solve_areas,
-)
-from cfx_jax.generators import Generator
+from cfx_jax.baselines.case import Case
+from cfx_jax.fido import AREAS, MODES, get_settings, make_problem, solve, solve_areas
 
 
-def bbmp_ssr(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-) -> jax.Array:
+def bbmp_ssr(case: Case) -> jax.Array:
     """Returns the deterministic mask that preserves the decision (Fong and Vedaldi, 2017).
 
     Mode `bbmp` of `explain` with the lambda of mode `fast`: with the lambda of `bbmp`, chosen for
@@ -31,37 +15,26 @@ def bbmp_ssr(
     differ from the image in kept pixels, too, as a blurred image does: the mask starts by keeping
     everything, and the gradient is zero where the in-fill equals the image.
     """
-    return _bbmp(make_problem(key, image, question, "ssr"), classifier, generator)
+    return _bbmp(case, "ssr")
 
 
-def bbmp_sdr(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-) -> jax.Array:
+def bbmp_sdr(case: Case) -> jax.Array:
     """Returns the deterministic mask that changes the decision (Fong and Vedaldi, 2017)."""
-    return _bbmp(make_problem(key, image, question, "sdr"), classifier, generator)
+    return _bbmp(case, "sdr")
 
 
-def extremal(
-    key: jax.Array,
-    classifier: Classifier,
-    generator: Generator,
-    image: jax.Array,
-    question: Question,
-) -> jax.Array:
+def extremal(case: Case) -> jax.Array:
     """Returns the mean of the preserving masks of four areas (Fong et al., 2019)."""
-    problem = make_problem(key, image, question, "ssr")
-    masks = solve_areas(problem, classifier, generator, jnp.asarray(AREAS))
+    problem = make_problem(case.key, case.image, case.question, "ssr")
+    masks = solve_areas(problem, case.classifier, case.generator, jnp.asarray(AREAS))
     return masks.importance.mean(axis=0)
 
 
-def _bbmp(problem: Problem, classifier: Classifier, generator: Generator) -> jax.Array:
+def _bbmp(case: Case, objective: str) -> jax.Array:
+    problem = make_problem(case.key, case.image, case.question, objective)
     settings = get_settings(
         "bbmp",
         sparsity_weight=MODES["fast"].sparsity_weight,
         mask_size=min(MODES["bbmp"].mask_size, *problem.image.shape[:2]),
     )
-    return solve(problem, classifier, generator, settings=settings).saliency
+    return solve(problem, case.classifier, case.generator, settings=settings).saliency

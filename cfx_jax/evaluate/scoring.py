@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.baselines import METHODS
+from cfx_jax.baselines import METHODS, Case
 from cfx_jax.classifiers import Classifier, class_count, predict, resolve_rank
 from cfx_jax.data import to_floats
 from cfx_jax.evaluate import _transfer
@@ -279,10 +279,9 @@ def _crop(image: Images, box: jax.Array, models: _Models) -> jax.Array:
 
 
 def _attribute(image: Images, models: _Models, *, method: str) -> jax.Array:
-    find = METHODS[method]
-    key = _key(image, models)
-    question = _question(image, models)
-    return find(key, models.classifier, models.baseline_infill, image.pixels, question)
+    key, question = _key(image, models), _question(image, models)
+    case = Case(key, models.classifier, models.baseline_infill, image.pixels, question)
+    return METHODS[method](case)
 
 
 def _saliency(
