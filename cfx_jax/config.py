@@ -147,7 +147,7 @@ class _Goal:
 
     Attributes:
         objective: `ssr`, `sdr` or `both`.
-        mode: `region`, `quick`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
+        mode: `region`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
         target: class to explain in every image, by name or number; "" explains the label, or the
             predicted class where there is no label.
         contrast: class k, for "why the target rather than k?"; None explains the target alone.

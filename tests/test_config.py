@@ -102,7 +102,7 @@ def test_train_config_covers_every_model():
         (
             "explain.mode",
             "slow",
-            r"explain: unknown mode 'slow'; known are bbmp, fast, paper, quick, region",
+            r"explain: unknown mode 'slow'; known are bbmp, fast, paper, region",
         ),
         ("explain.num_steps", -1, r"explain: num_steps is -1; expected .* at least 1"),
         ("explain.learning_rate", 0.0, r"explain: learning_rate is 0\.0"),

@@ -53,7 +53,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="region that keeps (ssr) or flips (sdr) the prediction; "
                         "default: %(default)s")  # fmt: skip
     parser.add_argument("--mode", default=defaults.explain.mode, choices=MODES,
-                        help="default: %(default)s; quick takes half of the time")  # fmt: skip
+                        help="default: %(default)s")  # fmt: skip
+    parser.add_argument("--num_steps", type=int, metavar="N",
+                        help="optimiser steps; default: those of the mode")  # fmt: skip
     parser.add_argument("--classifier", default=defaults.classifier.name, metavar="NAME",
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--generator", default=defaults.generator.name, metavar="NAME",
@@ -89,7 +91,10 @@ def _config(arguments: argparse.Namespace) -> Config:
         classifier=ClassifierConfig(arguments.classifier),
         generator=GeneratorConfig(arguments.generator),
         explain=ExplainConfig(
-            objective=arguments.objective, mode=arguments.mode, target=arguments.target
+            objective=arguments.objective,
+            mode=arguments.mode,
+            target=arguments.target,
+            num_steps=arguments.num_steps,
         ),
     )
 

@@ -31,6 +31,7 @@ from cfx_jax.fido.objective import (
     Problem,
     evidence,
     make_problem,
+    noise_key,
     penalty,
 )
 from cfx_jax.fido.optimisation import State, advance, init, is_done
@@ -63,8 +64,9 @@ def finish(
     height, width = problem.image.shape[:2]
     size, law, task = (height, width), settings.mask_law, (problem, classifier, generator)
     # Offsets beyond the last step, so that the mask is not evaluated with noise it was fitted to.
+    keys = problem.key, noise_key(problem, settings), problem.key
     evaluation_key, search_key, full_infill_key = (
-        jax.random.fold_in(problem.key, settings.num_steps + offset) for offset in range(3)
+        jax.random.fold_in(key, settings.num_steps + offset) for offset, key in enumerate(keys)
     )
     cells = smooth_cells(state.cells, settings.smoothing)
     original = classifier.apply(classifier.params, problem.image[None])[0]
@@ -163,7 +165,7 @@ def explain_one(
         image: float32 `[H, W, C]` in [0, 1].
         target: class to explain; None takes the predicted class.
         objective: `"ssr"` or `"sdr"`.
-        mode: `"region"`, `"quick"`, `"fast"`, `"paper"` or `"bbmp"`.
+        mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
         contrast: as in `explain`; its range is not checked.
         score: as in `explain`.
         **overrides: fields of `cfx_jax.fido.settings.Settings`.
@@ -231,9 +233,10 @@ def explain(
         targets: int `[N]`, classes to explain; None takes the predicted classes.
         objective: `"ssr"`, the smallest region that keeps the prediction when the rest is
             in-filled, or `"sdr"`, the smallest region whose in-filling flips the prediction.
-        mode: `"region"` (default; few parts, reaches a given success rate of hard masks),
-            `"quick"` (the same in half the evaluations), `"fast"` (independent pixels, the best
-            objective), `"paper"` (as published) or `"bbmp"` (deterministic mask).
+        mode: `"region"` (default; the smallest connected parts that reach a given success rate of
+            hard masks; the region depends on `key` only through a generator that draws),
+            `"fast"` (independent pixels, the best objective), `"paper"` (as published) or `"bbmp"`
+            (deterministic mask).
         contrast: a class k, for the question "why the target rather than k?" in place of "why the
             target?": the evidence is `log p(target) - log p(k)`, and the target counts as predicted
             where it is above 0, even if a third class is more likely.

@@ -93,6 +93,14 @@ def make_problem(
     )
 
 
+def noise_key(problem: Problem, settings: Settings) -> jax.Array:
+    """Returns the random key of the masks that are learnt: of this example, or of all examples."""
+    if not settings.fixed_noise:
+        return problem.key
+    # The implementation is named, so that no setting of JAX changes the noise.
+    return jax.random.key(0, impl="threefry2x32")
+
+
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
     """Computes `masks * image + (1 - masks) * infills`, `[S, H, W, C]`, with constant in-fills."""
     infills = jax.lax.stop_gradient(infills)
@@ -247,11 +255,14 @@ def relaxed_objective(
         `(loss, value)`: the loss that a step minimises, with the penalty times w(t), and the
         `StepValue`.
     """
-    mask_key, fill_key = jax.random.split(jax.random.fold_in(problem.key, step))
+    fill_key = jax.random.split(jax.random.fold_in(problem.key, step))[1]
+    mask_key = jax.random.split(jax.random.fold_in(noise_key(problem, settings), step))[0]
     height, width = problem.image.shape[:2]
     cells = smooth_cells(cells, settings.smoothing)
     pixels = settings.mask_law.keep_map(cells, (height, width))
-    masks, holes = settings.mask_law.draw(mask_key, pixels, settings.num_samples)
+    masks, holes = settings.mask_law.draw(
+        mask_key, pixels, settings.num_samples, antithetic=settings.fixed_noise
+    )
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
     mean_evidence = jnp.mean(evidence(logits, problem, classifier, settings))
     full_cost = cost = penalty(pixels, problem.direction, settings)

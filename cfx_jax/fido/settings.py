@@ -48,10 +48,17 @@ class Settings:
             smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price` and
             `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published.
         sharpness: factor by which the logits are multiplied after learning, if there is a
-            `success_target`.
+            `success_target`. The larger it is, the less do hard masks differ from the region.
+        confidence: share of the logit margin of the original image, or of `margin_cap` if that is
+            smaller, by which the threshold search requires the target (SSR) or another class (SDR)
+            to lead; 0 = the smallest region that just suffices for this classifier.
         warm_start_steps: first steps, among the T, that only sum gradients, from which the initial
             cells follow, see `cfx_jax.fido.optimisation.warm_start`; 0 = all cells start at
             `initial_keep`, as published.
+        fixed_noise: whether all images and random keys are learnt with the same noise, in
+            antithetic pairs (each noise with its negative). The region then depends on the image
+            alone, and a small change of the image changes it little. False = noise drawn for each
+            image from its key, as published.
         patience: p, number of steps after which an image without improvement stops: the mean
             objective of its last p steps is less than 1 % below that of the p steps before them,
             from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take `num_steps`,
@@ -75,7 +82,9 @@ class Settings:
     margin_cap: float = 0.0
     success_target: float = 0.0
     sharpness: float = 1.0
+    confidence: float = 0.0
     warm_start_steps: int = 0
+    fixed_noise: bool = False
     patience: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +104,7 @@ class Settings:
             "smoothing",
             "perimeter_weight",
             "margin_cap",
+            "confidence",
         ):
             value = getattr(self, name)
             if not _is_finite(value) or value < 0:
@@ -161,6 +171,12 @@ class Settings:
         target = self.success_target
         if not _is_finite(target) or not 0 <= target <= 1:
             raise ValueError(f"success_target is {target!r}; expected a share between 0 and 1")
+        if type(self.fixed_noise) is not bool or (deterministic and self.fixed_noise):
+            reason = "; a deterministic mask has no noise" if deterministic else ""
+            raise ValueError(
+                f"fixed_noise is {self.fixed_noise!r}{reason}: expected False"
+                + " or True" * (not deterministic)
+            )
         if deterministic and (target or self.smoothing):
             raise ValueError(
                 "success_target and smoothing move logits, and a deterministic mask has none: "
@@ -196,29 +212,28 @@ def _is_finite(value: Any) -> bool:
     return is_number and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Regions: the region has few parts, reaches the success target, and takes 288 evaluations.
+# The smallest region that reaches the success target, in 288 evaluations.
 _REGION = Settings(
-    num_steps=60,
-    num_samples=4,
-    learning_rate=0.5,
-    warmup_steps=6,
+    num_steps=120,
+    num_samples=2,
+    learning_rate=0.8,
+    warmup_steps=8,
     sparsity_weight=1e-4,
     temperature=0.4,
-    mask_size=14,
-    smooth_scale=1 / 7,
+    mask_size=28,
+    smooth_scale=0.07,
     smoothing=1.0,
     perimeter_weight=1 / 28,
     margin_cap=2.0,
     success_target=0.9,
-    sharpness=3.0,
+    sharpness=8.0,
+    confidence=0.25,
+    warm_start_steps=8,
+    fixed_noise=True,
 )
 
 MODES = {
     "region": _REGION,
-    # Half the evaluations of `region`: larger steps, starting from the cells of a warm start.
-    "quick": dataclasses.replace(
-        _REGION, num_steps=24, warm_start_steps=4, learning_rate=1.2, warmup_steps=2
-    ),
     # Better objectives than `paper` in a tenth of its evaluations. The fields that differ:
     "fast": Settings(
         num_steps=240,  # Many steps with one mask: Adam averages over steps instead of over masks.
@@ -255,7 +270,7 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     """Returns the settings of a mode with some fields replaced.
 
     Args:
-        mode: `"region"`, `"quick"`, `"fast"`, `"paper"` or `"bbmp"`.
+        mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
         **overrides: fields of `Settings`. If `num_steps` is given, the warm start of the mode takes
             at most half of them.
 

@@ -8,7 +8,8 @@ region. In the family of maps
 
 (+ for SSR, - for SDR) with a sharpness k, the shift b controls how much is kept. `ThresholdSearch`
 finds by bisection the smallest b at which the required share of hard masks (`success_target`)
-succeeds; `cfx_jax.fido.hard_masks` draws the masks.
+succeeds by a reserve: the logit margin exceeds `confidence` times that of the original image, or
+times `margin_cap` if that is smaller. `cfx_jax.fido.hard_masks` draws the masks.
 
 Differs from the published code, which has a fixed price and uses the learnt map unchanged.
 """
@@ -23,10 +24,6 @@ from cfx_jax.fido.settings import Settings
 
 # Largest shift of the logits, before they are sharpened.
 _MAX_SHIFT = 8.0
-# Success on the masks that choose the shift is optimistic. In the search, the logit margin of a
-# hard mask therefore has to exceed a reserve: this share of `margin_cap`, or of the logit margin of
-# the original image if that is smaller.
-_RESERVE_SHARE = 0.25
 # Largest shift that the reserve may cost. Where it costs more, for example because only the whole
 # image has this margin, half of this shift is added to the one found without the reserve.
 _MAX_RESERVE_SHIFT = 4.0
@@ -110,11 +107,11 @@ def start_search(
         cells: float32 `[h, w]`, logits of keeping each cell.
         direction: float32 scalar, `SSR` or `SDR`.
         original: float32 scalar, `Question.logit_margin` of the target on the original image.
-        settings: provides the success target, `margin_cap` and the sharpness.
+        settings: provides the success target, the confidence, `margin_cap` and the sharpness.
 
     Returns:
         The search over the full interval.
     """
     low, high = (jnp.asarray(end, jnp.float32) for end in (-_MAX_SHIFT, _MAX_SHIFT))
-    reserve = _RESERVE_SHARE * jnp.minimum(settings.margin_cap, jnp.abs(original))
+    reserve = settings.confidence * jnp.minimum(settings.margin_cap, jnp.abs(original))
     return ThresholdSearch(cells, direction, reserve, low, high, high, settings)

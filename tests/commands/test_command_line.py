@@ -31,10 +31,8 @@ def parse(*arguments, config_type=Config, default_name="demo", values=None):
     return command_line.parse_command(["program", *arguments], config_type, default_name, values)
 
 
-@pytest.mark.parametrize(
-    ("file", "mode"), [([], "region"), ([f"--config={CONFIGS}/demo.py"], "quick")]
-)
-def test_parse_overrides_fields_of_every_type(file, mode):
+@pytest.mark.parametrize("file", [[], [f"--config={CONFIGS}/demo.py"]])
+def test_parse_overrides_fields_of_every_type(file):
     config, workdir, rest = parse(
         *file,
         "--config.seed=3",
@@ -47,7 +45,6 @@ def test_parse_overrides_fields_of_every_type(file, mode):
         "--config.batch.per_device_batch_size", "6",
     )  # fmt: skip
     expected = Config(seed=3, precision="bfloat16")
-    expected.explain.mode = mode
     expected.explain.num_steps, expected.explain.learning_rate = 2, 0.5
     expected.data.max_examples, expected.data.class_folders = 4, True
     expected.report.save_images = False

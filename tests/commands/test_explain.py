@@ -87,7 +87,7 @@ def apply(params, images):
 
 def build():
     names = ("red", "not red")
-    return cfx_jax.Classifier((), apply, image_size=(16, 16), class_names=names)
+    return cfx_jax.Classifier((), apply, image_size=(32, 32), class_names=names)
 """
 
 
@@ -95,7 +95,7 @@ def test_explain_ends_with_a_table_and_the_path_of_the_page(pictures):
     (pictures / "model.py").write_text(MODEL)
     command = [
         sys.executable, "-m", "cfx_jax", "explain", "a.png", "--classifier=model.py:build",
-        "--generator=grey", "--mode=quick",
+        "--generator=grey", "--num_steps=24",
     ]  # fmt: skip
     for target, workdir in (("red", "runs/a"), ("1", "runs/a-2")):
         done = subprocess.run(

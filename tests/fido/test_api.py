@@ -183,17 +183,20 @@ def test_explain_does_not_depend_on_batch_or_order(random_classifier, fill_half,
     assert float(jnp.abs(batch[0] - batch[1]).max()) > 0.01
 
 
-def test_explain_with_another_key_draws_other_masks(random_classifier, fill_half, images):
+@pytest.mark.parametrize("fixed_noise", [False, True])
+def test_explain_with_another_key_learns_other_masks_unless_the_noise_is_fixed(
+    fixed_noise, random_classifier, fill_half, images
+):
     run = functools.partial(
         cfx_jax.explain,
         classifier=random_classifier,
         generator=fill_half,
         images=images,
-        **SHORT,
+        **SHORT | {"fixed_noise": fixed_noise},
     )
     first, again, other = (run(jax.random.key(seed)).keep_prob for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    assert float(jnp.abs(first - other).max()) > 1e-3
+    assert (float(jnp.abs(first - other).max()) < 1e-6) == fixed_noise
 
 
 def test_explain_status_describes_each_image(linear_classifier, fill_half):

@@ -55,7 +55,7 @@ def test_get_settings_accepts_values_at_their_bounds():
 @pytest.mark.parametrize(
     ("mode", "overrides", "message"),
     [
-        ("slow", {}, r"unknown mode 'slow'; known are bbmp, fast, paper, quick, region"),
+        ("slow", {}, r"unknown mode 'slow'; known are bbmp, fast, paper, region"),
         ("fast", {"steps": 3}, r"unknown settings \['steps'\]; known are .*num_samples.*num_steps"),
         ("fast", {"num_steps": 0}, "num_steps is 0; expected a whole number of at least 1"),
         ("fast", {"num_samples": 2.0}, r"num_samples is 2\.0"),
@@ -66,8 +66,8 @@ def test_get_settings_accepts_values_at_their_bounds():
         ("fast", {"patience": 2.5}, r"patience is 2\.5; expected a whole number"),
         (
             "region",
-            {"patience": 27},
-            r"patience is 27, so no image stops before step 60.*: use a smaller",
+            {"patience": 52},
+            r"patience is 52, so no image stops before step 120.*: use a smaller",
         ),
         ("fast", {"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
         ("fast", {"temperature": math.nan}, "temperature is nan"),
@@ -114,13 +114,6 @@ def test_get_settings_names_wrong_values(mode, overrides, message):
         get_settings(mode, **overrides)
 
 
-def test_settings_quick_is_region_with_half_the_evaluations():
-    quick, region = MODES["quick"], MODES["region"]
-    assert 2 * quick.num_evaluations == region.num_evaluations
-    steps = {"num_steps": 60, "warm_start_steps": 0, "learning_rate": 0.5, "warmup_steps": 6}
-    assert dataclasses.replace(quick, **steps) == region
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -129,38 +122,38 @@ def test_settings_quick_is_region_with_half_the_evaluations():
             {"warm_start_steps": 2.0},
             "warm_start_steps is 2.0; expected a whole number of at least 0",
         ),
-        ({"warm_start_steps": 24}, "warm_start_steps is 24 of 24 steps"),
+        ({"warm_start_steps": 120}, "warm_start_steps is 120 of 120 steps"),
         (
             {"warm_start_steps": 9, "num_steps": 9},
             "warm_start_steps is 9 of 9 steps, so no step is left for learning",
         ),
-        ({"patience": 9}, "before step 24, which is warm_start_steps [+] warmup_steps"),
+        ({"patience": 53}, "before step 122, which is warm_start_steps [+] warmup_steps"),
     ],
 )
 def test_get_settings_warm_start_leaves_steps_to_learn(overrides, message):
     with pytest.raises(ValueError, match=message):
-        get_settings("quick", **overrides)
+        get_settings("region", **overrides)
     with pytest.raises(ValueError, match="warm_start_steps moves logits"):
         get_settings("bbmp", warm_start_steps=1)
 
 
 def test_get_settings_requires_the_warm_up_to_end():
     with pytest.raises(
-        ValueError, match="warmup_steps is 21 after 4 warm_start_steps, of 24 steps"
+        ValueError, match="warmup_steps is 113 after 8 warm_start_steps, of 120 steps"
     ):
-        get_settings("quick", warmup_steps=21)
-    assert get_settings("quick", warmup_steps=20).warmup_steps == 20
+        get_settings("region", warmup_steps=113)
+    assert get_settings("region", warmup_steps=112).warmup_steps == 112
     # Only a warm-up longer than that of the mode is checked: a trial may have just two steps.
-    assert get_settings("region", num_steps=2, warmup_steps=6).num_steps == 2
+    assert get_settings("region", num_steps=2, warmup_steps=8).num_steps == 2
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "warm_start_steps"), [(1, 0), (2, 1), (7, 3), (8, 4), (60, 4)]
+    ("num_steps", "warm_start_steps"), [(1, 0), (2, 1), (7, 3), (16, 8), (60, 8)]
 )
 def test_get_settings_warm_start_takes_at_most_half_of_the_steps(num_steps, warm_start_steps):
-    assert get_settings("quick", num_steps=num_steps).warm_start_steps == warm_start_steps
-    assert get_settings("quick", num_steps=9, warm_start_steps=7).warm_start_steps == 7
-    assert get_settings("region", num_steps=num_steps).warm_start_steps == 0
+    assert get_settings("region", num_steps=num_steps).warm_start_steps == warm_start_steps
+    assert get_settings("region", num_steps=9, warm_start_steps=7).warm_start_steps == 7
+    assert get_settings("paper", num_steps=num_steps).warm_start_steps == 0
 
 
 def test_get_settings_accepts_numpy_numbers():

@@ -161,7 +161,7 @@ def test_search_update_halves_the_interval(reached):
     expected = (-8.0, 0.0) if reached == [3.0] * 8 else (0.0, 8.0)
     assert (float(after.low), float(after.high)) == expected
     assert float(after.high_without_reserve) == (0.0 if min(reached) > 0 else 8.0)
-    np.testing.assert_allclose(after.candidate(), 3.0 * np.full((2, 2), sum(expected) / 2))
+    np.testing.assert_allclose(after.candidate(), 8.0 * np.full((2, 2), sum(expected) / 2))
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
