@@ -63,7 +63,7 @@ def finish(
     """
     height, width = problem.image.shape[:2]
     size, law, task = (height, width), settings.mask_law, (problem, classifier, generator)
-    # Offsets beyond the last step, so that the mask is not evaluated with noise it was fitted to.
+    # Keys beyond the last step, so that the mask is not evaluated with the noise of learning.
     keys = problem.key, noise_key(problem, settings), problem.key
     evaluation_key, search_key, full_infill_key = (
         jax.random.fold_in(key, settings.num_steps + offset) for offset, key in enumerate(keys)
@@ -155,8 +155,8 @@ def explain_one(
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
 
-    Differs from `explain` in that it checks shapes only, never values, and that it does not fold
-    the pixels into `key`: pass a different key for every image.
+    Differs from `explain`: it checks shapes only, never values, and it does not fold the pixels
+    into `key`. Pass a different key for every image.
 
     Args:
         key: random key for this image.
@@ -233,21 +233,21 @@ def explain(
         targets: int `[N]`, classes to explain; None takes the predicted classes.
         objective: `"ssr"`, the smallest region that keeps the prediction when the rest is
             in-filled, or `"sdr"`, the smallest region whose in-filling flips the prediction.
-        mode: `"region"` (default; the smallest connected parts that reach a given success rate of
-            hard masks; the region depends on `key` only through a generator that draws),
-            `"fast"` (independent pixels, the best objective), `"paper"` (as published) or `"bbmp"`
-            (deterministic mask).
+        mode: `"region"` (default; the smallest region, of few connected parts, with which a given
+            share of hard masks succeeds; unless the generator draws random numbers, the region does
+            not depend on `key`), `"fast"` (independent pixels, the best objective), `"paper"` (as
+            published) or `"bbmp"` (deterministic mask).
         contrast: a class k, for the question "why the target rather than k?" in place of "why the
-            target?": the evidence is `log p(target) - log p(k)`, and the target counts as predicted
-            where it is above 0, even if a third class is more likely.
-        score: `score(logits [..., K], target) -> [...]`, a user-defined question: the score is the
-            evidence, and the target counts as predicted where it is above 0. Define the function
-            once, since every new function is compiled anew.
+            target?". The evidence is `log p(target) - log p(k)`, and the target counts as predicted
+            where this is above 0, even if a third class is more likely.
+        score: `score(logits [..., K], target) -> [...]`, a user-defined question. The score is the
+            evidence, and the target counts as predicted where the score is above 0. Define the
+            function once, because every new function object is compiled anew.
         **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
 
     Returns:
         An `Explanation` whose fields have a leading axis N. An image that cannot be explained has
-        a `Status` other than `OK`; the others are explained all the same.
+        a `Status` other than `OK`; it does not affect the other images.
 
     Raises:
         ValueError: an argument has the wrong shape, type or range; the message names it, what was
@@ -279,13 +279,13 @@ def explain_both(
     score: Score | None = None,
     **overrides: Any,
 ) -> dict[str, Explanation]:
-    """Explains a batch by SSR and SDR in one compiled program.
+    """Explains a batch of images with SSR and with SDR, in one compiled program.
 
     Args:
         key: random key, as in `explain`; the masks equal those of two separate calls.
         classifier: as in `explain`.
         generator: as in `explain`.
-        images: as in `explain`; needs the memory of 2 N images.
+        images: as in `explain`; takes the memory that `explain` takes for 2 N images.
         targets: as in `explain`.
         mode: as in `explain`.
         contrast: as in `explain`.

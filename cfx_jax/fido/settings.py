@@ -29,40 +29,43 @@ class Settings:
         tv_weight: tau, weight of the total variation.
         relaxation: way in which masks are drawn, see `Relaxation`.
         temperature: temperature of the concrete distribution.
-        block_size: side of the squares whose pixels share one draw of the noise, in pixels; 1 as
-            published. A good in-fill reconstructs an image from scattered pixels but not from whole
-            blocks, so that larger blocks lead to regions. A deterministic mask has no noise.
-        smooth_scale: distance over which neighbouring pixels share their noise smoothly, as a share
-            of the shorter side of the image; 0 = independent pixels, or blocks. See
+        block_size: side of the squares (blocks) whose pixels share one draw of the noise, in
+            pixels; 1 as published. A good in-fill reconstructs an image from scattered pixels but
+            not from whole blocks, so larger blocks lead to connected regions. A deterministic mask
+            has no noise.
+        smooth_scale: distance over which the noise changes smoothly, as a share of the shorter side
+            of the image; 0 = no smooth noise: the pixels, or the blocks, are independent. See
             `cfx_jax.fido.masks.smooth_noise`.
         smoothing: standard deviation, in cells, of the Gaussian that averages neighbouring cells
             while they are learnt, so that they move together; 0 as published.
         initial_keep: probability of keeping each cell before the first step.
         mask_size: number of cells along each side of the mask, h = w.
-        perimeter_weight: rho, width of the strip of area charged along the boundary of the region,
-            as a share of the shorter side of the image; 0 as published.
+        perimeter_weight: rho, width of the strip along the boundary of the region that is charged
+            like area, as a share of the shorter side of the image; 0 as published.
         margin_cap: m, logit margin beyond which evidence no longer counts (SDR: margin of another
             class over the target); 0 = uncapped log-odds, as published.
         success_target: share of hard masks that have to keep (SSR) or flip (SDR) the
-            prediction. Lambda is then adapted to each image, and a threshold search finds the
-            smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price` and
-            `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published.
+            prediction. If it is above 0, lambda is adapted to each image, and a threshold search
+            finds the smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price`
+            and `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published.
         sharpness: factor by which the logits are multiplied after learning, if there is a
-            `success_target`. The larger it is, the less do hard masks differ from the region.
-        confidence: share of the logit margin of the original image, or of `margin_cap` if that is
-            smaller, by which the threshold search requires the target (SSR) or another class (SDR)
-            to lead; 0 = the smallest region that just suffices for this classifier.
-        warm_start_steps: first steps, among the T, that only sum gradients, from which the initial
-            cells follow, see `cfx_jax.fido.optimisation.warm_start`; 0 = all cells start at
-            `initial_keep`, as published.
-        fixed_noise: whether all images and random keys are learnt with the same noise, in
-            antithetic pairs (each noise with its negative). The region then depends on the image
-            alone, and a small change of the image changes it little. False = noise drawn for each
-            image from its key, as published.
-        patience: p, number of steps after which an image without improvement stops: the mean
-            objective of its last p steps is less than 1 % below that of the p steps before them,
-            from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take `num_steps`,
+            `success_target`. The larger it is, the less hard masks differ from the region.
+        confidence: reserve of the threshold search, as a share of the logit margin of the original
+            image, or of `margin_cap` if that is smaller: the target (SSR) or another class (SDR)
+            has to lead by this logit margin; 0 = the smallest region that just suffices for this
+            classifier.
+        warm_start_steps: number of first steps, counted in T, that only sum gradients. The initial
+            cells follow from these sums, see `cfx_jax.fido.optimisation.warm_start`; 0 = all cells
+            start at `initial_keep`, as published.
+        fixed_noise: whether all images and random keys share the noise of learning, in antithetic
+            pairs (each noise with its negative), and that of the threshold search. The region then
+            does not depend on the key, unless the generator draws random numbers, and a small
+            change of the image changes it little. False = noise drawn for each image from its key,
             as published.
+        patience: p, number of steps after which an image without improvement stops. It stops if the
+            mean objective of its last p steps is less than 1 % below that of the p steps before
+            them, from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take
+            `num_steps`, as published.
     """
 
     num_steps: int
@@ -113,7 +116,7 @@ class Settings:
             known = ", ".join(str(relaxation) for relaxation in Relaxation)
             raise ValueError(f"relaxation is {self.relaxation!r}; expected one of {known}")
         self._check_law()
-        # A logit is finite strictly between 0 and 1 only; a deterministic mask has no logit.
+        # The logit of 0 or 1 is infinite; a deterministic mask is learnt without logits.
         ends = self.relaxation is Relaxation.DETERMINISTIC
         keep = self.initial_keep
         if not _is_finite(keep) or not (0 < keep < 1 or (ends and keep in (0, 1))):
@@ -197,11 +200,11 @@ class Settings:
 
     @property
     def num_evaluations(self) -> int:
-        """Largest number of evaluations of an image before its hard-mask evaluation."""
+        """Largest number of evaluations of an image, without the hard-mask evaluation."""
         return round(self.count_evaluations(self.num_steps))
 
     def count_evaluations(self, num_steps: float) -> float:
-        """Returns the evaluations for a number of steps, which may be a mean over images."""
+        """Returns `num_evaluations` for another number of steps, such as a mean over images."""
         num_search = SEARCH_STEPS * SEARCH_MASKS if self.success_target else 0
         return num_steps * self.num_samples + num_search
 
@@ -238,17 +241,19 @@ MODES = {
     "fast": Settings(
         num_steps=240,  # Many steps with one mask: Adam averages over steps instead of over masks.
         num_samples=1,
-        learning_rate=0.3,  # Logits must travel as far in fewer steps.
+        learning_rate=0.3,  # Logits have to move as far as in `paper`, in fewer steps.
         warmup_steps=15,
         warm_start_steps=16,  # Gradients of 16 masks set the initial cells, before any penalty.
-        # At 1e-3 a whole image costs 50, more than the evidence of most classifiers: where a good
-        # in-fill restores much, the optimum of SDR would be to drop nothing.
+        # At 1e-3 a whole image costs 50, more than the log-odds of most classifiers can change.
+        # Where a good in-fill restores much of the image, the optimum of SDR would be to drop
+        # nothing.
         sparsity_weight=2e-4,
-        temperature=0.4,  # Gradients of lower variance; a higher temperature misleads SSR.
-        # From half of the pixels a good in-fill restores the image: dropping them changes little.
+        temperature=0.4,  # Gradients of lower variance; still higher temperatures mislead SSR.
+        # A good in-fill restores the image from half of its pixels: in-filling the other half
+        # changes little.
         initial_keep=0.2,
     ),
-    # All fields as published: 300 steps of 8 masks, p = 0.5 at the start, T = 0.1.
+    # All fields as published: 300 steps of 8 masks, initial keep probability 0.5, temperature 0.1.
     "paper": Settings(
         num_steps=300, num_samples=8, learning_rate=0.05, warmup_steps=30, sparsity_weight=1e-3
     ),
@@ -272,7 +277,7 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     Args:
         mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
         **overrides: fields of `Settings`. If `num_steps` is given, the warm start of the mode takes
-            at most half of them.
+            at most half of these steps.
 
     Returns:
         Validated `Settings`.
@@ -294,7 +299,8 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
             **plain,
         }
     settings = dataclasses.replace(MODES[mode], **plain)
-    # A mode with fewer steps may end within its default warm-up; only a longer one is an error.
+    # With fewer steps, a run may end within the warm-up of its mode; only a longer warm-up than
+    # that of the mode is an error.
     end = settings.warm_start_steps + settings.warmup_steps
     if settings.warmup_steps > MODES[mode].warmup_steps and end > settings.num_steps:
         raise ValueError(
