@@ -20,7 +20,7 @@ from jax.scipy.special import log_ndtr, ndtr
 # the pixels of a cell, stay finite in float32. Logits saturate at log(1e30) = 69.
 _MIN_PROB = 1e-30
 
-# float32 probabilities stop short of 0 and 1 by about this much; keeps logits finite in float16.
+# About the distance from 1 at which float32 probabilities end; keeps logits finite in float16.
 _LOGIT_EPSILON = 1e-7
 
 # `smooth_noise`: width of a Gaussian and the distance at which it is cut off, in grid spacings.
@@ -38,7 +38,7 @@ def _sigmoid(logits: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(logits)
 
 
-# Not p (1 - p), which is zero in float32 for logits above 17.
+# The derivative is not written as p (1 - p), which is zero in float32 for logits above 17.
 _sigmoid.defjvps(lambda tangent, p, logits: tangent * p * jax.nn.sigmoid(-logits))
 
 
@@ -77,8 +77,8 @@ class MaskLaw:
         block_size: side of the squares whose pixels share one draw of the noise, in pixels.
         smooth_scale: distance over which smooth noise changes, as a share of the shorter side of
             the image; 0 = no smooth noise.
-        sharpness: factor by which the logits were multiplied after they were learnt, see
-            `upsample_keep`.
+        sharpness: factor by which the learnt logits were multiplied in the threshold search, see
+            `upsample_keep`; 1 = no search.
 
     Example:
         >>> law = MaskLaw(Relaxation.CONCRETE)
@@ -96,7 +96,7 @@ class MaskLaw:
 
     @property
     def is_random(self) -> bool:
-        """Whether masks are drawn with noise; without it the cells are the mask itself."""
+        """Whether masks are drawn with noise; without noise, the cells are the mask itself."""
         return self.relaxation is Relaxation.CONCRETE
 
     def init_cells(self, keep_prob: float, shape: tuple[int, int]) -> jax.Array:
@@ -125,10 +125,14 @@ class MaskLaw:
     def keep_map(self, cells: jax.Array, size: tuple[int, int]) -> KeepMap:
         """Upsamples the keep PROBABILITY to the pixels and returns it with its logit.
 
-        `logit(U sigmoid(l)) = log(U sigmoid(l)) - log(U sigmoid(-l))`, because the weights of U add
-        up to one. No probability is subtracted from one, so nothing overflows near 0 or 1. Differs
-        from the published code under a smooth law, which upsamples the logit: the edge of a region
-        is then as sharp as the logits are steep, instead of as wide as a cell.
+        With the weights U of the upsampling and the logits l of the cells,
+        `logit(U sigmoid(l)) = log(U sigmoid(l)) - log(U sigmoid(-l))`, because the weights add up
+        to one for each pixel. No probability is subtracted from one, so nothing overflows near 0
+        or 1.
+
+        With smooth noise, the logit is upsampled instead, which differs from the published code:
+        the larger the logits, the sharper is the edge of a region, which would otherwise be as wide
+        as a cell.
 
         Args:
             cells: float32 `[h, w]`.
@@ -142,8 +146,8 @@ class MaskLaw:
             return KeepMap(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit), logit)
         drop_prob = jax.nn.sigmoid(-cells) if self.is_random else 1.0 - cells
         keep, drop = upsample(self.keep_prob(cells), size), upsample(drop_prob, size)
-        # The derivative of drop is minus that of keep, so that only one map of derivatives is
-        # propagated back to the cells, not two; the value of drop does not change.
+        # The derivative of drop is taken from keep, with the opposite sign, so that one map of
+        # derivatives is propagated back to the cells, not two; the value of drop does not change.
         drop = jax.lax.stop_gradient(drop) + (jax.lax.stop_gradient(keep) - keep)
         return KeepMap(keep, drop, jnp.log(keep + _MIN_PROB) - jnp.log(drop + _MIN_PROB))
 
@@ -171,7 +175,7 @@ class MaskLaw:
         shape = (num_samples, *pixels.keep.shape)
         if not self.is_random:
             masks = jnp.broadcast_to(pixels.keep, shape)
-            # The interpolation weights of a pixel add up to one only within rounding.
+            # Not `== 1`: the interpolation weights of a pixel add up to one only within rounding.
             return masks[..., None], (masks > 1.0 - 1e-6).astype(jnp.float32)[..., None]
         if antithetic:
             shape = (-(-num_samples // 2), *shape[1:])
@@ -182,9 +186,9 @@ class MaskLaw:
             noise = block_noise(_logistic, key, shape, self.block_size)
         if antithetic:
             noise = jnp.concatenate([noise, -noise])[:num_samples]
-        # One copy of the map per mask, whose derivative is a sum of slices. The derivative of a
-        # broadcast map is a reduction over a few distant numbers, which takes 4 % of a step of
-        # EfficientNet-Lite0 on a CPU.
+        # Stack copies of the map, one per mask, instead of broadcasting it. The derivative of the
+        # stack is a sum of slices; that of a broadcast map is a reduction over a few numbers that
+        # lie far apart in memory, which takes 4 % of a step of EfficientNet-Lite0 on a CPU.
         perturbed = (jnp.stack([pixels.logit] * num_samples) + noise)[..., None]
         holes = (perturbed > 0).astype(jnp.float32)
         return jax.nn.sigmoid(perturbed / self.temperature), holes
@@ -207,11 +211,11 @@ class MaskLaw:
     ) -> Any:
         """Upsamples cells to the degree to which each pixel is kept, for display and metrics.
 
-        The LOGIT is upsampled here, not the probability, as in the published code, which then
-        subtracts 1/2. A mask learnt in blocks distinguishes blocks, not the pixels within them: a
-        pixel then gets the mean over all blocks of `block_noise` that can contain it. Sharpened
-        logits are divided by `sharpness` again: the region above 1/2 is the same, and the map keeps
-        its gradations inside and outside of the region.
+        As in the published code, the LOGIT is upsampled here, not the probability (the published
+        code then subtracts 1/2). A mask learnt in blocks distinguishes blocks, not the pixels
+        within them, so a pixel gets the mean over all blocks of `block_noise` that can contain it.
+        Sharpened logits are divided by `sharpness` again: the region above 1/2 is the same, and the
+        map keeps its gradations inside and outside of the region.
 
         Args:
             cells: JAX or NumPy array, float32 `[h, w]`.
@@ -237,8 +241,8 @@ class MaskLaw:
 def upsample(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Enlarges `[h, w]` to `size` bilinearly with the corners aligned.
 
-    Differs from `jax.image.resize`, which aligns half-pixel borders: here corner cells map exactly
-    onto corner pixels, as in the framework of the published code.
+    Differs from `jax.image.resize`, which aligns the outer borders of the corner cells and corner
+    pixels: here their centres are aligned, as in the published code.
 
     Args:
         cells: float32 `[h, w]`.
@@ -259,7 +263,7 @@ def block_noise(
 ) -> jax.Array:
     """Draws noise shared by the pixels of a block; each pixel has the distribution of `sample`.
 
-    Differs from the published code for blocks of more than one pixel.
+    For blocks of more than one pixel, this differs from the published code.
 
     Args:
         sample: function of a key and a shape that draws noise, such as `jax.random.logistic`.
@@ -274,8 +278,8 @@ def block_noise(
         return sample(key, shape)
     block_key, corner_key = jax.random.split(key)
     count, height, width = shape
-    # One block more than fits, because a random offset cuts off the first block: without the
-    # offset, the borders between blocks would lie at the same pixels in every mask.
+    # One block more than covers the image, because a random offset cuts off the first block.
+    # Without the offset, the borders between blocks would lie at the same pixels in every mask.
     grid = (-(-height // block_size) + 1, -(-width // block_size) + 1)
     blocks = sample(block_key, (count, *grid))
     corners = jax.random.randint(corner_key, (count, 2, 1), 0, block_size, jnp.int32)
@@ -287,9 +291,10 @@ def block_noise(
 def smooth_noise(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
     """Draws noise that changes smoothly over the image; each pixel is standard normal.
 
-    Normal noise on a randomly shifted grid is weighted with Gaussians of the distance, whose
-    squares add up to one at each pixel. With a growing scale all pixels come to share one draw, and
-    the masks become the level sets of the map.
+    The noise of a pixel is a weighted sum of normal noise on a randomly shifted grid. The weights
+    are Gaussians of the distance between pixel and grid point, and their squares add up to one at
+    each pixel. If the scale is much larger than the image, all pixels share one draw, and the masks
+    are level sets of the map of keep probabilities.
 
     Differs from the published code, which draws every pixel independently.
 
@@ -303,7 +308,8 @@ def smooth_noise(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Ar
     """
     grid_key, offset_key = jax.random.split(key)
     count, *size = shape
-    # On a finer grid pixels would share no noise, and the grid would be needlessly large.
+    # On a finer grid, neighbouring pixels would share no noise, and the grid would be larger than
+    # necessary.
     scale = max(scale, _MIN_SPACING)
     # The grid extends beyond the image as far as a Gaussian reaches.
     grid = [math.ceil(length / scale) + 2 * _REACH for length in size]
@@ -332,7 +338,7 @@ def smooth_cells(cells: jax.Array, width: float) -> jax.Array:
         width: standard deviation, in cells; 0 returns the cells unchanged.
 
     Returns:
-        float32 `[h, w]`; the weights add up to one, also at the border.
+        float32 `[h, w]`. At the border, the weights of the remaining neighbours add up to one.
     """
     if not width:
         return cells

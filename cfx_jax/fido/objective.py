@@ -19,15 +19,16 @@ For classes that do not exclude each other, for a contrast and for a score, anot
 the place of the log-odds, see `cfx_jax.fido.question`.
 
 With a `margin_cap` m the evidence is capped, because a larger logit margin explains nothing more.
-The term +o (SSR: d = 1) or -o (SDR: d = -1), which the loss subtracts, is replaced:
+With the direction d = 1 for SSR and d = -1 for SDR, the evidence d o, which the loss subtracts, is
+replaced:
 
     d o -> -mean_s relu(m - d logit_margin(c | x_s))
     logit_margin(c | x) = logit(c | x) - max_{k != c} logit(k | x)
 
-With a `success_target` lambda is adapted to each image: this price rises while the masks keep (SSR)
-or flip (SDR) the prediction and falls while they do not. The result is the smallest region that
-succeeds, not the best trade-off at a price that suits only some images. With a `perimeter_weight`
-the boundary of the region is charged like area.
+With a `success_target`, lambda is adapted to each image: this price rises while the masks keep
+(SSR) or flip (SDR) the prediction, and falls while they do not. The result approaches the smallest
+region that succeeds, not the best trade-off at a price that suits only some images. With a
+`perimeter_weight`, a strip along the boundary of the region is charged like area.
 
 Source: Chang, Creager, Goldenberg, Duvenaud, "Explaining Image Classifiers by Counterfactual
 Generation", ICLR 2019 (arXiv 1807.08024), and the code published with it.
@@ -94,18 +95,22 @@ def make_problem(
 
 
 def noise_key(problem: Problem, settings: Settings) -> jax.Array:
-    """Returns the random key of the masks that are learnt: of this example, or of all examples."""
+    """Returns the random key of the masks of learning and of the threshold search.
+
+    It is one key for all examples with `fixed_noise`, otherwise the key of this example.
+    """
     if not settings.fixed_noise:
         return problem.key
-    # The implementation is named, so that no setting of JAX changes the noise.
+    # `impl` is given, so that no setting of JAX changes the noise.
     return jax.random.key(0, impl="threefry2x32")
 
 
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
     """Computes `masks * image + (1 - masks) * infills`, `[S, H, W, C]`, with constant in-fills."""
     infills = jax.lax.stop_gradient(infills)
-    # One mask per channel, whose derivative is a sum of slices. The derivative of a broadcast mask
-    # is a reduction over three numbers at a time, which XLA computes one by one on a CPU.
+    # Concatenate one copy of the mask per channel instead of broadcasting it. The derivative of the
+    # copies is a sum of slices; that of a broadcast mask is a reduction over three numbers at a
+    # time, which XLA does not vectorise on a CPU.
     masks = jnp.concatenate([masks] * image.shape[-1], axis=-1)
     # One product instead of two: its derivative by the mask is one sum over the channels.
     return infills + masks * (image - infills)
@@ -148,8 +153,8 @@ def total_variation(probabilities: jax.Array) -> jax.Array:
 def perimeter(probabilities: jax.Array) -> jax.Array:
     """Sums `|grad p|` over a map `[H, W]`: approximately the perimeter of a region, in pixels.
 
-    For any map the sum is the mean perimeter of its level sets (coarea formula), and masks that
-    share one draw of noise are level sets.
+    For any map in [0, 1], the sum is the mean perimeter of its level sets (coarea formula). If all
+    pixels share one draw of noise, masks are such level sets.
     """
     # The last row and column are repeated, so that the border itself is not counted.
     padded = jnp.pad(probabilities, ((0, 1), (0, 1)), mode="edge")
@@ -167,12 +172,12 @@ def evidence(
     Args:
         logits: logits of the in-filled images, float32 `[S, K]`.
         problem: the image and its question.
-        classifier: the model that computed the logits; gives their kind, softmax or sigmoid.
+        classifier: the model that computed the logits; determines their kind, softmax or sigmoid.
         settings: provides `margin_cap`.
 
     Returns:
-        float32 `[S]`: `direction * log-odds`, or with a `margin_cap` m, at most 0,
-        `-relu(m - direction * logit_margin)`.
+        float32 `[S]`: `direction * log-odds`, or, with a `margin_cap` m,
+        `-relu(m - direction * logit_margin)`, which is at most 0.
     """
     if not settings.margin_cap:
         return problem.direction * problem.question.log_odds(logits, classifier)
@@ -193,9 +198,10 @@ def penalty(
 ) -> jax.Array:
     """Computes `lambda * (sum(KEEP or DROP) + rho * side * perimeter) + tau * TV(DROP)`.
 
-    The sums run over the pixels of the image, and side is its shorter side. A sum, not a mean: at
-    224 x 224 and lambda = 1e-3 a full mask costs about 50. With a `success_target` it costs the
-    same at any image size, so that the same bounds of the price suit images of any size.
+    KEEP is charged for SSR, DROP for SDR. The sums run over the pixels of the image, and side is
+    its shorter side. Because of the sum, a full mask costs about 50 at 224 x 224 and lambda = 1e-3.
+    With a `success_target`, the area is scaled so that a full mask costs the same at any image
+    size, and the same bounds of the price suit images of any size.
 
     Args:
         pixels: the mask distribution at the pixels.
@@ -222,7 +228,8 @@ class StepValue(NamedTuple):
     """Values of one step in addition to its loss.
 
     Attributes:
-        objective: objective at full penalty and `sparsity_weight`, comparable between steps.
+        objective: objective without the warm-up factor w(t) and at the initial price
+            `sparsity_weight`, so that steps are comparable.
         success: share of the masks that keep (SSR) or flip (SDR) the prediction.
     """
 
