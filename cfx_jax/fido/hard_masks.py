@@ -1,7 +1,7 @@
 """Evaluation of the learnt mask distribution with hard masks.
 
 Masks are evaluated in chunks by one loop, so that the compiled program contains the networks only
-once, however many masks there are: compiling the networks takes most of the compile time.
+once, regardless of the number of masks: the networks take most of the compile time.
 
 Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
@@ -22,7 +22,7 @@ from cfx_jax.generators import Generator
 NUM_HARD_MASKS = 32
 """Hard masks drawn by `finish` to evaluate the learnt distribution."""
 NUM_FULL_INFILLS = 4
-"""Fully in-filled images, to test whether the in-fill alone yields the target."""
+"""Fully in-filled images, to test whether the in-fill alone is predicted as the target."""
 
 
 class HardMaskResult(NamedTuple):
@@ -45,12 +45,12 @@ class HardMaskResult(NamedTuple):
 
 
 class _MaskBatch(NamedTuple):
-    """Masks to evaluate.
+    """Keys of R masks to evaluate.
 
     Attributes:
         mask_keys: random keys `[R]` of the masks.
         fill_keys: random keys `[R]` of the in-fills.
-        is_full_infill: bool `[R]`, True for a mask that keeps nothing.
+        is_full_infill: bool `[R]`, True for a mask of zeros, which keeps nothing.
     """
 
     mask_keys: jax.Array
@@ -72,8 +72,8 @@ def evaluate_hard_masks(
 ) -> HardMaskResult:
     """Draws hard masks and classifies the image in-filled under each of them.
 
-    Masks are drawn, because samples are what was optimised. The probability is not thresholded at
-    1/2: samples may keep the prediction although no pixel has a probability above 1/2.
+    Masks are drawn, because samples were optimised. The keep probability is not thresholded at 1/2:
+    samples may keep the prediction although no pixel has a probability above 1/2.
 
     Args:
         key: random key.

@@ -1,7 +1,8 @@
 """Learning the mask of ONE image, step by step: pure functions of arrays.
 
-Call `init`, then `advance` any number of times. A long run vmaps them, keeps the states on the
-devices and advances them by a few steps per call. `cfx_jax.fido.api.finish` evaluates the result.
+Call `init`, then `advance` any number of times. A run over a dataset vmaps both, keeps the states
+on the devices and advances them by a few steps per call. `cfx_jax.fido.api.finish` evaluates the
+result.
 """
 
 from typing import Any
@@ -16,13 +17,13 @@ from cfx_jax.fido.objective import Problem, relaxed_objective
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 
-# Step size of the logarithm of the price, and its bounds as multiples of `sparsity_weight`.
+# Step size of the logarithm of the price, and bounds of the price, in units of `sparsity_weight`.
 _PRICE_RATE = 0.75
 _PRICE_BOUNDS = (0.05, 10.0)
-# Smallest improvement of the mean objective over `patience` steps, as a share of it.
+# Smallest improvement of the mean objective over `patience` steps, as a share of that mean.
 _MIN_IMPROVEMENT = 0.01
-# Shift of a cell by the warm start, in logits: per standard deviation of the gradients, and at
-# most.
+# Shift of a cell by the warm start, in logits: for a gradient of one standard deviation, and the
+# largest one.
 _WARM_START_SCALE, _MAX_WARM_START = 0.7, 1.5
 
 
@@ -57,7 +58,7 @@ def init(settings: Settings) -> State:
         gradient_sum=jnp.zeros_like(cells) if settings.warm_start_steps else None,
         price=jnp.asarray(settings.sparsity_weight, jnp.float32),
         step=jnp.zeros((), jnp.int32),
-        # Not NaN, which raises an error under JAX_DEBUG_NANS.
+        # Zeros, because NaN would raise an error under JAX_DEBUG_NANS.
         trace=jnp.zeros((settings.num_steps,), jnp.float32),
     )
 
@@ -79,12 +80,13 @@ def advance(
         classifier: the model to explain.
         generator: fills the holes.
         settings: hyper-parameters, the same in every call for one image.
-        num_steps: number of steps to take in this call, fewer if the image is done before.
+        num_steps: number of steps to take in this call; fewer are taken if the image is done.
 
     Returns:
-        The state after these steps. A step whose gradient is not finite changes only the trace, and
-        a step of an image that is done (`is_done`) changes nothing. The `warm_start_steps` only sum
-        gradients, and the last of them moves the cells, see `warm_start`.
+        The state after these steps. A step whose gradient is not finite is counted and sets the
+        trace to NaN, but changes no cells; a step of an image that is done (`is_done`) changes
+        nothing. The `warm_start_steps` only sum gradients, and the last of them moves the cells,
+        see `warm_start`.
     """
     optimizer = make_optimizer(settings)
 
@@ -99,7 +101,8 @@ def advance(
         is_update = is_finite & is_active
         if settings.warm_start_steps:
             is_update &= state.step >= settings.warm_start_steps
-        # Select the old state: with a gradient of zeros, Adam's momentum would still move cells.
+        # Without an update, select the old state. Setting the gradient to zero would not suffice:
+        # the momentum of Adam would still move the cells.
         cells, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(is_update, new, old),
             (cells, optimizer_state),
@@ -127,8 +130,8 @@ def warm_start(cells: jax.Array, gradient_sum: jax.Array) -> jax.Array:
     """Moves cells to their initial values for learning, by the gradients of the first masks.
 
     Formula: `cells - clip(0.7 g / std(g), -1.5, 1.5)` with g = `gradient_sum`. The first steps of
-    Adam have the same length for an irrelevant cell as for a decisive one; these moves are
-    proportional to the gradients.
+    Adam have the same length for an irrelevant cell as for a decisive one. The warm start instead
+    moves each cell in proportion to its gradient, up to the limit.
 
     Args:
         cells: float32 `[h, w]`, cells of `init`.
@@ -145,9 +148,10 @@ def warm_start(cells: jax.Array, gradient_sum: jax.Array) -> jax.Array:
 def is_done(state: State, settings: Settings) -> jax.Array:
     """Returns whether an image takes no more steps.
 
-    An image is done after `num_steps`. With a `patience` of p it is also done once the mean
-    objective of the last p steps is less than 1 % below that of the p steps before them, from step
-    `warm_start_steps + warmup_steps + 2 p` on. The result depends only on the trace of this image.
+    An image is done after `num_steps`. With a `patience` of p, it is also done once the mean
+    objective of its last p steps is less than 1 % below that of the p steps before them. This is
+    checked from step `warm_start_steps + warmup_steps + 2 p` on. The result depends only on the
+    trace of this image, not on other images.
 
     Args:
         state: state of one image.
@@ -172,9 +176,9 @@ def is_done(state: State, settings: Settings) -> jax.Array:
 def adapt_price(price: jax.Array, success: jax.Array, settings: Settings) -> jax.Array:
     """Raises lambda of an image while its masks succeed, and lowers it while they do not.
 
-    Formula: `log lambda += 0.75 (success - (1 + tau) / 2)` for the success target tau, bounded by
-    1/20 and 10 times `sparsity_weight`. This is dual ascent. It aims above the target, because the
-    share of successes among a few masks is a coarse estimate.
+    Formula: `log lambda += 0.75 (success - (1 + r) / 2)` for the success target r, where lambda
+    stays between 1/20 and 10 times `sparsity_weight`. This is dual ascent. It aims at `(1 + r) / 2`
+    instead of r, because the share of successes among a few masks is a coarse estimate.
 
     Args:
         price: float32 scalar, lambda of the step.

@@ -2,14 +2,15 @@
 
 Learning moves every cell a little at a time and stops after a fixed number of steps. The learnt map
 therefore keeps slightly too little or too much, with probabilities near 1/2 along the edges of the
-region. In the family of maps
+region. The search considers the family of maps
 
-    logits -> k (logits +- b)
+    logits -> k (logits + b) for SSR,  k (logits - b) for SDR
 
-(+ for SSR, - for SDR) with a sharpness k, the shift b controls how much is kept. `ThresholdSearch`
-finds by bisection the smallest b at which the required share of hard masks (`success_target`)
-succeeds by a reserve: the logit margin exceeds `confidence` times that of the original image, or
-times `margin_cap` if that is smaller. `cfx_jax.fido.hard_masks` draws the masks.
+with a fixed sharpness k. The larger the shift b, the larger is the region that is kept (SSR) or
+in-filled (SDR). `ThresholdSearch` finds by bisection the smallest b at which the required share of
+hard masks (`success_target`) succeeds with a reserve: the logit margin of the target (SSR) or of
+another class (SDR) exceeds `confidence` times the logit margin of the original image, or times
+`margin_cap` if that is smaller. `cfx_jax.fido.hard_masks` draws the masks.
 
 Differs from the published code, which has a fixed price and uses the learnt map unchanged.
 """
@@ -22,10 +23,11 @@ import jax.numpy as jnp
 
 from cfx_jax.fido.settings import Settings
 
-# Largest shift of the logits, before they are sharpened.
+# Largest shift of the logits in either direction, before they are sharpened.
 _MAX_SHIFT = 8.0
-# Largest shift that the reserve may cost. Where it costs more, for example because only the whole
-# image has this margin, half of this shift is added to the one found without the reserve.
+# Largest additional shift that the reserve may cause. If it would cause more, for example because
+# only the whole image has this margin, half of this limit is added to the shift found without the
+# reserve.
 _MAX_RESERVE_SHIFT = 4.0
 
 
@@ -37,10 +39,12 @@ class ThresholdSearch:
         cells: float32 `[h, w]`, the learnt map, logits of keeping each cell.
         direction: float32 scalar, `SSR` or `SDR`.
         reserve: float32 scalar, logit margin that a hard mask has to exceed.
-        low: float32 scalar, a shift that keeps (SDR: drops) too little to reach the success target.
+        low: float32 scalar, largest shift that did not reach the success target, because it keeps
+            (SDR: drops) too little; at first the smallest shift, which is not evaluated.
         high: float32 scalar, smallest shift that has reached the target; at first the largest
             shift, which is not evaluated.
-        high_without_reserve: float32 scalar, the same with a reserve of zero.
+        high_without_reserve: float32 scalar, smallest evaluated shift that has reached the target
+            with a reserve of zero; at first the largest shift.
         settings: provides the success target and the sharpness.
     """
 
@@ -86,8 +90,9 @@ class ThresholdSearch:
     def result(self) -> jax.Array:
         """Returns the map at the shift found, float32 `[h, w]`, logits of keeping each cell.
 
-        If no shift reaches the target, for example because SDR cannot flip a class predicted
-        from the in-fill alone, it is the map that keeps most (SSR) or least (SDR).
+        If no shift reaches the target, it is the map that keeps most (SSR) or least (SDR). This
+        happens, for example, if the in-fill alone is predicted as the target, so that SDR cannot
+        flip the prediction.
         """
         is_costly = self.high - self.high_without_reserve > _MAX_RESERVE_SHIFT
         return self._shift_cells(
