@@ -1,4 +1,4 @@
-"""What comes out: the `Explanation` of an image, and its status.
+"""The result: the `Explanation` of an image, and its status.
 
 Arrays: images float32 `[H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
@@ -15,9 +15,9 @@ from cfx_jax.fido.masks import MaskLaw
 from cfx_jax.fido.objective import SDR, SSR, Problem
 
 NUM_TOP = 5
-"""Classes whose probabilities an explanation reports."""
+"""Number of classes whose probabilities an explanation reports."""
 MAJORITY = 0.5
-"""Share of hard masks that makes a success, where the settings have no target of their own."""
+"""Success target for the status if the settings have none (`success_target` is 0)."""
 
 
 class Status(enum.IntEnum):
@@ -34,7 +34,7 @@ class Status(enum.IntEnum):
     NOT_PRESERVED = 3
     NON_FINITE = 4
     UNREADABLE = 5
-    # Records store the numbers: new ones come last.
+    # Records store these numbers, so a new status is added at the end.
     INFILL_SUFFICES = 6
 
     @property
@@ -44,7 +44,7 @@ class Status(enum.IntEnum):
 
     @property
     def advice(self) -> str:
-        """What to do about it."""
+        """What the user can do about it."""
         return _MEANINGS[self][1]
 
 
@@ -84,31 +84,34 @@ _MEANINGS = {
 
 @flax.struct.dataclass
 class Explanation:
-    """What was learnt; `explain` returns each field with a leading axis N.
+    """The learnt mask of an image and its effect; with a leading axis N from `explain`.
 
     Attributes:
         mask_logits: float32 `[h, w]`, logit of KEEPING each mask cell.
-        keep_prob: float32 `[h, w]`, probability of keeping it.
+        keep_prob: float32 `[h, w]`, probability of keeping each mask cell.
         saliency: float32 `[H, W]` in [0, 1], larger = more important, for SSR and for SDR.
         infilled: float32 `[H, W, C]`, the image under one hard mask drawn from the learnt
             distribution, in-filled.
         status: int32, a `Status`.
         target: int32, the class explained.
         prediction: int32, the class predicted on the original image.
-        log_odds_original: float32, of the target on the original image.
-        log_odds_infilled: float32, mean over 32 in-filled images, one for each hard mask drawn.
+        log_odds_original: float32, log-odds of the target on the original image.
+        log_odds_infilled: float32, mean log-odds of the target on 32 in-filled images, one for each
+            hard mask drawn.
         kept_area: float32 in [0, 1], expected share of pixels kept.
-        success_rate: float32 in [0, 1], share of those 32 that keep (SSR) or flip (SDR) the
-            prediction of the target.
-        objective: float32, `penalty - evidence`, at full penalty and the price of the settings; the
-            evidence is `direction * log_odds_infilled`, or capped, see `cfx_jax.fido.objective`.
-        trace: float32 `[num_steps]`, objective of each step with the relaxed masks, full penalty; 0
-            beyond the steps taken.
+        success_rate: float32 in [0, 1], share of these 32 hard masks that keep (SSR) or flip (SDR)
+            the prediction of the target.
+        objective: float32, `penalty - evidence` of these hard masks, at full penalty and the price
+            `sparsity_weight`; the evidence is `direction * log_odds_infilled`, or the capped logit
+            margin, see `cfx_jax.fido.objective`.
+        trace: float32 `[num_steps]`, objective of each step with its soft masks, at full penalty
+            and the price `sparsity_weight`; 0 beyond the steps taken.
         steps: int32, steps taken: `num_steps`, or fewer with a `patience`.
-        top_classes: int32 `[5]`, the classes that are likeliest on the original image or on the
-            in-filled ones, likeliest first; -1 where there are fewer, or something was not finite.
-        top_before: float32 `[5]`, their probabilities on the original image.
-        top_after: float32 `[5]`, their mean probabilities on the in-filled ones.
+        top_classes: int32 `[5]`, the likeliest classes by the larger of `top_before` and
+            `top_after`, likeliest first; -1 beyond the number of classes, or if something was not
+            finite.
+        top_before: float32 `[5]`, probabilities of these classes on the original image.
+        top_after: float32 `[5]`, mean probabilities of these classes on the 32 in-filled images.
     """
 
     mask_logits: jax.Array
@@ -130,21 +133,21 @@ class Explanation:
     top_after: jax.Array
 
     if TYPE_CHECKING:
-        # Flax makes it, and type checkers do not know of it.
+        # Flax adds this method, but type checkers do not see it.
         def replace(self, **changes: Any) -> Self:
-            """Returns a copy with other fields."""
+            """Returns a copy in which the given fields are replaced."""
 
 
 def saliency(
     cells: jax.Array, direction: jax.Array, size: tuple[int, int], law: MaskLaw
 ) -> jax.Array:
-    """Maps a learnt mask to importance at the pixels: what SSR keeps and what SDR drops.
+    """Computes the importance of each pixel: the degree to which SSR keeps it or SDR drops it.
 
     Args:
-        cells: float32 `[h, w]`, see `MaskLaw`.
+        cells: float32 `[h, w]`, the learnt mask, see `cfx_jax.fido.masks`.
         direction: float32 scalar, `SSR` or `SDR`.
-        size: `(H, W)` of the image.
-        law: mask law of the optimised masks.
+        size: image size `(H, W)`.
+        law: mask law under which the cells were learnt.
 
     Returns:
         float32 `[H, W]` in [0, 1], larger = more important.
@@ -156,12 +159,12 @@ def saliency(
 def find_top(
     original: jax.Array, infilled: jax.Array, classifier: Classifier
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Finds the classes that are likeliest before or after, with their probabilities.
+    """Finds the classes that are likeliest before or after the in-filling, with probabilities.
 
     Args:
         original: float32 `[K]`, logits of the image.
         infilled: float32 `[S, K]`, logits of the in-filled images.
-        classifier: says what logits mean.
+        classifier: the model that computed the logits; determines their kind, softmax or sigmoid.
 
     Returns:
         `top_classes`, `top_before`, `top_after` of an `Explanation`.
@@ -182,14 +185,14 @@ def assign_status(
     success_target: float = MAJORITY,
     is_trivial: jax.Array | bool = False,
 ) -> Explanation:
-    """Returns the explanation with its status, NaN everywhere when something was not finite.
+    """Returns the explanation with its status; if a value is not finite, with NaN in all fields.
 
     Args:
-        result: explanation of one image, whatever its status.
+        result: explanation of one image; its status is replaced.
         problem: the image, its question and its objective.
-        is_decided: bool scalar, whether the classifier decides so on the image itself.
+        is_decided: bool scalar, whether the target is predicted on the original image.
         success_target: share of hard masks that have to succeed.
-        is_trivial: whether the in-fill suffices for what SSR asks.
+        is_trivial: bool scalar, whether all fully in-filled images are predicted as the target.
 
     Returns:
         An `Explanation`.

@@ -1,9 +1,9 @@
 """A run: config -> data -> models -> explain on all local devices -> records.
 
-The only module that reads a whole config. `run` is what `python -m cfx_jax.main` does, without the
-gallery and the table. The data pass through a pipeline: `load_units` decodes a unit of examples,
-`Solver` explains it, `make_values` converts it to arrays and `RecordWriter` writes them; the stages
-run at the same time, each on another unit.
+No other module reads a whole config. `run` does the same as `python -m cfx_jax.main`, without the
+gallery and the table. The data passes through a pipeline: `load_units` decodes a unit of examples,
+`Solver` explains it, `make_values` converts the explanations to arrays, and `RecordWriter` writes
+them. The stages run at the same time, each on a different unit.
 """
 
 import collections
@@ -60,21 +60,21 @@ def run(
 ) -> None:
     """Explains every example of a dataset and writes its records.
 
-    Where several processes run it at once (`jax.process_count()`), each explains units of its own,
-    and all return when all are done.
+    If several processes call it at once (`jax.process_count()`), each explains its share of the
+    units, and all return when all units are complete.
 
     Args:
-        config: the whole run.
-        workdir: folder of the run, on a local disk or `gs://bucket/path`. One that holds an
-            interrupted run of the same config is resumed; a finished run is not changed.
-        stop: stop request, checked continuously; None never stops.
+        config: configuration of the run.
+        workdir: folder of the run, on a local disk or `gs://bucket/path`. An interrupted run of the
+            same config in it is resumed; a finished run is not changed.
+        stop: stop request, checked during the whole run; None never stops.
         classifier: replaces the classifier of the config. It needs an `image_size`; a resumed run
             identifies it by its name and the digest of its params.
         generator: replaces the generator of the config; identified in the same way.
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: `workdir` holds a run of another config or of other data, or something else,
+        RecordsError: `workdir` contains a run of another config or of other data, or other files,
             or another run is writing to it.
         OSError: `workdir` cannot be written.
         StoppedError: the run was requested to stop; every written unit is complete.
@@ -156,8 +156,9 @@ def open_examples(config: Config, classifier: Classifier) -> data.Source:
     """Opens the examples of a run: each image once for each class to explain.
 
     Args:
-        config: configuration; its sections `data` and `explain` are read.
-        classifier: classifier whose classes the labels are; it has an image size.
+        config: configuration of the run; its sections `data` and `explain` are read.
+        classifier: the model to explain; it determines the classes of the labels and the image
+            size.
 
     Raises:
         ConfigError: the data are missing, or the classifier lacks the class to explain.
@@ -186,7 +187,7 @@ def _open_records(
     unit_size: int,
     attributes: Mapping[str, Any],
 ) -> RecordWriter:
-    """Creates the records of a run, or continues them."""
+    """Opens the records of a run for writing; creates them if there are none."""
     try:
         return RecordWriter(
             workdir,
@@ -244,7 +245,7 @@ def _explain(
     write: "_Writing",
     on_progress: Callable[[str, int, float], None],
 ) -> None:
-    """Explains units and takes them out of `units`; in smaller batches where memory runs out."""
+    """Explains units and removes them from `units`; halves the batch if the memory runs out."""
     while units:
         begun = time.monotonic()
         try:
@@ -255,7 +256,8 @@ def _explain(
                 del units[examples.unit]
         except jax.errors.JaxRuntimeError as error:
             size = half_batch(solver.per_device_batch_size, error)
-        # Outside of `except` the error, and the arrays of the batch it refers to, are released.
+        # Compile outside of `except`, where the error, and the arrays of the batch to which it
+        # refers, are released.
         if units:
             compile_or_halve(solver, size)
     _logger.info("devices idle for at most %.1f %% of the time", 100 * solver.idle_share)
@@ -264,9 +266,10 @@ def _explain(
 def _name_targets(
     loaded: Iterable[Examples], classifier: Classifier, contrast: int | None
 ) -> _Jobs:
-    """Names the targets of examples: their labels, or the predicted class where there is none.
+    """Yields examples with their images and targets; rejects labels that are no class.
 
-    Logs at the end how many targets equal the contrast.
+    Logs unreadable images, the check of the classifier and, at the end, the number of targets that
+    equal the contrast.
     """
     num_classes, same = 0, list[str]()
     for examples in loaded:
@@ -328,7 +331,7 @@ class _Writing:
             self._pending.popleft().result()
 
     def __exit__(self, *_: object) -> None:
-        # Also after an error, so that units already explained are not lost.
+        # Write the queue also after an error, so that units already explained are not lost.
         self._pool.shutdown()
         for future in self._pending:
             future.result()
@@ -337,7 +340,7 @@ class _Writing:
         self, examples: Examples, explanations: Mapping[str, Explanation], cost: Cost
     ) -> None:
         values = make_values(self._fields, examples, explanations)
-        # The cost first, since `write_unit` marks the unit as complete.
+        # Write the cost first, because `write_unit` marks the unit as complete.
         self._costs.write(examples.unit, cost)
         self._writer.write_unit(examples.unit, values)
         self._stop.num_written += 1
@@ -345,7 +348,7 @@ class _Writing:
 
 
 def _check(classifier: Classifier, images: np.ndarray) -> None:
-    """Logs problems of the classifier in one line; the run continues."""
+    """Checks the classifier and logs its problems in one line; the run continues in any case."""
     findings = classifier.check(images)
     if findings:
         _logger.warning("classifier checked: %s", "; ".join(map(str, findings)))
