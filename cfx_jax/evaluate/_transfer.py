@@ -1,7 +1,7 @@
-"""Evaluates masks with in-fills and classifiers they were not learnt with.
+"""Evaluates masks with in-fills and classifiers with which they were not learnt.
 
-All functions are pure functions of ONE image. A mask succeeds if a classifier still predicts the
-target on the in-filled image (SSR), or no longer does (SDR).
+All functions are pure functions of ONE image. A mask succeeds with a classifier that still predicts
+the target on the in-filled image (SSR), or no longer predicts it (SDR).
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ def transfer_to_infills(
     Args:
         problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
-        classifier: the model explained.
+        classifier: the explained model, with which the masks were learnt.
         generators: G generators that fill the holes.
-        law: mask law of the learnt masks.
+        law: mask law under which the masks were learnt.
         num_masks: number of hard masks drawn for each generator.
 
     Returns:
@@ -50,7 +50,7 @@ def transfer_to_infills(
         )
         for generator in generators
     ]
-    # The in-filled pictures are dropped.
+    # The in-filled images are not returned.
     return (
         jnp.stack([result.log_odds for result in results]),
         jnp.stack([result.success_rate for result in results]),
@@ -69,16 +69,17 @@ def transfer_to_classifiers(
     Args:
         problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
-        classifiers: k classifiers that the masks were not learnt with.
-        generator: generator that fills the holes.
-        law: mask law of the learnt masks.
+        classifiers: k classifiers with which the masks were not learnt.
+        generator: fills the holes.
+        law: mask law under which the masks were learnt.
 
     Returns:
-        Success rate, float32 `[k]`; NaN where a classifier is wrong on the image itself.
+        Success rate, float32 `[k]`; NaN for a classifier that does not predict the target on the
+        original image.
     """
 
     def draw_and_evaluate(key: jax.Array) -> jax.Array:
-        # The draws of `evaluate_hard_masks`, but filled once for all classifiers.
+        # The masks are drawn as in `evaluate_hard_masks`, but in-filled once for all classifiers.
         mask_key, fill_key = jax.random.split(key)
         mask = law.draw_hard(mask_key, pixels)
         return _succeeds(problem, mask, fill_key, classifiers, generator)
@@ -99,13 +100,13 @@ def evaluate_region(
     Args:
         problem: the image, its question and its objective.
         region: bool `[H, W]`, what SSR keeps and SDR drops.
-        classifier: the model explained; it counts whether or not it is right on the image.
-        others: k classifiers that the region was not learnt with.
-        generator: generator that fills the holes.
+        classifier: the explained model, with which the region was learnt; its result is never NaN.
+        others: k classifiers with which the region was not learnt.
+        generator: fills the holes.
 
     Returns:
-        1 where the region succeeds, else 0, float32 `[1 + k]`, the classifier explained
-        first; NaN where one of the others is wrong on the image itself.
+        1 where the region succeeds, else 0, float32 `[1 + k]`, the explained classifier first; NaN
+        for one of the others that does not predict the target on the original image.
     """
     mask = jnp.where(problem.direction == SSR, region, ~region)
     success = _succeeds(
@@ -137,7 +138,7 @@ def _succeeds(
 def _where_right(
     success: jax.Array, problem: Problem, classifiers: Sequence[Classifier]
 ) -> jax.Array:
-    """Sets success to NaN for classifiers that are wrong on the image itself."""
+    """Sets success to NaN for classifiers that do not predict the target on the original image."""
     logits = (other.apply(other.params, problem.image[None])[0] for other in classifiers)
     is_right = [
         problem.question.decides(z, other) for other, z in zip(classifiers, logits, strict=True)

@@ -33,14 +33,21 @@ from cfx_jax.runs import parallel
 from cfx_jax.runs.idle import IdleMeter
 from cfx_jax.runs.jobs import Images, Task
 
-# `advance` returns to Python after at most this many steps, to move the progress bar and to give
-# the places of images that are done to others.
+# `advance` returns to Python after at most this many steps, to update the progress bar and to put
+# new images into the rows of those that are done.
 _MAX_STEPS_PER_CALL = 5
 _OBJECTIVES = list(DIRECTIONS)
 
 
 class _Requests(NamedTuple):
-    """Images with target and objective of each, with axes `[devices, rows, ...]`, or of one row."""
+    """Images with their targets and objectives, axes `[devices, rows, ...]`; or a single row.
+
+    Attributes:
+        pixels: uint8 `[..., H, W, C]`.
+        targets: int32, classes to explain; below 0 a rank, see `cfx_jax.runs.jobs.Images`.
+        identities: uint32, folded into the key of the run.
+        objectives: int32, index in `DIRECTIONS`.
+    """
 
     pixels: Any
     targets: Any
@@ -60,7 +67,8 @@ class Devices:
 
     Attributes:
         idle_meter: measures how long the devices are idle; assign a new one to start again.
-        rows_per_device: images on one device at once, as compiled last; 0 before.
+        rows_per_device: number of images per device in the programs compiled last; 0 before
+            `compile`.
         steps_per_call: number of optimiser steps per call of `advance`.
     """
 
@@ -91,7 +99,7 @@ class Devices:
             )
 
         self._name_target = mapped(_name_target, 2, 1)
-        # Returns the problem, so that its image is copied to its device only once.
+        # `_begin` returns the problem, so that its image is copied to its device only once.
         self._begin = mapped(functools.partial(_begin, settings=settings), 2, 1)
         self._replace = mapped(_replace, 3, 0)
         steps = self.steps_per_call
@@ -107,7 +115,7 @@ class Devices:
 
     @property
     def num_rows(self) -> int:
-        """Number of images on all devices at once, as compiled last."""
+        """Number of images on all devices in the programs compiled last."""
         return self.num_devices * self.rows_per_device
 
     @property
@@ -122,15 +130,16 @@ class Devices:
             rows_per_device: images on one device at once, at least 1.
 
         Returns:
-            Bytes that the larger of them takes on one device, parameters included, by its own
-            memory analysis.
+            Bytes that the larger of the two programs takes on one device, parameters included,
+            according to the memory analysis of XLA.
         """
         self.rows_per_device = rows_per_device
         self._compiled = None  # Frees the memory of the earlier programs.
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
         requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
         problem, state = self._begin(requests, self._shard(np.ones(1, bool)), self._shared)
-        # At once: Python traces the second program while XLA, on another core, compiles the first.
+        # Compile both at once: Python traces `advance` while XLA, on another core, compiles
+        # `finish`.
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
             finish = self._finish.lower(state, requests, self._shared, *self._models)
             compiling = threads.submit(finish.compile)
@@ -141,7 +150,7 @@ class Devices:
     def begin(
         self, tasks: Sequence[Task], is_fresh: np.ndarray, others: tuple[Problem, State] | None
     ) -> tuple[Problem, State]:
-        """Begins the tasks of some rows.
+        """Begins new tasks in some of the rows; the other rows continue.
 
         Args:
             tasks: one task per row; rows that are not fresh may repeat the task of another row.
@@ -159,9 +168,10 @@ class Devices:
         return begun if others is None else self._replace(fresh, begun, others)
 
     def advance(self, state: State, problem: Problem) -> tuple[State, jax.Array]:
-        """Takes the next `steps_per_call` steps; returns the state, and which rows are done (bool).
+        """Takes the next `steps_per_call` steps in all rows that are not done.
 
-        Inactive rows, and rows that were done before, do not change.
+        Returns:
+            The state, and for each row whether it is done, bool.
         """
         assert self._compiled is not None
         advanced: tuple[State, jax.Array] = self.idle_meter.run(
@@ -177,7 +187,7 @@ class Devices:
         Args:
             tasks: at most `num_rows` tasks.
             states: state of each task, NumPy arrays.
-            targets: class to explain of each task, int `[n]`.
+            targets: class to explain of each task, an int scalar each.
 
         Returns:
             An `Explanation` of all rows, on the devices.
@@ -259,5 +269,5 @@ def _bytes_needed(program: Any) -> int:
 
 
 def _largest_divisor(number: int, limit: int) -> int:
-    """Returns the largest divisor up to a limit: a remainder would need a second program."""
+    """Returns the largest divisor up to a limit; a remainder would require a second program."""
     return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

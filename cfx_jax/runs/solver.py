@@ -1,8 +1,10 @@
 """The host loop of an optimisation: a batch on all local devices, each image in a place (row).
 
-As soon as an image is done, the next one takes its place, so devices wait for no image. The host
-stays one compiled program ahead of the devices: while it prepares images and reads results, the
-devices already run the next program.
+As soon as an image is done, the next one takes its place, so no place stays empty while other
+images take more steps. The host dispatches one compiled program ahead: while it prepares images and
+reads results, the devices already run the next program.
+
+A job is a group of images with a tag; a task is one image with one objective.
 """
 
 import collections
@@ -37,8 +39,8 @@ class _Call(NamedTuple):
 
     Attributes:
         state: state after the call, on the devices.
-        is_done: bool, on the devices.
-        targets: targets of the problems, on the devices.
+        is_done: whether the image in each place is done, bool, on the devices.
+        targets: class to explain in each place, on the devices.
         tasks: the tasks of the call, by place.
     """
 
@@ -49,7 +51,7 @@ class _Call(NamedTuple):
 
 
 class _Learnt(NamedTuple):
-    """A task whose mask is learnt but not yet evaluated; NumPy, without a leading axis."""
+    """A task whose mask is learnt but not yet evaluated; NumPy arrays without a leading axis."""
 
     task: Task
     state: State
@@ -91,11 +93,12 @@ class Solver:
             key: random key of the run.
             classifier: the model to explain.
             generator: fills the holes.
-            settings: settings of every image.
-            objectives: `"ssr"`, `"sdr"` or both, in the order to solve them.
-            shape: `(H, W, C)` of every image.
+            settings: hyper-parameters, the same for every image.
+            objectives: `"ssr"`, `"sdr"` or both, in the order in which they are solved.
+            shape: shape `(H, W, C)` of every image.
             devices: local devices to use; None takes all.
-            contrast: class k of the question "why the target rather than k?"; None for all others.
+            contrast: class k of the question "why the target rather than k?"; None for the question
+                "why the target?".
         """
         self._objectives = list(objectives)
         self._num_steps = settings.num_steps
@@ -104,17 +107,17 @@ class Solver:
 
     @property
     def num_devices(self) -> int:
-        """Devices that work on a batch together."""
+        """Number of devices that work on a batch together."""
         return self._devices.num_devices
 
     @property
     def per_device_batch_size(self) -> int:
-        """Images optimised together on one device, as compiled last; 0 before."""
+        """Number of images per device in the programs compiled last; 0 before `compile`."""
         return self._devices.rows_per_device
 
     @property
     def idle_share(self) -> float:
-        """Upper bound of the share of the time of `stream` in which the devices were idle."""
+        """Upper bound of the share of time in which the devices were idle during `stream`."""
         return self._devices.idle_meter.idle_share
 
     def compile(self, per_device_batch_size: int) -> int:
@@ -137,10 +140,11 @@ class Solver:
         """Solves jobs; images of the next job take the places of images that are done.
 
         Args:
-            jobs: for each job any tag, which is returned with its results, and n >= 0 images.
-            on_progress: called now and then with the objective, the steps taken or skipped
-                since its last call, summed over the images, and the mean objective of these
-                images, leaving out those that are not finite (NaN when none is).
+            jobs: for each job, any tag, which is returned with the results, and n >= 0 images.
+            on_progress: function called after every few steps with the name of the objective, the
+                number of steps taken or skipped since its last call, summed over the images, and
+                the mean value of the objective of these images. Values that are not finite are
+                left out; without any finite value the mean is NaN.
 
         Yields:
             In the order of the jobs, the tag and a dict from objective to an `Explanation` of
@@ -161,7 +165,7 @@ class Solver:
         while not is_over:
             self._fill(pool, queue)
             call = self._call(pool)
-            # The devices have work, so the host has time for what they did before.
+            # The devices are busy with this call, so the host can read the results of the last one.
             learnt += self._check_done(pool, last, on_progress) if last else []
             while finished:
                 self._deliver(*finished.popleft())
@@ -175,7 +179,7 @@ class Solver:
             last = call
 
     def _fill(self, pool: _Pool, queue: Jobs[Any]) -> None:
-        """Gives the free places of the pool to the next tasks."""
+        """Puts the next tasks into the free places of the pool."""
         free = [place for place, task in enumerate(pool.tasks) if task is None]
         fresh = queue.take(len(free))
         if not fresh:
@@ -183,7 +187,8 @@ class Solver:
         places = free[: len(fresh)]
         for place, task in zip(places, fresh, strict=True):
             pool.tasks[place] = task
-        # A free place holds a copy of a real image, so that it produces no NaN; it takes no steps.
+        # A place that stays free gets a copy of a real image, so that it produces no NaN; the copy
+        # takes no steps.
         tasks = [task or fresh[0] for task in pool.tasks]
         is_fresh = np.isin(np.arange(len(tasks)), places)
         others = None
@@ -199,7 +204,7 @@ class Solver:
         pool.state, is_done = self._devices.advance(pool.state, pool.problem)
         for place, task in tasks.items():
             task.steps_started += self._devices.steps_per_call
-            # Its last step is dispatched, so its place is free for the next call.
+            # The last step of this task is dispatched, so its place is free for the next call.
             if task.steps_started == self._num_steps:
                 pool.tasks[place] = None
         return _Call(pool.state, is_done, pool.problem.question.target, tasks)
