@@ -1,20 +1,26 @@
-"""Compares regions with the smallest ones, on images where those are known exactly.
+"""Compares regions with the smallest possible ones, on images for which those are known exactly.
 
     python benchmarks/known_truth.py [--modes region fast] [--set num_steps=120 mask_size=28] \
         [--num_images=32] [--keys 0 1] [--size=64] [--cases one and or_both]
 
 An analytic classifier counts the pixels of each colour. A colour is present if enough pixels of its
-disc are, and a class is a logical function of the colours that are present: one, AND, OR, two of
-three. In the case `texture` every pixel of the image counts. The in-fill is grey, which no class
-counts. The logit margin is a function of the number of pixels kept of each disc alone, so that the
-smallest sufficient (SSR) and the smallest necessary (SDR) set follow by enumerating these numbers.
+disc are kept, and the class is a logical function of the colours that are present: one colour, AND,
+OR, two of three. In the case `texture`, every pixel of the image counts. The in-fill is grey, a
+colour that no class counts. The logit margin depends only on the number of pixels kept of each
+disc, so the smallest set of pixels that keeps the class (SSR), or whose in-filling flips it (SDR),
+follows by enumerating these numbers.
 
-Columns: area / least, the area of the region (saliency above 1/2) over that of the smallest set,
-median and mean; on parts, the share of the region that lies on discs that the class depends on;
-region success, the share of images whose region keeps (SSR) or flips (SDR) the prediction; OK, the
-share of that status; IoU keys, between the regions of two keys of the same image; IoU noise,
-between those of an image and of the image with noise of up to 1/255 a pixel; answers, how often
-each of several smallest sets was found (the discs that the region takes the most of).
+Columns:
+    area/least: area of the region (saliency above 1/2) divided by that of the smallest set, median.
+    mean: mean of the same ratio.
+    on parts: share of the region that lies on discs that the class depends on.
+    success: share of images whose region keeps (SSR) or flips (SDR) the prediction.
+    OK: share of explanations with this status.
+    IoU keys: mean IoU of the regions of an image with two keys.
+    IoU noise: mean IoU of the regions of an image and of the image with noise of up to 1/255 per
+        pixel.
+    answers: for each set of discs, the number of regions that cover more than a seventh of exactly
+        these discs. It shows which of several smallest sets is found.
 
 FunnyBirds (Hesse et al., ICCV 2023) compares explanations with minimal sufficient sets of parts of
 rendered birds, for trained networks; here the sets are known to the pixel.
@@ -40,13 +46,14 @@ COLOURS = {
     "cyan": (0.1, 0.9, 0.9),
     "magenta": (0.9, 0.1, 0.9),
 }
-# A disc counts as present from this share of its pixels on, and this steep.
+# Share of the pixels of a disc from which on it counts as present, and steepness of this threshold.
 _PRESENT, _STEEPNESS = 0.7, 15.0
-# Share of the image that has to be there of the texture.
+# Share of the image from which on the texture counts as present.
 _TEXTURE_SHARE = 0.4
-# Combinations of numbers of pixels that are enumerated; on larger images the numbers have gaps.
+# Largest number of combinations of pixel counts that are enumerated; on larger images some counts
+# are skipped.
 _MAX_COMBINATIONS = 1e7
-# Attempts to place discs that do not touch.
+# Attempts to place discs so that they do not touch.
 _MAX_DRAWS = 10_000
 
 
@@ -55,9 +62,10 @@ class Case(NamedTuple):
 
     Attributes:
         discs: colours of the discs that the class depends on.
-        others: colours of further discs, which change nothing.
+        others: colours of further discs, on which the class does not depend.
         area: area of a disc, as a share of the image.
-        presence: logical function of the presences `[P, ...]` of the discs, in [0, 1].
+        presence: differentiable logical function: maps the presences `[P, ...]` of the discs, in
+            [0, 1], to the presence of the class.
     """
 
     discs: tuple[str, ...]
@@ -88,13 +96,13 @@ CASES = {
 
 
 class World(NamedTuple):
-    """Images of one case, with all that is known about them.
+    """Images of one case, with their discs, their classifier and the area of the smallest sets.
 
     Attributes:
         images: float32 `[N, H, W, 3]` in [0, 1].
         parts: bool `[N, P, H, W]`, the discs that the class depends on.
-        classifier: the classifier; class 0 is the class of the case.
-        least: smallest number of pixels of a sufficient and of a necessary set, by objective.
+        classifier: the analytic classifier; class 0 is the class of the case.
+        least: number of pixels of the smallest set, by objective.
     """
 
     images: jax.Array
@@ -107,7 +115,7 @@ def make_world(name: str, num_images: int, size: int, seed: int = 0) -> World:
     """Draws the images of a case and enumerates its smallest sets.
 
     Args:
-        name: a case of `CASES`.
+        name: name of a case in `CASES`.
         num_images: number of images N.
         size: side of the images, in pixels.
         seed: seed of the positions and backgrounds.
@@ -181,7 +189,7 @@ def _make_classifier(case: Case, total: int, *, is_texture: bool) -> Classifier:
     colours = jnp.asarray([COLOURS[name] for name in case.discs or ("red",)])
 
     def apply(params: Any, images: jax.Array) -> jax.Array:
-        # The distance of every pixel to every colour, up to which it counts.
+        # A pixel counts for a colour if the distance between the two is below 0.3.
         distance = jnp.sqrt(jnp.square(images[..., None, :] - colours).sum(-1) + 1e-8)
         counts = jax.nn.sigmoid(40.0 * (0.3 - distance)).sum((1, 2))
         present = case.presence(_presence(counts / total, is_texture, jax.nn.sigmoid).T)
@@ -195,7 +203,7 @@ def _presence(shares: Any, is_texture: bool, sigmoid: Callable[[Any], Any]) -> A
 
 
 def _enumerate_least(case: Case, total: int, name: str) -> dict[str, int]:
-    """Enumerates the number of pixels kept of each disc, for the smallest sets."""
+    """Finds the size of the smallest sets by enumerating the number of pixels kept of each disc."""
     count = max(1, len(case.discs))
     step = -(-total // int(_MAX_COMBINATIONS ** (1 / count)))
     grids = np.meshgrid(*[np.arange(0, total + 1, step)] * count, indexing="ij")
@@ -214,15 +222,14 @@ class Row(NamedTuple):
     """Figures of one case and objective, over images and keys.
 
     Attributes:
-        ratio: area of the region / least area, median.
-        mean_ratio: the same, mean.
-        on_parts: share of the region on discs that the class depends on.
+        ratio: area of the region divided by the area of the smallest set, median.
+        mean_ratio: mean of the same ratio.
+        on_parts: share of the region that lies on discs that the class depends on, mean.
         region_success: share of regions that keep (SSR) or flip (SDR) the prediction.
         ok: share of explanations with status `OK`.
         iou_keys: mean IoU of the regions of two keys; NaN with one key.
         iou_noise: mean IoU of the regions of an image with and without noise, at the first key.
-        answers: number of regions by the set of discs that they take more than half of the least
-            share of.
+        answers: number of regions, by the set of discs of which they cover more than a seventh.
     """
 
     ratio: float
@@ -238,17 +245,17 @@ class Row(NamedTuple):
 def measure(
     world: World, name: str, objective: str, found: list[Explanation], noisy: Explanation
 ) -> Row:
-    """Compares regions with the truth.
+    """Compares the regions of explanations with the smallest sets.
 
     Args:
         world: the images of the case.
-        name: name of the case.
+        name: name of the case in `CASES`.
         objective: `"ssr"` or `"sdr"`.
         found: explanations of all images, one for each key.
         noisy: explanation of all images with noise, at the first key.
 
     Returns:
-        The figures.
+        The figures of this case and objective.
     """
     regions = np.stack([np.asarray(e.saliency) > 0.5 for e in found])
     area = regions.sum((2, 3))
@@ -277,7 +284,7 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _count_answers(case: Case, parts: np.ndarray, regions: np.ndarray) -> dict[str, int]:
-    """Counts which discs the regions `[keys, N, H, W]` cover by more than a seventh."""
+    """Counts, for regions `[keys, N, H, W]`, the sets of discs covered by more than a seventh."""
     covered = (regions[:, :, None] & parts).sum((3, 4)) / parts.sum((2, 3))
     names = np.asarray(case.discs or ("image",))
     sets = ["+".join(names[one > 1 / 7]) or "none" for one in covered.reshape(-1, len(names))]
@@ -312,7 +319,7 @@ def run(
 
 
 def main() -> None:
-    """Prints a line per mode, case and objective."""
+    """Prints one line per mode, case and objective."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--modes", nargs="+", default=["region"])
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", dest="changes")

@@ -3,14 +3,15 @@
     python benchmarks/modes.py --photos=DIR --out=FILE --modes fast paper [--num_photos=64] \
         [--size=128 --mask_size=32] [--sparsity_weight=2e-4] [--part=0/2]
 
-Of a fixed shuffle of `--photos`, labelled photographs, the first `--num_photos` that the classifier
-gets right are stretched to a square and explained, SSR and SDR. Every result is a line of `--out`,
-with all that it depends on; what is there already is not done again, so a run that was cut off goes
-on, and several processes, each with its `--part`, can share the work. All modes pay
-`--sparsity_weight` for a pixel of 224 x 224, and as much for a whole image of another size.
+The folder `--photos` contains labelled photographs. Of a fixed shuffle, the first `--num_photos`
+that the classifier classifies correctly are stretched to a square and explained, SSR and SDR. Every
+result is a line of `--out`, together with everything that it depends on. Existing results are not
+computed again, so an interrupted run is resumed, and several processes, each with its `--part`, can
+share the work. In all modes, `--sparsity_weight` is the price of a pixel at 224 x 224. At another
+size the price of a pixel is scaled, so that a whole image costs the same.
 
-Two processes with a core each (`OMP_NUM_THREADS=1 taskset -c CORE`) take 45 s for a photograph of
-128 x 128, both objectives, with the 2,400 evaluations of `paper`.
+Two processes with one core each (`OMP_NUM_THREADS=1 taskset -c CORE`) take 45 s per photograph of
+128 x 128, for both objectives with the 2,400 evaluations of `paper`.
 """
 
 import argparse
@@ -39,7 +40,7 @@ CLASSIFIER, GENERATOR = "efficientnet_lite0", "gated_unet"
 
 
 class Photograph(NamedTuple):
-    """One to explain; uint8 `[H, W, 3]`."""
+    """A photograph to explain, uint8 `[H, W, 3]`, with its class."""
 
     name: str
     pixels: np.ndarray
@@ -47,7 +48,7 @@ class Photograph(NamedTuple):
 
 
 def main() -> None:
-    """Explains what is missing, then prints a table for each objective."""
+    """Computes the missing explanations, then prints a table for each objective."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of labelled photographs")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file of results")
@@ -87,17 +88,17 @@ def main() -> None:
 
 
 class Results:
-    """Figures of explanations, a line of JSON each, in a file that several processes may add to."""
+    """Figures of explanations in a file, one line of JSON each; several processes may append."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Reads what is there.
+        """Reads the existing results.
 
         Raises:
             OSError: the file cannot be written.
-            ValueError: a line in it is of something else.
+            ValueError: a line in the file is not a result.
         """
         self._path = path
-        with path.open("a"):  # Before work, not after it, is found out that nothing can be kept.
+        with path.open("a"):  # Raises before the work, not after it, if the file is not writable.
             pass
         *lines, cut_off = path.read_text().split("\n")
         if cut_off:
@@ -113,11 +114,11 @@ class Results:
     def find(
         self, photo: Photograph, settings: Settings, objective: str
     ) -> dict[str, float] | None:
-        """Returns the figures of an explanation, None where it is not there."""
+        """Returns the figures of an explanation; None if there are none yet."""
         return self._figures.get(json.dumps(_describe(photo, settings, objective)))
 
     def add(self, photo: Photograph, settings: Settings, found: dict[str, Explanation]) -> None:
-        """Keeps the explanations of one photograph."""
+        """Stores the figures of the explanations of one photograph, by objective."""
         lines = []
         for objective, one in found.items():
             kept = float(one.kept_area[0])
@@ -138,7 +139,7 @@ class Results:
 def tables(
     results: Results, photographs: list[Photograph], settings: dict[str, Settings]
 ) -> Iterator[str]:
-    """Means over the photographs that are explained in all modes, and paired differences."""
+    """Yields means over the photographs explained in all modes, and paired differences."""
     first, *others = settings
     for objective in DIRECTIONS:
         rows = [
@@ -160,7 +161,7 @@ def tables(
 
 
 def _describe(photo: Photograph, settings: Settings, objective: str) -> dict[str, Any]:
-    """All that a result depends on."""
+    """Returns everything that a result depends on."""
     return {
         "photo": photo.name,
         "pixels": zlib.crc32(photo.pixels.tobytes()),
@@ -175,14 +176,14 @@ def _describe(photo: Photograph, settings: Settings, objective: str) -> dict[str
 def _settings(mode: str, arguments: argparse.Namespace) -> Settings:
     settings = MODES[mode]
     price = arguments.sparsity_weight or settings.sparsity_weight
-    if not settings.success_target:  # There prices are of 224 x 224 already.
+    if not settings.success_target:  # With a target, `penalty` scales the price itself.
         price *= (TUNED_SIZE / arguments.size) ** 2
     size = arguments.mask_size or settings.mask_size
     return dataclasses.replace(settings, sparsity_weight=price, mask_size=size)
 
 
 def _choose(source: Source, classifier: Classifier, size: int, number: int) -> Iterator[Photograph]:
-    """The first of a shuffle that the classifier gets right."""
+    """Yields the first photographs of a shuffle that are classified correctly."""
     answer = jax.jit(lambda params, pixels: predict(classifier.apply(params, to_floats(pixels))))
     for index in np.random.default_rng(0).permutation(len(source)).tolist():
         if not number:
@@ -201,11 +202,11 @@ def _explain(
     models = classifier, load_generator(GENERATOR)
     shape = photographs[0].pixels.shape
     solver = Solver(jax.random.key(0), *models, settings, list(DIRECTIONS), shape)
-    # Eight masks at once whatever the mode, which is where two cores are busiest.
+    # Eight masks at once in every mode, with which two cores are used best.
     most = math.ceil(len(DIRECTIONS) * len(photographs) / solver.num_devices)
     solver.compile(min(most, max(1, 8 // settings.num_samples)))
     jobs = (
-        # By its name, so that the noise of a photograph is the same in any part of the work.
+        # The key follows from the name, so that the noise of a photograph is the same in any part.
         (photo, Images(photo.pixels[None], *(np.asarray([n]) for n in (photo.label, _key(photo)))))
         for photo in photographs
     )

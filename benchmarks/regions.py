@@ -1,22 +1,23 @@
-"""Compares settings on photographs: share, success, transfer, other in-fills, stability.
+"""Compares settings on photographs: size, success, transfer and stability of the regions.
 
     python benchmarks/regions.py --photos=DIR --out=DIR [--num_photos=64 --skip=16] \
         --settings old:region new:region,num_steps=120,mask_size=28 [--keys 0 1] \
         [--changes none noise jpeg shift] [--part=0/2] [--tables]
 
-Of a fixed shuffle of `--photos`, a folder of labelled photographs, the first that
+The folder `--photos` contains labelled photographs. Of a fixed shuffle, the first that
 EfficientNet-Lite0 classifies correctly are explained (SSR and SDR, in-fill `gated_unet`), once for
-each of `--keys` and each of `--changes`: `none`, `noise` (uniform, up to 1/255 a pixel), `jpeg`
-(quality 90) or `shift` (one pixel to the left). Settings are chosen on the first 16 and reported on
-those after `--skip=16`. Every result is a file in `--out`; existing files are kept, so that an
-interrupted run is resumed, and several processes can share the work, each with its `--part`.
+each of `--keys` and each of `--changes`: `none`, `noise` (uniform, up to 1/255 per pixel), `jpeg`
+(quality 90) or `shift` (one pixel to the left). `--skip=16` leaves out the first 16, so that
+settings can be chosen on these and reported on the others. Every result is a file in `--out`.
+Existing files are kept, so that an interrupted run is resumed, and several processes, each with its
+`--part`, can share the work.
 
 `--tables` evaluates the regions: the share of the image that is kept (SSR) or in-filled (SDR), the
-number of parts, the success rate of hard masks, and whether the region alone keeps or flips the
-prediction of four judges: the same network, EfficientNet-Lite1 and -Lite2, and the same network
-with a blurred in-fill. `at SHARE` takes the pixels of largest saliency up to that share of the
-image, so that methods are compared at equal share, with Grad-CAM as a reference; `mean of keys`
-averages the maps of all keys.
+number of parts, the success rate of hard masks, and whether the region keeps (SSR) or flips (SDR)
+the prediction in four evaluations: of the same network, of EfficientNet-Lite1 and -Lite2, and of
+the same network with a blurred in-fill. The lines `at SHARE` evaluate the pixels of largest
+saliency, up to that share of the image, so that methods are compared at equal share, with Grad-CAM
+as a reference. `mean of keys` averages the maps of all keys.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Photograph(NamedTuple):
 
 
 def change_pixels(pixels: np.ndarray, change: str, seed: int) -> np.ndarray:
-    """Returns a photograph with a change that no person sees, uint8 `[H, W, 3]`."""
+    """Returns a photograph with an imperceptible change, uint8 `[H, W, 3]`."""
     if change == "noise":
         noise = np.random.default_rng(seed).integers(-1, 2, pixels.shape)
         return (pixels.astype(int) + noise).clip(0, 255).astype(np.uint8)
@@ -70,7 +71,7 @@ def change_pixels(pixels: np.ndarray, change: str, seed: int) -> np.ndarray:
 
 
 def choose(path: str, classifier: Classifier, skip: int, number: int) -> list[Photograph]:
-    """Returns correctly classified photographs of a fixed shuffle, after `skip` of them."""
+    """Returns `number` correctly classified photographs of a fixed shuffle, after `skip` others."""
     source = open_source(DataConfig(source="folder", path=path, resize="stretch"))
     classify = jax.jit(lambda params, images: predict(classifier.apply(params, images)))
     found: list[Photograph] = []
@@ -93,7 +94,7 @@ class Variant(NamedTuple):
     change: str
 
     def path(self, out: pathlib.Path, photo: Photograph) -> pathlib.Path:
-        """Returns the file of the result of a photograph."""
+        """Returns the path of the file with the result of a photograph."""
         return out / f"{self.name}-{self.key}-{self.change}" / f"{photo.name}.npz"
 
 
@@ -104,7 +105,7 @@ def explain_missing(
     classifier: Classifier,
     generator: Generator,
 ) -> None:
-    """Explains the photographs that have no result yet, in batches of one size."""
+    """Explains the photographs that have no result yet, in batches of the same size."""
     missing = [photo for photo in photos if not variant.path(out, photo).exists()]
     for start in range(0, len(missing), BATCH_SIZE):
         batch = missing[start : start + BATCH_SIZE]
@@ -134,7 +135,7 @@ def explain_missing(
 
 
 class Judges:
-    """Decides whether a region keeps or flips the prediction of several networks and in-fills."""
+    """Evaluates whether regions keep or flip the prediction, with several networks and in-fills."""
 
     def __init__(self, classifier: Classifier, generator: Generator) -> None:
         """Loads the networks and in-fills."""
@@ -146,9 +147,11 @@ class Judges:
         self._functions = [jax.jit(functools.partial(_decide, *judge)) for judge in judges]
 
     def decide(self, photo: Photograph, regions: np.ndarray, goal: str) -> np.ndarray:
-        """Returns the success of regions `[R, H, W]` for each judge, float `[R, 4]`.
+        """Returns whether regions `[R, H, W]` succeed with each network and in-fill.
 
-        NaN where a network does not predict the label on the photograph itself.
+        Returns:
+            float `[R, 4]`, 1 where a region succeeds, else 0; NaN for a network that does not
+            predict the label on the photograph itself.
         """
         image = jnp.float32(photo.pixels) / 255
         kept = regions if goal == "ssr" else ~regions
@@ -177,7 +180,7 @@ def _decide(
 
 
 def top_region(saliency: np.ndarray, share: float) -> np.ndarray:
-    """Returns the pixels of largest saliency, this share of the image, bool `[H, W]`."""
+    """Returns the pixels of largest saliency, up to a share of the image, bool `[H, W]`."""
     order = np.argsort(-saliency.ravel(), kind="stable")
     region = np.zeros(saliency.size, bool)
     region[order[: round(share * saliency.size)]] = True
@@ -205,7 +208,7 @@ def intersection_over_union(first: np.ndarray, second: np.ndarray) -> float:
 def tables(
     variants: list[Variant], photos: list[Photograph], out: pathlib.Path, classifier: Classifier
 ) -> Iterator[str]:
-    """Yields the lines of all tables, of the photographs that every variant has explained."""
+    """Yields the lines of all tables, for the photographs explained with every variant."""
     photos = [p for p in photos if all(v.path(out, p).exists() for v in variants)]
     generator = load_generator("gated_unet")
     judges, results = Judges(classifier, generator), {}
@@ -267,7 +270,7 @@ def _stability(results: dict[Variant, list[dict[str, np.ndarray]]], goal: str) -
         if first.name != second.name or sum(differ) != 1 or first.change != "none":
             continue
         a, b = regions[first], regions[second]
-        if second.change == "shift":  # Back to where it was.
+        if second.change == "shift":  # Undo the shift, so that the pixels correspond.
             b = [np.roll(one, 1, axis=1) for one in b]
         ious = np.asarray([intersection_over_union(*both) for both in zip(a, b, strict=True)])
         label = f"{first.name}: {first.key}, {first.change} / {second.key}, {second.change}"
@@ -289,7 +292,7 @@ def _parse_variants(arguments: argparse.Namespace) -> list[Variant]:
 
 
 def main() -> None:
-    """Explains what is missing, or prints the tables."""
+    """Computes the missing explanations, or prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of labelled photographs")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder of results")
