@@ -53,6 +53,7 @@ def test_api_takes_the_key_first_and_options_by_name(function):
         assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) == is_option, parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     failures, _ = doctest.testmod(importlib.import_module(name), raise_on_error=False)

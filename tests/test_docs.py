@@ -44,13 +44,13 @@ NOT_RUN = [
 # What the blocks of a page lead to.
 SHOWN = {
     "README.md": [
-        "e.keep_prob.shape == (1, 14, 14)",
+        "e.keep_prob.shape == (1, 28, 28)",
         "e.saliency.shape == (1, 224, 224)",
         "e.target.tolist() == [967]",
     ],
-    "choose.md": ["(finer.num_evaluations, finer.mask_size) == (144, 28)"],
+    "choose.md": ["(faster.num_evaluations, faster.mask_size) == (144, 28)"],
     "compare.md": ["maps.shape == (1, 224, 224)", "'grad_cam' in METHODS"],
-    "index.md": ["e.keep_prob.shape == (1, 14, 14)", "e.target.tolist() == [967]"],
+    "index.md": ["e.keep_prob.shape == (1, 28, 28)", "e.target.tolist() == [967]"],
     "own_images.md": ["config.explain.top_classes == 2"],
     "own_model.md": [
         "classifier.name == 'Sequential'",
@@ -120,7 +120,9 @@ def test_docs_blocks_not_run_are_marked():
 def quick():
     """Two steps of one mask and no settling, which changes no shape."""
     with pytest.MonkeyPatch.context() as patch:
-        short = dataclasses.replace(MODES["region"], num_steps=2, num_samples=1, success_target=0.0)
+        short = dataclasses.replace(
+            MODES["region"], num_steps=2, num_samples=1, warm_start_steps=0, success_target=0.0
+        )
         patch.setitem(MODES, "region", short)
         yield
 

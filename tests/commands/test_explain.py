@@ -91,6 +91,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_explain_ends_with_a_table_and_the_path_of_the_page(pictures):
     (pictures / "model.py").write_text(MODEL)
     command = [

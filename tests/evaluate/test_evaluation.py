@@ -32,6 +32,8 @@ from cfx_jax.records import RecordReader, RecordsError
 from cfx_jax.runs import cluster
 from cfx_jax.runs.preemption import StopRequest
 
+pytestmark = pytest.mark.slow  # They share a run of half a minute.
+
 
 @pytest.fixture(scope="module")
 def tiny(random_classifier):
@@ -73,7 +75,6 @@ def workdir(config, tiny, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_evaluate_tables_hold_all_methods_and_controls(workdir):
     table = json.loads((workdir / "table.json").read_text())
     methods = table["methods"]["all"]
@@ -233,7 +234,6 @@ def forget(folder, *units):
         (folder / "records.zarr/complete/c" / str(unit)).unlink()
 
 
-@pytest.mark.slow
 def test_evaluate_hosts_at_different_times_measure_the_same(tiny, workdir, tmp_path, monkeypatch):
     this, stop = threading.local(), StopRequest()
     monkeypatch.setattr(jax, "process_index", lambda: this.host)
@@ -335,7 +335,6 @@ def test_evaluate_accepts_boxes_added_before_it_but_not_after(moved):
     assert evaluate_moved() == table
 
 
-@pytest.mark.slow
 def test_evaluate_transfers_masks_to_other_classifiers(tiny, workdir, tmp_path):
     """One classifier is the same; the other predicts the least likely class of the first."""
     twin = tiny.replace(name="twin")

@@ -317,6 +317,7 @@ def test_explain_does_not_retrace_between_batches(linear_classifier, fill_half):
     assert len(traces) == traced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "block_size"), [("region", 1), ("paper", 1), ("fast", 3), ("bbmp", 1)]
 )

@@ -91,6 +91,7 @@ class Commands:
             "--config.generator.name=grey",
             f"--config.explain.num_steps={num_steps}", "--config.explain.num_samples=2",
             "--config.explain.mask_size=14", "--config.explain.patience=2",
+            "--config.explain.warm_start_steps=0", "--config.explain.warmup_steps=6",
             "--config.batch.per_device_batch_size=2",
             # Pictures of all 64 images would take half of the time of a process.
             "--config.batch.unit_size=4", "--config.report.max_images=2", *more,

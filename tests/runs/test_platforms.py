@@ -103,6 +103,7 @@ def test_lower_for_tpu_accepts_scoring(precision):
         assert "main" in lower(call, 1 + len(arguments), image, *arguments, models)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gated_unet", "vae_digits"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_lower_for_tpu_accepts_training(name, dtype):

@@ -101,6 +101,7 @@ def test_evaluate_uses_the_question_of_the_run(config, classifier, tmp_path):
         evaluate(evaluation, tmp_path / "both", records, classifier=classifier)
 
 
+@pytest.mark.slow
 def test_run_records_each_likely_class_as_an_example(config, classifier, tmp_path):
     runner.run(asking(config, top_classes=3), tmp_path / "run", classifier=classifier)
     reader = RecordReader(tmp_path / "run")
@@ -120,6 +121,7 @@ def test_run_records_each_likely_class_as_an_example(config, classifier, tmp_pat
     assert np.abs(maps[0].astype(float) - maps[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_run_targets_have_the_masks_of_single_targets(config, classifier, tmp_path):
     """The rank of an example decides only its target and, through its id, its noise."""
     long = asking(config, num_steps=200, num_samples=4)

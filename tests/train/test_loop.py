@@ -28,7 +28,10 @@ from cfx_jax.train.step import TrainState
 from cfx_jax.weights.params_file import read_arrays
 
 # How ml_collections loads a config file; a command does not show it.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+]
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 8
 
@@ -91,7 +94,6 @@ def undisturbed(start, data, tmp_path_factory):
     return workdir, out, err
 
 
-@pytest.mark.slow
 def test_train_writes_weights_metrics_and_pictures(undisturbed):
     workdir, out, err = undisturbed
     assert out.splitlines()[-1] == f"weights: {workdir}/weights.safetensors"
@@ -111,7 +113,6 @@ def test_train_writes_weights_metrics_and_pictures(undisturbed):
         assert json.loads(file.metadata()["card"]) == manifest
 
 
-@pytest.mark.slow
 def test_train_killed_or_out_of_disk_resumes_to_the_same_weights(
     start, data, undisturbed, tmp_path
 ):
