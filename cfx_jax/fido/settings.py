@@ -59,9 +59,8 @@ class Settings:
             start at `initial_keep`, as published.
         fixed_noise: whether all images and random keys share the noise of learning, in antithetic
             pairs (each noise with its negative), and that of the threshold search. The region then
-            does not depend on the key, unless the generator draws random numbers, and a small
-            change of the image changes it little. False = noise drawn for each image from its key,
-            as published.
+            does not depend on the key, unless the generator draws random numbers. False = noise
+            drawn for each image from its key, as published.
         patience: p, number of steps after which an image without improvement stops. It stops if the
             mean objective of its last p steps is less than 1 % below that of the p steps before
             them, from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take
