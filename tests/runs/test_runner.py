@@ -19,6 +19,7 @@ import xarray
 import zarr
 from PIL import Image
 from safetensors.numpy import save_file
+from scipy.special import expit
 
 import cfx_jax
 from cfx_jax import registry
@@ -116,7 +117,7 @@ def test_run_records_equal_explain_one(done, tiny):
             key, tiny, generator, jnp.asarray(image, jnp.float32) / 255, 1,
             objective=objective, num_steps=3, num_samples=2, mask_size=6,
         )  # fmt: skip
-        keep = 1 / (1 + np.exp(-reader.read(f"{objective}_mask_logits")[1].astype(np.float32)))
+        keep = expit(reader.read(f"{objective}_mask_logits")[1].astype(np.float32))
         np.testing.assert_allclose(keep, expected.keep_prob, atol=1e-3)
         for name in ("log_odds_original", "log_odds_infilled", "kept_area", "objective", "trace"):
             found = reader.read(f"{objective}_{name}")[1]
