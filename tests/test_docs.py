@@ -48,7 +48,7 @@ SHOWN = {
         "e.saliency.shape == (1, 224, 224)",
         "e.target.tolist() == [967]",
     ],
-    "choose.md": ["(faster.num_evaluations, faster.mask_size) == (144, 28)"],
+    "choose.md": ["(faster.num_steps, faster.mask_size) == (48, 28)"],
     "compare.md": ["maps.shape == (1, 224, 224)", "'grad_cam' in METHODS"],
     "index.md": ["e.keep_prob.shape == (1, 28, 28)", "e.target.tolist() == [967]"],
     "own_images.md": ["config.explain.top_classes == 2"],
