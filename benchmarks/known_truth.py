@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from cfx_jax import Classifier, Explanation, Status, explain_both, load_generator
 
@@ -208,14 +209,10 @@ def _enumerate_least(case: Case, total: int, name: str) -> dict[str, int]:
     step = -(-total // int(_MAX_COMBINATIONS ** (1 / count)))
     grids = np.meshgrid(*[np.arange(0, total + 1, step)] * count, indexing="ij")
     present = case.presence(
-        np.stack([_presence(g / total, name == "texture", _numpy_sigmoid) for g in grids])
+        np.stack([_presence(g / total, name == "texture", expit) for g in grids])
     )
     is_decided, kept = present > 0.5, np.sum(grids, axis=0)
     return {"ssr": int(kept[is_decided].min()), "sdr": total * count - int(kept[~is_decided].max())}
-
-
-def _numpy_sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
 class Row(NamedTuple):
@@ -339,7 +336,7 @@ def main() -> None:
         "IoU noise",
         "answers",
     )
-    print(f"{'mode':8} {'case':12} goal", *(f"{column:>10}" for column in columns))
+    print(f"{'mode':8} {'case':12}    ", *(f"{column:>10}" for column in columns))
     options = arguments.num_images, arguments.keys, arguments.size
     for mode, name, objective, row in run(arguments.cases, arguments.modes, changes, *options):
         *numbers, answers = row

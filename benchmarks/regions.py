@@ -39,10 +39,10 @@ from cfx_jax.baselines import attribute
 from cfx_jax.classifiers import predict
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source
+from cfx_jax.fido import DIRECTIONS
 from cfx_jax.metrics import bootstrap, masks
 from cfx_jax.registry import load_classifier, load_generator
 
-GOALS = ("ssr", "sdr")
 CHANGES = ("none", "noise", "jpeg", "shift")
 SHARES = (0.1, 0.16, 0.25, 0.4)
 SIZE, BATCH_SIZE = 224, 4
@@ -124,8 +124,8 @@ def explain_missing(
             path = variant.path(out, photo)
             path.parent.mkdir(parents=True, exist_ok=True)
             values: dict[str, Any] = {
-                f"{goal}_{name}": np.asarray(getattr(both[goal], name)[row], dtype)
-                for goal in GOALS
+                f"{objective}_{name}": np.asarray(getattr(both[objective], name)[row], dtype)
+                for objective in DIRECTIONS
                 for name, dtype in (
                     ("saliency", np.float16), ("success_rate", np.float32), ("status", np.int32)
                 )
@@ -134,19 +134,21 @@ def explain_missing(
         print(f"{variant.name}-{variant.key}-{variant.change}: {start + len(batch)}", flush=True)
 
 
-class Judges:
+class Evaluators:
     """Evaluates whether regions keep or flip the prediction, with several networks and in-fills."""
 
     def __init__(self, classifier: Classifier, generator: Generator) -> None:
         """Loads the networks and in-fills."""
         names = ("efficientnet_lite1", "efficientnet_lite2")
-        judges = [(classifier, generator)]
-        judges += [(load_classifier(name), generator) for name in names]
-        judges.append((classifier, load_generator("blur")))
+        evaluators = [(classifier, generator)]
+        evaluators += [(load_classifier(name), generator) for name in names]
+        evaluators.append((classifier, load_generator("blur")))
         self.names = ("Lite0", "Lite1", "Lite2", "Lite0 with blur")
-        self._functions = [jax.jit(functools.partial(_decide, *judge)) for judge in judges]
+        self._functions = [
+            jax.jit(functools.partial(_decide, *evaluator)) for evaluator in evaluators
+        ]
 
-    def decide(self, photo: Photograph, regions: np.ndarray, goal: str) -> np.ndarray:
+    def decide(self, photo: Photograph, regions: np.ndarray, objective: str) -> np.ndarray:
         """Returns whether regions `[R, H, W]` succeed with each network and in-fill.
 
         Returns:
@@ -154,13 +156,13 @@ class Judges:
             predict the label on the photograph itself.
         """
         image = jnp.float32(photo.pixels) / 255
-        kept = regions if goal == "ssr" else ~regions
+        kept = regions if objective == "ssr" else ~regions
         whole = np.ones_like(kept[:1])
         stack = jnp.float32(np.concatenate([whole, kept]))[..., None]
         columns = []
         for function in self._functions:
             is_label = np.asarray(function(image, stack) == photo.label)
-            success = is_label[1:] == (goal == "ssr")
+            success = is_label[1:] == (objective == "ssr")
             columns.append(np.where(is_label[0], success, np.nan))
         return np.stack(columns, axis=1)
 
@@ -211,18 +213,18 @@ def tables(
     """Yields the lines of all tables, for the photographs explained with every variant."""
     photos = [p for p in photos if all(v.path(out, p).exists() for v in variants)]
     generator = load_generator("gated_unet")
-    judges, results = Judges(classifier, generator), {}
+    evaluators, results = Evaluators(classifier, generator), {}
     for variant in variants:
         results[variant] = [dict(np.load(variant.path(out, photo))) for photo in photos]
     cams = grad_cam_maps(photos, classifier, generator)
-    for goal in GOALS:
-        yield f"\n{goal}, {len(photos)} photographs"
+    for objective in DIRECTIONS:
+        yield f"\n{objective}, {len(photos)} photographs"
         maps: dict[str, list[np.ndarray]] = {}
         for variant, found in results.items():
-            saliency = [one[f"{goal}_saliency"].astype(np.float32) for one in found]
+            saliency = [one[f"{objective}_saliency"].astype(np.float32) for one in found]
             if variant.change == "none":
                 maps[f"{variant.name}-{variant.key}"] = saliency
-                yield from _describe(variant, goal, found, saliency, photos, judges)
+                yield from _describe(variant, objective, found, saliency, photos, evaluators)
         for name, keys in itertools.groupby(list(maps), lambda text: text.rpartition("-")[0]):
             if len(names := list(keys)) > 1:
                 maps[f"mean of keys of {name}"] = [
@@ -232,39 +234,48 @@ def tables(
         for share in SHARES:
             for name, saliency in maps.items():
                 regions = [top_region(one, share) for one in saliency]
-                yield f"  at {share:.2f} {name:24} {_success(photos, regions, goal, judges)}"
-        yield from _stability(results, goal)
+                success = _success(photos, regions, objective, evaluators)
+                yield f"  at {share:.2f} {name:24} {success}"
+        yield from _stability(results, objective)
 
 
 def _describe(
     variant: Variant,
-    goal: str,
+    objective: str,
     found: list[dict[str, np.ndarray]],
     saliency: list[np.ndarray],
     photos: list[Photograph],
-    judges: Judges,
+    evaluators: Evaluators,
 ) -> Iterator[str]:
     regions = [one > 0.5 for one in saliency]
     share = np.asarray([one.mean() for one in regions])
     parts = float(np.mean(masks.count_parts(np.stack(regions))))
-    rate = np.mean([one[f"{goal}_success_rate"] for one in found])
-    ok = np.mean([one[f"{goal}_status"] == Status.OK for one in found])
+    rate = np.mean([one[f"{objective}_success_rate"] for one in found])
+    ok = np.mean([one[f"{objective}_status"] == Status.OK for one in found])
     name = f"{variant.name}-{variant.key}"
     yield (
         f"  {name:20} share {bootstrap(share)}, parts {parts:.1f}, success {rate:.3f}, "
-        f"OK {ok:.3f}, region: {_success(photos, regions, goal, judges)}"
+        f"OK {ok:.3f}, region: {_success(photos, regions, objective, evaluators)}"
     )
 
 
-def _success(photos: list[Photograph], regions: list[np.ndarray], goal: str, judges: Judges) -> str:
-    rows = [judges.decide(p, r[None], goal)[0] for p, r in zip(photos, regions, strict=True)]
+def _success(
+    photos: list[Photograph], regions: list[np.ndarray], objective: str, evaluators: Evaluators
+) -> str:
+    rows = [
+        evaluators.decide(p, r[None], objective)[0] for p, r in zip(photos, regions, strict=True)
+    ]
     means = np.nanmean(np.stack(rows), axis=0)
-    return ", ".join(f"{n} {m:.3f}" for n, m in zip(judges.names, means, strict=True))
+    return ", ".join(f"{n} {m:.3f}" for n, m in zip(evaluators.names, means, strict=True))
 
 
-def _stability(results: dict[Variant, list[dict[str, np.ndarray]]], goal: str) -> Iterator[str]:
+def _stability(
+    results: dict[Variant, list[dict[str, np.ndarray]]], objective: str
+) -> Iterator[str]:
     """Yields the IoU of the regions of two keys, and of a changed and an unchanged image."""
-    regions = {v: [one[f"{goal}_saliency"] > 0.5 for one in found] for v, found in results.items()}
+    regions = {
+        v: [one[f"{objective}_saliency"] > 0.5 for one in found] for v, found in results.items()
+    }
     for first, second in itertools.combinations(regions, 2):
         differ = first.key != second.key, first.change != second.change
         if first.name != second.name or sum(differ) != 1 or first.change != "none":
