@@ -47,7 +47,10 @@ jax.config.update(
 LONGEST = [
     "runs/test_pod.py", "runs/test_disturbances.py", "report/test_browser.py", "test_examples.py",
     "test_docs.py", "test_site.py", "runs/test_slurm.py", "fido/test_api.py", "runs/test_runner.py",
-    "test_api.py", "runs/test_long_run.py", "evaluate/test_evaluation.py", "fido/test_masks.py",
+    "test_api.py", "runs/test_long_run.py", "evaluate/test_evaluation.py", "test_architecture.py",
+    "generators/test_gated_unet.py", "train/test_masks.py", "baselines/test_baselines.py",
+    "classifiers/test_variants.py", "runs/test_solver.py", "fido/test_precision.py",
+    "generators/test_infilling.py", "fido/test_masks.py",
 ]  # fmt: skip
 
 

@@ -253,6 +253,7 @@ for name in [name for name in sys.argv[1:] if name not in sys.modules]:
 """
 
 
+@pytest.mark.slow
 def test_import_works_with_any_module_first():
     names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES]
     firsts = [name.removesuffix(".__init__") for name in names]

@@ -51,6 +51,7 @@ def test_make_world_least_sets_decide_and_smaller_ones_do_not(name, known_truth)
     assert is_decided([total - max(0, number - 1) for number in dropped])
 
 
+@pytest.mark.slow
 def test_regions_are_close_to_the_smallest_ones(known_truth):
     """Bounds above what the default reaches on more and larger images, see docs/benchmarks.md."""
     rows = known_truth.run(["and"], ["region"], {}, num_images=6, keys=[0, 1], size=48)

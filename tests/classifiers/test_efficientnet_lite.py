@@ -56,6 +56,7 @@ def test_efficientnet_lite_logits_equal_the_original(classifier, photographs):
     assert names == ["tiger cat", "espresso", "missile"]
 
 
+@pytest.mark.slow
 def test_efficientnet_lite_input_gradient_equals_the_original(classifier, photographs):
     """In float64: in float32 rounding decides on which side of a ReLU6 kink a unit lies."""
 

@@ -272,6 +272,7 @@ def test_explain_without_targets_takes_the_predicted_class(random_classifier, fi
     np.testing.assert_array_equal(run().keep_prob, run(jnp.asarray(predicted)).keep_prob)
 
 
+@pytest.mark.slow
 def test_explain_one_works_under_vmap_and_jit(linear_classifier, fill_half):
     """The model is the one that compiles fastest."""
     classifier, image, _ = linear_case(linear_classifier)
