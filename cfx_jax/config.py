@@ -8,7 +8,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, LOGIT_KINDS, NORMALIZATIONS
-from cfx_jax.fido import DIRECTIONS, Settings, get_settings
+from cfx_jax.fido import (
+    DIRECTIONS,
+    MAX_OVERLAP,
+    Settings,
+    check_alternatives,
+    get_settings,
+    name_results,
+)
 
 OBJECTIVES = (*DIRECTIONS, "both")
 SOURCES = ("bundled", "folder", "npz", "tfds")
@@ -43,6 +50,9 @@ class DataConfig:
             ImageNet synset or class name; if no name is one of these, the sub-folders are numbered
             in the order of their names.
         max_examples: number of examples to explain, the first ones; None explains all.
+        allowed: picture whose white pixels the region may contain, for all images; or a folder that
+            has such a picture for each image, with the path of the image inside `path` and any
+            suffix of a picture; "" = all pixels.
     """
 
     source: str = "bundled"
@@ -53,6 +63,7 @@ class DataConfig:
     files: tuple[str, ...] = ()
     class_folders: bool = False
     max_examples: int | None = None
+    allowed: str = ""
 
 
 @dataclasses.dataclass
@@ -153,6 +164,9 @@ class _Goal:
         contrast: class k, for "why the target rather than k?"; None explains the target alone.
         top_classes: number of most likely classes to explain in each image, as examples with the
             ids `ID#1`, `ID#2`, ...; None explains one class, see `target`.
+        alternatives: number of regions to search for in each image, each apart from those before,
+            see `cfx_jax.fido.alternatives`; their results are named `ssr_2`, `ssr_3`, ...
+        max_overlap: largest share of a further region that may lie in one earlier region.
     """
 
     objective: str = "both"
@@ -160,11 +174,22 @@ class _Goal:
     target: str = ""
     contrast: int | None = None
     top_classes: int | None = None
+    alternatives: int = 1
+    max_overlap: float = MAX_OVERLAP
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """The objectives to learn, in order."""
         return tuple(DIRECTIONS) if self.objective == "both" else (self.objective,)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The names of the results of an image: the objectives, each with its alternatives."""
+        return tuple(
+            name
+            for objective in self.objectives
+            for name in name_results(objective, self.alternatives)
+        )
 
     def settings(self) -> Settings:
         """The settings of the mode with this section's overrides.
@@ -288,6 +313,7 @@ class Config:
         check_seed(self.seed)
         try:
             self.explain.settings()
+            check_alternatives(self.explain.alternatives, self.explain.max_overlap)
         except ValueError as error:
             raise ConfigError(f"explain: {error}") from error
 

@@ -56,6 +56,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--num_steps", type=int, metavar="N",
                         help="optimiser steps; default: those of the mode")  # fmt: skip
+    parser.add_argument("--alternatives", type=int, default=defaults.explain.alternatives,
+                        metavar="K", help="search for up to K regions; default: %(default)s")  # fmt: skip
+    parser.add_argument("--allowed", default="", metavar="PICTURE_OR_FOLDER",
+                        help="pixels that the region may contain, white; default: all")  # fmt: skip
     parser.add_argument("--classifier", default=defaults.classifier.name, metavar="NAME",
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--generator", default=defaults.generator.name, metavar="NAME",
@@ -87,7 +91,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         raise ConfigError("an empty path; expected pictures or folders, `.` for this folder")
     root, files = _locate([pathlib.Path(path) for path in arguments.paths])
     return Config(
-        data=DataConfig(source="folder", path=str(root), files=files),
+        data=DataConfig(source="folder", path=str(root), files=files, allowed=arguments.allowed),
         classifier=ClassifierConfig(arguments.classifier),
         generator=GeneratorConfig(arguments.generator),
         explain=ExplainConfig(
@@ -95,6 +99,7 @@ def _config(arguments: argparse.Namespace) -> Config:
             mode=arguments.mode,
             target=arguments.target,
             num_steps=arguments.num_steps,
+            alternatives=arguments.alternatives,
         ),
     )
 

@@ -13,8 +13,8 @@ from cfx_jax.data.source import Source
 
 # While a unit is explained, the next one waits, and the one after it is decoded.
 _UNITS_AHEAD = 2
-# Label, digest, and the image or a message why it is unreadable.
-_Loaded = tuple[int, int, np.ndarray | str]
+# Label, digest, the image or a message why it is unreadable, and the allowed pixels.
+_Loaded = tuple[int, int, np.ndarray | str, np.ndarray | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Examples:
         pixels: uint8 `[m, H, W, C]`, images of the readable examples.
         readable: int `[m]`, rows of the readable examples.
         problems: one message for each unreadable example.
+        allowed: bool `[m, H, W]`, pixels that the regions may contain; None = all.
     """
 
     unit: int
@@ -40,6 +41,7 @@ class Examples:
     pixels: np.ndarray
     readable: np.ndarray
     problems: list[str]
+    allowed: np.ndarray | None = None
 
     @property
     def identities(self) -> np.ndarray:
@@ -86,9 +88,12 @@ def load_units(
 def _load(source: Source, index: int, shape: tuple[int, int, int], resize: str | Resize) -> _Loaded:
     label, digest = source.label(index), source.digest(index)
     try:
-        return label, digest, source.pixels(index, shape, resize)
+        allowed = None
+        if source.open_allowed is not None:
+            allowed = source.allowed(index, shape[:2], resize)
+        return label, digest, source.pixels(index, shape, resize), allowed
     except UnreadableImageError as error:
-        return label, digest, str(error)
+        return label, digest, str(error), None
 
 
 def _gather(
@@ -99,7 +104,7 @@ def _gather(
     futures: list[concurrent.futures.Future[_Loaded]],
 ) -> Examples:
     target = source.target or source.label
-    labels, digests, contents = zip(*(future.result() for future in futures), strict=True)
+    labels, digests, contents, allowed = zip(*(future.result() for future in futures), strict=True)
     readable = [row for row, image in enumerate(contents) if not isinstance(image, str)]
     return Examples(
         unit=unit,
@@ -110,4 +115,13 @@ def _gather(
         pixels=np.stack([np.zeros(shape, np.uint8), *(contents[row] for row in readable)])[1:],
         readable=np.asarray(readable, int),
         problems=[problem for problem in contents if isinstance(problem, str)],
+        allowed=_stack_allowed(source, shape, [allowed[row] for row in readable]),
     )
+
+
+def _stack_allowed(
+    source: Source, shape: tuple[int, int, int], rows: list[np.ndarray]
+) -> np.ndarray | None:
+    if source.open_allowed is None:
+        return None
+    return np.stack([np.zeros(shape[:2], bool), *rows])[1:]

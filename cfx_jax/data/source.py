@@ -13,6 +13,7 @@ from cfx_jax.data import images
 from cfx_jax.data.digests import UNREADABLE, digest
 
 UNKNOWN_LABEL = -1
+_MID_GREY = 127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Source:
             image that `decode` returns; k = 0 where the data have none. Raises
             `UnreadableImageError` if it needs the size of the image and cannot read it.
         open_image: index -> undecoded PIL image.
+        open_allowed: index -> undecoded PIL image of the pixels that a region may contain, white;
+            None = all pixels.
         target: index -> class to explain; a value below 0 is a rank, -1 = the most likely class.
             None takes `label`, so an unknown label (-1) means the most likely class.
         digest: index -> 64-bit digest of what `open_image` reads, which detects changed content
@@ -40,6 +43,7 @@ class Source:
     open_image: Callable[[int], Image.Image]
     digest: Callable[[int], int]
     target: Callable[[int], int] | None = None
+    open_allowed: Callable[[int], Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,6 +103,33 @@ class Source:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
         return images.fit(self.decode(index, shape[2]), shape[:2], resize)
+
+    def allowed(self, index: int, size: tuple[int, int], resize: str | images.Resize) -> np.ndarray:
+        """Decodes and resizes the pixels that a region of one example may contain.
+
+        Args:
+            index: position in `ids`.
+            size: `(H, W)` of the loaded image.
+            resize: as in `load`.
+
+        Returns:
+            bool `[H, W]`; True where the picture is white, or lighter than mid-grey.
+
+        Raises:
+            UnreadableImageError: the picture cannot be decoded, or has not the size of the image.
+        """
+        if self.open_allowed is None:
+            return np.ones(size, bool)
+        name = f"{self.ids[index]}, its allowed pixels"
+        with images.reading(name), self.open_allowed(index) as picture:
+            decoded = images.to_grey(images.to_rgb(picture))
+            expected = self.decode(index).size
+            if decoded.size != expected:
+                raise ValueError(
+                    f"the picture has {decoded.width} x {decoded.height} pixels, the image "
+                    f"{expected[0]} x {expected[1]}; expected the same size"
+                )
+            return images.fit(decoded, size, resize)[..., 0] > _MID_GREY
 
     def fitted_boxes(
         self, index: int, size: tuple[int, int], resize: str | images.Resize
@@ -164,6 +195,7 @@ def expand_top_classes(source: Source, num_classes: int) -> Source:
         label=whole(source.label),
         boxes=whole(source.boxes),
         open_image=whole(source.open_image),
+        open_allowed=whole(source.open_allowed) if source.open_allowed else None,
         digest=whole(source.digest),
         target=lambda index: -1 - index % num_classes,
     )

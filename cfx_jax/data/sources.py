@@ -12,6 +12,7 @@ from collections.abc import Callable
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import images
+from cfx_jax.data._allowed import add_allowed
 from cfx_jax.data._arrays import open_npz
 from cfx_jax.data._folder import find_folder, open_folder
 from cfx_jax.data.digests import digest, digest_file
@@ -70,7 +71,7 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
             f"data: {source.name!r} contains no image; a folder needs files that end in "
             f"{', '.join(sorted(readable_suffixes()))} or a manifest.csv that lists some"
         )
-    return source
+    return add_allowed(source, config.allowed) if config.allowed else source
 
 
 def resize_for(config: DataConfig, classifier: Classifier) -> images.Resize:

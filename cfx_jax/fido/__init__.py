@@ -1,9 +1,15 @@
 """FIDO for one image and its vmap: pure functions for mask law, objective and optimisation."""
 
-from cfx_jax.fido.api import explain, explain_both, explain_one, finish, solve
+from cfx_jax.fido.alternatives import MAX_OVERLAP, check_alternative, extra_prices
+from cfx_jax.fido.api import explain, explain_both, explain_one
 from cfx_jax.fido.areas import AREAS, solve_areas
 from cfx_jax.fido.batch import make_question, prepare
-from cfx_jax.fido.checks import check_contrast, check_problem, count_classes
+from cfx_jax.fido.checks import (
+    check_alternatives,
+    check_contrast,
+    check_problem,
+    count_classes,
+)
 from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status, saliency
 from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS, evaluate_hard_masks
 from cfx_jax.fido.masks import KeepMap, MaskLaw, Relaxation, rank_pixels, upsample
@@ -13,17 +19,21 @@ from cfx_jax.fido.objective import (
     Problem,
     classify_infilled,
     composite,
+    label_result,
     make_problem,
+    name_results,
     succeeds,
 )
 from cfx_jax.fido.optimisation import State, advance, init, is_done
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.settings import MODES, Settings, get_settings
+from cfx_jax.fido.solution import finish, solve
 
 __all__ = [
     "AREAS",
     "DIRECTIONS",
+    "MAX_OVERLAP",
     "MODES",
     "NUM_FULL_INFILLS",
     "NUM_HARD_MASKS",
@@ -40,6 +50,8 @@ __all__ = [
     "State",
     "Status",
     "advance",
+    "check_alternative",
+    "check_alternatives",
     "check_contrast",
     "check_problem",
     "classify_infilled",
@@ -49,13 +61,16 @@ __all__ = [
     "explain",
     "explain_both",
     "explain_one",
+    "extra_prices",
     "finish",
     "get_settings",
     "in_bfloat16",
     "init",
     "is_done",
+    "label_result",
     "make_problem",
     "make_question",
+    "name_results",
     "prepare",
     "rank_pixels",
     "saliency",

@@ -1,143 +1,27 @@
-"""Explaining images: `finish`, which evaluates ONE learnt mask, and the public `explain`.
+"""The public functions `explain`, `explain_both` and `explain_one`: checks, keys and batches.
 
-An image is explained by `init` -> `advance` (any number of times) of `cfx_jax.fido.optimisation`,
-then `finish`, all pure functions of arrays. `explain` runs them vmapped over a batch.
+`explain` solves the problems of a batch (`cfx_jax.fido.solution`) in one vmapped, compiled program.
 
 Arrays: images float32 `[N, H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fill.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax import classifiers
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
+from cfx_jax.fido.alternatives import MAX_OVERLAP, solve_alternatives
 from cfx_jax.fido.batch import make_question, predict, prepare
-from cfx_jax.fido.explanation import (
-    MAJORITY,
-    Explanation,
-    assign_status,
-    find_top,
-    saliency,
-)
-from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
-from cfx_jax.fido.masks import smooth_cells
-from cfx_jax.fido.objective import (
-    DIRECTIONS,
-    Problem,
-    evidence,
-    make_problem,
-    noise_key,
-    penalty,
-)
-from cfx_jax.fido.optimisation import State, advance, init, is_done
+from cfx_jax.fido.explanation import Explanation
+from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
 from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.settings import Settings, get_settings
-from cfx_jax.fido.threshold import start_search
+from cfx_jax.fido.solution import solve
 from cfx_jax.generators import Generator, check_fills
-
-
-def finish(
-    state: State,
-    problem: Problem,
-    classifier: Classifier,
-    generator: Generator,
-    *,
-    settings: Settings,
-) -> Explanation:
-    """Evaluates the learnt mask with hard masks and packs the result.
-
-    Args:
-        state: optimisation state after the last `advance`.
-        problem: the image and its question.
-        classifier: the model to explain.
-        generator: fills the holes.
-        settings: the settings that were passed to `advance`.
-
-    Returns:
-        The `Explanation` of one image, without a leading axis.
-    """
-    height, width = problem.image.shape[:2]
-    size, law, task = (height, width), settings.mask_law, (problem, classifier, generator)
-    # Keys beyond the last step, so that the mask is not evaluated with the noise of learning.
-    keys = problem.key, noise_key(problem, settings), problem.key
-    evaluation_key, search_key, full_infill_key = (
-        jax.random.fold_in(key, settings.num_steps + offset) for offset, key in enumerate(keys)
-    )
-    cells = smooth_cells(state.cells, settings.smoothing)
-    original = classifier.apply(classifier.params, problem.image[None])[0]
-    question = problem.question
-    if settings.success_target:
-        logit_margin = question.logit_margin(original, classifier)
-        search = start_search(cells, problem.direction, logit_margin, settings)
-        cells, evaluation = search_and_evaluate(
-            search_key, evaluation_key, search, *task, law=law, full_infill_key=full_infill_key
-        )
-        pixels = law.keep_map(cells, size)
-    else:
-        pixels = law.keep_map(cells, size)
-        evaluation = evaluate_hard_masks(
-            evaluation_key,
-            pixels,
-            *task,
-            law=law,
-            full_infill_key=full_infill_key,
-            max_chunk_size=settings.num_samples,
-        )
-    top_classes, top_before, top_after = find_top(original, evaluation.logits, classifier)
-    result = Explanation(
-        mask_logits=law.mask_logits(cells),
-        keep_prob=law.keep_prob(cells),
-        saliency=saliency(cells, problem.direction, size, law),
-        infilled=evaluation.infilled,
-        status=jnp.zeros((), jnp.int32),
-        target=question.target,
-        prediction=classifiers.predict(original),
-        log_odds_original=question.log_odds(original, classifier),
-        log_odds_infilled=evaluation.log_odds,
-        kept_area=jnp.mean(pixels.keep),
-        success_rate=evaluation.success_rate,
-        objective=penalty(pixels, problem.direction, settings)
-        - jnp.mean(evidence(evaluation.logits, problem, classifier, settings)),
-        trace=state.trace,
-        steps=state.step,
-        top_classes=top_classes,
-        top_before=top_before,
-        top_after=top_after,
-    )
-    return assign_status(
-        result,
-        problem,
-        question.decides(original, classifier),
-        settings.success_target or MAJORITY,
-        evaluation.infill_suffices,
-    )
-
-
-def solve(
-    problem: Problem, classifier: Classifier, generator: Generator, *, settings: Settings
-) -> Explanation:
-    """Optimises one problem from its first step and returns its `Explanation`."""
-    take_steps = functools.partial(
-        advance,
-        problem=problem,
-        classifier=classifier,
-        generator=generator,
-        settings=settings,
-    )
-    if settings.patience:
-        state = jax.lax.while_loop(
-            lambda state: ~is_done(state, settings),
-            functools.partial(take_steps, num_steps=1),
-            init(settings),
-        )
-    else:
-        state = take_steps(init(settings), num_steps=settings.num_steps)
-    return finish(state, problem, classifier, generator, settings=settings)
 
 
 def explain_one(
@@ -151,6 +35,9 @@ def explain_one(
     mode: str = "region",
     contrast: int | None = None,
     score: Score | None = None,
+    allowed: jax.Array | np.ndarray | None = None,
+    alternatives: int | None = None,
+    max_overlap: float = MAX_OVERLAP,
     **overrides: Any,
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
@@ -168,10 +55,13 @@ def explain_one(
         mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
         contrast: as in `explain`; its range is not checked.
         score: as in `explain`.
+        allowed: bool `[H, W]`, as in `explain`.
+        alternatives: as in `explain`.
+        max_overlap: as in `explain`.
         **overrides: fields of `cfx_jax.fido.settings.Settings`.
 
     Returns:
-        An `Explanation` without the leading axis.
+        An `Explanation` without the leading axis N.
 
     Raises:
         ValueError: a shape, a name or a setting is invalid.
@@ -187,14 +77,17 @@ def explain_one(
         >>> explain_red(keys, classifier, generator, images).saliency.shape
         (5, 8, 8)
     """
-    settings = get_settings(mode, **overrides)
+    search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
+    checks.check_alternatives(alternatives, max_overlap)
     question = make_question(target, contrast, score)
     if jnp.ndim(image) != 3:
         raise ValueError(
             f"image has shape {jnp.shape(image)}; expected [H, W, C]: vmap over a batch, or call "
             "explain"
         )
-    images = checks.check_problem(classifier, generator, image[None], objective, settings, contrast)
+    images = checks.check_problem(
+        classifier, generator, image[None], objective, search.settings, contrast
+    )
     if target is None:
         target = predict(classifier, images)[0]
     target = jnp.asarray(target)
@@ -202,8 +95,11 @@ def explain_one(
         raise ValueError(
             f"target has shape {target.shape} and type {target.dtype}; expected one whole number"
         )
-    problem = make_problem(key, images[0], question.replace(target=target), objective)
-    return solve(problem, classifier, generator, settings=settings)
+    question, prices = question.replace(target=target), None
+    if allowed is not None:
+        prices = checks.check_allowed(allowed, images, search.settings.mask_size)[0]
+    problem = make_problem(key, images[0], question, objective, prices)
+    return _solve(problem, classifier, generator, search=search)
 
 
 def explain(
@@ -217,6 +113,9 @@ def explain(
     mode: str = "region",
     contrast: int | None = None,
     score: Score | None = None,
+    allowed: jax.Array | np.ndarray | None = None,
+    alternatives: int | None = None,
+    max_overlap: float = MAX_OVERLAP,
     **overrides: Any,
 ) -> Explanation:
     """Explains a batch of images.
@@ -243,10 +142,17 @@ def explain(
         score: `score(logits [..., K], target) -> [...]`, a user-defined question. The score is the
             evidence, and the target counts as predicted where the score is above 0. Define the
             function once, because every new function object is compiled anew.
+        allowed: bool `[H, W]` or `[N, H, W]`, pixels that the region may contain, for example all
+            except a watermark; None = all pixels. The region also keeps a distance of one cell to
+            the other pixels.
+        alternatives: number K of regions to search for, each outside of those before, see
+            `cfx_jax.fido.alternatives`; takes K times as long. None = one region.
+        max_overlap: largest share of a further region that may lie in one earlier region.
         **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
 
     Returns:
-        An `Explanation` whose fields have a leading axis N. An image that cannot be explained has
+        An `Explanation` whose fields have a leading axis N, or, with `alternatives`, the axes
+        `[N, K]`. An image that cannot be explained has
         a `Status` other than `OK`; it does not affect the other images.
 
     Raises:
@@ -263,7 +169,8 @@ def explain(
         ((2, 4, 4), (2, 8, 8))
     """
     question = make_question(targets, contrast, score)
-    arguments = (key, classifier, generator, images, question, mode, overrides)
+    search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
+    arguments = (key, classifier, generator, images, question, allowed, search)
     return _explain_objectives((objective,), *arguments)[objective]
 
 
@@ -277,6 +184,9 @@ def explain_both(
     mode: str = "region",
     contrast: int | None = None,
     score: Score | None = None,
+    allowed: jax.Array | np.ndarray | None = None,
+    alternatives: int | None = None,
+    max_overlap: float = MAX_OVERLAP,
     **overrides: Any,
 ) -> dict[str, Explanation]:
     """Explains a batch of images with SSR and with SDR, in one compiled program.
@@ -290,6 +200,9 @@ def explain_both(
         mode: as in `explain`.
         contrast: as in `explain`.
         score: as in `explain`.
+        allowed: as in `explain`.
+        alternatives: as in `explain`.
+        max_overlap: as in `explain`.
         **overrides: as in `explain`.
 
     Returns:
@@ -299,8 +212,17 @@ def explain_both(
         ValueError: as in `explain`.
     """
     question = make_question(targets, contrast, score)
-    arguments = (key, classifier, generator, images, question, mode, overrides)
+    search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
+    arguments = (key, classifier, generator, images, question, allowed, search)
     return _explain_objectives(tuple(DIRECTIONS), *arguments)
+
+
+class _Search(NamedTuple):
+    """How to search: the arguments that are static in the compiled program."""
+
+    settings: Settings
+    alternatives: int | None
+    max_overlap: float
 
 
 def _explain_objectives(
@@ -310,22 +232,27 @@ def _explain_objectives(
     generator: Generator,
     images: jax.Array | np.ndarray,
     question: Question,
-    mode: str,
-    overrides: dict[str, Any],
+    allowed: jax.Array | np.ndarray | None,
+    search: _Search,
 ) -> dict[str, Explanation]:
-    settings = get_settings(mode, **overrides)
+    checks.check_alternatives(search.alternatives, search.max_overlap)
+    settings, contrast = search.settings, question.contrast
     checked = [
-        checks.check_problem(classifier, generator, images, objective, settings, question.contrast)
+        checks.check_problem(classifier, generator, images, objective, settings, contrast)
         for objective in objectives
     ]
     if not isinstance(checked[0], jax.core.Tracer):
         check_fills(generator, checked[0].shape[1:])
+    prices = None
+    if allowed is not None:
+        prices = checks.check_allowed(allowed, checked[0], settings.mask_size)
     examples = prepare(key, classifier, checked[0], question)
     problems = [
-        jax.vmap(functools.partial(make_problem, objective=o))(*examples) for o in objectives
+        jax.vmap(functools.partial(make_problem, objective=o))(*examples, prices=prices)
+        for o in objectives
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problems)
-    solved = _solve_batch(stacked, classifier, generator, settings=settings)
+    solved = _solve_batch(stacked, classifier, generator, search=search)
     n = len(images)
     return {
         o: jax.tree.map(lambda leaf, i=i: leaf[i * n : (i + 1) * n], solved)
@@ -333,9 +260,25 @@ def _explain_objectives(
     }
 
 
-@functools.partial(jax.jit, static_argnames="settings")
+@functools.partial(jax.jit, static_argnames="search")
 def _solve_batch(
-    problems: Problem, classifier: Classifier, generator: Generator, settings: Settings
+    problems: Problem, classifier: Classifier, generator: Generator, search: _Search
 ) -> Explanation:
-    solve_one = functools.partial(solve, settings=settings)
+    solve_one = functools.partial(_solve, search=search)
     return jax.vmap(solve_one, in_axes=(0, None, None))(problems, classifier, generator)
+
+
+def _solve(
+    problem: Problem, classifier: Classifier, generator: Generator, *, search: _Search
+) -> Explanation:
+    settings, alternatives, max_overlap = search
+    if alternatives is None:
+        return solve(problem, classifier, generator, settings=settings)
+    return solve_alternatives(
+        problem,
+        classifier,
+        generator,
+        settings=settings,
+        number=alternatives,
+        max_overlap=max_overlap,
+    )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, class_count
+from cfx_jax.fido.masks import average_cells
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
@@ -93,6 +94,61 @@ def check_values(classifier: Classifier, images: jax.Array, question: Question) 
                 f"targets {wrong} are out of range; the classifier has classes 0 to "
                 f"{num_classes - 1}"
             )
+
+
+def check_allowed(allowed: jax.Array | np.ndarray, images: jax.Array, mask_size: int) -> jax.Array:
+    """Checks the pixels that a region may contain, and returns them as relative prices.
+
+    Args:
+        allowed: bool `[H, W]` for all images, or `[N, H, W]`; 0 and 1 are accepted, too.
+        images: float32 `[N, H, W, C]`, already checked by `check_problem`.
+        mask_size: number of cells along each side of the mask.
+
+    Returns:
+        float32 `[N, H, W]`, 1 where the region may be, infinite elsewhere, see `Problem.prices`.
+
+    Raises:
+        ValueError: the shape or a value is wrong, or no cell of the mask of an image is allowed.
+    """
+    shape = images.shape[:3]
+    if jnp.shape(allowed) not in (shape, shape[1:]):
+        raise ValueError(
+            f"allowed has shape {jnp.shape(allowed)}; expected {shape[1:]}, one map for all "
+            f"images, or {shape}, one for each"
+        )
+    if not isinstance(allowed, jax.core.Tracer):
+        values = np.asarray(allowed)
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError(
+                "allowed contains other values than True and False; expected bool, for example "
+                "`mask > 0`"
+            )
+        forbidden = jnp.broadcast_to(values == 0, shape).astype(jnp.float32)
+        cells = jax.vmap(average_cells, in_axes=(0, None))(forbidden, (mask_size, mask_size))
+        empty = np.flatnonzero((np.asarray(cells) > 0).all((1, 2)))
+        if empty.size:
+            raise ValueError(
+                f"no cell of the mask lies in the allowed pixels of image {empty[0]}; a cell is "
+                f"{shape[1] / mask_size:.0f} pixels wide: allow more pixels, or use a larger "
+                "mask_size"
+            )
+    prices = jnp.where(jnp.asarray(allowed, bool), jnp.float32(1.0), jnp.float32(jnp.inf))
+    return jnp.broadcast_to(prices, shape)
+
+
+def check_alternatives(alternatives: int | None, max_overlap: float) -> None:
+    """Checks the number of regions to search for and the share in which they may overlap.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    if alternatives is not None and (type(alternatives) is not int or alternatives < 1):
+        raise ValueError(
+            f"alternatives is {alternatives!r}; expected a whole number of at least 1, or None"
+        )
+    is_number = isinstance(max_overlap, int | float) and not isinstance(max_overlap, bool)
+    if not is_number or not 0 <= max_overlap <= 1:
+        raise ValueError(f"max_overlap is {max_overlap!r}; expected a share between 0 and 1")
 
 
 def check_contrast(

@@ -36,6 +36,7 @@ class Status(enum.IntEnum):
     UNREADABLE = 5
     # Records store these numbers, so a new status is added at the end.
     INFILL_SUFFICES = 6
+    NO_ALTERNATIVE = 7
 
     @property
     def meaning(self) -> str:
@@ -78,6 +79,10 @@ _MEANINGS = {
     Status.INFILL_SUFFICES: (
         "SSR: fully in-filled images are predicted as the target, too, so no region is needed",
         "set a contrast, or try another generator",
+    ),
+    Status.NO_ALTERNATIVE: (
+        "no further region that succeeds was found outside of those before",
+        "use the regions before it: they are the only ones found",
     ),
 }
 

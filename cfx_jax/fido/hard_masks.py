@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
-from cfx_jax.fido.objective import Problem, classify_infilled, succeeds
+from cfx_jax.fido.objective import Problem, classify_infilled, keep_map, succeeds
 from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
 from cfx_jax.fido.threshold import ThresholdSearch
 from cfx_jax.generators import Generator
@@ -133,7 +133,6 @@ def search_and_evaluate(
     Returns:
         The cells at the threshold found, float32 `[h, w]`, and their `HardMaskResult`.
     """
-    height, width = problem.image.shape[:2]
     masks = _evaluation_masks(key, NUM_HARD_MASKS, full_infill_key)
     total = len(masks.is_full_infill)
     # The last chunk is padded with repeated masks, which are left out of the result.
@@ -148,7 +147,7 @@ def search_and_evaluate(
         (search, first), (index, chunk) = carry, indexed_chunk
         is_search = index < SEARCH_STEPS
         cells = jnp.where(is_search, search.candidate(), search.result())
-        infilled, logits = evaluate(law.keep_map(cells, (height, width)), chunk)
+        infilled, logits = evaluate(keep_map(cells, problem, law), chunk)
         margins = problem.direction * problem.question.logit_margin(logits, classifier)
         updated = search.update(margins)
         search = jax.tree.map(lambda new, old: jnp.where(is_search, new, old), updated, search)

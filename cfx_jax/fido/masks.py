@@ -255,6 +255,21 @@ def upsample(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
     return _enlarge(rows, cells, columns)
 
 
+def average_cells(pixels: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Averages `[H, W]` to cells, with the weights that `upsample` gives each cell.
+
+    Args:
+        pixels: float32 `[H, W]`.
+        shape: `(h, w)`, at most `(H, W)`.
+
+    Returns:
+        float32 `[h, w]`.
+    """
+    rows, columns = (interpolation(n, m).T for n, m in zip(pixels.shape, shape, strict=True))
+    rows, columns = (weights / weights.sum(axis=1, keepdims=True) for weights in (rows, columns))
+    return _enlarge(rows, pixels, columns)
+
+
 def block_noise(
     sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
     key: jax.Array,

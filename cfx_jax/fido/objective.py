@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import KeepMap, smooth_cells
+from cfx_jax.fido.masks import KeepMap, MaskLaw, average_cells, smooth_cells
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
@@ -51,6 +51,24 @@ SDR = -1.0
 """Direction of the smallest deletion region: flip the prediction by removing the fewest."""
 DIRECTIONS = {"ssr": SSR, "sdr": SDR}
 
+
+def name_results(objective: str, alternatives: int) -> tuple[str, ...]:
+    """Returns the names of the results of an objective: `ssr`, and `ssr_2`, ... for alternatives.
+
+    Example:
+        >>> name_results("ssr", 3)
+        ('ssr', 'ssr_2', 'ssr_3')
+    """
+    return objective, *(f"{objective}_{number}" for number in range(2, alternatives + 1))
+
+
+def label_result(name: str) -> str:
+    """Returns the label of a result for display: `SSR`, or `SSR 2` for an alternative."""
+    return name.upper().replace("_", " ")
+
+
+# Logit of a pixel outside of the region, beyond any noise.
+_OUTSIDE_LOGIT = 100.0
 # Number of pixels of the images for which the prices were chosen.
 _REFERENCE_PIXELS = 224 * 224
 
@@ -63,16 +81,23 @@ class Problem(NamedTuple):
         question: question about the image; its classes are int32 scalars.
         direction: float32 scalar, `SSR` or `SDR`.
         key: random key of this example and objective.
+        prices: float32 `[H, W]`, price of each pixel of the region relative to lambda; infinite
+            where the region must not be. None = 1 everywhere.
     """
 
     image: jax.Array
     question: Question
     direction: jax.Array
     key: jax.Array
+    prices: jax.Array | None = None
 
 
 def make_problem(
-    key: jax.Array, image: jax.Array, question: Question, objective: str | jax.Array
+    key: jax.Array,
+    image: jax.Array,
+    question: Question,
+    objective: str | jax.Array,
+    prices: jax.Array | None = None,
 ) -> Problem:
     """Packs one image with its question and objective; folds the objective into the key.
 
@@ -81,6 +106,7 @@ def make_problem(
         image: float32 `[H, W, C]` in [0, 1].
         question: question about the image.
         objective: `"ssr"` or `"sdr"`, or its index in `DIRECTIONS`, int32.
+        prices: relative price of each pixel, see `Problem`; None = 1 everywhere.
 
     Returns:
         A `Problem`.
@@ -91,7 +117,36 @@ def make_problem(
         question=jax.tree.map(lambda number: jnp.asarray(number, jnp.int32), question),
         direction=jnp.asarray([*DIRECTIONS.values()], jnp.float32)[index],
         key=jax.random.fold_in(key, index),
+        prices=prices,
     )
+
+
+def restrict(cells: jax.Array, problem: Problem, law: MaskLaw) -> jax.Array:
+    """Moves the cells that touch a forbidden pixel out of the region.
+
+    Args:
+        cells: float32 `[h, w]`, see `cfx_jax.fido.masks`.
+        problem: the image and, in `prices`, the pixels that the region must not contain.
+        law: mask law under which the cells are learnt.
+
+    Returns:
+        float32 `[h, w]`. A cell is forbidden if `upsample` gives it any weight at a pixel of
+        infinite price: SSR never keeps such a pixel, and SDR never drops it.
+    """
+    if problem.prices is None:
+        return cells
+    shape = cells.shape[0], cells.shape[1]
+    is_forbidden = average_cells(jnp.isinf(problem.prices).astype(jnp.float32), shape) > 0
+    drop, keep = (-_OUTSIDE_LOGIT, _OUTSIDE_LOGIT) if law.is_random else (0.0, 1.0)
+    outside = jnp.where(problem.direction == SSR, drop, keep)
+    # Sharpened logits are divided by the sharpness where they are displayed.
+    return jnp.where(is_forbidden, outside * (law.sharpness if law.is_random else 1.0), cells)
+
+
+def keep_map(cells: jax.Array, problem: Problem, law: MaskLaw) -> KeepMap:
+    """Computes the mask distribution at the pixels of an image, see `restrict`."""
+    height, width = problem.image.shape[:2]
+    return law.keep_map(restrict(cells, problem, law), (height, width))
 
 
 def noise_key(problem: Problem, settings: Settings) -> jax.Array:
@@ -195,24 +250,32 @@ def penalty(
     direction: jax.Array,
     settings: Settings,
     price: jax.Array | float | None = None,
+    prices: jax.Array | None = None,
 ) -> jax.Array:
     """Computes `lambda * (sum(KEEP or DROP) + rho * side * perimeter) + tau * TV(DROP)`.
 
-    KEEP is charged for SSR, DROP for SDR. The sums run over the pixels of the image, and side is
-    its shorter side. Because of the sum, a full mask costs about 50 at 224 x 224 and lambda = 1e-3.
-    With a `success_target`, the area is scaled so that a full mask costs the same at any image
-    size, and the same bounds of the price suit images of any size.
+    KEEP is charged for SSR, DROP for SDR, each pixel times its relative price. The sums run over
+    the pixels of the image, and side is its shorter side. Because of the sum, a full mask costs
+    about 50 at 224 x 224 and lambda = 1e-3. With a `success_target`, the area is scaled so that a
+    full mask costs the same at any image size, and the same bounds of the price suit images of any
+    size.
 
     Args:
         pixels: the mask distribution at the pixels.
         direction: `SSR` charges kept pixels, `SDR` dropped ones.
         settings: provides lambda, rho and tau.
         price: price of a pixel of this image, in place of lambda; None = lambda.
+        prices: relative price of each pixel, see `Problem`; None = 1 everywhere.
 
     Returns:
         float32 scalar.
     """
-    area = jnp.where(direction == SSR, jnp.sum(pixels.keep), jnp.sum(pixels.drop))
+    keep, drop = pixels.keep, pixels.drop
+    if prices is not None:
+        # No forbidden pixel is in the region, so its price does not matter.
+        relative = jnp.where(jnp.isinf(prices), 1.0, prices)
+        keep, drop = relative * keep, relative * drop
+    area = jnp.where(direction == SSR, jnp.sum(keep), jnp.sum(drop))
     if settings.perimeter_weight:
         strip = settings.perimeter_weight * min(pixels.drop.shape)
         area += strip * perimeter(pixels.drop)
@@ -264,17 +327,15 @@ def relaxed_objective(
     """
     fill_key = jax.random.split(jax.random.fold_in(problem.key, step))[1]
     mask_key = jax.random.split(jax.random.fold_in(noise_key(problem, settings), step))[0]
-    height, width = problem.image.shape[:2]
-    cells = smooth_cells(cells, settings.smoothing)
-    pixels = settings.mask_law.keep_map(cells, (height, width))
+    pixels = keep_map(smooth_cells(cells, settings.smoothing), problem, settings.mask_law)
     masks, holes = settings.mask_law.draw(
         mask_key, pixels, settings.num_samples, antithetic=settings.fixed_noise
     )
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
     mean_evidence = jnp.mean(evidence(logits, problem, classifier, settings))
-    full_cost = cost = penalty(pixels, problem.direction, settings)
+    full_cost = cost = penalty(pixels, problem.direction, settings, prices=problem.prices)
     if price is not None:
-        cost = penalty(pixels, problem.direction, settings, price)
+        cost = penalty(pixels, problem.direction, settings, price, problem.prices)
     learning_step = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
     warmup = jnp.clip(learning_step / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))

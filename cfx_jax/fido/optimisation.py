@@ -1,8 +1,8 @@
 """Learning the mask of ONE image, step by step: pure functions of arrays.
 
 Call `init`, then `advance` any number of times. A run over a dataset vmaps both, keeps the states
-on the devices and advances them by a few steps per call. `cfx_jax.fido.api.finish` evaluates the
-result.
+on the devices and advances them by a few steps per call. `cfx_jax.fido.solution.finish` evaluates
+the result.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.masks import average_cells
 from cfx_jax.fido.objective import Problem, relaxed_objective
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
@@ -48,10 +49,22 @@ class State:
     trace: jax.Array
 
 
-def init(settings: Settings) -> State:
-    """Returns the state before the first step, which is the same for every image."""
+def init(settings: Settings, problem: Problem | None = None) -> State:
+    """Returns the state before the first step.
+
+    Args:
+        settings: hyper-parameters of the optimisation.
+        problem: the image, if its pixels have relative prices: dear cells start outside of the
+            region, by the logarithm of their mean price. None = all cells start at `initial_keep`.
+
+    Returns:
+        The state; without prices it is the same for every image.
+    """
     shape = (settings.mask_size, settings.mask_size)
     cells = settings.mask_law.init_cells(settings.initial_keep, shape)
+    if problem is not None and problem.prices is not None and settings.mask_law.is_random:
+        prices = jnp.where(jnp.isinf(problem.prices), 1.0, problem.prices)
+        cells -= problem.direction * jnp.log(average_cells(prices, shape))
     return State(
         cells=cells,
         optimizer=make_optimizer(settings).init(cells),

@@ -33,7 +33,7 @@ class Drawing:
         self._storage, self._number, self._run = storage, number, run
         kinds = ("saliency", "infilled") if run.has_pictures else ("saliency",)
         self.tiles = ["original"] * run.has_pictures
-        self.tiles += [f"{objective}-{kind}" for objective in run.objectives for kind in kinds]
+        self.tiles += [f"{objective}-{kind}" for objective in run.results for kind in kinds]
         self.geometry: tuple[int, int, int, int] | None = None
         self.map_size: tuple[int, int] | None = None
 
@@ -49,12 +49,12 @@ class Drawing:
         kinds = ["trace", *TOP, *["infilled"] * run.has_pictures, *["steps"] * run.has_steps]
         read = {
             f"{objective}_{kind}": run.read_result(objective, kind, start, start + count)
-            for objective in run.objectives
+            for objective in run.results
             for kind in kinds
         }
         if run.has_pictures:
             read["image"] = run.read("image", start, start + count)
-        statuses = unit.results[run.objectives[0]]["status"][:count].tolist()
+        statuses = unit.results[run.results[0]]["status"][:count].tolist()
         readable = [
             row for row, code in enumerate(statuses) if run.status_name(code) != "unreadable"
         ]
@@ -74,7 +74,7 @@ class Drawing:
         self, index: int, masks: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
     ) -> tuple[str, dict[str, Any]]:
         """Draws an example, of what the records hold of it; returns its place and details."""
-        objectives, photo = self._run.objectives, values.get("image")
+        objectives, photo = self._run.results, values.get("image")
         maps = {
             objective: pictures.map_importance(
                 logits, objective, photo, self._run.settings.mask_law

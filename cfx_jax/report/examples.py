@@ -40,7 +40,7 @@ def read_units(run: Explanations) -> Iterator[ReportUnit]:
     for number in run.complete_units:
         start, stop = run.unit_range(number)
         masks, results = {}, {}
-        for objective in run.objectives:
+        for objective in run.results:
             logits = run.read_result(objective, "mask_logits", start, stop)
             masks[objective] = logits
             results[objective] = {
@@ -62,10 +62,11 @@ def describe(run: Explanations, unit: ReportUnit, row: int) -> dict[str, Any]:
         for objective, columns in unit.results.items()
     }
     statuses = [result["status"] for result in results.values()]
+    failures = {*statuses} - {"ok", "no_alternative"}
     return {
         "id": unit.ids[row],
         "results": results,
-        "failed": any(status != "ok" for status in statuses),
+        "failed": bool(failures),
         "unreadable": "unreadable" in statuses,
         **{name: class_name(run, numbers[row]) for name, numbers in unit.classes.items()},
     }

@@ -71,7 +71,7 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
     for start, stop in _parts(run):
         ids = run.ids(start, stop)
         photos = run.read("image", start, stop) if run.has_pictures else [None] * (stop - start)
-        for objective in run.objectives:
+        for objective in run.results:
             masks = run.read_result(objective, "mask_logits", start, stop)
             for row, logits in enumerate(masks):
                 if np.isnan(logits).any():
@@ -98,7 +98,7 @@ def _columns(run: Explanations, start: int, stop: int) -> dict[str, list[Any]]:
         columns[name] = run.read(name, start, stop).tolist()
         if names:
             columns[f"{name}_name"] = [names.get(number, "") for number in columns[name]]
-    for objective in run.objectives:
+    for objective in run.results:
         codes = run.read_result(objective, "status", start, stop).tolist()
         columns[f"{objective}_status"] = [run.status_name(code) for code in codes]
         for name in (*SCALARS, *["steps"] * run.has_steps):

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cfx_jax.fido import Status
+from cfx_jax.fido import Status, label_result
 from cfx_jax.records import Storage
 from cfx_jax.report import pictures
 from cfx_jax.report._drawing import Drawing, round_for_display
@@ -156,7 +156,7 @@ def _write_run(
     drawing = Drawing(storage, number, run)
     rows = _Parts(storage, f"data/{number}/rows", _ROWS_IN_PART)
     details = _Parts(storage, f"data/{number}/details", _DETAILS_IN_PART)
-    counts = {objective: collections.Counter[str]() for objective in run.objectives}
+    counts = {objective: collections.Counter[str]() for objective in run.results}
     listed: list[dict[str, Any]] = []
     named: set[int] = set()
     computed = 0
@@ -166,7 +166,7 @@ def _write_run(
             picture, detail = drawn.get(row, ("", None))
             if detail is not None:
                 details.add(index, {"index": index, **detail})
-                for objective in run.objectives:
+                for objective in run.results:
                     named.update(number for number, *_ in detail[f"{objective}_top"])
             rows.add(computed, _row(unit, row) | {"pictured": int(bool(picture))})
             if computed < _LISTED:
@@ -180,7 +180,7 @@ def _write_run(
     data = {
         "name": name,
         "dataset": (run.manifest.get("dataset") or {}).get("name", "a run"),
-        "objectives": [*run.objectives],
+        "objectives": [*run.results],
         "statuses": [*run.status_names],
         "classes": {number: class_name(run, number) for number in sorted(named)},
         "rather": rather(run),
@@ -261,7 +261,7 @@ def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[d
         {
             "status": status,
             "meaning": _MEANINGS.get(status, ""),
-            "numbers": {name: counts[name].get(status, 0) for name in run.objectives},
+            "numbers": {name: counts[name].get(status, 0) for name in run.results},
         }
         for status in order
         if status in occurring
@@ -288,4 +288,5 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["label"] = label_result
     return environment.get_template("gallery.html.jinja")

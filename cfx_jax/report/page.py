@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
+from cfx_jax.fido import label_result
 from cfx_jax.records import RecordsError
 from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import open_folder, write_gallery
@@ -174,10 +175,12 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     described = (
         describe(run, unit, row) for unit in read_units(run) for row in range(len(unit.indices))
     )
-    for example in itertools.islice(described, _MAX_SUMMARY_ROWS // len(run.objectives)):
+    for example in itertools.islice(described, _MAX_SUMMARY_ROWS // len(run.results)):
         for name, result in example["results"].items():
             cells = (result["before"], result["after"], result["kept_area"], result["status"])
-            rows.append((_end(example["id"]), _begin(example["target"]), name.upper(), *cells))
+            rows.append(
+                (_end(example["id"]), _begin(example["target"]), label_result(name), *cells)
+            )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -173,7 +173,7 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
     logits = np.clip(logits.astype(np.float32), -most, most)
     cells = logits if law.is_random else expit(logits)
     keep: np.ndarray = law.upsample_keep(cells, size, expit, _enlarge)
-    return 1.0 - keep if objective == "sdr" else keep
+    return 1.0 - keep if objective.startswith("sdr") else keep
 
 
 def _enlarge(rows: np.ndarray, cells: np.ndarray, columns: np.ndarray) -> np.ndarray:

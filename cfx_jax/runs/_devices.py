@@ -17,12 +17,15 @@ from cfx_jax.classifiers import Classifier, resolve_rank
 from cfx_jax.data import to_floats
 from cfx_jax.fido import (
     DIRECTIONS,
+    MAX_OVERLAP,
     Explanation,
     Problem,
     Question,
     Settings,
     State,
     advance,
+    check_alternative,
+    extra_prices,
     finish,
     init,
     is_done,
@@ -47,12 +50,34 @@ class _Requests(NamedTuple):
         targets: int32, classes to explain; below 0 a rank, see `cfx_jax.runs.jobs.Images`.
         identities: uint32, folded into the key of the run.
         objectives: int32, index in `DIRECTIONS`.
+        allowed: bool `[..., H, W]`, pixels that the region may contain; None = all.
+        earlier: bool `[..., R, H, W]`, regions found before, empty ones in addition; None if one
+            region is searched for.
     """
 
     pixels: Any
     targets: Any
     identities: Any
     objectives: Any
+    allowed: Any = None
+    earlier: Any = None
+
+
+class Search(NamedTuple):
+    """What to search for, beyond one region anywhere in the image.
+
+    Attributes:
+        alternatives: number of regions to search for.
+        max_overlap: largest share of a further region that may lie in an earlier one.
+        has_allowed: whether the images come with the pixels that a region may contain.
+    """
+
+    alternatives: int = 1
+    max_overlap: float = MAX_OVERLAP
+    has_allowed: bool = False
+
+
+_ONE_REGION = Search()
 
 
 class _Shared(NamedTuple):
@@ -75,19 +100,20 @@ class Devices:
     def __init__(
         self,
         key: jax.Array,
-        classifier: Classifier,
-        generator: Generator,
+        models: tuple[Classifier, Generator],
         settings: Settings,
         shape: tuple[int, int, int],
         devices: Sequence[jax.Device],
         contrast: int | None = None,
+        search: Search = _ONE_REGION,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet. Arguments as in `Solver`."""
         self._devices = list(devices)
         self._shape = shape
+        self._search = search
         other = None if contrast is None else jnp.asarray(contrast, jnp.int32)
         self._shared = parallel.replicate(_Shared(key, other), self._devices)
-        self._models = parallel.replicate((classifier, generator), self._devices)
+        self._models = parallel.replicate(models, self._devices)
         self._compiled: tuple[Any, Any] | None = None
         self.idle_meter = IdleMeter()
         self.rows_per_device = 0
@@ -106,7 +132,9 @@ class Devices:
         self._advance = mapped(
             functools.partial(_advance, settings=settings, num_steps=steps), 2, 2
         )
-        self._finish = mapped(functools.partial(_finish, settings=settings), 2, 3)
+        self._finish = mapped(
+            functools.partial(_finish, settings=settings, max_overlap=search.max_overlap), 2, 3
+        )
 
     @property
     def num_devices(self) -> int:
@@ -135,7 +163,8 @@ class Devices:
         """
         self.rows_per_device = rows_per_device
         self._compiled = None  # Frees the memory of the earlier programs.
-        blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0))
+        allowed = np.ones(self._shape[:2], bool) if self._search.has_allowed else None
+        blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0), allowed)
         requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
         problem, state = self._begin(requests, self._shard(np.ones(1, bool)), self._shared)
         # Compile both at once: Python traces `advance` while XLA, on another core, compiles
@@ -201,11 +230,22 @@ class Devices:
         return finished
 
     def _collect(self, tasks: Sequence[Task]) -> _Requests:
-        pixels, targets, identities = (
-            np.stack(arrays) for arrays in zip(*(task.image for task in tasks), strict=True)
-        )
+        images = jax.tree.map(lambda *rows: np.stack(rows), *(task.image for task in tasks))
         codes = np.asarray([_OBJECTIVES.index(task.objective) for task in tasks], np.int32)
-        typed = _Requests(pixels, targets.astype(np.int32), identities.astype(np.uint32), codes)
+        earlier = None
+        if self._search.alternatives > 1:
+            shape = (len(tasks), self._search.alternatives - 1, *self._shape[:2])
+            earlier = np.zeros(shape, bool)
+            for row, task in enumerate(tasks):
+                earlier[row, : len(task.earlier)] = task.earlier or False
+        typed = _Requests(
+            images.pixels,
+            images.targets.astype(np.int32),
+            images.identities.astype(np.uint32),
+            codes,
+            images.allowed,
+            earlier,
+        )
         requests: _Requests = self._shard(typed)
         return requests
 
@@ -216,15 +256,21 @@ class Devices:
 def _begin(
     request: _Requests, is_fresh: jax.Array, shared: _Shared, *, settings: Settings
 ) -> tuple[Problem, State]:
-    state = init(settings)
+    problem = _problem(request, shared)
+    state = init(settings, problem)
     step = jnp.where(is_fresh, state.step, settings.num_steps)
-    return _problem(request, shared), dataclasses.replace(state, step=step)
+    return problem, dataclasses.replace(state, step=step)
 
 
 def _problem(request: _Requests, shared: _Shared) -> Problem:
     key = jax.random.fold_in(shared.key, request.identities)
     question = Question(request.targets, shared.contrast)
-    return make_problem(key, to_floats(request.pixels), question, request.objectives)
+    prices = None
+    if request.allowed is not None:
+        prices = jnp.where(request.allowed, jnp.float32(1.0), jnp.float32(jnp.inf))
+    if request.earlier is not None:
+        prices = extra_prices(request.earlier) + (1.0 if prices is None else prices)
+    return make_problem(key, to_floats(request.pixels), question, request.objectives, prices)
 
 
 def _replace(is_fresh: jax.Array, fresh: Any, old: Any) -> Any:
@@ -257,9 +303,13 @@ def _finish(
     generator: Generator,
     *,
     settings: Settings,
+    max_overlap: float,
 ) -> Explanation:
     problem = _problem(request, shared)
-    return finish(state, problem, classifier, generator, settings=settings)
+    found = finish(state, problem, classifier, generator, settings=settings)
+    if request.earlier is None:
+        return found
+    return found.replace(status=check_alternative(found, request.earlier, max_overlap))
 
 
 def _bytes_needed(program: Any) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cfx_jax.fido import label_result
 from cfx_jax.records import COMPLETE, EXAMPLE, STORE, Storage, is_locked
 from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import Explanations
@@ -40,11 +41,11 @@ def describe_progress(workdir: str | os.PathLike[str]) -> str:
         + ("; a run is writing to it now" if running else "")
     ]
     failed = np.zeros(len(done), bool)
-    for objective in run.objectives:
+    for objective in run.results:
         codes = run.read_result(objective, "status")
         counts = collections.Counter(codes[done].tolist())
         listed = ", ".join(f"{counts[code]:,} {run.status_name(code)}" for code in sorted(counts))
-        lines.append(f"{objective.upper()}: {listed or 'nothing yet'}")
+        lines.append(f"{label_result(objective)}: {listed or 'nothing yet'}")
         failures = [code for code, name in enumerate(run.status_names) if name in _FAILURES]
         failed |= done & np.isin(codes, failures)
     if cost := describe_cost(run):
@@ -86,7 +87,7 @@ def find_problems(workdir: str | os.PathLike[str]) -> Iterator[str]:
                     yield f"{where}: example {index} has no id"
                 elif seen.setdefault(text, index) != index:
                     yield f"{where}: example {index} has the id of example {seen[text]}, {text!r}"
-        for objective in run.objectives:
+        for objective in run.results:
             field = f"{objective}_status"
             if field in problems:
                 continue

@@ -44,9 +44,9 @@ def _times(run: Explanations, what: str) -> list[str]:
 
 def _evaluations(run: Explanations) -> int:
     """Returns the evaluations per example, a mean where images may stop early."""
-    taken = [float(run.settings.num_steps)] * len(run.objectives)
+    taken = [float(run.settings.num_steps)] * len(run.results)
     if run.has_steps:
-        columns = [run.read_result(objective, "steps") for objective in run.objectives]
+        columns = [run.read_result(objective, "steps") for objective in run.results]
         # Examples that are not computed or unreadable have no steps.
         taken = [float(np.mean(c[c > 0])) if (c > 0).any() else 0.0 for c in columns]
     return round(sum(run.settings.count_evaluations(steps) for steps in taken))

@@ -13,7 +13,15 @@ import numpy as np
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
 from cfx_jax.data import UNKNOWN_LABEL, Examples
-from cfx_jax.fido import DIRECTIONS, NUM_TOP, Explanation, Relaxation, Settings, Status
+from cfx_jax.fido import (
+    DIRECTIONS,
+    NUM_TOP,
+    Explanation,
+    Relaxation,
+    Settings,
+    Status,
+    name_results,
+)
 from cfx_jax.records import Field, RecordReader, RecordsError, encode_ids
 
 CLASSES = types.MappingProxyType(
@@ -78,7 +86,7 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
     fields.append(Field("digest", "uint64", attributes=_named("hash of the pixels")))
     if config.report.save_images:
         fields.append(Field("image", "uint8", *picture, _named("the photograph, RGB")))
-    for objective in config.explain.objectives:
+    for objective in config.explain.results:
         fields += [
             Field(f"{objective}_status", "int8", attributes=_STATUS),
             Field(f"{objective}_mask_logits", "float16", *cells, _named("logit of keeping a cell")),
@@ -132,7 +140,7 @@ def make_values(
     Args:
         fields: fields of the records.
         examples: examples of the unit.
-        explanations: explanations of the readable examples, by objective.
+        explanations: explanations of the readable examples, by the name of the result.
 
     Returns:
         Arrays `[n, *field.shape]` by field name.
@@ -146,10 +154,14 @@ def make_values(
     if "image" in values:
         # A grey picture is stored as RGB, which the gallery displays.
         values["image"][rows] = examples.pixels
-    for objective, result in explanations.items():
-        values["target"][rows] = result.target
-        values["prediction"][rows] = result.prediction
-        values[f"{objective}_status"][rows] = result.status
+    for objective, every in explanations.items():
+        values["target"][examples.readable] = every.target
+        values["prediction"][examples.readable] = every.prediction
+        values[f"{objective}_status"][examples.readable] = every.status
+        # Where no alternative was found, there is a status but no region.
+        is_found = np.asarray(every.status) != Status.NO_ALTERNATIVE
+        rows = examples.readable[is_found]
+        result = jax.tree.map(lambda leaf, found=is_found: np.asarray(leaf)[found], every)
         is_taken = np.arange(result.trace.shape[1]) < np.asarray(result.steps)[:, None]
         values[f"{objective}_trace"][rows] = np.where(is_taken, result.trace, np.nan)
         values[f"{objective}_mask_logits"][rows] = np.clip(
@@ -168,6 +180,7 @@ class Explanations(RecordReader):
 
     Attributes:
         objectives: learnt objectives, in order.
+        results: names of the results, in order: each objective, and its alternatives.
         status_names: names of the statuses, by their number.
         class_names: names of the classes, by their index; empty if the classifier has none.
         settings: settings that the masks were learnt with.
@@ -194,6 +207,8 @@ class Explanations(RecordReader):
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
         self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
+        number = self.option("alternatives") or 1
+        self.results = tuple(n for o in self.objectives for n in name_results(o, number))
         if problem := self._problem(names):
             raise RecordsError(
                 f"{workdir} contains records of {', '.join(names[:_MAX_NAMED])}, ..., not of "
@@ -206,10 +221,10 @@ class Explanations(RecordReader):
     def read_result(
         self, objective: str, name: str, start: int | None = None, stop: int | None = None
     ) -> np.ndarray:
-        """Returns a result of an objective for the examples `[start:stop]`.
+        """Returns a field of a result for the examples `[start:stop]`.
 
         Args:
-            objective: one of `objectives`.
+            objective: one of `results`.
             name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"`, `"steps"` or one of
                 `SCALARS` or `TOP`.
             start: first example, as in a Python slice.
@@ -244,7 +259,7 @@ class Explanations(RecordReader):
         results = ["status", "mask_logits", "trace", *SCALARS, *TOP]
         results += ["infilled"] * self.has_pictures
         expected = ["id", *CLASSES, "digest"]
-        expected += [f"{o}_{name}" for o in self.objectives for name in results]
+        expected += [f"{o}_{name}" for o in self.results for name in results]
         lacking = [name for name in expected if name not in names]
         return f"there is no {lacking[0]}" if lacking else ""
 

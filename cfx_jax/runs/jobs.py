@@ -1,7 +1,7 @@
 """The queue of a solver: splits jobs of images into tasks, and collects their results."""
 
+import collections
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -9,9 +9,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from cfx_jax.fido import Explanation
+from cfx_jax.fido import Explanation, Status, name_results
 
 Tag = TypeVar("Tag")
+# The explanations of a job, by the name of the result.
+_Results = dict[str, list[Explanation | None]]
 
 
 class Images(NamedTuple):
@@ -22,21 +24,24 @@ class Images(NamedTuple):
         targets: int32 `[n]`, classes to explain; -1 takes the predicted class, -2 the next, ...
         identities: uint32 `[n]`; the key of an image is that of the run with its identity folded
             in, so results do not depend on the position of an image.
+        allowed: bool `[n, H, W]`, pixels that the region may contain; None = all.
     """
 
     pixels: Any
     targets: Any
     identities: Any
+    allowed: Any = None
 
 
 @dataclasses.dataclass
 class Task:
-    """One image and one objective.
+    """One search: an image, an objective and the regions found before.
 
     Attributes:
         image: image, target and identity, without a leading axis.
         objective: `"ssr"` or `"sdr"`.
         deliver: callback that receives the `Explanation`, NumPy arrays without a leading axis.
+        earlier: regions of the same image and objective that were found before, bool `[H, W]` each.
         steps: number of steps taken or skipped, as last read by the host.
         steps_started: number of steps dispatched to the devices.
         is_learnt: whether the host has seen that the mask is learnt.
@@ -45,6 +50,7 @@ class Task:
     image: Images
     objective: str
     deliver: Callable[[Explanation], None]
+    earlier: tuple[np.ndarray, ...] = ()
     steps: int = 0
     steps_started: int = 0
     is_learnt: bool = False
@@ -65,20 +71,35 @@ class Jobs(Generic[Tag]):
         [('a', (2, 3))]
     """
 
-    def __init__(self, jobs: Iterable[tuple[Tag, Images]], objectives: Sequence[str]) -> None:
+    def __init__(
+        self,
+        jobs: Iterable[tuple[Tag, Images]],
+        objectives: Sequence[str],
+        alternatives: int = 1,
+    ) -> None:
         """Takes no job yet.
 
         Args:
             jobs: pairs of a tag that identifies a job, and its images.
             objectives: objectives to learn for every image, in order.
+            alternatives: number of regions to search for each image and objective. A further one
+                is searched for once the one before it is found.
         """
         self._objectives = objectives
-        self._open: list[tuple[Tag, dict[str, list[Explanation | None]]]] = []
+        self._alternatives = alternatives
+        self._further = collections.deque[Task]()
+        self._open: list[tuple[Tag, _Results]] = []
         self._tasks = self._split(jobs)
+
+    @property
+    def has_further(self) -> bool:
+        """Whether a result that was delivered has led to another task."""
+        return bool(self._further)
 
     def take(self, limit: int) -> list[Task]:
         """Returns the next tasks, fewer than `limit` where there are no more."""
-        return list(itertools.islice(self._tasks, limit))
+        further = [self._further.popleft() for _ in range(min(limit, len(self._further)))]
+        return further + list(itertools.islice(self._tasks, limit - len(further)))
 
     def done(self) -> Iterator[tuple[Tag, dict[str, Explanation]]]:
         """Yields and removes the jobs that are done, in their order."""
@@ -97,11 +118,34 @@ class Jobs(Generic[Tag]):
     def _split(self, jobs: Iterable[tuple[Tag, Images]]) -> Iterator[Task]:
         for tag, images in jobs:
             n = len(images.pixels)
-            results: dict[str, list[Explanation | None]] = {
-                objective: [None] * n for objective in self._objectives if n
+            results: _Results = {
+                name: [None] * n
+                for objective in self._objectives
+                for name in name_results(objective, self._alternatives)
+                if n
             }
             self._open.append((tag, results))
-            for objective, rows in results.items():
+            for objective in self._objectives:
                 for row in range(n):
-                    image = Images(*(array[row] for array in images))
-                    yield Task(image, objective, functools.partial(rows.__setitem__, row))
+                    image = jax.tree.map(lambda array, row=row: array[row], images)
+                    yield self._make_task(image, objective, results, row)
+
+    def _make_task(
+        self,
+        image: Images,
+        objective: str,
+        results: _Results,
+        row: int,
+        earlier: tuple[np.ndarray, ...] = (),
+    ) -> Task:
+        def deliver(found: Explanation) -> None:
+            name, *others = name_results(objective, self._alternatives)[len(earlier) :]
+            results[name][row] = found
+            if others and found.status == Status.OK:
+                regions = (*earlier, np.asarray(found.saliency > 0.5))
+                self._further.append(self._make_task(image, objective, results, row, regions))
+                return
+            for other in others:
+                results[other][row] = found.replace(status=np.int32(Status.NO_ALTERNATIVE))
+
+        return Task(image, objective, deliver, earlier)

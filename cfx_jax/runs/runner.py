@@ -119,7 +119,7 @@ def run(
             storage = Storage(workdir)
             if units:
                 log.begin(storage, jax.process_index())
-            steps = len(config.explain.objectives) * settings.num_steps
+            steps = len(config.explain.results) * settings.num_steps
             with (
                 ProgressBar(sum(map(len, units.values())), steps, shown=cluster.is_first()) as bar,
                 _Writing(writer, fields, Costs(storage, reader.num_units), bar, stop) as write,
@@ -134,6 +134,9 @@ def run(
                         shape,
                         cluster.devices_for(models[0]),
                         config.explain.contrast,
+                        config.explain.alternatives,
+                        config.explain.max_overlap,
+                        has_allowed=source.open_allowed is not None,
                     )
                     num_tasks = sum(map(len, units.values())) * len(config.explain.objectives)
                     _compile(solver, config.batch, num_tasks)
@@ -290,7 +293,10 @@ def _name_targets(
         if contrast is not None:
             rows = examples.readable[targets == contrast]
             same += [examples.ids[row] for row in rows]
-        yield examples, Images(examples.pixels, targets, examples.identities)
+        yield (
+            examples,
+            Images(examples.pixels, targets, examples.identities, examples.allowed),
+        )
     if same:
         _logger.warning(
             "explain.contrast is the label of %d examples, the first is %r: a class cannot be its "

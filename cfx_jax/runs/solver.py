@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import Explanation, Problem, Settings, State
+from cfx_jax.fido import MAX_OVERLAP, Explanation, Problem, Settings, State
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel
-from cfx_jax.runs._devices import Devices
+from cfx_jax.runs._devices import Devices, Search
 from cfx_jax.runs.idle import IdleMeter
 from cfx_jax.runs.jobs import Images, Jobs, Tag, Task
 
@@ -86,6 +86,9 @@ class Solver:
         shape: tuple[int, int, int],
         devices: Sequence[jax.Device] | None = None,
         contrast: int | None = None,
+        alternatives: int = 1,
+        max_overlap: float = MAX_OVERLAP,
+        has_allowed: bool = False,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
 
@@ -99,11 +102,17 @@ class Solver:
             devices: local devices to use; None takes all.
             contrast: class k of the question "why the target rather than k?"; None for the question
                 "why the target?".
+            alternatives: number of regions to search for, see `cfx_jax.fido.alternatives`.
+            max_overlap: largest share of a further region that may lie in an earlier one.
+            has_allowed: whether the images come with the pixels that a region may contain.
         """
         self._objectives = list(objectives)
+        self._alternatives = alternatives
         self._num_steps = settings.num_steps
         local = devices or jax.local_devices()
-        self._devices = Devices(key, classifier, generator, settings, shape, local, contrast)
+        search = Search(alternatives, max_overlap, has_allowed)
+        models = (classifier, generator)
+        self._devices = Devices(key, models, settings, shape, local, contrast, search)
 
     @property
     def num_devices(self) -> int:
@@ -147,8 +156,9 @@ class Solver:
                 left out; without any finite value the mean is NaN.
 
         Yields:
-            In the order of the jobs, the tag and a dict from objective to an `Explanation` of
-            NumPy arrays with a leading axis n; the dict of a job without images is empty.
+            In the order of the jobs, the tag and a dict from the name of a result (an objective, or
+            `ssr_2` for an alternative) to an `Explanation` of NumPy arrays with a leading axis n;
+            the dict of a job without images is empty.
 
         Raises:
             RuntimeError: nothing is compiled yet.
@@ -156,7 +166,7 @@ class Solver:
         if not self._devices.is_compiled:
             raise RuntimeError("nothing is compiled yet; call compile first")
         self._devices.idle_meter = IdleMeter()
-        queue = Jobs(jobs, self._objectives)
+        queue = Jobs(jobs, self._objectives, self._alternatives)
         pool = _Pool([None] * self._devices.num_rows)
         learnt: list[_Learnt] = []
         finished: collections.deque[tuple[list[Task], Explanation]] = collections.deque()
@@ -169,14 +179,14 @@ class Solver:
             learnt += self._check_done(pool, last, on_progress) if last else []
             while finished:
                 self._deliver(*finished.popleft())
-            is_over = call is None
-            while len(learnt) >= len(pool.tasks) or (learnt and is_over):
+            is_idle = call is None
+            while len(learnt) >= len(pool.tasks) or (learnt and is_idle):
                 finished.append(self._finish(learnt[: len(pool.tasks)]))
                 learnt = learnt[len(pool.tasks) :]
-            while finished and is_over:
+            while finished and is_idle:
                 self._deliver(*finished.popleft())
             yield from queue.done()
-            last = call
+            last, is_over = call, is_idle and not queue.has_further
 
     def _fill(self, pool: _Pool, queue: Jobs[Any]) -> None:
         """Puts the next tasks into the free places of the pool."""

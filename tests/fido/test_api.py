@@ -9,10 +9,10 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Status
-from cfx_jax.fido.api import init
 from cfx_jax.fido.explanation import find_top, saliency
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import SDR, SSR
+from cfx_jax.fido.optimisation import init
 from cfx_jax.fido.settings import get_settings
 
 KEY = jax.random.key(0)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import cfx_jax
-from cfx_jax.fido.api import finish
 from cfx_jax.fido.objective import make_problem, relaxed_objective
 from cfx_jax.fido.optimisation import (
     adapt_price,
@@ -20,6 +19,7 @@ from cfx_jax.fido.optimisation import (
 )
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
+from cfx_jax.fido.solution import finish
 
 KEY = jax.random.key(0)
 

@@ -9,13 +9,13 @@ import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS, Classifier, NormalizedModule
 from cfx_jax.evaluate import scoring
-from cfx_jax.fido.api import finish
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.optimisation import advance, init
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
+from cfx_jax.fido.solution import finish
 from cfx_jax.generators import Generator
 from cfx_jax.registry import NETWORKS
 from cfx_jax.runs.jobs import Images

@@ -58,7 +58,7 @@ def make_solver(models, settings, objectives=("sdr",), batch_size=1, num_devices
 
 
 def first(images, n):
-    return Images(*(array[:n] for array in images))
+    return jax.tree.map(lambda array: array[:n], images)
 
 
 def solve(solver, images, **options):
@@ -97,7 +97,10 @@ def test_solver_negative_target_takes_the_predicted_class(solver, images):
 def test_solver_stream_returns_jobs_in_order_as_if_alone(models, images):
     solver = make_solver(models, get_settings("fast", mask_size=6, num_steps=3), ["ssr", "sdr"])
     parts = {"nothing": slice(0, 0), "nine": slice(9), "one": slice(9, 10), "last": slice(10, 11)}
-    jobs = [(name, Images(*(array[part] for array in images))) for name, part in parts.items()]
+    jobs = [
+        (name, jax.tree.map(lambda array, part=part: array[part], images))
+        for name, part in parts.items()
+    ]
     found = list(solver.stream(jobs))
     assert [name for name, _ in found] == list(parts)
     assert found[0][1] == {}
@@ -238,8 +241,8 @@ def test_solver_spends_no_steps_on_finished_images(patient, models, images):
 def test_solver_early_stop_does_not_depend_on_the_batch(patient, images):
     together = stream_both(patient, images)
     order = np.random.default_rng(3).permutation(len(TARGETS))
-    mixed = stream_both(patient, Images(*(array[order] for array in images)))
-    alone = stream_both(patient, Images(*(array[4:5] for array in images)))
+    mixed = stream_both(patient, jax.tree.map(lambda array: array[order], images))
+    alone = stream_both(patient, jax.tree.map(lambda array: array[4:5], images))
     for name, result in together.items():
         for leaf, other in zip(*map(jax.tree.leaves, (result, mixed[name])), strict=True):
             np.testing.assert_array_equal(leaf[order], other)

@@ -87,7 +87,7 @@ class Model {
         key: `${r}-${objective}`,
         run: r,
         objective,
-        label: (runs.length > 1 ? `${cfx.letter(r)} · ` : "") + objective.toUpperCase(),
+        label: (runs.length > 1 ? `${cfx.letter(r)} · ` : "") + objective.toUpperCase().replace("_", " "),
       })),
     );
     this.placeOf = new Map();

@@ -59,7 +59,7 @@ cfx.saliency = (model, result, n, alt) => {
   if (!model.hasMask(result, n)) {
     const isDrawn = model.hasPicture(result.run, n);
     const status = model.status(result, n);
-    const failed = ["unreadable", "absent", "non_finite"].includes(status);
+    const failed = ["unreadable", "absent", "non_finite", "no_alternative"].includes(status);
     const why = isDrawn || failed ? status.replaceAll("_", " ") : "no picture";
     return cfx.make("span.none", {}, why);
   }

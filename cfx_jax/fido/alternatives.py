@@ -1,0 +1,105 @@
+"""Several regions of ONE image: each further search avoids the pixels of the earlier regions.
+
+Often more than one region suffices to keep a prediction: one of two dogs, or one half of a face.
+A search finds one of them. The next search finds another one, because the pixels in and near each
+earlier region cost more, and start outside of the region, see `extra_prices`.
+
+A further region is an alternative if it succeeds and if at most a given share of it lies in any
+earlier region. The search ends with the first that is none: it has the status `NO_ALTERNATIVE`.
+
+Compare ReX (Chockler et al., ICCV 2021), which searches for several minimal explanations from other
+starting points, and structured attention graphs (Shitole et al., NeurIPS 2021).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cfx_jax.classifiers import Classifier
+from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.fido.masks import smooth_cells
+from cfx_jax.fido.objective import Problem
+from cfx_jax.fido.settings import Settings
+from cfx_jax.fido.solution import solve
+from cfx_jax.generators import Generator
+
+MAX_OVERLAP = 0.5
+"""Default of the largest share of a further region that lies in one earlier region."""
+# Rise of the relative price of a pixel for each earlier region that contains it.
+_PRICE_RISE = 8.0
+# Distance over which the rise falls off outside of the region, as a share of the shorter side.
+_NEARBY = 0.05
+
+
+def solve_alternatives(
+    problem: Problem,
+    classifier: Classifier,
+    generator: Generator,
+    *,
+    settings: Settings,
+    number: int,
+    max_overlap: float = MAX_OVERLAP,
+) -> Explanation:
+    """Solves a problem several times, each time with raised prices on the regions found before.
+
+    Args:
+        problem: the image and its question.
+        classifier: the model to explain.
+        generator: fills the holes.
+        settings: the hyper-parameters of each search.
+        number: number of searches K.
+        max_overlap: largest share of a further region that may lie in one earlier region.
+
+    Returns:
+        An `Explanation` with a leading axis K, in the order of the searches; the first is that of
+        `solve`. A search that found no alternative has the status `NO_ALTERNATIVE`, and so have
+        those after it; their other fields are of the region that is none.
+    """
+    prices = jnp.ones(problem.image.shape[:2]) if problem.prices is None else problem.prices
+
+    def search(
+        carry: tuple[jax.Array, jax.Array], index: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], Explanation]:
+        earlier, is_over = carry
+        again = problem._replace(prices=prices + extra_prices(earlier))
+        found = solve(again, classifier, generator, settings=settings)
+        status = check_alternative(found, earlier, max_overlap)
+        is_none = is_over & (status != Status.NON_FINITE)
+        found = found.replace(status=jnp.where(is_none, Status.NO_ALTERNATIVE, status))
+        earlier = earlier.at[index].set(found.saliency > 0.5)
+        return (earlier, found.status != Status.OK), found
+
+    start = jnp.zeros((number, *prices.shape), bool), jnp.zeros((), bool)
+    return jax.lax.scan(search, start, jnp.arange(number))[1]
+
+
+def extra_prices(earlier: jax.Array) -> jax.Array:
+    """Returns by how much the relative prices rise for the search of a further region.
+
+    Args:
+        earlier: bool `[R, H, W]`, regions found before; an empty one changes nothing.
+
+    Returns:
+        float32 `[H, W]`, to add to `Problem.prices`: 8 for each region in which a pixel lies, less
+        outside of it.
+    """
+    width = _NEARBY * min(earlier.shape[1:])
+    nearby = jax.vmap(smooth_cells, in_axes=(0, None))(earlier.astype(jnp.float32), width)
+    return _PRICE_RISE * jnp.sum(jnp.minimum(1.0, 2.0 * nearby), axis=0)
+
+
+def check_alternative(found: Explanation, earlier: jax.Array, max_overlap: float) -> jax.Array:
+    """Returns the status of an explanation, given the regions found before it, int32 scalar.
+
+    Args:
+        found: explanation of one image.
+        earlier: bool `[R, H, W]`, regions found before; if all are empty, the status is as found.
+        max_overlap: largest share of the region that may lie in one earlier region.
+
+    Returns:
+        The status as found, or `NO_ALTERNATIVE` if a further region fails or overlaps too much.
+    """
+    region = found.saliency > 0.5
+    shared = jnp.max(jnp.sum(earlier & region, axis=(1, 2)))
+    fails = (found.status != Status.OK) | (shared > max_overlap * jnp.sum(region))
+    is_none = jnp.any(earlier) & fails & (found.status != Status.NON_FINITE)
+    return jnp.where(is_none, Status.NO_ALTERNATIVE, found.status).astype(jnp.int32)

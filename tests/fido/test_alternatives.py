@@ -1,0 +1,151 @@
+"""Further regions and regions of interest, on classifiers whose sufficient regions are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfx_jax
+from cfx_jax import Classifier, Status
+from cfx_jax.fido.alternatives import check_alternative
+
+KEY = jax.random.key(0)
+SIZE = 24
+LEFT, RIGHT = (slice(6, 14), slice(2, 10)), (slice(10, 18), slice(14, 22))
+WHITE = jnp.ones((2, SIZE, SIZE, 3))
+
+
+def whiteness(images):
+    """How white the left and the right patch are, `[2, N]` in [0, 1]."""
+    patches = [images[:, rows, columns].mean((1, 2, 3)) for rows, columns in (LEFT, RIGHT)]
+    return jax.nn.sigmoid(15.0 * (jnp.stack(patches) - 0.7))
+
+
+def either(_, images):
+    left, right = whiteness(images)
+    return jnp.stack([jnp.zeros_like(left), 8.0 * (1 - (1 - left) * (1 - right)) - 4.0], axis=1)
+
+
+def left_only(_, images):
+    return jnp.stack([jnp.zeros(len(images)), 8.0 * whiteness(images)[0] - 4.0], axis=1)
+
+
+@pytest.fixture
+def black():
+    return cfx_jax.load_generator("grey").replace(apply=lambda _, x, mask, key: jnp.zeros_like(x))
+
+
+def explain(apply, generator, **options):
+    return cfx_jax.explain(
+        KEY, Classifier(params=(), apply=apply), generator, WHITE[:1], jnp.asarray([1]),
+        mask_size=12, num_steps=60, **options,
+    )  # fmt: skip
+
+
+def find_patches(saliency):
+    """Names the patches of which a region covers more than half."""
+    region = np.asarray(saliency) > 0.5
+    patches = {"left": LEFT, "right": RIGHT}
+    return [name for name, patch in patches.items() if region[patch].mean() > 0.5]
+
+
+def test_explain_alternatives_finds_both_regions_and_no_third(black):
+    e = explain(either, black, alternatives=3)
+    assert e.saliency.shape == (1, 3, SIZE, SIZE)
+    assert e.status[0].tolist() == [Status.OK, Status.OK, Status.NO_ALTERNATIVE]
+    found = [find_patches(one) for one in e.saliency[0, :2]]
+    assert sorted(found) == [["left"], ["right"]]
+    assert (e.success_rate[0, :2] >= 0.9).all()
+
+
+def test_explain_alternatives_reports_the_only_region(black):
+    e = explain(left_only, black, alternatives=2)
+    assert e.status[0].tolist() == [Status.OK, Status.NO_ALTERNATIVE]
+    assert find_patches(e.saliency[0, 0]) == ["left"]
+
+
+def test_explain_alternatives_begins_with_the_explanation_without_them(black):
+    alone, first = explain(either, black), explain(either, black, alternatives=1)
+    # Prices of 1 are multiplied with each pixel, in another order of operations.
+    np.testing.assert_allclose(first.saliency[:, 0], alone.saliency, atol=2e-3)
+    assert first.status[:, 0] == alone.status
+
+
+def test_check_alternative_limits_the_overlap(black):
+    found = jax.tree.map(lambda leaf: leaf[0], explain(left_only, black))
+    region = found.saliency > 0.5
+    for share, status in [(0.4, Status.OK), (0.6, Status.NO_ALTERNATIVE)]:
+        covered = jnp.cumsum(region.ravel()).reshape(region.shape) <= share * region.sum()
+        earlier = jnp.stack([jnp.zeros_like(region), region & covered])
+        assert check_alternative(found, earlier, 0.5) == status
+    failed = found.replace(status=jnp.int32(Status.NOT_PRESERVED))
+    assert check_alternative(failed, earlier, 1.0) == Status.NO_ALTERNATIVE
+    assert check_alternative(failed, jnp.zeros_like(earlier), 1.0) == Status.NOT_PRESERVED
+
+
+@pytest.mark.parametrize("mode", ["region", "fast", "bbmp"])
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_explain_allowed_leaves_no_pixel_outside(objective, mode, black):
+    """Both patches suffice; only the right one is allowed. The left one flips, and is not."""
+    allowed = np.zeros((SIZE, SIZE), bool)
+    allowed[RIGHT] = True
+    e = explain(either, black, allowed=allowed, objective=objective, mode=mode)
+    assert (np.asarray(e.saliency)[0][~allowed] < 1e-6).all()
+    changed = np.asarray(e.infilled[0, ..., 0] < 0.5)
+    forbidden_pixels_are_filled = changed[~allowed]
+    if objective == "ssr":
+        assert forbidden_pixels_are_filled.all()
+        assert e.kept_area[0] <= allowed.mean()
+    else:
+        assert not forbidden_pixels_are_filled.any()
+        assert e.kept_area[0] >= 1 - allowed.mean() - 1e-6
+
+
+def test_explain_allowed_finds_the_region_inside(black):
+    allowed = np.ones((1, SIZE, SIZE), int)
+    allowed[0][LEFT] = 0
+    e = explain(either, black, allowed=allowed)
+    assert e.status[0] == Status.OK
+    assert find_patches(e.saliency[0]) == ["right"]
+
+
+def test_explain_allowed_differs_for_each_image(black):
+    allowed = np.ones((2, SIZE, SIZE), bool)
+    allowed[0][LEFT], allowed[1][RIGHT] = False, False
+    classifier = Classifier(params=(), apply=either)
+    both = cfx_jax.explain_both(
+        KEY, classifier, black, WHITE, mask_size=12, num_steps=60, allowed=allowed
+    )
+    assert [find_patches(one) for one in both["ssr"].saliency] == [["right"], ["left"]]
+    # SDR has to remove both patches.
+    assert both["sdr"].status.tolist() == [Status.NOT_FLIPPED] * 2
+
+
+def test_explain_one_accepts_allowed_and_alternatives(black):
+    allowed = np.ones((SIZE, SIZE), bool)
+    allowed[RIGHT] = False
+    e = cfx_jax.explain_one(
+        KEY, Classifier(params=(), apply=either), black, WHITE[0], 1, mask_size=12, num_steps=60,
+        allowed=allowed, alternatives=2,
+    )  # fmt: skip
+    assert find_patches(e.saliency[0]) == ["left"]
+    assert e.status.tolist() == [Status.OK, Status.NO_ALTERNATIVE]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alternatives": 0}, r"alternatives is 0; expected a whole number of at least 1"),
+        ({"alternatives": True}, r"alternatives is True; expected a whole number"),
+        ({"max_overlap": 1.5}, r"max_overlap is 1.5; expected a share between 0 and 1"),
+        ({"allowed": np.ones((3, 4))}, r"allowed has shape \(3, 4\); expected \(24, 24\), .*each"),
+        ({"allowed": np.full((SIZE, SIZE), 255)}, r"other values than True and False.*mask > 0"),
+        (
+            {"allowed": np.zeros((SIZE, SIZE))},
+            r"no cell of the mask lies in the allowed pixels of image 0; a cell is 2 p",
+        ),
+    ],
+)
+def test_explain_rejects_wrong_alternatives_and_regions(options, message, black):
+    with pytest.raises(ValueError, match=message):
+        explain(either, black, **options)
