@@ -127,7 +127,8 @@ def explain_missing(
                 f"{objective}_{name}": np.asarray(getattr(both[objective], name)[row], dtype)
                 for objective in DIRECTIONS
                 for name, dtype in (
-                    ("saliency", np.float16), ("success_rate", np.float32), ("status", np.int32)
+                    ("saliency", np.float16), ("success_rate", np.float32),
+                    ("stability", np.float32), ("status", np.int32),
                 )
             }  # fmt: skip
             np.savez_compressed(path, **values)
@@ -234,7 +235,7 @@ def tables(
         for share in SHARES:
             for name, saliency in maps.items():
                 regions = [top_region(one, share) for one in saliency]
-                success = _success(photos, regions, objective, evaluators)
+                success = measure_success(photos, regions, objective, evaluators)
                 yield f"  at {share:.2f} {name:24} {success}"
         yield from _stability(results, objective)
 
@@ -255,13 +256,14 @@ def _describe(
     name = f"{variant.name}-{variant.key}"
     yield (
         f"  {name:20} share {bootstrap(share)}, parts {parts:.1f}, success {rate:.3f}, "
-        f"OK {ok:.3f}, region: {_success(photos, regions, objective, evaluators)}"
+        f"OK {ok:.3f}, region: {measure_success(photos, regions, objective, evaluators)}"
     )
 
 
-def _success(
+def measure_success(
     photos: list[Photograph], regions: list[np.ndarray], objective: str, evaluators: Evaluators
 ) -> str:
+    """Returns the shares of regions that succeed with each network and in-fill, as text."""
     rows = [
         evaluators.decide(p, r[None], objective)[0] for p, r in zip(photos, regions, strict=True)
     ]

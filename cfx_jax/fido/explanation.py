@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier, probabilities
-from cfx_jax.fido.masks import MaskLaw
+from cfx_jax.fido.masks import MaskLaw, rank_pixels
 from cfx_jax.fido.objective import SDR, SSR, Problem
 
 NUM_TOP = 5
@@ -106,6 +106,9 @@ class Explanation:
         kept_area: float32 in [0, 1], expected share of pixels kept.
         success_rate: float32 in [0, 1], share of these 32 hard masks that keep (SSR) or flip (SDR)
             the prediction of the target.
+        stability: float32 in [0, 1], agreement of the learnt map with the gradients of the warm
+            start, see `measure_stability`. Low = an imperceptible change of the image may lead to
+            another region; None without a warm start.
         objective: float32, `penalty - evidence` of these hard masks, at full penalty and the price
             `sparsity_weight`; the evidence is `direction * log_odds_infilled`, or the capped logit
             margin, see `cfx_jax.fido.objective`.
@@ -130,6 +133,7 @@ class Explanation:
     log_odds_infilled: jax.Array
     kept_area: jax.Array
     success_rate: jax.Array
+    stability: jax.Array | None
     objective: jax.Array
     trace: jax.Array
     steps: jax.Array
@@ -159,6 +163,30 @@ def saliency(
     """
     keep = law.upsample_keep(cells, size)
     return jnp.where(direction == SSR, keep, 1.0 - keep)
+
+
+def measure_stability(
+    cells: jax.Array, gradient_sum: jax.Array, direction: jax.Array, share: jax.Array
+) -> jax.Array:
+    """Measures whether the two stages of the search agree on the most important cells.
+
+    The warm start and the learning use different masks. Of both, the region is taken that has the
+    area of the final one; the stability is their IoU. Where it is low, several regions suffice, and
+    an imperceptible change of the image decides between them, see docs/benchmarks.md.
+
+    Args:
+        cells: float32 `[h, w]`, the learnt map, smoothed.
+        gradient_sum: float32 `[h, w]`, summed gradients of the warm start.
+        direction: float32 scalar, `SSR` or `SDR`.
+        share: float32 scalar, share of the image in the final region.
+
+    Returns:
+        float32 scalar in [0, 1]; 1 where the region is empty.
+    """
+    count = jnp.round(share * cells.size)
+    learnt, prior = (rank_pixels(m) < count for m in (direction * cells, -direction * gradient_sum))
+    both, either = jnp.sum(learnt & prior), jnp.sum(learnt | prior)
+    return jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0).astype(jnp.float32)
 
 
 def find_top(

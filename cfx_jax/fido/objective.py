@@ -332,11 +332,15 @@ def relaxed_objective(
         mask_key, pixels, settings.num_samples, antithetic=settings.fixed_noise
     )
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
-    mean_evidence = jnp.mean(evidence(logits, problem, classifier, settings))
+    mean_evidence = gain = jnp.mean(evidence(logits, problem, classifier, settings))
+    if settings.margin_cap and settings.warm_start_steps:
+        # Where all masks exceed the cap, an image that is easy to classify has no gradient.
+        margin = jnp.mean(problem.question.logit_margin(logits, classifier))
+        gain = jnp.where(step < settings.warm_start_steps, problem.direction * margin, gain)
     full_cost = cost = penalty(pixels, problem.direction, settings, prices=problem.prices)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price, problem.prices)
     learning_step = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
     warmup = jnp.clip(learning_step / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
-    return warmup * cost - mean_evidence, StepValue(full_cost - mean_evidence, success)
+    return warmup * cost - gain, StepValue(full_cost - mean_evidence, success)

@@ -26,6 +26,8 @@ _MIN_IMPROVEMENT = 0.01
 # Shift of a cell by the warm start, in logits: for a gradient of one standard deviation, and the
 # largest one.
 _WARM_START_SCALE, _MAX_WARM_START = 0.7, 1.5
+# Largest gradient of the prior, in standard deviations.
+_MAX_PRIOR = 3.0
 
 
 @flax.struct.dataclass
@@ -153,9 +155,32 @@ def warm_start(cells: jax.Array, gradient_sum: jax.Array) -> jax.Array:
     Returns:
         float32 `[h, w]`; unchanged if all gradients are zero.
     """
-    deviation = jnp.std(gradient_sum)
-    moves = _WARM_START_SCALE * gradient_sum / jnp.where(deviation > 0, deviation, 1.0)
+    moves = _WARM_START_SCALE * _standardize(gradient_sum)
     return cells - jnp.clip(moves, -_MAX_WARM_START, _MAX_WARM_START)
+
+
+def add_prior(cells: jax.Array, gradient_sum: jax.Array, weight: float) -> jax.Array:
+    """Adds the gradients of the warm start to the learnt map, in which the threshold is searched.
+
+    Formula: `cells - weight std(cells) clip(g / std(g), -3, 3)` with g = `gradient_sum`. Where many
+    regions suffice, an imperceptible change of the image decides which of them is learnt. The
+    gradients, a mean over many masks, change much less.
+
+    Args:
+        cells: float32 `[h, w]`, the learnt map, smoothed.
+        gradient_sum: float32 `[h, w]`, summed gradients of the evidence; the scale is irrelevant.
+        weight: `Settings.prior_weight`.
+
+    Returns:
+        float32 `[h, w]`.
+    """
+    prior = jnp.clip(_standardize(gradient_sum), -_MAX_PRIOR, _MAX_PRIOR)
+    return cells - weight * jnp.std(cells) * prior
+
+
+def _standardize(gradients: jax.Array) -> jax.Array:
+    deviation = jnp.std(gradients)
+    return gradients / jnp.where(deviation > 0, deviation, 1.0)
 
 
 def is_done(state: State, settings: Settings) -> jax.Array:

@@ -54,9 +54,13 @@ class Settings:
             image, or of `margin_cap` if that is smaller: the target (SSR) or another class (SDR)
             has to lead by this logit margin; 0 = the smallest region that just suffices for this
             classifier.
-        warm_start_steps: number of first steps, counted in T, that only sum gradients. The initial
-            cells follow from these sums, see `cfx_jax.fido.optimisation.warm_start`; 0 = all cells
-            start at `initial_keep`, as published.
+        warm_start_steps: number of first steps, counted in T, that only sum gradients, without a
+            `margin_cap`. The initial cells follow from these sums, see
+            `cfx_jax.fido.optimisation.warm_start`; 0 = all cells start at `initial_keep`, as
+            published.
+        prior_weight: weight of the gradients of the warm start in the map of the threshold search,
+            see `cfx_jax.fido.optimisation.add_prior`. The larger it is, the less the region changes
+            with imperceptible changes of the image, and the larger it is; 0 = the learnt map alone.
         fixed_noise: whether all images and random keys share the noise of learning, in antithetic
             pairs (each noise with its negative), and that of the threshold search. The region then
             does not depend on the key, unless the generator draws random numbers. False = noise
@@ -86,6 +90,7 @@ class Settings:
     sharpness: float = 1.0
     confidence: float = 0.0
     warm_start_steps: int = 0
+    prior_weight: float = 0.0
     fixed_noise: bool = False
     patience: int = 0
 
@@ -107,6 +112,7 @@ class Settings:
             "perimeter_weight",
             "margin_cap",
             "confidence",
+            "prior_weight",
         ):
             value = getattr(self, name)
             if not _is_finite(value) or value < 0:
@@ -230,7 +236,8 @@ _REGION = Settings(
     success_target=0.9,
     sharpness=8.0,
     confidence=0.25,
-    warm_start_steps=8,
+    warm_start_steps=30,
+    prior_weight=0.4,
     fixed_noise=True,
 )
 
@@ -276,7 +283,7 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     Args:
         mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
         **overrides: fields of `Settings`. If `num_steps` is given, the warm start of the mode takes
-            at most half of these steps.
+            at most a quarter of these steps.
 
     Returns:
         Validated `Settings`.
@@ -294,7 +301,7 @@ def get_settings(mode: str, **overrides: Any) -> Settings:
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in overrides.items()}
     if "num_steps" in plain and isinstance(plain["num_steps"], int):
         plain = {
-            "warm_start_steps": min(MODES[mode].warm_start_steps, plain["num_steps"] // 2),
+            "warm_start_steps": min(MODES[mode].warm_start_steps, plain["num_steps"] // 4),
             **plain,
         }
     settings = dataclasses.replace(MODES[mode], **plain)

@@ -16,12 +16,13 @@ from cfx_jax.fido.explanation import (
     Explanation,
     assign_status,
     find_top,
+    measure_stability,
     saliency,
 )
 from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
 from cfx_jax.fido.masks import smooth_cells
 from cfx_jax.fido.objective import Problem, evidence, noise_key, penalty, restrict
-from cfx_jax.fido.optimisation import State, advance, init, is_done
+from cfx_jax.fido.optimisation import State, add_prior, advance, init, is_done
 from cfx_jax.fido.settings import Settings
 from cfx_jax.fido.threshold import start_search
 from cfx_jax.generators import Generator
@@ -54,7 +55,9 @@ def finish(
     evaluation_key, search_key, full_infill_key = (
         jax.random.fold_in(key, settings.num_steps + offset) for offset, key in enumerate(keys)
     )
-    cells = smooth_cells(state.cells, settings.smoothing)
+    cells = learnt = smooth_cells(state.cells, settings.smoothing)
+    if settings.prior_weight and state.gradient_sum is not None:
+        cells = add_prior(learnt, state.gradient_sum, settings.prior_weight)
     original = classifier.apply(classifier.params, problem.image[None])[0]
     question = problem.question
     if settings.success_target:
@@ -75,11 +78,16 @@ def finish(
             max_chunk_size=settings.num_samples,
         )
     pixels = law.keep_map(cells, size)
+    importance = saliency(cells, problem.direction, size, law)
+    stability = None
+    if state.gradient_sum is not None:
+        share = jnp.mean(importance > 0.5)
+        stability = measure_stability(learnt, state.gradient_sum, problem.direction, share)
     top_classes, top_before, top_after = find_top(original, evaluation.logits, classifier)
     result = Explanation(
         mask_logits=law.mask_logits(cells),
         keep_prob=law.keep_prob(cells),
-        saliency=saliency(cells, problem.direction, size, law),
+        saliency=importance,
         infilled=evaluation.infilled,
         status=jnp.zeros((), jnp.int32),
         target=question.target,
@@ -88,6 +96,7 @@ def finish(
         log_odds_infilled=evaluation.log_odds,
         kept_area=jnp.mean(pixels.keep),
         success_rate=evaluation.success_rate,
+        stability=stability,
         objective=penalty(pixels, problem.direction, settings, prices=problem.prices)
         - jnp.mean(evidence(evaluation.logits, problem, classifier, settings)),
         trace=state.trace,

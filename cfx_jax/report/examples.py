@@ -80,6 +80,7 @@ def describe_result(run: Explanations, values: Mapping[str, Any]) -> dict[str, s
         "after": show.odds(values["log_odds_infilled"]),
         "kept_area": show.percent(values["kept_area"]),
         "success_rate": show.percent(values["success_rate"]),
+        "stability": show.number(values["stability"]),
         "objective": show.number(values["objective"]),
         "entropy": show.number(values["entropy"]),
     }

@@ -171,13 +171,17 @@ def summary(workdir: str | os.PathLike[str]) -> str:
         One line for each computed example and objective, at most 40, and a line with the count.
     """
     run = Explanations(workdir)
-    rows = [("image", "explained class", "objective", "before", "after", "kept", "status")]
+    rows = [
+        ("image", "explained class", "objective", "before", "after", "kept", "stability", "status")
+    ]
     described = (
         describe(run, unit, row) for unit in read_units(run) for row in range(len(unit.indices))
     )
     for example in itertools.islice(described, _MAX_SUMMARY_ROWS // len(run.results)):
         for name, result in example["results"].items():
-            cells = (result["before"], result["after"], result["kept_area"], result["status"])
+            cells = [
+                result[name] for name in ("before", "after", "kept_area", "stability", "status")
+            ]
             rows.append(
                 (_end(example["id"]), _begin(example["target"]), label_result(name), *cells)
             )

@@ -13,7 +13,17 @@ _SIDE = 84  # Width of a map in pixels.
 # The perceptual colour map inferno at 0, 1/4, ..., 1.
 _COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 _NONE = "n/a"
-_HEADS = ("", "saliency", "target", "status", "before", "after", "area kept", "success rate")
+_HEADS = (
+    "",
+    "saliency",
+    "target",
+    "status",
+    "before",
+    "after",
+    "area kept",
+    "success rate",
+    "stability",
+)
 
 
 def odds(log_odds: Scalar) -> str:
@@ -41,16 +51,19 @@ def to_html(explanation: Explanation) -> str:
     """Formats explanations as a table with a small saliency map each.
 
     Args:
-        explanation: explanation of one image, or of N images with a leading axis N.
+        explanation: explanation of one image, or of images with any number of leading axes.
 
     Returns:
         HTML of the first ten, the number of further ones, and the meaning of each failure.
     """
-    one = np.ndim(explanation.status) == 0
-    found = jax.tree.map(lambda a: np.asarray(a)[None] if one else np.asarray(a), explanation)
+    axes = np.shape(explanation.status)
+    found = jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(-1, *np.shape(leaf)[len(axes) :]), explanation
+    )
+    places = [", ".join(map(str, place)) for place in np.ndindex(*axes)]
     rows = [
         (
-            str(n),
+            places[n],
             _map(found.saliency[n]),
             str(int(found.target[n])),
             _name(Status(int(found.status[n]))),
@@ -58,6 +71,7 @@ def to_html(explanation: Explanation) -> str:
             odds(found.log_odds_infilled[n]),
             percent(found.kept_area[n]),
             percent(found.success_rate[n]),
+            _NONE if found.stability is None else number(found.stability[n]),
         )
         for n in range(min(len(found.target), _MAX_ROWS))
     ]

@@ -48,6 +48,7 @@ SCALARS = types.MappingProxyType(
         "log_odds_infilled": "log-odds of the decision, mean over hard masks",
         "kept_area": "share of pixels kept",
         "success_rate": "share of hard masks that keep (SSR) or flip (SDR) the prediction",
+        "stability": "agreement of the two stages of the search on the region, as IoU",
         "objective": "objective of the learnt distribution",
     }
 )
@@ -169,7 +170,8 @@ def make_values(
         )
         steps = ["steps"] * (f"{objective}_steps" in values)
         for name in (*SCALARS, *TOP, *steps):
-            values[f"{objective}_{name}"][rows] = getattr(result, name)
+            if (value := getattr(result, name)) is not None:
+                values[f"{objective}_{name}"][rows] = value
         if f"{objective}_infilled" in values:
             values[f"{objective}_infilled"][rows] = _to_uint8(result.infilled)
     return values

@@ -11,6 +11,7 @@ import cfx_jax
 from cfx_jax.fido.objective import make_problem, relaxed_objective
 from cfx_jax.fido.optimisation import (
     adapt_price,
+    add_prior,
     advance,
     init,
     is_done,
@@ -101,6 +102,40 @@ def test_warm_start_keeps_the_initial_map_without_slopes():
     # One cell in a hundred decides: it does not fly off.
     slope = jnp.zeros((10, 10)).at[3, 4].set(-1.0)
     assert float(warm_start(jnp.zeros((10, 10)), slope)[3, 4]) == 1.5
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_add_prior_adds_standardized_gradients_up_to_a_limit(scale):
+    cells = jnp.asarray([[4.0, -4.0], [4.0, -4.0]])
+    gradients = scale * jnp.asarray([[1.0, 1.0], [-1.0, -1.0]])
+    np.testing.assert_allclose(
+        add_prior(cells, gradients, 0.5), cells - 0.5 * 4.0 * gradients / scale, rtol=1e-5
+    )
+    peak = jnp.zeros((10, 10)).at[3, 4].set(-scale)
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)), jnp.float32)
+    added = add_prior(noise, peak, 1.0) - noise
+    np.testing.assert_allclose(added[3, 4], 3.0 * jnp.std(noise), rtol=1e-4)
+
+
+def test_add_prior_keeps_the_learnt_map_without_gradients_or_weight():
+    cells = jnp.asarray([[4.0, -4.0], [1.0, 2.0]])
+    np.testing.assert_array_equal(add_prior(cells, jnp.zeros((2, 2)), 0.5), cells)
+    np.testing.assert_array_equal(add_prior(cells, jnp.ones((2, 2)), 0.0), cells)
+
+
+def test_warm_start_of_an_easy_image_is_not_capped(linear_classifier, fill_half):
+    """The margin is far above the cap under every mask, so the capped evidence has no gradient."""
+    weights = np.zeros((8, 8, 1), np.float32)
+    weights[:, :4] = 1.0
+    classifier, image = linear_classifier(weights), jnp.ones((8, 8, 1))
+    problem = make_problem(jax.random.key(0), image, Question(1), "ssr")
+    settings = get_settings("region", mask_size=8, num_steps=8, warm_start_steps=2)
+    state = advance(init(settings), problem, classifier, fill_half, settings=settings, num_steps=2)
+    # The left half is evidence for the class, so its cells are kept with a higher probability.
+    assert state.cells[:, :3].mean() > 0.5 > 0 > state.cells[:, 5:].mean()
+    # The objective, which is comparable between steps, keeps the cap.
+    penalty_of_half = 1e-4 * 224 * 224 / 2
+    assert float(state.trace[0]) < 1.2 * penalty_of_half
 
 
 def test_step_adds_the_penalty_after_the_warm_start(random_classifier, fill_half, images):

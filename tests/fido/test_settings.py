@@ -66,8 +66,8 @@ def test_get_settings_accepts_values_at_their_bounds():
         ("fast", {"patience": 2.5}, r"patience is 2\.5; expected a whole number"),
         (
             "region",
-            {"patience": 52},
-            r"patience is 52, so no image stops before step 120.*: use a smaller",
+            {"patience": 41},
+            r"patience is 41, so no image stops before step 120.*: use a smaller",
         ),
         ("fast", {"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
         ("fast", {"temperature": math.nan}, "temperature is nan"),
@@ -127,7 +127,7 @@ def test_get_settings_names_wrong_values(mode, overrides, message):
             {"warm_start_steps": 9, "num_steps": 9},
             "warm_start_steps is 9 of 9 steps, so no step is left for learning",
         ),
-        ({"patience": 53}, "before step 122, which is warm_start_steps [+] warmup_steps"),
+        ({"patience": 42}, "before step 122, which is warm_start_steps [+] warmup_steps"),
     ],
 )
 def test_get_settings_warm_start_leaves_steps_to_learn(overrides, message):
@@ -139,18 +139,18 @@ def test_get_settings_warm_start_leaves_steps_to_learn(overrides, message):
 
 def test_get_settings_requires_the_warm_up_to_end():
     with pytest.raises(
-        ValueError, match="warmup_steps is 113 after 8 warm_start_steps, of 120 steps"
+        ValueError, match="warmup_steps is 91 after 30 warm_start_steps, of 120 steps"
     ):
-        get_settings("region", warmup_steps=113)
-    assert get_settings("region", warmup_steps=112).warmup_steps == 112
+        get_settings("region", warmup_steps=91)
+    assert get_settings("region", warmup_steps=90).warmup_steps == 90
     # Only a warm-up longer than that of the mode is checked: a trial may have just two steps.
     assert get_settings("region", num_steps=2, warmup_steps=8).num_steps == 2
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "warm_start_steps"), [(1, 0), (2, 1), (7, 3), (16, 8), (60, 8)]
+    ("num_steps", "warm_start_steps"), [(1, 0), (2, 0), (7, 1), (16, 4), (60, 15), (240, 30)]
 )
-def test_get_settings_warm_start_takes_at_most_half_of_the_steps(num_steps, warm_start_steps):
+def test_get_settings_warm_start_takes_at_most_a_quarter_of_the_steps(num_steps, warm_start_steps):
     assert get_settings("region", num_steps=num_steps).warm_start_steps == warm_start_steps
     assert get_settings("region", num_steps=9, warm_start_steps=7).warm_start_steps == 7
     assert get_settings("paper", num_steps=num_steps).warm_start_steps == 0

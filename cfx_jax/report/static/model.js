@@ -8,6 +8,7 @@ cfx.NUMBERS = {
   log_odds_original: { label: "Log-odds before", short: "before", signed: true, isOfTarget: true },
   log_odds_infilled: { label: "Log-odds after", short: "after", signed: true, isOfTarget: true },
   success_rate: { label: "Success rate", short: "success", share: true },
+  stability: { label: "Stability", short: "stability" },
   objective: { label: "Objective", short: "objective", isOfTarget: true },
   entropy: { label: "Entropy", short: "entropy" },
 };
