@@ -131,8 +131,9 @@ def test_warm_start_of_an_easy_image_is_not_capped(linear_classifier, fill_half)
     problem = make_problem(jax.random.key(0), image, Question(1), "ssr")
     settings = get_settings("region", mask_size=8, num_steps=8, warm_start_steps=2)
     state = advance(init(settings), problem, classifier, fill_half, settings=settings, num_steps=2)
-    # The left half is evidence for the class, so its cells are kept with a higher probability.
-    assert state.cells[:, :3].mean() > 0.5 > 0 > state.cells[:, 5:].mean()
+    # The left half is evidence for the class, the right half is not.
+    assert state.cells[:, :3].mean() > 0.5
+    assert abs(state.cells[:, 5:].mean()) < 0.1
     # The objective, which is comparable between steps, keeps the cap.
     penalty_of_half = 1e-4 * 224 * 224 / 2
     assert float(state.trace[0]) < 1.2 * penalty_of_half
