@@ -44,12 +44,15 @@ def test_api_parameters_are_described_and_typed(function):
     assert returned is not inspect.Signature.empty
 
 
+OPTIONS = "objective", "mode", "contrast", "score", "allowed", "alternatives", "max_overlap"
+
+
 @pytest.mark.parametrize("function", DRAWING, ids=lambda f: f.__name__)
 def test_api_takes_the_key_first_and_options_by_name(function):
     first, *rest = parameters(function)
     assert first.name == "key"
     for parameter in rest:
-        is_option = parameter.name in ("objective", "mode", "contrast", "score")
+        is_option = parameter.name in OPTIONS
         assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) == is_option, parameter
 
 

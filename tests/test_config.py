@@ -207,7 +207,10 @@ def test_check_field_accepts_existing_fields(path):
     ("path", "known"),
     [
         ("steps", "seed, precision, data, classifier"),
-        ("explain.steps", "objective, mode, target, contrast, top_classes, num_steps"),
+        (
+            "explain.steps",
+            "objective, mode, target, contrast, top_classes, alternatives, max_overlap",
+        ),
         ("seed.value", "none"),
     ],
 )

@@ -67,7 +67,7 @@ def test_load_units_accepts_a_unit_of_unreadable_examples(source):
 class Counted:
     """A source of blank images that remembers which were loaded."""
 
-    target = None
+    target = open_allowed = None
 
     def __init__(self, error_at=None):
         self.ids = [str(index) for index in range(100)]

@@ -25,7 +25,8 @@ STATUS_NAMES = ["ok", "misclassified", "not_flipped", "not_preserved", "non_fini
 MINUS = "\N{MINUS SIGN}"
 CLASSES = ["tabby cat", "tiger cat", f"dog {HOSTILE}", "cup"]
 COUNT, UNIT, SIZE = 300, 64, 16
-NUMBERS = ["log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "objective"]
+NUMBERS = ["log_odds_original", "log_odds_infilled", "kept_area", "success_rate", "stability",
+           "objective"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -459,8 +460,8 @@ def test_gallery_comparison_names_the_class_of_each_run(tab, galleries):
         assert expected in page.locator(f'[data-result="{run}-ssr"]').inner_text()
     cells = page.locator("article td.difference").all_inner_texts()
     is_claimed = [cell != "≠ classes" for cell in cells]
-    # Areas and shares of masks can be compared; log-odds of different classes cannot.
-    assert is_claimed == [True, False, False, True, False, True]
+    # Areas, shares of masks and stability can be compared; log-odds of different classes cannot.
+    assert is_claimed == [True, False, False, True, True, False, True]
     page = tab.show(f"at={same}", "both")
     assert page.inner_text("#detail-title") == name_of(targets[same][0])
     assert "≠" not in page.inner_text("article tbody")
@@ -477,7 +478,7 @@ def test_gallery_comparison_names_the_class_of_each_run(tab, galleries):
     cell = page.locator(".rows tbody tr:not(.spacer) td").nth(1)
     assert cell.inner_text() == cell.get_attribute("title") == " ≠ ".join(names)
     row = page.locator(".rows tbody tr:not(.spacer) td").all_inner_texts()
-    assert [at for at, text in enumerate(row) if text == "≠ classes"] == [6, 8, 12]
+    assert [at for at, text in enumerate(row) if text == "≠ classes"] == [6, 8, 14]
     page = tab.show("sort=difference-log_odds_infilled", "both")
     last = shown(page)[-1]
     assert last not in rows or targets[last][0] != targets[last][1]

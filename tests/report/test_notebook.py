@@ -27,6 +27,7 @@ def make(count=None, **changes):
         log_odds_infilled=np.float32(0),
         kept_area=np.float32(0.5),
         success_rate=np.float32(0.25),
+        stability=np.float32(0.5),
         objective=np.float32(1),
         trace=np.zeros(3, np.float32),
         steps=np.int32(3),

@@ -57,11 +57,11 @@ def example(index, layout):
     for name in ("ssr", "sdr"):
         if f"{name}_status" not in values:
             continue
-        scalars = (np.log(3), 0.0, 0.25 + index / 100, 0.875, -1.5)
+        scalars = (np.log(3), 0.0, 0.25 + index / 100, 0.875, 0.5, -1.5)
         logits = [20, 20, -20, -20]
         if index == UNREADABLE:
             values[f"{name}_status"][:] = STATUS_NAMES.index("unreadable")
-            scalars, logits = [np.nan] * 5, np.nan
+            scalars, logits = [np.nan] * 6, np.nan
             values["target"][:] = values["prediction"][:] = -1
         for scalar, value in zip(SCALARS, scalars, strict=True):
             values[f"{name}_{scalar}"][:] = value

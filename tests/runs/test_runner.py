@@ -258,13 +258,13 @@ def test_run_refuses_a_folder_of_another_config(run, done, change, message):
 def test_run_resumes_when_the_config_repeats_a_mode_setting(run, done):
     run_config = config(done.parent / "photographs")
     run_config.explain = dataclasses.replace(
-        run_config.explain, learning_rate=0.8, smooth_scale=0.07, warm_start_steps=1, patience=0
+        run_config.explain, learning_rate=0.8, smooth_scale=0.07, warm_start_steps=0, patience=0
     )
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     run(run_config, done)
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
-    run_config.explain.warm_start_steps = 0
-    with pytest.raises(ManifestMismatchError, match=r"settings\.warm_start_steps: stored 1, now 0"):
+    run_config.explain.warm_start_steps = 1
+    with pytest.raises(ManifestMismatchError, match=r"settings\.warm_start_steps: stored 0, now 1"):
         run(run_config, done)
 
 
