@@ -178,7 +178,7 @@ FILTERS = {
     "target=onerror%3D": lambda of: of("target") == 2,
     "label=not known": lambda of: of("label") == -1,
     "label=tiger": lambda of: of("label") == 1,
-    "predicted=right": lambda of: of("label") == of("prediction"),
+    "predicted=right": lambda of: (of("label") == of("prediction")) & (of("label") >= 0),
     "predicted=wrong": lambda of: (
         (of("label") >= 0) & (of("prediction") >= 0) & (of("label") != of("prediction"))
     ),
