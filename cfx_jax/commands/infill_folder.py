@@ -70,9 +70,11 @@ def infill_folder(
         What was wrong with the images that were skipped.
 
     Raises:
-        ConfigError: there is no image, or two have one name for what would be written.
+        ConfigError: there is no image, two have one name for what would be written, or the output
+            lies among the images or masks.
         OSError: the output cannot be written.
     """
+    _check_output(images, masks, output)
     source = data.open_source(DataConfig(source="folder", path=str(images)))
     targets = [pathlib.Path(name).with_suffix(".png") for name in source.ids]
     target, count = collections.Counter(targets).most_common(1)[0]
@@ -100,6 +102,14 @@ def infill_folder(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pictures.encode_png(picture))
     return skipped
+
+
+def _check_output(images: pathlib.Path, masks: pathlib.Path, output: pathlib.Path) -> None:
+    """Raises `ConfigError` if what is written would be read, or would replace what is read."""
+    for folder in ("infilled", "sheets"):
+        for read in (images, masks):
+            config = DataConfig(source="folder", path=str(read))
+            data.check_apart(config, output / folder, "--output: its folder")
 
 
 def _to_floats(image: Image.Image) -> np.ndarray:

@@ -5,8 +5,9 @@ import os
 import sys
 
 from cfx_jax.commands import command_line
+from cfx_jax.data import check_apart_from_run
 from cfx_jax.report import FORMATS, export_pictures, export_table
-from cfx_jax.runs import describe_progress, find_problems
+from cfx_jax.runs import Explanations, describe_progress, find_problems
 
 _DAMAGED = 1
 
@@ -33,6 +34,8 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "verify":
         return _verify(arguments.workdir)
     else:
+        manifest = Explanations(arguments.workdir).manifest
+        check_apart_from_run(manifest, arguments.to, "--to")
         print(export_table(arguments.workdir, arguments.to, arguments.format))
         if arguments.pictures:
             folder = os.path.join(arguments.to, "pictures")

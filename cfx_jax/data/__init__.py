@@ -1,5 +1,6 @@
 """Example sources and this host's batches of them, decoded ahead of the devices."""
 
+from cfx_jax.data.apart import check_apart, check_apart_from_run
 from cfx_jax.data.demo import demo_images
 from cfx_jax.data.digests import UNREADABLE
 from cfx_jax.data.images import (
@@ -24,6 +25,8 @@ __all__ = [
     "Resize",
     "Source",
     "UnreadableImageError",
+    "check_apart",
+    "check_apart_from_run",
     "check_there",
     "demo_images",
     "expand_top_classes",

@@ -4,7 +4,7 @@ The mode that Pillow decodes to does not determine them: 12-bit TIFF files becom
 without scaling, and files of 16 bits whose 0 is white are not inverted.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -93,11 +93,11 @@ def largest_of_16_bits(image: Image.Image) -> int:
 
 def has_16_bit_colours(image: Image.Image) -> bool:
     """Returns whether an opened picture, not yet decoded, has several channels of 16 bits."""
-    tile = getattr(image, "tile", None)
+    tile: Any = getattr(image, "tile", None)
     return bool(tile) and len(image.getbands()) > 1 and ";16" in str(tile[0].args)
 
 
 def _ppm_maximum(image: Image.Image) -> int:
     # The decoder of other maxima than 65535 gets the maximum as its last argument.
     arguments = image.tile[0].args  # type: ignore[attr-defined]
-    return arguments[-1] if isinstance(arguments, tuple) else _MAX
+    return int(arguments[-1]) if isinstance(arguments, tuple) else _MAX

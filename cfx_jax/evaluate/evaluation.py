@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from cfx_jax import registry
+from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.data import Examples, load_units
@@ -74,11 +74,14 @@ def evaluate(
     config.validate()
     config = registry.resolve_precision(config)
     stop = stop or StopRequest()
+    if not records:
+        data.check_apart(config.data, workdir)
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = open_runs(runs)
     if records:
         stored = learnt[0].records.manifest["config"]
         config = adopt(config, stored, images_path, has_classifier=classifier is not None)
+        data.check_apart(config.data, workdir)
     study = Study.open(config, learnt, classifier, transfer_classifiers)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}

@@ -105,6 +105,7 @@ def run(
         config = registry.name_given_models(config, classifier, generator)
         config = registry.resolve_precision(config)
         data.check_there(config.data)
+        data.check_apart(config.data, workdir, is_of_run=True)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         registry.check_models(*models, config.explain)
