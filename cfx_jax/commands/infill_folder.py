@@ -16,6 +16,7 @@ from cfx_jax.commands import command_line
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UnreadableImageError, open_file, reading, to_floats, to_grey, to_rgb
 from cfx_jax.generators import Generator, blend
+from cfx_jax.records import local_folder
 from cfx_jax.report import pictures
 
 _SKIPPED = 1  # The exit status where not all images are filled.
@@ -42,7 +43,7 @@ def _fill() -> None:
         generator = registry.load_generator(given.generator, given.weights)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    images, masks, output = map(pathlib.Path, (given.images, given.masks, given.output))
+    images, masks, output = map(local_folder, (given.images, given.masks, given.output))
     skipped = infill_folder(generator, images, masks, output, given.seed)
     for reason in skipped:
         logging.getLogger("cfx_jax").warning("skipped: %s", reason)

@@ -6,6 +6,7 @@ import sys
 
 from cfx_jax.commands import command_line
 from cfx_jax.data import check_apart_from_run
+from cfx_jax.records import local_folder
 from cfx_jax.report import FORMATS, export_pictures, export_table
 from cfx_jax.runs import Explanations, describe_progress, find_problems
 
@@ -35,10 +36,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return _verify(arguments.workdir)
     else:
         manifest = Explanations(arguments.workdir).manifest
-        check_apart_from_run(manifest, arguments.to, "--to")
-        print(export_table(arguments.workdir, arguments.to, arguments.format))
+        output = local_folder(arguments.to)
+        check_apart_from_run(manifest, output, "--to")
+        print(export_table(arguments.workdir, output, arguments.format))
         if arguments.pictures:
-            folder = os.path.join(arguments.to, "pictures")
+            folder = os.path.join(output, "pictures")
             print(f"{export_pictures(arguments.workdir, folder)} pictures in {folder}")
     return 0
 

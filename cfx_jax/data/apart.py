@@ -8,6 +8,7 @@ from typing import Any
 
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data.listing import is_run, list_images
+from cfx_jax.records import Storage
 
 
 def check_apart(
@@ -34,8 +35,8 @@ def check_apart(
         ConfigError: the folder is, contains or lies inside the folder of the images, through
             symbolic links, too.
     """
-    location = os.fspath(output).removeprefix("file://")
-    if config.source != "folder" or not os.path.exists(config.path) or "://" in location:
+    location = Storage(output).root
+    if config.source != "folder" or not os.path.exists(config.path) or location is None:
         return
     written, read = (pathlib.Path(os.path.realpath(path)) for path in (location, config.path))
     pictures = [read / file for file in config.files] if read.is_dir() else [read]
@@ -48,8 +49,8 @@ def check_apart(
         problem = written.is_relative_to(read) and _find_problem(config, read, written, is_of_run)
     if problem:
         raise ConfigError(
-            f"{option} {location} {problem} ({config.path}), and results would be mixed with "
-            "images; expected a folder of its own"
+            f"{option} {os.fspath(output)} {problem} ({config.path}), and results would be mixed "
+            "with images; expected a folder of its own"
         )
 
 

@@ -30,7 +30,7 @@ from cfx_jax.evaluate._snapshot import Snapshot
 from cfx_jax.evaluate._study import Study, adopt, open_runs
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.measures import EvaluationUnit, Part
-from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
+from cfx_jax.records import Field, RecordReader, RecordWriter, Storage, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import Bar, StopRequest, check_same_data, cluster
 
@@ -52,7 +52,7 @@ def evaluate(
     Args:
         config: configuration of the evaluation; with `records` its data, classifier, precision,
             mask and unit size are those of the first run.
-        workdir: folder of the evaluation, on a local disk or `gs://bucket/path`; an interrupted
+        workdir: folder of the evaluation, on a local disk or in a bucket; an interrupted
             evaluation in it is resumed.
         records: folders of runs of the same images and classifier; if empty, `config` is run.
         images_path: with `records`, the current path of the images; "" = unchanged.
@@ -74,6 +74,7 @@ def evaluate(
     config.validate()
     config = registry.resolve_precision(config)
     stop = stop or StopRequest()
+    Storage(workdir)  # Rejects an unknown kind of address before models are loaded.
     if not records:
         data.check_apart(config.data, workdir)
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)

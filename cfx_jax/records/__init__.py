@@ -7,8 +7,8 @@ from cfx_jax.records.arrays import STORE
 from cfx_jax.records.costs import Cost, Costs
 from cfx_jax.records.layout import COMPLETE, EXAMPLE, Field, decode_ids, encode_ids
 from cfx_jax.records.lock import is_locked
-from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
-from cfx_jax.records.storage import Storage
+from cfx_jax.records.manifest import ManifestMismatchError, claim_folder
+from cfx_jax.records.storage import RecordsError, Storage, local_folder
 from cfx_jax.records.store import RecordReader, RecordWriter
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "decode_ids",
     "encode_ids",
     "is_locked",
+    "local_folder",
 ]
