@@ -21,6 +21,7 @@ from cfx_jax.data.digests import digest, digest_file
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import readable_suffixes
 from cfx_jax.data.source import Source, no_boxes
+from cfx_jax.records import find_id_problem
 
 _logger = logging.getLogger(__name__)
 # The square to cut out of each picture, x0 y0 x1 y1, and its ImageNet class. ImageNet has no class
@@ -77,6 +78,11 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
             f"data: {source.name!r} contains no image; a folder needs files that end in "
             f"{', '.join(sorted(readable_suffixes()))} or a manifest.csv that lists some"
         )
+    for index, name in enumerate(source.ids):
+        if problem := find_id_problem(name):
+            raise ConfigError(
+                f"data: example {index} of {source.name!r} {problem}; expected a unique text"
+            )
     if config.source == "folder" and config.white is None:
         _warn_if_dark(source)
     return add_allowed(source, config.allowed) if config.allowed else source

@@ -100,6 +100,8 @@ def test_open_npz_split_selects_arrays(tmp_path, images, labels, split):
         ("", {"images": PIXELS, "labels": np.full(12, -2)}, "integers of at least -1"),
         ("", {"images": PIXELS, "ids": np.arange(12)}, r"expected unique texts, \[12\]; got int64"),
         ("", {"images": PIXELS, "ids": np.array(["a"] * 12)}, r"\[12\]; repeated: a$"),
+        ("", {"images": PIXELS[:2], "ids": np.array(["a", ""])}, "example 1 of .* has no id"),
+        ("", {"images": PIXELS[:1], "ids": np.array(["\ud800"])}, "example 0 .* unusable id"),
         ("", {"images": PIXELS, "ids": np.array(["a", "b"])}, r"got <U1 \[2\]"),
         ("", {"images": np.array([{}, "pickled"])}, "Object arrays cannot be loaded"),
     ],
