@@ -159,7 +159,6 @@ def test_open_source_refuses_unknown_labels_of_npz_files_at_once(tmp_path):
 def test_open_source_refuses_a_file_that_is_no_npz(tmp_path):
     np.savez(tmp_path / "cut.npz", images=PIXELS)
     content = (tmp_path / "cut.npz").read_bytes()
-    np.save(tmp_path / "one.npy", PIXELS)
     files = {
         "cut.npz": content[:-30],
         "flipped.npz": content[:900] + b"?" + content[901:],
@@ -167,8 +166,11 @@ def test_open_source_refuses_a_file_that_is_no_npz(tmp_path):
     }
     for name, damaged in files.items():
         (tmp_path / name).write_bytes(damaged)
-    for name in [*files, "one.npy", "missing.npz", "."]:
+    for name in [*files, "missing.npz", "."]:
         with pytest.raises(ConfigError, match=r"cannot be read as an \.npz file \(\w+: .*=FILE"):
             open_source(DataConfig(source="npz", path=str(tmp_path / name)))
     with pytest.raises(ConfigError, match=r"data\.path: '' cannot be read"):
         open_source(DataConfig(source="npz"))
+    np.save(tmp_path / "one.npy", PIXELS)
+    with pytest.raises(ConfigError, match=r"is not an \.npz file, but a single array of np\.save"):
+        open_source(DataConfig(source="npz", path=str(tmp_path / "one.npy")))
