@@ -82,13 +82,15 @@ def infill_folder(
     if count > 1:
         names = [name for name, other in zip(source.ids, targets, strict=True) if other == target]
         raise ConfigError(f"{' and '.join(names)} would both be written to {target}: rename one")
+    names = [target.as_posix() for target in targets]
+    forms = data.match_forms(names, data.list_images(masks).images, str(masks))
     network = registry.NETWORKS.get(generator.name)
     channels = network.channels if network else 3
     skipped = []
     for index, (name, target) in enumerate(zip(source.ids, targets, strict=True)):
         try:
             image = _to_floats(source.decode(index, channels))
-            mask = _read_mask(masks / target)
+            mask = _read_mask(masks / forms.get(target.as_posix(), target))
             key = jax.random.key(seed)
             infilled = np.asarray(cfx_jax.infill(key, generator, image[None], mask[None])[0])
         except UnreadableImageError as error:

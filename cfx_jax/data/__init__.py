@@ -13,7 +13,7 @@ from cfx_jax.data.images import (
     to_rgb,
 )
 from cfx_jax.data.labels import find_class
-from cfx_jax.data.listing import list_images
+from cfx_jax.data.listing import list_images, match_forms
 from cfx_jax.data.loader import Examples, load_units
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, expand_top_classes
 from cfx_jax.data.sources import check_there, open_source, resize_for
@@ -33,6 +33,7 @@ __all__ = [
     "find_class",
     "list_images",
     "load_units",
+    "match_forms",
     "open_file",
     "open_source",
     "reading",
