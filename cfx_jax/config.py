@@ -22,6 +22,7 @@ SOURCES = ("bundled", "folder", "npz", "tfds")
 RESIZES = ("crop", "cover", "stretch")
 PRECISIONS = ("float32", "bfloat16", "auto")
 _MAX_SEED = 2**32 - 1
+_MAX_WHITE = 2**16 - 1
 
 
 class ConfigError(ValueError):
@@ -53,6 +54,9 @@ class DataConfig:
         allowed: picture whose white pixels the region may contain, for all images; or a folder that
             has such a picture for each image, with the path of the image inside `path` and any
             suffix of a picture; "" = all pixels.
+        white: value of white in grey images with more than 8 bits, for example 4095 for 12 bits
+            stored in 16; larger values are white, too. None = the largest value of the file's
+            depth.
     """
 
     source: str = "bundled"
@@ -64,6 +68,7 @@ class DataConfig:
     class_folders: bool = False
     max_examples: int | None = None
     allowed: str = ""
+    white: int | None = None
 
 
 @dataclasses.dataclass
@@ -348,6 +353,16 @@ def check_data(section: str, config: DataConfig) -> None:
         )
     if config.max_examples is not None:
         check_at_least(f"{section}.max_examples", config.max_examples, 1)
+    if config.white is not None:
+        check_at_least(f"{section}.white", config.white, 1)
+        if config.source != "folder":
+            raise ConfigError(
+                f"{section}.white is for {section}.source=folder; got {config.source}"
+            )
+        if config.white > _MAX_WHITE:
+            raise ConfigError(
+                f"{section}.white is {config.white}; expected at most {_MAX_WHITE}, 16 bits"
+            )
 
 
 def check_seed(seed: int) -> None:

@@ -93,6 +93,9 @@ def test_train_config_covers_every_model():
         ),
         ("data.resize", "pad", r"data\.resize is 'pad'; expected one of crop, cover, stretch"),
         ("data.class_folders", True, r"class_folders is for data\.source=folder; got bundled"),
+        ("data.white", 4095, r"data\.white is for data\.source=folder; got bundled"),
+        ("data.white", 0, r"data\.white is 0; expected a whole number of at least 1"),
+        ("data.white", 255.0, r"data\.white is 255\.0; expected a whole number"),
         ("data.max_examples", 0, r"data\.max_examples is 0; expected .* at least 1"),
         (
             "explain.objective",

@@ -62,8 +62,8 @@ class ViT(nn.Module):
         heads: number of heads of each attention.
         mlp_dim: width of the hidden layer of each MLP; None means `4 * dim`.
         num_classes: number of classes.
-        image_size: side, in pixels, of the images that the position embeddings belong to, a
-            multiple of the patch.
+        image_size: side, or `(height, width)`, in pixels, of the images that the position
+            embeddings belong to, multiples of the patch.
         epsilon: constant added to the variance by the layer norms.
         tanh_gelu: whether the GELU is approximated by a tanh, as in the JAX original; the PyTorch
             networks use the exact GELU.
@@ -84,7 +84,7 @@ class ViT(nn.Module):
     heads: int
     mlp_dim: int | None = None
     num_classes: int = 1000
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     epsilon: float = 1e-6
     tanh_gelu: bool = False
     class_token: bool = True
@@ -99,6 +99,13 @@ class ViT(nn.Module):
     def num_tokens(self) -> int:
         """Number of tokens that precede the patches."""
         return self.class_token + self.distilled + self.registers
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that have position embeddings."""
+        size = self.image_size
+        height, width = size if isinstance(size, tuple) else (size, size)
+        return height // self.patch, width // self.patch
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -140,15 +147,14 @@ class ViT(nn.Module):
             )
         grid = Patches(self.patch, self.dim, name="embedding").grid(images)
         with_positions = self.num_tokens if self.token_positions else 0
-        side = self.image_size // self.patch
         positions = self.param(
             "position_embedding",
             nn.initializers.normal(0.02),
-            (1, with_positions + side**2, self.dim),
+            (1, with_positions + math.prod(self.grid), self.dim),
             jnp.float32,
         )
         _, rows, columns, _ = grid.shape
-        positions = resize_positions(positions, with_positions, (rows, columns))
+        positions = resize_positions(positions, with_positions, (rows, columns), self.grid)
         hidden = grid.reshape(len(images), -1, self.dim)
         tokens = {
             "class_token": int(self.class_token),
@@ -168,27 +174,33 @@ class ViT(nn.Module):
         return self.param(name, nn.initializers.zeros, (1, count, self.dim), jnp.float32)
 
 
-def resize_positions(positions: jax.Array, num_tokens: int, grid: tuple[int, int]) -> jax.Array:
+def resize_positions(
+    positions: jax.Array,
+    num_tokens: int,
+    grid: tuple[int, int],
+    trained: tuple[int, int] | None = None,
+) -> jax.Array:
     """Resizes position embeddings to another grid of patches.
 
     Bilinear with aligned corners, as in the JAX original (`scipy.ndimage.zoom` of order 1).
 
     Args:
-        positions: position embeddings `[1, T + n * n, dim]`: T tokens, then the patches row by row.
+        positions: position embeddings `[1, T + n * m, dim]`: T tokens, then the patches row by row.
         num_tokens: number T of tokens that precede the patches.
         grid: size of the new grid of patches, `(height, width)`.
+        trained: size `(n, m)` of the grid they were trained with; None = square.
 
     Returns:
         `[1, T + height * width, dim]`; the first T embeddings are unchanged.
     """
     first, patches = positions[:, :num_tokens], positions[0, num_tokens:]
-    side = math.isqrt(len(patches))
-    if grid == (side, side):
+    trained = trained or (math.isqrt(len(patches)),) * 2
+    if grid == trained:
         return positions
-    rows, columns = (_corner_weights(side, count) for count in grid)
-    square = patches.reshape(side, side, -1)
+    rows, columns = map(_corner_weights, trained, grid)
+    patches = patches.reshape(*trained, -1)
     precise = lax.Precision.HIGHEST
-    resized = jnp.einsum("yi,ijd,xj->yxd", rows, square, columns, precision=precise)
+    resized = jnp.einsum("yi,ijd,xj->yxd", rows, patches, columns, precision=precise)
     flat = resized.astype(positions.dtype).reshape(1, grid[0] * grid[1], -1)
     return jnp.concatenate([first, flat], axis=1)
 

@@ -16,6 +16,7 @@ from cfx_jax.commands import command_line
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import UnreadableImageError, open_file, reading, to_floats, to_grey, to_rgb
 from cfx_jax.generators import Generator, blend
+from cfx_jax.records import local_folder
 from cfx_jax.report import pictures
 
 _SKIPPED = 1  # The exit status where not all images are filled.
@@ -42,7 +43,7 @@ def _fill() -> None:
         generator = registry.load_generator(given.generator, given.weights)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    images, masks, output = map(pathlib.Path, (given.images, given.masks, given.output))
+    images, masks, output = map(local_folder, (given.images, given.masks, given.output))
     skipped = infill_folder(generator, images, masks, output, given.seed)
     for reason in skipped:
         logging.getLogger("cfx_jax").warning("skipped: %s", reason)
@@ -70,22 +71,26 @@ def infill_folder(
         What was wrong with the images that were skipped.
 
     Raises:
-        ConfigError: there is no image, or two have one name for what would be written.
+        ConfigError: there is no image, two have one name for what would be written, or the output
+            lies among the images or masks.
         OSError: the output cannot be written.
     """
+    _check_output(images, masks, output)
     source = data.open_source(DataConfig(source="folder", path=str(images)))
     targets = [pathlib.Path(name).with_suffix(".png") for name in source.ids]
     target, count = collections.Counter(targets).most_common(1)[0]
     if count > 1:
         names = [name for name, other in zip(source.ids, targets, strict=True) if other == target]
         raise ConfigError(f"{' and '.join(names)} would both be written to {target}: rename one")
+    names = [target.as_posix() for target in targets]
+    forms = data.match_forms(names, data.list_images(masks).images, str(masks))
     network = registry.NETWORKS.get(generator.name)
     channels = network.channels if network else 3
     skipped = []
     for index, (name, target) in enumerate(zip(source.ids, targets, strict=True)):
         try:
             image = _to_floats(source.decode(index, channels))
-            mask = _read_mask(masks / target)
+            mask = _read_mask(masks / forms.get(target.as_posix(), target))
             key = jax.random.key(seed)
             infilled = np.asarray(cfx_jax.infill(key, generator, image[None], mask[None])[0])
         except UnreadableImageError as error:
@@ -100,6 +105,14 @@ def infill_folder(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pictures.encode_png(picture))
     return skipped
+
+
+def _check_output(images: pathlib.Path, masks: pathlib.Path, output: pathlib.Path) -> None:
+    """Raises `ConfigError` if what is written would be read, or would replace what is read."""
+    for folder in ("infilled", "sheets"):
+        for read in (images, masks):
+            config = DataConfig(source="folder", path=str(read))
+            data.check_apart(config, output / folder, "--output: its folder")
 
 
 def _to_floats(image: Image.Image) -> np.ndarray:

@@ -5,8 +5,10 @@ import os
 import sys
 
 from cfx_jax.commands import command_line
+from cfx_jax.data import check_apart_from_run
+from cfx_jax.records import local_folder
 from cfx_jax.report import FORMATS, export_pictures, export_table
-from cfx_jax.runs import describe_progress, find_problems
+from cfx_jax.runs import Explanations, describe_progress, find_problems
 
 _DAMAGED = 1
 
@@ -33,9 +35,12 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "verify":
         return _verify(arguments.workdir)
     else:
-        print(export_table(arguments.workdir, arguments.to, arguments.format))
+        manifest = Explanations(arguments.workdir).manifest
+        output = local_folder(arguments.to)
+        check_apart_from_run(manifest, output, "--to")
+        print(export_table(arguments.workdir, output, arguments.format))
         if arguments.pictures:
-            folder = os.path.join(arguments.to, "pictures")
+            folder = os.path.join(output, "pictures")
             print(f"{export_pictures(arguments.workdir, folder)} pictures in {folder}")
     return 0
 

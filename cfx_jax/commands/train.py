@@ -1,8 +1,7 @@
 """The command that trains an in-filling generator: `python -m cfx_jax.train`."""
 
-import pathlib
-
 from cfx_jax.commands import command_line
+from cfx_jax.records import local_folder
 from cfx_jax.train import TrainConfig, train
 
 
@@ -13,4 +12,4 @@ def main() -> None:
 
 def _train(config: TrainConfig, workdir: str) -> None:
     """Trains, or continues training, and prints the path of the weights."""
-    print(f"weights: {train(config, pathlib.Path(workdir))}")
+    print(f"weights: {train(config, local_folder(workdir))}")

@@ -1,8 +1,7 @@
 """The command that trains a small classifier: `python -m cfx_jax.train_classifier`."""
 
-import pathlib
-
 from cfx_jax.commands import command_line
+from cfx_jax.records import local_folder
 from cfx_jax.train import TrainClassifierConfig, train_classifier
 
 
@@ -13,5 +12,5 @@ def main() -> None:
 
 def _train(config: TrainClassifierConfig, workdir: str) -> None:
     """Trains and prints where the weights are and how good they are."""
-    path, accuracy = train_classifier(config, pathlib.Path(workdir))
+    path, accuracy = train_classifier(config, local_folder(workdir))
     print(f"held-out accuracy: {accuracy:.2%}\nweights: {path}")

@@ -1,5 +1,6 @@
 """Example sources and this host's batches of them, decoded ahead of the devices."""
 
+from cfx_jax.data.apart import check_apart, check_apart_from_run
 from cfx_jax.data.demo import demo_images
 from cfx_jax.data.digests import UNREADABLE
 from cfx_jax.data.images import (
@@ -12,7 +13,7 @@ from cfx_jax.data.images import (
     to_rgb,
 )
 from cfx_jax.data.labels import find_class
-from cfx_jax.data.listing import list_images
+from cfx_jax.data.listing import list_images, match_forms
 from cfx_jax.data.loader import Examples, load_units
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, expand_top_classes
 from cfx_jax.data.sources import check_there, open_source, resize_for
@@ -24,12 +25,15 @@ __all__ = [
     "Resize",
     "Source",
     "UnreadableImageError",
+    "check_apart",
+    "check_apart_from_run",
     "check_there",
     "demo_images",
     "expand_top_classes",
     "find_class",
     "list_images",
     "load_units",
+    "match_forms",
     "open_file",
     "open_source",
     "reading",

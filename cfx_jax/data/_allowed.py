@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import unicodedata
 from collections.abc import Callable
 
 from cfx_jax.config import ConfigError
@@ -42,8 +43,8 @@ def _find_files(source: Source, folder: pathlib.Path) -> Callable[[int], pathlib
     for file in list_images(folder).images:
         if (other := files.setdefault(_stem(file), file)) != file:
             raise ConfigError(
-                f"data.allowed: {folder} has both {other} and {file}; expected one picture for "
-                "each image"
+                f"data.allowed: {folder} has both {_escaped(other)} and {_escaped(file)}; expected "
+                "one picture for each image"
             )
     stems = [_stem(name.partition("#label=")[0]) for name in source.ids]
     missing = [stem for stem in stems if stem not in files]
@@ -55,7 +56,14 @@ def _find_files(source: Source, folder: pathlib.Path) -> Callable[[int], pathlib
     return lambda index: folder / files[stems[index]]
 
 
+def _escaped(name: str) -> str:
+    # Two forms of a name look the same.
+    return ascii(name)[1:-1]
+
+
 def _stem(name: str) -> str:
+    # The forms of letters in names differ between systems, see `match_forms`.
+    name = unicodedata.normalize("NFC", name)
     path = pathlib.PurePosixPath(name)
     is_file = path.suffix.lower() in readable_suffixes()
     return path.with_suffix("").as_posix() if is_file else name

@@ -13,6 +13,7 @@ from cfx_jax.data import images
 from cfx_jax.data.digests import digest_array
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
+from cfx_jax.weights import recognise
 
 _logger = logging.getLogger(__name__)
 # Accepted names of the arrays in an .npz file: our own, and those of the MNIST file.
@@ -121,6 +122,11 @@ def _read_npz(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
     """Returns images, labels and ids unchanged (None if absent), and names of unused arrays."""
     ending = f"_{config.split}" if config.split else ""
+    if (found := recognise(config.path)) and found.name != "an .npz file":
+        remedy = found.for_arrays or found.for_weights
+        raise ConfigError(
+            f"data.path: {config.path!r} is not an .npz file, but {found.name}: {remedy}"
+        )
     try:
         # A pickle could execute code. NumPy does not close the files that it fails to read.
         with open(config.path, "rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -21,6 +21,7 @@ from cfx_jax.data.listing import (
     is_left_behind,
     is_run,
     list_images,
+    match_forms,
     readable_suffixes,
 )
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
@@ -164,7 +165,12 @@ def _open_single(path: pathlib.Path) -> Source:
 
 def _open_files(root: pathlib.Path, files: Sequence[str]) -> Source:
     readable_suffixes()  # Registers the image formats of other packages with Pillow.
-    if missing := [name for name in files if not (root / name).is_file()]:
+    missing = [name for name in files if not (root / name).is_file()]
+    if missing:
+        forms = match_forms(missing, list_images(root).images, "data.files")
+        files = [forms.get(name, name) for name in files]
+        missing = [name for name in missing if name not in forms]
+    if missing:
         raise ConfigError(
             f"data.files: {root / missing[0]} is not a file ({len(missing)} of {len(files)} are "
             "missing); expected paths of images inside data.path"
@@ -231,6 +237,8 @@ def _open_table(table: pathlib.Path, split: str, classes: Classes) -> Source:
     there = set(listing.images)
     roots = {str(table.parent.resolve()), os.path.abspath(table.parent)}
     file_of = {row.file: _locate(row.file, roots, there) for row in rows}
+    forms = match_forms(file_of.values(), there, str(table))
+    file_of = {name: forms.get(file, file) for name, file in file_of.items()}
     if split:
         rows = _take_split(rows, split, table)
     files = [file_of[row.file] for row in rows]

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 
+from cfx_jax.data.depth import find_scale
+
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 _FLOATS = np.arange(256, dtype=np.float32) / np.float32(255.0)
@@ -128,7 +130,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
         raise
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, white: int | None = None) -> Image.Image:
     """Decodes an opened image to 8-bit RGB, rotated upright by its EXIF orientation.
 
     Transparent parts become white; the first frame of an animation is read. A JPEG of more than
@@ -136,31 +138,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Args:
         image: image of any mode; changed in place where that saves memory.
+        white: value of white in grey images of more than 8 bits; None = the largest value of the
+            depth in the header.
 
     Returns:
         An image of mode RGB.
 
     Raises:
-        ValueError: there are too many pixels, or they are floats or 32-bit integers; the header is
-            checked before pixels are decoded.
+        ValueError: there are too many pixels, the value of white is unknown (see `find_scale`), or
+            all pixels are transparent; the header is checked before pixels are decoded.
         Exception: of any type, if the pixels are damaged. Call it inside `reading`.
     """
     _limit_pixels(image)
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            "its values have 32 bits, so the value of white is unknown; save it with 8 or 16 bits "
-            "per channel"
-        )
+    scale = find_scale(image, white)
     image.load()
     # Damaged metadata do not affect the pixels.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey to 255.
-        pixels = (np.asarray(image, np.uint32) + 128) // 257
-        image = Image.fromarray(pixels.astype(np.uint8))
+    if scale is not None:
+        image = scale.to_8_bits(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
+        if layer.getchannel("A").getbbox() is None:
+            # Only white would be left; the colours below may still be the picture.
+            raise ValueError("all its pixels are transparent; save it without an alpha channel")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
     return image if image.mode == "RGB" else image.convert("RGB")

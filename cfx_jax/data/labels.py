@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -149,6 +149,14 @@ class Classes:
                 f"{where}: {len(names)} classes, but the classifier has {self._range()}, and names "
                 f"such as {unknown[0]!r} do not identify them: name them by their numbers or as "
                 "the classifier does"
+            )
+        forms = [unicodedata.normalize("NFC", name) for name in names]
+        counts = Counter(forms)
+        twice = [name for name, form in zip(names, forms, strict=True) if counts[form] > 1]
+        if twice:
+            raise ConfigError(
+                f"{where}: {' and '.join(map(ascii, twice[:2]))} differ only in their Unicode "
+                "form: join them"
             )
         found = list(range(len(names)))
         _logger.warning(

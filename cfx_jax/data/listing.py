@@ -4,9 +4,12 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
 
 from PIL import features
+
+from cfx_jax.config import ConfigError
 
 # File names of tables: our own, and that of Hugging Face.
 TABLES = ("manifest.csv", "metadata.csv")
@@ -82,6 +85,37 @@ def is_left_behind(name: str) -> bool:
 def is_run(path: pathlib.Path) -> bool:
     """Returns whether a folder is the workdir of a run."""
     return (path / "manifest.json").is_file() and (path / "records.zarr").is_dir()
+
+
+def match_forms(names: Iterable[str], there: Collection[str], where: str) -> dict[str, str]:
+    """Finds the files of names that have another Unicode form than the names.
+
+    File systems and archives of macOS decompose letters (NFD), most other programs compose them
+    (NFC): the name looks the same, and the file is not found.
+
+    Args:
+        names: names to find.
+        there: names of the files that exist.
+        where: place of the names, for messages.
+
+    Returns:
+        Name -> name of its file, of each name that differs from it in nothing but the form.
+
+    Raises:
+        ConfigError: two files have a name of the same form.
+    """
+    missing = set(names).difference(there)
+    files: dict[str, set[str]] = {}
+    for file in there if missing else ():
+        files.setdefault(unicodedata.normalize("NFC", file), set()).add(file)
+    found = {name: files.get(unicodedata.normalize("NFC", name), set()) for name in missing}
+    for name, alike in found.items():
+        if len(alike) > 1:
+            raise ConfigError(
+                f"{where}: {name!r} may be {' or '.join(map(ascii, sorted(alike)))}, which differ "
+                "only in their Unicode form; rename one of them"
+            )
+    return {name: alike.pop() for name, alike in found.items() if alike}
 
 
 def describe_not_read(not_read: collections.Counter[str]) -> str:

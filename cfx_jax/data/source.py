@@ -34,6 +34,8 @@ class Source:
             None takes `label`, so an unknown label (-1) means the most likely class.
         digest: index -> 64-bit digest of what `open_image` reads, which detects changed content
             under the same id, see `cfx_jax.data.digests`; `UNREADABLE` if it cannot be read.
+        white: value of white in grey images of more than 8 bits; None = the largest value of the
+            depth of each file.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Source:
     digest: Callable[[int], int]
     target: Callable[[int], int] | None = None
     open_allowed: Callable[[int], Image.Image] | None = None
+    white: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -168,7 +171,7 @@ class Source:
             UnreadableImageError: the bytes are not an image that can be decoded.
         """
         with images.reading(self.ids[index]), self.open_image(index) as image:
-            rgb = images.to_rgb(image)
+            rgb = images.to_rgb(image, self.white)
             return rgb if channels == 3 else images.to_grey(rgb)
 
 

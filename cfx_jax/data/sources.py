@@ -4,6 +4,7 @@ Example ids are unique texts that belong to the data (a file name, a record of a
 do not depend on the position in a batch or a run.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -15,10 +16,12 @@ from cfx_jax.data import images
 from cfx_jax.data._allowed import add_allowed
 from cfx_jax.data._arrays import open_npz
 from cfx_jax.data._folder import find_folder, open_folder
+from cfx_jax.data.depth import largest_of_16_bits
 from cfx_jax.data.digests import digest, digest_file
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import readable_suffixes
 from cfx_jax.data.source import Source, no_boxes
+from cfx_jax.records import find_id_problem
 
 _logger = logging.getLogger(__name__)
 # The square to cut out of each picture, x0 y0 x1 y1, and its ImageNet class. ImageNet has no class
@@ -29,6 +32,9 @@ _BUNDLED = {
     "motorcycle_left.png": ((400, 160, 690, 450), 665),
     "traffic_light.png": ((0, 0, 256, 256), 920),
 }
+# Images that are measured for the warning of dark images, and the brightest value that is dark.
+_NUM_MEASURED = 8
+_DARK = 2**14 - 1
 
 
 def check_there(config: DataConfig) -> None:
@@ -63,6 +69,7 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
         ConfigError: the data are missing; the message explains how to get them.
     """
     source = _OPENERS[config.source](config, Classes.of(classifier))
+    source = dataclasses.replace(source, white=config.white)
     if config.max_examples is not None and config.max_examples < len(source):
         _logger.info("data.max_examples: the first %d of %d", config.max_examples, len(source))
         source = dataclasses.replace(source, ids=source.ids[: config.max_examples])
@@ -71,7 +78,44 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
             f"data: {source.name!r} contains no image; a folder needs files that end in "
             f"{', '.join(sorted(readable_suffixes()))} or a manifest.csv that lists some"
         )
+    for index, name in enumerate(source.ids):
+        if problem := find_id_problem(name):
+            raise ConfigError(
+                f"data: example {index} of {source.name!r} {problem}; expected a unique text"
+            )
+    if config.source == "folder" and config.white is None:
+        _warn_if_dark(source)
     return add_allowed(source, config.allowed) if config.allowed else source
+
+
+def _warn_if_dark(source: Source) -> None:
+    """Warns if a few images of 16 bits use a quarter of the values at most.
+
+    Cameras store 10 to 14 bits in 16: the largest value of the depth is then not white.
+    """
+    largest, is_colour = 0, False
+    for index in range(0, len(source), -(-len(source) // _NUM_MEASURED)):
+        with (
+            contextlib.suppress(images.UnreadableImageError),
+            images.reading(source.ids[index]),
+            source.open_image(index) as image,
+        ):
+            value = largest_of_16_bits(image)
+            largest = max(largest, value)
+            is_colour |= value > 0 and len(image.getbands()) > 1
+    if 0 < largest <= _DARK:
+        white = 2 ** largest.bit_length() - 1
+        remedy = (
+            "scale them up to 65535"
+            if is_colour
+            else f"if white is {white}: --config.data.white={white}"
+        )
+        _logger.warning(
+            "%s: images of 16 bits are nearly black, the brightest value seen is %d of 65535; %s",
+            source.name,
+            largest,
+            remedy,
+        )
 
 
 def resize_for(config: DataConfig, classifier: Classifier) -> images.Resize:

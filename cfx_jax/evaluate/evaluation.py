@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from cfx_jax import registry
+from cfx_jax import data, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.data import Examples, load_units
@@ -30,7 +30,7 @@ from cfx_jax.evaluate._snapshot import Snapshot
 from cfx_jax.evaluate._study import Study, adopt, open_runs
 from cfx_jax.evaluate.config import EvaluateConfig
 from cfx_jax.evaluate.measures import EvaluationUnit, Part
-from cfx_jax.records import Field, RecordReader, RecordWriter, encode_ids
+from cfx_jax.records import Field, RecordReader, RecordWriter, Storage, encode_ids
 from cfx_jax.report import page
 from cfx_jax.runs import Bar, StopRequest, check_same_data, cluster
 
@@ -52,7 +52,7 @@ def evaluate(
     Args:
         config: configuration of the evaluation; with `records` its data, classifier, precision,
             mask and unit size are those of the first run.
-        workdir: folder of the evaluation, on a local disk or `gs://bucket/path`; an interrupted
+        workdir: folder of the evaluation, on a local disk or in a bucket; an interrupted
             evaluation in it is resumed.
         records: folders of runs of the same images and classifier; if empty, `config` is run.
         images_path: with `records`, the current path of the images; "" = unchanged.
@@ -74,11 +74,15 @@ def evaluate(
     config.validate()
     config = registry.resolve_precision(config)
     stop = stop or StopRequest()
+    Storage(workdir)  # Rejects an unknown kind of address before models are loaded.
+    if not records:
+        data.check_apart(config.data, workdir)
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = open_runs(runs)
     if records:
         stored = learnt[0].records.manifest["config"]
         config = adopt(config, stored, images_path, has_classifier=classifier is not None)
+        data.check_apart(config.data, workdir)
     study = Study.open(config, learnt, classifier, transfer_classifiers)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}

@@ -5,10 +5,10 @@ It knows fields and units, and nothing of what they mean; see `store`.
 
 from cfx_jax.records.arrays import STORE
 from cfx_jax.records.costs import Cost, Costs
-from cfx_jax.records.layout import COMPLETE, EXAMPLE, Field, decode_ids, encode_ids
+from cfx_jax.records.layout import COMPLETE, EXAMPLE, Field, decode_ids, encode_ids, find_id_problem
 from cfx_jax.records.lock import is_locked
-from cfx_jax.records.manifest import ManifestMismatchError, RecordsError, claim_folder
-from cfx_jax.records.storage import Storage
+from cfx_jax.records.manifest import ManifestMismatchError, claim_folder
+from cfx_jax.records.storage import RecordsError, Storage, local_folder
 from cfx_jax.records.store import RecordReader, RecordWriter
 
 __all__ = [
@@ -26,5 +26,7 @@ __all__ = [
     "claim_folder",
     "decode_ids",
     "encode_ids",
+    "find_id_problem",
     "is_locked",
+    "local_folder",
 ]

@@ -7,8 +7,7 @@ from typing import Any
 import tensorstore as ts
 
 from cfx_jax.records.layout import COMPLETE, EXAMPLE, Field, Layout, encode_texts
-from cfx_jax.records.manifest import RecordsError
-from cfx_jax.records.storage import Storage, os_error
+from cfx_jax.records.storage import RecordsError, Storage, os_error
 
 STORE = "records.zarr"
 """Name of the group in the folder of a run."""

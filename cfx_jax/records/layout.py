@@ -74,17 +74,31 @@ def encode_ids(ids: Sequence[str], width: int) -> np.ndarray:
         uint8 `[N, width]`.
 
     Raises:
-        ValueError: an id is longer than `width` bytes, is not text, or ends with a NUL character.
+        ValueError: an id is longer than `width` bytes, or cannot be one, see `find_id_problem`.
     """
     encoded = np.zeros((len(ids), width), np.uint8)
     for row, text in zip(encoded, ids, strict=True):
+        # An absent example has the id "".
+        if text and (problem := find_id_problem(text)):
+            raise ValueError(f"an example {problem}")
         data = _to_utf8(text)
         if len(data) > width:
             raise ValueError(f"id {text!r} takes {len(data)} bytes, more than the width {width}")
-        if data.endswith(b"\0"):
-            raise ValueError(f"id {text!r} ends with a NUL character, which is the padding")
         row[: len(data)] = np.frombuffer(data, np.uint8)
     return encoded
+
+
+def find_id_problem(text: str) -> str:
+    """Returns why a text cannot be read back as the id of an example, or ""."""
+    if not text:
+        return "has no id"
+    if text.endswith("\0"):
+        return f"has the id {text!r}, which ends with a NUL character, the padding"
+    try:
+        _to_utf8(text)
+    except ValueError as error:
+        return f"has an unusable id: {error}"
+    return ""
 
 
 def encode_texts(texts: Sequence[str]) -> tuple[bytes, dict[str, Any]]:

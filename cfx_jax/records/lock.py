@@ -5,8 +5,7 @@ import fcntl
 import os
 import time
 
-from cfx_jax.records.manifest import RecordsError
-from cfx_jax.records.storage import Storage
+from cfx_jax.records.storage import RecordsError, Storage
 
 _FOLDER = ".locks"
 # Seconds to retry the own lock: a probe by another process lasts microseconds.

@@ -10,16 +10,12 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from cfx_jax.records.storage import Storage
+from cfx_jax.records.storage import RecordsError, Storage
 
 _NAME = "manifest.json"
 # Differs between a run and its resumption; never compared.
 _INFORMATIVE = ("environment",)
 _MAX_DIFFERENCES = 20
-
-
-class RecordsError(ValueError):
-    """A folder that cannot be used as the records of a run: foreign or damaged."""
 
 
 class ManifestMismatchError(RecordsError):

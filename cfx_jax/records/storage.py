@@ -1,18 +1,27 @@
-"""The folder of a run: files by name, on a local disk or in a bucket (`gs://bucket/path`)."""
+"""The folder of a run: files by name, on a local disk or in a bucket (`gs://`, `s3://`)."""
 
 import os
 import pathlib
 import re
+import urllib.parse
 from typing import Any
 
 import tensorstore as ts
+
+_KINDS = "a folder on a local disk, file:///path, gs://bucket/path or s3://bucket/path"
+_DRIVERS = {"gs": "gcs", "s3": "s3"}
+_S3_RETRIES = 4
+
+
+class RecordsError(ValueError):
+    """A folder that cannot be used as the records of a run: foreign or damaged."""
 
 
 class Storage:
     """Reads and writes whole files atomically: a file has its old or its new content.
 
     Attributes:
-        location: the folder, as it was given.
+        location: the folder, as it was given; the path of a `file://` address.
         root: path of the folder on a local disk; None in a bucket.
 
     Example:
@@ -28,23 +37,20 @@ class Storage:
         """Opens a folder; nothing is read or created yet.
 
         Raises:
-            ValueError: the address is of an unknown kind.
+            RecordsError: the address is of an unknown kind.
         """
-        self.location = os.fspath(location)
+        self.location = _without_scheme(os.fspath(location))
         self.root: pathlib.Path | None = None
-        if self.location.startswith("gs://"):
-            bucket, _, path = self.location.removeprefix("gs://").partition("/")
-            if not bucket:
-                raise ValueError(f"{self.location}: expected gs://bucket/path")
-            prefix = f"{path.strip('/')}/" if path.strip("/") else ""
-            self._spec: dict[str, Any] = {"driver": "gcs", "bucket": bucket, "path": prefix}
-        elif "://" in self.location:
-            raise ValueError(f"{self.location}: expected a folder on a local disk or gs://...")
+        if "://" in self.location:
+            self._spec = _bucket_spec(self.location)
         else:
             # Without `..`, which TensorStore refuses.
             self.root = pathlib.Path(os.path.abspath(self.location))
             self._spec = {"driver": "file", "path": f"{self.root}/"}
-        self._files = ts.KvStore.open(self._spec).result()
+        try:
+            self._files = ts.KvStore.open(self._spec).result()
+        except ValueError as error:  # The name of a bucket is not allowed.
+            raise RecordsError(f"{self.location}: {str(error).splitlines()[0]}") from error
 
     def __str__(self) -> str:
         return self.location
@@ -113,6 +119,49 @@ class Storage:
             return future.result()
         except ValueError as error:
             raise os_error(error, f"cannot {verb} {self.place(name)}") from error
+
+
+def local_folder(location: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path of a folder that has to be on a local disk, also for a `file://` address.
+
+    Raises:
+        RecordsError: it is in a bucket, or of an unknown kind.
+    """
+    path = _without_scheme(os.fspath(location))
+    if "://" in path:
+        raise RecordsError(
+            f"{path}: these results are not written into a bucket; expected a folder"
+        )
+    return pathlib.Path(path)
+
+
+def _without_scheme(location: str) -> str:
+    if not location.startswith("file://"):
+        return location
+    address = urllib.parse.urlsplit(location)
+    if address.netloc not in ("", "localhost") or not address.path:
+        raise RecordsError(f"{location}: expected an absolute path, file:///path")
+    return urllib.parse.unquote(location.removeprefix(f"file://{address.netloc}"))
+
+
+def _bucket_spec(location: str) -> dict[str, Any]:
+    """Returns the TensorStore specification of a folder in a bucket."""
+    scheme, _, rest = location.partition("://")
+    bucket, _, path = rest.partition("/")
+    if scheme not in _DRIVERS:
+        raise RecordsError(f"{location}: expected {_KINDS}")
+    if not bucket:
+        raise RecordsError(f"{location}: expected {scheme}://bucket/path")
+    prefix = f"{path.strip('/')}/" if path.strip("/") else ""
+    spec: dict[str, Any] = {"driver": _DRIVERS[scheme], "bucket": bucket, "path": prefix}
+    if scheme == "s3":
+        # TensorStore reads the credentials itself, but not these variables. It tries 32 times to
+        # reach a server, which takes minutes where the name of the server is wrong.
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options = {"endpoint": os.environ.get("AWS_ENDPOINT_URL"), "aws_region": region}
+        spec |= {name: value for name, value in options.items() if value}
+        spec |= {"s3_request_retries": {"max_retries": _S3_RETRIES}}
+    return spec
 
 
 def os_error(error: ValueError, what: str) -> OSError:

@@ -1,6 +1,6 @@
 """A run's results on disk: `RecordWriter` writes them, `RecordReader` reads them back.
 
-A run's folder (`workdir`, on a local disk or `gs://bucket/path`) contains
+A run's folder (`workdir`, on a local disk or in a bucket) contains
 
     manifest.json   description of the run, as given to the writer, plus "records": the layout
     records.zarr/   Zarr v3 group, flat: one array per field, `[num_examples, *field.shape]`
@@ -29,8 +29,8 @@ import numpy as np
 from cfx_jax.records.arrays import open_arrays, write_group
 from cfx_jax.records.layout import COMPLETE, Field, Layout, decode_ids
 from cfx_jax.records.lock import RunLock
-from cfx_jax.records.manifest import RecordsError, claim_folder, read_manifest
-from cfx_jax.records.storage import Storage, os_error
+from cfx_jax.records.manifest import claim_folder, read_manifest
+from cfx_jax.records.storage import RecordsError, Storage, os_error
 
 _logger = logging.getLogger(__name__)
 # Number of units whose chunks are checked concurrently.

@@ -20,6 +20,7 @@ from cfx_jax.classifiers import (
     class_count,
 )
 from cfx_jax.config import ClassifierConfig, ConfigError
+from cfx_jax.fido import count_classes
 from cfx_jax.registry import user_models
 from cfx_jax.registry.names import look_up, path_of
 from cfx_jax.weights import (
@@ -106,10 +107,8 @@ def load_classifier(
                 len(preprocessing.class_names),
                 num_classes,
             )
-    elif len(class_names) != num_classes:
-        raise ValueError(
-            f"{len(class_names)} class names are given, but {path} has {num_classes} classes"
-        )
+    else:
+        user_models.check_class_names(class_names, num_classes, path)
     return Classifier(
         params=jax.device_put(params),
         apply=NormalizedModule(module, published),
@@ -187,7 +186,15 @@ def _build(name: str, weights: str | None, known: adapters.Known) -> Classifier:
         return (jnp.zeros((1, *(classifier.image_size or (64, 64)), classifier.channels)),)
 
     adapt = functools.partial(adapters.as_classifier, known=known, name=name)
-    return user_models.build(name, weights, adapt, example_inputs)
+    classifier = user_models.build(name, weights, adapt, example_inputs)
+    if not classifier.class_names:
+        return classifier
+    try:
+        num_classes = count_classes(classifier, *example_inputs(classifier))
+    except Exception:  # The error is reported where the model is first called.
+        return classifier
+    user_models.check_class_names(classifier.class_names, num_classes, name)
+    return classifier
 
 
 def _with_channel_order(normalization: Normalization, channel_order: str) -> Normalization:

@@ -1,7 +1,7 @@
 """User-defined models: built by a named function, and checked before a run starts."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cfx_jax.adapters import named
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, ExplainConfig
-from cfx_jax.fido import check_contrast, check_problem
+from cfx_jax.fido import check_contrast, check_problem, count_classes
 from cfx_jax.generators import Generator, check_fills
 
 Model = TypeVar("Model", Classifier, Generator)
@@ -43,6 +43,23 @@ def build(
         raise ValueError(f"{name}: {error}") from error
     constants = _find_constants(adapted.apply, adapted.params, *example_inputs(adapted))
     return dataclasses.replace(adapted, origin=named.origin(name, weights, constants))
+
+
+def check_class_names(class_names: Sequence[str], num_classes: int, place: str) -> None:
+    """Checks that there is one name per class, for packaged and for user-defined classifiers.
+
+    Args:
+        class_names: names of the classes.
+        num_classes: number of classes of the classifier.
+        place: name of the classifier, or path of its weights, for the message.
+
+    Raises:
+        ValueError: their number differs.
+    """
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"{len(class_names)} class names are given, but {place} has {num_classes} classes"
+        )
 
 
 def image_shape(classifier: Classifier) -> tuple[int, int, int]:
@@ -83,6 +100,8 @@ def check_models(classifier: Classifier, generator: Generator, explain: ExplainC
         images = check_problem(
             classifier, generator, jnp.zeros((1, *shape)), "ssr", settings, contrast
         )
+        if names := classifier.class_names:
+            check_class_names(names, count_classes(classifier, images), classifier.name)
         check_contrast(contrast, classifier, images)
         check_fills(generator, shape)
     except ValueError as error:

@@ -68,7 +68,7 @@ def write_gallery(
 
     Args:
         workdirs: the runs' folders. Examples with the same id are displayed together.
-        output: folder to write to, made when missing, on a local disk or `gs://bucket/path`. A
+        output: folder to write to, made when missing, on a local disk or in a bucket. A
             gallery that lies there is replaced.
         max_images: number of computed examples of each run, from the first on, whose pictures are
             drawn; None draws all.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config
 from cfx_jax.fido import label_result
-from cfx_jax.records import RecordsError
+from cfx_jax.records import RecordsError, Storage
 from cfx_jax.report.examples import describe, rather, read_units
 from cfx_jax.report.gallery import open_folder, write_gallery
 from cfx_jax.runs import Explanations, StopRequest, cluster, runner
@@ -53,7 +53,8 @@ def run_with_page(
         OSError: `workdir` cannot be written, or its `report` contains files of another program.
         StoppedError: the run was requested to stop.
     """
-    # On all processes, so that all raise the same error.
+    # On all processes, so that all raise the same error; the first one names the folder of the run.
+    Storage(workdir)
     open_folder(_place(workdir))
     if not cluster.is_first():
         runner.run(config, workdir, stop, classifier=classifier)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cfx_jax.fido import label_result
-from cfx_jax.records import COMPLETE, EXAMPLE, STORE, Storage, is_locked
+from cfx_jax.records import COMPLETE, EXAMPLE, STORE, Storage, find_id_problem, is_locked
 from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import Explanations
 
@@ -83,8 +83,8 @@ def find_problems(workdir: str | os.PathLike[str]) -> Iterator[str]:
         yield from (f"{where}: {field}: {problem}" for field, problem in problems.items())
         if "id" not in problems:
             for index, text in enumerate(run.ids(start, stop), start):
-                if not text:
-                    yield f"{where}: example {index} has no id"
+                if problem := find_id_problem(text):
+                    yield f"{where}: example {index} {problem}"
                 elif seen.setdefault(text, index) != index:
                     yield f"{where}: example {index} has the id of example {seen[text]}, {text!r}"
         for objective in run.results:

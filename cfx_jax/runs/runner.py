@@ -65,8 +65,8 @@ def run(
 
     Args:
         config: configuration of the run.
-        workdir: folder of the run, on a local disk or `gs://bucket/path`. An interrupted run of the
-            same config in it is resumed; a finished run is not changed.
+        workdir: folder of the run, on a local disk or in a bucket (`gs://`, `s3://`). An
+            interrupted run of the same config in it is resumed; a finished run is not changed.
         stop: stop request, checked during the whole run; None never stops.
         classifier: replaces the classifier of the config. It needs an `image_size`; a resumed run
             identifies it by its name and the digest of its params.
@@ -101,10 +101,12 @@ def run(
     """
     config.validate()
     stop = stop or StopRequest()
+    storage = Storage(workdir)  # Rejects an unknown kind of address before models are loaded.
     with RunLog() as log:
         config = registry.name_given_models(config, classifier, generator)
         config = registry.resolve_precision(config)
         data.check_there(config.data)
+        data.check_apart(config.data, workdir, is_of_run=True)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         registry.check_models(*models, config.explain)
@@ -116,7 +118,6 @@ def run(
         with _open_records(workdir, manifest, fields, source, size, attributes) as writer:
             reader = RecordReader(workdir)
             units = _find_units(writer, reader, source)
-            storage = Storage(workdir)
             if units:
                 log.begin(storage, jax.process_index())
             steps = len(config.explain.results) * settings.num_steps

@@ -53,6 +53,8 @@ def train_classifier(
         OSError: the folder cannot be written.
     """
     config.validate()
+    for section in (config.data, config.heldout):
+        data.check_apart(section, workdir)
     architecture = ARCHITECTURES[config.name]
     num_classes = architecture.module.num_classes
     training, heldout = (

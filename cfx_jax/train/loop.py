@@ -54,6 +54,8 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
         OSError: the folder cannot be written; the last checkpoint is complete.
     """
     config.validate()
+    for section in (config.data, config.heldout):
+        data.check_apart(section, workdir)
     source = data.open_source(config.data)
     heldout = Heldout(config)
     manifest = _manifest(config, source)

@@ -20,6 +20,10 @@ VARIANTS = (
 """Fields that follow from the names of the arrays."""
 
 
+# Side of the images that published networks are fine-tuned with.
+_FINE_TUNED_SIZE = 384
+
+
 def infer_fields(
     network: ViT, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]
 ) -> ViT:
@@ -40,13 +44,69 @@ def infer_fields(
     positions = arrays.get("position_embedding")
     if positions is None or positions.ndim != 3:
         return network
-    for token_positions in (True, False):
-        patches = positions.shape[1] - token_positions * network.num_tokens
+    counts = {
+        has: positions.shape[1] - has * network.num_tokens
+        for has in _token_positions(network, arguments)
+    }
+    height, width = _stated_grid(network, arguments)
+    for token_positions, patches in counts.items():
+        if height * width == patches > 0 and height != width:
+            sides = height * network.patch, width * network.patch
+            return network.clone(image_size=sides, token_positions=token_positions)
+    for token_positions, patches in counts.items():
         side = math.isqrt(max(0, patches))
         if side**2 == patches > 0:
             size = side * network.patch
             return network.clone(image_size=size, token_positions=token_positions)
     return network
+
+
+def find_ambiguity(
+    network: ViT, params: Mapping[str, Any], arguments: Mapping[str, Any], published_size: int
+) -> str:
+    """Returns why position embeddings do not determine the network, or "".
+
+    n^2 embeddings are those of a square of n x n patches whose other tokens have none, or of the
+    tokens and a rectangle: with one class token always that of (n - 1) x (n + 1) patches.
+
+    Args:
+        network: the network with its inferred fields.
+        params: its parameters.
+        arguments: arguments of timm.
+        published_size: side of the images that the network is usually trained with.
+    """
+    if network.token_positions or not network.num_tokens:
+        return ""
+    side, _ = network.grid
+    is_stated = arguments.get("no_embed_class") or _stated_grid(network, arguments) == network.grid
+    # timm gives registers no position embeddings; other tokens without them are rare.
+    if is_stated or network.registers or network.image_size in (published_size, _FINE_TUNED_SIZE):
+        return ""
+    count, patch = params["position_embedding"].shape[1], network.patch
+    return (
+        f"{count} position embeddings are those of {side} x {side} patches without the class "
+        f"token, or of the class token and {count - network.num_tokens} patches of a rectangle; "
+        "expected a config.json next to the weights that decides, with "
+        '{"architecture": NAME_IN_TIMM, "input_size": [3, HEIGHT, WIDTH]}, where the square has '
+        f"{side * patch} x {side * patch} pixels"
+    )
+
+
+def _token_positions(network: ViT, arguments: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Returns whether the tokens may have position embeddings, the likelier case first."""
+    if not network.num_tokens:
+        return (True,)
+    stated = arguments.get("no_embed_class")
+    return (True, False) if stated is None else (not stated,)
+
+
+def _stated_grid(network: ViT, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns rows and columns of patches of the stated image size, (0, 0) if it is unknown."""
+    size = arguments.get("img_size")
+    sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or any(type(side) is not int or side % network.patch for side in sides):
+        return 0, 0
+    return sides[0] // network.patch, sides[1] // network.patch
 
 
 def torchvision(network: ViT, mlp: tuple[str, str] = ("0", "3")) -> list[Layer]:

@@ -73,6 +73,8 @@ class Architecture(NamedTuple):
             compared on top of those before it.
         infer_fields: function `(module, arrays, arguments) -> module` that sets the remaining
             fields, from arrays by the path of our parameter and from arguments of timm.
+        find_ambiguity: function `(module, params, arguments, image_size) -> text` that returns why
+            the weights do not determine the module, or "".
     """
 
     module: Module
@@ -87,10 +89,13 @@ class Architecture(NamedTuple):
     infer_fields: Callable[[Module, Mapping[str, np.ndarray], Mapping[str, Any]], Module] = (
         _infer_nothing
     )
+    find_ambiguity: Callable[..., str] = lambda *_: ""
 
     def sizes(self, module: Module, preprocessing: Preprocessing) -> tuple[int, int]:
         """Returns the image size `(H, W)`: of the module, of the config files, or the default."""
         fixed = getattr(module, "image_size", None)
+        if isinstance(fixed, tuple):
+            return fixed
         if fixed is None and preprocessing.image_size is not None:
             return preprocessing.image_size
         return (fixed or self.image_size,) * 2
@@ -193,6 +198,7 @@ ARCHITECTURES |= {
         },
         variants=_vit.VARIANTS,
         infer_fields=_vit.infer_fields,
+        find_ambiguity=_vit.find_ambiguity,
     )
     for size, dim, depth, heads, patches in (
         ("tiny", 192, 12, 3, (16,)),

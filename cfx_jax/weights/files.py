@@ -11,24 +11,13 @@ from typing import Any
 from cfx_jax.weights import _hub
 from cfx_jax.weights._archives import read_npz_arrays, read_orbax_arrays
 from cfx_jax.weights._torch_pickle import Checkpoint, read_torch_checkpoint
+from cfx_jax.weights.formats import recognise
 from cfx_jax.weights.params_file import INDEX, read_arrays, read_shards, shard_names
 from cfx_jax.weights.preprocessing import read_preprocessing
 
 # Suffixes of weights files in a folder and on the hub. The format is detected from the content.
 _SUFFIXES = (".safetensors", INDEX, ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pkl")
 _FORMATS = "safetensors, .npz, a checkpoint of torch.save, and the folder of an Orbax checkpoint"
-# First bytes of other files -> their format and what to do.
-_NOT_WEIGHTS = {
-    rb"\s*(<\?xml[^>]*>\s*)?<Error\b": "an error message of a bucket without this file, or to "
-    "which you have no access (AccessDenied): log in there and download the file itself",
-    rb"\s*<(!doctype|html|head|\?xml|!--)": "an HTML page, which a server sends instead of a file "
-    "that needs a login or does not exist: download the file itself",
-    rb"version https://git-lfs": "only the Git LFS pointer to a file: fetch it with git lfs pull, "
-    "or download it",
-    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed: unpack it",
-    rb"\x89HDF": "an HDF5 file of Keras: load it there and use cfx_jax.adapters.from_keras",
-    rb".{257}ustar": "a tar archive: unpack it and pass a file of it",
-}
 _HEAD_BYTES = 512
 _logger = logging.getLogger(__name__)
 
@@ -108,9 +97,8 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
     # the first bytes of another format: one of 32 lengths ends with 0x80.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
         return Checkpoint(read_arrays(path))
-    for start, description in _NOT_WEIGHTS.items():
-        if re.match(start, head, re.IGNORECASE | re.DOTALL):
-            raise ValueError(f"{given}: not weights, but {description}")
+    if (found := recognise(path)) and found.for_weights:
+        raise ValueError(f"{given}: not weights, but {found.name}: {found.for_weights}")
     if head.startswith(b"PK"):
         return _read_archive(path, given)
     if head.startswith(b"\x80"):
@@ -129,10 +117,6 @@ def _read_archive(path: pathlib.Path, given: str) -> Checkpoint:
         raise ValueError(
             f"{given}: damaged or incomplete, for example by an interrupted download: {error}"
         ) from error
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise ValueError(
-            f"{given}: a TorchScript program; save the state_dict() of the model with torch.save"
-        )
     if any(name.endswith(".npy") for name in names):
         return Checkpoint(read_npz_arrays(path))
     return read_torch_checkpoint(path)
@@ -140,6 +124,8 @@ def _read_archive(path: pathlib.Path, given: str) -> Checkpoint:
 
 def _read_folder(path: pathlib.Path, given: str) -> Checkpoint:
     """Reads an Orbax checkpoint, or the only weights file in a folder."""
+    if (found := recognise(path)) and found.for_weights:
+        raise ValueError(f"{given}: not weights, but {found.name}: {found.for_weights}")
     files = sorted(f.name for f in path.iterdir() if f.name.endswith(_SUFFIXES) and f.is_file())
     if not files or (path / "_METADATA").exists():
         return Checkpoint(read_orbax_arrays(path))

@@ -90,6 +90,11 @@ def build_network(
         raise ValueError(
             f"not the weights of {name} in the layout of {layout.name}: {error}{hint}"
         ) from error
+    problem = architecture.find_ambiguity(
+        module, params, _arguments(preprocessing), architecture.image_size
+    )
+    if problem:
+        raise ValueError(f"{name}: {problem}")
     _log_place(name, arrays, place)
     if preprocessing.normalization is None and layout.assumption:
         _logger.warning("%s: %s", name, layout.assumption)
@@ -194,7 +199,12 @@ def select_variant(
     head = arrays.get(layers[-1].sources["bias"])
     if head is not None and head.ndim == 1:
         module = module.clone(num_classes=len(head))
-    return architecture.infer_fields(module, params, preprocessing.arguments)
+    return architecture.infer_fields(module, params, _arguments(preprocessing))
+
+
+def _arguments(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Returns the arguments of timm, with the image size if it is known."""
+    return {"img_size": preprocessing.image_size, **preprocessing.arguments}
 
 
 def _count_differing(layout: PublishedLayout, module: Module, arrays: _Arrays) -> int:

@@ -14,6 +14,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from cfx_jax.weights.formats import recognise
 from cfx_jax.weights.layout import check_arrays
 
 _SEPARATOR = "/"
@@ -105,6 +106,8 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     # NumPy raises TypeError and ValueError for a type or a shape that it does not support.
     except (SafetensorError, TypeError, ValueError) as error:
         cause = ", for example by an interrupted download" if type(error) is SafetensorError else ""
+        if (found := recognise(path)) and found.name != "a safetensors file":
+            cause = f", but {found.name}"
         text = f"{os.fspath(path)} is not a complete safetensors file{cause}: {error}"
         raise ValueError(text) from error
 

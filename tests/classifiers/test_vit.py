@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from cfx_jax.classifiers import NORMALIZATIONS
-from cfx_jax.classifiers.vit import ViT
+from cfx_jax.classifiers.vit import ViT, resize_positions
 from cfx_jax.weights import _vit
 from cfx_jax.weights.architectures import ARCHITECTURES
 from cfx_jax.weights.files import read_weights
 from cfx_jax.weights.fitting import build_network
 from cfx_jax.weights.layout import published_shapes
+from cfx_jax.weights.preprocessing import Preprocessing
 
 GOLDEN = pathlib.Path(__file__).with_name("vit_golden.npz")
 SHAPES = pathlib.Path(__file__).with_name("vit_shapes.json.gz")
@@ -292,6 +293,59 @@ def test_vit_position_embedding_decides_the_image_size(small):
     with pytest.raises(ValueError, match="wrong shapes") as error:
         build_network(small, arrays)
     assert f"'{name} (1, 38, 48) instead of (1, 17, 48)'" in str(error.value)
+
+
+def with_positions(count):
+    return small_arrays(_vit.timm) | {"pos_embed": draw_arrays({"p": (1, count, DIM)})["p"]}
+
+
+def test_vit_reads_a_rectangle_of_the_stated_size(small):
+    """On images of that size, it equals the square network with its resized embeddings."""
+    square = build_network(small, small_arrays(_vit.timm))
+    positions = square.params["position_embedding"]
+    resized = np.asarray(resize_positions(positions, 1, (4, 6)))
+    arrays = small_arrays(_vit.timm) | {"pos_embed": resized}
+    assert arrays["pos_embed"].shape[1] == 25  # Also a square of 5 x 5 without a class token.
+    size = 4 * PATCH, 6 * PATCH
+    stated = Preprocessing(image_size=size)
+    module, params, _ = build_network(small, arrays, preprocessing=stated)
+    assert (module.image_size, module.token_positions) == (size, True)
+    assert ARCHITECTURES[small].sizes(module, stated) == size
+    images = np.random.default_rng(2).normal(size=(2, *size, 3)).astype(np.float32)
+    expected = jax.jit(square.module.apply)({"params": square.params}, images)
+    found = jax.jit(module.apply)({"params": params}, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "stated", "expected"),
+    [
+        # The usual size decides, as do registers (tested with all layouts) and the config.
+        (16, Preprocessing(), (32, False)),
+        (17, Preprocessing(), (32, True)),
+        (26, Preprocessing(), (40, True)),
+        (25, Preprocessing(arguments={"no_embed_class": True}), (40, False)),
+        (25, Preprocessing(image_size=(40, 40)), (40, False)),
+        (25, Preprocessing(arguments={"img_size": [48, 32]}), ((48, 32), True)),
+        # A stated size that neither reading has is that of other images.
+        (17, Preprocessing(image_size=(64, 96)), (32, True)),
+        # Without a class token at these positions, 24 patches are a rectangle.
+        (24, Preprocessing(image_size=(32, 48)), ((32, 48), False)),
+    ],
+)
+def test_vit_positions_are_read_where_something_decides(small, count, stated, expected):
+    module = build_network(small, with_positions(count), preprocessing=stated).module
+    assert (module.image_size, module.token_positions) == expected
+
+
+@pytest.mark.parametrize("stated", [Preprocessing(), Preprocessing(image_size=(224, 224))])
+@pytest.mark.parametrize(("count", "side"), [(9, 3), (25, 5), (36, 6)])
+def test_vit_refuses_positions_with_two_readings(small, count, side, stated):
+    message = (
+        rf"{count} position embeddings are those of {side} x {side} patches .* expected a conf"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_network(small, with_positions(count), preprocessing=stated)
 
 
 def test_vit_norms_and_softmax_stay_float32_in_bfloat16():

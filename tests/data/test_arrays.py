@@ -100,6 +100,8 @@ def test_open_npz_split_selects_arrays(tmp_path, images, labels, split):
         ("", {"images": PIXELS, "labels": np.full(12, -2)}, "integers of at least -1"),
         ("", {"images": PIXELS, "ids": np.arange(12)}, r"expected unique texts, \[12\]; got int64"),
         ("", {"images": PIXELS, "ids": np.array(["a"] * 12)}, r"\[12\]; repeated: a$"),
+        ("", {"images": PIXELS[:2], "ids": np.array(["a", ""])}, "example 1 of .* has no id"),
+        ("", {"images": PIXELS[:1], "ids": np.array(["\ud800"])}, "example 0 .* unusable id"),
         ("", {"images": PIXELS, "ids": np.array(["a", "b"])}, r"got <U1 \[2\]"),
         ("", {"images": np.array([{}, "pickled"])}, "Object arrays cannot be loaded"),
     ],
@@ -157,7 +159,6 @@ def test_open_source_refuses_unknown_labels_of_npz_files_at_once(tmp_path):
 def test_open_source_refuses_a_file_that_is_no_npz(tmp_path):
     np.savez(tmp_path / "cut.npz", images=PIXELS)
     content = (tmp_path / "cut.npz").read_bytes()
-    np.save(tmp_path / "one.npy", PIXELS)
     files = {
         "cut.npz": content[:-30],
         "flipped.npz": content[:900] + b"?" + content[901:],
@@ -165,8 +166,11 @@ def test_open_source_refuses_a_file_that_is_no_npz(tmp_path):
     }
     for name, damaged in files.items():
         (tmp_path / name).write_bytes(damaged)
-    for name in [*files, "one.npy", "missing.npz", "."]:
+    for name in [*files, "missing.npz", "."]:
         with pytest.raises(ConfigError, match=r"cannot be read as an \.npz file \(\w+: .*=FILE"):
             open_source(DataConfig(source="npz", path=str(tmp_path / name)))
     with pytest.raises(ConfigError, match=r"data\.path: '' cannot be read"):
         open_source(DataConfig(source="npz"))
+    np.save(tmp_path / "one.npy", PIXELS)
+    with pytest.raises(ConfigError, match=r"is not an \.npz file, but a single array of np\.save"):
+        open_source(DataConfig(source="npz", path=str(tmp_path / "one.npy")))

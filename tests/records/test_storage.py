@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cfx_jax.records.storage import Storage, os_error
+from cfx_jax.records.storage import RecordsError, Storage, local_folder, os_error
 
 
 def test_storage_round_trip_makes_folders_and_replaces(tmp_path):
@@ -77,10 +77,56 @@ def test_os_error_without_a_code_keeps_its_first_line(text, code):
     )
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://", "gs:///run", "http://x/y"])
-def test_storage_refuses_addresses_of_other_kinds(address):
-    with pytest.raises(ValueError, match="expected"):
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("az://container/run", "file:///path, gs://bucket/path or s3://bucket/path"),
+        ("http://x/y", "file:///path, gs://bucket/path or s3://bucket/path"),
+        ("gs://", "gs://bucket/path"),
+        ("gs:///run", "gs://bucket/path"),
+        ("s3:///run", "s3://bucket/path"),
+        ("file://host/run", "an absolute path, file:///path"),
+        ("file://", "an absolute path, file:///path"),
+    ],
+)
+def test_storage_refuses_addresses_of_other_kinds(address, expected):
+    with pytest.raises(RecordsError, match=f"^{address}: expected .*{expected}$"):
         Storage(address)
+
+
+def test_storage_refuses_a_bucket_of_an_invalid_name():
+    for address in ("gs://A B/run", "s3://A B/run"):
+        with pytest.raises(RecordsError, match=f"^{address}: .*[Bb]ucket"):
+            Storage(address)
+
+
+@pytest.mark.parametrize("start", ["file://", "file://localhost"])
+def test_storage_reads_the_address_of_a_file(tmp_path, start):
+    storage = Storage(f"{start}{tmp_path}/with%20a%20space")
+    storage.write("a.txt", b"content")
+    assert (tmp_path / "with a space/a.txt").read_bytes() == b"content"
+    assert storage.root == tmp_path / "with a space"
+    assert str(storage) == str(tmp_path / "with a space")
+
+
+def test_storage_of_s3_follows_the_variables_of_aws(monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    plain = Storage("s3://bucket/a/").kvstore("b")
+    assert (plain["driver"], plain["bucket"], plain["path"]) == ("s3", "bucket", "a/b/")
+    assert not plain.keys() & {"endpoint", "aws_region"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    given = Storage("s3://bucket").kvstore("b")
+    assert (given["endpoint"], given["aws_region"]) == ("http://localhost:9000", "eu-west-1")
+
+
+def test_local_folder_refuses_a_bucket(tmp_path):
+    assert local_folder(f"file://{tmp_path}") == tmp_path
+    assert str(local_folder("runs/a")) == "runs/a"
+    # As a path, it would be the folder `gs:` in the working directory.
+    with pytest.raises(RecordsError, match=r"gs://bucket/x: .* not written into a bucket"):
+        local_folder("gs://bucket/x")
 
 
 @pytest.mark.parametrize("address", ["gs://bucket", "gs://bucket/", "gs://bucket/a/b/"])

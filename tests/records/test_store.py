@@ -382,8 +382,8 @@ def test_record_writer_on_a_full_disk_loses_one_unit(tmp_path):
 
 def test_store_refuses_an_address_of_another_kind():
     for opened in (open_writer, RecordReader):
-        with pytest.raises(RecordsError, match=r"workdir s3://bucket/run: expected a folder"):
-            opened("s3://bucket/run")
+        with pytest.raises(RecordsError, match=r"workdir az://bucket/run: expected a folder"):
+            opened("az://bucket/run")
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,37 @@ def test_load_models_one_logit_has_two_class_names(tmp_path):
             cfx_jax.load_classifier("mnist_cnn", path, class_names=wrong)
 
 
+@pytest.mark.parametrize("size", [None, 4])
+def test_load_models_needs_a_name_per_class_of_a_user_model(size, tmp_path):
+    """As for packaged networks: a header line would shift all names by one class."""
+    own, names = tmp_path / "own.py", tmp_path / "names.txt"
+    own.write_text(COLOURS)
+    section = ClassifierConfig(f"{own}:build", class_names=str(names), image_size=size)
+    message = rf"4 class names are given, but {own}:build has 3 classes"
+    names.write_text("name\nred\ngreen\nblue\n")
+    with pytest.raises(ConfigError, match=message):
+        registry.load_models(Config(classifier=section, generator=GeneratorConfig("grey")))
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.load_classifier(f"{own}:build", class_names=["name", "red", "green", "blue"])
+    names.write_text("red\ngreen\nblue\n")
+    models = registry.load_models(Config(classifier=section, generator=GeneratorConfig("grey")))
+    assert models[0].class_names == ("red", "green", "blue")
+
+
+def test_check_models_needs_a_name_per_class_of_a_given_classifier():
+    grey = cfx_jax.load_generator("grey")
+    model = cfx_jax.Classifier(
+        jnp.eye(3),
+        lambda params, images: images.mean((1, 2)) @ params,
+        image_size=(8, 8),
+        class_names=("red", "green"),
+    )
+    explain = ExplainConfig(mask_size=4)
+    with pytest.raises(ConfigError, match="2 class names are given, but custom has 3 classes"):
+        registry.check_models(model, grey, explain)
+    registry.check_models(model.replace(class_names=("red", "green", "blue")), grey, explain)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -174,7 +174,9 @@ def test_read_weights_identifies_a_torch_program(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"):
             archive.writestr(name, b"")
-    with pytest.raises(ValueError, match=r"net\.pt: a TorchScript program; save the state_dict"):
+    with pytest.raises(
+        ValueError, match=r"net\.pt: not weights, but a TorchScript program: save the state_dict"
+    ):
         read_weights(tmp_path / "net.pt")
 
 

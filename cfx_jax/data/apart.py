@@ -1,0 +1,87 @@
+"""Keeps what is written apart from the images that are read."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from cfx_jax.config import ConfigError, DataConfig
+from cfx_jax.data.listing import is_run, list_images
+from cfx_jax.records import Storage
+
+
+def check_apart(
+    config: DataConfig,
+    output: str | os.PathLike[str],
+    option: str = "workdir",
+    *,
+    is_of_run: bool = False,
+) -> None:
+    """Checks that results are not written into the folder of the images, nor around it.
+
+    Pictures of results would be read as images by the next command, and whoever deletes a folder of
+    results would delete the images in it. Two cases are harmless, because those pictures are never
+    read: the folder of a run inside the folder of the images, which every listing skips, and any
+    folder that is not the place of an image if the config names its images one by one.
+
+    Args:
+        config: the `data` section.
+        output: folder to write to; an address in a bucket is always apart.
+        option: option that gives the folder, for the message.
+        is_of_run: whether it becomes the folder of a run, which listings skip.
+
+    Raises:
+        ConfigError: the folder is, contains or lies inside the folder of the images, through
+            symbolic links, too.
+    """
+    location = Storage(output).root
+    if config.source != "folder" or not os.path.exists(config.path) or location is None:
+        return
+    written, read = (pathlib.Path(os.path.realpath(path)) for path in (location, config.path))
+    pictures = [read / file for file in config.files] if read.is_dir() else [read]
+    if pictures:
+        folders = {pathlib.Path(os.path.realpath(picture)).parent for picture in pictures}
+        problem = any(folder.is_relative_to(written) for folder in folders) and "contains images"
+    elif read.is_relative_to(written):
+        problem = f"{'is' if read == written else 'contains'} the folder of the images"
+    else:
+        problem = written.is_relative_to(read) and _find_problem(config, read, written, is_of_run)
+    if problem:
+        raise ConfigError(
+            f"{option} {os.fspath(output)} {problem} ({config.path}), and results would be mixed "
+            "with images; expected a folder of its own"
+        )
+
+
+def check_apart_from_run(
+    manifest: Mapping[str, Any], output: str | os.PathLike[str], option: str
+) -> None:
+    """Does the same as `check_apart` for the images of a run.
+
+    Args:
+        manifest: manifest of the run.
+        output: as in `check_apart`.
+        option: as in `check_apart`.
+
+    Raises:
+        ConfigError: as in `check_apart`.
+    """
+    stored = manifest.get("config", {}).get("data", {})
+    known = {field.name for field in dataclasses.fields(DataConfig)}
+    section = {name: value for name, value in stored.items() if name in known}
+    check_apart(DataConfig(**section), output, option)
+
+
+def _find_problem(
+    config: DataConfig, read: pathlib.Path, written: pathlib.Path, is_of_run: bool
+) -> str:
+    """Returns why a folder inside the folder of the images is not skipped, or ""."""
+    above = [path for path in written.parents if path.is_relative_to(read) and path != read]
+    if is_run(written) or any(map(is_run, above)):
+        return ""
+    # With class folders, only runs directly in the folder are no classes.
+    if not is_of_run or (config.class_folders and above):
+        return "lies inside the folder of the images"
+    # As the folder of a run, these would no longer be read.
+    return "contains images" if written.is_dir() and list_images(written).images else ""

@@ -1,0 +1,103 @@
+"""Black and white of pictures with more than 8 bits, from the header of the file.
+
+The mode that Pillow decodes to does not determine them: 12-bit TIFF files become 16-bit greys
+without scaling, and files of 16 bits whose 0 is white are not inverted.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+_MAX = 2**16 - 1
+_SIGNED = 2
+
+
+class GreyScale(NamedTuple):
+    """The values of black and white in a decoded picture; white may be the smaller one.
+
+    Attributes:
+        black: value of black.
+        white: value of white.
+    """
+
+    black: float
+    white: float
+
+    def to_8_bits(self, image: Image.Image) -> Image.Image:
+        """Scales a decoded picture to mode L, or LA if one of its greys is transparent."""
+        values = np.asarray(image).astype(np.float32)
+        scaled = (values - np.float32(self.black)) * np.float32(255 / (self.white - self.black))
+        grey = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        return grey
+
+
+def find_scale(image: Image.Image, white: int | None = None) -> GreyScale | None:
+    """Finds black and white of an opened picture in the header of its file.
+
+    Args:
+        image: opened image, not yet decoded.
+        white: value of white in the file (of black, if its 0 is white); None = the largest value
+            of its depth.
+
+    Returns:
+        The scale of a grey picture with more than 8 bits; None where Pillow itself decodes to 8
+        bits.
+
+    Raises:
+        ValueError: the value of white is unknown: values are floats, signed or 32-bit integers, or
+            `white` is given for a picture of 16-bit colours, of which Pillow reads 8 bits.
+    """
+    if image.format == "PPM" and image.mode == "I":
+        # Pillow scales the maximum in the header to 65535.
+        return GreyScale(0, _MAX if white is None else white * _MAX / _ppm_maximum(image))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            "its values have 32 bits, so the value of white is unknown; save it with 8 or 16 bits "
+            "per channel"
+        )
+    tags = getattr(image, "tag_v2", {})
+    if _SIGNED in np.ravel(tags.get(TiffImagePlugin.SAMPLEFORMAT, ())):
+        raise ValueError(
+            "its values are signed, so the value of white is unknown; save it with unsigned values"
+        )
+    if not image.mode.startswith("I;16"):
+        if white is not None and has_16_bit_colours(image):
+            raise ValueError(
+                "data.white is for grey pictures, and only 8 of 16 bits are read of colours; scale "
+                "its values up to 65535"
+            )
+        return None
+    bits = np.ravel(tags.get(TiffImagePlugin.BITSPERSAMPLE, 16))[0]
+    largest = 2 ** int(bits) - 1 if white is None else white
+    is_inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    return GreyScale(largest, 0) if is_inverted else GreyScale(0, largest)
+
+
+def largest_of_16_bits(image: Image.Image) -> int:
+    """Decodes an opened picture and returns its largest value, 0 if its depth is not 16 bits."""
+    if has_16_bit_colours(image):
+        if image.mode not in ("RGB", "RGBA", "LA"):
+            return 0
+        colours = len(image.getbands()) - (image.getbands()[-1] == "A")
+        return 257 * int(np.asarray(image)[..., :colours].max())
+    scale = find_scale(image)
+    is_ppm_of_16_bits = image.format != "PPM" or (image.mode == "I" and _ppm_maximum(image) == _MAX)
+    if scale is None or max(scale) != _MAX or not is_ppm_of_16_bits:
+        return 0
+    return int(np.asarray(image).max())
+
+
+def has_16_bit_colours(image: Image.Image) -> bool:
+    """Returns whether an opened picture, not yet decoded, has several channels of 16 bits."""
+    tile: Any = getattr(image, "tile", None)
+    return bool(tile) and len(image.getbands()) > 1 and ";16" in str(tile[0].args)
+
+
+def _ppm_maximum(image: Image.Image) -> int:
+    # The decoder of other maxima than 65535 gets the maximum as its last argument.
+    arguments = image.tile[0].args  # type: ignore[attr-defined]
+    return int(arguments[-1]) if isinstance(arguments, tuple) else _MAX
