@@ -2,7 +2,14 @@
 
 from cfx_jax.generators import contextual_attention, gated_unet, heuristic, patch_critic, vae
 from cfx_jax.generators.base import Generator
-from cfx_jax.generators.checks import check_fills, check_images, check_infills, check_pixels
+from cfx_jax.generators.checks import (
+    check_fills,
+    check_images,
+    check_infills,
+    check_key,
+    check_pixels,
+    to_array,
+)
 from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
 from cfx_jax.generators.mixture import mix
@@ -14,6 +21,7 @@ __all__ = [
     "check_fills",
     "check_images",
     "check_infills",
+    "check_key",
     "check_pixels",
     "contextual_attention",
     "gated_unet",
@@ -21,5 +29,6 @@ __all__ = [
     "infill",
     "mix",
     "patch_critic",
+    "to_array",
     "vae",
 ]

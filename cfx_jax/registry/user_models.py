@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cfx_jax.adapters import named
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, ExplainConfig
-from cfx_jax.fido import check_contrast, check_problem
+from cfx_jax.fido import check_classes, check_problem, count_classes
 from cfx_jax.generators import Generator, check_fills
 
 Model = TypeVar("Model", Classifier, Generator)
@@ -83,7 +83,8 @@ def check_models(classifier: Classifier, generator: Generator, explain: ExplainC
         images = check_problem(
             classifier, generator, jnp.zeros((1, *shape)), "ssr", settings, contrast
         )
-        check_contrast(contrast, classifier, images)
+        if contrast is not None:
+            check_classes("contrast", contrast, (), count_classes(classifier, images))
         check_fills(generator, shape)
     except ValueError as error:
         raise ConfigError(str(error)) from error
