@@ -14,7 +14,14 @@ from cfx_jax.fido.masks import average_cells
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
-from cfx_jax.generators import Generator, check_images, check_infills, check_pixels, to_array
+from cfx_jax.generators import (
+    Generator,
+    check_images,
+    check_infills,
+    check_pixels,
+    one_line,
+    to_array,
+)
 
 
 def check_problem(
@@ -192,10 +199,11 @@ def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tupl
     except Exception as error:  # A user-defined model can raise any exception.
         if images.shape[-1] == classifier.channels:
             raise
+        found, expected = images.shape[-1], classifier.channels
         raise ValueError(
-            f"classifier {classifier.name!r} raises {type(error).__name__} for images of "
-            f"{images.shape[-1]} channels, shape {images.shape}; expected {classifier.channels} "
-            f"channels: {_channel_advice(images.shape[-1], classifier.channels)}"
+            f"classifier {classifier.name!r} raises {one_line(error)}; for images of {found} "
+            f"channels, shape {images.shape}; expected {expected} channels: "
+            f"{_channel_advice(found, expected)}"
         ) from error
     if not isinstance(logits, jax.ShapeDtypeStruct):
         raise ValueError(
@@ -210,7 +218,7 @@ def _channel_advice(found: int, expected: int) -> str:
         return "repeat grey images with np.repeat(images, 3, axis=-1)"
     if found == 4 and expected == 3:
         return "drop the transparency of RGBA images with images[..., :3]"
-    return "or set classifier.channels to the number that the classifier accepts"
+    return "or classifier.channels is wrong"
 
 
 def _check_logits(

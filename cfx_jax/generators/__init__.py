@@ -8,6 +8,7 @@ from cfx_jax.generators.checks import (
     check_infills,
     check_key,
     check_pixels,
+    one_line,
     to_array,
 )
 from cfx_jax.generators.infilling import blend, infill
@@ -28,6 +29,7 @@ __all__ = [
     "heuristic",
     "infill",
     "mix",
+    "one_line",
     "patch_critic",
     "to_array",
     "vae",

@@ -75,13 +75,19 @@ def to_array(name: str, values: Any) -> jax.Array | np.ndarray:
         is_number = array.dtype == bool or jnp.issubdtype(array.dtype, np.number)
         reason = "" if is_number else f"type {array.dtype}"
     except Exception as error:  # Tensors of other libraries can raise any exception.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(error)
     if reason:
         raise ValueError(
             f"{name}: a {type(values).__name__} is no array of numbers ({reason}); expected a "
             "NumPy or JAX array"
         )
     return array
+
+
+def one_line(error: BaseException) -> str:
+    """Returns type and message of an exception of user-defined code, in one line."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def check_images(images: jax.Array | np.ndarray) -> jax.Array:
@@ -174,7 +180,7 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
         if images.shape[-1] == 3:
             raise
         raise ValueError(
-            f"generator {generator.name!r} raises {type(error).__name__} for images of "
+            f"generator {generator.name!r} raises {one_line(error)}; for images of "
             f"{images.shape[-1]} channels, shape {images.shape}; expected 3 channels, RGB, or a "
             "generator that was trained for such images"
         ) from error

@@ -236,7 +236,7 @@ def test_explain_refuses_what_is_no_array_of_numbers(images, message):
 
 @pytest.mark.parametrize(
     ("channels", "advice"),
-    [(1, "np.repeat"), (2, "set classifier.channels"), (4, r"images\[\.\.\., :3\]")],
+    [(1, "np.repeat"), (2, "or classifier.channels is wrong"), (4, r"images\[\.\.\., :3\]")],
 )
 def test_explain_names_another_number_of_channels(channels, advice):
     def apply(params, images):
