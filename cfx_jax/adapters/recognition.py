@@ -157,6 +157,8 @@ def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
         return "an Equinox module, channels first", from_equinox(model, **options)
     if _is_a(model, "torch", "nn.Module"):
         return "a PyTorch module on the host, channels first", _adapt_torch(model, known, options)
+    if _is_a(model, "torch", "export.ExportedProgram"):
+        raise ValueError("an ExportedProgram cannot be called; expected program.module()")
     if isinstance(model, tuple) and len(model) == 2:
         return _adapt_pair(*model, options)
     if isinstance(model, nn.Module):
