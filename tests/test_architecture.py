@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(cfx_jax.__file__).parent
 # From the bottom up: a room, which is a sub-package or a module of the package, imports only rooms
 # of lower floors. Rooms of the same floor do not import each other.
 FLOORS = [
+    {"numerics"},
     {"classifiers", "generators", "records", "version"},
     {"fido", "weights", "adapters"},
     {"baselines", "metrics", "config"},

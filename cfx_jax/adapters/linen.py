@@ -34,8 +34,14 @@ def from_linen(
         A `Classifier` whose parameters are all the variables.
 
     Raises:
-        ValueError: `variables` have no collection `params`.
+        ValueError: `variables` are no dict, or have no collection `params`.
     """
+    if not isinstance(variables, Mapping):
+        raise ValueError(
+            f"variables are a {type(variables).__name__}; expected a dict of collections: pass "
+            '{"params": state.params} of a train state, with its other collections, such as '
+            "`batch_stats`"
+        )
     if variables and "params" not in variables:
         raise ValueError(
             f"variables have the collections {sorted(variables)}; expected `params` among them: "

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from cfx_jax.generators import one_line
+
 
 def is_named(name: str) -> bool:
     """Returns whether a name is that of a function, such as `package.module:function`."""
@@ -168,9 +170,3 @@ def _import_file(name: str, file: str) -> ModuleType:
         del sys.modules[key]
         raise ValueError(f"{name}: {path} cannot be run: {one_line(error)}") from error
     return module
-
-
-def one_line(error: BaseException) -> str:
-    """Returns type and message of an exception of user-defined code, in one line."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text[:300]}"

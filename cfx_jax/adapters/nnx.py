@@ -38,8 +38,9 @@ def from_nnx(
     graph, state = nnx.split(model)
 
     def apply(state: Any, images: jax.Array) -> Any:
-        # A new model in every trace, so that changes to its state by a call are dropped.
-        return nnx.merge(graph, state)(images, **kwargs)
+        # A new model with variables of its own in every trace, so that a call may change them, and
+        # the changes are dropped.
+        return nnx.merge(graph, state, copy=True)(images, **kwargs)
 
     name = name or type(model).__name__
     return adapt(apply, state, name, class_names, image_size, normalization)

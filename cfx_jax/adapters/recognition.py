@@ -15,15 +15,15 @@ from cfx_jax.adapters.equinox import from_equinox
 from cfx_jax.adapters.function import from_function
 from cfx_jax.adapters.keras import from_keras
 from cfx_jax.adapters.linen import from_linen
-from cfx_jax.adapters.named import one_line
 from cfx_jax.adapters.nnx import from_nnx
-from cfx_jax.adapters.torch import from_torch
+from cfx_jax.adapters.torch import evaluation_mode, from_torch
 from cfx_jax.classifiers import Classifier, Normalization
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, one_line
 
 _logger = logging.getLogger(__name__)
 # Values for inference of the usual arguments by which a Linen module switches training on.
 _INFERENCE = {"train": False, "training": False, "is_training": False, "deterministic": True}
+_WITH_PARAMETERS = (("flax.nnx", "Module"), ("keras", "Model"), ("torch", "nn.Module"))
 _EXPECTED = (
     "a cfx_jax.Classifier, (flax.linen.Module, variables), a flax.nnx.Module, a Keras model, an "
     "Equinox module, a torch.nn.Module, a function of images, or (function of params and images, "
@@ -157,6 +157,8 @@ def _adapt(model: Any, known: Known, name: str) -> tuple[str, Classifier]:
         return "an Equinox module, channels first", from_equinox(model, **options)
     if _is_a(model, "torch", "nn.Module"):
         return "a PyTorch module on the host, channels first", _adapt_torch(model, known, options)
+    if _is_a(model, "torch", "export.ExportedProgram"):
+        raise ValueError("an ExportedProgram cannot be called; expected program.module()")
     if isinstance(model, tuple) and len(model) == 2:
         return _adapt_pair(*model, options)
     if isinstance(model, nn.Module):
@@ -179,6 +181,11 @@ def _adapt_pair(model: Any, rest: Any, options: Mapping[str, Any]) -> tuple[str,
     if _is_a(model, "equinox", "Module"):
         kind = "an Equinox module with its state, channels first"
         return kind, from_equinox(model, rest, **options)
+    if any(_is_a(model, *kind) for kind in _WITH_PARAMETERS):
+        raise ValueError(
+            f"a pair ({type(model).__name__}, {type(rest).__name__}); expected the model alone, "
+            "which contains its parameters: load other ones into it"
+        )
     if callable(model):
         _check_arrays(rest)
         named = dict(options) | {"name": options["name"] or getattr(model, "__name__", "custom")}
@@ -205,11 +212,11 @@ def _adapt_torch(module: Any, known: Known, options: Mapping[str, Any]) -> Class
             f"{options['name'] or type(module).__name__} is a PyTorch module, which has no image "
             "size; set it with --config.classifier.image_size=224"
         )
-    module.eval()
+    evaluation_mode(module)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     shape = (1, known.channels or 3, *known.image_size)
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             output = module(torch.zeros(shape, device=device))
     except Exception as error:
         raise ValueError(

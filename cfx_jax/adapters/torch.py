@@ -1,5 +1,6 @@
 """Adapter of PyTorch modules, which JAX calls back on the host."""
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
@@ -36,7 +37,8 @@ def from_torch(
     Args:
         module: module that returns logits `[N, num_classes]`, before softmax, of any floating type,
             or an object with a field `logits`, or a tuple with one tensor of that shape. It is put
-            into evaluation mode, and gets a copy of the images, in the type of its weights.
+            into evaluation mode, unless it is exported, and gets a copy of the images, in the type
+            of its weights.
         num_classes: number of classes K, at least 2.
         name: name in records and reports; empty takes that of the class.
         class_names: as in `from_function`.
@@ -47,10 +49,13 @@ def from_torch(
     Returns:
         A `Classifier` without parameters. For images of a new shape, it first calls the module once
         on zeros, and reports an exception of the module as a `ValueError` in one line.
+
+    Raises:
+        ValueError: it is no module, for example a state dict or an exported program.
     """
     import torch
 
-    module.eval()
+    evaluation_mode(module)
     weights = next(module.parameters(), torch.zeros(()))
     dtype = weights.dtype if weights.is_floating_point() else torch.float32
 
@@ -60,22 +65,39 @@ def from_torch(
         return _find_logits(output, torch.Tensor, num_classes)
 
     def forward(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
+        # The caller may be in inference mode, whose tensors have no gradients.
+        with torch.inference_mode(False), torch.no_grad():
             return classify(torch.tensor(images, device=weights.device)).float().cpu().numpy()
 
     def backward(images: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
-        leaves = torch.tensor(images, device=weights.device, requires_grad=True)
         # Gradients may be disabled around the call.
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = torch.tensor(images, device=weights.device, requires_grad=True)
             logits = classify(leaves)
-        cotangent = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
-        gradient = torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True)[0]
+            cotangent = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
+            gradient = torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True)[0]
         return gradient.cpu().numpy()
 
     apply = _host_classifier(forward, backward, num_classes)
     name = name or type(module).__name__
     adapted = adapt(apply, (), name, class_names, image_size, normalization, channels_first)
     return dataclasses.replace(adapted, host_weights=_digest(module.state_dict()))
+
+
+def evaluation_mode(module: Any) -> None:
+    """Puts a PyTorch module into evaluation mode, unless it is exported.
+
+    Raises:
+        ValueError: it is no module.
+    """
+    if not callable(getattr(module, "eval", None)):
+        raise ValueError(
+            f"a {type(module).__name__} is no torch.nn.Module; expected one: load a state dict "
+            "into its module, and call module() of an exported program"
+        )
+    # The mode of a module of `torch.export` is that in which it was exported.
+    with contextlib.suppress(NotImplementedError):
+        module.eval()
 
 
 def _digest(state: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax import numerics
 from cfx_jax.baselines.case import Case
 from cfx_jax.baselines.controls import centre, random, uniform
 from cfx_jax.baselines.gradients import (
@@ -72,9 +73,10 @@ def unsupported_reason(method: str, classifier: Classifier, shape: tuple[int, in
     return ""
 
 
+@numerics.under(numerics.SETTINGS)
 def attribute(
     method: str,
-    key: jax.Array,
+    key: jax.Array | int,
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
@@ -87,8 +89,8 @@ def attribute(
 
     Args:
         method: a key of `METHODS`.
-        key: random key for the whole batch; a checksum of the pixels is folded in for each image,
-            as in `explain`.
+        key: random key or seed for the whole batch; a checksum of the pixels is folded in for
+            each image, as in `explain`.
         classifier: the model to explain.
         generator: replaces pixels, for methods that do so.
         images: float32 `[N, H, W, C]` in [0, 1].

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax import numerics
 from cfx_jax.classifiers.diagnosis import Finding, diagnose
 from cfx_jax.classifiers.logits import LOGIT_KINDS
 
@@ -83,6 +84,7 @@ class Classifier:
         if not 0.0 < self.crop <= 1.0:
             raise ValueError(f"classifier.crop is {self.crop!r}; expected a share above 0, up to 1")
 
+    @numerics.under(numerics.SETTINGS)
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
         """Checks the classifier for common faults, by four calls on one or two images.
 

@@ -261,6 +261,9 @@ def exit_with(main: Callable[[], int | None]) -> None:
     Args:
         main: the command.
     """
+    # The backend of a notebook, which its commands inherit, may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Else the name of a file ends a command whose terminal has no letters for it.
@@ -289,6 +292,25 @@ def exit_with(main: Callable[[], int | None]) -> None:
             _leave_after(message)
         error.add_note(_FAULT.format(version=__version__))
         raise
+
+
+def _open_missing_streams() -> None:
+    """Opens standard streams that are closed, as after `2>&-`, on the null device.
+
+    Otherwise the next files that are opened would take their numbers, and messages of libraries
+    would be written into these files.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, "w" if number else "r", encoding="utf-8"))
 
 
 def _leave_after(message: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from cfx_jax import data, registry
+from cfx_jax import data, numerics, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import Config, GeneratorConfig
 from cfx_jax.data import Examples, load_units
@@ -37,6 +37,7 @@ from cfx_jax.runs import Bar, StopRequest, check_same_data, cluster
 _logger = logging.getLogger(__name__)
 
 
+@numerics.under(numerics.RUN_SETTINGS)
 def evaluate(
     config: EvaluateConfig,
     workdir: str | os.PathLike[str],

@@ -6,7 +6,7 @@ from cfx_jax.fido.areas import AREAS, solve_areas
 from cfx_jax.fido.batch import make_question, prepare
 from cfx_jax.fido.checks import (
     check_alternatives,
-    check_contrast,
+    check_classes,
     check_problem,
     count_classes,
 )
@@ -52,7 +52,7 @@ __all__ = [
     "advance",
     "check_alternative",
     "check_alternatives",
-    "check_contrast",
+    "check_classes",
     "check_problem",
     "classify_infilled",
     "composite",

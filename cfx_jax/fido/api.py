@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax import numerics
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
 from cfx_jax.fido.alternatives import MAX_OVERLAP, solve_alternatives
@@ -21,11 +22,12 @@ from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
 from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.fido.solution import solve
-from cfx_jax.generators import Generator, check_fills
+from cfx_jax.generators import Generator, check_fills, check_key, to_array
 
 
+@numerics.under(numerics.SETTINGS)
 def explain_one(
-    key: jax.Array,
+    key: jax.Array | int,
     classifier: Classifier,
     generator: Generator,
     image: jax.Array | np.ndarray,
@@ -42,18 +44,18 @@ def explain_one(
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
 
-    Differs from `explain`: it checks shapes only, never values, and it does not fold the pixels
+    Differs from `explain`: it does not check the range of the pixels, and it does not fold them
     into `key`. Pass a different key for every image.
 
     Args:
-        key: random key for this image.
+        key: random key for this image, as in `explain`.
         classifier: the model to explain.
         generator: fills the holes.
         image: float32 `[H, W, C]` in [0, 1].
         target: class to explain; None takes the predicted class.
         objective: `"ssr"` or `"sdr"`.
         mode: `"region"`, `"fast"`, `"paper"` or `"bbmp"`.
-        contrast: as in `explain`; its range is not checked.
+        contrast: as in `explain`.
         score: as in `explain`.
         allowed: bool `[H, W]`, as in `explain`.
         alternatives: as in `explain`.
@@ -80,30 +82,32 @@ def explain_one(
     search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
     checks.check_alternatives(alternatives, max_overlap)
     question = make_question(target, contrast, score)
-    if jnp.ndim(image) != 3:
+    image = to_array("image", image)
+    if image.ndim != 3:
         raise ValueError(
-            f"image has shape {jnp.shape(image)}; expected [H, W, C]: vmap over a batch, or call "
-            "explain"
+            f"image has shape {image.shape}; expected [H, W, C]: vmap over a batch, or call explain"
         )
     images = checks.check_problem(
         classifier, generator, image[None], objective, search.settings, contrast
     )
+    num_classes = checks.count_classes(classifier, images)
     if target is None:
         target = predict(classifier, images)[0]
-    target = jnp.asarray(target)
-    if target.ndim or not jnp.issubdtype(target.dtype, jnp.integer):
-        raise ValueError(
-            f"target has shape {target.shape} and type {target.dtype}; expected one whole number"
-        )
+    else:
+        target = checks.check_classes("target", target, (), num_classes)
     question, prices = question.replace(target=target), None
+    if contrast is not None:
+        other = checks.check_classes("contrast", contrast, (), num_classes)
+        question = question.replace(contrast=other)
     if allowed is not None:
         prices = checks.check_allowed(allowed, images, search.settings.mask_size)[0]
-    problem = make_problem(key, images[0], question, objective, prices)
+    problem = make_problem(check_key(key), images[0], question, objective, prices)
     return _solve(problem, classifier, generator, search=search)
 
 
+@numerics.under(numerics.SETTINGS)
 def explain(
-    key: jax.Array,
+    key: jax.Array | int,
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
@@ -122,9 +126,13 @@ def explain(
 
     The key of an image is derived from `key`, the pixels of the image and the objective, not from
     its index in the batch: the same image gives the same mask alone, in any batch and in any order.
+    Settings of JAX do not change the result, whatever random number generator is the default,
+    except `jax_default_matmul_precision`, and `jax_enable_x64` if it changes the type of the
+    classifier or the generator.
 
     Args:
-        key: random key for the whole batch.
+        key: random key for the whole batch, of `jax.random.key` or `jax.random.PRNGKey`, or a seed,
+            a whole number.
         classifier: the model to explain.
         generator: fills the holes.
         images: float32 `[N, H, W, C]`, RGB in [0, 1]. All are optimised together: memory grows with
@@ -174,8 +182,9 @@ def explain(
     return _explain_objectives((objective,), *arguments)[objective]
 
 
+@numerics.under(numerics.SETTINGS)
 def explain_both(
-    key: jax.Array,
+    key: jax.Array | int,
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
@@ -227,7 +236,7 @@ class _Search(NamedTuple):
 
 def _explain_objectives(
     objectives: tuple[str, ...],
-    key: jax.Array,
+    key: jax.Array | int,
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
@@ -253,7 +262,7 @@ def _explain_objectives(
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problems)
     solved = _solve_batch(stacked, classifier, generator, search=search)
-    n = len(images)
+    n = len(checked[0])
     return {
         o: jax.tree.map(lambda leaf, i=i: leaf[i * n : (i + 1) * n], solved)
         for i, o in enumerate(objectives)

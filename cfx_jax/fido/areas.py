@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cfx_jax import numerics
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import make_question, prepare
@@ -65,8 +66,9 @@ class AreaMasks(NamedTuple):
     probability: jax.Array
 
 
+@numerics.under(numerics.SETTINGS)
 def explain_areas(
-    key: jax.Array,
+    key: jax.Array | int,
     classifier: Classifier,
     generator: Generator,
     images: jax.Array | np.ndarray,
@@ -81,7 +83,8 @@ def explain_areas(
     """Learns a mask of each area for each image, all in one compiled program.
 
     Args:
-        key: random key for the whole batch; a checksum of the pixels is folded in for each image.
+        key: random key or seed for the whole batch; a checksum of the pixels is folded in for
+            each image.
         classifier: the model to explain.
         generator: fills the pixels that are not kept.
         images: float32 `[N, H, W, C]` in [0, 1]; memory grows with the number of areas.

@@ -8,6 +8,7 @@ from cfx_jax import classifiers
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.checks import check_values
 from cfx_jax.fido.question import Question, Score
+from cfx_jax.generators import check_key
 
 
 def make_question(
@@ -32,12 +33,13 @@ def make_question(
 
 
 def prepare(
-    key: jax.Array, classifier: Classifier, images: jax.Array, question: Question
+    key: jax.Array | int, classifier: Classifier, images: jax.Array, question: Question
 ) -> tuple[jax.Array, jax.Array, Question]:
     """Checks the values of a batch, and gives each image its key and its question.
 
     Args:
-        key: random key for the whole batch; a checksum of the pixels is folded in for each image.
+        key: random key or seed for the whole batch; a checksum of the pixels is folded in for
+            each image.
         classifier: predicts the targets that are not given.
         images: float32 `[N, H, W, C]`, their shape already checked.
         question: question about all images, see `make_question`.
@@ -46,17 +48,18 @@ def prepare(
         `(keys [N], images, question)`, the classes of the question int32 `[N]`.
 
     Raises:
-        ValueError: pixels or classes are out of range, or a given target is the contrast.
+        ValueError: the key or a class is invalid, pixels are out of range, or a given target is the
+            contrast.
     """
-    check_values(classifier, images, question)
+    key, question = check_key(key), check_values(classifier, images, question)
     if question.target is not None:
         _check_question(question)
-        targets = jnp.asarray(question.target)
+        targets = question.target
     else:
         targets = predict(classifier, images)
     contrast = question.contrast
     if contrast is not None:
-        contrast = jnp.broadcast_to(jnp.asarray(contrast, jnp.int32), targets.shape)
+        contrast = jnp.broadcast_to(contrast, targets.shape)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
     return keys, images, question.replace(target=targets, contrast=contrast)
 

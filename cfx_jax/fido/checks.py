@@ -3,6 +3,8 @@
 Shapes and types are always checked; values only outside a trace, where they are known.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,14 @@ from cfx_jax.fido.masks import average_cells
 from cfx_jax.fido.objective import DIRECTIONS
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
-from cfx_jax.generators import Generator, check_images, check_infills, check_pixels
+from cfx_jax.generators import (
+    Generator,
+    check_images,
+    check_infills,
+    check_pixels,
+    one_line,
+    to_array,
+)
 
 
 def check_problem(
@@ -61,7 +70,7 @@ def check_problem(
     return images
 
 
-def check_values(classifier: Classifier, images: jax.Array, question: Question) -> None:
+def check_values(classifier: Classifier, images: jax.Array, question: Question) -> Question:
     """Checks the range of the pixels and of the classes; traced values pass unchecked.
 
     Pixels that are not finite pass: they are the failure of one image, which gets a status.
@@ -71,29 +80,56 @@ def check_values(classifier: Classifier, images: jax.Array, question: Question) 
         images: float32 `[N, H, W, C]`, already checked by `check_problem`.
         question: question about the batch; its targets are int `[N]` or None.
 
+    Returns:
+        The question with its classes as int32 arrays.
+
     Raises:
         ValueError: a value is out of range; the message names what was expected and what to do.
     """
     check_pixels(images)
-    check_contrast(question.contrast, classifier, images)
-    targets = question.target
-    if targets is None:
-        return
-    if jnp.shape(targets) != (len(images),) or not jnp.issubdtype(
-        jnp.asarray(targets).dtype, jnp.integer
-    ):
+    num_classes = count_classes(classifier, images)
+    targets, contrast = question.target, question.contrast
+    if targets is not None:
+        targets = check_classes("targets", targets, (len(images),), num_classes)
+    if contrast is not None:
+        contrast = check_classes("contrast", contrast, (), num_classes)
+    return question.replace(target=targets, contrast=contrast)
+
+
+def check_classes(name: str, classes: Any, shape: tuple[int, ...], num_classes: int) -> jax.Array:
+    """Checks class numbers; the one rule for targets and contrasts.
+
+    Args:
+        name: name of the argument, for the message.
+        classes: whole numbers of any integer type of Python, NumPy or JAX; not bool, not text.
+        shape: expected shape; () for one class.
+        num_classes: number of classes K; traced values are not compared with it.
+
+    Returns:
+        The numbers, int32.
+
+    Raises:
+        ValueError: the type or the shape is wrong, or a number is outside of [0, K).
+    """
+    try:
+        array = classes if isinstance(classes, jax.Array) else np.asarray(classes)
+    except Exception:  # Lists of lists of different lengths, tensors on other devices.
+        array = np.asarray(None)
+    if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.integer):
+        is_array = hasattr(classes, "shape")
+        verb = "have" if shape else "has"
+        what = f"{verb} shape {array.shape} and type {array.dtype}"
+        each = f" for each of the {shape[0]} images, or None" if shape else ""
         raise ValueError(
-            f"targets have shape {jnp.shape(targets)} and type {jnp.asarray(targets).dtype}; "
-            f"expected one whole number for each of the {len(images)} images, or None"
+            f"{name} {what if is_array else f'is {classes!r:.80}'}; expected one whole number{each}"
         )
-    if not isinstance(targets, jax.core.Tracer):
-        num_classes = count_classes(classifier, images)
-        wrong = [int(t) for t in np.asarray(targets) if not 0 <= t < num_classes]
-        if wrong:
-            raise ValueError(
-                f"targets {wrong} are out of range; the classifier has classes 0 to "
-                f"{num_classes - 1}"
-            )
+    if isinstance(array, jax.core.Tracer):
+        return array.astype(jnp.int32)
+    wrong = [int(number) for number in np.ravel(array) if not 0 <= number < num_classes]
+    if wrong:
+        what = f"{wrong} are out of range" if shape else f"is class {wrong[0]}"
+        raise ValueError(f"{name} {what}; the classifier has classes 0 to {num_classes - 1}")
+    return jnp.asarray(np.asarray(array).astype(np.int32))
 
 
 def check_allowed(allowed: jax.Array | np.ndarray, images: jax.Array, mask_size: int) -> jax.Array:
@@ -110,10 +146,10 @@ def check_allowed(allowed: jax.Array | np.ndarray, images: jax.Array, mask_size:
     Raises:
         ValueError: the shape or a value is wrong, or no cell of the mask of an image is allowed.
     """
-    shape = images.shape[:3]
-    if jnp.shape(allowed) not in (shape, shape[1:]):
+    shape, allowed = images.shape[:3], to_array("allowed", allowed)
+    if allowed.shape not in (shape, shape[1:]):
         raise ValueError(
-            f"allowed has shape {jnp.shape(allowed)}; expected {shape[1:]}, one map for all "
+            f"allowed has shape {allowed.shape}; expected {shape[1:]}, one map for all "
             f"images, or {shape}, one for each"
         )
     if not isinstance(allowed, jax.core.Tracer):
@@ -151,28 +187,6 @@ def check_alternatives(alternatives: int | None, max_overlap: float) -> None:
         raise ValueError(f"max_overlap is {max_overlap!r}; expected a share between 0 and 1")
 
 
-def check_contrast(
-    contrast: jax.Array | int | None, classifier: Classifier, images: jax.Array
-) -> None:
-    """Checks that the contrast is a class of the classifier.
-
-    Args:
-        contrast: class to compare the target with, or None; a traced value passes unchecked.
-        classifier: provides the number of classes.
-        images: float32 `[N, H, W, C]`, already checked by `check_problem`.
-
-    Raises:
-        ValueError: the classifier has no such class.
-    """
-    if contrast is None or isinstance(contrast, jax.core.Tracer):
-        return
-    num_classes = count_classes(classifier, images)
-    if not 0 <= int(contrast) < num_classes:
-        raise ValueError(
-            f"contrast is class {int(contrast)}; the classifier has classes 0 to {num_classes - 1}"
-        )
-
-
 def count_classes(classifier: Classifier, images: jax.Array | np.ndarray) -> int:
     """Returns the number of classes without running the classifier; one logit means two classes."""
     return class_count(logits_shape(classifier, images)[-1])
@@ -180,13 +194,31 @@ def count_classes(classifier: Classifier, images: jax.Array | np.ndarray) -> int
 
 def logits_shape(classifier: Classifier, images: jax.Array | np.ndarray) -> tuple[int, ...]:
     """Returns the shape of the classifier's output without running it."""
-    logits = jax.eval_shape(classifier.apply, classifier.params, images)
+    try:
+        logits = jax.eval_shape(classifier.apply, classifier.params, images)
+    except Exception as error:  # A user-defined model can raise any exception.
+        if images.shape[-1] == classifier.channels:
+            raise
+        found, expected = images.shape[-1], classifier.channels
+        raise ValueError(
+            f"classifier {classifier.name!r} raises {one_line(error)}; for images of {found} "
+            f"channels, shape {images.shape}; expected {expected} channels: "
+            f"{_channel_advice(found, expected)}"
+        ) from error
     if not isinstance(logits, jax.ShapeDtypeStruct):
         raise ValueError(
             f"classifier {classifier.name!r} returns a {type(logits).__name__}; expected one array "
             "of logits [N, num_classes]"
         )
     return tuple(logits.shape)
+
+
+def _channel_advice(found: int, expected: int) -> str:
+    if found == 1 and expected == 3:
+        return "repeat grey images with np.repeat(images, 3, axis=-1)"
+    if found == 4 and expected == 3:
+        return "drop the transparency of RGBA images with images[..., :3]"
+    return "or classifier.channels is wrong"
 
 
 def _check_logits(

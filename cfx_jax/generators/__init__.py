@@ -2,7 +2,15 @@
 
 from cfx_jax.generators import contextual_attention, gated_unet, heuristic, patch_critic, vae
 from cfx_jax.generators.base import Generator
-from cfx_jax.generators.checks import check_fills, check_images, check_infills, check_pixels
+from cfx_jax.generators.checks import (
+    check_fills,
+    check_images,
+    check_infills,
+    check_key,
+    check_pixels,
+    one_line,
+    to_array,
+)
 from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
 from cfx_jax.generators.mixture import mix
@@ -14,12 +22,15 @@ __all__ = [
     "check_fills",
     "check_images",
     "check_infills",
+    "check_key",
     "check_pixels",
     "contextual_attention",
     "gated_unet",
     "heuristic",
     "infill",
     "mix",
+    "one_line",
     "patch_critic",
+    "to_array",
     "vae",
 ]

@@ -1,4 +1,4 @@
-"""Checks of user-provided images, masks and in-fills.
+"""Checks of user-provided random keys, images, masks and in-fills.
 
 Shapes and types are always checked; values only outside a trace, where they are known.
 """
@@ -16,6 +16,78 @@ _MAX_CHANNELS = 4
 _OVERSHOOT = 0.1
 # Squares along each side of the checkerboard mask of `check_fills`.
 _NUM_SQUARES = 4
+_KEY_IMPL = "threefry2x32"
+# JAX reads 32 bits of a seed: a larger one would draw the numbers of a smaller one.
+_MAX_SEED = 2**32 - 1
+
+
+def check_key(key: Any) -> jax.Array:
+    """Checks a random key, and returns it as a key of the implementation `threefry2x32`.
+
+    Other implementations, such as `rbg`, draw numbers that depend on the batch under `vmap`. Their
+    keys are converted: `jax.random.key(0)` gives the same key whatever the default implementation.
+
+    Args:
+        key: a key of `jax.random.key`, a legacy key of `jax.random.PRNGKey`, or a seed, a whole
+            number from 0 to 4294967295.
+
+    Returns:
+        The key, a scalar.
+
+    Raises:
+        ValueError: it is anything else, for example an array of several keys.
+    """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool) and 0 <= key <= _MAX_SEED:
+        return jax.random.key(int(key), impl=_KEY_IMPL)
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+        if str(jax.random.key_impl(key)) == _KEY_IMPL:
+            return key
+        key = jax.random.key_data(key)
+    elif shape not in ((2,), (4,)) or dtype != np.uint32:
+        what = repr(key) if shape is None else f"an array {shape} of {dtype}"
+        raise ValueError(
+            f"key is {what:.80}; expected one key, such as jax.random.key(0), or a seed from 0 to "
+            f"{_MAX_SEED}"
+        )
+    # A key of `rbg` consists of two keys of threefry, which `split` and `fold_in` derive alike.
+    return jax.random.wrap_key_data(jnp.asarray(key)[:2], impl=_KEY_IMPL)
+
+
+def to_array(name: str, values: Any) -> jax.Array | np.ndarray:
+    """Returns an array of numbers that JAX accepts.
+
+    Args:
+        name: name of the argument, for the message.
+        values: a JAX array, which is returned unchanged, or anything that NumPy converts.
+
+    Returns:
+        A JAX array, or a NumPy array in the byte order of this machine.
+
+    Raises:
+        ValueError: NumPy cannot convert it, or the result does not consist of numbers.
+    """
+    if isinstance(values, jax.Array):
+        return values
+    try:
+        array = np.asarray(values)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        is_number = array.dtype == bool or jnp.issubdtype(array.dtype, np.number)
+        reason = "" if is_number else f"type {array.dtype}"
+    except Exception as error:  # Tensors of other libraries can raise any exception.
+        reason = one_line(error)
+    if reason:
+        raise ValueError(
+            f"{name}: a {type(values).__name__} is no array of numbers ({reason}); expected a "
+            "NumPy or JAX array"
+        )
+    return array
+
+
+def one_line(error: BaseException) -> str:
+    """Returns type and message of an exception of user-defined code, in one line."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def check_images(images: jax.Array | np.ndarray) -> jax.Array:
@@ -27,7 +99,7 @@ def check_images(images: jax.Array | np.ndarray) -> jax.Array:
     Raises:
         ValueError: the images are not floating `[N, H, W, C]`, or an axis has length 0.
     """
-    images = jnp.asarray(images)
+    images = to_array("images", images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"images are {images.dtype}; expected float32 in [0, 1]: divide 8-bit images by 255"
@@ -42,7 +114,7 @@ def check_images(images: jax.Array | np.ndarray) -> jax.Array:
             f"images have shape {images.shape}; expected [N, H, W, C], channels last, none of them "
             "0: add a leading axis to a single image with images[None]"
         )
-    return images.astype(jnp.float32)
+    return jnp.asarray(images, jnp.float32)
 
 
 def is_channels_first(shape: tuple[int, ...]) -> bool:
@@ -79,7 +151,7 @@ def check_mask(mask: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
     Raises:
         ValueError: the mask does not have the shape `[N, H, W, 1]`, or is not within [0, 1].
     """
-    mask = jnp.asarray(mask, jnp.float32)
+    mask = jnp.asarray(to_array("mask", mask), jnp.float32)
     expected = (*images.shape[:3], 1)
     if mask.shape != expected:
         raise ValueError(
@@ -102,7 +174,16 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
     """
     mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    infill = jax.eval_shape(generator.apply, generator.params, images, mask, key)
+    try:
+        infill = jax.eval_shape(generator.apply, generator.params, images, mask, key)
+    except Exception as error:  # A user-defined model can raise any exception.
+        if images.shape[-1] == 3:
+            raise
+        raise ValueError(
+            f"generator {generator.name!r} raises {one_line(error)}; for images of "
+            f"{images.shape[-1]} channels, shape {images.shape}; expected 3 channels, RGB, or a "
+            "generator that was trained for such images"
+        ) from error
     if not isinstance(infill, jax.ShapeDtypeStruct):
         raise ValueError(
             f"generator {generator.name!r} returns a {type(infill).__name__}; expected one array "

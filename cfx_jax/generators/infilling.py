@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfx_jax import numerics
 from cfx_jax.generators.base import Generator
 from cfx_jax.generators.checks import (
     check_images,
     check_infills,
+    check_key,
     check_mask,
     check_pixels,
     check_range,
@@ -18,8 +20,9 @@ from cfx_jax.generators.checks import (
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
+@numerics.under(numerics.SETTINGS)
 def infill(
-    key: jax.Array,
+    key: jax.Array | int,
     generator: Generator,
     images: jax.Array | np.ndarray,
     mask: jax.Array | np.ndarray,
@@ -30,7 +33,7 @@ def infill(
     learnt.
 
     Args:
-        key: JAX random key, for stochastic generators.
+        key: random key or seed, for stochastic generators.
         generator: generator from `cfx_jax.load_generator`, or your own.
         images: float32 `[N, H, W, C]` in [0, 1].
         mask: float32 `[N, H, W, 1]` in [0, 1], 1 = keep, 0 = fill.
@@ -51,7 +54,7 @@ def infill(
         >>> bool(abs(infilled - 0.3).max() < 1e-6)
         True
     """
-    checked = check_images(images)
+    key, checked = check_key(key), check_images(images)
     check_pixels(checked)
     check_infills(generator, checked)
     infilled = _infill(key, generator, checked, check_mask(mask, checked))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cfx_jax import adapters
+from cfx_jax import adapters, numerics
 from cfx_jax.adapters import named
 from cfx_jax.classifiers import (
     NORMALIZATIONS,
@@ -36,6 +36,7 @@ from cfx_jax.weights import class_names as class_names_file
 _logger = logging.getLogger(__name__)
 
 
+@numerics.under(numerics.SETTINGS)
 def load_classifier(
     name: str,
     weights: str | os.PathLike[str] | None = None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax import adapters
+from cfx_jax import adapters, numerics
 from cfx_jax.adapters import named
 from cfx_jax.generators import (
     Generator,
@@ -44,6 +44,7 @@ class Network(NamedTuple):
     image_size: int
 
 
+@numerics.under(numerics.SETTINGS)
 def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
     """Loads a generator by name.
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from cfx_jax.adapters import named
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError, ExplainConfig
-from cfx_jax.fido import check_contrast, check_problem, count_classes
-from cfx_jax.generators import Generator, check_fills
+from cfx_jax.fido import check_classes, check_problem, count_classes
+from cfx_jax.generators import Generator, check_fills, one_line
 
 Model = TypeVar("Model", Classifier, Generator)
 
@@ -41,6 +41,11 @@ def build(
         adapted = adapt(model)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    except Exception as error:  # A user-defined model can raise any exception.
+        kind = type(model).__name__
+        raise ValueError(
+            f"{name}: a {kind} that raises {one_line(error)} when it is adapted"
+        ) from error
     constants = _find_constants(adapted.apply, adapted.params, *example_inputs(adapted))
     return dataclasses.replace(adapted, origin=named.origin(name, weights, constants))
 
@@ -100,9 +105,11 @@ def check_models(classifier: Classifier, generator: Generator, explain: ExplainC
         images = check_problem(
             classifier, generator, jnp.zeros((1, *shape)), "ssr", settings, contrast
         )
+        num_classes = count_classes(classifier, images)
         if names := classifier.class_names:
-            check_class_names(names, count_classes(classifier, images), classifier.name)
-        check_contrast(contrast, classifier, images)
+            check_class_names(names, num_classes, classifier.name)
+        if contrast is not None:
+            check_classes("contrast", contrast, (), num_classes)
         check_fills(generator, shape)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -134,7 +141,7 @@ def _trace(
         jax.eval_shape(function, model.params, *arguments)
     except Exception as error:
         raise ConfigError(
-            f"{model.name} raises {named.one_line(error)}{when} for images {arguments[0].shape}"
+            f"{model.name} raises {one_line(error)}{when} for images {arguments[0].shape}"
         ) from error
 
 

@@ -1,5 +1,10 @@
 """Numbers of explanations as text, and explanations as an HTML table for notebooks."""
 
+import dataclasses
+import html
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -54,32 +59,25 @@ def to_html(explanation: Explanation) -> str:
         explanation: explanation of one image, or of images with any number of leading axes.
 
     Returns:
-        HTML of the first ten, the number of further ones, and the meaning of each failure.
+        HTML of the first ten, the number of further ones, and the meaning of each failure. Fields
+        that are None are `n/a`. Without values, as inside `jit`, or with leading axes that differ
+        between the fields, HTML of the shape and type of each field.
     """
+    if not _can_show(explanation):
+        return _shapes(explanation)
     axes = np.shape(explanation.status)
-    found = jax.tree.map(
-        lambda leaf: np.asarray(leaf).reshape(-1, *np.shape(leaf)[len(axes) :]), explanation
-    )
     places = [", ".join(map(str, place)) for place in np.ndindex(*axes)]
-    rows = [
-        (
-            places[n],
-            _map(found.saliency[n]),
-            str(int(found.target[n])),
-            _name(Status(int(found.status[n]))),
-            odds(found.log_odds_original[n]),
-            odds(found.log_odds_infilled[n]),
-            percent(found.kept_area[n]),
-            percent(found.success_rate[n]),
-            _NONE if found.stability is None else number(found.stability[n]),
-        )
-        for n in range(min(len(found.target), _MAX_ROWS))
-    ]
+    found = jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(len(places), *np.shape(leaf)[len(axes) :]),
+        explanation,
+    )
+    rows = [_row(places[n], found, n) for n in range(min(len(places), _MAX_ROWS))]
     heads = "".join(f"<th>{head}</th>" for head in _HEADS)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    more = len(found.target) - len(rows)
+    more = len(places) - len(rows)
     rest = f"<p>and {more} more</p>" if more else ""
-    failed = sorted({Status(int(code)) for code in found.status} - {Status.OK})
+    codes = {int(code) for code in found.status}
+    failed = [status for status in Status if status in codes - {Status.OK}]
     notes = "".join(
         f"<p>{_name(status)}: {status.meaning}; {status.advice}</p>" for status in failed
     )
@@ -87,13 +85,73 @@ def to_html(explanation: Explanation) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{rest}{notes}{how}"
 
 
+def _row(place: str, found: Explanation, index: int) -> list[str]:
+    columns = (found.saliency, *(getattr(found, name) for name in _FORMATS))
+    formats = (_map, *_FORMATS.values())
+    return [
+        place,
+        *(
+            _NONE if values is None else form(values[index])
+            for values, form in zip(columns, formats, strict=True)
+        ),
+    ]
+
+
+def _can_show(explanation: Explanation) -> bool:
+    """Returns whether the fields have values, and the same leading axes as the status."""
+    if explanation.status is None or not all(map(_has_value, jax.tree.leaves(explanation))):
+        return False
+    axes = np.shape(explanation.status)
+    scalars = [getattr(explanation, name) for name in _FORMATS]
+    return all(
+        np.shape(leaf)[: len(axes)] == axes for leaf in jax.tree.leaves(explanation)
+    ) and all(np.shape(leaf) == axes for leaf in scalars if leaf is not None)
+
+
+def _has_value(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    if isinstance(leaf, jax.Array):
+        return leaf.is_fully_addressable and not leaf.is_deleted()
+    return isinstance(leaf, np.ndarray | np.generic | float | int)
+
+
+def _shapes(explanation: Explanation) -> str:
+    rows = [
+        (field.name, getattr(value, "dtype", type(value).__name__), getattr(value, "shape", ""))
+        for field in dataclasses.fields(explanation)
+        for value in [getattr(explanation, field.name)]
+    ]
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<p>Explanation without values to show</p><table><tbody>{body}</tbody></table>"
+
+
+def _status_name(code: Any) -> str:
+    known = {int(status): _name(status) for status in Status}
+    return known.get(int(code), f"unknown status {int(code)}")
+
+
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "target": lambda target: str(int(target)),
+    "status": _status_name,
+    "log_odds_original": odds,
+    "log_odds_infilled": odds,
+    "kept_area": percent,
+    "success_rate": percent,
+    "stability": number,
+}
+"""Fields in the columns of the table after the map, scalars, and their formats."""
+
+
 def _name(status: Status) -> str:
     return status.name.lower().replace("_", " ")
 
 
 def _map(saliency: np.ndarray) -> str:
-    """Draws a saliency map `[H, W]` as squares; nothing if it is not finite."""
-    if not np.isfinite(saliency).all():
+    """Draws a saliency map `[H, W]` as squares; nothing if it is empty or not finite."""
+    if saliency.ndim != 2 or not saliency.size or not np.isfinite(saliency).all():
         return ""
     step = max(1, -(-max(saliency.shape) // _CELLS))
     # The central pixel of each square.

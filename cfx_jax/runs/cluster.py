@@ -23,6 +23,7 @@ from absl import flags
 # JAX has no public API for processes that have left, nor for the address it has found.
 from jax._src import distributed
 
+from cfx_jax import numerics
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import ConfigError
 from cfx_jax.records import RecordReader
@@ -36,13 +37,6 @@ _SECONDS_BETWEEN_CHECKS = 0.05  # Polling interval for signals of other processe
 _PLAIN = ("coordinator_address", "num_processes", "process_id")
 # Variables that JAX needs in a Slurm job; `srun` sets all of them, `sbatch` and `salloc` do not.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_NUMBERS = {
-    "jax_enable_x64": False,
-    "jax_numpy_dtype_promotion": "standard",
-    "jax_numpy_rank_promotion": "allow",
-    "jax_default_prng_impl": "threefry2x32",
-    "jax_threefry_partitionable": True,
-}
 _logger = logging.getLogger(__name__)
 _PLATFORMS = "jax_platforms"  # The setting of JAX that JAX_PLATFORMS sets.
 _joined = threading.Event()
@@ -188,14 +182,14 @@ def _no_device(error: Exception) -> str:
 
 
 def resolve_numbers() -> None:
-    """Resets settings of JAX, from environment variables, that would change a run's numbers.
+    """Resets settings of JAX, from environment variables, that would change or end a run.
 
     So a run that is resumed from another shell writes the same records.
     """
-    changed = [name for name, value in _NUMBERS.items() if getattr(jax.config, name) != value]
-    for name in changed:
-        jax.config.update(name, _NUMBERS[name])
-        _logger.warning("%s is ignored: every run computes with %s", name.upper(), _NUMBERS[name])
+    for name, value in numerics.COMMAND_SETTINGS.items():
+        if getattr(jax.config, name) != value:
+            jax.config.update(name, value)
+            _logger.warning("%s is ignored: every run computes with %s", name.upper(), value)
 
 
 def is_first() -> bool:

@@ -1,5 +1,6 @@
 """Progress: a bar on a terminal, a widget in a notebook, elsewhere a line every half minute."""
 
+import contextlib
 import io
 import sys
 import time
@@ -13,12 +14,23 @@ _IS_WIDGET = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
 _BAR = "{bar}" if _IS_WIDGET else "{bar:24}"
 
 
+# Errors of a standard error that is None, as in a service, an object without `isatty`, or closed.
+_NO_STREAM = (AttributeError, ValueError)
+
+
+def _is_terminal() -> bool:
+    try:
+        return bool(sys.stderr.isatty())
+    except _NO_STREAM:
+        return False
+
+
 class Bar(tqdm):
     """The bar of tqdm, or lines where a bar cannot be redrawn."""
 
     def __init__(self, **options: Any) -> None:
         """Starts the clock; `options` are those of tqdm."""
-        self._in_lines = not (_IS_WIDGET or sys.stderr.isatty())
+        self._in_lines = not (_IS_WIDGET or _is_terminal())
         self._next_line = 0.0
         super().__init__(**options, file=io.StringIO() if self._in_lines else sys.stderr)
 
@@ -28,7 +40,9 @@ class Bar(tqdm):
             super().display(msg, pos, **state)
         elif msg is None and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            print(self, file=sys.stderr, flush=True)
+            with contextlib.suppress(*_NO_STREAM):
+                sys.stderr.write(f"{self}\n")
+                sys.stderr.flush()
 
     def close(self) -> None:
         """Closes the bar; its last state stays."""

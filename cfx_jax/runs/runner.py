@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cfx_jax import data, registry
+from cfx_jax import data, numerics, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import BatchConfig, Config, ConfigError
 from cfx_jax.data import Examples, load_units, to_floats
@@ -50,6 +50,7 @@ _UNITS_IN_WRITING = 2
 _Jobs = Iterator[tuple[Examples, Images]]
 
 
+@numerics.under(numerics.RUN_SETTINGS)
 def run(
     config: Config,
     workdir: str | os.PathLike[str],

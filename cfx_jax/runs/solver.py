@@ -18,7 +18,7 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import MAX_OVERLAP, Explanation, Problem, Settings, State
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, check_key
 from cfx_jax.runs import parallel
 from cfx_jax.runs._devices import Devices, Search
 from cfx_jax.runs.idle import IdleMeter
@@ -112,7 +112,7 @@ class Solver:
         local = devices or jax.local_devices()
         search = Search(alternatives, max_overlap, has_allowed)
         models = (classifier, generator)
-        self._devices = Devices(key, models, settings, shape, local, contrast, search)
+        self._devices = Devices(check_key(key), models, settings, shape, local, contrast, search)
 
     @property
     def num_devices(self) -> int:

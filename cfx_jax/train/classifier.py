@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cfx_jax import data
+from cfx_jax import data, numerics
 from cfx_jax.classifiers import Classifier, NormalizedModule
 from cfx_jax.config import ConfigError, DataConfig
 from cfx_jax.data import to_floats
@@ -35,6 +35,7 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
+@numerics.under(numerics.RUN_SETTINGS)
 def train_classifier(
     config: TrainClassifierConfig, workdir: pathlib.Path
 ) -> tuple[pathlib.Path, float]:

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.flatten_util import ravel_pytree
 
-from cfx_jax import data, registry
+from cfx_jax import data, numerics, registry
 from cfx_jax.config import ConfigError
 from cfx_jax.records import Storage, claim_folder
 from cfx_jax.runs import Bar, cluster, parallel
@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 _STEPS_AHEAD = 2
 
 
+@numerics.under(numerics.RUN_SETTINGS)
 def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains a generator, from its last checkpoint if there is one.
 

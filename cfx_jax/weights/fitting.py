@@ -80,8 +80,10 @@ def build_network(
     place = place._replace(found=rename_head(layout, architecture.module, place.found))
     inner = {name: arrays[key] for name, key in place.found.items() if key in arrays}
     module = select_variant(architecture, layout, inner, preprocessing)
+    # An error of JAX is no fault of the file.
+    template = architecture.template(module)
     try:
-        params = params_from_arrays(inner, layout.layers(module), architecture.template(module))
+        params = params_from_arrays(inner, layout.layers(module), template)
     except ValueError as error:
         _check_opaque(place, opaque, published_names(layout.layers(module)))
         if not arrays and "" in opaque:

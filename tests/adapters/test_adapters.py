@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
+from flax.training.train_state import TrainState
 
 import cfx_jax
 from cfx_jax import adapters
@@ -258,6 +260,49 @@ def test_from_nnx_does_not_change_the_model(weights, expected):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+class Counting(nnx.Module):
+    """Counts its calls, and keeps its last output."""
+
+    def __init__(self):
+        self.dense = nnx.Linear(192, 4, rngs=nnx.Rngs(0))
+        self.calls = nnx.Variable(jnp.array(0))
+        self.last = nnx.Intermediate(jnp.zeros(4))
+
+    def __call__(self, images):
+        self.calls[...] += 1
+        logits = 9 * self.dense(images.reshape(len(images), -1))
+        self.last[...] = logits[0]
+        return logits
+
+
+def test_from_nnx_accepts_a_model_that_changes_its_variables():
+    model, images = Counting(), jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+    classifier = adapters.from_nnx(model)
+
+    @jax.jit
+    def gradients(params, images):
+        # As `explain` does, in a loop, where the state is of an outer trace.
+        def gradient(image):
+            return jax.grad(lambda x: classifier.apply(params, x[None])[0, 1])(image)
+
+        return jax.lax.map(gradient, images)
+
+    expected = 9 * model.dense.kernel[:, 1].reshape(8, 8, 3)
+    for found in gradients(classifier.params, images):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert model.calls[...] == 0
+
+
+def test_adapters_name_the_parameters_that_they_expect(weights):
+    variables = linen_variables(weights)
+    state = TrainState.create(apply_fn=None, params=variables["params"], tx=optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r'are a TrainState; .*{"params": state\.params}'):
+        adapters.as_classifier((Linen(), state), adapters.Known())
+    model = Nnx(weights)
+    with pytest.raises(ValueError, match=r"a pair \(Nnx, State\); expected the model alone"):
+        adapters.as_classifier((model, nnx.state(model)), adapters.Known())
+
+
 def test_from_keras_refuses_another_backend(keras, weights, monkeypatch):
     model = make_keras(keras, weights)
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
@@ -439,7 +484,7 @@ def test_from_torch_identifies_a_module_by_its_weights(torch):
 def torch(monkeypatch):
     """Stands in for PyTorch, which the tests do not install: made of NumPy, strict like it."""
     torch = types.ModuleType("torch")
-    torch.is_grad_enabled = True
+    torch.is_grad_enabled, torch.is_inference = True, False
 
     @contextlib.contextmanager
     def grad_mode(value):
@@ -447,18 +492,26 @@ def torch(monkeypatch):
         yield
         torch.is_grad_enabled = before
 
+    @contextlib.contextmanager
+    def inference_mode(mode=True):
+        before, torch.is_inference = torch.is_inference, mode
+        yield
+        torch.is_inference = before
+
     def tensor(data, device, dtype=np.float32, requires_grad=False):
+        assert not (requires_grad and torch.is_inference), "inference tensors have no gradient"
         assert isinstance(data, np.ndarray)
         assert device == "here"
         return Tensor(np.array(data, dtype), requires_grad)
 
     def grad(outputs, inputs, grad_outputs, materialize_grads):
+        assert not torch.is_inference, "element 0 of tensors does not require grad"
         assert outputs.source is inputs, "element 0 of tensors does not require grad"
         assert materialize_grads
         assert grad_outputs.dtype == outputs.dtype
         return (Tensor(host_gradient(inputs.array, grad_outputs.array).astype(inputs.dtype)),)
 
-    torch.Tensor, torch.float32 = Tensor, np.float32
+    torch.Tensor, torch.float32, torch.inference_mode = Tensor, np.float32, inference_mode
     torch.no_grad, torch.enable_grad = lambda: grad_mode(False), lambda: grad_mode(True)
     torch.tensor, torch.zeros = tensor, lambda shape: Tensor(np.zeros(shape, np.float32))
     torch.autograd = types.SimpleNamespace(grad=grad)
@@ -478,6 +531,36 @@ def test_from_torch_stand_in_keeps_logits_and_gradients(torch, host, is_grad_ena
     assert torch.is_grad_enabled == is_grad_enabled
     assert (classifier.name, classifier.class_names) == ("TorchLike", ("a", "b", "c"))
     assert (classifier.image_size, classifier.params) == ((4, 4), ())
+
+
+def test_from_torch_computes_gradients_in_inference_mode(torch, host):
+    images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    classifier = adapters.from_torch(TorchLike(), 3)
+    with torch.inference_mode():
+        found = logits_and_gradient(classifier, images)
+        assert torch.is_inference
+    for ours, theirs in zip(found, logits_and_gradient(host[1], images), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+class Exported(TorchLike):
+    """A module of `torch.export`, whose mode is fixed."""
+
+    def eval(self):
+        raise NotImplementedError("Calling eval() is not supported yet.")
+
+
+def test_from_torch_accepts_an_exported_module(torch, host):
+    module, images = Exported(), jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    module.training = False
+    found = logits_and_gradient(adapters.from_torch(module, 3), images)
+    for ours, theirs in zip(found, logits_and_gradient(host[1], images), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_from_torch_refuses_what_is_no_module(torch):
+    with pytest.raises(ValueError, match=r"a dict is no torch\.nn\.Module; .* load a state dict"):
+        adapters.from_torch(TorchLike().state_dict(), 3)
 
 
 Output = collections.namedtuple("Output", "hidden logits")
@@ -547,3 +630,18 @@ def test_from_torch_real_module_keeps_logits_and_gradients(host):
         logits_and_gradient(host[1], images), strict=True,
     ):  # fmt: skip
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_from_torch_real_exported_module_works_in_inference_mode():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 3), torch.nn.Tanh()).eval()
+    shapes = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(module, (torch.zeros(2, 2, 4, 4),), dynamic_shapes=shapes)
+    images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    expected = logits_and_gradient(adapters.from_torch(module, 3), images)
+    with torch.inference_mode():
+        found = logits_and_gradient(adapters.from_torch(exported.module(), 3), images)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    with pytest.raises(ValueError, match="ExportedProgram"):
+        adapters.as_classifier(exported, adapters.Known(image_size=(4, 4)))

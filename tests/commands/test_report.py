@@ -27,6 +27,19 @@ def test_report_command_writes_beside_the_records_or_to_output(make_run, tmp_pat
     assert not (tmp_path / "both").exists()
 
 
+def test_report_command_needs_neither_a_drawing_backend_nor_streams(make_run):
+    run = make_run()
+    command = [sys.executable, "-m", "cfx_jax.report", str(run)]
+    # A notebook leaves its backend, of another environment, to the commands of its cells.
+    environment = os.environ | {"MPLBACKEND": "module://not_installed.backend_inline"}
+    done = subprocess.run(
+        ["bash", "-c", 'exec "$@" <&- 2>&-', "bash", *command],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{run}/report/index.html\n")
+    assert list((run / "report").rglob("*.webp"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,6 +9,12 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Status
+from cfx_jax.baselines import attribute
+from cfx_jax.fido import make_question, prepare
+from cfx_jax.fido.areas import explain_areas
+from cfx_jax.fido.checks import check_classes, check_problem
+from cfx_jax.fido.settings import get_settings
+from cfx_jax.generators import check_images
 
 KEY = jax.random.key(0)
 SMALL = {"mask_size": 4, "num_steps": 2, "num_samples": 1}
@@ -22,6 +28,9 @@ def two_logits(params, images):
 TWO = cfx_jax.Classifier(params=(), apply=two_logits, name="two")
 GREY = cfx_jax.load_generator("grey")
 IMAGES = jnp.full((2, 8, 8, 3), 0.5)
+THREE_CHANNELS = cfx_jax.Generator(
+    params=jnp.zeros(3), apply=lambda p, x, mask, key: x @ jnp.diag(p)
+)
 
 
 def explain(images=IMAGES, targets=None, classifier=TWO, generator=GREY, **options):
@@ -106,7 +115,7 @@ def test_explain_both_checks_its_input_like_explain(arguments, message):
     ("arguments", "message"),
     [
         ({"image": IMAGES}, r"shape \(2, 8, 8, 3\); expected \[H, W, C\]"),
-        ({"image": IMAGES[0], "target": 1.5}, "type float32; expected one whole number"),
+        ({"image": IMAGES[0], "target": 1.5}, "target is 1.5; expected one whole number"),
         ({"image": IMAGES[0], "target": jnp.asarray([1])}, r"shape \(1,\) and type int32"),
         ({"image": IMAGES[0], "objective": "none"}, "unknown objective 'none'"),
         ({"image": jnp.zeros((8, 8, 3), int)}, "int32; expected float32"),
@@ -116,6 +125,145 @@ def test_explain_one_checks_shapes_and_names(arguments, message):
     image = arguments.pop("image")
     with pytest.raises(ValueError, match=message):
         cfx_jax.explain_one(KEY, TWO, GREY, image, **(SMALL | arguments))
+
+
+@pytest.mark.parametrize(
+    "key", [jax.random.PRNGKey(3), np.array([0, 3], np.uint32), 3, np.int64(3)], ids=repr
+)
+def test_legacy_keys_and_seeds_are_accepted(key):
+    generator, mask = cfx_jax.load_generator("random_color"), jnp.zeros((2, 8, 8, 1))
+    expected = cfx_jax.infill(jax.random.key(3), generator, IMAGES, mask)
+    np.testing.assert_array_equal(cfx_jax.infill(key, generator, IMAGES, mask), expected)
+    keys = prepare(key, TWO, IMAGES, make_question(None, None, None))[0]
+    expected = prepare(jax.random.key(3), TWO, IMAGES, make_question(None, None, None))[0]
+    assert (keys == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (-1, "-1"),
+        (2**32, "4294967296"),
+        (0.5, "0.5"),
+        (jax.random.split(KEY, 2), r"an array \(2,\) of key<fry>"),
+        (jnp.zeros(3, jnp.uint32), r"an array \(3,\) of uint32"),
+        (jnp.zeros(2), r"an array \(2,\) of float32"),
+    ],
+    ids=str,
+)
+def test_public_functions_refuse_other_keys(key, found):
+    message = f"key is {found}; expected one key, such as jax.random.key"
+    for function, images in (
+        (functools.partial(cfx_jax.explain, **SMALL), IMAGES),
+        (functools.partial(cfx_jax.explain_both, **SMALL), IMAGES),
+        (functools.partial(cfx_jax.explain_one, **SMALL), IMAGES[0]),
+        (explain_areas, IMAGES),
+        (functools.partial(attribute, "gradient"), IMAGES),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(key, TWO, GREY, images)
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.infill(key, GREY, IMAGES, jnp.ones((2, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        (0.7, "is 0.7; expected one whole number"),
+        ("0", "is '0'; expected one whole number"),
+        (True, "is True; expected one whole number"),
+        (np.bool_(True), r"has shape \(\) and type bool; expected one whole number"),
+        (np.float32(1.0), r"has shape \(\) and type float32; expected one whole number"),
+        ([0, 1], r"is \[0, 1\]; expected one whole number"),
+        (jnp.asarray([0]), r"has shape \(1,\) and type int32; expected one whole number"),
+        (2**32 + 1, "is class 4294967297; the classifier has classes 0 to 1"),
+        (2**70, f"is {2**70}; expected one whole number"),
+        (-1, "is class -1; the classifier has classes 0 to 1"),
+    ],
+)
+def test_class_numbers_follow_one_rule(number, what):
+    targets = np.zeros(2, int)
+    for function in (explain, functools.partial(cfx_jax.explain_both, KEY, TWO, GREY, **SMALL)):
+        with pytest.raises(ValueError, match=f"contrast {what}"):
+            function(images=IMAGES, targets=targets, contrast=number)
+    with pytest.raises(ValueError, match=f"contrast {what}"):
+        attribute("gradient", KEY, TWO, GREY, IMAGES, targets, contrast=number)
+    for name in ("target", "contrast"):
+        with pytest.raises(ValueError, match=f"{name} {what}"):
+            cfx_jax.explain_one(KEY, TWO, GREY, IMAGES[0], **SMALL, **{name: number})
+
+
+@pytest.mark.parametrize(
+    "targets", [["0", "1"], [True, False], [0, 1.0], np.array([0, 1], object), [[0], [0, 1]]]
+)
+def test_targets_are_whole_numbers(targets):
+    with pytest.raises(ValueError, match="expected one whole number for each of the 2 images"):
+        explain(targets=targets)
+
+
+@pytest.mark.parametrize("dtype", [">i4", "u1", "i8"])
+def test_class_numbers_of_any_integer_type_are_accepted(dtype):
+    found = check_classes("targets", np.array([1, 0], dtype), (2,), 2)
+    assert found.tolist() == [1, 0]
+    assert found.dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    "convert", [lambda x: x.astype(">f4"), lambda x: x.astype(">f8"), np.ndarray.tolist]
+)
+def test_images_of_any_floating_type_are_accepted(convert):
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    found = check_images(convert(images))
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("photo.png", "images: a str is no array of numbers .*; expected a NumPy or JAX array"),
+        (None, "images: a NoneType is no array of numbers"),
+        (np.full((1, 8, 8, 3), None), r"images: a ndarray is no array of numbers \(type object"),
+        ([[0.5], [0.5, 0.5]], "images: a list is no array of numbers .*ValueError"),
+    ],
+)
+def test_explain_refuses_what_is_no_array_of_numbers(images, message):
+    with pytest.raises(ValueError, match=message):
+        explain(images=images)
+
+
+@pytest.mark.parametrize(
+    ("channels", "advice"),
+    [(1, "np.repeat"), (2, "or classifier.channels is wrong"), (4, r"images\[\.\.\., :3\]")],
+)
+def test_explain_names_another_number_of_channels(channels, advice):
+    def apply(params, images):
+        return jnp.tensordot(images.mean((1, 2)), params, 1)
+
+    images = jnp.full((1, 8, 8, channels), 0.5)
+    message = f"for images of {channels} channels, .*; expected 3 channels: .*{advice}"
+    with pytest.raises(ValueError, match=message):
+        explain(images=images, classifier=cfx_jax.Classifier(params=jnp.eye(3), apply=apply))
+    # A classifier that takes them is not restricted by its default of three channels.
+    check_problem(TWO, GREY, images, "ssr", get_settings("fast", mask_size=4))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_infill_names_another_number_of_channels(channels):
+    images = jnp.full((1, 8, 8, channels), 0.5)
+    message = f"for images of {channels} channels, .*; expected 3 channels, RGB"
+    with pytest.raises(ValueError, match=message):
+        cfx_jax.infill(KEY, THREE_CHANNELS, images, images[..., :1])
+
+
+def test_explain_passes_on_an_error_of_the_classifier():
+    def apply(params, images):
+        raise KeyError("of the model")
+
+    with pytest.raises(KeyError, match="of the model"):
+        explain(classifier=cfx_jax.Classifier(params=(), apply=apply))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,8 +1,10 @@
 """Figures of explanations, and their table in notebooks."""
 
+import dataclasses
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -113,6 +115,46 @@ def test_explanation_repr_html_is_a_table():
     many = make(12)._repr_html_()
     assert many.count("<svg") == 10
     assert "and 2 more" in many
+
+
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (2, 3, 4), (0, 2)])
+def test_explanation_repr_html_accepts_any_leading_axes(axes):
+    many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*axes, *np.shape(leaf))), make())
+    html = many._repr_html_()
+    assert html.count("<svg") == min(10, np.prod(axes))
+    assert ("<td>0, 0, 0</td>" in html) == (axes == (2, 3, 4))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Explanation)])
+def test_explanation_repr_html_accepts_fields_that_are_none(field):
+    shown = {"saliency", "target", *show._FORMATS} - {"status"}
+    html = make(2, stability=np.float32(1)).replace(**{field: None})._repr_html_()
+    assert html.count("n/a") == 2 * (field in shown)
+    assert ("<td>status</td><td>NoneType</td>" in html) == (field == "status")
+
+
+def test_explanation_repr_html_shows_shapes_where_there_are_no_values():
+    shown = []
+
+    def show_and_sum(explanation):
+        shown.append(explanation._repr_html_())
+        return explanation.saliency.sum()
+
+    many = jax.tree.map(jnp.asarray, make(3))
+    jax.jit(show_and_sum)(many)
+    jax.vmap(show_and_sum)(many)
+    jax.grad(show_and_sum, allow_int=True)(jax.tree.map(jnp.asarray, make()))
+    shown.append(jax.eval_shape(lambda e: e, many)._repr_html_())
+    shown.append(many.replace(saliency=jnp.ones((2, 8, 6)))._repr_html_())
+    shown.append(many.replace(kept_area=jnp.ones((3, 2)))._repr_html_())
+    for html, shape in zip(shown, ["(3, 8, 6)", *["(8, 6)"] * 2, "(3, 8, 6)", "(2, 8, 6)",
+                                   "(3, 8, 6)"], strict=True):  # fmt: skip
+        assert f"<td>saliency</td><td>float32</td><td>{shape}</td>" in html
+
+
+def test_explanation_repr_html_accepts_unknown_statuses_and_empty_maps():
+    html = make(status=np.int32(99), saliency=np.zeros((0, 6), np.float32))._repr_html_()
+    assert "<td>unknown status 99</td>" in html
 
 
 @pytest.mark.parametrize(

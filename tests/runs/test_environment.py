@@ -54,7 +54,8 @@ def test_run_results_do_not_depend_on_jax_settings(commands, tmp_path):
     for number, environment in enumerate(
         [
             {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"},
-            {"JAX_DEBUG_NANS": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict"},
+            {"JAX_DEBUG_NANS": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+            | {"JAX_DISABLE_JIT": "1", "JAX_DEBUG_KEY_REUSE": "1"},
         ]
     ):
         workdir = tmp_path / str(number)

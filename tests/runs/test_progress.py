@@ -1,5 +1,7 @@
 """Progress bars: redrawn on a terminal, elsewhere occasional lines."""
 
+import io
+
 import pytest
 
 from cfx_jax.runs import progress
@@ -41,3 +43,15 @@ def test_progress_bar_is_silent_without_work(num_images, shown, capsys):
     with ProgressBar(num_images, steps_per_image=1, shown=shown):
         pass
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stream", ["none", "closed", "without isatty"])
+def test_progress_bar_needs_no_standard_error(stream, monkeypatch, capsys):
+    closed = io.StringIO()
+    closed.close()
+    streams = {"none": None, "closed": closed, "without isatty": object()}
+    monkeypatch.setattr(progress.sys, "stderr", streams[stream])
+    with ProgressBar(2, steps_per_image=1, shown=True) as bar:
+        bar.update("ssr", 1, 2.0)
+        bar.finish_images(2)
+    assert capsys.readouterr().out == ""
