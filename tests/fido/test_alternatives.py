@@ -8,6 +8,9 @@ import pytest
 import cfx_jax
 from cfx_jax import Classifier, Status
 from cfx_jax.fido.alternatives import check_alternative
+from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.objective import keep_map, make_problem
+from cfx_jax.fido.question import Question
 
 KEY = jax.random.key(0)
 SIZE = 24
@@ -64,6 +67,7 @@ def test_explain_alternatives_reports_the_only_region(black):
     assert find_patches(e.saliency[0, 0]) == ["left"]
 
 
+@pytest.mark.slow
 def test_explain_alternatives_begins_with_the_explanation_without_them(black):
     alone, first = explain(either, black), explain(either, black, alternatives=1)
     # Prices of 1 are multiplied with each pixel, in another order of operations.
@@ -83,13 +87,35 @@ def test_check_alternative_limits_the_overlap(black):
     assert check_alternative(failed, jnp.zeros_like(earlier), 1.0) == Status.NOT_PRESERVED
 
 
-@pytest.mark.parametrize("mode", ["region", "fast", "bbmp"])
+@pytest.mark.parametrize(
+    "law",
+    [
+        MaskLaw(Relaxation.CONCRETE),
+        MaskLaw(Relaxation.CONCRETE, smooth_scale=0.1, sharpness=8.0),
+        MaskLaw(Relaxation.DETERMINISTIC),
+    ],
+)
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
-def test_explain_allowed_leaves_no_pixel_outside(objective, mode, black):
+def test_keep_map_excludes_forbidden_pixels_under_any_law(objective, law):
+    allowed = np.zeros((SIZE, SIZE), bool)
+    allowed[RIGHT] = True
+    prices = jnp.where(allowed, 1.0, jnp.inf)
+    problem = make_problem(KEY, WHITE[0], Question(1), objective, prices)
+    # Cells of the opposite: SSR would keep everything, and SDR would drop everything.
+    cells = jnp.full((12, 12), 8.0 if objective == "ssr" else -8.0)
+    pixels = keep_map(cells if law.is_random else jax.nn.sigmoid(cells), problem, law)
+    outside = 0.0 if objective == "ssr" else 1.0
+    np.testing.assert_array_equal(np.asarray(pixels.keep)[~allowed], outside)
+    # Inside, all cells but those at the border are as they were.
+    assert abs(float(pixels.keep[14, 18]) - (1.0 - outside)) < 1e-3
+
+
+@pytest.mark.parametrize("objective", ["ssr", "sdr"])
+def test_explain_allowed_leaves_no_pixel_outside(objective, black):
     """Both patches suffice; only the right one is allowed. The left one flips, and is not."""
     allowed = np.zeros((SIZE, SIZE), bool)
     allowed[RIGHT] = True
-    e = explain(either, black, allowed=allowed, objective=objective, mode=mode)
+    e = explain(either, black, allowed=allowed, objective=objective)
     assert (np.asarray(e.saliency)[0][~allowed] < 1e-6).all()
     changed = np.asarray(e.infilled[0, ..., 0] < 0.5)
     forbidden_pixels_are_filled = changed[~allowed]
@@ -109,6 +135,7 @@ def test_explain_allowed_finds_the_region_inside(black):
     assert find_patches(e.saliency[0]) == ["right"]
 
 
+@pytest.mark.slow
 def test_explain_allowed_differs_for_each_image(black):
     allowed = np.ones((2, SIZE, SIZE), bool)
     allowed[0][LEFT], allowed[1][RIGHT] = False, False

@@ -82,6 +82,7 @@ def test_run_with_alternatives_records_each_region(several):
     assert np.isnan(several.read_result("ssr_3", "kept_area")).all()
 
 
+@pytest.mark.slow
 def test_run_with_alternatives_equals_explain(photos, several):
     """The solver starts a search when the one before it is done; `explain` scans over them."""
     white = [np.asarray(Image.open(photos / "photos" / f"{name}.jpg")) for name in NAMES]
@@ -126,6 +127,7 @@ def test_run_with_allowed_keeps_regions_inside(photos, tmp_path):
     assert [records.status_name(code) for code in codes] == ["ok"] + ["no_alternative"] * 2
 
 
+@pytest.mark.slow
 def test_run_with_other_allowed_pixels_is_not_resumed(photos, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
