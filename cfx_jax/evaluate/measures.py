@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import special
@@ -158,7 +159,7 @@ class Baseline:
         values |= measure_regions(to_unit_range(maps), unit.boxes)
         chosen = unit.indices.start + unit.examples.readable < self.sanity_images
         if chosen.any():
-            images = Images(*(array[chosen] for array in unit.images))
+            images = jax.tree.map(lambda array: array[chosen], unit.images)
             others = {
                 "weights_agreement": scorer.attribute(self.name, images, shuffled=True),
                 "class_agreement": scorer.attribute(
