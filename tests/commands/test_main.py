@@ -44,7 +44,7 @@ def test_main_demo_writes_a_table_records_and_a_page(tmp_path):
     assert "2/2 images, written" in first.stderr
     lines = first.stdout.splitlines()
     assert lines[0].split() == ["image", "explained", "class", "objective", "before", "after",
-                                "kept", "status"]  # fmt: skip
+                                "kept", "stability", "status"]  # fmt: skip
     assert [line.split()[0] for line in lines[2:6]] == [
         "coffee",
         "coffee",
