@@ -130,6 +130,8 @@ def explain_missing(
                     ("saliency", np.float16), ("success_rate", np.float32),
                     ("stability", np.float32), ("status", np.int32),
                 )
+                # Settings without a warm start have no stability.
+                if getattr(both[objective], name) is not None
             }  # fmt: skip
             np.savez_compressed(path, **values)
         print(f"{variant.name}-{variant.key}-{variant.change}: {start + len(batch)}", flush=True)

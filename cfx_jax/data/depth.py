@@ -99,5 +99,6 @@ def has_16_bit_colours(image: Image.Image) -> bool:
 
 def _ppm_maximum(image: Image.Image) -> int:
     # The decoder of other maxima than 65535 gets the maximum as its last argument.
-    arguments = image.tile[0].args  # type: ignore[attr-defined]
+    tile: Any = getattr(image, "tile", None)
+    arguments = tile[0].args
     return int(arguments[-1]) if isinstance(arguments, tuple) else _MAX

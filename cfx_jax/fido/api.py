@@ -160,8 +160,8 @@ def explain(
 
     Returns:
         An `Explanation` whose fields have a leading axis N, or, with `alternatives`, the axes
-        `[N, K]`. An image that cannot be explained has
-        a `Status` other than `OK`; it does not affect the other images.
+        `[N, K]`. An image that cannot be explained has a `Status` other than `OK`; it does not
+        affect the other images.
 
     Raises:
         ValueError: an argument has the wrong shape, type or range; the message names it, what was
