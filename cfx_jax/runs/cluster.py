@@ -34,6 +34,8 @@ _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorstore")
 _MAX_POLL_SECONDS = 16.0  # Longest pause between polls of files.
 _SECONDS_TO_LEAVE = 0.25
 _SECONDS_BETWEEN_CHECKS = 0.05  # Polling interval for signals of other processes.
+# Longest time, on a busy machine, from the signal "left" of a process to its end.
+_SECONDS_TO_EXIT = 1.0
 _PLAIN = ("coordinator_address", "num_processes", "process_id")
 # Variables that JAX needs in a Slurm job; `srun` sets all of them, `sbatch` and `salloc` do not.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -320,8 +322,15 @@ def leave(code: int, deadline: float | None = None) -> None:
     if _joined.is_set() and _others():
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # A process may be lost.
             _signal("left")
-            while distributed.global_state.process_id == 0 and not _have_signalled("left"):
-                if time.monotonic() > deadline - _SECONDS_TO_LEAVE:
-                    break
-                time.sleep(_SECONDS_BETWEEN_CHECKS)
+            if distributed.global_state.process_id == 0:
+                _outstay_others(deadline - _SECONDS_TO_LEAVE)
     os._exit(code)
+
+
+def _outstay_others(deadline: float) -> None:
+    """Waits until all processes have left, and the time that the last of them takes to end."""
+    while not _have_signalled("left"):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
+    time.sleep(max(0.0, min(_SECONDS_TO_EXIT, deadline - time.monotonic())))
