@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from cfx_jax.classifiers import CHANNEL_ORDERS, INTERPOLATIONS, LOGIT_KINDS, NORMALIZATIONS
 from cfx_jax.fido import (
     DIRECTIONS,
-    MAX_OVERLAP,
     Settings,
-    check_alternatives,
     get_settings,
     name_results,
 )
@@ -169,9 +167,6 @@ class _Goal:
         contrast: class k, for "why the target rather than k?"; None explains the target alone.
         top_classes: number of most likely classes to explain in each image, as examples with the
             ids `ID#1`, `ID#2`, ...; None explains one class, see `target`.
-        alternatives: number of regions to search for in each image, each apart from those before,
-            see `cfx_jax.fido.alternatives`; their results are named `ssr_2`, `ssr_3`, ...
-        max_overlap: largest share of a further region that may lie in one earlier region.
     """
 
     objective: str = "both"
@@ -179,8 +174,6 @@ class _Goal:
     target: str = ""
     contrast: int | None = None
     top_classes: int | None = None
-    alternatives: int = 1
-    max_overlap: float = MAX_OVERLAP
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -189,11 +182,11 @@ class _Goal:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The names of the results of an image: the objectives, each with its alternatives."""
+        """The names of the results of an image: `ssr`, and `ssr_2`, ... for alternatives."""
         return tuple(
             name
             for objective in self.objectives
-            for name in name_results(objective, self.alternatives)
+            for name in name_results(objective, self.settings().alternatives)
         )
 
     def settings(self) -> Settings:
@@ -318,7 +311,6 @@ class Config:
         check_seed(self.seed)
         try:
             self.explain.settings()
-            check_alternatives(self.explain.alternatives, self.explain.max_overlap)
         except ValueError as error:
             raise ConfigError(f"explain: {error}") from error
 

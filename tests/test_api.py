@@ -44,7 +44,7 @@ def test_api_parameters_are_described_and_typed(function):
     assert returned is not inspect.Signature.empty
 
 
-OPTIONS = "objective", "mode", "contrast", "score", "allowed", "alternatives", "max_overlap"
+OPTIONS = "objective", "mode", "contrast", "score", "allowed"
 
 
 @pytest.mark.parametrize("function", DRAWING, ids=lambda f: f.__name__)

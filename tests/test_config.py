@@ -212,7 +212,7 @@ def test_check_field_accepts_existing_fields(path):
         ("steps", "seed, precision, data, classifier"),
         (
             "explain.steps",
-            "objective, mode, target, contrast, top_classes, alternatives, max_overlap",
+            "objective, mode, target, contrast, top_classes, num_steps, num_samples",
         ),
         ("seed.value", "none"),
     ],

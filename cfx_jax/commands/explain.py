@@ -56,8 +56,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--num_steps", type=int, metavar="N",
                         help="optimiser steps; default: those of the mode")  # fmt: skip
-    parser.add_argument("--alternatives", type=int, default=defaults.explain.alternatives,
-                        metavar="K", help="number of regions; default: %(default)s")  # fmt: skip
+    parser.add_argument("--alternatives", type=int, metavar="K",
+                        help="number of regions to search for; default: 1")  # fmt: skip
     parser.add_argument("--allowed", default="", metavar="PICTURE_OR_FOLDER",
                         help="pixels that the region may contain, white; default: all")  # fmt: skip
     parser.add_argument("--classifier", default=defaults.classifier.name, metavar="NAME",

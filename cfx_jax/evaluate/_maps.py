@@ -5,15 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfx_jax.evaluate.scoring import Scorer
+from cfx_jax.fido import REGION_THRESHOLD
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field
 from cfx_jax.runs import Images
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(20))
 """Thresholds of MaxBoxAcc, as shares of the range of a map."""
-
-REGION_THRESHOLD = 0.5
-"""Saliency above which a pixel belongs to the region."""
 
 # Cells along each side of the stored maps, which are drawn and compared between methods.
 _MAP_SIZE = 56

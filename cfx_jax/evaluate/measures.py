@@ -15,14 +15,13 @@ from scipy import special
 
 from cfx_jax.data import Examples
 from cfx_jax.evaluate._maps import (
-    REGION_THRESHOLD,
     map_fields,
     measure_maps,
     measure_regions,
     to_unit_range,
 )
 from cfx_jax.evaluate.scoring import Prediction, Scorer
-from cfx_jax.fido import Relaxation, Status
+from cfx_jax.fido import REGION_THRESHOLD, Relaxation, Status
 from cfx_jax.metrics import localisation, masks
 from cfx_jax.records import Field
 from cfx_jax.runs import Explanations, Images

@@ -1,16 +1,25 @@
 """FIDO for one image and its vmap: pure functions for mask law, objective and optimisation."""
 
-from cfx_jax.fido.alternatives import MAX_OVERLAP, check_alternative, extra_prices
+from cfx_jax.fido.alternatives import check_alternative, extra_prices
 from cfx_jax.fido.api import explain, explain_both, explain_one
 from cfx_jax.fido.areas import AREAS, solve_areas
 from cfx_jax.fido.batch import make_question, prepare
 from cfx_jax.fido.checks import (
-    check_alternatives,
     check_classes,
     check_problem,
     count_classes,
+    find_empty,
 )
-from cfx_jax.fido.explanation import NUM_TOP, Explanation, Status, saliency
+from cfx_jax.fido.explanation import (
+    NUM_TOP,
+    REGION_THRESHOLD,
+    Explanation,
+    Status,
+    find_direction,
+    label_result,
+    name_results,
+    saliency,
+)
 from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS, evaluate_hard_masks
 from cfx_jax.fido.masks import KeepMap, MaskLaw, Relaxation, rank_pixels, upsample
 from cfx_jax.fido.objective import (
@@ -19,9 +28,8 @@ from cfx_jax.fido.objective import (
     Problem,
     classify_infilled,
     composite,
-    label_result,
     make_problem,
-    name_results,
+    price_allowed,
     succeeds,
 )
 from cfx_jax.fido.optimisation import State, advance, init, is_done
@@ -33,11 +41,11 @@ from cfx_jax.fido.solution import finish, solve
 __all__ = [
     "AREAS",
     "DIRECTIONS",
-    "MAX_OVERLAP",
     "MODES",
     "NUM_FULL_INFILLS",
     "NUM_HARD_MASKS",
     "NUM_TOP",
+    "REGION_THRESHOLD",
     "SSR",
     "Explanation",
     "KeepMap",
@@ -51,7 +59,6 @@ __all__ = [
     "Status",
     "advance",
     "check_alternative",
-    "check_alternatives",
     "check_classes",
     "check_problem",
     "classify_infilled",
@@ -62,6 +69,8 @@ __all__ = [
     "explain_both",
     "explain_one",
     "extra_prices",
+    "find_direction",
+    "find_empty",
     "finish",
     "get_settings",
     "in_bfloat16",
@@ -72,6 +81,7 @@ __all__ = [
     "make_question",
     "name_results",
     "prepare",
+    "price_allowed",
     "rank_pixels",
     "saliency",
     "solve",

@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.explanation import Explanation, Status
+from cfx_jax.fido.explanation import Explanation, Status, blank
 from cfx_jax.fido.masks import smooth_cells
 from cfx_jax.fido.objective import Problem
 from cfx_jax.fido.settings import Settings
 from cfx_jax.fido.solution import solve
 from cfx_jax.generators import Generator
 
-MAX_OVERLAP = 0.5
-"""Default of the largest share of a further region that lies in one earlier region."""
 # Rise of the relative price of a pixel for each earlier region that contains it.
 _PRICE_RISE = 8.0
 # Distance over which the rise falls off outside of the region, as a share of the shorter side.
@@ -36,8 +34,6 @@ def solve_alternatives(
     generator: Generator,
     *,
     settings: Settings,
-    number: int,
-    max_overlap: float = MAX_OVERLAP,
 ) -> Explanation:
     """Solves a problem several times, each time with raised prices on the regions found before.
 
@@ -45,15 +41,15 @@ def solve_alternatives(
         problem: the image and its question.
         classifier: the model to explain.
         generator: fills the holes.
-        settings: the hyper-parameters of each search.
-        number: number of searches K.
-        max_overlap: largest share of a further region that may lie in one earlier region.
+        settings: the hyper-parameters of each search; `alternatives` is their number K.
 
     Returns:
-        An `Explanation` with a leading axis K, in the order of the searches; the first is that of
-        `solve`. A search that found no alternative has the status `NO_ALTERNATIVE`, and so have
-        those after it; their other fields are of the region that is none.
+        An `Explanation` with a leading axis K, in the order of the searches; without it if K is 1.
+        The first is that of `solve`. A search that found no alternative has the status
+        `NO_ALTERNATIVE` and NaN in all fields, and so have those after it.
     """
+    if settings.alternatives == 1:
+        return solve(problem, classifier, generator, settings=settings)
     prices = jnp.ones(problem.image.shape[:2]) if problem.prices is None else problem.prices
 
     def search(
@@ -62,14 +58,15 @@ def solve_alternatives(
         earlier, is_over = carry
         again = problem._replace(prices=prices + extra_prices(earlier))
         found = solve(again, classifier, generator, settings=settings)
-        status = check_alternative(found, earlier, max_overlap)
+        status = check_alternative(found, earlier, settings.max_overlap)
         is_none = is_over & (status != Status.NON_FINITE)
-        found = found.replace(status=jnp.where(is_none, Status.NO_ALTERNATIVE, status))
-        earlier = earlier.at[index].set(found.saliency > 0.5)
+        status = jnp.where(is_none, Status.NO_ALTERNATIVE, status)
+        found = blank(found.replace(status=status), status == Status.NO_ALTERNATIVE)
+        earlier = earlier.at[index].set(found.region)
         return (earlier, found.status != Status.OK), found
 
-    start = jnp.zeros((number, *prices.shape), bool), jnp.zeros((), bool)
-    return jax.lax.scan(search, start, jnp.arange(number))[1]
+    start = jnp.zeros((settings.alternatives, *prices.shape), bool), jnp.zeros((), bool)
+    return jax.lax.scan(search, start, jnp.arange(settings.alternatives))[1]
 
 
 def extra_prices(earlier: jax.Array) -> jax.Array:
@@ -98,8 +95,7 @@ def check_alternative(found: Explanation, earlier: jax.Array, max_overlap: float
     Returns:
         The status as found, or `NO_ALTERNATIVE` if a further region fails or overlaps too much.
     """
-    region = found.saliency > 0.5
-    shared = jnp.max(jnp.sum(earlier & region, axis=(1, 2)))
-    fails = (found.status != Status.OK) | (shared > max_overlap * jnp.sum(region))
+    shared = jnp.max(jnp.sum(earlier & found.region, axis=(1, 2)))
+    fails = (found.status != Status.OK) | (shared > max_overlap * jnp.sum(found.region))
     is_none = jnp.any(earlier) & fails & (found.status != Status.NON_FINITE)
     return jnp.where(is_none, Status.NO_ALTERNATIVE, found.status).astype(jnp.int32)

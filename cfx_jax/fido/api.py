@@ -6,7 +6,7 @@ Arrays: images float32 `[N, H, W, C]` in [0, 1]; masks have 1 = KEEP, 0 = in-fil
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,12 @@ import numpy as np
 from cfx_jax import numerics
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
-from cfx_jax.fido.alternatives import MAX_OVERLAP, solve_alternatives
+from cfx_jax.fido.alternatives import solve_alternatives
 from cfx_jax.fido.batch import make_question, predict, prepare
 from cfx_jax.fido.explanation import Explanation
 from cfx_jax.fido.objective import DIRECTIONS, Problem, make_problem
 from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.settings import Settings, get_settings
-from cfx_jax.fido.solution import solve
 from cfx_jax.generators import Generator, check_fills, check_key, to_array
 
 
@@ -38,8 +37,6 @@ def explain_one(
     contrast: int | None = None,
     score: Score | None = None,
     allowed: jax.Array | np.ndarray | None = None,
-    alternatives: int | None = None,
-    max_overlap: float = MAX_OVERLAP,
     **overrides: Any,
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
@@ -58,8 +55,6 @@ def explain_one(
         contrast: as in `explain`.
         score: as in `explain`.
         allowed: bool `[H, W]`, as in `explain`.
-        alternatives: as in `explain`.
-        max_overlap: as in `explain`.
         **overrides: fields of `cfx_jax.fido.settings.Settings`.
 
     Returns:
@@ -79,17 +74,14 @@ def explain_one(
         >>> explain_red(keys, classifier, generator, images).saliency.shape
         (5, 8, 8)
     """
-    search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
-    checks.check_alternatives(alternatives, max_overlap)
+    settings = get_settings(mode, **overrides)
     question = make_question(target, contrast, score)
     image = to_array("image", image)
     if image.ndim != 3:
         raise ValueError(
             f"image has shape {image.shape}; expected [H, W, C]: vmap over a batch, or call explain"
         )
-    images = checks.check_problem(
-        classifier, generator, image[None], objective, search.settings, contrast
-    )
+    images = checks.check_problem(classifier, generator, image[None], objective, settings, contrast)
     num_classes = checks.count_classes(classifier, images)
     if target is None:
         target = predict(classifier, images)[0]
@@ -100,9 +92,9 @@ def explain_one(
         other = checks.check_classes("contrast", contrast, (), num_classes)
         question = question.replace(contrast=other)
     if allowed is not None:
-        prices = checks.check_allowed(allowed, images, search.settings.mask_size)[0]
+        prices = checks.check_allowed(allowed, images, settings.mask_size)[0]
     problem = make_problem(check_key(key), images[0], question, objective, prices)
-    return _solve(problem, classifier, generator, search=search)
+    return solve_alternatives(problem, classifier, generator, settings=settings)
 
 
 @numerics.under(numerics.SETTINGS)
@@ -118,8 +110,6 @@ def explain(
     contrast: int | None = None,
     score: Score | None = None,
     allowed: jax.Array | np.ndarray | None = None,
-    alternatives: int | None = None,
-    max_overlap: float = MAX_OVERLAP,
     **overrides: Any,
 ) -> Explanation:
     """Explains a batch of images.
@@ -153,13 +143,11 @@ def explain(
         allowed: bool `[H, W]` or `[N, H, W]`, pixels that the region may contain, for example all
             except a watermark; None = all pixels. The region also keeps a distance of one cell to
             the other pixels.
-        alternatives: number K of regions to search for, each outside of those before, see
-            `cfx_jax.fido.alternatives`; takes K times as long. None = one region.
-        max_overlap: largest share of a further region that may lie in one earlier region.
-        **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`.
+        **overrides: fields of `cfx_jax.fido.settings.Settings`, for example `num_steps=30`, or
+            `alternatives=3`, which searches for up to three regions.
 
     Returns:
-        An `Explanation` whose fields have a leading axis N, or, with `alternatives`, the axes
+        An `Explanation` whose fields have a leading axis N, or, with K > 1 `alternatives`, the axes
         `[N, K]`. An image that cannot be explained has a `Status` other than `OK`; it does not
         affect the other images.
 
@@ -177,8 +165,8 @@ def explain(
         ((2, 4, 4), (2, 8, 8))
     """
     question = make_question(targets, contrast, score)
-    search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
-    arguments = (key, classifier, generator, images, question, allowed, search)
+    settings = get_settings(mode, **overrides)
+    arguments = (key, classifier, generator, images, question, allowed, settings)
     return _explain_objectives((objective,), *arguments)[objective]
 
 
@@ -194,8 +182,6 @@ def explain_both(
     contrast: int | None = None,
     score: Score | None = None,
     allowed: jax.Array | np.ndarray | None = None,
-    alternatives: int | None = None,
-    max_overlap: float = MAX_OVERLAP,
     **overrides: Any,
 ) -> dict[str, Explanation]:
     """Explains a batch of images with SSR and with SDR, in one compiled program.
@@ -210,8 +196,6 @@ def explain_both(
         contrast: as in `explain`.
         score: as in `explain`.
         allowed: as in `explain`.
-        alternatives: as in `explain`.
-        max_overlap: as in `explain`.
         **overrides: as in `explain`.
 
     Returns:
@@ -221,17 +205,9 @@ def explain_both(
         ValueError: as in `explain`.
     """
     question = make_question(targets, contrast, score)
-    search = _Search(get_settings(mode, **overrides), alternatives, max_overlap)
-    arguments = (key, classifier, generator, images, question, allowed, search)
+    settings = get_settings(mode, **overrides)
+    arguments = (key, classifier, generator, images, question, allowed, settings)
     return _explain_objectives(tuple(DIRECTIONS), *arguments)
-
-
-class _Search(NamedTuple):
-    """How to search: the arguments that are static in the compiled program."""
-
-    settings: Settings
-    alternatives: int | None
-    max_overlap: float
 
 
 def _explain_objectives(
@@ -242,10 +218,9 @@ def _explain_objectives(
     images: jax.Array | np.ndarray,
     question: Question,
     allowed: jax.Array | np.ndarray | None,
-    search: _Search,
+    settings: Settings,
 ) -> dict[str, Explanation]:
-    checks.check_alternatives(search.alternatives, search.max_overlap)
-    settings, contrast = search.settings, question.contrast
+    contrast = question.contrast
     checked = [
         checks.check_problem(classifier, generator, images, objective, settings, contrast)
         for objective in objectives
@@ -261,7 +236,7 @@ def _explain_objectives(
         for o in objectives
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problems)
-    solved = _solve_batch(stacked, classifier, generator, search=search)
+    solved = _solve_batch(stacked, classifier, generator, settings=settings)
     n = len(checked[0])
     return {
         o: jax.tree.map(lambda leaf, i=i: leaf[i * n : (i + 1) * n], solved)
@@ -269,25 +244,9 @@ def _explain_objectives(
     }
 
 
-@functools.partial(jax.jit, static_argnames="search")
+@functools.partial(jax.jit, static_argnames="settings")
 def _solve_batch(
-    problems: Problem, classifier: Classifier, generator: Generator, search: _Search
+    problems: Problem, classifier: Classifier, generator: Generator, settings: Settings
 ) -> Explanation:
-    solve_one = functools.partial(_solve, search=search)
+    solve_one = functools.partial(solve_alternatives, settings=settings)
     return jax.vmap(solve_one, in_axes=(0, None, None))(problems, classifier, generator)
-
-
-def _solve(
-    problem: Problem, classifier: Classifier, generator: Generator, *, search: _Search
-) -> Explanation:
-    settings, alternatives, max_overlap = search
-    if alternatives is None:
-        return solve(problem, classifier, generator, settings=settings)
-    return solve_alternatives(
-        problem,
-        classifier,
-        generator,
-        settings=settings,
-        number=alternatives,
-        max_overlap=max_overlap,
-    )

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, class_count
-from cfx_jax.fido.masks import average_cells
-from cfx_jax.fido.objective import DIRECTIONS
+from cfx_jax.fido.masks import interpolation
+from cfx_jax.fido.objective import DIRECTIONS, price_allowed
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import (
@@ -159,32 +159,26 @@ def check_allowed(allowed: jax.Array | np.ndarray, images: jax.Array, mask_size:
                 "allowed contains other values than True and False; expected bool, for example "
                 "`mask > 0`"
             )
-        forbidden = jnp.broadcast_to(values == 0, shape).astype(jnp.float32)
-        cells = jax.vmap(average_cells, in_axes=(0, None))(forbidden, (mask_size, mask_size))
-        empty = np.flatnonzero((np.asarray(cells) > 0).all((1, 2)))
+        empty = find_empty(np.broadcast_to(values != 0, shape), mask_size)
         if empty.size:
             raise ValueError(
                 f"no cell of the mask lies in the allowed pixels of image {empty[0]}; a cell is "
                 f"{shape[1] / mask_size:.0f} pixels wide: allow more pixels, or use a larger "
                 "mask_size"
             )
-    prices = jnp.where(jnp.asarray(allowed, bool), jnp.float32(1.0), jnp.float32(jnp.inf))
-    return jnp.broadcast_to(prices, shape)
+    return jnp.broadcast_to(price_allowed(jnp.asarray(allowed, bool)), shape)
 
 
-def check_alternatives(alternatives: int | None, max_overlap: float) -> None:
-    """Checks the number of regions to search for and the share in which they may overlap.
+def find_empty(allowed: np.ndarray, mask_size: int) -> np.ndarray:
+    """Returns the images in whose allowed pixels no whole cell of the mask lies, int `[m]`.
 
-    Raises:
-        ValueError: one of them is out of range.
+    Args:
+        allowed: bool `[N, H, W]`.
+        mask_size: number of cells along each side of the mask.
     """
-    if alternatives is not None and (type(alternatives) is not int or alternatives < 1):
-        raise ValueError(
-            f"alternatives is {alternatives!r}; expected a whole number of at least 1, or None"
-        )
-    is_number = isinstance(max_overlap, int | float) and not isinstance(max_overlap, bool)
-    if not is_number or not 0 <= max_overlap <= 1:
-        raise ValueError(f"max_overlap is {max_overlap!r}; expected a share between 0 and 1")
+    rows, columns = (interpolation(length, mask_size) for length in allowed.shape[1:])
+    touched = rows.T @ (~allowed).astype(np.float32) @ columns
+    return np.flatnonzero((touched > 0).all((1, 2)))
 
 
 def count_classes(classifier: Classifier, images: jax.Array | np.ndarray) -> int:

@@ -12,12 +12,38 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier, probabilities
 from cfx_jax.fido.masks import MaskLaw, rank_pixels
-from cfx_jax.fido.objective import SDR, SSR, Problem
+from cfx_jax.fido.objective import DIRECTIONS, SDR, SSR, Problem
 
 NUM_TOP = 5
 """Number of classes whose probabilities an explanation reports."""
+REGION_THRESHOLD = 0.5
+"""Saliency above which a pixel belongs to the region."""
 MAJORITY = 0.5
 """Success target for the status if the settings have none (`success_target` is 0)."""
+
+
+def name_results(objective: str, alternatives: int) -> tuple[str, ...]:
+    """Returns the names of the results of an objective: `ssr`, and `ssr_2`, ... for alternatives.
+
+    Example:
+        >>> name_results("ssr", 3)
+        ('ssr', 'ssr_2', 'ssr_3')
+    """
+    return objective, *(f"{objective}_{number}" for number in range(2, alternatives + 1))
+
+
+def label_result(name: str) -> str:
+    """Returns the label of a result for display: `SSR`, or `SSR 2` for an alternative."""
+    return name.upper().replace("_", " ")
+
+
+# Logit of a pixel outside of the region, beyond any noise.
+_OUTSIDE_LOGIT = 100.0
+
+
+def find_direction(name: str) -> float:
+    """Returns the direction, `SSR` or `SDR`, of the result with this name, such as `ssr_2`."""
+    return DIRECTIONS[name.partition("_")[0]]
 
 
 class Status(enum.IntEnum):
@@ -141,6 +167,11 @@ class Explanation:
     top_before: jax.Array
     top_after: jax.Array
 
+    @property
+    def region(self) -> jax.Array:
+        """Bool `[H, W]`, the region: the pixels with a saliency above 1/2."""
+        return self.saliency > REGION_THRESHOLD
+
     if TYPE_CHECKING:
         # Flax adds this method, but type checkers do not see it.
         def replace(self, **changes: Any) -> Self:
@@ -250,11 +281,13 @@ def assign_status(
         ],
         Status.OK,
     )
+    return blank(result.replace(status=status.astype(jnp.int32)), ~finite)
 
-    def blank(leaf: jax.Array) -> jax.Array:
-        return jnp.where(finite, leaf, jnp.nan) if leaf.dtype == jnp.float32 else leaf
 
-    return jax.tree.map(blank, result).replace(
-        status=status.astype(jnp.int32),
-        top_classes=jnp.where(finite, result.top_classes, -1),
+def blank(result: Explanation, is_blank: jax.Array) -> Explanation:
+    """Returns the explanation, or, if `is_blank`, one with NaN in all fields of type float32."""
+    shown = jax.tree.map(
+        lambda leaf: jnp.where(is_blank, jnp.nan, leaf) if leaf.dtype == jnp.float32 else leaf,
+        result,
     )
+    return shown.replace(top_classes=jnp.where(is_blank, -1, result.top_classes))

@@ -23,6 +23,9 @@ _MIN_PROB = 1e-30
 # About the distance from 1 at which float32 probabilities end; keeps logits finite in float16.
 _LOGIT_EPSILON = 1e-7
 
+# Logit of a cell that is kept in all masks, beyond any noise.
+_SURE_LOGIT = 100.0
+
 # `smooth_noise`: width of a Gaussian and the distance at which it is cut off, in grid spacings.
 _GAUSSIAN_WIDTH = 0.6
 _REACH = 2
@@ -103,6 +106,13 @@ class MaskLaw:
         """Returns cells `[h, w]` that are all kept with probability `keep_prob`."""
         value = jax.scipy.special.logit(keep_prob) if self.is_random else keep_prob
         return jnp.full(shape, value, jnp.float32)
+
+    def sure_cells(self) -> tuple[float, float]:
+        """Returns the values of a cell that is dropped in all masks, and of one that is kept."""
+        if not self.is_random:
+            return 0.0, 1.0
+        # Where sharpened logits are displayed, they are divided by the sharpness.
+        return -_SURE_LOGIT * self.sharpness, _SURE_LOGIT * self.sharpness
 
     def clip(self, cells: jax.Array) -> jax.Array:
         """Clips cells to their valid range, after a step of the optimiser."""

@@ -25,6 +25,10 @@ replaced:
     d o -> -mean_s relu(m - d logit_margin(c | x_s))
     logit_margin(c | x) = logit(c | x) - max_{k != c} logit(k | x)
 
+During a warm start, w(t) is 0 and the evidence is `d mean_s logit_margin(c | x_s)`, without the
+cap. With relative prices (`Problem.prices`), each pixel counts as often in the sums of KEEP and
+DROP as its price says.
+
 With a `success_target`, lambda is adapted to each image: this price rises while the masks keep
 (SSR) or flip (SDR) the prediction, and falls while they do not. The result approaches the smallest
 region that succeeds, not the best trade-off at a price that suits only some images. With a
@@ -50,25 +54,6 @@ SSR = 1.0
 SDR = -1.0
 """Direction of the smallest deletion region: flip the prediction by removing the fewest."""
 DIRECTIONS = {"ssr": SSR, "sdr": SDR}
-
-
-def name_results(objective: str, alternatives: int) -> tuple[str, ...]:
-    """Returns the names of the results of an objective: `ssr`, and `ssr_2`, ... for alternatives.
-
-    Example:
-        >>> name_results("ssr", 3)
-        ('ssr', 'ssr_2', 'ssr_3')
-    """
-    return objective, *(f"{objective}_{number}" for number in range(2, alternatives + 1))
-
-
-def label_result(name: str) -> str:
-    """Returns the label of a result for display: `SSR`, or `SSR 2` for an alternative."""
-    return name.upper().replace("_", " ")
-
-
-# Logit of a pixel outside of the region, beyond any noise.
-_OUTSIDE_LOGIT = 100.0
 # Number of pixels of the images for which the prices were chosen.
 _REFERENCE_PIXELS = 224 * 224
 
@@ -121,6 +106,18 @@ def make_problem(
     )
 
 
+def price_allowed(allowed: jax.Array) -> jax.Array:
+    """Returns the relative prices with which a region stays inside of some pixels.
+
+    Args:
+        allowed: bool `[..., H, W]`, pixels that the region may contain.
+
+    Returns:
+        float32 `[..., H, W]`, 1 where the region may be, infinite elsewhere, see `Problem`.
+    """
+    return jnp.where(allowed, jnp.float32(1.0), jnp.float32(jnp.inf))
+
+
 def restrict(cells: jax.Array, problem: Problem, law: MaskLaw) -> jax.Array:
     """Moves the cells that touch a forbidden pixel out of the region.
 
@@ -137,10 +134,8 @@ def restrict(cells: jax.Array, problem: Problem, law: MaskLaw) -> jax.Array:
         return cells
     shape = cells.shape[0], cells.shape[1]
     is_forbidden = average_cells(jnp.isinf(problem.prices).astype(jnp.float32), shape) > 0
-    drop, keep = (-_OUTSIDE_LOGIT, _OUTSIDE_LOGIT) if law.is_random else (0.0, 1.0)
-    outside = jnp.where(problem.direction == SSR, drop, keep)
-    # Sharpened logits are divided by the sharpness where they are displayed.
-    return jnp.where(is_forbidden, outside * (law.sharpness if law.is_random else 1.0), cells)
+    dropped, kept = law.sure_cells()
+    return jnp.where(is_forbidden, jnp.where(problem.direction == SSR, dropped, kept), cells)
 
 
 def keep_map(cells: jax.Array, problem: Problem, law: MaskLaw) -> KeepMap:
@@ -332,15 +327,16 @@ def relaxed_objective(
         mask_key, pixels, settings.num_samples, antithetic=settings.fixed_noise
     )
     _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
-    mean_evidence = gain = jnp.mean(evidence(logits, problem, classifier, settings))
+    mean_evidence = learnt_evidence = jnp.mean(evidence(logits, problem, classifier, settings))
     if settings.margin_cap and settings.warm_start_steps:
         # Where all masks exceed the cap, an image that is easy to classify has no gradient.
-        margin = jnp.mean(problem.question.logit_margin(logits, classifier))
-        gain = jnp.where(step < settings.warm_start_steps, problem.direction * margin, gain)
+        margin = problem.direction * jnp.mean(problem.question.logit_margin(logits, classifier))
+        is_warm_start = step < settings.warm_start_steps
+        learnt_evidence = jnp.where(is_warm_start, margin, mean_evidence)
     full_cost = cost = penalty(pixels, problem.direction, settings, prices=problem.prices)
     if price is not None:
         cost = penalty(pixels, problem.direction, settings, price, problem.prices)
     learning_step = jnp.asarray(step, jnp.float32) - settings.warm_start_steps
     warmup = jnp.clip(learning_step / settings.warmup_steps, 0.0, 1.0)
     success = jnp.mean(succeeds(logits, problem, classifier).astype(jnp.float32))
-    return warmup * cost - gain, StepValue(full_cost - mean_evidence, success)
+    return warmup * cost - learnt_evidence, StepValue(full_cost - mean_evidence, success)

@@ -69,6 +69,9 @@ class Settings:
             mean objective of its last p steps is less than 1 % below that of the p steps before
             them, from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take
             `num_steps`, as published.
+        alternatives: number K of regions to search for, each apart from those before, see
+            `cfx_jax.fido.alternatives`; takes up to K times as long.
+        max_overlap: largest share of a further region that may lie in one earlier region.
     """
 
     num_steps: int
@@ -93,12 +96,25 @@ class Settings:
     prior_weight: float = 0.0
     fixed_noise: bool = False
     patience: int = 0
+    alternatives: int = 1
+    max_overlap: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_samples", "warmup_steps", "mask_size", "block_size"):
+        for name in (
+            "num_steps",
+            "num_samples",
+            "warmup_steps",
+            "mask_size",
+            "block_size",
+            "alternatives",
+        ):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if not _is_finite(self.max_overlap) or not 0 <= self.max_overlap <= 1:
+            raise ValueError(
+                f"max_overlap is {self.max_overlap!r}; expected a share between 0 and 1"
+            )
         self._check_steps()
         for name in ("learning_rate", "temperature", "sharpness"):
             value = getattr(self, name)

@@ -13,6 +13,7 @@ from cfx_jax import classifiers
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.explanation import (
     MAJORITY,
+    REGION_THRESHOLD,
     Explanation,
     assign_status,
     find_top,
@@ -81,7 +82,7 @@ def finish(
     importance = saliency(cells, problem.direction, size, law)
     stability = None
     if state.gradient_sum is not None:
-        share = jnp.mean(importance > 0.5)
+        share = jnp.mean(importance > REGION_THRESHOLD)
         stability = measure_stability(learnt, state.gradient_sum, problem.direction, share)
     top_classes, top_before, top_after = find_top(original, evaluation.logits, classifier)
     result = Explanation(

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.special import expit
 
 from cfx_jax.data import to_grey
-from cfx_jax.fido import MaskLaw
+from cfx_jax.fido import SSR, MaskLaw, find_direction
 
 _COLORMAP = "inferno"
 _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
@@ -173,7 +173,7 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
     logits = np.clip(logits.astype(np.float32), -most, most)
     cells = logits if law.is_random else expit(logits)
     keep: np.ndarray = law.upsample_keep(cells, size, expit, _enlarge)
-    return 1.0 - keep if objective.startswith("sdr") else keep
+    return keep if find_direction(objective) == SSR else 1.0 - keep
 
 
 def _enlarge(rows: np.ndarray, cells: np.ndarray, columns: np.ndarray) -> np.ndarray:

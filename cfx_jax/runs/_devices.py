@@ -17,7 +17,6 @@ from cfx_jax.classifiers import Classifier, resolve_rank
 from cfx_jax.data import to_floats
 from cfx_jax.fido import (
     DIRECTIONS,
-    MAX_OVERLAP,
     Explanation,
     Problem,
     Question,
@@ -30,6 +29,7 @@ from cfx_jax.fido import (
     init,
     is_done,
     make_problem,
+    price_allowed,
 )
 from cfx_jax.generators import Generator
 from cfx_jax.runs import parallel
@@ -63,23 +63,6 @@ class _Requests(NamedTuple):
     earlier: Any = None
 
 
-class Search(NamedTuple):
-    """What to search for, beyond one region anywhere in the image.
-
-    Attributes:
-        alternatives: number of regions to search for.
-        max_overlap: largest share of a further region that may lie in an earlier one.
-        has_allowed: whether the images come with the pixels that a region may contain.
-    """
-
-    alternatives: int = 1
-    max_overlap: float = MAX_OVERLAP
-    has_allowed: bool = False
-
-
-_ONE_REGION = Search()
-
-
 class _Shared(NamedTuple):
     """Values that all images of a run share: the key of the run, and the contrast class."""
 
@@ -105,12 +88,13 @@ class Devices:
         shape: tuple[int, int, int],
         devices: Sequence[jax.Device],
         contrast: int | None = None,
-        search: Search = _ONE_REGION,
+        has_allowed: bool = False,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet. Arguments as in `Solver`."""
         self._devices = list(devices)
         self._shape = shape
-        self._search = search
+        self._num_alternatives = settings.alternatives
+        self._has_allowed = has_allowed
         other = None if contrast is None else jnp.asarray(contrast, jnp.int32)
         self._shared = parallel.replicate(_Shared(key, other), self._devices)
         self._models = parallel.replicate(models, self._devices)
@@ -132,9 +116,7 @@ class Devices:
         self._advance = mapped(
             functools.partial(_advance, settings=settings, num_steps=steps), 2, 2
         )
-        self._finish = mapped(
-            functools.partial(_finish, settings=settings, max_overlap=search.max_overlap), 2, 3
-        )
+        self._finish = mapped(functools.partial(_finish, settings=settings), 2, 3)
 
     @property
     def num_devices(self) -> int:
@@ -163,7 +145,7 @@ class Devices:
         """
         self.rows_per_device = rows_per_device
         self._compiled = None  # Frees the memory of the earlier programs.
-        allowed = np.ones(self._shape[:2], bool) if self._search.has_allowed else None
+        allowed = np.ones(self._shape[:2], bool) if self._has_allowed else None
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0), allowed)
         requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
         problem, state = self._begin(requests, self._shard(np.ones(1, bool)), self._shared)
@@ -233,8 +215,8 @@ class Devices:
         images = jax.tree.map(lambda *rows: np.stack(rows), *(task.image for task in tasks))
         codes = np.asarray([_OBJECTIVES.index(task.objective) for task in tasks], np.int32)
         earlier = None
-        if self._search.alternatives > 1:
-            shape = (len(tasks), self._search.alternatives - 1, *self._shape[:2])
+        if self._num_alternatives > 1:
+            shape = (len(tasks), self._num_alternatives - 1, *self._shape[:2])
             earlier = np.zeros(shape, bool)
             for row, task in enumerate(tasks):
                 earlier[row, : len(task.earlier)] = task.earlier or False
@@ -267,7 +249,7 @@ def _problem(request: _Requests, shared: _Shared) -> Problem:
     question = Question(request.targets, shared.contrast)
     prices = None
     if request.allowed is not None:
-        prices = jnp.where(request.allowed, jnp.float32(1.0), jnp.float32(jnp.inf))
+        prices = price_allowed(request.allowed)
     if request.earlier is not None:
         prices = extra_prices(request.earlier) + (1.0 if prices is None else prices)
     return make_problem(key, to_floats(request.pixels), question, request.objectives, prices)
@@ -303,13 +285,12 @@ def _finish(
     generator: Generator,
     *,
     settings: Settings,
-    max_overlap: float,
 ) -> Explanation:
     problem = _problem(request, shared)
     found = finish(state, problem, classifier, generator, settings=settings)
     if request.earlier is None:
         return found
-    return found.replace(status=check_alternative(found, request.earlier, max_overlap))
+    return found.replace(status=check_alternative(found, request.earlier, settings.max_overlap))
 
 
 def _bytes_needed(program: Any) -> int:

@@ -209,7 +209,8 @@ class Explanations(RecordReader):
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
         self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
-        number = self.option("alternatives") or 1
+        stored = self.manifest.get("settings") or {}
+        number = stored.get("alternatives", 1)
         self.results = tuple(n for o in self.objectives for n in name_results(o, number))
         if problem := self._problem(names):
             raise RecordsError(
@@ -217,7 +218,6 @@ class Explanations(RecordReader):
                 f"explanations of this version: {problem}; expected the workdir of python -m "
                 "cfx_jax.main: repeat a run of another version in another --workdir"
             )
-        stored = self.manifest["settings"]
         self.settings = Settings(**stored | {"relaxation": Relaxation(stored["relaxation"])})
 
     def read_result(

@@ -142,7 +142,7 @@ class Jobs(Generic[Tag]):
             name, *others = name_results(objective, self._alternatives)[len(earlier) :]
             results[name][row] = found
             if others and found.status == Status.OK:
-                regions = (*earlier, np.asarray(found.saliency > 0.5))
+                regions = (*earlier, np.asarray(found.region))
                 self._further.append(self._make_task(image, objective, results, row, regions))
                 return
             for other in others:

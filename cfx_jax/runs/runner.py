@@ -23,7 +23,7 @@ from cfx_jax import data, numerics, registry
 from cfx_jax.classifiers import Classifier
 from cfx_jax.config import BatchConfig, Config, ConfigError
 from cfx_jax.data import Examples, load_units, to_floats
-from cfx_jax.fido import Explanation, Status, count_classes
+from cfx_jax.fido import Explanation, Status, count_classes, find_empty
 from cfx_jax.generators import Generator
 from cfx_jax.records import (
     Cost,
@@ -136,8 +136,6 @@ def run(
                         shape,
                         cluster.devices_for(models[0]),
                         config.explain.contrast,
-                        config.explain.alternatives,
-                        config.explain.max_overlap,
                         has_allowed=source.open_allowed is not None,
                     )
                     num_tasks = sum(map(len, units.values())) * len(config.explain.objectives)
@@ -146,7 +144,9 @@ def run(
 
                     def jobs(units: Iterable[tuple[int, range]]) -> _Jobs:
                         loaded = load_units(source, units, shape=shape, resize=resize)
-                        return _name_targets(loaded, models[0], config.explain.contrast)
+                        return _name_targets(
+                            loaded, models[0], config.explain.contrast, settings.mask_size
+                        )
 
                     def on_progress(objective: str, steps: int, value: float) -> None:
                         stop.check()
@@ -269,17 +269,23 @@ def _explain(
 
 
 def _name_targets(
-    loaded: Iterable[Examples], classifier: Classifier, contrast: int | None
+    loaded: Iterable[Examples], classifier: Classifier, contrast: int | None, mask_size: int
 ) -> _Jobs:
     """Yields examples with their images and targets; rejects labels that are no class.
 
-    Logs unreadable images, the check of the classifier and, at the end, the number of targets that
-    equal the contrast.
+    Logs images that are unreadable or without an allowed cell, the check of the classifier and, at
+    the end, the number of targets that equal the contrast.
     """
     num_classes, same = 0, list[str]()
     for examples in loaded:
         for problem in examples.problems:
             _logger.warning("unreadable image, recorded as such: %s", problem)
+        if examples.allowed is not None:
+            for row in examples.readable[find_empty(examples.allowed, mask_size)]:
+                _logger.warning(
+                    "no cell of the mask lies in the allowed pixels of %s, so its region is empty",
+                    examples.ids[row],
+                )
         if examples.readable.size and not num_classes:
             images = to_floats(examples.pixels[:2])
             _check(classifier, images)

@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido import MAX_OVERLAP, Explanation, Problem, Settings, State
+from cfx_jax.fido import Explanation, Problem, Settings, State
 from cfx_jax.generators import Generator, check_key
 from cfx_jax.runs import parallel
-from cfx_jax.runs._devices import Devices, Search
+from cfx_jax.runs._devices import Devices
 from cfx_jax.runs.idle import IdleMeter
 from cfx_jax.runs.jobs import Images, Jobs, Tag, Task
 
@@ -86,8 +86,6 @@ class Solver:
         shape: tuple[int, int, int],
         devices: Sequence[jax.Device] | None = None,
         contrast: int | None = None,
-        alternatives: int = 1,
-        max_overlap: float = MAX_OVERLAP,
         has_allowed: bool = False,
     ) -> None:
         """Copies the models to the devices; nothing is compiled yet.
@@ -102,17 +100,16 @@ class Solver:
             devices: local devices to use; None takes all.
             contrast: class k of the question "why the target rather than k?"; None for the question
                 "why the target?".
-            alternatives: number of regions to search for, see `cfx_jax.fido.alternatives`.
-            max_overlap: largest share of a further region that may lie in an earlier one.
             has_allowed: whether the images come with the pixels that a region may contain.
         """
         self._objectives = list(objectives)
-        self._alternatives = alternatives
+        self._alternatives = settings.alternatives
         self._num_steps = settings.num_steps
         local = devices or jax.local_devices()
-        search = Search(alternatives, max_overlap, has_allowed)
         models = (classifier, generator)
-        self._devices = Devices(check_key(key), models, settings, shape, local, contrast, search)
+        self._devices = Devices(
+            check_key(key), models, settings, shape, local, contrast, has_allowed
+        )
 
     @property
     def num_devices(self) -> int:

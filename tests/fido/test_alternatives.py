@@ -65,11 +65,14 @@ def test_explain_alternatives_reports_the_only_region(black):
     e = explain(left_only, black, alternatives=2)
     assert e.status[0].tolist() == [Status.OK, Status.NO_ALTERNATIVE]
     assert find_patches(e.saliency[0, 0]) == ["left"]
+    assert np.isnan(e.saliency[0, 1]).all()
+    assert (e.top_classes[0, 1] == -1).all()
+    assert not e.region[0, 1].any()
 
 
 @pytest.mark.slow
 def test_explain_alternatives_begins_with_the_explanation_without_them(black):
-    alone, first = explain(either, black), explain(either, black, alternatives=1)
+    alone, first = explain(either, black), explain(either, black, alternatives=2)
     # Prices of 1 are multiplied with each pixel, in another order of operations.
     np.testing.assert_allclose(first.saliency[:, 0], alone.saliency, atol=2e-3)
     assert first.status[:, 0] == alone.status

@@ -127,6 +127,20 @@ def test_run_with_allowed_keeps_regions_inside(photos, tmp_path):
     assert [records.status_name(code) for code in codes] == ["ok"] + ["no_alternative"] * 2
 
 
+def test_run_names_images_without_an_allowed_cell(photos, tmp_path, caplog):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name, brightness in zip(NAMES, [255, 0, 255], strict=True):
+        Image.new("L", (SIZE, SIZE), brightness).save(masks / f"{name}.png")
+    records = run(photos, tmp_path / "run", allowed=masks)
+    named = [r.getMessage() for r in caplog.records if "no cell of the mask" in r.getMessage()]
+    assert named == [
+        "no cell of the mask lies in the allowed pixels of b.jpg, so its region is empty"
+    ]
+    codes = records.read_result("ssr", "status")
+    assert [records.status_name(code) for code in codes] == ["ok", "not_preserved", "ok"]
+
+
 @pytest.mark.slow
 def test_run_with_other_allowed_pixels_is_not_resumed(photos, tmp_path):
     masks = tmp_path / "masks"
