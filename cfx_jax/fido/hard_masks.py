@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import Problem, classify_infilled, keep_map, succeeds
-from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
-from cfx_jax.fido.threshold import ThresholdSearch
+from cfx_jax.fido.settings import NUM_SEARCHES, SEARCH_MASKS, SEARCH_STEPS
+from cfx_jax.fido.threshold import ThresholdSearch, smallest_region
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
@@ -110,7 +110,7 @@ def evaluate_hard_masks(
 def search_and_evaluate(
     search_key: jax.Array,
     key: jax.Array,
-    search: ThresholdSearch,
+    searches: ThresholdSearch,
     problem: Problem,
     classifier: Classifier,
     generator: Generator,
@@ -118,12 +118,12 @@ def search_and_evaluate(
     law: MaskLaw,
     full_infill_key: jax.Array,
 ) -> tuple[jax.Array, HardMaskResult]:
-    """Runs the threshold search on a learnt map, then evaluates the map found, in one loop.
+    """Runs the threshold searches of a learnt map, then evaluates the map found, in one loop.
 
     Args:
-        search_key: random key of the masks of the threshold search.
+        search_key: random key of the masks of the threshold searches.
         key: random key of the masks of the evaluation.
-        search: the threshold search, see `cfx_jax.fido.threshold.start_search`.
+        searches: the threshold searches, see `cfx_jax.fido.threshold.start_searches`.
         problem: the image and its question.
         classifier: the model to explain.
         generator: fills the holes.
@@ -131,32 +131,42 @@ def search_and_evaluate(
         full_infill_key: random key of the fully in-filled images.
 
     Returns:
-        The cells at the threshold found, float32 `[h, w]`, and their `HardMaskResult`.
+        The cells of the smallest region found, float32 `[h, w]`, and their `HardMaskResult`.
     """
     masks = _evaluation_masks(key, NUM_HARD_MASKS, full_infill_key)
     total = len(masks.is_full_infill)
     # The last chunk is padded with repeated masks, which are left out of the result.
     padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SEARCH_MASKS]]), masks)
-    all_masks = jax.tree.map(lambda *a: jnp.concatenate(a), _search_masks(search_key), padded)
+    # Both searches draw the same masks, so that they differ only in the map.
+    of_searches = [_search_masks(search_key)] * NUM_SEARCHES
+    all_masks = jax.tree.map(lambda *a: jnp.concatenate(a), *of_searches, padded)
     chunks = _split_chunks(all_masks, SEARCH_MASKS)
     evaluate = _make_evaluator(problem, classifier, generator, law)
 
     def evaluate_chunk(
         carry: tuple[ThresholdSearch, jax.Array], indexed_chunk: tuple[jax.Array, _MaskBatch]
     ) -> tuple[tuple[ThresholdSearch, jax.Array], jax.Array]:
-        (search, first), (index, chunk) = carry, indexed_chunk
-        is_search = index < SEARCH_STEPS
-        cells = jnp.where(is_search, search.candidate(), search.result())
+        (searches, first), (index, chunk) = carry, indexed_chunk
+        active = index // SEARCH_STEPS
+        search = jax.tree.map(lambda every: every[active], searches)
+        is_search = active < NUM_SEARCHES
+        cells = jnp.where(is_search, search.candidate(), smallest_region(searches))
         infilled, logits = evaluate(keep_map(cells, problem, law), chunk)
         margins = problem.direction * problem.question.logit_margin(logits, classifier)
-        updated = search.update(margins)
-        search = jax.tree.map(lambda new, old: jnp.where(is_search, new, old), updated, search)
-        return (search, jnp.where(index == SEARCH_STEPS, infilled, first)), logits
+        # After the last search, the index is out of range, and nothing is updated.
+        searches = jax.tree.map(
+            lambda every, one: every.at[active].set(one), searches, search.update(margins)
+        )
+        return (searches, jnp.where(index == num_steps, infilled, first)), logits
 
+    num_steps = NUM_SEARCHES * SEARCH_STEPS
     indices, first = jnp.arange(len(chunks.is_full_infill)), jnp.zeros_like(problem.image)
-    (search, infilled), logits = jax.lax.scan(evaluate_chunk, (search, first), (indices, chunks))
-    logits = logits[SEARCH_STEPS:].reshape(len(padded.is_full_infill), -1)[:total]
-    return search.result(), _summarize(infilled, logits, NUM_HARD_MASKS, problem, classifier)
+    carry = searches, first
+    (searches, infilled), logits = jax.lax.scan(evaluate_chunk, carry, (indices, chunks))
+    logits = logits[num_steps:].reshape(len(padded.is_full_infill), -1)[:total]
+    return smallest_region(searches), _summarize(
+        infilled, logits, NUM_HARD_MASKS, problem, classifier
+    )
 
 
 def _evaluation_masks(

@@ -9,9 +9,11 @@ import numpy as np
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 
 SEARCH_STEPS = 6
-"""Steps of the threshold search, which runs if there is a `success_target`."""
+"""Steps of a threshold search, which runs if there is a `success_target`."""
 SEARCH_MASKS = 8
-"""Hard masks drawn in each step of the threshold search."""
+"""Hard masks drawn in each step of a threshold search."""
+NUM_SEARCHES = 2
+"""Threshold searches: of the learnt map and of its connected map."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +228,7 @@ class Settings:
 
     def count_evaluations(self, num_steps: float) -> float:
         """Returns `num_evaluations` for another number of steps, such as a mean over images."""
-        num_search = SEARCH_STEPS * SEARCH_MASKS if self.success_target else 0
+        num_search = NUM_SEARCHES * SEARCH_STEPS * SEARCH_MASKS if self.success_target else 0
         return num_steps * self.num_samples + num_search
 
 
@@ -236,7 +238,7 @@ def _is_finite(value: Any) -> bool:
     return is_number and not isinstance(value, bool) and math.isfinite(value)
 
 
-# The smallest region that reaches the success target, in 288 evaluations.
+# The smallest region that reaches the success target, in 336 evaluations.
 _REGION = Settings(
     num_steps=120,
     num_samples=2,

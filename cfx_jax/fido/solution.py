@@ -25,7 +25,7 @@ from cfx_jax.fido.masks import smooth_cells
 from cfx_jax.fido.objective import Problem, evidence, noise_key, penalty, restrict
 from cfx_jax.fido.optimisation import State, add_prior, advance, init, is_done
 from cfx_jax.fido.settings import Settings
-from cfx_jax.fido.threshold import start_search
+from cfx_jax.fido.threshold import start_searches
 from cfx_jax.generators import Generator
 
 
@@ -63,9 +63,11 @@ def finish(
     question = problem.question
     if settings.success_target:
         logit_margin = question.logit_margin(original, classifier)
-        search = start_search(cells, problem.direction, logit_margin, settings)
+        searches = start_searches(
+            restrict(cells, problem, law), problem.direction, logit_margin, settings
+        )
         cells, evaluation = search_and_evaluate(
-            search_key, evaluation_key, search, *task, law=law, full_infill_key=full_infill_key
+            search_key, evaluation_key, searches, *task, law=law, full_infill_key=full_infill_key
         )
         cells = restrict(cells, problem, law)
     else:

@@ -12,6 +12,11 @@ hard masks (`success_target`) succeeds with a reserve: the logit margin of the t
 another class (SDR) exceeds `confidence` times the logit margin of the original image, or times
 `margin_cap` if that is smaller. `cfx_jax.fido.hard_masks` draws the masks.
 
+Where either of two parts of the image suffices, the region of a map may contain one of them and the
+most important pixels of the other, which then add nothing. The search is therefore repeated with
+the map of `connect`, whose regions all consist of one part, and the smaller region of the two is
+taken, see `smallest_region`.
+
 Differs from the published code, which has a fixed price and uses the learnt map unchanged.
 """
 
@@ -94,19 +99,24 @@ class ThresholdSearch:
         happens, for example, if the in-fill alone is predicted as the target, so that SDR cannot
         flip the prediction.
         """
-        is_costly = self.high - self.high_without_reserve > _MAX_RESERVE_SHIFT
-        return self._shift_cells(
-            jnp.where(is_costly, self.high_without_reserve + _MAX_RESERVE_SHIFT / 2.0, self.high)
-        )
+        small_reserve = self.high_without_reserve + _MAX_RESERVE_SHIFT / 2.0
+        return self._shift_cells(jnp.where(self._is_costly(), small_reserve, self.high))
+
+    def has_reached(self) -> jax.Array:
+        """Returns whether `result` is a map that reached the target with the reserve, bool."""
+        return (self.high < _MAX_SHIFT) & ~self._is_costly()
+
+    def _is_costly(self) -> jax.Array:
+        return self.high - self.high_without_reserve > _MAX_RESERVE_SHIFT
 
     def _shift_cells(self, shift: jax.Array) -> jax.Array:
         return self.settings.sharpness * (self.cells + self.direction * shift)
 
 
-def start_search(
+def start_searches(
     cells: jax.Array, direction: jax.Array, original: jax.Array, settings: Settings
 ) -> ThresholdSearch:
-    """Starts the threshold search for a learnt map.
+    """Starts the threshold searches for a learnt map and for its connected map.
 
     Args:
         cells: float32 `[h, w]`, logits of keeping each cell.
@@ -115,8 +125,57 @@ def start_search(
         settings: provides the success target, the confidence, `margin_cap` and the sharpness.
 
     Returns:
-        The search over the full interval.
+        The two searches over the full interval, with a leading axis `NUM_SEARCHES`.
     """
-    low, high = (jnp.asarray(end, jnp.float32) for end in (-_MAX_SHIFT, _MAX_SHIFT))
+    maps = jnp.stack([cells, direction * connect(direction * cells)])
     reserve = settings.confidence * jnp.minimum(settings.margin_cap, jnp.abs(original))
-    return ThresholdSearch(cells, direction, reserve, low, high, high, settings)
+    low, high, reserves, directions = (
+        jnp.full(len(maps), value, jnp.float32)
+        for value in (-_MAX_SHIFT, _MAX_SHIFT, reserve, direction)
+    )
+    return ThresholdSearch(maps, directions, reserves, low, high, high, settings)
+
+
+def connect(importance: jax.Array) -> jax.Array:
+    """Lowers a map so that the cells above any threshold form one part around the maximum.
+
+    Formula: the value of a cell is the largest, over all paths from the maximum to this cell, of
+    the smallest value on the path. Neighbours touch at a side or a corner. This is the
+    morphological reconstruction of the map from its maximum by dilation (Vincent, IEEE Transactions
+    on Image Processing 1993).
+
+    Args:
+        importance: float32 `[h, w]`.
+
+    Returns:
+        float32 `[h, w]`, at most `importance`; the same where the map has one peak.
+    """
+
+    def dilate(reached: jax.Array) -> jax.Array:
+        widest = jax.lax.reduce_window(reached, -jnp.inf, jax.lax.max, (3, 3), (1, 1), "SAME")
+        return jnp.minimum(importance, widest)
+
+    def grows(maps: tuple[jax.Array, jax.Array]) -> jax.Array:
+        before, reached = maps
+        return jnp.any(reached > before)
+
+    start = jnp.where(importance == jnp.max(importance), importance, -jnp.inf)
+    maps = jax.lax.while_loop(
+        grows, lambda maps: (maps[1], dilate(maps[1])), (start, dilate(start))
+    )
+    return maps[1]
+
+
+def smallest_region(searches: ThresholdSearch) -> jax.Array:
+    """Returns the map of the search that found the smaller region, float32 `[h, w]`.
+
+    It is that of the connected map if this search has reached the target, and its region is not
+    larger.
+
+    Args:
+        searches: the two searches of `start_searches` after their last `update`.
+    """
+    learnt, connected = maps = jax.vmap(ThresholdSearch.result)(searches)
+    areas = jnp.sum(searches.direction[:, None, None] * maps > 0, axis=(1, 2))
+    is_smaller = searches.has_reached()[1] & (areas[1] <= areas[0])
+    return jnp.where(is_smaller, connected, learnt)

@@ -1,5 +1,7 @@
 """The adapted price and the threshold search, on classifiers that need a known area."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
 from cfx_jax.fido.objective import make_problem
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
-from cfx_jax.fido.threshold import start_search
+from cfx_jax.fido.threshold import ThresholdSearch, connect, smallest_region, start_searches
 
 SIZE = 32
 KEY = jax.random.key(0)
@@ -34,13 +36,13 @@ def find_threshold_alone(cells, problem, classifier, generator, settings):
     """As `finish` does with the image's own logits."""
     original = classifier.apply(classifier.params, problem.image[None])[0]
     logit_margin = problem.question.logit_margin(original, classifier)
-    search = start_search(cells, problem.direction, logit_margin, settings)
+    searches = start_searches(cells, problem.direction, logit_margin, settings)
     keys = jax.random.split(KEY)
-    arguments = problem, classifier, generator
-    law = settings.mask_law
-    return search_and_evaluate(KEY, keys[0], search, *arguments, law=law, full_infill_key=keys[1])[
-        0
-    ]
+    found = search_and_evaluate(
+        KEY, keys[0], searches, problem, classifier, generator, law=settings.mask_law,
+        full_infill_key=keys[1],
+    )  # fmt: skip
+    return found[0]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -147,21 +149,75 @@ def test_assign_status_shows_whether_the_target_is_met(target, status, black):
 def test_settings_num_evaluations_includes_the_search():
     assert get_settings("fast").num_evaluations == 240
     region = get_settings("region", num_steps=10, num_samples=2)
-    assert region.num_evaluations == 20 + 6 * 8
-    assert get_settings("region").num_evaluations <= 300
+    assert region.num_evaluations == 20 + 2 * 6 * 8
+    assert get_settings("region").num_evaluations == 336
 
 
 @pytest.mark.parametrize("reached", [[3.0] * 8, [0.2] * 8, [-1.0] * 8, [3.0] * 7 + [-1.0]])
 def test_search_update_halves_the_interval(reached):
     """The level moves towards more pixels when too few masks suffice; 7 of 8 is below 0.9."""
     settings = get_settings("region")
-    search = start_search(jnp.zeros((2, 2)), jnp.float32(1.0), jnp.float32(2.0), settings)
-    assert float(search.reserve) == 0.5
+    search = ThresholdSearch(
+        jnp.zeros((2, 2)), *map(jnp.float32, (1.0, 0.5, -8.0, 8.0, 8.0)), settings
+    )
     after = search.update(jnp.asarray(reached))
     expected = (-8.0, 0.0) if reached == [3.0] * 8 else (0.0, 8.0)
     assert (float(after.low), float(after.high)) == expected
     assert float(after.high_without_reserve) == (0.0 if min(reached) > 0 else 8.0)
     np.testing.assert_allclose(after.candidate(), 8.0 * np.full((2, 2), sum(expected) / 2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_connect_equals_the_part_around_the_maximum_at_each_threshold(seed):
+    cells = np.random.default_rng(seed).normal(size=(13, 17)).astype(np.float32)
+    expected = np.zeros_like(cells)
+    for threshold in np.sort(cells, axis=None):
+        parts = ndimage.label(cells >= threshold, np.ones((3, 3)))[0]
+        expected[parts == parts.flat[cells.argmax()]] = threshold
+    np.testing.assert_array_equal(connect(jnp.asarray(cells)), expected)
+
+
+def test_connect_leaves_one_part_above_any_threshold():
+    """Two peaks in a plain: the lower one is cut down to the plain."""
+    cells = np.zeros((9, 9), np.float32)
+    cells[1:4, 1:4], cells[6:8, 6:8] = 3.0, 2.0
+    found = np.asarray(connect(jnp.asarray(cells)))
+    np.testing.assert_array_equal(found, np.where(cells == 3.0, 3.0, 0.0))
+    path = cells.copy()
+    path[4, 4] = path[5, 5] = 1.0  # Joins the peaks at their corners.
+    np.testing.assert_array_equal(connect(jnp.asarray(path)), np.where(path == 2.0, 1.0, path))
+
+
+def test_connect_ends_with_values_that_are_not_finite():
+    found = jax.jit(jax.vmap(connect))(jnp.asarray([[[jnp.nan, 1.0]], [[2.0, 1.0]]]))
+    np.testing.assert_array_equal(found[1], [[2.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("highs", "plain_highs", "is_connected"),
+    [
+        # Peaks of 3 and 2, at 4 cells each, in a plain of -1.
+        ((-1.0, -1.0), (-1.0, -1.0), True),  # Half of the area.
+        ((-1.0, 8.0), (-1.0, 8.0), False),  # One peak does not suffice.
+        ((-1.0, 2.0), (-1.0, 2.0), False),  # Only with the plain.
+        ((8.0, 0.5), (8.0, 0.5), True),  # The learnt map has not reached the target.
+        ((-1.0, -1.0), (-1.0, -6.0), False),  # The reserve takes a shift of more than four.
+    ],
+)
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_smallest_region_takes_one_part_where_it_suffices(
+    highs, plain_highs, is_connected, direction
+):
+    importance = jnp.full((6, 6), -1.0).at[:2, :2].set(3.0).at[4:, 4:].set(2.0)
+    searches = start_searches(
+        direction * importance, jnp.float32(direction), jnp.float32(2.0), get_settings("region")
+    )
+    done = dataclasses.replace(
+        searches, high=jnp.asarray(highs), high_without_reserve=jnp.asarray(plain_highs)
+    )
+    kept = direction * smallest_region(done) > 0
+    assert bool(kept[0, 0])
+    assert bool(kept[5, 5]) != is_connected
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
@@ -172,10 +228,10 @@ def test_search_and_evaluate_scores_the_map_found(objective, black):
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     arguments, law = (problem, classifier, black), settings.mask_law
-    search = start_search(slope, problem.direction, jnp.float32(6.0), settings)
+    searches = start_searches(slope, problem.direction, jnp.float32(6.0), settings)
     keys = jax.random.split(KEY, 3)
     cells, result = search_and_evaluate(
-        keys[0], keys[1], search, *arguments, law=law, full_infill_key=keys[2]
+        keys[0], keys[1], searches, *arguments, law=law, full_infill_key=keys[2]
     )
     pixels = law.keep_map(cells, (SIZE, SIZE))
     alone = evaluate_hard_masks(
