@@ -44,9 +44,9 @@ def solve_alternatives(
         settings: the hyper-parameters of each search; `alternatives` is their number K.
 
     Returns:
-        An `Explanation` with a leading axis K, in the order of the searches; without it if K is 1.
-        The first is that of `solve`. A search that found no alternative has the status
-        `NO_ALTERNATIVE` and NaN in all fields, and so have those after it.
+        An `Explanation` with a leading axis K, the smallest region first; without this axis if K is
+        1. One of them is that of `solve`. A search that found no alternative, and those after it,
+        have the status `NO_ALTERNATIVE` and NaN in all fields; they come last.
     """
     if settings.alternatives == 1:
         return solve(problem, classifier, generator, settings=settings)
@@ -66,7 +66,10 @@ def solve_alternatives(
         return (earlier, found.status != Status.OK), found
 
     start = jnp.zeros((settings.alternatives, *prices.shape), bool), jnp.zeros((), bool)
-    return jax.lax.scan(search, start, jnp.arange(settings.alternatives))[1]
+    found = jax.lax.scan(search, start, jnp.arange(settings.alternatives))[1]
+    area = jnp.mean(found.region, axis=(1, 2))
+    area = jnp.where(found.status == Status.NO_ALTERNATIVE, jnp.inf, area)
+    return jax.tree.map(lambda leaf: leaf[jnp.argsort(area, stable=True)], found)
 
 
 def extra_prices(earlier: jax.Array) -> jax.Array:

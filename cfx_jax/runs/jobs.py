@@ -50,7 +50,7 @@ class Task:
     image: Images
     objective: str
     deliver: Callable[[Explanation], None]
-    earlier: tuple[np.ndarray, ...] = ()
+    earlier: Sequence[np.ndarray] = ()
     steps: int = 0
     steps_started: int = 0
     is_learnt: bool = False
@@ -136,16 +136,24 @@ class Jobs(Generic[Tag]):
         objective: str,
         results: _Results,
         row: int,
-        earlier: tuple[np.ndarray, ...] = (),
+        earlier: tuple[Explanation, ...] = (),
     ) -> Task:
         def deliver(found: Explanation) -> None:
-            name, *others = name_results(objective, self._alternatives)[len(earlier) :]
-            results[name][row] = found
-            if others and found.status == Status.OK:
-                regions = (*earlier, np.asarray(found.region))
-                self._further.append(self._make_task(image, objective, results, row, regions))
+            every = (*earlier, found)
+            names = name_results(objective, self._alternatives)
+            if len(every) < len(names) and found.status == Status.OK:
+                self._further.append(self._make_task(image, objective, results, row, every))
                 return
-            for other in others:
-                results[other][row] = found.replace(status=np.int32(Status.NO_ALTERNATIVE))
+            if len(names) > 1:
+                none = found.replace(status=np.int32(Status.NO_ALTERNATIVE))
+                every += (none,) * (len(names) - len(every))
+                every = tuple(sorted(every, key=_rank))
+            for name, one in zip(names, every, strict=True):
+                results[name][row] = one
 
-        return Task(image, objective, deliver, earlier)
+        return Task(image, objective, deliver, [np.asarray(one.region) for one in earlier])
+
+
+def _rank(found: Explanation) -> tuple[bool, float]:
+    """Returns the key by which the results of an image are sorted: the smallest region first."""
+    return bool(found.status == Status.NO_ALTERNATIVE), float(np.mean(found.region))

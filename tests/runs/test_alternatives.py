@@ -57,12 +57,18 @@ def run(folder, workdir, allowed="", **explain):
     return Explanations(workdir)
 
 
+def read_region(records, name, row):
+    """Returns the region of a result, bool `[H, W]`."""
+    logits = records.read_result(name, "mask_logits")[row].astype(np.float32)
+    keep = records.settings.mask_law.upsample_keep(jnp.asarray(logits), (SIZE, SIZE))
+    return np.asarray(keep > 0.5)
+
+
 def find_patches(records, name, row):
     """Names the patches of which the region of a result covers more than half."""
-    logits = records.read_result(name, "mask_logits")[row].astype(np.float32)
-    region = records.settings.mask_law.upsample_keep(jnp.asarray(logits), (SIZE, SIZE)) > 0.5
+    region = read_region(records, name, row)
     patches = {"left": LEFT, "right": RIGHT}
-    return [side for side, patch in patches.items() if np.asarray(region)[patch].mean() > 0.5]
+    return [side for side, patch in patches.items() if region[patch].mean() > 0.5]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,8 @@ def test_run_with_alternatives_records_each_region(several):
     for row in range(len(NAMES)):
         found = [find_patches(several, name, row) for name in ("ssr", "ssr_2")]
         assert sorted(found) == [["left"], ["right"]]
+        first, second = (read_region(several, name, row).sum() for name in ("ssr", "ssr_2"))
+        assert first <= second
     names = [several.status_name(code) for code in several.read_result("ssr_3", "status")]
     assert names == ["no_alternative"] * 3
     assert np.isnan(several.read_result("ssr_3", "mask_logits")).all()
