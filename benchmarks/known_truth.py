@@ -12,7 +12,8 @@ follows by enumerating these numbers.
 
 Columns:
     area/least: area of the region (saliency above 1/2) divided by that of the smallest set, median.
-    mean: mean of the same ratio.
+    reserve: the same, for the smallest set with the logit margin that `confidence` requires.
+    mean: mean of area/least.
     on parts: share of the region that lies on discs that the class depends on.
     success: share of images whose region keeps (SSR) or flips (SDR) the prediction.
     OK: share of explanations with this status.
@@ -38,6 +39,7 @@ import numpy as np
 from scipy.special import expit
 
 from cfx_jax import Classifier, Explanation, Status, explain_both, load_generator
+from cfx_jax.fido import Settings, get_settings
 
 COLOURS = {
     "red": (0.9, 0.1, 0.1),
@@ -104,15 +106,19 @@ class World(NamedTuple):
         parts: bool `[N, P, H, W]`, the discs that the class depends on.
         classifier: the analytic classifier; class 0 is the class of the case.
         least: number of pixels of the smallest set, by objective.
+        least_with_reserve: the same, of the smallest set whose logit margin exceeds the reserve.
     """
 
     images: jax.Array
     parts: np.ndarray
     classifier: Classifier
     least: dict[str, int]
+    least_with_reserve: dict[str, int]
 
 
-def make_world(name: str, num_images: int, size: int, seed: int = 0) -> World:
+def make_world(
+    name: str, num_images: int, size: int, seed: int = 0, settings: Settings | None = None
+) -> World:
     """Draws the images of a case and enumerates its smallest sets.
 
     Args:
@@ -120,6 +126,7 @@ def make_world(name: str, num_images: int, size: int, seed: int = 0) -> World:
         num_images: number of images N.
         size: side of the images, in pixels.
         seed: seed of the positions and backgrounds.
+        settings: determine the reserve; None = no reserve.
 
     Returns:
         The `World`.
@@ -131,7 +138,11 @@ def make_world(name: str, num_images: int, size: int, seed: int = 0) -> World:
     images, parts = (np.stack(arrays) for arrays in zip(*drawn, strict=True))
     total = size * size if name == "texture" else int(disc.sum())
     classifier = _make_classifier(case, total, is_texture=name == "texture")
-    return World(jnp.asarray(images), parts, classifier, _enumerate_least(case, total, name))
+    least = (
+        _enumerate_least(case, total, name, 0.0),
+        _enumerate_least(case, total, name, 0.0 if settings is None else _reserve(settings)),
+    )
+    return World(jnp.asarray(images), parts, classifier, *least)
 
 
 def _disc(size: int, area: float) -> np.ndarray:
@@ -194,7 +205,7 @@ def _make_classifier(case: Case, total: int, *, is_texture: bool) -> Classifier:
         distance = jnp.sqrt(jnp.square(images[..., None, :] - colours).sum(-1) + 1e-8)
         counts = jax.nn.sigmoid(40.0 * (0.3 - distance)).sum((1, 2))
         present = case.presence(_presence(counts / total, is_texture, jax.nn.sigmoid).T)
-        return jnp.stack([8.0 * present - 4.0, jnp.zeros(len(images))], axis=-1)
+        return jnp.stack([_margin(present), jnp.zeros(len(images))], axis=-1)
 
     return Classifier(params=(), apply=apply, name="colours")
 
@@ -203,7 +214,17 @@ def _presence(shares: Any, is_texture: bool, sigmoid: Callable[[Any], Any]) -> A
     return sigmoid(_STEEPNESS * (shares - (_TEXTURE_SHARE if is_texture else _PRESENT)))
 
 
-def _enumerate_least(case: Case, total: int, name: str) -> dict[str, int]:
+def _margin(present: Any) -> Any:
+    """Returns the logit margin of the class, -4 to 4."""
+    return 8.0 * present - 4.0
+
+
+def _reserve(settings: Settings) -> float:
+    """Returns the logit margin that a region has to exceed; that of the whole image is 4."""
+    return settings.confidence * min(settings.margin_cap, 4.0)
+
+
+def _enumerate_least(case: Case, total: int, name: str, reserve: float) -> dict[str, int]:
     """Finds the size of the smallest sets by enumerating the number of pixels kept of each disc."""
     count = max(1, len(case.discs))
     step = -(-total // int(_MAX_COMBINATIONS ** (1 / count)))
@@ -211,8 +232,11 @@ def _enumerate_least(case: Case, total: int, name: str) -> dict[str, int]:
     present = case.presence(
         np.stack([_presence(g / total, name == "texture", expit) for g in grids])
     )
-    is_decided, kept = present > 0.5, np.sum(grids, axis=0)
-    return {"ssr": int(kept[is_decided].min()), "sdr": total * count - int(kept[~is_decided].max())}
+    margin, kept = _margin(present), np.sum(grids, axis=0)
+    return {
+        "ssr": int(kept[margin > reserve].min()),
+        "sdr": total * count - int(kept[margin <= -reserve].max()),
+    }
 
 
 class Row(NamedTuple):
@@ -220,7 +244,8 @@ class Row(NamedTuple):
 
     Attributes:
         ratio: area of the region divided by the area of the smallest set, median.
-        mean_ratio: mean of the same ratio.
+        ratio_with_reserve: the same, for the smallest set with the reserve.
+        mean_ratio: mean of `ratio`.
         on_parts: share of the region that lies on discs that the class depends on, mean.
         region_success: share of regions that keep (SSR) or flip (SDR) the prediction.
         ok: share of explanations with status `OK`.
@@ -230,6 +255,7 @@ class Row(NamedTuple):
     """
 
     ratio: float
+    ratio_with_reserve: float
     mean_ratio: float
     on_parts: float
     region_success: float
@@ -266,6 +292,7 @@ def measure(
     ratio = area / world.least[objective]
     return Row(
         ratio=float(np.median(ratio)),
+        ratio_with_reserve=float(np.median(area / world.least_with_reserve[objective])),
         mean_ratio=float(ratio.mean()),
         on_parts=float(on_parts.mean()),
         region_success=float(success.mean()),
@@ -295,7 +322,7 @@ def run(
     """Explains the images of each case with each mode; yields mode, case, objective and figures."""
     generator = load_generator("grey")
     for mode, name in itertools.product(modes, cases):
-        world = make_world(name, num_images, size)
+        world = make_world(name, num_images, size, settings=get_settings(mode, **changes))
         noise = np.random.default_rng(1).uniform(-1, 1, world.images.shape) / 255
         noisy_images = (world.images + noise).clip(0, 1)
         *found, noisy = (
@@ -328,6 +355,7 @@ def main() -> None:
     changes = {k: ast.literal_eval(v) for k, _, v in (c.partition("=") for c in arguments.changes)}
     columns = (
         "area/least",
+        "reserve",
         "mean",
         "on parts",
         "success",
