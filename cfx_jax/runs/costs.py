@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cfx_jax.fido import Status, name_results
 from cfx_jax.records import Cost, Costs, Storage
 from cfx_jax.runs.explanations import Explanations
 
@@ -16,7 +17,7 @@ def describe_cost(run: Explanations) -> str:
         run: reader of the run, finished or not.
 
     Returns:
-        A line such as `400 images, 2.8 images/s, 143 device-seconds, 288 evaluations an image`;
+        A line such as `400 images, 2.8 images/s, 143 device-seconds, 336 evaluations an image`;
         only its last part, or "", if no time is known.
     """
     # An image with several classes to explain gives several examples.
@@ -44,9 +45,20 @@ def _times(run: Explanations, what: str) -> list[str]:
 
 def _evaluations(run: Explanations) -> int:
     """Returns the evaluations per example, a mean where images may stop early."""
-    taken = [float(run.settings.num_steps)] * len(run.results)
+    return round(sum(_evaluations_of(run, objective) for objective in run.objectives))
+
+
+def _evaluations_of(run: Explanations, objective: str) -> float:
+    names = name_results(objective, run.settings.alternatives)
+    steps = float(run.settings.num_steps)
     if run.has_steps:
-        columns = [run.read_result(objective, "steps") for objective in run.results]
-        # Examples that are not computed or unreadable have no steps.
-        taken = [float(np.mean(c[c > 0])) if (c > 0).any() else 0.0 for c in columns]
-    return round(sum(run.settings.count_evaluations(steps) for steps in taken))
+        # Examples that are not computed or unreadable, and regions not found, have no steps.
+        taken = np.concatenate([run.read_result(name, "steps") for name in names])
+        steps = float(np.mean(taken[taken > 0])) if (taken > 0).any() else 0.0
+    searches: float = len(names)
+    if searches > 1 and run.complete.any():
+        statuses = np.stack([run.read_result(name, "status") for name in names])[:, run.complete]
+        # The last search is the first one that found no region.
+        found = np.sum(statuses == Status.OK, axis=0)
+        searches = float(np.mean(np.minimum(found + 1, len(names))))
+    return searches * run.settings.count_evaluations(steps)

@@ -12,6 +12,7 @@ from cfx_jax.report import export
 from cfx_jax.report.page import summary, write_report
 from cfx_jax.runs import runner
 from cfx_jax.runs.checking import describe_progress, find_problems
+from cfx_jax.runs.costs import describe_cost
 from cfx_jax.runs.explanations import Explanations
 
 SIZE = 24
@@ -111,6 +112,9 @@ def test_records_commands_describe_each_result(several):
     text = describe_progress(several.location)
     assert "SSR 2: 3 ok" in text
     assert "SSR 3: 3 no_alternative" in text
+    settings = several.settings
+    # Three searches for each image, the last of which finds nothing.
+    assert f"{3 * settings.num_evaluations:,} evaluations an image" in describe_cost(several)
     assert not list(find_problems(several.location))
     assert [line.split()[3:5] for line in summary(several.location).splitlines()[2:4]] == [
         ["SSR", "98.2"], ["SSR", "2"],
@@ -133,6 +137,15 @@ def test_run_with_allowed_keeps_regions_inside(photos, tmp_path):
     assert find_patches(records, "ssr", 2) == ["left"]
     codes = records.read_result("ssr_2", "status")
     assert [records.status_name(code) for code in codes] == ["ok"] + ["no_alternative"] * 2
+
+
+def test_describe_cost_counts_the_searches_made(photos, tmp_path):
+    """Of three images, two have one region and one has two; the third search is left out."""
+    records = run(photos, tmp_path / "run", allowed=photos / "masks", alternatives=3)
+    found = sum((records.read_result(name, "status") == 0).sum() for name in records.results)
+    assert found == 4
+    mean = round((3 + 2 + 2) / 3 * records.settings.num_evaluations)
+    assert f"{mean:,} evaluations an image" in describe_cost(records)
 
 
 def test_run_names_images_without_an_allowed_cell(photos, tmp_path, caplog):

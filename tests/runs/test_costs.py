@@ -25,7 +25,7 @@ ALL = {0: Cost(2.0, 2, 1), 1: Cost(1.5, 2, 1), 2: Cost(0.5, 2, 1)}
     ("settings", "explain", "costs", "line"),
     [
         ({"success_target": 0.9}, {}, ALL,
-         "5 images, 1.2 images/s, 8 device-seconds, 576 evaluations an image"),
+         "5 images, 1.2 images/s, 8 device-seconds, 672 evaluations an image"),
         ({}, {"top_classes": 3}, ALL,
          "5 examples, 1.2 examples/s, 8 device-seconds, 480 evaluations an example"),
         # Two processes at once, then one alone with more devices.
