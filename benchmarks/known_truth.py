@@ -221,7 +221,7 @@ def _margin(present: Any) -> Any:
 
 def _reserve(settings: Settings) -> float:
     """Returns the logit margin that a region has to exceed; that of the whole image is 4."""
-    return settings.confidence * min(settings.margin_cap, 4.0)
+    return settings.confidence * min(settings.margin_cap or 4.0, 4.0)
 
 
 def _enumerate_least(case: Case, total: int, name: str, reserve: float) -> dict[str, int]:
@@ -235,7 +235,7 @@ def _enumerate_least(case: Case, total: int, name: str, reserve: float) -> dict[
     margin, kept = _margin(present), np.sum(grids, axis=0)
     return {
         "ssr": int(kept[margin > reserve].min()),
-        "sdr": total * count - int(kept[margin <= -reserve].max()),
+        "sdr": total * count - int(kept[margin < -reserve].max()),
     }
 
 

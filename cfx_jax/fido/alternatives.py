@@ -46,11 +46,13 @@ def solve_alternatives(
     Returns:
         An `Explanation` with a leading axis K, the smallest region first; without this axis if K is
         1. One of them is that of `solve`. A search that found no alternative, and those after it,
-        have the status `NO_ALTERNATIVE` and NaN in all fields; they come last.
+        have the status `NO_ALTERNATIVE` and zeros in all fields; they come last.
     """
     if settings.alternatives == 1:
         return solve(problem, classifier, generator, settings=settings)
-    prices = jnp.ones(problem.image.shape[:2]) if problem.prices is None else problem.prices
+    prices = (
+        jnp.ones(problem.image.shape[:2], jnp.float32) if problem.prices is None else problem.prices
+    )
 
     def search(
         carry: tuple[jax.Array, jax.Array], index: jax.Array
@@ -59,17 +61,18 @@ def solve_alternatives(
         again = problem._replace(prices=prices + extra_prices(earlier))
         found = solve(again, classifier, generator, settings=settings)
         status = check_alternative(found, earlier, settings.max_overlap)
-        is_none = is_over & (status != Status.NON_FINITE)
-        status = jnp.where(is_none, Status.NO_ALTERNATIVE, status)
-        found = blank(found.replace(status=status), status == Status.NO_ALTERNATIVE)
+        status = jnp.where(is_over, Status.NO_ALTERNATIVE, status)
+        found = blank(found.replace(status=status), status == Status.NO_ALTERNATIVE, 0.0)
         earlier = earlier.at[index].set(found.region)
-        return (earlier, found.status != Status.OK), found
+        return (earlier, (status != Status.OK) | ~jnp.any(found.region)), found
 
     start = jnp.zeros((settings.alternatives, *prices.shape), bool), jnp.zeros((), bool)
     found = jax.lax.scan(search, start, jnp.arange(settings.alternatives))[1]
     area = jnp.mean(found.region, axis=(1, 2))
-    area = jnp.where(found.status == Status.NO_ALTERNATIVE, jnp.inf, area)
-    return jax.tree.map(lambda leaf: leaf[jnp.argsort(area, stable=True)], found)
+    # An area is at most 1. Failed searches come after the regions, and after them those left out.
+    rank = jnp.where(found.status == Status.OK, area, 2.0)
+    rank = jnp.where(found.status == Status.NO_ALTERNATIVE, 3.0, rank)
+    return jax.tree.map(lambda leaf: leaf[jnp.argsort(rank, stable=True)], found)
 
 
 def extra_prices(earlier: jax.Array) -> jax.Array:
@@ -96,9 +99,11 @@ def check_alternative(found: Explanation, earlier: jax.Array, max_overlap: float
         max_overlap: largest share of the region that may lie in one earlier region.
 
     Returns:
-        The status as found, or `NO_ALTERNATIVE` if a further region fails or overlaps too much.
+        The status as found, or `NO_ALTERNATIVE` if a further region fails, is empty or overlaps
+        too much.
     """
     shared = jnp.max(jnp.sum(earlier & found.region, axis=(1, 2)))
-    fails = (found.status != Status.OK) | (shared > max_overlap * jnp.sum(found.region))
+    area = jnp.sum(found.region)
+    fails = (found.status != Status.OK) | (shared > max_overlap * area) | (area == 0)
     is_none = jnp.any(earlier) & fails & (found.status != Status.NON_FINITE)
     return jnp.where(is_none, Status.NO_ALTERNATIVE, found.status).astype(jnp.int32)

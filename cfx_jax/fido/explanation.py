@@ -281,13 +281,15 @@ def assign_status(
         ],
         Status.OK,
     )
-    return blank(result.replace(status=status.astype(jnp.int32)), ~finite)
+    return blank(result.replace(status=status.astype(jnp.int32)), ~finite, jnp.nan)
 
 
-def blank(result: Explanation, is_blank: jax.Array) -> Explanation:
-    """Returns the explanation, or, if `is_blank`, one with NaN in all fields of type float32."""
-    shown = jax.tree.map(
-        lambda leaf: jnp.where(is_blank, jnp.nan, leaf) if leaf.dtype == jnp.float32 else leaf,
-        result,
-    )
+def blank(result: Explanation, is_blank: jax.Array, value: float) -> Explanation:
+    """Returns the explanation, or, if `is_blank`, one with a value in all fields of floats."""
+
+    def fill(leaf: jax.Array) -> jax.Array:
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(is_blank, value, leaf) if is_float else leaf
+
+    shown = jax.tree.map(fill, result)
     return shown.replace(top_classes=jnp.where(is_blank, -1, result.top_classes))

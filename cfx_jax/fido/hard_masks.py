@@ -150,7 +150,7 @@ def search_and_evaluate(
         active = index // SEARCH_STEPS
         search = jax.tree.map(lambda every: every[active], searches)
         is_search = active < NUM_SEARCHES
-        cells = jnp.where(is_search, search.candidate(), smallest_region(searches))
+        cells = jnp.where(is_search, search.candidate(), smallest_region(searches, size))
         infilled, logits = evaluate(keep_map(cells, problem, law), chunk)
         margins = problem.direction * problem.question.logit_margin(logits, classifier)
         # After the last search, the index is out of range, and nothing is updated.
@@ -159,12 +159,13 @@ def search_and_evaluate(
         )
         return (searches, jnp.where(index == num_steps, infilled, first)), logits
 
+    size = problem.image.shape[0], problem.image.shape[1]
     num_steps = NUM_SEARCHES * SEARCH_STEPS
     indices, first = jnp.arange(len(chunks.is_full_infill)), jnp.zeros_like(problem.image)
     carry = searches, first
     (searches, infilled), logits = jax.lax.scan(evaluate_chunk, carry, (indices, chunks))
     logits = logits[num_steps:].reshape(len(padded.is_full_infill), -1)[:total]
-    return smallest_region(searches), _summarize(
+    return smallest_region(searches, size), _summarize(
         infilled, logits, NUM_HARD_MASKS, problem, classifier
     )
 

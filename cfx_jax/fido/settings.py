@@ -223,7 +223,7 @@ class Settings:
 
     @property
     def num_evaluations(self) -> int:
-        """Largest number of evaluations of an image, without the hard-mask evaluation."""
+        """Largest number of evaluations of one search, without the hard-mask evaluation."""
         return round(self.count_evaluations(self.num_steps))
 
     def count_evaluations(self, num_steps: float) -> float:
@@ -253,7 +253,7 @@ _REGION = Settings(
     margin_cap=2.0,
     success_target=0.9,
     sharpness=8.0,
-    confidence=0.25,
+    confidence=1.0,
     warm_start_steps=30,
     prior_weight=0.4,
     fixed_noise=True,

@@ -26,6 +26,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from cfx_jax.fido.masks import upsample
 from cfx_jax.fido.settings import Settings
 
 # Largest shift of the logits in either direction, before they are sharpened.
@@ -34,6 +35,8 @@ _MAX_SHIFT = 8.0
 # only the whole image has this margin, half of this limit is added to the shift found without the
 # reserve.
 _MAX_RESERVE_SHIFT = 4.0
+# Largest relative change of a logit that ranks the cells of equal values in a connected map.
+_RANKING = 0.1
 
 
 @flax.struct.dataclass
@@ -128,7 +131,10 @@ def start_searches(
         The two searches over the full interval, with a leading axis `NUM_SEARCHES`.
     """
     maps = jnp.stack([cells, direction * connect(direction * cells)])
-    reserve = settings.confidence * jnp.minimum(settings.margin_cap, jnp.abs(original))
+    margin = jnp.abs(original)
+    if settings.margin_cap:
+        margin = jnp.minimum(settings.margin_cap, margin)
+    reserve = settings.confidence * margin
     low, high, reserves, directions = (
         jnp.full(len(maps), value, jnp.float32)
         for value in (-_MAX_SHIFT, _MAX_SHIFT, reserve, direction)
@@ -140,9 +146,9 @@ def connect(importance: jax.Array) -> jax.Array:
     """Lowers a map so that the cells above any threshold form one part around the maximum.
 
     Formula: the value of a cell is the largest, over all paths from the maximum to this cell, of
-    the smallest value on the path. Neighbours touch at a side or a corner. This is the
-    morphological reconstruction of the map from its maximum by dilation (Vincent, IEEE Transactions
-    on Image Processing 1993).
+    the smallest value on the path. The cells of a path share sides. This is the morphological
+    reconstruction of the map from its maximum by dilation (Vincent, IEEE Transactions on Image
+    Processing 1993).
 
     Args:
         importance: float32 `[h, w]`.
@@ -152,21 +158,18 @@ def connect(importance: jax.Array) -> jax.Array:
     """
 
     def dilate(reached: jax.Array) -> jax.Array:
-        widest = jax.lax.reduce_window(reached, -jnp.inf, jax.lax.max, (3, 3), (1, 1), "SAME")
-        return jnp.minimum(importance, widest)
+        rows, columns = (
+            jax.lax.reduce_window(reached, -jnp.inf, jax.lax.max, window, (1, 1), "SAME")
+            for window in ((3, 1), (1, 3))
+        )
+        return jnp.minimum(importance, jnp.maximum(rows, columns))
 
-    def grows(maps: tuple[jax.Array, jax.Array]) -> jax.Array:
-        before, reached = maps
-        return jnp.any(reached > before)
-
-    start = jnp.where(importance == jnp.max(importance), importance, -jnp.inf)
-    maps = jax.lax.while_loop(
-        grows, lambda maps: (maps[1], dilate(maps[1])), (start, dilate(start))
-    )
-    return maps[1]
+    cell = jnp.arange(importance.size).reshape(importance.shape)
+    start = jnp.where(cell == jnp.argmax(importance), importance, -jnp.inf)
+    return jax.lax.while_loop(lambda reached: jnp.any(dilate(reached) > reached), dilate, start)
 
 
-def smallest_region(searches: ThresholdSearch) -> jax.Array:
+def smallest_region(searches: ThresholdSearch, size: tuple[int, int]) -> jax.Array:
     """Returns the map of the search that found the smaller region, float32 `[h, w]`.
 
     It is that of the connected map if this search has reached the target, and its region is not
@@ -174,8 +177,13 @@ def smallest_region(searches: ThresholdSearch) -> jax.Array:
 
     Args:
         searches: the two searches of `start_searches` after their last `update`.
+        size: image size `(H, W)`.
     """
     learnt, connected = maps = jax.vmap(ThresholdSearch.result)(searches)
-    areas = jnp.sum(searches.direction[:, None, None] * maps > 0, axis=(1, 2))
+    direction = searches.direction[0]
+    areas = [jnp.sum(direction * upsample(cells, size) > 0) for cells in maps]
     is_smaller = searches.has_reached()[1] & (areas[1] <= areas[0])
-    return jnp.where(is_smaller, connected, learnt)
+    # The cells behind a lower one have its value in the connected map; the learnt map ranks them.
+    lowered = direction * (searches.cells[0] - searches.cells[1])
+    ranking = _RANKING * jnp.abs(connected) * lowered / (1.0 + lowered)
+    return jnp.where(is_smaller, connected + direction * ranking, learnt)

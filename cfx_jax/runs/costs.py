@@ -57,8 +57,9 @@ def _evaluations_of(run: Explanations, objective: str) -> float:
         steps = float(np.mean(taken[taken > 0])) if (taken > 0).any() else 0.0
     searches: float = len(names)
     if searches > 1 and run.complete.any():
-        statuses = np.stack([run.read_result(name, "status") for name in names])[:, run.complete]
+        statuses = np.stack([run.read_result(name, "status") for name in names])
+        readable = run.complete & (statuses[0] != Status.UNREADABLE)
         # The last search is the first one that found no region.
-        found = np.sum(statuses == Status.OK, axis=0)
-        searches = float(np.mean(np.minimum(found + 1, len(names))))
+        made = np.minimum(np.sum(statuses == Status.OK, axis=0) + 1, len(names))[readable]
+        searches = float(np.mean(made)) if made.size else 0.0
     return searches * run.settings.count_evaluations(steps)

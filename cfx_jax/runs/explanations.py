@@ -209,8 +209,9 @@ class Explanations(RecordReader):
         names = [field.name for field in self.fields]
         self.has_pictures = "image" in names
         self.has_steps = any(f"{objective}_steps" in names for objective in self.objectives)
-        stored = self.manifest.get("settings") or {}
-        number = stored.get("alternatives", 1)
+        stored: Any = self.manifest.get("settings")
+        number = stored.get("alternatives") if isinstance(stored, dict) else None
+        number = number if isinstance(number, int) else 1
         self.results = tuple(n for o in self.objectives for n in name_results(o, number))
         if problem := self._problem(names):
             raise RecordsError(

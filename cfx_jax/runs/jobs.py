@@ -141,7 +141,7 @@ class Jobs(Generic[Tag]):
         def deliver(found: Explanation) -> None:
             every = (*earlier, found)
             names = name_results(objective, self._alternatives)
-            if len(every) < len(names) and found.status == Status.OK:
+            if len(every) < len(names) and found.status == Status.OK and found.region.any():
                 self._further.append(self._make_task(image, objective, results, row, every))
                 return
             if len(names) > 1:
@@ -154,6 +154,7 @@ class Jobs(Generic[Tag]):
         return Task(image, objective, deliver, [np.asarray(one.region) for one in earlier])
 
 
-def _rank(found: Explanation) -> tuple[bool, float]:
+def _rank(found: Explanation) -> tuple[bool, bool, float]:
     """Returns the key by which the results of an image are sorted: the smallest region first."""
-    return bool(found.status == Status.NO_ALTERNATIVE), float(np.mean(found.region))
+    status = int(found.status)
+    return status == Status.NO_ALTERNATIVE, status != Status.OK, float(np.mean(found.region))

@@ -172,7 +172,7 @@ def test_connect_equals_the_part_around_the_maximum_at_each_threshold(seed):
     cells = np.random.default_rng(seed).normal(size=(13, 17)).astype(np.float32)
     expected = np.zeros_like(cells)
     for threshold in np.sort(cells, axis=None):
-        parts = ndimage.label(cells >= threshold, np.ones((3, 3)))[0]
+        parts = ndimage.label(cells >= threshold)[0]
         expected[parts == parts.flat[cells.argmax()]] = threshold
     np.testing.assert_array_equal(connect(jnp.asarray(cells)), expected)
 
@@ -184,8 +184,10 @@ def test_connect_leaves_one_part_above_any_threshold():
     found = np.asarray(connect(jnp.asarray(cells)))
     np.testing.assert_array_equal(found, np.where(cells == 3.0, 3.0, 0.0))
     path = cells.copy()
-    path[4, 4] = path[5, 5] = 1.0  # Joins the peaks at their corners.
-    np.testing.assert_array_equal(connect(jnp.asarray(path)), np.where(path == 2.0, 1.0, path))
+    path[4:6, 3] = path[6, 3:6] = 1.0  # Joins the peaks; a corner would not.
+    path[4, 4] = path[5, 5] = 1.5
+    expected = np.where((path == 2.0) | (path == 1.5), 1.0, path)
+    np.testing.assert_array_equal(connect(jnp.asarray(path)), expected)
 
 
 def test_connect_ends_with_values_that_are_not_finite():
@@ -215,7 +217,7 @@ def test_smallest_region_takes_one_part_where_it_suffices(
     done = dataclasses.replace(
         searches, high=jnp.asarray(highs), high_without_reserve=jnp.asarray(plain_highs)
     )
-    kept = direction * smallest_region(done) > 0
+    kept = direction * smallest_region(done, (24, 24)) > 0
     assert bool(kept[0, 0])
     assert bool(kept[5, 5]) != is_connected
 
