@@ -68,6 +68,11 @@ def solve_alternatives(
 
     start = jnp.zeros((settings.alternatives, *prices.shape), bool), jnp.zeros((), bool)
     found = jax.lax.scan(search, start, jnp.arange(settings.alternatives))[1]
+    return sort_by_area(found)
+
+
+def sort_by_area(found: Explanation) -> Explanation:
+    """Sorts K explanations of an image: the smallest region first, then failures, then none."""
     area = jnp.mean(found.region, axis=(1, 2))
     # An area is at most 1. Failed searches come after the regions, and after them those left out.
     rank = jnp.where(found.status == Status.OK, area, 2.0)

@@ -7,7 +7,7 @@ import pytest
 
 import cfx_jax
 from cfx_jax import Classifier, Status
-from cfx_jax.fido.alternatives import check_alternative
+from cfx_jax.fido.alternatives import check_alternative, sort_by_area
 from cfx_jax.fido.masks import MaskLaw, Relaxation
 from cfx_jax.fido.objective import keep_map, make_problem
 from cfx_jax.fido.question import Question
@@ -30,7 +30,8 @@ def either(_, images):
 
 
 def left_only(_, images):
-    return jnp.stack([jnp.zeros(len(images)), 8.0 * whiteness(images)[0] - 4.0], axis=1)
+    left = whiteness(images)[0]
+    return jnp.stack([jnp.zeros_like(left), 8.0 * left - 4.0], axis=1)
 
 
 @pytest.fixture
@@ -59,13 +60,15 @@ def test_explain_alternatives_finds_both_regions_and_no_third(black):
     found = [find_patches(one) for one in e.saliency[0, :2]]
     assert sorted(found) == [["left"], ["right"]]
     assert (e.success_rate[0, :2] >= 0.9).all()
+    assert e.region[0, 0].sum() <= e.region[0, 1].sum()
 
 
 def test_explain_alternatives_reports_the_only_region(black):
     e = explain(left_only, black, alternatives=2)
     assert e.status[0].tolist() == [Status.OK, Status.NO_ALTERNATIVE]
     assert find_patches(e.saliency[0, 0]) == ["left"]
-    assert np.isnan(e.saliency[0, 1]).all()
+    assert (e.saliency[0, 1] == 0).all()
+    assert e.success_rate[0, 1] == 0
     assert (e.top_classes[0, 1] == -1).all()
     assert not e.region[0, 1].any()
 
@@ -78,18 +81,28 @@ def test_explain_alternatives_contains_the_explanation_without_them(black):
     assert difference.min() < 2e-3 < difference.max()
 
 
-def larger_left(_, images):
-    """Predicts class 1 where the left, larger patch or the right patch is white."""
-    patches = [images[:, 4:18, 1:11], images[:, RIGHT[0], RIGHT[1]]]
-    left, right = jax.nn.sigmoid(15.0 * (jnp.stack([p.mean((1, 2, 3)) for p in patches]) - 0.7))
-    return jnp.stack([jnp.zeros_like(left), 8.0 * (1 - (1 - left) * (1 - right)) - 4.0], axis=1)
+def test_sort_by_area_puts_failures_behind_regions(black):
+    """An explanation that is not finite has no region, and its area is therefore 0."""
+    one = jax.tree.map(lambda leaf: leaf[0], explain(left_only, black))
+    region = np.asarray(one.region, np.float32)
+    smaller = region * (np.arange(SIZE) < 6)
+    maps = np.stack([region, np.full_like(region, np.nan), smaller, np.zeros_like(region)])
+    status = [Status.OK, Status.NON_FINITE, Status.OK, Status.NO_ALTERNATIVE]
+    found = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), one)
+    found = found.replace(saliency=jnp.asarray(maps), status=jnp.asarray(status, jnp.int32))
+    ranked = sort_by_area(found)
+    expected = [Status.OK, Status.OK, Status.NON_FINITE, Status.NO_ALTERNATIVE]
+    assert ranked.status.tolist() == expected
+    assert ranked.region[0].sum() < ranked.region[1].sum()
 
 
-def test_explain_alternatives_puts_the_smallest_region_first(black):
-    e = explain(larger_left, black, alternatives=3)
-    assert e.status[0].tolist() == [Status.OK, Status.OK, Status.NO_ALTERNATIVE]
-    assert [find_patches(one)[0] for one in e.saliency[0, :2]] == ["right", "left"]
-    assert e.region[0, 0].sum() < e.region[0, 1].sum()
+@pytest.mark.parametrize("setting", [jax.enable_x64, jax.debug_nans], ids=["x64", "debug_nans"])
+def test_explain_alternatives_computes_under_settings_of_jax(setting, black):
+    expected = explain(left_only, black, alternatives=2)
+    with setting(True):
+        found = explain(left_only, black, alternatives=2)
+    assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(expected)]
+    assert found.status.tolist() == [[Status.OK, Status.NO_ALTERNATIVE]]
 
 
 def test_check_alternative_limits_the_overlap(black):
@@ -99,6 +112,8 @@ def test_check_alternative_limits_the_overlap(black):
         covered = jnp.cumsum(region.ravel()).reshape(region.shape) <= share * region.sum()
         earlier = jnp.stack([jnp.zeros_like(region), region & covered])
         assert check_alternative(found, earlier, 0.5) == status
+    empty = found.replace(saliency=jnp.zeros_like(found.saliency))
+    assert check_alternative(empty, earlier, 0.5) == Status.NO_ALTERNATIVE
     failed = found.replace(status=jnp.int32(Status.NOT_PRESERVED))
     assert check_alternative(failed, earlier, 1.0) == Status.NO_ALTERNATIVE
     assert check_alternative(failed, jnp.zeros_like(earlier), 1.0) == Status.NOT_PRESERVED
