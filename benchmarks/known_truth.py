@@ -1,7 +1,8 @@
 """Compares regions with the smallest possible ones, on images for which those are known exactly.
 
     python benchmarks/known_truth.py [--modes region fast] [--set num_steps=120 mask_size=28] \
-        [--num_images=32] [--keys 0 1] [--size=64] [--cases one and or_both]
+        [--num_images=32] [--keys 0 1] [--size=64] [--seed=0] [--cases one and or_both]
+    python benchmarks/known_truth.py --alternatives [--seed=0]
 
 An analytic classifier counts the pixels of each colour. A colour is present if enough pixels of its
 disc are kept, and the class is a logical function of the colours that are present: one colour, AND,
@@ -23,6 +24,9 @@ Columns:
     answers: for each set of discs, the number of regions that cover more than a seventh of exactly
         these discs. It shows which of several smallest sets is found.
 
+`--alternatives` searches for two regions where two answers exist: either of two discs suffices
+(SSR), or is enough to flip the class (SDR). It prints the share of images for which both are found.
+
 FunnyBirds (Hesse et al., ICCV 2023) compares explanations with minimal sufficient sets of parts of
 rendered birds, for trained networks; here the sets are known to the pixel.
 """
@@ -38,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from cfx_jax import Classifier, Explanation, Status, explain_both, load_generator
+from cfx_jax import Classifier, Explanation, Status, explain, explain_both, load_generator
 from cfx_jax.fido import Settings, get_settings
 
 COLOURS = {
@@ -315,14 +319,39 @@ def _count_answers(case: Case, parts: np.ndarray, regions: np.ndarray) -> dict[s
     return {name: sets.count(name) for name in sorted(set(sets))}
 
 
+def find_both(mode: str, changes: dict[str, Any], num_images: int, size: int, seed: int) -> str:
+    """Searches for two regions in images with two answers; returns how often both are found."""
+    shares = {}
+    for name, objective in (("or_both", "ssr"), ("and", "sdr")):
+        world = make_world(name, num_images, size, seed)
+        found = explain(
+            jax.random.key(0),
+            world.classifier,
+            load_generator("grey"),
+            world.images,
+            jnp.zeros(num_images, jnp.int32),
+            objective=objective,
+            mode=mode,
+            alternatives=2,
+            **changes,
+        )
+        # Which regions [N, 2] cover more than a seventh of which discs [N, 2].
+        covered = np.asarray(found.region)[:, :, None] & world.parts[:, None]
+        covered = covered.sum((3, 4)) > world.parts.sum((2, 3))[:, None] / 7
+        is_one_each = (covered.sum(1) == 1).all(1) & (covered.sum(2) == 1).all(1)
+        is_ok = (np.asarray(found.status) == Status.OK).all(1)
+        shares[f"{name}, {objective}"] = float(np.mean(is_one_each & is_ok))
+    return ", ".join(f"{name}: {share:.2f}" for name, share in shares.items())
+
+
 def run(
     cases: list[str], modes: list[str], changes: dict[str, Any], num_images: int, keys: list[int],
-    size: int,
+    size: int, seed: int = 0,
 ) -> Iterator[tuple[str, str, str, Row]]:  # fmt: skip
     """Explains the images of each case with each mode; yields mode, case, objective and figures."""
     generator = load_generator("grey")
     for mode, name in itertools.product(modes, cases):
-        world = make_world(name, num_images, size, settings=get_settings(mode, **changes))
+        world = make_world(name, num_images, size, seed, get_settings(mode, **changes))
         noise = np.random.default_rng(1).uniform(-1, 1, world.images.shape) / 255
         noisy_images = (world.images + noise).clip(0, 1)
         *found, noisy = (
@@ -351,8 +380,15 @@ def main() -> None:
     parser.add_argument("--num_images", type=int, default=32)
     parser.add_argument("--keys", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images")
+    parser.add_argument("--alternatives", action="store_true")
     arguments = parser.parse_args()
     changes = {k: ast.literal_eval(v) for k, _, v in (c.partition("=") for c in arguments.changes)}
+    if arguments.alternatives:
+        for mode in arguments.modes:
+            size = arguments.num_images, arguments.size, arguments.seed
+            print(f"{mode:8} both answers found, {find_both(mode, changes, *size)}")
+        return
     columns = (
         "area/least",
         "reserve",
@@ -365,7 +401,7 @@ def main() -> None:
         "answers",
     )
     print(f"{'mode':8} {'case':12}    ", *(f"{column:>10}" for column in columns))
-    options = arguments.num_images, arguments.keys, arguments.size
+    options = arguments.num_images, arguments.keys, arguments.size, arguments.seed
     for mode, name, objective, row in run(arguments.cases, arguments.modes, changes, *options):
         *numbers, answers = row
         texts = (f"{number:10.2f}" for number in numbers)

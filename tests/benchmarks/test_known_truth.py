@@ -52,6 +52,12 @@ def test_make_world_least_sets_decide_and_smaller_ones_do_not(name, known_truth)
 
 
 @pytest.mark.slow
+def test_find_both_finds_both_answers(known_truth):
+    text = known_truth.find_both("region", {}, num_images=6, size=48, seed=1)
+    assert text == "or_both, ssr: 1.00, and, sdr: 1.00"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["and", "or_both"])
 def test_regions_are_close_to_the_smallest_ones(name, known_truth):
     """Bounds above what the default reaches on more and larger images, see docs/benchmarks.md."""
