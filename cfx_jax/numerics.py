@@ -33,8 +33,8 @@ COMMAND_SETTINGS = RUN_SETTINGS | {"jax_enable_x64": False}
 def under(settings: dict[str, Any]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Makes a function compute under given settings of JAX, which are restored afterwards.
 
-    Outside of a trace, a mesh with axes of type `Explicit` is left, and such axes of arrays become
-    automatic; no array is moved.
+    Outside of a trace, the function runs without any mesh of `Explicit` axes, and arrays sharded
+    over such axes are treated as sharded over `Auto` axes; no array is moved.
 
     Args:
         settings: values by the name of the setting, such as `SETTINGS`.

@@ -52,8 +52,8 @@ print(images.shape, [classifier.class_names[c] for c in classes])
 # %% [markdown]
 # One call learns a mask for each image. The default objective is SSR: the smallest region that
 # keeps the prediction when everything else is in-filled. The first call compiles; later calls
-# with the same shapes do not. 48 steps in place of 120 take less than half of the time; the regions
-# are somewhat larger.
+# with the same shapes do not. 48 steps in place of 120 take a little more than half of the time;
+# the regions are somewhat larger.
 
 # %%
 kept = cfx_jax.explain(key, classifier, generator, images, classes, num_steps=48)
@@ -114,11 +114,11 @@ describe(rather)
 figure(rather, images[1:2], class_names=classifier.class_names)
 
 # %% [markdown]
-# The status `INFILL_SUFFICES` means that no region is needed: the in-fill alone already looks more
-# like a moped than like a motor scooter. So a small region is kept, and it proves little.
+# The status `INFILL_SUFFICES` means that no region is needed: the in-fill alone is already
+# classified as a moped rather than a motor scooter. So the region that is kept proves little.
 #
 # You can also change every setting of the method: `cfx_jax.explain(..., num_steps=30,
-# mask_size=28)`. They are described in [choosing objective, in-fill and mode](choose.md).
+# mask_size=14)`. They are described in [choosing objective, in-fill and mode](choose.md).
 #
 # ## Your own model
 #
@@ -135,7 +135,7 @@ colours = cfx_jax.adapters.from_function(
     vote, {"scale": jnp.array(40.0)}, class_names=("red", "green", "blue"), name="colours"
 )
 small, _ = cfx_jax.demo_images(64)
-print("found wrong:", colours.check(small))
+print("problems:", colours.check(small))
 
 grey = cfx_jax.load_generator("grey")
 why_blue = cfx_jax.explain(
@@ -161,7 +161,7 @@ figure(jax.tree.map(lambda leaf: leaf[2], why_blue), small[2], class_names=colou
 # `cfx_jax.run` does the same as the command `python -m cfx_jax.main`: it reads images in units,
 # explains them on all devices, writes records during the run, and resumes where it was stopped.
 # Only the gallery and the table at the end are left to the command. Here the folder contains
-# three files. A third of the steps is enough for this tutorial, and no labels are given, so the
+# three files. A sixth of the steps is enough for this tutorial, and no labels are given, so the
 # predicted class is explained.
 
 # %%

@@ -22,8 +22,8 @@ def check_apart(
 
     Pictures of results would be read as images by the next command, and whoever deletes a folder of
     results would delete the images in it. Two cases are harmless, because those pictures are never
-    read: the folder of a run inside the folder of the images, which every listing skips, and any
-    folder that is not the place of an image if the config names its images one by one.
+    read: the folder of a run inside the folder of the images, which every listing skips; and, if
+    the config names its images one by one, any folder that contains none of them.
 
     Args:
         config: the `data` section.

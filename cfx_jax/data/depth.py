@@ -40,8 +40,8 @@ def find_scale(image: Image.Image, white: int | None = None) -> GreyScale | None
 
     Args:
         image: opened image, not yet decoded.
-        white: value of white in the file (of black, if its 0 is white); None = the largest value
-            of its depth.
+        white: largest value in the file, which is white, or black if 0 is white; None = the
+            largest value of its depth, or the maximum in its header (PGM and PPM).
 
     Returns:
         The scale of a grey picture with more than 8 bits; None where Pillow itself decodes to 8
@@ -78,7 +78,7 @@ def find_scale(image: Image.Image, white: int | None = None) -> GreyScale | None
 
 
 def largest_of_16_bits(image: Image.Image) -> int:
-    """Decodes an opened picture and returns its largest value, 0 if its depth is not 16 bits."""
+    """Decodes an opened picture and returns its largest value of 16 bits; 0 for other depths."""
     if has_16_bit_colours(image):
         if image.mode not in ("RGB", "RGBA", "LA"):
             return 0

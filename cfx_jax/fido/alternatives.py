@@ -1,11 +1,13 @@
 """Several regions of ONE image: each further search avoids the pixels of the earlier regions.
 
 Often more than one region suffices to keep a prediction: one of two dogs, or one half of a face.
-A search finds one of them. The next search finds another one, because the pixels in and near each
-earlier region cost more, and start outside of the region, see `extra_prices`.
+A search finds one of them. The next search finds another one: the pixels in and near each earlier
+region cost more (`extra_prices`), and expensive cells start outside of the region
+(`cfx_jax.fido.optimisation.init`).
 
-A further region is an alternative if it succeeds and if at most a given share of it lies in any
-earlier region. The search ends with the first that is none: it has the status `NO_ALTERNATIVE`.
+A further region is an alternative if it succeeds, and if at most `max_overlap` of its area lies in
+any one earlier region. From the first search that finds no alternative on, the status is
+`NO_ALTERNATIVE`. If the first search fails, it keeps its own status.
 
 Compare ReX (Chockler et al., ICCV 2021), which searches for several minimal explanations from other
 starting points, and structured attention graphs (Shitole et al., NeurIPS 2021).
@@ -46,7 +48,8 @@ def solve_alternatives(
     Returns:
         An `Explanation` with a leading axis K, the smallest region first; without this axis if K is
         1. One of them is that of `solve`. A search that found no alternative, and those after it,
-        have the status `NO_ALTERNATIVE` and zeros in all fields; they come last.
+        have the status `NO_ALTERNATIVE` and zeros in all fields of floats; they
+        come last.
     """
     if settings.alternatives == 1:
         return solve(problem, classifier, generator, settings=settings)
@@ -87,8 +90,7 @@ def extra_prices(earlier: jax.Array) -> jax.Array:
         earlier: bool `[R, H, W]`, regions found before; an empty one changes nothing.
 
     Returns:
-        float32 `[H, W]`, to add to `Problem.prices`: 8 for each region in which a pixel lies, less
-        outside of it.
+        float32 `[H, W]`, `8 sum_r min(1, 2 blur(region_r))`, to add to `Problem.prices`.
     """
     width = _NEARBY * min(earlier.shape[1:])
     nearby = jax.vmap(smooth_cells, in_axes=(0, None))(earlier.astype(jnp.float32), width)

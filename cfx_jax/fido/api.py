@@ -41,8 +41,9 @@ def explain_one(
 ) -> Explanation:
     """Explains one image: a plain function of arrays, for your own `jit`, `vmap` or `pmap`.
 
-    Differs from `explain`: it does not check the range of the pixels, and it does not fold them
-    into `key`. Pass a different key for every image.
+    Differs from `explain`: it is not compiled, it does not check the range of the pixels, the
+    in-fills, nor whether `contrast` equals `target`, and it does not fold the pixels into `key`.
+    Pass a different key for every image.
 
     Args:
         key: random key for this image, as in `explain`.
@@ -126,14 +127,15 @@ def explain(
         classifier: the model to explain.
         generator: fills the holes.
         images: float32 `[N, H, W, C]`, RGB in [0, 1]. All are optimised together: memory grows with
-            N x `num_samples`, about 90 MB for one EfficientNet-Lite0 image at four masks per step.
+            N x `num_samples`, about 90 MB for one EfficientNet-Lite0 image at four masks per step
+            (the default is two).
         targets: int `[N]`, classes to explain; None takes the predicted classes.
         objective: `"ssr"`, the smallest region that keeps the prediction when the rest is
             in-filled, or `"sdr"`, the smallest region whose in-filling flips the prediction.
-        mode: `"region"` (default; the smallest region, of few connected parts, with which a given
-            share of hard masks succeeds; unless the generator draws random numbers, the region does
-            not depend on `key`), `"fast"` (independent pixels, the best objective), `"paper"` (as
-            published) or `"bbmp"` (deterministic mask).
+        mode: `"region"` (default): the smallest region, of few connected parts, with which a given
+            share of hard masks succeeds. It does not depend on `key`, unless the generator draws
+            random numbers. `"fast"`: independent pixels, the best objective. `"paper"`: as
+            published. `"bbmp"`: a deterministic mask.
         contrast: a class k, for the question "why the target rather than k?" in place of "why the
             target?". The evidence is `log p(target) - log p(k)`, and the target counts as predicted
             where this is above 0, even if a third class is more likely.

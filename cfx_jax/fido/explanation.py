@@ -37,10 +37,6 @@ def label_result(name: str) -> str:
     return name.upper().replace("_", " ")
 
 
-# Logit of a pixel outside of the region, beyond any noise.
-_OUTSIDE_LOGIT = 100.0
-
-
 def find_direction(name: str) -> float:
     """Returns the direction, `SSR` or `SDR`, of the result with this name, such as `ssr_2`."""
     return DIRECTIONS[name.partition("_")[0]]
@@ -107,7 +103,7 @@ _MEANINGS = {
         "set a contrast, or try another generator",
     ),
     Status.NO_ALTERNATIVE: (
-        "no further region that succeeds was found outside of those before",
+        "no further region was found that succeeds and overlaps little with those before",
         "use the regions before it: they are the only ones found",
     ),
 }
@@ -201,9 +197,9 @@ def measure_stability(
 ) -> jax.Array:
     """Measures whether the two stages of the search agree on the most important cells.
 
-    The warm start and the learning use different masks. Of both, the region is taken that has the
-    area of the final one; the stability is their IoU. Where it is low, several regions suffice, and
-    an imperceptible change of the image decides between them, see docs/benchmarks.md.
+    The warm start and the learning use different masks. Both maps are thresholded at the area of
+    the final region; the stability is the IoU of the two regions. Where it is low, several regions
+    suffice, and an imperceptible change of the image decides between them, see docs/benchmarks.md.
 
     Args:
         cells: float32 `[h, w]`, the learnt map, smoothed.
@@ -249,7 +245,7 @@ def assign_status(
     success_target: float = MAJORITY,
     is_trivial: jax.Array | bool = False,
 ) -> Explanation:
-    """Returns the explanation with its status; if a value is not finite, with NaN in all fields.
+    """Returns the explanation with its status; if a value is not finite, all floats are NaN.
 
     Args:
         result: explanation of one image; its status is replaced.

@@ -25,9 +25,9 @@ replaced:
     d o -> -mean_s relu(m - d logit_margin(c | x_s))
     logit_margin(c | x) = logit(c | x) - max_{k != c} logit(k | x)
 
-During a warm start, w(t) is 0 and the evidence is `d mean_s logit_margin(c | x_s)`, without the
-cap. With relative prices (`Problem.prices`), each pixel counts as often in the sums of KEEP and
-DROP as its price says.
+During a warm start, w(t) is 0; with a `margin_cap`, the evidence is then the logit margin without
+the cap. With relative prices (`Problem.prices`), each pixel is weighted by its relative price in
+the sums of KEEP and DROP.
 
 With a `success_target`, lambda is adapted to each image: this price rises while the masks keep
 (SSR) or flip (SDR) the prediction, and falls while they do not. The result approaches the smallest
@@ -156,7 +156,7 @@ def noise_key(problem: Problem, settings: Settings) -> jax.Array:
 
 
 def composite(image: jax.Array, masks: jax.Array, infills: jax.Array) -> jax.Array:
-    """Computes `masks * image + (1 - masks) * infills`, `[S, H, W, C]`, with constant in-fills."""
+    """Computes `masks * image + (1 - masks) * stop_gradient(infills)`, `[S, H, W, C]`."""
     infills = jax.lax.stop_gradient(infills)
     # Concatenate one copy of the mask per channel instead of broadcasting it. The derivative of the
     # copies is a sum of slices; that of a broadcast mask is a reduction over three numbers at a

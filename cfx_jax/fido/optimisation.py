@@ -56,7 +56,7 @@ def init(settings: Settings, problem: Problem | None = None) -> State:
 
     Args:
         settings: hyper-parameters of the optimisation.
-        problem: the image, if its pixels have relative prices: dear cells start outside of the
+        problem: the image, if its pixels have relative prices: expensive cells start outside of the
             region, by the logarithm of their mean price. None = all cells start at `initial_keep`.
 
     Returns:

@@ -23,7 +23,8 @@ class Settings:
     Attributes:
         num_steps: number of optimiser steps, T.
         num_samples: masks drawn per step, S. Learning takes T x S evaluations.
-        learning_rate: initial learning rate of Adam; falls linearly to zero, `lr * (1 - t / T)`.
+        learning_rate: initial learning rate of Adam; falls linearly to zero over the steps after the
+            warm start.
         warmup_steps: steps over which the penalty grows: it is multiplied by
             `min(1, t / warmup_steps)`, where t does not count the `warm_start_steps`.
         sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR). With a
@@ -49,20 +50,22 @@ class Settings:
         success_target: share of hard masks that have to keep (SSR) or flip (SDR) the
             prediction. If it is above 0, lambda is adapted to each image, and a threshold search
             finds the smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price`
-            and `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published.
+            and `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published. Each step
+            of the search draws 8 hard masks, so that 0.9 means all of them; the status is that of
+            32 others.
         sharpness: factor by which the logits are multiplied after learning, if there is a
             `success_target`. The larger it is, the less hard masks differ from the region.
         confidence: reserve of the threshold search, as a share of the logit margin of the original
             image, or of `margin_cap` if that is smaller: the target (SSR) or another class (SDR)
-            has to lead by this logit margin; 0 = the smallest region that just suffices for this
-            classifier.
-        warm_start_steps: number of first steps, counted in T, that only sum gradients, without a
-            `margin_cap`. The initial cells follow from these sums, see
+            has to lead by this logit margin, unless that would take nearly the whole image; 0 = the
+            smallest region that just suffices for this classifier.
+        warm_start_steps: number of first steps, counted in T, that only sum gradients; a
+            `margin_cap` does not yet apply. The initial cells follow from these sums, see
             `cfx_jax.fido.optimisation.warm_start`; 0 = all cells start at `initial_keep`, as
             published.
         prior_weight: weight of the gradients of the warm start in the map of the threshold search,
-            see `cfx_jax.fido.optimisation.add_prior`. The larger it is, the less the region changes
-            with imperceptible changes of the image, and the larger it is; 0 = the learnt map alone.
+            see `cfx_jax.fido.optimisation.add_prior`. A larger weight gives larger regions that
+            change less under imperceptible changes of the image; 0 = the learnt map alone.
         fixed_noise: whether all images and random keys share the noise of learning, in antithetic
             pairs (each noise with its negative), and that of the threshold search. The region then
             does not depend on the key, unless the generator draws random numbers. False = noise
@@ -71,8 +74,9 @@ class Settings:
             mean objective of its last p steps is less than 1 % below that of the p steps before
             them, from step `warm_start_steps + warmup_steps + 2 p` on; 0 = all images take
             `num_steps`, as published.
-        alternatives: number K of regions to search for, each apart from those before, see
-            `cfx_jax.fido.alternatives`; takes up to K times as long.
+        alternatives: number K of regions to search for, each with little overlap with
+            those before, see `cfx_jax.fido.alternatives`. `explain` takes K times as long; a run
+            stops at the first search that finds none.
         max_overlap: largest share of a further region that may lie in one earlier region.
     """
 
@@ -223,7 +227,7 @@ class Settings:
 
     @property
     def num_evaluations(self) -> int:
-        """Largest number of evaluations of one search, without the hard-mask evaluation."""
+        """Largest number of evaluations for one region, without the hard-mask evaluation."""
         return round(self.count_evaluations(self.num_steps))
 
     def count_evaluations(self, num_steps: float) -> float:

@@ -12,10 +12,9 @@ hard masks (`success_target`) succeeds with a reserve: the logit margin of the t
 another class (SDR) exceeds `confidence` times the logit margin of the original image, or times
 `margin_cap` if that is smaller. `cfx_jax.fido.hard_masks` draws the masks.
 
-Where either of two parts of the image suffices, the region of a map may contain one of them and the
-most important pixels of the other, which then add nothing. The search is therefore repeated with
-the map of `connect`, whose regions all consist of one part, and the smaller region of the two is
-taken, see `smallest_region`.
+If either of two parts of the image suffices, a thresholded map may contain one part and,
+needlessly, some pixels of the other. A second search therefore uses the connected map (`connect`),
+whose regions all consist of one part; `smallest_region` takes the smaller of the two regions.
 
 Differs from the published code, which has a fixed price and uses the learnt map unchanged.
 """

@@ -17,8 +17,8 @@ def describe_cost(run: Explanations) -> str:
         run: reader of the run, finished or not.
 
     Returns:
-        A line such as `400 images, 2.8 images/s, 143 device-seconds, 336 evaluations an image`;
-        only its last part, or "", if no time is known.
+        A line such as `400 images, 2.8 images/s, 143 device-seconds, 672 evaluations an image`, of
+        all objectives together. If no time is known, only its last part; "" if nothing is known.
     """
     # An image with several classes to explain gives several examples.
     what = "image" if run.option("top_classes") is None else "example"

@@ -102,7 +102,7 @@ class Jobs(Generic[Tag]):
         return further + list(itertools.islice(self._tasks, limit - len(further)))
 
     def done(self) -> Iterator[tuple[Tag, dict[str, Explanation]]]:
-        """Yields and removes the jobs that are done, in their order."""
+        """Yields and removes the jobs that are done, in order, up to the first that is not."""
         while self._open and all(
             result is not None for results in self._open[0][1].values() for result in results
         ):

@@ -133,8 +133,8 @@ class Solver:
             per_device_batch_size: images optimised together on one device, at least 1.
 
         Returns:
-            Bytes on one device, parameters included, of the larger of the two largest programs,
-            according to the memory analysis of XLA.
+            Memory on one device, in bytes, of the larger of the programs `advance` and `finish`,
+            parameters included, according to the memory analysis of XLA.
         """
         return self._devices.compile(per_device_batch_size)
 

@@ -12,14 +12,14 @@ _DOWNLOAD = "download the file itself"
 
 
 class Format(NamedTuple):
-    """A format that is not read where the file is given.
+    """A format that is recognised, with advice where it is not accepted.
 
     Attributes:
-        pattern: regular expression: of the first bytes of a file, or of the name of one of the
-            members of a zip archive or of a folder.
+        pattern: regular expression that matches the first bytes of a file, or the name of a member
+            of a zip archive or of a folder.
         name: what the file is, with its article.
-        for_weights: how to get weights that are read from it; "" = it is read.
-        for_arrays: how to get an .npz file of images from it; "" = as `for_weights`.
+        for_weights: how to convert it to weights that are accepted; "" = it is accepted.
+        for_arrays: how to convert it to an .npz file of images; "" = as `for_weights`.
     """
 
     pattern: str
