@@ -23,8 +23,8 @@ class Settings:
     Attributes:
         num_steps: number of optimiser steps, T.
         num_samples: masks drawn per step, S. Learning takes T x S evaluations.
-        learning_rate: initial learning rate of Adam; falls linearly to zero over the steps after the
-            warm start.
+        learning_rate: initial learning rate of Adam; falls linearly to zero over the steps after
+            the warm start.
         warmup_steps: steps over which the penalty grows: it is multiplied by
             `min(1, t / warmup_steps)`, where t does not count the `warm_start_steps`.
         sparsity_weight: lambda, cost of a pixel kept (SSR) or dropped (SDR). With a
