@@ -51,8 +51,9 @@ def test_find_threshold_finds_the_smallest_sufficient_level(objective, share, bl
     """The map is a slope over a white image: SSR keeps the left of an edge, SDR the right."""
     classifier = Classifier(params=share, apply=count_white)
     settings = get_settings(
-        "region", mask_size=8, smooth_scale=0.5, success_target=0.9, sharpness=40.0
-    )
+        "region", mask_size=8, smooth_scale=0.5, success_target=0.9, sharpness=40.0,
+        confidence=0.25,
+    )  # fmt: skip
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     cells = find_threshold_alone(slope, problem, classifier, black, settings)
@@ -78,13 +79,15 @@ def test_find_threshold_goes_to_the_end_without_a_sufficient_level(objective, ke
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
 def test_find_threshold_finds_a_region_for_small_logits(objective, black):
-    """The margin on the whole image is half a logit, the reserve used for large margins."""
+    """The margin on the whole image is half a logit, and the reserve a quarter of it."""
 
     def whisper(share, images):
         return 0.1 * count_white(share, images)
 
     classifier = Classifier(params=0.5, apply=whisper)
-    settings = get_settings("region", mask_size=8, smooth_scale=0.5, sharpness=40.0)
+    settings = get_settings(
+        "region", mask_size=8, smooth_scale=0.5, sharpness=40.0, confidence=0.25
+    )
     slope = jnp.broadcast_to(jnp.linspace(3.0, -3.0, 8), (8, 8))
     problem = make_problem(KEY, jnp.ones((SIZE, SIZE, 3)), Question(1), objective)
     cells = find_threshold_alone(slope, problem, classifier, black, settings)
