@@ -38,7 +38,7 @@ def test_explanations_return_the_settings_of_the_run(make_run, mode):
         ({"part": {"kind": "images"}}, r"the manifest's objectives are \[\], not of \['ssr', 'sdr"),
         ({"objectives": ["lime"]} | NAMES, r"the manifest's objectives are \['lime'\]"),
         (LEARNT, "the manifest has no status_names"),
-        (LEARNT | NAMES, "settings lack, or have in addition, block_size, confidence, "),
+        (LEARNT | NAMES, "settings lack, or have in addition, alternatives, block_size, "),
         (LEARNT | NAMES | {"settings": SETTINGS}, "there is no prediction"),
         (
             LEARNT | NAMES | {"settings": SETTINGS | {"momentum": 0.9}},
