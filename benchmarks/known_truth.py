@@ -284,7 +284,7 @@ def measure(
     Returns:
         The figures of this case and objective.
     """
-    regions = np.stack([np.asarray(e.saliency) > 0.5 for e in found])
+    regions = np.stack([np.asarray(e.region) for e in found])
     area = regions.sum((2, 3))
     relevant = world.parts.any(1)
     on_parts = (regions & relevant).sum((2, 3)) / np.maximum(1, area)
@@ -302,7 +302,7 @@ def measure(
         region_success=float(success.mean()),
         ok=float(np.mean([np.asarray(e.status) == Status.OK for e in found])),
         iou_keys=float(np.mean(ious)) if ious else float("nan"),
-        iou_noise=float(_iou(regions[0], np.asarray(noisy.saliency) > 0.5).mean()),
+        iou_noise=float(_iou(regions[0], np.asarray(noisy.region)).mean()),
         answers=_count_answers(CASES[name], world.parts, regions),
     )
 

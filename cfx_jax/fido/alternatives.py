@@ -48,8 +48,7 @@ def solve_alternatives(
     Returns:
         An `Explanation` with a leading axis K, the smallest region first; without this axis if K is
         1. One of them is that of `solve`. A search that found no alternative, and those after it,
-        have the status `NO_ALTERNATIVE` and zeros in all fields of floats; they
-        come last.
+        have the status `NO_ALTERNATIVE` and zeros in all fields of floats; they come last.
     """
     if settings.alternatives == 1:
         return solve(problem, classifier, generator, settings=settings)
