@@ -50,7 +50,7 @@ LONGEST = [
     "test_api.py", "runs/test_long_run.py", "evaluate/test_evaluation.py", "test_architecture.py",
     "generators/test_gated_unet.py", "train/test_masks.py", "baselines/test_baselines.py",
     "classifiers/test_variants.py", "runs/test_solver.py", "fido/test_precision.py",
-    "generators/test_infilling.py", "fido/test_masks.py",
+    "generators/test_infilling.py", "fido/test_noise.py",
 ]  # fmt: skip
 
 

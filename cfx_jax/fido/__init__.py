@@ -21,7 +21,7 @@ from cfx_jax.fido.explanation import (
     saliency,
 )
 from cfx_jax.fido.hard_masks import NUM_FULL_INFILLS, NUM_HARD_MASKS, evaluate_hard_masks
-from cfx_jax.fido.masks import KeepMap, MaskLaw, Relaxation, rank_pixels, upsample
+from cfx_jax.fido.masks import KeepMap, MaskLaw, Relaxation, rank_pixels
 from cfx_jax.fido.objective import (
     DIRECTIONS,
     SSR,
@@ -35,6 +35,7 @@ from cfx_jax.fido.objective import (
 from cfx_jax.fido.optimisation import State, advance, init, is_done
 from cfx_jax.fido.precision import in_bfloat16
 from cfx_jax.fido.question import Question, Score
+from cfx_jax.fido.resampling import upsample
 from cfx_jax.fido.settings import MODES, Settings, get_settings
 from cfx_jax.fido.solution import finish, solve
 

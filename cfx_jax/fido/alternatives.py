@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.explanation import Explanation, Status, blank
-from cfx_jax.fido.masks import smooth_cells
 from cfx_jax.fido.objective import Problem
+from cfx_jax.fido.resampling import smooth_cells
 from cfx_jax.fido.settings import Settings
 from cfx_jax.fido.solution import solve
 from cfx_jax.generators import Generator

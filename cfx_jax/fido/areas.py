@@ -27,9 +27,10 @@ from cfx_jax import numerics
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido import checks
 from cfx_jax.fido.batch import make_question, prepare
-from cfx_jax.fido.masks import rank_pixels, upsample
+from cfx_jax.fido.masks import rank_pixels
 from cfx_jax.fido.objective import SSR, Problem, classify_infilled, make_problem
 from cfx_jax.fido.question import Score
+from cfx_jax.fido.resampling import upsample
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.generators import Generator
 

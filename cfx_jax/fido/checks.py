@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx_jax.classifiers import Classifier, class_count
-from cfx_jax.fido.masks import interpolation
 from cfx_jax.fido.objective import DIRECTIONS, price_allowed
 from cfx_jax.fido.question import Question
+from cfx_jax.fido.resampling import interpolation
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import (
     Generator,
@@ -94,6 +94,18 @@ def check_values(classifier: Classifier, images: jax.Array, question: Question) 
     if contrast is not None:
         contrast = check_classes("contrast", contrast, (), num_classes)
     return question.replace(target=targets, contrast=contrast)
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Raises a ValueError unless a batch size is None or a whole number of at least 1."""
+    if batch_size is None:
+        return
+    is_whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not is_whole or batch_size < 1:
+        raise ValueError(
+            f"batch_size is {batch_size!r}; expected a whole number of at least 1, the images to "
+            "optimise together, or None"
+        )
 
 
 def check_classes(name: str, classes: Any, shape: tuple[int, ...], num_classes: int) -> jax.Array:

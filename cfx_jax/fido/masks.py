@@ -7,7 +7,6 @@ law, the mask itself. Masks are `[S, H, W, 1]`, 1 = KEEP the pixel, 0 = in-fill 
 import dataclasses
 import enum
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr, ndtr
+
+from cfx_jax.fido.noise import average_blocks, block_noise, smooth_noise
+from cfx_jax.fido.resampling import interpolation, resample, upsample
 
 # Added to a probability before the logarithm, so that the logarithm and its derivative, summed over
 # the pixels of a cell, stay finite in float32. Logits saturate at log(1e30) = 69.
@@ -26,11 +28,6 @@ _LOGIT_EPSILON = 1e-7
 # Logit of a cell that is kept in all masks, beyond any noise.
 _SURE_LOGIT = 100.0
 
-# `smooth_noise`: width of a Gaussian and the distance at which it is cut off, in grid spacings.
-_GAUSSIAN_WIDTH = 0.6
-_REACH = 2
-# `smooth_noise`: smallest spacing of the grid, in pixels.
-_MIN_SPACING = 0.5
 # Masks are float32 regardless of JAX_ENABLE_X64.
 _logistic = functools.partial(jax.random.logistic, dtype=jnp.float32)
 _uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
@@ -237,7 +234,7 @@ class MaskLaw:
         Returns:
             float32 `[H, W]` in [0, 1].
         """
-        enlarge = enlarge or _enlarge
+        enlarge = enlarge or resample
         rows, columns = (interpolation(n, m) for n, m in zip(size, cells.shape, strict=True))
         pixels = enlarge(rows, cells, columns) / self.sharpness
         keep = sigmoid(pixels) if self.is_random else pixels.clip(0.0, 1.0)
@@ -248,163 +245,8 @@ class MaskLaw:
         return keep
 
 
-def upsample(cells: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Enlarges `[h, w]` to `size` bilinearly with the corners aligned.
-
-    Differs from `jax.image.resize`, which aligns the outer borders of the corner cells and corner
-    pixels: here their centres are aligned, as in the published code.
-
-    Args:
-        cells: float32 `[h, w]`.
-        size: `(H, W)`, at least `(h, w)`.
-
-    Returns:
-        float32 `[H, W]`.
-    """
-    rows, columns = (interpolation(n, m) for n, m in zip(size, cells.shape, strict=True))
-    return _enlarge(rows, cells, columns)
-
-
-def average_cells(pixels: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Averages `[H, W]` to cells, with the weights that `upsample` gives each cell.
-
-    Args:
-        pixels: float32 `[H, W]`.
-        shape: `(h, w)`, at most `(H, W)`.
-
-    Returns:
-        float32 `[h, w]`.
-    """
-    rows, columns = (interpolation(n, m).T for n, m in zip(pixels.shape, shape, strict=True))
-    rows, columns = (weights / weights.sum(axis=1, keepdims=True) for weights in (rows, columns))
-    return _enlarge(rows, pixels, columns)
-
-
-def block_noise(
-    sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
-    key: jax.Array,
-    shape: tuple[int, ...],
-    block_size: int,
-) -> jax.Array:
-    """Draws noise shared by the pixels of a block; each pixel has the distribution of `sample`.
-
-    For blocks of more than one pixel, this differs from the published code.
-
-    Args:
-        sample: function of a key and a shape that draws noise, such as `jax.random.logistic`.
-        key: random key.
-        shape: shape of the noise, `(S, H, W)`.
-        block_size: side of the blocks, in pixels.
-
-    Returns:
-        `[S, H, W]`.
-    """
-    if block_size == 1:
-        return sample(key, shape)
-    block_key, corner_key = jax.random.split(key)
-    count, height, width = shape
-    # One block more than covers the image, because a random offset cuts off the first block.
-    # Without the offset, the borders between blocks would lie at the same pixels in every mask.
-    grid = (-(-height // block_size) + 1, -(-width // block_size) + 1)
-    blocks = sample(block_key, (count, *grid))
-    corners = jax.random.randint(corner_key, (count, 2, 1), 0, block_size, jnp.int32)
-    rows = (jnp.arange(height) + corners[:, 0]) // block_size
-    columns = (jnp.arange(width) + corners[:, 1]) // block_size
-    return blocks[jnp.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def smooth_noise(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
-    """Draws noise that changes smoothly over the image; each pixel is standard normal.
-
-    The noise of a pixel is a weighted sum of normal noise on a randomly shifted grid. The weights
-    are Gaussians of the distance between pixel and grid point, and their squares add up to one at
-    each pixel. If the scale is much larger than the image, all pixels share one draw, and the masks
-    are level sets of the map of keep probabilities.
-
-    Differs from the published code, which draws every pixel independently.
-
-    Args:
-        key: random key.
-        shape: shape of the noise, `(S, H, W)`.
-        scale: spacing of the grid, in pixels.
-
-    Returns:
-        float32 `[S, H, W]`.
-    """
-    grid_key, offset_key = jax.random.split(key)
-    count, *size = shape
-    # On a finer grid, neighbouring pixels would share no noise, and the grid would be larger than
-    # necessary.
-    scale = max(scale, _MIN_SPACING)
-    # The grid extends beyond the image as far as a Gaussian reaches.
-    grid = [math.ceil(length / scale) + 2 * _REACH for length in size]
-    noise = jax.random.normal(grid_key, (count, *grid), jnp.float32)
-    offsets = _uniform(offset_key, (count, 2))
-
-    def weigh(offset: jax.Array, length: int, nodes: int) -> jax.Array:
-        pixels, positions = (jnp.arange(n, dtype=jnp.float32) for n in (length, nodes))
-        distance = (pixels + 0.5)[:, None] / scale - (positions - _REACH + 0.5 + offset)
-        weights = jnp.exp(-0.5 * jnp.square(distance / _GAUSSIAN_WIDTH))
-        return weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
-
-    rows, columns = (
-        jax.vmap(functools.partial(weigh, length=length, nodes=nodes))(offsets[:, axis])
-        for axis, (length, nodes) in enumerate(zip(size, grid, strict=True))
-    )
-    precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum("syh,shw,sxw->syx", rows, noise, columns, precision=precision)
-
-
-def smooth_cells(cells: jax.Array, width: float) -> jax.Array:
-    """Averages each cell with its neighbours, weighted by a Gaussian.
-
-    Args:
-        cells: float32 `[h, w]`.
-        width: standard deviation, in cells; 0 returns the cells unchanged.
-
-    Returns:
-        float32 `[h, w]`. At the border, the weights of the remaining neighbours add up to one.
-    """
-    if not width:
-        return cells
-    rows, columns = (_gaussians(length, width) for length in cells.shape)
-    return _enlarge(rows, cells, columns)
-
-
-def _gaussians(length: int, width: float) -> np.ndarray:
-    distance = np.subtract.outer(np.arange(length), np.arange(length))
-    weights = np.exp(-0.5 * np.square(distance / width))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
-
-
-def average_blocks(length: int, block_size: int) -> np.ndarray:
-    """Returns the weights of the mean over the block of each pixel, averaged over all offsets.
-
-    Args:
-        length: number of pixels along the axis.
-        block_size: side of a block, in pixels; the outer blocks are cut off as in `block_noise`.
-
-    Returns:
-        float32 `[length, length]`; rows add up to one.
-    """
-    blocks = (np.arange(length) + np.arange(block_size)[:, None]) // block_size
-    is_same_block = (blocks[:, :, None] == blocks[:, None, :]).astype(np.float32)
-    return np.asarray((is_same_block / is_same_block.sum(axis=2, keepdims=True)).mean(axis=0))
-
-
 def rank_pixels(importance: jax.Array) -> jax.Array:
     """Returns ranks int32 `[H, W]`, 0 for the most important pixel; ties are broken row by row."""
     order = jnp.argsort(-importance.ravel(), stable=True)
     rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.size, dtype=jnp.int32))
     return rank.reshape(importance.shape)
-
-
-def interpolation(out: int, size: int) -> np.ndarray:
-    """Returns bilinear weights with aligned corners, float32 `[out, size]`; rows add up to one."""
-    position = np.linspace(0.0, size - 1.0, out) if out > 1 else np.zeros(1)
-    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size))).astype(np.float32)
-
-
-def _enlarge(rows: np.ndarray, cells: jax.Array, columns: np.ndarray) -> jax.Array:
-    # Full precision, because TPUs round matmul operands to bfloat16 by default.
-    return jnp.einsum("yh,hw,xw->yx", rows, cells, columns, precision=jax.lax.Precision.HIGHEST)

@@ -44,8 +44,9 @@ import jax
 import jax.numpy as jnp
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import KeepMap, MaskLaw, average_cells, smooth_cells
+from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.question import Question
+from cfx_jax.fido.resampling import average_cells, smooth_cells
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 

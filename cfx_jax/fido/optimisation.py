@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from cfx_jax.classifiers import Classifier
-from cfx_jax.fido.masks import average_cells
 from cfx_jax.fido.objective import Problem, relaxed_objective
+from cfx_jax.fido.resampling import average_cells
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import Generator
 

@@ -38,7 +38,7 @@ class Settings:
             has no noise.
         smooth_scale: distance over which the noise changes smoothly, as a share of the shorter side
             of the image; 0 = no smooth noise: the pixels, or the blocks, are independent. See
-            `cfx_jax.fido.masks.smooth_noise`.
+            `cfx_jax.fido.noise.smooth_noise`.
         smoothing: standard deviation, in cells, of the Gaussian that averages neighbouring cells
             while they are learnt, so that they move together; 0 as published.
         initial_keep: probability of keeping each cell before the first step.

@@ -21,9 +21,9 @@ from cfx_jax.fido.explanation import (
     saliency,
 )
 from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
-from cfx_jax.fido.masks import smooth_cells
 from cfx_jax.fido.objective import Problem, evidence, noise_key, penalty, restrict
 from cfx_jax.fido.optimisation import State, add_prior, advance, init, is_done
+from cfx_jax.fido.resampling import smooth_cells
 from cfx_jax.fido.settings import Settings
 from cfx_jax.fido.threshold import start_searches
 from cfx_jax.generators import Generator

@@ -25,7 +25,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.fido.masks import upsample
+from cfx_jax.fido.resampling import upsample
 from cfx_jax.fido.settings import Settings
 
 # Largest shift of the logits in either direction, before they are sharpened.

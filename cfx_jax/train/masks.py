@@ -234,7 +234,7 @@ def _grid_size(key: jax.Array, coarsest: int) -> jax.Array:
 def _stretch(cells: jax.Array, limit: int) -> jax.Array:
     """Returns bilinear weights `[limit, limit]` that stretch the first `cells` cells over all.
 
-    The weights in `cfx_jax.fido.masks` need sizes known before tracing; here `cells` is drawn.
+    The weights in `cfx_jax.fido.resampling` need sizes known before tracing; here `cells` is drawn.
     """
     position = jnp.linspace(0.0, 1.0, limit) * (cells - 1)
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(limit)))

@@ -1,4 +1,4 @@
-"""The mask law: upsampling, noise and holes, each against an independent answer."""
+"""The mask law: keep maps, masks and holes, each against an independent answer."""
 
 import math
 
@@ -6,42 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from cfx_jax.fido.masks import (
-    MaskLaw,
-    Relaxation,
-    block_noise,
-    smooth_cells,
-    smooth_noise,
-    upsample,
-)
+from cfx_jax.fido.masks import MaskLaw, Relaxation
+from cfx_jax.fido.resampling import upsample
 from cfx_jax.fido.settings import MODES, get_settings
-
-
-def align_corners(cells, size):
-    """Independent bilinear interpolation."""
-    places = [np.linspace(0, n - 1, out) for n, out in zip(np.shape(cells), size, strict=True)]
-    grid = np.meshgrid(*places, indexing="ij")
-    return ndimage.map_coordinates(np.asarray(cells, float), grid, order=1)
-
-
-@pytest.mark.parametrize(
-    ("cells", "size"), [((3, 3), (7, 7)), ((4, 2), (9, 5)), ((5, 5), (5, 5)), ((1, 1), (3, 4))]
-)
-def test_upsample_aligns_corners(cells, size):
-    values = np.random.default_rng(0).normal(size=cells).astype(np.float32)
-    result = upsample(jnp.asarray(values), size)
-    np.testing.assert_allclose(result, align_corners(values, size), atol=1e-6)
-    np.testing.assert_allclose(result[0, 0], values[0, 0], atol=1e-7)
-    np.testing.assert_allclose(result[-1, -1], values[-1, -1], atol=1e-6)
-
-
-def test_upsample_differs_from_half_pixel_resizing():
-    cells = jnp.asarray([[0.0, 1.0], [0.0, 1.0]])
-    half_pixel = jax.image.resize(cells, (4, 4), "linear")
-    np.testing.assert_allclose(upsample(cells, (4, 4))[0], [0, 1 / 3, 2 / 3, 1], atol=1e-6)
-    assert abs(float(half_pixel[0, 1]) - 1 / 3) > 0.05
 
 
 def test_keep_map_upsamples_the_probability_not_the_logit():
@@ -120,24 +88,6 @@ def test_draw_noise_is_independent_across_pixels_and_samples():
     assert abs(np.mean(masks[1:] * masks[:-1])) < 4 * 0.25 / math.sqrt(masks[1:].size)
 
 
-def test_block_noise_is_shared_only_within_a_block():
-    noise = block_noise(jax.random.normal, jax.random.key(3), (6, 20, 31), 8)
-    assert noise.shape == (6, 20, 31)
-    seams = [
-        (np.flatnonzero((np.diff(mask, axis=0) != 0).any(1)) + 1).tolist()
-        for image in np.asarray(noise)
-        for mask in (image, image.T)
-    ]
-    for mask_seams in seams:
-        # Whole blocks between the seams, which may start anywhere.
-        assert set(np.diff(mask_seams)) == {8}
-        assert 1 <= mask_seams[0] <= 8
-    assert len({mask_seams[0] for mask_seams in seams}) > 3
-    cuts = [len(np.unique(mask)) for mask in noise]
-    rows, columns = (np.array([len(s) + 1 for s in seams[i::2]]) for i in (0, 1))
-    np.testing.assert_array_equal(cuts, rows * columns)
-
-
 @pytest.mark.parametrize("block_size", [2, 7, 16])
 def test_draw_with_blocks_preserves_pixel_probabilities(block_size):
     settings = get_settings("fast", num_samples=4000, block_size=block_size)
@@ -147,30 +97,6 @@ def test_draw_with_blocks_preserves_pixel_probabilities(block_size):
     np.testing.assert_array_equal(np.round(masks), holes)
     # Five standard errors, for the largest of 256 pixels.
     np.testing.assert_allclose(holes[..., 0].mean(0), pixels.keep, atol=5 * 0.5 / math.sqrt(4000))
-
-
-def test_block_noise_of_one_pixel_is_the_published_noise():
-    drawn = block_noise(jax.random.logistic, jax.random.key(5), (3, 8, 8), 1)
-    np.testing.assert_array_equal(drawn, jax.random.logistic(jax.random.key(5), (3, 8, 8)))
-    shares = block_noise(jax.random.uniform, jax.random.key(5), (1, 8, 8), 1)
-    coins = jax.random.bernoulli(jax.random.key(5), 0.3, (8, 8))
-    np.testing.assert_array_equal(shares[0] < 0.3, coins)
-
-
-@pytest.mark.parametrize("scale", [4, 11])
-def test_smooth_noise_is_normal_and_correlated_between_neighbours(scale):
-    field = np.asarray(smooth_noise(jax.random.key(6), (3000, 24, 32), scale))
-    # Five standard errors of a mean and of a variance of 3,000 draws, at the worst of 768 pixels.
-    np.testing.assert_allclose(field.mean(0), 0.0, atol=5 / math.sqrt(3000))
-    np.testing.assert_allclose(field.var(0), 1.0, atol=5 * math.sqrt(2 / 3000))
-    centre = field[:, 12, 16]
-
-    def agreement(distance):
-        return np.corrcoef(centre, field[:, 12, 16 - distance])[0, 1]
-
-    assert agreement(1) > 0.94
-    assert 0.2 < agreement(scale) < 0.8
-    assert abs(agreement(16)) < 0.1 or scale == 11
 
 
 def test_draw_with_a_large_scale_gives_level_sets():
@@ -183,46 +109,10 @@ def test_draw_with_a_large_scale_gives_level_sets():
     assert len({mask.sum() for mask in masks}) > 5
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.5])
-def test_smooth_noise_preserves_pixel_probabilities(scale):
-    law = MaskLaw(Relaxation.CONCRETE, temperature=0.4, smooth_scale=scale)
-    cells = jnp.asarray([[-1.0, 0.0], [1.0, 2.0]])
-    pixels = law.keep_map(cells, (16, 16))
-    np.testing.assert_allclose(pixels.keep, law.upsample_keep(cells, (16, 16)), atol=1e-6)
-    masks, holes = law.draw(jax.random.key(4), pixels, 4000)
-    np.testing.assert_array_equal(np.round(masks), holes)
-    hard = jax.vmap(lambda key: law.draw_hard(key, pixels)[0])(
-        jax.random.split(jax.random.key(5), 4000)
-    )
-    # Five standard errors, for the largest of 256 pixels.
-    for drawn in (holes, hard):
-        error = 5 * 0.5 / math.sqrt(4000)
-        np.testing.assert_allclose(drawn[..., 0].mean(0), pixels.keep, atol=error)
-
-
-def test_smooth_cells_averages_neighbours_with_a_gaussian():
-    cells = np.zeros((7, 9), np.float32)
-    cells[3, 4] = 1.0
-    found = smooth_cells(jnp.asarray(cells), 1.0)
-    rows, columns = (np.exp(-0.5 * np.square(np.arange(-reach, reach + 1))) for reach in (3, 4))
-
-    # Each cell divides by its own sum, which is cut off at the border.
-    def weights(length):
-        all_weights = np.exp(
-            -0.5 * np.square(np.subtract.outer(np.arange(length), np.arange(length)))
-        )
-        return all_weights.sum(1)
-
-    expected = np.outer(rows / weights(7), columns / weights(9))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    np.testing.assert_allclose(smooth_cells(jnp.full((4, 4), 2.5), 3.0), 2.5, rtol=1e-6)
-    assert smooth_cells(found, 0.0) is found
-
-
 def test_draw_deterministic_masks_equal_the_map_with_holes_below_one():
     settings = MODES["bbmp"]
     cells = jnp.ones((4, 4)).at[0, 0].set(0.25)
     pixels = settings.mask_law.keep_map(cells, (8, 8))
     masks, holes = settings.mask_law.draw(jax.random.key(0), pixels, settings.num_samples)
-    np.testing.assert_allclose(masks[0, ..., 0], align_corners(cells, (8, 8)), atol=1e-6)
-    np.testing.assert_array_equal(holes[0, ..., 0], align_corners(cells, (8, 8)) >= 1)
+    np.testing.assert_allclose(masks[0, ..., 0], upsample(cells, (8, 8)), atol=1e-6)
+    np.testing.assert_array_equal(holes[0, ..., 0], upsample(cells, (8, 8)) >= 1)
