@@ -1,4 +1,8 @@
-"""Preparation of a batch of user-provided images: checks, and a question and a key per image."""
+"""Batches of user-provided images: checks, a question and a key per image, and their division."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,11 @@ from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.checks import check_values
 from cfx_jax.fido.question import Question, Score
 from cfx_jax.generators import check_key
+
+_Rows = TypeVar("_Rows")
+_Results = TypeVar("_Results")
+# On a CPU, more images at a time are not faster and take more memory.
+_CPU_BATCH_SIZE, _ACCELERATOR_BATCH_SIZE = 4, 64
 
 
 def make_question(
@@ -33,7 +42,11 @@ def make_question(
 
 
 def prepare(
-    key: jax.Array | int, classifier: Classifier, images: jax.Array, question: Question
+    key: jax.Array | int,
+    classifier: Classifier,
+    images: jax.Array,
+    question: Question,
+    batch_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array, Question]:
     """Checks the values of a batch, and gives each image its key and its question.
 
@@ -43,6 +56,7 @@ def prepare(
         classifier: predicts the targets that are not given.
         images: float32 `[N, H, W, C]`, their shape already checked.
         question: question about all images, see `make_question`.
+        batch_size: largest number of images to classify together, see `map_batches`.
 
     Returns:
         `(keys [N], images, question)`, the classes of the question int32 `[N]`.
@@ -56,12 +70,60 @@ def prepare(
         _check_question(question)
         targets = question.target
     else:
-        targets = predict(classifier, images)
+        targets = map_batches(lambda batch: predict(classifier, batch), images, batch_size)
     contrast = question.contrast
     if contrast is not None:
         contrast = jnp.broadcast_to(contrast, targets.shape)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, image_checksums(images))
     return keys, images, question.replace(target=targets, contrast=contrast)
+
+
+def map_batches(
+    function: Callable[[_Rows], _Results],
+    rows: _Rows,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> _Results:
+    """Applies a function to many rows, in batches of one size, so that the memory is bounded.
+
+    Args:
+        function: function that maps a leading axis B to a leading axis B, row by row.
+        rows: JAX arrays with a leading axis N; traced ones are one batch.
+        batch_size: largest B; None = 4 per CPU device, 64 per accelerator. The batches are as even
+            as possible; the last one is filled up with repeated rows, whose results are dropped.
+        progress: called with the number of finished rows and N after each batch.
+
+    Returns:
+        The results, with a leading axis N.
+    """
+    total = len(jax.tree.leaves(rows)[0])
+    size = _choose_batch_size(rows, batch_size, total)
+    results = []
+    for start in range(0, total, size):
+        batch = rows
+        if size < total:
+            indices = np.arange(start, start + size) % total
+            batch = jax.tree.map(lambda leaf, i=indices: leaf[i], rows)
+        results.append(function(batch))
+        if progress is not None:
+            jax.block_until_ready(results[-1])
+            progress(min(start + size, total), total)
+    if len(results) == 1:
+        return results[0]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:total], *results)
+
+
+def _choose_batch_size(rows: Any, most: int | None, total: int) -> int:
+    """Returns the size of even batches of at most `most` rows, see `map_batches`."""
+    leaves = jax.tree.leaves(rows)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return total
+    if most is None:
+        # The devices of a sharded array share the batch.
+        num_devices = max(len(leaf.devices()) for leaf in leaves)
+        on_cpu = jax.default_backend() == "cpu"
+        most = num_devices * (_CPU_BATCH_SIZE if on_cpu else _ACCELERATOR_BATCH_SIZE)
+    return math.ceil(total / math.ceil(total / most))
 
 
 def _check_question(question: Question) -> None:
