@@ -44,7 +44,7 @@ def test_api_parameters_are_described_and_typed(function):
     assert returned is not inspect.Signature.empty
 
 
-OPTIONS = "objective", "mode", "contrast", "score", "allowed"
+OPTIONS = "objective", "mode", "contrast", "score", "allowed", "batch_size", "progress"
 
 
 @pytest.mark.parametrize("function", DRAWING, ids=lambda f: f.__name__)
@@ -73,8 +73,8 @@ def test_explain_prints_nothing_and_changes_no_setting(capfd, random_classifier,
     before = dict(jax.config.values)
     generator = cfx_jax.load_generator("blur")
     cfx_jax.explain(
-        jax.random.key(0), random_classifier, generator, jnp.asarray(images), mask_size=4,
-        num_steps=2, num_samples=1,
+        jax.random.key(0), random_classifier, generator, jnp.asarray(images), mode="paper",
+        mask_size=4, num_steps=2,
     )  # fmt: skip
     assert dict(jax.config.values) == before
     assert capfd.readouterr() == ("", "")

@@ -22,7 +22,7 @@ def test_average_logits_are_the_mean_of_log_probabilities(linear_classifier, ima
 
 def test_average_of_one_decides_like_that_one(random_classifier, fill_half, images):
     one = average([random_classifier])
-    arguments = {"mask_size": 4, "num_steps": 3}
+    arguments = {"mode": "paper", "mask_size": 4, "num_steps": 3}
     key = jax.random.key(0)
     alone = cfx_jax.explain(key, random_classifier, fill_half, images[:2], **arguments)
     averaged = cfx_jax.explain(key, one, fill_half, images[:2], **arguments)

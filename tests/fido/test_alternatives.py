@@ -96,6 +96,7 @@ def test_sort_by_area_puts_failures_behind_regions(black):
     assert ranked.region[0].sum() < ranked.region[1].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [jax.enable_x64, jax.debug_nans], ids=["x64", "debug_nans"])
 def test_explain_alternatives_computes_under_settings_of_jax(setting, black):
     expected = explain(left_only, black, alternatives=2)

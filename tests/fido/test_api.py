@@ -183,16 +183,18 @@ def test_explain_does_not_depend_on_batch_or_order(random_classifier, fill_half,
     assert float(jnp.abs(batch[0] - batch[1]).max()) > 0.01
 
 
-@pytest.mark.parametrize("fixed_noise", [False, True])
+@pytest.mark.parametrize(("mode", "fixed_noise"), [("fast", False), ("region", True)])
 def test_explain_with_another_key_learns_other_masks_unless_the_noise_is_fixed(
-    fixed_noise, random_classifier, fill_half, images
+    mode, fixed_noise, random_classifier, fill_half, images
 ):
+    assert get_settings(mode).fixed_noise == fixed_noise
     run = functools.partial(
         cfx_jax.explain,
         classifier=random_classifier,
         generator=fill_half,
         images=images,
-        **SHORT | {"fixed_noise": fixed_noise},
+        mode=mode,
+        **SHORT,
     )
     first, again, other = (run(jax.random.key(seed)).keep_prob for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -206,15 +208,16 @@ def test_explain_status_describes_each_image(linear_classifier, fill_half):
     white, black = jnp.ones((8, 8, 1)), jnp.zeros((8, 8, 1))
     broken = white.at[0, 0, 0].set(jnp.nan)
     images = jnp.stack([white, black, broken])
-    e = cfx_jax.explain(
-        KEY, classifier, black_fill, images, jnp.asarray([1, 1, 1]), objective="ssr", mask_size=8
+    explain = functools.partial(
+        cfx_jax.explain, KEY, classifier, black_fill, mode="fast", mask_size=8, num_samples=8
     )
+    e = explain(images, jnp.asarray([1, 1, 1]))
     assert [Status(s) for s in e.status] == [Status.OK, Status.MISCLASSIFIED, Status.NON_FINITE]
     assert (e.top_classes[:2, 0] >= 0).all()
     assert (e.top_classes[2] == -1).all(), "nothing is claimed of what is not finite"
     assert np.isnan(e.saliency[2]).all()
     assert np.isfinite(e.saliency[:2]).all()
-    alone = cfx_jax.explain(KEY, classifier, black_fill, images[:1], jnp.asarray([1]), mask_size=8)
+    alone = explain(images[:1], jnp.asarray([1]))
     np.testing.assert_allclose(alone.saliency[0], e.saliency[0], atol=1e-5)
 
 
@@ -286,7 +289,7 @@ def test_explain_one_works_under_vmap_and_jit(linear_classifier, fill_half):
 
 
 def test_explain_works_under_jit(random_classifier, fill_half, images):
-    run = functools.partial(cfx_jax.explain, **SHORT)
+    run = functools.partial(cfx_jax.explain, mode="fast", **SHORT)
     arguments = (KEY, random_classifier, fill_half, images)
     np.testing.assert_allclose(
         jax.jit(run)(*arguments).keep_prob, run(*arguments).keep_prob, atol=1e-5
@@ -308,7 +311,9 @@ def test_explain_does_not_retrace_between_batches(linear_classifier, fill_half):
         )
         images = jnp.asarray(rng.uniform(size=(2, 8, 8, 3)), jnp.float32)
         key = jax.random.key(seed)
-        return cfx_jax.explain(key, classifier, fill_half, images, mask_size=4, num_steps=2)
+        return cfx_jax.explain(
+            key, classifier, fill_half, images, mode="fast", mask_size=4, num_steps=2
+        )
 
     run(0)
     traced = len(traces)
