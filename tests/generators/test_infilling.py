@@ -1,5 +1,7 @@
 """In-filling without an explanation: the composite, and errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,8 +107,8 @@ def test_infill_refuses_fills_that_are_no_pixels(images, scale, shift, expected)
         return
     with pytest.raises(ValueError, match=expected):
         cfx_jax.infill(KEY, generator, images, mask)
-    # Of traced ones nothing is known.
-    jax.jit(cfx_jax.infill)(KEY, generator, images, mask)
+    # The values of traced fills are not known.
+    jax.eval_shape(functools.partial(cfx_jax.infill, KEY, generator), images, mask)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,9 @@ def test_explain_checks_the_fills_of_a_user_generator(images, fill, expected):
     )
 
     def explain(images):
-        return cfx_jax.explain(KEY, classifier, generator, images, num_steps=2, mask_size=4)
+        return cfx_jax.explain(
+            KEY, classifier, generator, images, mode="bbmp", num_steps=2, mask_size=4
+        )
 
     if not expected:
         explain(images)
@@ -136,7 +140,7 @@ def test_explain_checks_the_fills_of_a_user_generator(images, fill, expected):
     with pytest.raises(ValueError, match=expected):
         explain(images)
     if "complex" not in expected:
-        jax.jit(explain)(images)  # Of what is traced nothing is known.
+        jax.eval_shape(explain, images)  # The values of traced fills are not known.
 
 
 def test_check_fills_does_not_run_packaged_generators(monkeypatch):
