@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-SETTINGS: dict[str, Any] = {
+API_CONFIG: dict[str, Any] = {
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
     "jax_default_prng_impl": "threefry2x32",
@@ -23,21 +23,21 @@ SETTINGS: dict[str, Any] = {
 """Values under which all public functions compute, by the name of the setting."""
 
 # Runs compile programs ahead of their first call.
-RUN_SETTINGS = SETTINGS | {"jax_disable_jit": False}
+RUN_CONFIG = API_CONFIG | {"jax_disable_jit": False}
 """Values under which runs over whole datasets compute."""
 
-COMMAND_SETTINGS = RUN_SETTINGS | {"jax_enable_x64": False}
+COMMAND_CONFIG = RUN_CONFIG | {"jax_enable_x64": False}
 """Values under which commands compute; in Python, models may be float64."""
 
 
-def under(settings: dict[str, Any]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def jax_config(settings: dict[str, Any]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Makes a function compute under given settings of JAX, which are restored afterwards.
 
     Outside of a trace, the function runs without any mesh of `Explicit` axes, and arrays sharded
     over such axes are treated as sharded over `Auto` axes; no array is moved.
 
     Args:
-        settings: values by the name of the setting, such as `SETTINGS`.
+        settings: values by the name of the setting, such as `API_CONFIG`.
 
     Returns:
         A decorator.

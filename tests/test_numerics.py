@@ -43,7 +43,7 @@ DRAWING = {
     ids=lambda function: function.__name__,
 )  # fmt: skip
 def test_public_functions_compute_under_own_settings(function):
-    assert function.__code__ is numerics.under(numerics.SETTINGS)(len).__code__
+    assert function.__code__ is numerics.jax_config(numerics.API_CONFIG)(len).__code__
 
 
 @pytest.mark.parametrize("name", DRAWING)
@@ -73,7 +73,7 @@ def test_check_key_converts_every_implementation():
 def test_settings_are_restored_after_an_error():
     before = dict(jax.config.values)
 
-    @numerics.under(numerics.COMMAND_SETTINGS)
+    @numerics.jax_config(numerics.COMMAND_CONFIG)
     def fails():
         assert not jax.config.jax_enable_x64
         raise KeyError

@@ -73,7 +73,7 @@ def unsupported_reason(method: str, classifier: Classifier, shape: tuple[int, in
     return ""
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def attribute(
     method: str,
     key: jax.Array | int,

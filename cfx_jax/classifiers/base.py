@@ -84,7 +84,7 @@ class Classifier:
         if not 0.0 < self.crop <= 1.0:
             raise ValueError(f"classifier.crop is {self.crop!r}; expected a share above 0, up to 1")
 
-    @numerics.under(numerics.SETTINGS)
+    @numerics.jax_config(numerics.API_CONFIG)
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
         """Checks the classifier for common faults, by four calls on one or two images.
 

@@ -112,7 +112,7 @@ def _check_output(images: pathlib.Path, masks: pathlib.Path, output: pathlib.Pat
     for folder in ("infilled", "sheets"):
         for read in (images, masks):
             config = DataConfig(source="folder", path=str(read))
-            data.check_apart(config, output / folder, "--output: its folder")
+            data.check_output_folder(config, output / folder, "--output: its folder")
 
 
 def _to_floats(image: Image.Image) -> np.ndarray:

@@ -5,7 +5,7 @@ import os
 import sys
 
 from cfx_jax.commands import command_line
-from cfx_jax.data import check_apart_from_run
+from cfx_jax.data import check_output_folder_of_run
 from cfx_jax.records import local_folder
 from cfx_jax.report import FORMATS, export_pictures, export_table
 from cfx_jax.runs import Explanations, describe_progress, find_problems
@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         manifest = Explanations(arguments.workdir).manifest
         output = local_folder(arguments.to)
-        check_apart_from_run(manifest, output, "--to")
+        check_output_folder_of_run(manifest, output, "--to")
         print(export_table(arguments.workdir, output, arguments.format))
         if arguments.pictures:
             folder = os.path.join(output, "pictures")

@@ -5,7 +5,7 @@ import os
 import sys
 
 from cfx_jax.commands import command_line
-from cfx_jax.data import check_apart_from_run
+from cfx_jax.data import check_output_folder_of_run
 from cfx_jax.report import write_gallery
 from cfx_jax.runs import Explanations
 
@@ -36,6 +36,6 @@ def main() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or os.path.join(arguments.runs[0], "report")
     for run in arguments.runs:
-        check_apart_from_run(Explanations(run).manifest, output, "--output")
+        check_output_folder_of_run(Explanations(run).manifest, output, "--output")
     print(write_gallery(arguments.runs, output, arguments.max_images))
     return 0

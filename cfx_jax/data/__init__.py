@@ -1,6 +1,5 @@
 """Example sources and this host's batches of them, decoded ahead of the devices."""
 
-from cfx_jax.data.apart import check_apart, check_apart_from_run
 from cfx_jax.data.demo import demo_images
 from cfx_jax.data.digests import UNREADABLE
 from cfx_jax.data.images import (
@@ -15,6 +14,10 @@ from cfx_jax.data.images import (
 from cfx_jax.data.labels import find_class
 from cfx_jax.data.listing import list_images, match_forms
 from cfx_jax.data.loader import Examples, load_units
+from cfx_jax.data.output_folder import (
+    check_output_folder,
+    check_output_folder_of_run,
+)
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, expand_top_classes
 from cfx_jax.data.sources import check_there, open_source, resize_for
 
@@ -25,8 +28,8 @@ __all__ = [
     "Resize",
     "Source",
     "UnreadableImageError",
-    "check_apart",
-    "check_apart_from_run",
+    "check_output_folder",
+    "check_output_folder_of_run",
     "check_there",
     "demo_images",
     "expand_top_classes",

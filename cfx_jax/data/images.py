@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 
-from cfx_jax.data.depth import find_scale
+from cfx_jax.data.bit_depth import find_scale
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 

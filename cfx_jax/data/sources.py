@@ -16,7 +16,7 @@ from cfx_jax.data import images
 from cfx_jax.data._allowed import add_allowed
 from cfx_jax.data._arrays import open_npz
 from cfx_jax.data._folder import find_folder, open_folder
-from cfx_jax.data.depth import largest_of_16_bits
+from cfx_jax.data.bit_depth import largest_of_16_bits
 from cfx_jax.data.digests import digest, digest_file
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.listing import readable_suffixes

@@ -37,7 +37,7 @@ from cfx_jax.runs import Bar, StopRequest, check_same_data, cluster
 _logger = logging.getLogger(__name__)
 
 
-@numerics.under(numerics.RUN_SETTINGS)
+@numerics.jax_config(numerics.RUN_CONFIG)
 def evaluate(
     config: EvaluateConfig,
     workdir: str | os.PathLike[str],
@@ -77,13 +77,13 @@ def evaluate(
     stop = stop or StopRequest()
     Storage(workdir)  # Rejects an unknown kind of address before models are loaded.
     if not records:
-        data.check_apart(config.data, workdir)
+        data.check_output_folder(config.data, workdir)
     runs = list(records) or _run_all(config, str(workdir), stop, classifier)
     learnt = open_runs(runs)
     if records:
         stored = learnt[0].records.manifest["config"]
         config = adopt(config, stored, images_path, has_classifier=classifier is not None)
-        data.check_apart(config.data, workdir)
+        data.check_output_folder(config.data, workdir)
     study = Study.open(config, learnt, classifier, transfer_classifiers)
     snapshot = Snapshot(f"{workdir}/scores")
     folders = {part.name: f"{workdir}/scores/{part.name}" for part in study.parts}

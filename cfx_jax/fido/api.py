@@ -25,7 +25,7 @@ from cfx_jax.fido.settings import Settings, get_settings
 from cfx_jax.generators import Generator, check_fills, check_key, to_array
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def explain_one(
     key: jax.Array | int,
     classifier: Classifier,
@@ -99,7 +99,7 @@ def explain_one(
     return solve_alternatives(problem, classifier, generator, settings=settings)
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def explain(
     key: jax.Array | int,
     classifier: Classifier,
@@ -177,7 +177,7 @@ def explain(
     return _explain_objectives((objective,), *arguments, batch_size, progress)[objective]
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def explain_both(
     key: jax.Array | int,
     classifier: Classifier,

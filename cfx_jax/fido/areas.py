@@ -67,7 +67,7 @@ class AreaMasks(NamedTuple):
     probability: jax.Array
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def explain_areas(
     key: jax.Array | int,
     classifier: Classifier,

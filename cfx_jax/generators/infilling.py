@@ -20,7 +20,7 @@ from cfx_jax.generators.checks import (
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def infill(
     key: jax.Array | int,
     generator: Generator,

@@ -36,7 +36,7 @@ from cfx_jax.weights import class_names as class_names_file
 _logger = logging.getLogger(__name__)
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def load_classifier(
     name: str,
     weights: str | os.PathLike[str] | None = None,

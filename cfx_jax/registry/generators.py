@@ -44,7 +44,7 @@ class Network(NamedTuple):
     image_size: int
 
 
-@numerics.under(numerics.SETTINGS)
+@numerics.jax_config(numerics.API_CONFIG)
 def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> Generator:
     """Loads a generator by name.
 

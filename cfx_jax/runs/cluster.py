@@ -188,7 +188,7 @@ def resolve_numbers() -> None:
 
     So a run that is resumed from another shell writes the same records.
     """
-    for name, value in numerics.COMMAND_SETTINGS.items():
+    for name, value in numerics.COMMAND_CONFIG.items():
         if getattr(jax.config, name) != value:
             jax.config.update(name, value)
             _logger.warning("%s is ignored: every run computes with %s", name.upper(), value)

@@ -50,7 +50,7 @@ _UNITS_IN_WRITING = 2
 _Jobs = Iterator[tuple[Examples, Images]]
 
 
-@numerics.under(numerics.RUN_SETTINGS)
+@numerics.jax_config(numerics.RUN_CONFIG)
 def run(
     config: Config,
     workdir: str | os.PathLike[str],
@@ -107,7 +107,7 @@ def run(
         config = registry.name_given_models(config, classifier, generator)
         config = registry.resolve_precision(config)
         data.check_there(config.data)
-        data.check_apart(config.data, workdir, is_of_run=True)
+        data.check_output_folder(config.data, workdir, is_of_run=True)
         models = registry.load_models(config, classifier, generator)
         settings = config.explain.settings()
         registry.check_models(*models, config.explain)

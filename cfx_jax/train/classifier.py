@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
-@numerics.under(numerics.RUN_SETTINGS)
+@numerics.jax_config(numerics.RUN_CONFIG)
 def train_classifier(
     config: TrainClassifierConfig, workdir: pathlib.Path
 ) -> tuple[pathlib.Path, float]:
@@ -55,7 +55,7 @@ def train_classifier(
     """
     config.validate()
     for section in (config.data, config.heldout):
-        data.check_apart(section, workdir)
+        data.check_output_folder(section, workdir)
     architecture = ARCHITECTURES[config.name]
     num_classes = architecture.module.num_classes
     training, heldout = (

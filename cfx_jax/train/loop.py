@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 _STEPS_AHEAD = 2
 
 
-@numerics.under(numerics.RUN_SETTINGS)
+@numerics.jax_config(numerics.RUN_CONFIG)
 def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains a generator, from its last checkpoint if there is one.
 
@@ -56,7 +56,7 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     """
     config.validate()
     for section in (config.data, config.heldout):
-        data.check_apart(section, workdir)
+        data.check_output_folder(section, workdir)
     source = data.open_source(config.data)
     heldout = Heldout(config)
     manifest = _manifest(config, source)

@@ -1,4 +1,4 @@
-"""Keeps what is written apart from the images that are read."""
+"""Checks that no results are written into the folder of the images."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from cfx_jax.data.listing import is_run, list_images
 from cfx_jax.records import Storage
 
 
-def check_apart(
+def check_output_folder(
     config: DataConfig,
     output: str | os.PathLike[str],
     option: str = "workdir",
@@ -27,7 +27,7 @@ def check_apart(
 
     Args:
         config: the `data` section.
-        output: folder to write to; an address in a bucket is always apart.
+        output: folder to write to; an address in a bucket is always accepted.
         option: option that gives the folder, for the message.
         is_of_run: whether it becomes the folder of a run, which listings skip.
 
@@ -54,23 +54,23 @@ def check_apart(
         )
 
 
-def check_apart_from_run(
+def check_output_folder_of_run(
     manifest: Mapping[str, Any], output: str | os.PathLike[str], option: str
 ) -> None:
-    """Does the same as `check_apart` for the images of a run.
+    """Does the same as `check_output_folder` for the images of a run.
 
     Args:
         manifest: manifest of the run.
-        output: as in `check_apart`.
-        option: as in `check_apart`.
+        output: as in `check_output_folder`.
+        option: as in `check_output_folder`.
 
     Raises:
-        ConfigError: as in `check_apart`.
+        ConfigError: as in `check_output_folder`.
     """
     stored = manifest.get("config", {}).get("data", {})
     known = {field.name for field in dataclasses.fields(DataConfig)}
     section = {name: value for name, value in stored.items() if name in known}
-    check_apart(DataConfig(**section), output, option)
+    check_output_folder(DataConfig(**section), output, option)
 
 
 def _find_problem(

@@ -10,7 +10,11 @@ from PIL import Image
 import cfx_jax
 from cfx_jax.commands.infill_folder import infill_folder
 from cfx_jax.config import Config, ConfigError, DataConfig
-from cfx_jax.data import check_apart, check_apart_from_run, list_images
+from cfx_jax.data import (
+    check_output_folder,
+    check_output_folder_of_run,
+    list_images,
+)
 from cfx_jax.evaluate import EvaluateConfig, evaluate
 from cfx_jax.registry import load_generator
 from cfx_jax.train import TrainClassifierConfig, TrainConfig, train, train_classifier
@@ -61,66 +65,66 @@ IS, CONTAINS, INSIDE = (
         ("new", ""),
     ],
 )
-def test_check_apart_compares_real_folders(place, source, output, problem):
+def test_check_output_folder_compares_real_folders(place, source, output, problem):
     config = DataConfig("folder", str(place / source))
     output = f"file://{place}/all/photos" if output == "file" else place / output
     if not problem:
-        check_apart(config, output)
+        check_output_folder(config, output)
         return
     with pytest.raises(ConfigError, match=f"^workdir .* {problem} .*expected a folder of its own$"):
-        check_apart(config, output)
+        check_output_folder(config, output)
 
 
-def test_check_apart_accepts_runs_that_listings_skip(place):
+def test_check_output_folder_accepts_runs_that_listings_skip(place):
     photos = place / "all/photos"
     config = DataConfig("folder", str(photos))
     before = list_images(photos).images
-    check_apart(config, photos / "runs/first", is_of_run=True)
+    check_output_folder(config, photos / "runs/first", is_of_run=True)
     make_run(photos / "runs/first")
     assert list_images(photos).images == before
     # The run goes on; its gallery, or an evaluation inside it, is not read, either.
-    check_apart(config, photos / "runs/first", is_of_run=True)
-    check_apart(config, photos / "runs/first/scores")
+    check_output_folder(config, photos / "runs/first", is_of_run=True)
+    check_output_folder(config, photos / "runs/first/scores")
     with pytest.raises(ConfigError, match="contains images"):
-        check_apart(config, photos / "sub", is_of_run=True)
+        check_output_folder(config, photos / "sub", is_of_run=True)
 
 
-def test_check_apart_keeps_class_folders_apart_from_runs(place):
+def test_check_output_folder_keeps_class_folders_apart_from_runs(place):
     photos = place / "all/photos"
     config = DataConfig("folder", str(photos), class_folders=True)
-    check_apart(config, photos / "run", is_of_run=True)
+    check_output_folder(config, photos / "run", is_of_run=True)
     with pytest.raises(ConfigError, match=INSIDE):
-        check_apart(config, photos / "runs/first", is_of_run=True)
+        check_output_folder(config, photos / "runs/first", is_of_run=True)
 
 
 @pytest.mark.parametrize("path", ["all/photos", "all/photos/a.png"])
-def test_check_apart_of_named_images(place, path):
+def test_check_output_folder_of_named_images(place, path):
     """Other pictures in the folder are not read, so that results may lie there."""
     is_file = path.endswith("png")
     config = DataConfig("folder", str(place / path), files=() if is_file else ("sub/b.png",))
     read = place / "all/photos" if is_file else place / "all/photos/sub"
-    check_apart(config, place / "all/photos/runs/first")
-    check_apart(config, read / "new")
+    check_output_folder(config, place / "all/photos/runs/first")
+    check_output_folder(config, read / "new")
     for output in (read, place):
         with pytest.raises(ConfigError, match="contains images"):
-            check_apart(config, output)
+            check_output_folder(config, output)
 
 
 @pytest.mark.parametrize(
     "config", [DataConfig(), DataConfig("npz", "x.npz"), DataConfig("folder", "nowhere")]
 )
-def test_check_apart_needs_a_folder_of_images(config, tmp_path, monkeypatch):
+def test_check_output_folder_needs_a_folder_of_images(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_apart(config, tmp_path)
-    check_apart(DataConfig("folder", str(tmp_path)), "gs://bucket/run")
+    check_output_folder(config, tmp_path)
+    check_output_folder(DataConfig("folder", str(tmp_path)), "gs://bucket/run")
 
 
-def test_check_apart_from_run_reads_the_manifest(place):
+def test_check_output_folder_of_run_reads_the_manifest(place):
     data = {"source": "folder", "path": str(place / "all/photos"), "files": [], "later": 1}
     with pytest.raises(ConfigError, match=f"^--to .* {INSIDE}"):
-        check_apart_from_run({"config": {"data": data}}, place / "all/photos/tables", "--to")
-    check_apart_from_run({"config": {"data": data}}, place / "tables", "--to")
-    check_apart_from_run({}, place / "all", "--to")
+        check_output_folder_of_run({"config": {"data": data}}, place / "all/photos/tables", "--to")
+    check_output_folder_of_run({"config": {"data": data}}, place / "tables", "--to")
+    check_output_folder_of_run({}, place / "all", "--to")
 
 
 def test_run_writes_nothing_into_the_images(place, monkeypatch):
