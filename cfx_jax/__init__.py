@@ -16,14 +16,18 @@ from cfx_jax.version import __version__ as __version__
 
 # These modules, which read images and report progress, are imported at their first use.
 _LAZY = {"demo_images": "cfx_jax.data.demo", "run": "cfx_jax.runs.runner"}
+_LAZY_PACKAGES = ("report",)
 
 if TYPE_CHECKING:
+    from cfx_jax import report as report
     from cfx_jax.data import demo_images
     from cfx_jax.runs import run
 else:
     # Hidden from type checkers, which would otherwise accept any name as an attribute.
     def __getattr__(name: str) -> Any:
         """Imports and returns a lazy attribute."""
+        if name in _LAZY_PACKAGES:
+            return importlib.import_module(f"{__name__}.{name}")
         if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(_LAZY[name]), name)

@@ -135,6 +135,11 @@ class ClassifierConfig:
                 f"classifier.mean is {self.mean!r} and classifier.std {self.std!r}; expected one "
                 "number of each for a channel, std above 0"
             )
+        if max(self.mean, default=0) > 1:
+            raise ConfigError(
+                f"classifier.mean is {self.mean!r}; expected means of images in [0, 1]: divide "
+                "mean and std by 255"
+            )
         if self.mean and self.normalization:
             raise ConfigError(
                 "classifier.mean and classifier.normalization are both given; expected one of them"

@@ -19,6 +19,10 @@ API_CONFIG: dict[str, Any] = {
     "jax_threefry_partitionable": True,
     # Masks that only fill up a batch repeat the keys of others.
     "jax_debug_key_reuse": False,
+    # Forbidden pixels have an infinite price.
+    "jax_debug_infs": False,
+    # Arguments of NumPy are moved to the device.
+    "jax_transfer_guard": "allow",
 }
 """Values under which all public functions compute, by the name of the setting."""
 

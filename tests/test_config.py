@@ -144,6 +144,12 @@ def test_config_names_invalid_values(field, value, message):
         config.validate()
 
 
+def test_config_refuses_a_mean_of_images_up_to_255():
+    classifier = ClassifierConfig(mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
+    with pytest.raises(ConfigError, match=r"expected means of images in .* divide mean and std by"):
+        Config(classifier=classifier).validate()
+
+
 def test_config_refuses_a_crop_without_cropping():
     config = Config(classifier=ClassifierConfig(crop=0.9))
     config.validate()

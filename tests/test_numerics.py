@@ -56,6 +56,7 @@ def test_public_functions_compute_under_any_settings(name):
             jax.default_prng_impl("rbg"),
             jax.threefry_partitionable(False),
             jax.debug_key_reuse(True),
+            jax.debug_infs(True),
         ):
             stack.enter_context(context)
         found = DRAWING[name](jax.random.key(0), IMAGES)
@@ -122,3 +123,22 @@ def test_run_does_not_depend_on_settings_and_mesh(tmp_path):
         RecordReader(tmp_path / name).read("ssr_mask_logits") for name in ("plain", "other")
     )
     np.testing.assert_array_equal(plain, other)
+
+
+@pytest.fixture
+def seed_offset():
+    jax.config.update("jax_random_seed_offset", 5)
+    yield
+    jax.config.update("jax_random_seed_offset", 0)
+
+
+def test_check_key_of_a_seed_does_not_depend_on_the_seed_offset(seed_offset):
+    assert np.asarray(jax.random.key_data(check_key(7))).tolist() == [0, 7]
+
+
+def test_explain_computes_with_forbidden_pixels_and_without_transfers():
+    allowed = np.zeros((8, 8), bool)
+    allowed[:, :6] = True
+    with jax.debug_infs(True), jax.transfer_guard("disallow"):
+        e = cfx_jax.explain(0, CLASSIFIER, NOISE, IMAGES, allowed=allowed, **SMALL)
+    assert not e.region[:, :, 6:].any()

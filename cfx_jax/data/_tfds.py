@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from cfx_jax.data._tfrecord import Shard, TFRecordError, TFRecords
 from cfx_jax.data.digests import UNREADABLE, digest
 from cfx_jax.data.labels import Classes
 from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
+
+_logger = logging.getLogger(__name__)
 
 # Records kept in memory: more than the threads that read them.
 _MAX_KEPT = 64
@@ -64,6 +67,14 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         return example
 
     numbers: Sequence[int] = ()
+    if "label" in builder.info.features and "label" not in features:
+        kind = type(builder.info.features["label"]).__name__
+        _logger.warning(
+            "%s: its feature 'label' is a %s and no ClassLabel, so it is ignored; the predicted "
+            "classes are explained",
+            version,
+            kind,
+        )
     if "label" in features:
         numbers = classes.number(features["label"].names, f"labels of {version}")
 

@@ -16,9 +16,9 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin
 
-from cfx_jax.data.bit_depth import find_scale
+from cfx_jax.data.bit_depth import find_scale, scale_transparency
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
@@ -151,6 +151,7 @@ def to_rgb(image: Image.Image, white: int | None = None) -> Image.Image:
     """
     _limit_pixels(image)
     scale = find_scale(image, white)
+    scale_transparency(image)
     image.load()
     # Damaged metadata do not affect the pixels.
     with contextlib.suppress(Exception):
@@ -271,7 +272,11 @@ def upright_boxes(fractions: np.ndarray, image: Image.Image) -> np.ndarray:
     with contextlib.suppress(Exception):  # As `to_rgb` does with damaged metadata.
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     is_swapped, is_x_reversed, is_y_reversed = _TURNS.get(orientation, (False, False, False))
-    (x, width), (y, height) = (fractions[:, ::2], image.width), (fractions[:, 1::2], image.height)
+    # Pillow turns the size of a TIFF file already when it is opened.
+    tags = getattr(image, "tag_v2", {})
+    stored_width = tags.get(TiffImagePlugin.IMAGEWIDTH, image.width)
+    stored_height = tags.get(TiffImagePlugin.IMAGELENGTH, image.height)
+    (x, width), (y, height) = (fractions[:, ::2], stored_width), (fractions[:, 1::2], stored_height)
     if is_swapped:
         x, width, y, height = y, height, x, width
     if is_x_reversed:

@@ -119,12 +119,18 @@ class Source:
             bool `[H, W]`; True where the picture is white, or lighter than mid-grey.
 
         Raises:
-            UnreadableImageError: the picture cannot be decoded, or has not the size of the image.
+            UnreadableImageError: the picture cannot be decoded, has transparent pixels, or has
+                another size than the image.
         """
         if self.open_allowed is None:
             return np.ones(size, bool)
         name = f"{self.ids[index]}, its allowed pixels"
         with images.reading(name), self.open_allowed(index) as picture:
+            if picture.has_transparency_data:
+                raise ValueError(
+                    "the picture has transparent pixels, which could mean either; save it without "
+                    "an alpha channel, white where the region may be"
+                )
             decoded = images.to_grey(images.to_rgb(picture))
             expected = self.decode(index).size
             if decoded.size != expected:

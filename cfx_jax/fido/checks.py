@@ -11,7 +11,7 @@ import numpy as np
 
 from cfx_jax.classifiers import Classifier, class_count
 from cfx_jax.fido.objective import DIRECTIONS, price_allowed
-from cfx_jax.fido.question import Question
+from cfx_jax.fido.question import Question, Score
 from cfx_jax.fido.resampling import interpolation
 from cfx_jax.fido.settings import Settings
 from cfx_jax.generators import (
@@ -22,6 +22,9 @@ from cfx_jax.generators import (
     one_line,
     to_array,
 )
+
+# Number of logits that a score is tried with.
+_NUM_SCORED = 3
 
 
 def check_problem(
@@ -88,12 +91,30 @@ def check_values(classifier: Classifier, images: jax.Array, question: Question) 
     """
     check_pixels(images)
     num_classes = count_classes(classifier, images)
+    if question.score is not None:
+        _check_score(question.score, num_classes)
     targets, contrast = question.target, question.contrast
     if targets is not None:
         targets = check_classes("targets", targets, (len(images),), num_classes)
     if contrast is not None:
         contrast = check_classes("contrast", contrast, (), num_classes)
     return question.replace(target=targets, contrast=contrast)
+
+
+def _check_score(score: Score, num_classes: int) -> None:
+    """Raises a ValueError unless a score maps logits `[S, K]` and a target to floats `[S]`."""
+    expected = "expected score(logits [..., K], target) -> floats [...], written with jax.numpy"
+    logits = jax.ShapeDtypeStruct((_NUM_SCORED, num_classes), jnp.float32)
+    try:
+        found = jax.eval_shape(score, logits, jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:  # User-defined code can raise any exception.
+        raise ValueError(f"score fails with {one_line(error)}; {expected}") from error
+    what = type(found).__name__
+    if isinstance(found, jax.ShapeDtypeStruct):
+        if found.shape == (_NUM_SCORED,) and jnp.issubdtype(found.dtype, jnp.floating):
+            return
+        what = f"{found.dtype} {list(found.shape)}"
+    raise ValueError(f"score returns {what} for logits [{_NUM_SCORED}, {num_classes}]; {expected}")
 
 
 def check_batch_size(batch_size: Any) -> None:
@@ -124,8 +145,8 @@ def check_classes(name: str, classes: Any, shape: tuple[int, ...], num_classes: 
         ValueError: the type or the shape is wrong, or a number is outside of [0, K).
     """
     try:
-        array = classes if isinstance(classes, jax.Array) else np.asarray(classes)
-    except Exception:  # Lists of lists of different lengths, tensors on other devices.
+        array = classes if isinstance(classes, jax.Array) else to_array(name, classes)
+    except ValueError:  # Lists of lists of different lengths, tensors on other devices, masks.
         array = np.asarray(None)
     if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.integer):
         is_array = hasattr(classes, "shape")

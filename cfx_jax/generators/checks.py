@@ -38,7 +38,9 @@ def check_key(key: Any) -> jax.Array:
         ValueError: it is anything else, for example an array of several keys.
     """
     if isinstance(key, int | np.integer) and not isinstance(key, bool) and 0 <= key <= _MAX_SEED:
-        return jax.random.key(int(key), impl=_KEY_IMPL)
+        # `jax.random.key` would add the setting `jax_random_seed_offset`.
+        data = np.array([0, key], np.uint32)
+        return jax.random.wrap_key_data(jnp.asarray(data), impl=_KEY_IMPL)
     shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         if str(jax.random.key_impl(key)) == _KEY_IMPL:
@@ -65,10 +67,16 @@ def to_array(name: str, values: Any) -> jax.Array | np.ndarray:
         A JAX array, or a NumPy array in the byte order of this machine.
 
     Raises:
-        ValueError: NumPy cannot convert it, or the result does not consist of numbers.
+        ValueError: NumPy cannot convert it, the result does not consist of numbers, or values of a
+            masked array are masked.
     """
     if isinstance(values, jax.Array):
         return values
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name}: some values of the masked array are masked, and JAX has no masks; fill them "
+            "first, for example by `.filled(0)`"
+        )
     try:
         array = np.asarray(values)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -117,7 +117,7 @@ def _draw_row(
     panels.append((_overlay(one.saliency, photo), area))
     panels.append((infilled, f"→ in-filled\n{after}"))
     for axis, (picture, title) in zip(axes, panels, strict=True):
-        axis.imshow(picture)
+        axis.imshow(picture, origin="upper")
         # A name may hold a dollar, which is no formula.
         axis.set_title(title, fontsize=9, parse_math=False)
         axis.axis("off")

@@ -258,7 +258,8 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
     for column, (name, rows) in enumerate(maps.items()):
         axes[0, column].set_title(name.replace("_", "\n"), fontsize=7)
         for row, values in enumerate(rows):
-            axes[row, column].imshow(values.astype(float), cmap=_COLORMAP, vmin=0, vmax=1)
+            options = {"cmap": _COLORMAP, "vmin": 0, "vmax": 1, "origin": "upper"}
+            axes[row, column].imshow(values.astype(float), **options)
             axes[row, column].axis("off")
     return _render(figure)
 

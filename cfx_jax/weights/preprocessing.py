@@ -78,10 +78,19 @@ def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
         interpolation = _RESAMPLING[resample]
     elif resample is not None:
         interpolation = resample
-    # A config of another kind is ignored.
+    is_of_transformers = isinstance(config.get("model_type"), str)
     is_of_images = isinstance(architecture, str) or bool(preprocessor)
+    if not is_of_images and not is_of_transformers and not isinstance(nested, dict):
+        return Preprocessing()  # A config of another kind.
     if is_of_images and interpolation not in (None, *INTERPOLATIONS):
         _warn_ignored("interpolation", repr(interpolation))
+    if timm.get("crop_mode") not in (None, "center"):
+        _warn_ignored("crop_mode", f"{timm['crop_mode']!r} (for 'squash', set data.resize=stretch)")
+    if config.get("problem_type") == "multi_label_classification":
+        _logger.warning(
+            "the config next to the weights names several labels per image, which are scored "
+            "independently: set classifier.logits=sigmoid"
+        )
     if preprocessor.get("do_flip_channel_order"):
         _logger.warning(
             "ignoring do_flip_channel_order in the config next to the weights; the network takes "
@@ -139,7 +148,11 @@ def _normalization(
     scale = factor * 255.0
     if math.isclose(scale, 1.0, rel_tol=1e-5):
         scale = 1.0
-    return Normalization(tuple(m / scale for m in mean), tuple(s / scale for s in std))
+    mean, std = (tuple(value / scale for value in values) for values in (mean, std))
+    if max(mean) > 1:  # A mean of images in [0, 255].
+        _warn_ignored("mean and std", f"{mean} and {std}, of other images than in [0, 1],")
+        return None
+    return Normalization(mean, std)
 
 
 def _image_size(timm: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:

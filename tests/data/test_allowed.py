@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cfx_jax.config import ConfigError, DataConfig
-from cfx_jax.data import load_units, open_source
+from cfx_jax.data import UnreadableImageError, load_units, open_source
 
 
 @pytest.fixture
@@ -88,3 +88,13 @@ def test_open_source_rejects_missing_or_ambiguous_allowed_pixels(folder):
     (folder / "masks" / "a.png").unlink()
     with pytest.raises(ConfigError, match=r"no picture for 1 of 2 images; .* example, a\.png"):
         open_photos(folder, folder / "masks")
+
+
+def test_allowed_refuses_a_cut_out(folder):
+    """The transparent pixels of a picture that shows only the object would be white: allowed."""
+    cut = Image.new("RGBA", (16, 12), (0, 0, 0, 0))
+    cut.paste((200, 0, 0, 255), (0, 0, 8, 12))
+    cut.save(folder / "cut.png")
+    source = open_photos(folder, folder / "cut.png")
+    with pytest.raises(UnreadableImageError, match="transparent pixels, which could mean either"):
+        source.allowed(0, (6, 8), "stretch")

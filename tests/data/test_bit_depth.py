@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from cfx_jax.config import DataConfig
 from cfx_jax.data import UnreadableImageError, images, open_source
+from cfx_jax.data.bit_depth import find_scale
 
 WIDTH, HEIGHT = 24, 3
 # Bits, whether 0 is white, and byte order of the TIFF files that Pillow does not open.
@@ -180,3 +182,102 @@ def test_open_source_warns_of_dark_colours_of_16_bits(tmp_path, log):
     source = open_source(DataConfig("folder", str(tmp_path), white=1023))
     with pytest.raises(UnreadableImageError, match=r"data\.white is for grey pictures"):
         source.decode(0)
+
+
+def rgb_tiff(pixels, planar):
+    """An uncompressed TIFF file of 16-bit colours `[H, W, 3]`, interleaved or in planes."""
+    height, width = pixels.shape[:2]
+    planes = [pixels] if planar == 1 else [pixels[..., channel] for channel in range(3)]
+    # Count and offset of values that do not fit into an entry: depths, then the strips.
+    size = height * width * 2 * (3 if planar == 1 else 1)
+    tags = {256: (3, 1), 257: (3, 1), 258: (3, 3), 259: (3, 1), 262: (3, 1), 273: (4, len(planes)),
+            277: (3, 1), 278: (3, 1), 279: (4, len(planes)), 284: (3, 1)}  # fmt: skip
+    start = 8 + 2 + 12 * len(tags) + 4
+    offsets = [start + 32 + size * index for index in range(len(planes))]
+    values = {256: width, 257: height, 258: start, 259: 1, 262: 2, 277: 3, 278: height, 284: planar}
+    extra = struct.pack("<HHH", 16, 16, 16)
+    values[273], values[279] = (offsets[0], size) if planar == 1 else (start + 6, start + 18)
+    if planar == 2:
+        extra += struct.pack("<III", *offsets) + struct.pack("<III", *[size] * 3)
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, count, values[tag]) for tag, (kind, count) in tags.items()
+    )
+    body = b"".join(plane.astype("<u2").tobytes() for plane in planes)
+    return (
+        b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4) + extra.ljust(32) + body
+    )
+
+
+def test_to_rgb_refuses_separate_planes_of_16_bits():
+    pixels = np.stack([ramp(65535), ramp(0), ramp(30000)], -1)
+    np.testing.assert_allclose(decode(rgb_tiff(pixels, 1)), pixels / 257, atol=1)
+    with pytest.raises(UnreadableImageError, match="separate planes of 16 bits, which cannot"):
+        decode(rgb_tiff(pixels, 2))
+
+
+def png(values, bits, colour, transparent):
+    """A PNG file without filters, with a transparent grey or colour, as it is stored."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    rows = []
+    for row in values.reshape(HEIGHT, -1):
+        text = "".join(f"{value:0{bits}b}" for value in row)
+        rows.append(b"\0" + int(text, 2).to_bytes(len(text) // 8, "big"))
+    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour, 0, 0, 0)
+    key = struct.pack(f">{len(transparent)}H", *transparent)
+    chunks = [(b"IHDR", head), (b"tRNS", key), (b"IDAT", zlib.compress(b"".join(rows)))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in [*chunks, (b"IEND", b"")])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_to_rgb_shows_a_transparent_grey_of_a_png_in_white(bits):
+    values = ramp(2**bits - 1)
+    found = decode(png(values, bits, 0, [1]))[..., 0]
+    expected = np.where(values == 1, 255, np.rint(255 * values / (2**bits - 1)))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_to_rgb_shows_a_transparent_colour_of_16_bits_in_white():
+    values = np.stack([ramp(65535), ramp(65535), ramp(0)], -1)
+    values[:, :4] = 20000, 40000, 60000
+    found = decode(png(values, 16, 2, [20000, 40000, 60000]))
+    assert (found[:, :4] == 255).all()
+    np.testing.assert_allclose(found[:, 4:], values[:, 4:] / 257, atol=1)
+
+
+def jpeg2000(mode, bits):
+    """A JPEG 2000 file whose header states a depth that Pillow does not write."""
+    buffer = io.BytesIO()
+    Image.new(mode, (WIDTH, HEIGHT)).save(buffer, "JPEG2000", no_jp2=True)
+    content = bytearray(buffer.getvalue())
+    first = content.index(b"\xff\x4f\xff\x51") + 42
+    for channel in range(len(mode) if mode != "I;16" else 1):
+        content[first + 3 * channel] = bits - 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("RGB", 12), ("RGBA", 16), ("LA", 12)])
+def test_to_rgb_refuses_colours_of_many_bits_in_jpeg_2000(mode, bits):
+    with pytest.raises(UnreadableImageError, match=f"channels have {bits} bits, which cannot be"):
+        decode(jpeg2000(mode, bits))
+
+
+def test_to_rgb_takes_the_depth_of_greys_from_jpeg_2000():
+    for bits, given, white in [(12, None, 4095 << 4), (12, 1000, 1000 << 4), (16, None, 65535)]:
+        with Image.open(io.BytesIO(jpeg2000("I;16", bits))) as image:
+            assert find_scale(image, given) == (0, white)
+
+
+def test_open_source_warns_of_dark_colours_in_ppm(tmp_path, log):
+    pixels = np.stack([ramp(1000)] * 3, -1).astype(">u2")
+    head = f"P6\n{WIDTH} {HEIGHT}\n"
+    (tmp_path / "a.ppm").write_bytes(f"{head}65535\n".encode() + pixels.tobytes())
+    open_source(DataConfig("folder", str(tmp_path)))
+    assert log().count("brightest value seen is ") == 1
+    given = open_source(DataConfig("folder", str(tmp_path), white=4095))
+    with pytest.raises(UnreadableImageError, match=r"data\.white is for grey pictures"):
+        given.decode(0)

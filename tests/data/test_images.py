@@ -474,14 +474,15 @@ def test_decode_applies_the_exif_orientation(orientation):
     np.testing.assert_array_equal(result, TURNS[orientation](np.asarray(image)))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", [*TURNS, 0, 9])
-def test_upright_boxes_turn_with_the_image(orientation):
+def test_upright_boxes_turn_with_the_image(orientation, kind):
     """Each box has a painted rectangle, which must lie where the box has moved."""
     stored = Image.new("RGB", (40, 25))
     boxes = np.array([[4, 5, 20, 10], [30, 15, 40, 25]])
     for box, colour in zip(boxes, [(255, 0, 0), (0, 255, 0)], strict=True):
         stored.paste(colour, box.tolist())
-    content = encode(stored, exif=with_orientation(orientation))
+    content = encode(stored, kind, exif=with_orientation(orientation))
     with Image.open(io.BytesIO(content)) as image:
         moved = images.upright_boxes(boxes / [40, 25, 40, 25], image)
     upright = decode(content)

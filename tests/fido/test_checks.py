@@ -283,3 +283,33 @@ def test_explain_gives_nonfinite_images_their_own_status(bad):
 def test_explain_accepts_a_batch_of_nonfinite_images():
     found = explain(images=jnp.full((2, 8, 8, 3), jnp.nan))
     assert found.status.tolist() == [Status.NON_FINITE] * 2
+
+
+@pytest.mark.parametrize("name", ["images", "targets", "allowed"])
+def test_explain_refuses_masked_values(name):
+    shapes = {"images": (2, 8, 8, 3), "targets": (2,), "allowed": (8, 8)}
+    kinds = {"images": np.float32, "targets": np.int32, "allowed": bool}
+    values = np.ma.masked_array(np.ones(shapes[name], kinds[name]), mask=False)
+    arguments = {"images": jnp.ones((2, 8, 8, 3))}
+    explain(**arguments | {name: values})
+    values[0] = np.ma.masked
+    with pytest.raises(ValueError, match=f"^{name}.*masked|^{name}.* expected one whole number"):
+        explain(**arguments | {name: values})
+
+
+@pytest.mark.parametrize(
+    ("score", "what"),
+    [
+        (lambda logits, target: logits, r"float32 \[3, 2\] for logits \[3, 2\]"),
+        (lambda logits, target: logits[..., 0].mean(), r"float32 \[\]"),
+        (lambda logits, target: logits[..., :1], r"float32 \[3, 1\]"),
+        (lambda logits, target: jnp.argmax(logits, -1), r"int32 \[3\]"),
+        (lambda logits, target: (logits[..., 0],), "tuple"),
+        (lambda logits, target: None, "NoneType"),
+        (lambda logits: logits, "fails with TypeError"),
+        (lambda logits, target: np.asarray(logits)[..., 0], "fails with TracerArrayConversion"),
+    ],
+)
+def test_explain_refuses_a_score_of_another_form(score, what):
+    with pytest.raises(ValueError, match=f"^score (returns )?{what}.*expected score"):
+        explain(images=jnp.ones((2, 8, 8, 3)), score=score)

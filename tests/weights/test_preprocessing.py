@@ -212,6 +212,9 @@ def test_preprocessing_of_unrelated_files_is_empty(preprocessing, config, caplog
     [
         ({"mean": "imagenet", "std": "imagenet"}, "mean and std imagenet and imagenet"),
         ({"mean": MEAN, "std": STD[:2]}, "ignoring mean and std"),
+        ({"mean": [123.7], "std": [58.4]}, "of other images than in [0, 1]"),
+        ({"crop_mode": "squash"}, "ignoring crop_mode 'squash' (for 'squash', set data.resize="),
+        ({"problem_type": "multi_label_classification"}, "set classifier.logits=sigmoid"),
         ({"mean": MEAN, "std": [1, 1, 0]}, "ignoring mean and std"),
         ({"mean": [float("nan")], "std": [1]}, "ignoring mean and std"),
         ({"label_names": ["a", 3]}, "ignoring the class names"),
@@ -219,7 +222,7 @@ def test_preprocessing_of_unrelated_files_is_empty(preprocessing, config, caplog
     ],
 )
 def test_preprocessing_names_and_ignores_invalid_values(preprocessing, config, message, caplog):
-    assert preprocessing(config) == Preprocessing()
+    assert preprocessing({"architecture": "net"} | config) == Preprocessing("net")
     assert message in caplog.text
 
 
@@ -227,3 +230,9 @@ def test_read_preprocessing_names_and_ignores_a_damaged_file(tmp_path, caplog):
     (tmp_path / "config.json").write_text("{")
     assert read_preprocessing(tmp_path) == Preprocessing()
     assert "config.json is not read: Expecting property name" in caplog.text
+
+
+def test_preprocessing_ignores_a_config_of_another_kind(preprocessing, caplog):
+    config = {"lr": 0.1, "mean": 0.3, "std": 0.1, "image_size": 64, "crop_pct": 0.5}
+    assert preprocessing(config | {"interpolation": "nearest"}) == Preprocessing()
+    assert not caplog.text
