@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx_jax.classifiers import Classifier, Normalization
 
@@ -33,7 +34,11 @@ def adapt(
 
     Returns:
         A `Classifier` for images `[N, H, W, C]` in [0, 1] with float32 logits.
+
+    Raises:
+        ValueError: a parameter is no array of numbers.
     """
+    _check_params(params)
 
     def adapted(params: Any, images: jax.Array) -> Any:
         if normalization is not None:
@@ -50,3 +55,30 @@ def adapt(
         class_names=tuple(class_names),
         image_size=image_size,
     )
+
+
+def check_instance(model: Any, kind: type[Any], name: str) -> None:
+    """Raises a ValueError unless a model is an instance of its library's class of modules.
+
+    Args:
+        model: the model that was passed.
+        kind: the class of modules.
+        name: full name of that class, for the message.
+    """
+    if isinstance(model, kind):
+        return
+    what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise ValueError(f"the model is {what}; expected an instance of {name}")
+
+
+def _check_params(params: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, jax.Array | np.ndarray | np.number | bool | int | float):
+            continue
+        name = jax.tree_util.keystr(path)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"the parameter {name} has a shape but no values; load the weights before the "
+                "model is adapted"
+            )
+        raise ValueError(f"the parameter {name} is a {type(leaf).__name__}; expected an array")

@@ -33,6 +33,9 @@ def from_function(
     Returns:
         A `Classifier` for images `[N, H, W, C]` in [0, 1].
 
+    Raises:
+        ValueError: `function` cannot be called, or a parameter is no array.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from cfx_jax import adapters
@@ -40,6 +43,8 @@ def from_function(
         >>> classifier.apply(classifier.params, jnp.ones((2, 8, 8, 3))).shape
         (2, 3)
     """
+    if not callable(function):
+        raise ValueError(f"function is {function!r:.80}; expected a function that returns logits")
 
     def apply_without_params(_: Any, images: jax.Array) -> jax.Array:
         return function(images)

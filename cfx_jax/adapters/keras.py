@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from cfx_jax.adapters._common import adapt
+from cfx_jax.adapters._common import adapt, check_instance
 from cfx_jax.classifiers import Classifier, Normalization
 
 
@@ -38,7 +38,7 @@ def from_keras(
         A `Classifier` whose parameters are a snapshot of the variables of the model.
 
     Raises:
-        ValueError: Keras runs on another backend, or the model is not built.
+        ValueError: Keras runs on another backend, or the model is no built instance.
     """
     import keras
 
@@ -47,6 +47,7 @@ def from_keras(
             f"keras runs on {backend!r}; expected 'jax': set the environment variable "
             "KERAS_BACKEND=jax before keras is first imported"
         )
+    check_instance(model, keras.Layer, "keras.Model")
     if not model.built:
         raise ValueError(
             f"the keras model {model.name!r} is not built and has no variables yet: call it once"

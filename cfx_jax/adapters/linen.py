@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cfx_jax.adapters._common import adapt
+from cfx_jax.adapters._common import adapt, check_instance
 from cfx_jax.classifiers import Classifier, Normalization
 
 
@@ -34,8 +34,12 @@ def from_linen(
         A `Classifier` whose parameters are all the variables.
 
     Raises:
-        ValueError: `variables` are no dict, or have no collection `params`.
+        ValueError: `module` is no instance of `nn.Module`, or `variables` are no dict, have no
+            collection `params` or no values.
     """
+    from flax import linen
+
+    check_instance(module, linen.Module, "flax.linen.Module")
     if not isinstance(variables, Mapping):
         raise ValueError(
             f"variables are a {type(variables).__name__}; expected a dict of collections: pass "

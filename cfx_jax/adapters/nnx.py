@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cfx_jax.adapters._common import adapt
+from cfx_jax.adapters._common import adapt, check_instance
 from cfx_jax.classifiers import Classifier, Normalization
 
 
@@ -30,9 +30,13 @@ def from_nnx(
 
     Returns:
         A `Classifier` whose parameters are the state of the model.
+
+    Raises:
+        ValueError: it is no instance of `nnx.Module`, or its parameters have no values.
     """
     from flax import nnx
 
+    check_instance(model, nnx.Module, "flax.nnx.Module")
     model = nnx.clone(model)
     model.eval()
     graph, state = nnx.split(model)

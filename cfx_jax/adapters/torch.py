@@ -14,6 +14,8 @@ import numpy as np
 from cfx_jax.adapters._common import Apply, adapt
 from cfx_jax.classifiers import Classifier, Normalization
 
+_DENSE = "torch.strided"
+
 
 def from_torch(
     module: Any,
@@ -107,6 +109,14 @@ def _digest(state: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         if isinstance(tensor, torch.Tensor):
+            is_meta = getattr(tensor, "is_meta", False)
+            layout = str(getattr(tensor, "layout", _DENSE))
+            if is_meta or layout != _DENSE:
+                kind = "has no values" if is_meta else f"is {layout}"
+                raise ValueError(
+                    f"the tensor {name} of the module {kind}; expected dense tensors with values: "
+                    "load the weights into the module"
+                )
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             # float64 represents the values of all types, and NumPy supports it.
             digest.update(tensor.detach().double().cpu().numpy().tobytes())

@@ -20,6 +20,7 @@ _SIDE = 2.6  # inches
 _DPI = 120
 
 
+@pictures.plain_text
 def figure(
     explanation: Explanation,
     images: np.ndarray | jax.Array | None = None,

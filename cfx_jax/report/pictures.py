@@ -5,9 +5,10 @@ Saliency maps are `[H, W]` in [0, 1], 1 = important, whatever the objective; pic
 """
 
 import dataclasses
+import functools
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,9 @@ from scipy.special import expit
 
 from cfx_jax.data import to_grey
 from cfx_jax.fido import SSR, MaskLaw, find_direction
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _COLORMAP = "inferno"
 _COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
@@ -25,6 +29,19 @@ _LARGEST_TILE = 1024  # larger pictures of a strip are made smaller to this
 _WEBP_BLOCK = 16  # pixels that share a colour, or a prediction, with their neighbours
 _HALF = 0.5  # of the mass of a map, outlined
 _STRIDE = 3  # pixels between the points of an outline
+
+
+def plain_text(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Makes a function draw without LaTeX, which the settings of Matplotlib may ask for."""
+
+    @functools.wraps(function)
+    def draw(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        import matplotlib
+
+        with matplotlib.rc_context({"text.usetex": False}):
+            return function(*args, **kwargs)
+
+    return draw
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -211,6 +228,7 @@ def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.asarray(sheet[_GAP:-_GAP, _GAP:-_GAP])
 
 
+@plain_text
 def draw_curves(
     scores: Mapping[str, Mapping[str, np.ndarray]], infills: Sequence[str]
 ) -> np.ndarray:
@@ -243,6 +261,7 @@ def draw_curves(
     return _render(figure)
 
 
+@plain_text
 def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
     """Plots the maps of some images, a row each, a column for each method.
 

@@ -303,6 +303,37 @@ def test_adapters_name_the_parameters_that_they_expect(weights):
         adapters.as_classifier((model, nnx.state(model)), adapters.Known())
 
 
+@pytest.mark.parametrize(
+    ("adapt_model", "message"),
+    [
+        (lambda: adapters.from_nnx(Nnx), r"the class Nnx; .* of flax\.nnx\.Module"),
+        (lambda: adapters.from_nnx(Linen()), r"a Linen; .* of flax\.nnx\.Module"),
+        (
+            lambda: adapters.from_nnx(nnx.eval_shape(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0)))),
+            "has a shape but no values",
+        ),
+        (lambda: adapters.from_linen(Linen, {"params": {}}), "the class Linen; .* flax.linen.Mod"),
+        (
+            lambda: adapters.from_linen(
+                Linen(), {"params": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}}
+            ),
+            r"parameter \['params'\]\['w'\] has a shape but no values",
+        ),
+        (lambda: adapters.from_function(None), "function is None; expected a function"),
+        (lambda: adapters.from_function(len, {"a": "b"}), r"parameter \['a'\] is a str; expected"),
+    ],
+)
+def test_adapters_refuse_what_is_no_model_with_values(adapt_model, message):
+    with pytest.raises(ValueError, match=message):
+        adapt_model()
+
+
+def test_from_keras_refuses_a_class_and_a_path(keras):
+    for model, what in [(keras.Sequential, "the class Sequential"), ("model.keras", "a str")]:
+        with pytest.raises(ValueError, match=rf"the model is {what}; .* of keras\.Model"):
+            adapters.from_keras(model)
+
+
 def test_from_keras_refuses_another_backend(keras, weights, monkeypatch):
     model = make_keras(keras, weights)
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
@@ -561,6 +592,18 @@ def test_from_torch_accepts_an_exported_module(torch, host):
 def test_from_torch_refuses_what_is_no_module(torch):
     with pytest.raises(ValueError, match=r"a dict is no torch\.nn\.Module; .* load a state dict"):
         adapters.from_torch(TorchLike().state_dict(), 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("is_meta", True, "has no values"), ("layout", "torch.sparse_coo", "is torch.sparse_coo")],
+)
+def test_from_torch_refuses_tensors_without_dense_values(torch, monkeypatch, field, value, message):
+    monkeypatch.setattr(Tensor, field, value, raising=False)
+    with pytest.raises(
+        ValueError, match=rf"the tensor \w+ of the module {message}; expected dense"
+    ):
+        adapters.from_torch(TorchLike(), 3)
 
 
 Output = collections.namedtuple("Output", "hidden logits")

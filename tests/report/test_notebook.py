@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cfx_jax.fido.explanation import Explanation, Status
-from cfx_jax.report import figure, show
+from cfx_jax.report import figure, pictures, show
 
 
 def make(count=None, **changes):
@@ -205,3 +207,24 @@ def test_figure_names_input_it_cannot_draw(explanation, images, error, message):
 
 def test_figure_draws_nonfinite_images():
     assert len(figure(make(), np.full((8, 6, 3), np.nan)).axes) == 3
+
+
+def test_figure_ignores_settings_of_matplotlib_that_turn_pictures_or_need_latex():
+    import matplotlib
+
+    with matplotlib.rc_context({"image.origin": "lower", "text.usetex": True}):
+        drawn = figure(make(2), np.ones((2, 8, 6, 3)))
+        assert not any(axis.title.get_usetex() for axis in drawn.axes)
+        assert all(axis.images[0].origin == "upper" for axis in drawn.axes)
+        curve = np.linspace(1, 0, 6)[None, None]
+        scores = {"random": {"deletion": curve, "insertion": 1 - curve}}
+        pictures.draw_curves(scores, ["grey"])
+        maps = np.zeros((1, 8, 8))
+        maps[0, 0] = 1
+        plot = pictures.draw_maps({"one": maps})
+    np.testing.assert_array_equal(plot, pictures.draw_maps({"one": maps}))
+
+
+def test_report_is_an_attribute_of_the_package():
+    code = "import cfx_jax; cfx_jax.report.figure"
+    subprocess.run([sys.executable, "-c", code], check=True)
