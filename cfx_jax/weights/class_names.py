@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:;,=|]\s*|\s+-\s+|\s+)(\S.*)")
+_NUMBER_LAST = re.compile(r"(\S.*?)(?:\s*[:;,=|]\s*|\s+)(\d+)")
 _EXPECTED = "expected one class name per line, or JSON: a list of names, or number -> name"
 
 
@@ -18,8 +19,8 @@ def read(path: str) -> list[str]:
 
     Args:
         path: path of a text file in UTF-8 or UTF-16. It contains one name per line; or one number
-            and name per line, such as `0 tench`, in any order, with numbers from 0; or a JSON list
-            of names, or a JSON object `{"0": "tench", ...}`.
+            and name per line, such as `0 tench` or `tench 0`, in any order, with numbers from 0; or
+            a JSON list of names, or a JSON object `{"0": "tench", ...}`.
 
     Returns:
         The names, at least one.
@@ -60,11 +61,21 @@ def _without_numbers(lines: list[str]) -> list[str]:
     matches = [_NUMBERED.fullmatch(line) for line in lines]
     pairs = [(int(match[1]), match[2]) for match in matches if match]
     if len(pairs) < len(lines):
-        return lines
+        return _without_last_numbers(lines)
     numbers = [number for number, _ in pairs]
     # Other numbers are part of the names, as in `30 km/h`.
     are_indices = min(numbers) <= 1 or max(numbers) <= len(lines)
     return _sort_names(pairs) if are_indices else lines
+
+
+def _without_last_numbers(lines: list[str]) -> list[str]:
+    """Sorts lines such as `tench 0`; a number is part of the name unless the rest differ."""
+    pairs = [(match[2], match[1]) for line in lines if (match := _NUMBER_LAST.fullmatch(line))]
+    names = {int(number): name for number, name in pairs}
+    are_indices = sorted(names) == list(range(len(lines))) and len(lines) > 1
+    if not are_indices or len(set(names.values())) < len(lines):
+        return lines
+    return [names[number] for number in range(len(lines))]
 
 
 def _from_json(text: str) -> list[str]:

@@ -19,6 +19,7 @@ def write(tmp_path, text, encoding="utf-8"):
         "Katze\r\nHund \r\nBär\r\n\r\n",
         "0 Katze\n1 Hund\n2 Bär\n",
         "2: Bär\n0: Katze\n1: Hund\n",
+        "Bär 2\nKatze 0\nHund 1\n",
         "0,Katze\n1,Hund\n2,Bär\n",
         "0 - Katze\n1 - Hund\n2 - Bär\n",
         '["Katze",\n"Hund", "Bär"]',
@@ -37,6 +38,8 @@ def test_class_names_are_in_the_order_of_the_classes(text, encoding, tmp_path):
         ["0 tench", "goldfish"],
         ["tabby, tabby cat", "3D printer"],
         ["a", "a"],
+        ["class 0", "class 2", "class 1"],
+        ["gate 1", "gate 2"],
     ],
 )
 def test_class_names_may_be_numbers(names, tmp_path):
