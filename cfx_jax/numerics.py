@@ -21,8 +21,6 @@ API_CONFIG: dict[str, Any] = {
     "jax_debug_key_reuse": False,
     # Forbidden pixels have an infinite price.
     "jax_debug_infs": False,
-    # Arguments of NumPy are moved to the device.
-    "jax_transfer_guard": "allow",
 }
 """Values under which all public functions compute, by the name of the setting."""
 
@@ -51,6 +49,8 @@ def jax_config(settings: dict[str, Any]) -> Callable[[Callable[_P, _R]], Callabl
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with contextlib.ExitStack() as stack:
+                # Arguments of NumPy are moved to the device.
+                stack.enter_context(jax.transfer_guard("allow"))
                 for name, value in settings.items():
                     stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
                 given: Any = (args, kwargs)

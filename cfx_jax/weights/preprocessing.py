@@ -26,6 +26,8 @@ _RESAMPLING = (
 # Arguments of networks that timm may store outside of `model_args`.
 _ARGUMENTS = ("global_pool", "in_chans", "output_stride", "act_layer")
 _TRANSFORMERS_KEYS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+# One of these is in every `config.json` of a network, apart from `architecture`.
+_KEYS = ("model_type", "pretrained_cfg", "input_size", "label_names", "id2label")
 _logger = logging.getLogger(__name__)
 
 
@@ -78,9 +80,8 @@ def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
         interpolation = _RESAMPLING[resample]
     elif resample is not None:
         interpolation = resample
-    is_of_transformers = isinstance(config.get("model_type"), str)
     is_of_images = isinstance(architecture, str) or bool(preprocessor)
-    if not is_of_images and not is_of_transformers and not isinstance(nested, dict):
+    if not is_of_images and not any(key in config for key in _KEYS):
         return Preprocessing()  # A config of another kind.
     if is_of_images and interpolation not in (None, *INTERPOLATIONS):
         _warn_ignored("interpolation", repr(interpolation))

@@ -109,7 +109,8 @@ def test_load_models_reads_scaling_from_files_or_config(tmp_path):
     np.savez(tmp_path / "net.npz", **mnist_arrays())
     plain = cfx_jax.load_classifier("mnist_cnn", tmp_path / "net.npz")
     assert (plain.crop, plain.interpolation) == (0.875, "bicubic")
-    (tmp_path / "config.json").write_text(json.dumps({"crop_pct": 0.95, "interpolation": "box"}))
+    scaling = {"pretrained_cfg": {"crop_pct": 0.95, "interpolation": "box"}}
+    (tmp_path / "config.json").write_text(json.dumps(scaling))
     described = cfx_jax.load_classifier("mnist_cnn", tmp_path)
     assert (described.crop, described.interpolation) == (0.95, "box")
     section = ClassifierConfig("mnist_cnn", str(tmp_path), crop=1.0, interpolation="bilinear")
