@@ -45,7 +45,7 @@ def test_map_batches_of_a_sharded_array_count_per_device():
 
 
 def test_explain_batch_size_changes_no_mask(random_classifier, fill_half, images):
-    options = {"mask_size": 8, "num_steps": 10, "alternatives": 2}
+    options = {"mode": "fast", "mask_size": 8, "num_steps": 10}
     arguments = (0, random_classifier, fill_half, images)
     counts = []
     whole = cfx_jax.explain_both(*arguments, batch_size=10, **options)
