@@ -34,6 +34,9 @@ _MAX_SHIFT = 8.0
 # only the whole image has this margin, half of this limit is added to the shift found without the
 # reserve.
 _MAX_RESERVE_SHIFT = 4.0
+# Share of the reserve that may be missing. With a confidence of 1, the logit margin of the whole
+# image equals the reserve, and rounding would decide whether it suffices.
+_TOLERANCE = 1e-3
 # Largest relative change of a logit that ranks the cells of equal values in a connected map.
 _RANKING = 0.1
 
@@ -133,7 +136,7 @@ def start_searches(
     margin = jnp.abs(original)
     if settings.margin_cap:
         margin = jnp.minimum(settings.margin_cap, margin)
-    reserve = settings.confidence * margin
+    reserve = (1.0 - _TOLERANCE) * settings.confidence * margin
     low, high, reserves, directions = (
         jnp.full(len(maps), value, jnp.float32)
         for value in (-_MAX_SHIFT, _MAX_SHIFT, reserve, direction)

@@ -12,7 +12,7 @@ import cfx_jax
 from cfx_jax import Classifier, Status
 from cfx_jax.fido.explanation import assign_status
 from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
-from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.objective import SDR, SSR, make_problem
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
 from cfx_jax.fido.threshold import ThresholdSearch, connect, smallest_region, start_searches
@@ -244,3 +244,14 @@ def test_search_and_evaluate_scores_the_map_found(objective, black):
     )
     assert np.ptp(alone.logits[:, 1]) > 0.5
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result, alone)
+
+
+@pytest.mark.parametrize("direction", [SSR, SDR])
+def test_start_searches_reserve_is_reached_by_the_margin_of_the_whole_image(direction):
+    """Rounding of an equal margin, as of batches of another size, decides nothing."""
+    settings = get_settings("region", confidence=1.0)
+    searches = start_searches(jnp.zeros((4, 4)), direction, direction * jnp.float32(1.5), settings)
+    for margin, is_reached in [(1.5 * (1 - 1e-5), True), (1.5 * (1 + 1e-5), True), (1.4, False)]:
+        search = jax.tree.map(lambda every: every[0], searches)
+        updated = search.update(jnp.full(8, margin, jnp.float32))
+        assert (float(updated.high) < float(search.high)) == is_reached
