@@ -143,10 +143,10 @@ def test_relaxed_objective_gradient_equals_finite_differences(
         settings = get_settings(mode, tv_weight=0.1)
         cells = 0.3 + 0.4 * jax.random.uniform(jax.random.key(1), (6, 6), jnp.float64)
 
+        @jax.jit
         def loss(cells):
-            return objective.relaxed_objective(cells, jnp.asarray(40), problem, *models, settings)[
-                0
-            ]
+            step = jnp.asarray(40)
+            return objective.relaxed_objective(cells, step, problem, *models, settings)[0]
 
         gradient = jax.grad(loss)(cells)
         rng = np.random.default_rng(0)
