@@ -1,11 +1,12 @@
-r"""Compares learnt masks, with three in-fills, with all other methods on images that have boxes.
+r"""Compares learnt masks with three in-fills, and all baselines, on images with bounding boxes.
 
     python -m cfx_jax.evaluate --config=configs/evaluate_imagenet.py --workdir=DIR \
         --config.data.path=IMAGES
 
-IMAGES is a folder whose manifest.csv has the columns `file`, `label` and `boxes`. On two cores an
-image takes minutes: --config.data.max_examples=20 is a beginning. Stopped, it goes on with the same
-command. Masks that are learnt already are measured with --records=DIR, once for each run.
+IMAGES is a folder whose manifest.csv has the columns `file`, `label` and `boxes`. An image takes
+minutes on two cores; --config.data.max_examples=20 evaluates the first 20. After an interruption,
+the same command resumes the evaluation. --records=DIR evaluates the masks of a finished run; it can
+be repeated for several runs.
 """
 
 from cfx_jax.baselines import METHODS
@@ -14,7 +15,7 @@ from cfx_jax.evaluate import EvaluateConfig
 
 
 def get_config() -> EvaluateConfig:
-    """Returns the comparison, images stretched to a square as their boxes are."""
+    """Returns the config of the comparison; images are stretched to a square, like their boxes."""
     return EvaluateConfig(
         data=DataConfig(source="folder", resize="stretch"),
         infills=("gated_unet", "local_mean", "blur"),

@@ -1,11 +1,11 @@
-"""Explains the ImageNet-1k validation set by the procedure as published.
+"""Explains the ImageNet-1k validation set with the published procedure.
 
     python -m cfx_jax.main --config=configs/imagenet_paper.py --workdir=DIR \
         --config.generator.weights=FILE
 
-As configs/imagenet.py, but with 300 steps of 8 masks, lambda 1e-3 and the contextual attention
-generator, eight times the network evaluations of the default. FILE holds the generator's weights in
-the published PyTorch layout, or those that `configs/train_contextual_attention.py` trains.
+Like configs/imagenet.py, but with 300 steps of 8 masks, lambda 1e-3 and the contextual attention
+generator. It needs seven times the network evaluations of the default. FILE contains the weights of
+the generator, in the published PyTorch layout or trained by configs/train_contextual_attention.py.
 """
 
 from cfx_jax.config import (

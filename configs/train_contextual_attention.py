@@ -1,18 +1,19 @@
-"""Trains the paper's in-filler, `contextual_attention`, on photographs.
+"""Trains the generator of the paper, `contextual_attention`, on photographs.
 
     python -m cfx_jax.train --config=configs/train_contextual_attention.py --workdir=DIR \
         --config.data.path=PHOTOS --config.heldout.path=PHOTOS
 
-PHOTOS is a folder of photographs, short side 256 or more, with a manifest.csv whose column `split`
-says `train` or `heldout`. For an accelerator: one step takes half a minute on a CPU. The published
-weights saw one rectangle an image; these see the masks of an explanation.
+PHOTOS is a folder of photographs whose shorter side has at least 256 pixels, with a manifest.csv
+whose column `split` contains `train` or `heldout`. Use an accelerator: a step takes half a minute
+on a CPU. The published weights were trained with one rectangular hole per image; this training uses
+holes like those of explanations.
 """
 
 from cfx_jax.train import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """Returns the training, with the adversary and the batch of the published one."""
+    """Returns the config of the training, with the published discriminator and batch size."""
     return TrainConfig(
         model="contextual_attention",
         crop_size=256,

@@ -1,9 +1,10 @@
-"""Trains the in-filler of digits, `vae_digits`, on MNIST.
+"""Trains the generator of digits, `vae_digits`, on MNIST.
 
     python -m cfx_jax.train --config=configs/train_vae_mnist.py --workdir=DIR
 
-Needs the TFDS dataset `mnist`, prepared as array_record files; without it the command stops at once
-and says how to prepare it. These are the settings of the shipped weights.
+Needs the TFDS dataset `mnist`, prepared as array_record or tfrecord files; without it the command
+stops at once and describes how to prepare it. The packaged weights were trained with these
+settings.
 """
 
 from cfx_jax.config import DataConfig
@@ -11,7 +12,7 @@ from cfx_jax.train import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """Returns the training of the shipped weights."""
+    """Returns the config with which the packaged weights were trained."""
     return TrainConfig(
         model="vae_digits",
         data=DataConfig(source="tfds", name="mnist", split="train"),

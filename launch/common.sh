@@ -1,7 +1,7 @@
 # Sourced by the scripts next to it, which may run in a bash as old as 3.2 (macOS).
 # shellcheck shell=bash
 
-# Main prints this when it stops before the run is done, and exits with 0.
+# Main prints this and exits with 0 if it stops before the run is done.
 readonly STOPPED='resume with the same command'
 
 # quoted WORD...: prints one line that a shell reads back as these words.
@@ -28,7 +28,7 @@ require_bucket() {
     esac
   done
   if [[ $workdir != gs://* ]]; then
-    echo "$0: --workdir is '$workdir'; expected gs://BUCKET/FOLDER, since the machines lose what is on their own disks" >&2
+    echo "$0: --workdir is '$workdir'; expected gs://BUCKET/FOLDER, since these machines are deleted with their disks" >&2
     exit 2
   fi
 }
@@ -43,15 +43,15 @@ runtime_version() {
   esac
 }
 
-# tpu_commands MAIN_ARGUMENT...: sets the commands that bring this checkout to the TPU VM or slice
-# $NAME, install it and run it, on all of its hosts.
+# tpu_commands MAIN_ARGUMENT...: sets the commands that copy this checkout to all hosts of the TPU
+# VM or slice $NAME, install it and run it.
 # shellcheck disable=SC2034  # Used by the scripts.
 tpu_commands() {
   local root archive on setup
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   archive=${TMPDIR:-/tmp}/$NAME.tar.gz
   on=("--project=$PROJECT" "--zone=$ZONE" --worker=all)
-  # These machines come with a Python that is too old; uv brings one.
+  # The Python of these machines is too old; uv installs a newer one.
   setup="mkdir -p cfx_jax && tar -xzf cfx_jax.tar.gz -C cfx_jax"
   setup+=" && python3 -m pip install --quiet --user uv"
   setup+=" && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 cfx_env"
@@ -65,17 +65,17 @@ tpu_commands() {
     "--command=cd cfx_jax && ../cfx_env/bin/python -m cfx_jax.main $(quoted "$@")")
 }
 
-# pack_checkout: makes the archive of the last commit, and reports what is not in it.
+# pack_checkout: makes the archive of the last commit, and reports uncommitted changes.
 pack_checkout() {
   local uncommitted
   uncommitted=$("${changes[@]}")
   if [[ $uncommitted ]]; then
-    printf 'only what is committed is sent; not these changes:\n%s\n' "$uncommitted" >&2
+    printf 'only committed files are copied; these changes are not:\n%s\n' "$uncommitted" >&2
   fi
   "${pack[@]}"
 }
 
-# to_the_end COMMAND...: runs a command that runs main; 143 if that stopped before the end.
+# to_the_end COMMAND...: runs a command that runs main; returns 143 if main stopped early.
 to_the_end() {
   local log status=0
   log=$(mktemp)
@@ -90,7 +90,7 @@ report_remains() {
   local status=$1
   shift
   if ((status != 0)); then
-    printf '%s may still be there, and cost money. Resume with the same command, or delete it:\n' \
+    printf '%s may still exist and cost money. Resume with the same command, or delete it:\n' \
       "$NAME" >&2
     quoted "$@" >&2
   fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Explains on TPU slices of a GKE cluster, by XPK (https://github.com/AI-Hypercomputer/xpk): submits
 # a workload whose pods install this checkout and run `python -m cfx_jax.main --distributed` with
-# the arguments given. Pods that are evicted or pre-empted are started again, and the run goes on
+# the given arguments. Pods that are evicted or pre-empted are started again, and the run resumes
 # where it was.
 #
 #   PROJECT=my-project ZONE=us-east5-b CLUSTER=my-cluster ACCELERATOR_TYPE=v6e-64 \
@@ -16,7 +16,7 @@
 # NUM_SLICES        number of slices; default: 1
 # NAME              name of the workload; default: cfx-jax
 # BASE_IMAGE        image with Python 3.11 or newer; default: python:3.12
-# MAX_RESTARTS      how often pods may be started again; default: 50
+# MAX_RESTARTS      number of times that pods may be started again; default: 50
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "$0")/common.sh"

@@ -3,9 +3,9 @@
     python launch/local_pod.py --num_processes=2 --devices_per_process=4 -- \
         --config=configs/folder.py --workdir=runs/pod
 
-Lines come out as `[process] line`; on a terminal, the progress of process 0 stands below them.
-SIGTERM and SIGINT are passed on to all processes. When one fails, the others are ended, and its
-exit status is that of the pod.
+Each line of output is printed as `[process] line`; a terminal also shows the progress of process 0
+below these lines. SIGTERM and SIGINT are forwarded to all processes. If a process fails, the others
+are terminated, and the exit status of the script is that of the first process that failed.
 """
 
 import argparse
@@ -24,12 +24,12 @@ import time
 from collections.abc import Sequence
 
 KILL_AFTER_SECONDS = 15.0
-_SECONDS_BETWEEN_LOOKS = 0.05
-_SECONDS_FOR_LAST_LINES = 5.0
+_POLL_SECONDS = 0.05
+_LAST_LINES_SECONDS = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the pod, or only prints its commands; returns the exit status."""
+    """Runs the pod or prints its commands; returns the exit status."""
     options = _parse(argv)
     devices = f"--xla_force_host_platform_device_count={options.devices_per_process}"
     settings = {
@@ -60,7 +60,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_processes", type=_positive, required=True, metavar="N")
     parser.add_argument("--devices_per_process", type=_positive, required=True, metavar="M")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
-    parser.add_argument("arguments", nargs="*", help="of python -m cfx_jax.main, after --")
+    parser.add_argument("arguments", nargs="*", help="arguments of cfx_jax.main, after --")
     return parser.parse_args(argv)
 
 
@@ -81,7 +81,7 @@ def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> int:
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
-    # A process hears SIGTERM once it listens, also one that was sent while Python started.
+    # A signal that arrives while a process starts Python is delivered once it can handle it.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     started = [_start(command, environment, index) for index, command in enumerate(commands)]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -95,15 +95,15 @@ def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> int:
         reader.start()
     code = _wait(processes, received, screen)
     for reader in readers:
-        reader.join(_SECONDS_FOR_LAST_LINES)
+        reader.join(_LAST_LINES_SECONDS)
     return 128 - code if code < 0 else code
 
 
 def _start(
     command: Sequence[str], environment: dict[str, str], index: int
 ) -> tuple["subprocess.Popen[bytes]", int]:
-    """Starts a process; returns it and where its output is read."""
-    # One that writes to a terminal redraws its progress.
+    """Starts a process; returns it and the file descriptor of its output."""
+    # A process redraws its progress only on a terminal.
     reader, writer = pty.openpty() if _shows_progress(index) else os.pipe()
     if os.isatty(writer):
         termios.tcsetwinsize(writer, termios.tcgetwinsize(sys.stdout.fileno()))
@@ -113,7 +113,7 @@ def _start(
         stdin=subprocess.DEVNULL,
         stdout=writer,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Else a terminal sends Ctrl-C to them, too.
+        start_new_session=True,  # Otherwise a terminal sends Ctrl-C to the processes, too.
     )
     os.close(writer)
     return process, reader
@@ -124,38 +124,38 @@ def _shows_progress(index: int) -> bool:
 
 
 def _read(descriptor: int) -> bytes:
-    """Reads some of an output; nothing once all who write to it have ended."""
+    """Reads available output; returns no bytes once all writers have ended."""
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # As a terminal says it.
+    except OSError:  # A pseudo-terminal reports its end by this error.
         return b""
 
 
 def _wait(
     processes: Sequence["subprocess.Popen[bytes]"], received: list[int], screen: "_Screen"
 ) -> int:
-    """Waits for all processes, passes signals on; returns the first return code that is not 0."""
-    first_code, passed_on, kill_time = 0, False, float("inf")
+    """Waits for all processes and forwards signals; returns the first return code other than 0."""
+    first_code, is_forwarded, kill_time = 0, False, float("inf")
     while True:
         while received:
             _send(received.pop(0), processes)
-            passed_on = True
+            is_forwarded = True
         codes = [process.poll() for process in processes]
         index, code = next(((i, code) for i, code in enumerate(codes) if code), (0, 0))
         if code and not first_code:
             first_code = code
-            screen.print([f"[pod] process {index} {_say(code)}"])
-            if not passed_on:  # Else they are ending already.
+            screen.print([f"[pod] process {index} {_describe_end(code)}"])
+            if not is_forwarded:  # Otherwise they are already ending.
                 _send(signal.SIGTERM, processes)
                 kill_time = time.monotonic() + KILL_AFTER_SECONDS
         if None not in codes:
             return first_code
         if time.monotonic() > kill_time:
             _send(signal.SIGKILL, processes)
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_POLL_SECONDS)
 
 
-def _say(code: int) -> str:
+def _describe_end(code: int) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit status {code}"
@@ -163,7 +163,7 @@ def _say(code: int) -> str:
 
 def _send(number: int, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     for process in processes:
-        process.send_signal(number)  # Does nothing to one that has ended.
+        process.send_signal(number)  # Has no effect on a process that has ended.
 
 
 class _Screen:
@@ -179,7 +179,7 @@ class _Screen:
         label, rest = f"[{index}] ", ""
         while chunk := _read(output):
             *lines, rest = (rest + decoder.decode(chunk)).split("\n")
-            rest = _last_state(rest)  # Nothing else of it will ever be seen.
+            rest = _last_state(rest)  # The earlier states are overwritten.
             progress = None
             if _shows_progress(index):
                 state = _visible(rest) if rest.startswith("\r") else ""
@@ -189,17 +189,17 @@ class _Screen:
             self.print([label + _visible(rest)], "" if index == 0 else None)
 
     def print(self, lines: Sequence[str], progress: str | None = None) -> None:
-        """Prints lines, and below them the progress; None leaves that as it is."""
+        """Prints lines and, below them, the progress; None keeps the present one."""
         with self._lock:
-            wiped = "\r\x1b[K" if self._progress else ""
-            if progress is not None:  # Cut, since a line that is wrapped cannot be wiped.
+            erased = "\r\x1b[K" if self._progress else ""
+            if progress is not None:  # Truncated, since a wrapped line cannot be erased.
                 self._progress = progress[: shutil.get_terminal_size().columns - 1]
             ended = "".join(f"{line}\n" for line in lines)
-            print(f"{wiped}{ended}{self._progress}", end="", flush=True)
+            print(f"{erased}{ended}{self._progress}", end="", flush=True)
 
 
 def _last_state(text: str) -> str:
-    """Returns a line that is written over and over from its last carriage return on."""
+    """Returns the text of a line after its last carriage return."""
     return text[max(0, text.rstrip("\r").rfind("\r")) :]
 
 

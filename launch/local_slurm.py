@@ -1,11 +1,11 @@
-"""Holds a Slurm cluster on one machine, to try launch/slurm.sh: two nodes, no root, no munge.
+"""Runs a Slurm cluster of two nodes on one machine, without root and munge, to try launch/slurm.sh.
 
     python launch/local_slurm.py --folder=/tmp/slurm [--gpus=4]
 
 It needs the programs of Slurm (Debian: `apt-get install --no-install-recommends slurm-wlm`), prints
-the variable that brings `sbatch` and the others to it, and holds it until SIGINT or SIGTERM. GPUs
-are made up, so run with JAX_PLATFORMS=cpu. The partition `high` pre-empts jobs of `low`, which get
-`--grace` seconds from SIGTERM on.
+the environment variable with which `sbatch` and the other commands use this cluster, and runs it
+until SIGINT or SIGTERM. The GPUs are simulated, so set JAX_PLATFORMS=cpu. The partition `high`
+pre-empts jobs of `low`, which end `--grace` seconds after SIGTERM.
 """
 
 import argparse
@@ -21,12 +21,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_SECONDS_FOR_A_CHANGE = 30.0
+_TIMEOUT_SECONDS = 30.0
 _DAEMONS = ("slurmctld", "slurmd")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-# Both nodes have the address of this machine, and ports of their own. JAX joins the first of them,
-# in the order of their names, by its name: that one is named as the machine. All daemons are those
-# of one user, who is believed. CPUs are made up as well.
+# Both nodes have the address of this machine, but different ports. JAX connects to the first node,
+# in the order of their names, by its name, so this node has the name of the machine. All daemons
+# run as one user without authentication. The CPUs are simulated, too.
 _CONF = """\
 ClusterName=here
 SlurmctldHost={host}
@@ -59,12 +59,12 @@ NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime={grace}
 PartitionName=high Nodes=ALL PriorityTier=10
 """
-# Any device that is there can stand for a GPU.
+# Any existing device can represent a GPU.
 _GPUS = ("null", "zero", "full", "random")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Starts the cluster, holds it until a signal and ends it; returns the exit status."""
+    """Runs the cluster until a signal; returns the exit status."""
     options = _parse(argv)
     lacking = [name for name in _DAEMONS if shutil.which(name, path=_PATH) is None]
     if lacking:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         idle = "".join(f"{node} idle\n" for node in nodes)
         states = ["sinfo", "--noheader", "--Node", "--partition=low", "--format=%N %t"]
         if not _wait(lambda: _ask(states, environment) == idle):
-            print(f"error: the nodes do not come up; see {folder}/*.log", file=sys.stderr)
+            print(f"error: the nodes did not start; see {folder}/*.log", file=sys.stderr)
             return 1
         print(f"export SLURM_CONF={folder}/slurm.conf", flush=True)
         while True:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _wait(condition: Callable[[], bool]) -> bool:
     """Waits for a condition; returns whether it has come true."""
-    give_up = time.monotonic() + _SECONDS_FOR_A_CHANGE
+    give_up = time.monotonic() + _TIMEOUT_SECONDS
     while not condition():
         if time.monotonic() > give_up:
             return False
@@ -113,7 +113,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write_settings(folder: pathlib.Path, gpus: int, grace: int) -> list[str]:
-    """Writes what the daemons read; returns the names of the nodes."""
+    """Writes the configuration files; returns the names of the nodes."""
     host = socket.gethostname().partition(".")[0]
     nodes = [host, f"{host}z"]
     with contextlib.ExitStack() as stack:
@@ -142,7 +142,7 @@ def _write_settings(folder: pathlib.Path, gpus: int, grace: int) -> list[str]:
 def _daemons(
     folder: pathlib.Path, nodes: Sequence[str], environment: Mapping[str, str]
 ) -> Iterator[None]:
-    """Runs the controller and a daemon for each node; ends them with the jobs they have."""
+    """Runs the controller and a daemon per node; at the end terminates them and their jobs."""
     commands = {"slurmctld": ["slurmctld", "-D"]}
     commands |= {node: ["slurmd", "-D", "-N", node] for node in nodes}
     daemons = []

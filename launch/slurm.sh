@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Explains on the GPUs of a Slurm cluster: one process a node, which uses all GPUs that the job has
-# there. `cfx_jax` has to be installed in the environment active at submission, and the workdir
-# has to be one that all nodes see. A job that is pre-empted or out of time is queued again and resumes
-# where it was, unless it has written nothing new in several starts one after the other.
+# Explains on the GPUs of a Slurm cluster: one process per node, which uses all GPUs of the
+# job on this node. `cfx_jax` has to be installed in the environment active at submission, and all
+# nodes need access to the workdir. A job that is pre-empted or out of time is queued again and
+# resumes where it was, unless it has written nothing new in several starts in a row.
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --time=4:00:00 launch/slurm.sh \
 #     --config=configs/imagenet.py --workdir=/shared/runs/imagenet
@@ -10,9 +10,9 @@
 #   bash launch/slurm.sh --dry_run ...   prints the commands and runs none of them
 #
 # GPUs, CPUs and everything else (partition, account, ...) are requested from sbatch as usual: by its
-# options before the name of this script, or by SBATCH_GPUS, SBATCH_PARTITION and so on. Every node
-# needs as many GPUs as the others, and about 8 CPUs for each, to decode images; a job without
-# GPUs explains on its CPUs.
+# options before the name of this script, or by SBATCH_GPUS, SBATCH_PARTITION and so on. All nodes
+# need the same number of GPUs, with about 8 CPUs per GPU to decode images; a job without GPUs uses
+# its CPUs.
 #
 #SBATCH --job-name=cfx_jax
 #SBATCH --nodes=1
@@ -38,11 +38,11 @@ fi
 # variables. Under Slurm, JAX assumes one process for each GPU unless JAX_LOCAL_DEVICE_IDS is set.
 gpus=${SLURM_GPUS_ON_NODE:-${SBATCH_GPUS_PER_NODE:-0}}
 gpus=${gpus##*:}
-# A type without a number is one of it.
+# A type without a number requests one GPU of it.
 if [[ $gpus != [0-9]* ]]; then gpus=1; fi
 devices=()
 if ((gpus > 0)); then devices=("JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"); fi
-# Blocked, SIGTERM waits until the process listens to it. An `env` of before 2019 has no such option.
+# Blocked, SIGTERM waits until the process handles it. An `env` of before 2019 lacks this option.
 block=(--block-signal=TERM)
 if ! env "${block[@]}" true 2>/dev/null; then block=(); fi
 run=(srun --kill-on-bad-exit=1 "--gpus-per-node=$gpus"
@@ -56,13 +56,13 @@ if [[ $dry_run ]]; then
   exit
 fi
 
-if ((gpus == 0)); then echo "no GPU was asked for (--gpus-per-node=N): explaining on CPUs" >&2; fi
+if ((gpus == 0)); then echo "no GPU was requested (--gpus-per-node=N): explaining on CPUs" >&2; fi
 
-# Slurm queues a job again only if it has to end it. The processes are warned by SIGTERM, and stop
-# before that: with exit status 0 and a sentence. It is looked for in a file without a name, which
-# goes with this script.
+# Slurm queues a job again only if it had to end the job. The processes get SIGTERM earlier and stop
+# by themselves, with exit status 0 and a message. The script searches for this message in a file
+# without a name, which is deleted when the script ends.
 log=$(mktemp)
-# shellcheck disable=SC2094  # It is read once it is written.
+# shellcheck disable=SC2094  # It is written before it is read.
 exec 3>"$log" 4<"$log"
 rm "$log"
 status=0
@@ -73,7 +73,7 @@ if ((status != 0)); then exit "$status"; fi
 if grep -q 'SIGTERM; resume' <<<"$stopped"; then
   echo "$again"
 else
-  # What was said of the start before stands in the output of the job, which is a file.
+  # The message about the previous start is in the output of the job, if that is a file.
   before=
   if [[ -f /proc/$$/fd/1 ]]; then before=$(grep "^$again" "/proc/$$/fd/1" | tail -n 1) || true; fi
   starts=$((${before//[^0-9]/} + 1))

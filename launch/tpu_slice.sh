@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Explains on a TPU slice, by a queued resource: requests it and waits, installs the last commit of
-# this checkout on all of its hosts, runs `python -m cfx_jax.main --distributed` with the arguments
-# given on all of them at once, and deletes it. A slice that is pre-empted is requested again, and
-# the run resumes where it was. After a failure of the run the slice is left as it is, for you to
-# read_state at, and the command that deletes it is printed.
+# this checkout on all of its hosts, runs `python -m cfx_jax.main --distributed` with the given
+# arguments on all of them at once, and deletes it. A pre-empted slice is requested again, and
+# the run resumes where it was. After a failure of the run, the slice is kept, so that you can
+# inspect it, and the command that deletes it is printed.
 #
 #   PROJECT=my-project ZONE=us-east5-b ACCELERATOR_TYPE=v6e-64 SPOT=1 launch/tpu_slice.sh \
 #     --config=configs/imagenet.py --workdir=gs://my-bucket/imagenet
 #
-# With --dry_run as the first argument it prints the commands of a run that nothing disturbs, and
-# runs none of them. This script has to stay alive: start it in tmux. Started again it takes the
-# slice over. Several hosts need your key in the agent: ssh-add ~/.ssh/google_compute_engine
+# With --dry_run as the first argument it prints the commands of an undisturbed run and runs none of
+# them. The script has to run as long as the slice: start it in tmux. If it is started again, it
+# continues with the same slice. Several hosts need your key in the SSH agent:
+# ssh-add ~/.ssh/google_compute_engine
 #
 # PROJECT           Google Cloud project
 # ZONE              zone that has TPUs of this type
@@ -59,7 +60,7 @@ if [[ $dry_run ]]; then
   exit
 fi
 
-say() { echo "$NAME: $*" >&2; }
+report() { echo "$NAME: $*" >&2; }
 
 # Sets $state to the state of the queued resource: ABSENT if there is none, UNKNOWN if the query
 # fails temporarily. The first query has to succeed: it shows that project and zone are right.
@@ -80,11 +81,11 @@ read_state() {
     exit 1
   fi
   rm "$error"
-  if [[ $state != "$reported" ]]; then say "$state"; fi
+  if [[ $state != "$reported" ]]; then report "$state"; fi
   reported=$state
 }
 
-# Whether the slice is lost, which its state may show only minutes after the run has ended.
+# Whether the slice is lost; its state may change only minutes after the run has ended.
 is_lost() {
   local poll
   for ((poll = 0; poll < 6; poll++)); do
@@ -114,11 +115,11 @@ while true; do
       if ((status == 0)); then break; fi
       # 2 is an error in the command line or the config.
       if ((status == 2)) || ! is_lost; then exit "$status"; fi
-      say "the run ended with $status, but so did the slice; the run will go on with another one"
+      report "the run ended with status $status because the slice was lost; resuming on another"
       ;;
     FAILED | SUSPENDED)
       if [[ $state == FAILED && $requested && ! $had_one ]]; then
-        say 'cannot be had; "describe" in place of "delete" tells why'
+        report 'cannot be created; "describe" in place of "delete" shows the reason'
         exit 1
       fi
       sleep "$POLL_SECONDS"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Explains on one TPU VM: creates it, installs the last commit of this checkout, runs
-# `python -m cfx_jax.main` with the arguments given, and deletes it. After a failure it is left as
-# it is, for you to look at, and the command that deletes it is printed.
+# `python -m cfx_jax.main` with the given arguments, and deletes it. After a failure the VM is
+# kept, so that you can inspect it, and the command that deletes it is printed.
 #
 #   PROJECT=my-project ZONE=us-east5-b launch/tpu_vm.sh \
 #     --config=configs/imagenet.py --workdir=gs://my-bucket/imagenet
@@ -53,7 +53,7 @@ fi
 
 pack_checkout
 trap 'report_remains $? "${delete[@]}"' EXIT
-# One that was kept, or left by a failure, is used again.
+# Use the VM of an earlier start again, if it was kept.
 "${describe[@]}" 2>/dev/null || "${create[@]}"
 "${copy[@]}"
 "${install[@]}"

@@ -92,9 +92,10 @@ def test_tutorial_page_is_built_from_its_source(tutorial):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_tutorial_runs_from_top_to_bottom(tutorial):
     source = tutorial.SOURCE.read_text()
-    # Fewer steps: the outcomes are not tested, and the page has those of the full number.
-    short, count = re.subn(r"\bnum_steps=(?:48|20)\b", "num_steps=2", source)
-    assert count == 4
+    # Fewer steps on smaller images: the page contains the outcomes of the full numbers.
+    short, num_steps = re.subn(r"\bnum_steps=(?:48|20)\b", "num_steps=2", source)
+    short, num_images = re.subn(r"\bdemo_images\(\)", "demo_images(64)", short)
+    assert (num_steps, num_images) == (4, 1)
     notebook = tutorial.run(jupytext.reads(short, fmt="py:percent"))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     kinds = [kind for output in outputs for kind in output.get("data", {})]

@@ -291,7 +291,7 @@ def test_tpu_slice_script_uses_every_host(machine):
 def test_scripts_name_uncommitted_changes(machine):
     machine.answer("uncommitted", [" M configs/imagenet.py"])
     result = machine.run("tpu_vm.sh", *ARGUMENTS, **VARIABLES["tpu_vm.sh"])
-    assert "not these changes:\n M configs/imagenet.py\n" in result.stderr
+    assert "these changes are not:\n M configs/imagenet.py\n" in result.stderr
 
 
 @pytest.mark.parametrize(
