@@ -1,10 +1,10 @@
-"""Measures a device: what it can do, what the networks reach of it, what an explanation takes.
+"""Measures a device: its peak rates, the networks alone, and explanations.
 
     python benchmarks/accelerator.py [--output=FILE.json] [--size=small] [--only=NAME ...]
 
-At most 4 minutes with all compilation, on one device: no stage is begun where the longest one so
-far would go beyond `--seconds`, and `not_measured` names it. `--size=small` is for a CPU, and tells
-no more than that everything runs. What is found so far is in FILE after each stage.
+Takes at most 4 minutes on one device, including compilation: a stage is skipped, and listed in
+`not_measured`, if the longest stage so far would exceed `--seconds`. `--size=small` is for a CPU
+and only tests that everything runs. FILE is written after each stage.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from figures import Found, merge, show
-from timing import median_seconds, seconds_a_row
+from timing import median_seconds, seconds_per_image
 
 from cfx_jax.classifiers import Classifier, NormalizedModule
 from cfx_jax.config import DataConfig
@@ -38,7 +38,7 @@ from cfx_jax.train import DEVICE_AXIS, Crops, TrainConfig, init_state, load_crop
 from cfx_jax.weights import ARCHITECTURES
 
 CLASS = 5
-# Before the first use of the device: PyTorch, in a process beside, needs some of its memory.
+# Set before the device is first used: PyTorch, in a separate process, needs some of its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
 KEY = jax.random.key(0)
 PRECISIONS: dict[str, Callable[[Any], Any]] = {
@@ -49,21 +49,21 @@ PRECISIONS: dict[str, Callable[[Any], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Sizes of the measurements.
 
     Attributes:
-        resnet: which of them.
-        precision: precision of explanations, where every CPU is slow at bfloat16.
-        repeats: number of timings, after a first one for compilation; their median counts.
+        resnet: name of the ResNet.
+        precision: precision of explanations; all CPUs are slow in bfloat16.
+        repeats: number of timed calls after a first call for compilation; the median is reported.
         side: height and width of the images, in pixels.
-        rows: in a batch of the bare networks.
-        matrix: side of the matrices that are multiplied.
-        copied: numbers in the array that is copied.
-        images: explained at once.
-        settings: fields of `Settings` in place of those of the mode.
-        trained: generator of the training step.
-        crop: side of its crops.
-        crops: in a step.
+        batch_size: images per batch of the networks alone.
+        matrix: number of rows and columns of the multiplied matrices.
+        copied: number of elements of the copied array.
+        images: number of images explained together.
+        settings: fields of `Settings` that replace those of the mode.
+        trained: name of the generator that is trained.
+        crop: side of the training crops, in pixels.
+        crops: number of crops per step.
         steps: number of training steps.
     """
 
@@ -71,7 +71,7 @@ class Size:
     precision: str = "bfloat16"
     repeats: int = 5
     side: int = 224
-    rows: int = 256
+    batch_size: int = 256
     matrix: int = 8192
     copied: int = 2**28
     images: int = 128
@@ -85,7 +85,7 @@ class Size:
 SIZES = {
     "full": Size(),
     "small": Size(
-        resnet="resnet18", precision="float32", repeats=1, side=32, rows=1, matrix=128,
+        resnet="resnet18", precision="float32", repeats=1, side=32, batch_size=1, matrix=128,
         copied=2**16, images=1, settings={"num_steps": 2, "num_samples": 2, "mask_size": 8},
         trained="vae_digits", crop=28, crops=2, steps=2,
     ),
@@ -93,12 +93,12 @@ SIZES = {
 
 
 def main() -> None:
-    """Runs the chosen stages, one after the other."""
+    """Runs the chosen stages one after another."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help="file for the figures, as JSON")
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--weights", help="of the ResNet; without them random ones")
-    parser.add_argument("--seconds", type=float, default=240, help="that all may take")
+    parser.add_argument("--weights", help="weights of the ResNet; random without this option")
+    parser.add_argument("--seconds", type=float, default=240, help="time limit of all stages")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     arguments = parser.parse_args()
     size, weights = SIZES[arguments.size], arguments.weights
@@ -113,7 +113,7 @@ def main() -> None:
 def run_stages(
     names: Iterable[str], size: Size, found: Found, weights: str | None, limit: float
 ) -> Iterator[Found]:
-    """Adds what the stages measure to what is found; yields what is new after each of them."""
+    """Adds the figures of each stage to `found`; yields the new figures after each stage."""
     start = time.perf_counter()
     for name in names:
         taken, longest = time.perf_counter() - start, max(found["seconds"].values(), default=0)
@@ -122,7 +122,7 @@ def run_stages(
         else:
             try:
                 new = STAGES[name](size, found, weights)
-            except jax.errors.JaxRuntimeError as error:  # As where memory runs out.
+            except jax.errors.JaxRuntimeError as error:  # For example, out of memory.
                 new = {"not_measured": {name: str(error).splitlines()[0]}}
             new["seconds"] = {name: round(time.perf_counter() - start - taken, 2)}
             new["peak_bytes"] = peak_bytes()
@@ -133,7 +133,7 @@ def run_stages(
 
 
 def describe(size: str) -> Found:
-    """Says what is measured, and on what."""
+    """Returns the sizes, the device and the versions."""
     device = jax.local_devices()[0]
     return {
         "size": size,
@@ -148,14 +148,14 @@ def describe(size: str) -> Found:
 
 
 def measure_ceilings(size: Size, found: Found, weights: str | None) -> Found:
-    """What no network can beat: a matrix product in bfloat16, and a copy in memory."""
+    """Measures the peak rates: a matrix product in bfloat16, and a copy in memory."""
     del found, weights
     side, products, copies = size.matrix, 10, 50
     left, right = (
         jax.random.normal(key, (side, side), jnp.bfloat16) / math.sqrt(side)
         for key in jax.random.split(KEY)
     )
-    # In turn on their own results, so that none is left out.
+    # Each operates on the result of the last one, so that none is optimised away.
     product = jax.jit(
         lambda a, b: jax.lax.fori_loop(0, products, lambda _, a: (a @ b).astype(a.dtype), a)
     )
@@ -167,25 +167,25 @@ def measure_ceilings(size: Size, found: Found, weights: str | None) -> Found:
 
 
 def measure_networks(precision: str, size: Size, found: Found, weights: str | None) -> Found:
-    """Networks by themselves: classifiers with their input gradient, the generator without."""
+    """Measures the networks alone: classifiers with input gradient, the generator without."""
     del found
-    images = jax.random.uniform(KEY, (size.rows, size.side, size.side, 3))
+    images = jax.random.uniform(KEY, (size.batch_size, size.side, size.side, 3))
     classifiers = {
         size.resnet: load_resnet(size, weights),
         "efficientnet_lite0": load_classifier("efficientnet_lite0"),
     }
     change = PRECISIONS[precision]
-    timed = functools.partial(seconds_a_row, number=size.repeats, repeats=size.repeats)
+    timed = functools.partial(seconds_per_image, number=size.repeats, repeats=size.repeats)
     rates = {
         name: 1.0 / timed(gradient, images, change(classifier))
         for name, classifier in classifiers.items()
     }
     rates["gated_unet"] = 1.0 / timed(fill, images, change(load_generator("gated_unet")))
-    return {"networks": {f"{precision}_rows_per_s": rates}}
+    return {"networks": {f"{precision}_images_per_s": rates}}
 
 
 def measure_explanations(mode: str, size: Size, found: Found, weights: str | None) -> Found:
-    """Whole explanations, judged and all, of a ResNet and gated_unet."""
+    """Measures explanations, including hard-mask evaluation, of a ResNet with gated_unet."""
     del found
     settings = get_settings(mode, **size.settings)
     shape = (size.side, size.side, 3)
@@ -198,35 +198,35 @@ def measure_explanations(mode: str, size: Size, found: Found, weights: str | Non
     # Small programs are compiled during the first job. The second one begins when the first ends.
     ends = [time.perf_counter() for _ in solver.stream([("warm", job), ("timed", job)])]
     rate = size.images / (ends[1] - ends[0])
-    rows = rate * settings.num_steps * settings.num_samples
+    evaluations = settings.num_steps * settings.num_samples
     figures = {
         "explanations_per_s": rate,
-        "learning_evaluations": settings.num_steps * settings.num_samples,
-        "learning_rows_per_s": rows,
+        "learning_evaluations": evaluations,
+        "learning_evaluations_per_s": rate * evaluations,
         "program_bytes": program_bytes,
     }
     return {"explanations": {mode: figures}}
 
 
-def measure_judge(size: Size, found: Found, weights: str | None) -> Found:
-    """Judging by itself: what a learnt mask of `fast` is worth, by hard masks."""
+def measure_evaluation(size: Size, found: Found, weights: str | None) -> Found:
+    """Measures the hard-mask evaluation of `fast` alone."""
     del found
     settings: Settings = get_settings("fast", **size.settings)
     images = to_floats(jnp.asarray(random_bytes(size.images, size.side)))
 
     @jax.jit
-    def judge(images: jax.Array, models: tuple[Classifier, Generator]) -> Any:
+    def evaluate(images: jax.Array, models: tuple[Classifier, Generator]) -> Any:
         problems = jax.vmap(lambda image: make_problem(KEY, image, Question(CLASS), "ssr"))(images)
         one = functools.partial(finish, init(settings), settings=settings)
         return jax.vmap(one, in_axes=(0, None, None))(problems, *models)
 
     models = load_models(size, weights)
-    seconds = median_seconds(lambda: judge(images, models), size.repeats)
-    return {"judge": {"images_per_s": size.images / seconds}}
+    seconds = median_seconds(lambda: evaluate(images, models), size.repeats)
+    return {"hard_masks": {"images_per_s": size.images / seconds}}
 
 
 def measure_training(size: Size, found: Found, weights: str | None) -> Found:
-    """Steps of a training on the same crops, and on crops cut from photographs on the device."""
+    """Measures training steps on constant crops, and on crops cut from photographs."""
     del found, weights
     network, settings = NETWORKS[size.trained], TrainConfig().settings()
     device = jax.local_devices()[:1]
@@ -235,13 +235,13 @@ def measure_training(size: Size, found: Found, weights: str | None) -> Found:
     )
     state = init_state(KEY, network.init(KEY), network.channels, settings)
     state, shared = (parallel.replicate(tree, device) for tree in (state, (KEY, None)))
-    rows = jnp.arange(size.crops, dtype=jnp.int32)[None]
+    indices = jnp.arange(size.crops, dtype=jnp.int32)[None]
     crops = load_crops(Crops(open_source(DataConfig()), size.crop, network.channels, 0), 3, device)
 
     def train(batches: Iterable[jax.Array | np.ndarray]) -> Any:
         nonlocal state
         for pixels in batches:
-            state, metrics = take_step(state, pixels, rows, *shared)
+            state, metrics = take_step(state, pixels, indices, *shared)
         return metrics["loss"]
 
     def draw() -> Iterator[jax.Array | np.ndarray]:
@@ -249,37 +249,37 @@ def measure_training(size: Size, found: Found, weights: str | None) -> Found:
             yield crops.on_devices(batch[None])
 
     same = list(draw())[:1] * size.steps
-    bare = median_seconds(lambda: train(same), size.repeats)
+    constant = median_seconds(lambda: train(same), size.repeats)
     drawn = median_seconds(lambda: train(draw()), size.repeats)
     images = size.steps * size.crops
-    rates = {"step_images_per_s": images / bare, "with_crops_images_per_s": images / drawn}
+    rates = {"step_images_per_s": images / constant, "with_crops_images_per_s": images / drawn}
     return {"training": rates}
 
 
 def compare(size: Size, found: Found) -> Found:
-    """What explanations reach of the bare networks, once both are measured.
+    """Returns the share of the networks in the time of explanations, once both are measured.
 
-    The time that the networks by themselves take for the masks that are learnt from / the time of
-    whole explanations, judging included.
+    Formula: time of the networks alone for the masks of learning / time of explanations, including
+    their hard-mask evaluation.
     """
-    bare = found.get("networks", {}).get(f"{size.precision}_rows_per_s")
-    if not bare:
+    alone = found.get("networks", {}).get(f"{size.precision}_images_per_s")
+    if not alone:
         return {}
-    seconds_a_row = 1.0 / bare[size.resnet] + 1.0 / bare["gated_unet"]
+    network_seconds = 1.0 / alone[size.resnet] + 1.0 / alone["gated_unet"]
     return {
         "share_of_networks": {
-            mode: figures["learning_rows_per_s"] * seconds_a_row
+            mode: figures["learning_evaluations_per_s"] * network_seconds
             for mode, figures in found.get("explanations", {}).items()
         }
     }
 
 
 def measure_pytorch(size: Size, found: Found, weights: str | None) -> Found:
-    """The same networks in PyTorch, where it is installed and sees the same device."""
+    """Measures the same networks in PyTorch, if it is installed and supports the device."""
     del weights
     script = pathlib.Path(__file__).with_name("pytorch_networks.py")
     options: dict[str, Any] = {"platform": found["platform"], "resnet": size.resnet}
-    options |= {"side": size.side, "rows": size.rows, "repeats": size.repeats}
+    options |= {"side": size.side, "batch_size": size.batch_size, "repeats": size.repeats}
     command = [
         sys.executable,
         str(script),
@@ -296,7 +296,7 @@ STAGES: dict[str, Callable[[Size, Found, str | None], Found]] = {
     "bfloat16": functools.partial(measure_networks, "bfloat16"),
     "fast": functools.partial(measure_explanations, "fast"),
     "region": functools.partial(measure_explanations, "region"),
-    "judge": measure_judge,
+    "hard_masks": measure_evaluation,
     "training": measure_training,
     "float32": functools.partial(measure_networks, "float32"),
     "pytorch": measure_pytorch,
@@ -304,7 +304,7 @@ STAGES: dict[str, Callable[[Size, Found, str | None], Found]] = {
 
 
 def load_resnet(size: Size, weights: str | None) -> Classifier:
-    """Loads a ResNet, or makes one with random weights, which take as long."""
+    """Loads a ResNet, or makes one with random weights, which is as fast."""
     if weights:
         return load_classifier(size.resnet, weights)
     architecture = ARCHITECTURES[size.resnet]
@@ -314,14 +314,14 @@ def load_resnet(size: Size, weights: str | None) -> Classifier:
 
 
 def load_models(size: Size, weights: str | None) -> tuple[Classifier, Generator]:
-    """Loads what whole explanations are measured with."""
+    """Loads the classifier and the generator of the measured explanations."""
     change = PRECISIONS[size.precision]
     return change(load_resnet(size, weights)), change(load_generator("gated_unet"))
 
 
 def gradient(images: jax.Array, classifier: Classifier) -> jax.Array:
     """Returns the input gradient of the sum of a logit."""
-    return jax.grad(lambda rows: classifier.apply(classifier.params, rows)[:, CLASS].sum())(images)
+    return jax.grad(lambda x: classifier.apply(classifier.params, x)[:, CLASS].sum())(images)
 
 
 def fill(images: jax.Array, generator: Generator) -> jax.Array:
@@ -335,7 +335,7 @@ def random_bytes(number: int, side: int) -> np.ndarray:
 
 
 def peak_bytes() -> int | None:
-    """Most memory in use so far, of a device that tells."""
+    """Returns the peak memory of the device; None if the device does not report it."""
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return None if peak is None else int(peak)
 

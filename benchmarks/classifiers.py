@@ -1,4 +1,4 @@
-"""Compares the classifiers with their PyTorch originals and counts how often they are right.
+"""Compares the classifiers with their PyTorch originals and measures their accuracy.
 
     python benchmarks/classifiers.py [--only=NAME ...] [--photos=DIR]
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def compare(name: str) -> str:
-    """Times ours against the original, with random weights: they do not change the time."""
+    """Compares the speed of both, with random weights, which do not change the time."""
     architecture = ARCHITECTURES[name]
     shape = (BATCH, architecture.image_size, architecture.image_size, architecture.channels)
     pixels = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
@@ -71,7 +71,7 @@ def compare(name: str) -> str:
 
     @jax.jit
     def ours(images: jax.Array, params: Any) -> jax.Array:
-        # In a compiled loop, as in an explanation: XLA compiles what is in one otherwise.
+        # In a compiled loop, as in an explanation: XLA compiles the body of a loop differently.
         def step(images: jax.Array, _: None) -> tuple[jax.Array, None]:
             return images + 1e-6 * gradient(images, params), None
 
@@ -94,14 +94,14 @@ def compare(name: str) -> str:
 
 
 def original(name: str) -> Callable[[], torch.nn.Module]:
-    """Returns what makes the PyTorch network of the same architecture."""
+    """Returns a function that makes the PyTorch network of the same architecture."""
     if name == "mnist_cnn":
         return MnistCNN
     if name in LITE:
         return lambda: EfficientNet.from_name(name.replace("_", "-"))
     if name.startswith("vit"):
         size, patch = TIMM[name[4]], int(name[5:])
-        # timm names no ViT of patches of 14 for images of 224.
+        # timm has no name for a ViT with patches of 14 for images of 224.
         published = f"vit_{size}_patch16_224"
         return lambda: timm.create_model(published, num_classes=1000, patch_size=patch)
     make: Callable[[], torch.nn.Module] = getattr(torchvision.models, name)
@@ -109,7 +109,7 @@ def original(name: str) -> Callable[[], torch.nn.Module]:
 
 
 def top_1(folder: str) -> Iterator[str]:
-    """Share of the photographs whose label is the predicted class, at the size of each network."""
+    """Returns the top-1 accuracy on the photographs, at the input size of the network."""
     source = open_source(DataConfig(source="folder", path=folder))
     labels = np.asarray([source.label(i) for i in range(len(source))])
     for name in LITE:

@@ -4,9 +4,9 @@
     python benchmarks/engine.py [--photos=DIR] [--max_photos=3] [--only=NAME ...]
 
 `--photos` adds photographs of a folder with a manifest.csv (columns file, label) to the three that
-come with scikit-image. Timings of two things to compare alternate, so that a noisy machine hits
-both alike; the medians and the median of the pairwise ratios are printed. Takes about 15 minutes
-on a 2-core CPU, nearly all of it the published procedure that `quality` compares with.
+come with scikit-image. The two sides of a comparison are timed alternately, so that other load
+slows both; the medians and the median of the pairwise ratios are printed. Takes about 15 minutes on
+a 2-core CPU, most of it for the published procedure, with which `quality` compares.
 """
 
 import argparse
@@ -63,12 +63,12 @@ def compare_with_pytorch(_: argparse.Namespace) -> Iterator[str]:
     network.requires_grad_(False)
     pixels = np.random.default_rng(0).uniform(size=(BATCH, *SIZE, 3)).astype(np.float32)
     theirs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().requires_grad_()
-    bare = functools.partial(_bare_steps(1), load_classifier("efficientnet_lite0"), None)
+    networks = functools.partial(_network_steps(1), load_classifier("efficientnet_lite0"), None)
 
     def pytorch() -> None:
         torch.autograd.grad(network(theirs)[:, 285].sum(), theirs)
 
-    yield ratio(lambda: bare(jnp.asarray(pixels)), pytorch, "cfx_jax", "PyTorch")
+    yield ratio(lambda: networks(jnp.asarray(pixels)), pytorch, "cfx_jax", "PyTorch")
 
 
 def compare_step(_: argparse.Namespace) -> Iterator[str]:
@@ -76,7 +76,7 @@ def compare_step(_: argparse.Namespace) -> Iterator[str]:
     classifier, generator = _models()
     image = to_floats(jnp.asarray(_photographs(None, 0)[0][1]))
     images = jnp.broadcast_to(image, (BATCH, *image.shape))
-    bare = _bare_steps(STEPS)
+    networks = _network_steps(STEPS)
     fast = MODES["fast"]
     for settings in (dataclasses.replace(fast, num_samples=4), fast, MODES["paper"]):
         rows = BATCH // settings.num_samples
@@ -87,9 +87,9 @@ def compare_step(_: argparse.Namespace) -> Iterator[str]:
         step = jax.jit(jax.vmap(steps, in_axes=(0, 0, None, None)))
         yield ratio(
             functools.partial(step, states, problems, classifier, generator),
-            functools.partial(bare, classifier, generator, images),
+            functools.partial(networks, classifier, generator, images),
             f"{rows} x {settings.num_samples} masks",
-            "bare",
+            "networks",
         )
 
 
@@ -119,7 +119,7 @@ def compare_quality(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def measure_demo(_: argparse.Namespace) -> Iterator[str]:
-    """The demo in a process of its own, compile included."""
+    """Measures the demo in a separate process, including compilation."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -153,15 +153,15 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 
 def _models() -> tuple[Classifier, Generator]:
-    # The cheapest in-fill with a use: it hides least of what the engine itself costs.
+    # The cheapest useful in-fill, with which the share of the engine itself is largest.
     return load_classifier("efficientnet_lite0"), load_generator("local_mean")
 
 
-def _bare_steps(number: int) -> Callable[[Classifier, Generator | None, jax.Array], object]:
-    """What no optimiser can save: the networks on a batch and the classifier's gradient."""
+def _network_steps(number: int) -> Callable[[Classifier, Generator | None, jax.Array], object]:
+    """Returns a function that runs the networks alone: in-fill, forward pass and gradient."""
 
     @jax.jit
-    def bare(classifier: Classifier, generator: Generator | None, images: jax.Array) -> object:
+    def networks(classifier: Classifier, generator: Generator | None, images: jax.Array) -> object:
         def score(images: jax.Array) -> jax.Array:
             return log_odds(classifier.apply(classifier.params, images), jnp.asarray(285)).sum()
 
@@ -170,12 +170,12 @@ def _bare_steps(number: int) -> Callable[[Classifier, Generator | None, jax.Arra
             if generator is not None:
                 mask = jnp.round(images[..., :1])
                 infills = generator.apply(generator.params, images, mask, key)
-            # The next step depends on this one, so that none is left out.
+            # The next step depends on this one, so that none is optimised away.
             return images + 1e-6 * jax.grad(score)(images), infills.sum()
 
         return jax.lax.scan(step, images, jax.random.split(jax.random.key(0), number))
 
-    return bare
+    return networks
 
 
 def _photographs(folder: str | None, limit: int) -> list[tuple[str, np.ndarray, int]]:

@@ -1,15 +1,16 @@
-"""Measures what an evaluation costs beside the network evaluations it cannot do without.
+"""Measures the cost of an evaluation in addition to that of its network evaluations.
 
     python benchmarks/evaluation.py --images=DIR [--num_images=50] [--curve_steps=5]
     python benchmarks/evaluation.py --num_records=5000,50000
 
-DIR is a folder of photographs with a manifest.csv (columns file, label, boxes). One side is the
-whole command on them, from files to tables, for maps that cost nothing (`centre`): decoding, boxes,
-all metrics, records. The other are the bare networks on as many pictures: both forms of both curves
-and the crops. Compilation is in both, once.
+DIR is a folder of photographs with a manifest.csv (columns file, label, boxes). One side of the
+comparison is the whole command, from files to tables, for maps that cost nothing (`centre`):
+decoding, boxes, all metrics, records. The other side is the networks alone on the same number of
+pictures: both forms of both curves, and the crops. Both include compilation once.
 
-The second form measures made-up runs of so many images of 8 x 8 pixels, of a network that costs
-nothing: what is left is the evaluation's own work, whose images per second must not fall.
+The second form measures synthetic runs with the given numbers of images of 8 x 8 pixels and a
+network that costs nothing: the remaining time is that of the evaluation itself, and the images per
+second must not decrease with the number of images.
 """
 
 import argparse
@@ -38,15 +39,15 @@ from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.runs import runner
 
 SIZE = (224, 224)
-# Of the image itself, its three control boxes, and the box of the map.
+# The boxes of the image, its three control boxes, and the box of the map.
 NUM_CROPS = 5
-# Images of made-up runs.
+# Size of the images of synthetic runs.
 TINY = 8
 UNIT_SIZE = 100
 
 
 def main() -> None:
-    """Times both sides in one run and prints their ratio; or evaluations of made-up runs."""
+    """Times both sides and prints their ratio, or times evaluations of synthetic runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images")
     parser.add_argument("--num_images", type=int, default=50)
@@ -78,13 +79,13 @@ def main() -> None:
             image = jnp.full((*SIZE, 3), number / arguments.num_images)
             jax.block_until_ready(run_networks(classifier, infills, image, pictures=pictures))
 
-    bare = seconds(networks)
-    print(f"{arguments.num_images} images: {whole:.1f} s, networks alone {bare:.1f} s, "
-          f"ratio {whole / bare:.2f}")  # fmt: skip
+    alone = seconds(networks)
+    print(f"{arguments.num_images} images: {whole:.1f} s, networks alone {alone:.1f} s, "
+          f"ratio {whole / alone:.2f}")  # fmt: skip
 
 
 def evaluate_records(number: int) -> float:
-    """How long the evaluation of a run of so many tiny images takes."""
+    """Returns the seconds that the evaluation of a run of tiny images takes."""
     tiny = Classifier((), lambda _, x: x.mean((1, 2)), name="tiny", image_size=(TINY, TINY))
     pixels = np.random.default_rng(0).integers(0, 256, (number, TINY, TINY, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +106,7 @@ def evaluate_records(number: int) -> float:
 
 
 def seconds(call: Any) -> float:
-    """How long a call takes."""
+    """Returns the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -114,7 +115,7 @@ def seconds(call: Any) -> float:
 def fill_and_classify(
     classifier: Classifier, generator: Generator, image: jax.Array, step: Any
 ) -> jax.Array:
-    """Logits of an image whose first rows are filled."""
+    """Returns the logits of an image whose first rows are in-filled."""
     mask = (jnp.arange(SIZE[0])[:, None] > step) * jnp.ones(SIZE)
     holes = mask[None, ..., None]
     filled = generator.apply(generator.params, image[None], holes, jax.random.key(0))
@@ -125,7 +126,7 @@ def fill_and_classify(
 def run_networks(
     classifier: Classifier, infills: tuple[Generator, ...], image: jax.Array, pictures: int
 ) -> jax.Array:
-    """Fills and classifies as many pictures of an image as an evaluation of one map does."""
+    """In-fills and classifies as many pictures per image as the evaluation of a map."""
     total = jnp.zeros(())
     for infill in infills:
         curves = jax.lax.map(

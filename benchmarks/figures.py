@@ -1,4 +1,4 @@
-"""Figures by name, in groups within groups: added to one another, and shown one a line."""
+"""Nested dictionaries of figures: merging and printing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def merge(found: Found, new: Mapping[str, Any]) -> None:
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Prints a line for each figure."""
+    """Prints one line per figure."""
     for name, value in _flat(found):
         text = f"{value:,.4g}" if isinstance(value, float) else value
         print(f"{name:48} {text}", flush=True)

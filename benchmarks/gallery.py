@@ -1,10 +1,10 @@
-"""Writes the gallery of made-up explanations and opens it in a browser: sizes and times.
+"""Writes a gallery of synthetic explanations and opens it in a browser: sizes and times.
 
     python benchmarks/gallery.py [--photos=DIR] [--keep=DIR]
 
-400 examples with photographs, those of a folder or noise, and 50,000 without, as
-configs/imagenet.py keeps them; of these the first 2,000 are drawn, from which the rest follows.
-Needs the extra `browser`, and Chromium: CHROMIUM=/usr/bin/chromium if it is not that of Playwright.
+Measures 400 examples with photographs, from a folder or noise, and 50,000 without, as in runs of
+configs/imagenet.py; of these, 2,000 are drawn and repeated. Needs the extra `browser`, and
+Chromium; set CHROMIUM=/usr/bin/chromium if it is not that of Playwright.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from cfx_jax.report import write_gallery
 from cfx_jax.runs import make_fields
 
 SIZE, CELLS, CLASSES, UNIT, DRAWN = 224, 14, 1000, 128, 2000
-# As in docs/gallery.md, of what is measured in the page.
+# Measured in the page, as described in docs/gallery.md.
 QUESTIONS = {
     "status": "status=not_preserved",
     "target, by name": "target=class+12",
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def load_photos(folder: str | None) -> np.ndarray:
-    """Returns uint8 `[n, 224, 224, 3]`, those of a folder or smooth noise."""
+    """Returns the photographs of a folder, or smooth noise, uint8 `[n, 224, 224, 3]`."""
     if folder:
         paths = sorted(p for p in pathlib.Path(folder).rglob("*") if p.suffix.lower() in _SUFFIXES)
         images = [Image.open(path).convert("RGB").resize((SIZE, SIZE)) for path in paths[:400]]
@@ -77,7 +77,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def make_run(workdir: pathlib.Path, count: int, photos: np.ndarray | None) -> None:
-    """Writes the records of a run that never was."""
+    """Writes the records of a synthetic run."""
     config = Config(explain=ExplainConfig(), report=ReportConfig(photos is not None))
     settings = config.explain.settings()
     fields = make_fields(config, ["x" * 30], (SIZE, SIZE))
@@ -135,7 +135,7 @@ def make_unit(
 
 
 def describe(folder: pathlib.Path) -> str:
-    """Returns how large the parts of a gallery are."""
+    """Returns the sizes of the parts of a gallery."""
     sizes = {"data/0/rows": 0, "data/0/details": 0, "images": 0, "": 0}
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
@@ -149,7 +149,7 @@ def describe(folder: pathlib.Path) -> str:
 
 
 def measure(page: str) -> None:
-    """Opens a gallery as a file and asks it questions."""
+    """Opens a gallery as a file and times its views."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"))
         tab = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -166,7 +166,7 @@ def measure(page: str) -> None:
 
 
 def ask(tab: Page, address: str, view: str) -> str:
-    """Goes to a view; returns the time until it is on the page, and what it shows."""
+    """Opens a view; returns the time until it is displayed, and its text."""
     took = tab.evaluate(_ASK, view)
     return f"{took:.0f} ms, {tab.inner_text('.summary')}"
 

@@ -2,10 +2,10 @@
 
     python benchmarks/infill.py --photos=DIR --boxes=DIR [--num_photos=200] [--only=NAME ...]
 
-`--photos` is a folder of photographs with a manifest.csv (columns file, split), of which those of
-split `heldout` count. `--boxes` is a folder of photographs with a manifest.csv (columns file,
-label, width, height, boxes: `x0 y0 x1 y1` in pixels, several separated by `;`). Nearly all of the
-time goes to the biharmonic in-painting of scikit-image, which takes seconds an image.
+`--photos` is a folder of photographs with a manifest.csv (columns file, split), of which the split
+`heldout` is used. `--boxes` is a folder of photographs with a manifest.csv (columns file, label,
+width, height, boxes: `x0 y0 x1 y1` in pixels, several separated by `;`). Most of the
+time is spent on the biharmonic in-painting of scikit-image, which takes seconds per image.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def quality_table(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def measure_object(arguments: argparse.Namespace) -> Iterator[str]:
-    """The object goes: boxes filled, share still classified as the target, mean log-odds."""
+    """Fills the boxes of the object: share still classified as the target, mean log-odds."""
     source = open_source(DataConfig(source="folder", path=arguments.boxes))
     images = np.stack([source.load(i, SIZE, "stretch") for i in range(len(source))])
     masks = _box_masks(pathlib.Path(arguments.boxes) / "manifest.csv")
@@ -143,7 +143,7 @@ def _in_batches(
 
 
 def _box_masks(manifest: pathlib.Path) -> np.ndarray:
-    """1 outside of the boxes, 0 inside, float32 `[N, H, W, 1]`, for images stretched to `SIZE`."""
+    """Returns masks, 0 inside of the boxes, `[N, H, W, 1]`, for images stretched to `SIZE`."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     masks = np.ones((len(rows), *SIZE, 1), np.float32)

@@ -3,12 +3,12 @@
     python benchmarks/mnist_flipping.py --data=mnist.npz --weights=FILE [--num_digits=100]
 
 FILE is the result of `python -m cfx_jax.train_classifier --config=configs/train_mnist_cnn.py`. With
-a VAE, `--generator=vae_digits --initial_keep=0.2`: half of the pixels, where the published search
-starts, show a good in-fill the whole digit, and whatever is dropped changes next to nothing. The
-digits are the first eights of the test split that the classifier gets right. The question is "8 or
-3", with the score `logit of 8 - logit of 3`. Flip: pixels are in-filled in the order of the map,
-and the largest fall of the score counts. Keep: the least important pixels come first, and the
-largest rise counts.
+a VAE, use `--generator=vae_digits --initial_keep=0.2`: from half of the pixels, with which the
+published optimisation starts, a good in-fill reconstructs the whole digit, so that dropping pixels
+changes the logits very little. The digits are the first correctly classified eights of the test
+split. The question is "8 rather than 3", with the score `logit of 8 - logit of 3`. Flip: pixels are
+in-filled in the order of the map, and the largest decrease of the score is reported. Keep: the
+least important pixels are in-filled first, and the largest increase is reported.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
     methods = make_methods(
         arguments.num_steps, arguments.num_samples, arguments.learning_rate, arguments.initial_keep
     )
-    # Prediction difference is what the others are compared with.
+    # The other methods are compared with prediction difference.
     wanted = re.compile(f"{arguments.only}|prediction")
     methods = {name: find for name, find in methods.items() if wanted.search(name)}
     scores: dict[str, list[np.ndarray]] = {}
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def two_classes(classifier: Classifier) -> Classifier:
-    """The classifier that knows eights and threes only: log-odds = difference of their logits."""
+    """Returns a classifier of eights and threes; its log-odds are their logit difference."""
 
     def apply(params: Any, images: jax.Array) -> jax.Array:
         return classifier.apply(params, images)[:, jnp.asarray([EIGHT, THREE])]
@@ -105,7 +105,7 @@ def two_classes(classifier: Classifier) -> Classifier:
 
 
 def eights(path: str, classifier: Classifier, number: int, skip: int = 0) -> jax.Array:
-    """Eights that are no threes to the classifier, in order, float32 `[number, 28, 28, 1]`."""
+    """Returns eights that are classified correctly, float32 `[number, 28, 28, 1]`."""
     source = open_source(DataConfig(source="npz", path=path, split="test", resize="stretch"))
     labelled = [index for index in range(len(source)) if source.label(index) == EIGHT]
     pixels = np.stack([source.pixels(index, (SIZE, SIZE, 1), "stretch") for index in labelled])
@@ -115,7 +115,7 @@ def eights(path: str, classifier: Classifier, number: int, skip: int = 0) -> jax
 
 
 def background(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-    """Holes are black, as what surrounds a digit."""
+    """Fills holes with black, the colour of the background."""
     del params, mask, key
     return jnp.zeros_like(images)
 
@@ -123,7 +123,7 @@ def background(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) 
 def make_methods(
     num_steps: int, num_samples: int, learning_rate: float, initial_keep: float
 ) -> dict[str, Callable[..., Maps]]:
-    """Functions of (classifier, generator, images, targets) that return maps by name."""
+    """Returns, by name, functions from (classifier, generator, images, targets) to maps."""
 
     def fido(*models_and_images: Any, sparsity_weight: float) -> Maps:
         found = explain_both(
@@ -160,7 +160,7 @@ def all_maps(
     generator: Generator,
     images: jax.Array,
 ) -> Iterator[tuple[str, jax.Array]]:
-    """Yields name and maps `[N, 28, 28]`, larger = speaks more for an eight."""
+    """Yields name and maps `[N, 28, 28]`, larger = more evidence for an eight."""
     targets = np.zeros(len(images), int)
     for name, find in methods.items():
         for objective, maps in find(classifier, generator, images, targets).items():
@@ -171,7 +171,7 @@ def all_maps(
 def map_over(
     classifier: Classifier, generator: Generator, images: jax.Array, maps: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Best fall and best rise of each digit, float32 `[N]` each, a point for every pixel."""
+    """Returns the largest decrease and increase of the score per digit, float32 `[N]`."""
 
     def one(image: jax.Array, importance: jax.Array) -> tuple[jax.Array, jax.Array]:
         arguments = (KEY, classifier, generator, image, Question(0), importance, SIZE**2)

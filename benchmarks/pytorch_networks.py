@@ -1,8 +1,8 @@
-"""Times the PyTorch networks beside which `accelerator.py` sets ours; prints one line of JSON.
+"""Times the PyTorch networks with which `accelerator.py` compares; prints one line of JSON.
 
-    python benchmarks/pytorch_networks.py --platform=gpu [--rows=256]
+    python benchmarks/pytorch_networks.py --platform=gpu [--batch_size=256]
 
-A process of its own: both libraries in one would share memory and the libraries of the device.
+It runs in a separate process, since both libraries in one would compete for device memory.
 """
 
 import argparse
@@ -17,24 +17,24 @@ CLASS = 5
 
 
 def main() -> None:
-    """Prints forward and input gradient of each network in rows/s, by name and precision."""
+    """Prints the speed of each network with input gradient, images/s, by name and precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--platform", choices=("gpu", "cpu"), required=True)
     parser.add_argument("--resnet", default="resnet50")
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.platform == "gpu" and not torch.cuda.is_available():
         raise SystemExit("PyTorch sees no GPU")
     device = "cuda" if arguments.platform == "gpu" else "cpu"
-    shape = (arguments.rows, 3, arguments.side, arguments.side)
+    shape = (arguments.batch_size, 3, arguments.side, arguments.side)
     found = {
         "version": torch.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "networks": {
             name: {
-                kind: rows_per_second(
+                kind: images_per_second(
                     make(), torch.rand(shape), device, getattr(torch, kind), arguments.repeats
                 )
                 for kind in ("bfloat16", "float32")
@@ -45,20 +45,20 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def rows_per_second(
+def images_per_second(
     network: torch.nn.Module, images: torch.Tensor, device: str, dtype: torch.dtype, repeats: int
 ) -> float:
-    """Times forward and input gradient, eager and channels last, its fastest layout."""
+    """Times forward pass and input gradient, eager, channels last, the fastest layout."""
     placed = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
     network = network.eval().requires_grad_(False).to(**placed)
     images = images.to(**placed)
 
     def repeat() -> None:
-        rows = images
+        current = images
         for _ in range(repeats):
-            rows = rows.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(network(rows)[:, CLASS].sum(), rows)
-            rows = rows + 1e-6 * gradient
+            current = current.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(network(current)[:, CLASS].sum(), current)
+            current = current + 1e-6 * gradient
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -71,7 +71,7 @@ def rows_per_second(
 
 
 def _known_networks(resnet: str) -> dict[str, Callable[[], torch.nn.Module]]:
-    """Those whose libraries are installed, with random weights: they do not change the time."""
+    """Returns the networks whose libraries are installed, with random weights."""
     found: dict[str, Callable[[], torch.nn.Module]] = {}
     try:
         import torchvision

@@ -1,12 +1,13 @@
-"""Measures what explaining a whole dataset costs on this machine.
+"""Measures the cost of explaining a whole dataset on this machine.
 
     python benchmarks/scale.py --photos=DIR [--only NAME ...] [--classifier=NAME --weights=FILE] \
-        [--precision=bfloat16] [--rows=2]
+        [--precision=bfloat16] [--batch_size=2]
 
 `--photos` is a folder of photographs. `cost` predicts the time of an explanation from that of the
-bare networks and compares it with a real run; `idle` explains 200 photographs, briefly, and tells
-how long the devices had nothing to do; `flat` explains 10,000 small images and compares the end of
-the run with its beginning. `cost` and `idle` take about ten minutes each on a 2-core CPU.
+networks alone and compares it with a real run; `idle` explains 200 photographs with few steps and
+reports how long the devices were idle; `flat` explains 10,000 small images and compares the speed
+at the end of the run with that at its beginning. `cost` and `idle` take about ten minutes each on a
+2-core CPU.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
-from timing import seconds_a_row
+from timing import seconds_per_image
 
 from cfx_jax.classifiers import log_odds
 from cfx_jax.config import DataConfig
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--classifier", default="efficientnet_lite0")
     parser.add_argument("--weights", help="of the classifier, where none are packaged")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rows", type=int, default=2, help="images on a device at once, in `cost`")
+    parser.add_argument("--batch_size", type=int, default=2, help="images per device, in `cost`")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
     arguments = parser.parse_args()
     print(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
@@ -53,13 +54,13 @@ def main() -> None:
 
 
 def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
-    """Seconds an explanation: T x S x (gradient + in-fill) + 36 x (forward + in-fill)."""
+    """Predicts seconds per explanation: T x S x (gradient + in-fill) + 36 x (forward + in-fill)."""
     classifier = load_classifier(arguments.classifier, arguments.weights)
     generator = load_generator("gated_unet")
     if arguments.precision == "bfloat16":
         classifier, generator = in_bfloat16(classifier), in_bfloat16(generator)
     size = classifier.image_size or (224, 224)
-    pixels = _photographs(arguments.photos, size, arguments.rows)
+    pixels = _photographs(arguments.photos, size, arguments.batch_size)
     images = to_floats(pixels)
     settings = MODES["fast"]
 
@@ -77,40 +78,43 @@ def predict_cost(arguments: argparse.Namespace) -> Iterator[str]:
         return generator.apply(generator.params, images, mask, jax.random.key(0))
 
     masked = np.repeat(images, settings.num_samples, axis=0)
-    a_step = {f.__name__: seconds_a_row(f, masked) for f in (gradient, fill)}
-    a_mask = {f.__name__: seconds_a_row(f, images) for f in (forward, fill)}
-    for batch, times in ((masked, a_step), (images, a_mask)):
+    step_seconds = {f.__name__: seconds_per_image(f, masked) for f in (gradient, fill)}
+    mask_seconds = {f.__name__: seconds_per_image(f, images) for f in (forward, fill)}
+    for batch, times in ((masked, step_seconds), (images, mask_seconds)):
         listed = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in times.items())
-        yield f"in batches of {len(batch)}: {listed} a row"
+        yield f"in batches of {len(batch)}: {listed} per image"
 
     def predict(num_steps: int) -> float:
-        learning = num_steps * settings.num_samples * sum(a_step.values())
-        return learning + (NUM_HARD_MASKS + NUM_FULL_INFILLS) * sum(a_mask.values())
+        learning = num_steps * settings.num_samples * sum(step_seconds.values())
+        return learning + (NUM_HARD_MASKS + NUM_FULL_INFILLS) * sum(mask_seconds.values())
 
     short = dataclasses.replace(settings, num_steps=20)
     predicted, measured = (
         predict(20),
-        _seconds_an_explanation(
+        _explanation_seconds(
             Solver(jax.random.key(0), classifier, generator, short, ["ssr"], (*size, 3)), pixels
         ),
     )
     yield (
-        f"T = 20: predicted {predicted:.2f} s an explanation, measured {measured:.2f} s, "
+        f"T = 20: predicted {predicted:.2f} s per explanation, measured {measured:.2f} s, "
         f"ratio {measured / predicted:.2f}"
     )
     full = predict(settings.num_steps) * measured / predicted
     share = (
-        settings.num_steps * settings.num_samples * a_step["gradient"] / predict(settings.num_steps)
+        settings.num_steps
+        * settings.num_samples
+        * step_seconds["gradient"]
+        / predict(settings.num_steps)
     )
     yield (
         f"`fast`, T = {settings.num_steps}: {full:.2f} s on one device ({share:.0%} of it in the "
         f"classifier's gradient); {IMAGENET:,} images: {IMAGENET * full / 3600:,.1f} device-hours "
-        "an objective"
+        "per objective"
     )
 
 
 def measure_idle(arguments: argparse.Namespace) -> Iterator[str]:
-    """Share of a run over 200 photographs, cut to 5 steps, in which the devices had no work."""
+    """Measures the share of a run over 200 photographs, with 5 steps, with idle devices."""
     with tempfile.TemporaryDirectory() as folder:
         process = _run(
             f"--workdir={folder}/run", "--config=configs/folder.py",
@@ -146,7 +150,7 @@ def measure_flat(_: argparse.Namespace) -> Iterator[str]:
         complete = pathlib.Path(folder, "run/records.zarr/complete/c")
         times = np.sort([path.stat().st_mtime for path in complete.iterdir()])
     fifth = len(times) // 5
-    # The median, since what else the machine does hits a few units only.
+    # The median, since other load of the machine affects only a few units.
     first, last = (np.median(np.diff(part)) for part in (times[:fifth], times[-fifth:]))
     yield f"{100 / first:.0f} and {100 / last:.0f} images/s, ratio {first / last:.2f}"
 
@@ -163,18 +167,18 @@ def _photographs(folder: str, size: tuple[int, int], number: int) -> np.ndarray:
     return np.stack([source.pixels(index, (*size, 3), "crop") for index in range(number)])
 
 
-def _seconds_an_explanation(solver: Solver, pixels: np.ndarray) -> float:
+def _explanation_seconds(solver: Solver, pixels: np.ndarray) -> float:
     solver.compile(len(pixels))
-    rows = np.concatenate([pixels] * solver.num_devices)
-    job = Images(rows, np.zeros(len(rows), np.int32), np.arange(len(rows)))
+    images = np.concatenate([pixels] * solver.num_devices)
+    job = Images(images, np.zeros(len(images), np.int32), np.arange(len(images)))
     list(solver.stream([("warm", job)]))
     start = time.perf_counter()
     list(solver.stream([("timed", job)]))
-    return (time.perf_counter() - start) * solver.num_devices / len(rows)
+    return (time.perf_counter() - start) * solver.num_devices / len(images)
 
 
 def _run(*arguments: str) -> str:
-    """Runs the command of the package; returns what it says on the way."""
+    """Runs the command of the package; returns its log."""
     process = subprocess.run(
         [sys.executable, "-m", "cfx_jax.main", *arguments],
         capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""Times two things in turn, so that a noisy machine hits both alike, or one over and over."""
+"""Times two calls alternately, so that other load slows both, or one call repeatedly."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ def ratio(
     their_name: str,
     repeats: int = 15,
 ) -> str:
-    """Times two calls in turn; both run once before, for compilation and caches."""
+    """Times two calls alternately; each runs once before, for compilation and caches."""
     times: list[tuple[float, ...]] = []
     for _ in range(repeats + 1):
         pair = []
@@ -43,28 +43,28 @@ def median_seconds(call: Callable[[], object], repeats: int = 5) -> float:
     return statistics.median(times[1:])
 
 
-def seconds_a_row(
+def seconds_per_image(
     function: Callable[..., jax.Array],
-    rows: Any,
+    images: Any,
     *shared: Any,
     number: int = 5,
     repeats: int = 5,
 ) -> float:
-    """Times a network over and over on its own result, as a run does, so that none is left out.
+    """Times a network repeatedly on its own result, so that no call is optimised away.
 
     Args:
-        function: maps rows `[N, H, W, C]` in [0, 1], and what is shared, to what is added to them.
-        rows: where it starts.
-        *shared: parameters; inside of the function they would be constants of the program.
-        number: how often in a call.
-        repeats: number of calls; the median counts.
+        function: maps images `[N, H, W, C]` in [0, 1] and the parameters to a change of the images.
+        images: first input.
+        *shared: parameters, passed as arguments so that they are not constants of the program.
+        number: number of repetitions in a call.
+        repeats: number of calls; the median is returned.
     """
 
     @jax.jit
-    def repeat(rows: jax.Array, shared: tuple[Any, ...]) -> jax.Array:
-        def step(rows: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return jnp.clip(rows + 1e-6 * function(rows, *shared), 0.0, 1.0), None
+    def repeat(images: jax.Array, shared: tuple[Any, ...]) -> jax.Array:
+        def step(images: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return jnp.clip(images + 1e-6 * function(images, *shared), 0.0, 1.0), None
 
-        return jax.lax.scan(step, rows, None, length=number)[0]
+        return jax.lax.scan(step, images, None, length=number)[0]
 
-    return median_seconds(lambda: repeat(rows, shared), repeats) / number / len(rows)
+    return median_seconds(lambda: repeat(images, shared), repeats) / number / len(images)
