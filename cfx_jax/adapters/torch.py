@@ -40,7 +40,7 @@ def from_torch(
         module: module that returns logits `[N, num_classes]`, before softmax, of any floating type,
             or an object with a field `logits`, or a tuple with one tensor of that shape. It is put
             into evaluation mode, unless it is exported, and gets a copy of the images, in the type
-            of its weights.
+            of its largest weights.
         num_classes: number of classes K, at least 2.
         name: name in records and reports; empty takes that of the class.
         class_names: as in `from_function`.
@@ -58,23 +58,25 @@ def from_torch(
     import torch
 
     evaluation_mode(module)
-    weights = next(module.parameters(), torch.zeros(()))
-    dtype = weights.dtype if weights.is_floating_point() else torch.float32
+    weights = [p for p in module.parameters() if p.is_floating_point()] or [torch.zeros(())]
+    device = weights[0].device
+    # Some layers of a network may have another type, such as norms in float32.
+    dtype = max(weights, key=lambda tensor: tensor.numel()).dtype
 
     def classify(images: Any) -> Any:
         # A copy, not a leaf tensor: the module may change its input in place.
-        output = module(images.to(weights.device, dtype, copy=True))
+        output = module(images.to(device, dtype, copy=True))
         return _find_logits(output, torch.Tensor, num_classes)
 
     def forward(images: np.ndarray) -> np.ndarray:
         # The caller may be in inference mode, whose tensors have no gradients.
         with torch.inference_mode(False), torch.no_grad():
-            return classify(torch.tensor(images, device=weights.device)).float().cpu().numpy()
+            return classify(torch.tensor(images, device=device)).float().cpu().numpy()
 
     def backward(images: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
         # Gradients may be disabled around the call.
         with torch.inference_mode(False), torch.enable_grad():
-            leaves = torch.tensor(images, device=weights.device, requires_grad=True)
+            leaves = torch.tensor(images, device=device, requires_grad=True)
             logits = classify(leaves)
             cotangent = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
             gradient = torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True)[0]

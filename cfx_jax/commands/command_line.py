@@ -270,6 +270,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _terminal.shown():
+            _check_working_directory()
             status = main()
             sys.stdout.flush()
             sys.exit(status)
@@ -285,13 +286,22 @@ def exit_with(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         # Another one, while Python ends, would end it with the stack of whatever is closed then.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("interrupted; go on with the same command", file=sys.stderr)
+        print("interrupted; resume with the same command", file=sys.stderr)
         cluster.leave(INTERRUPTED)
     except Exception as error:
         if message := _outside(error):
             _leave_after(message)
         error.add_note(_FAULT.format(version=__version__))
         raise
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "the working directory was deleted; change to a directory that exists"
+        ) from error
 
 
 def _open_missing_streams() -> None:

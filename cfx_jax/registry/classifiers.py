@@ -219,10 +219,14 @@ def _known_class_names(
 def _read_class_names(path: str) -> list[str]:
     try:
         return class_names_file.read(path)
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
         raise ConfigError(
-            f"classifier.class_names: {path} cannot be read as a text file with one class name per "
-            f"line; save it in UTF-8 ({error})"
+            f"classifier.class_names: {path!r} cannot be read; expected the path of a text file "
+            f"with one class name per line ({error.strerror})"
+        ) from error
+    except UnicodeError as error:
+        raise ConfigError(
+            f"classifier.class_names: {path} is not text in UTF-8; save it in UTF-8 ({error})"
         ) from error
     except ValueError as error:
         raise ConfigError(f"classifier.class_names: {path}: {error}") from error

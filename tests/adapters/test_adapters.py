@@ -449,6 +449,9 @@ class Tensor:
     def is_floating_point(self):
         return self.array.dtype.kind == "f"
 
+    def numel(self):
+        return self.array.size
+
     def to(self, device, dtype, copy):
         assert device == "here"
         assert copy
@@ -509,6 +512,21 @@ def test_from_torch_identifies_a_module_by_its_weights(torch):
     assert same == again
     assert same != other
     assert len(same) == 64
+
+
+@pytest.mark.parametrize("first", [np.float16, np.int8])
+def test_from_torch_passes_images_in_the_type_of_the_largest_weights(torch, host, first):
+    class Mixed(TorchLike):
+        def parameters(self):
+            yield Tensor(np.zeros(3, first))
+            yield from super().parameters()
+
+    images = jax.random.uniform(jax.random.key(5), (3, 4, 4, 2))
+    for ours, theirs in zip(
+        logits_and_gradient(adapters.from_torch(Mixed(), 3), images),
+        logits_and_gradient(host[1], images), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.fixture

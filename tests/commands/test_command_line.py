@@ -214,6 +214,16 @@ def end(main):
     return ended.value.code
 
 
+def test_exit_with_names_a_deleted_working_directory(tmp_path, monkeypatch, capsys):
+    (tmp_path / "deleted").mkdir()
+    monkeypatch.chdir(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
+    assert end(lambda: 0) == 2
+    assert capsys.readouterr().err == (
+        "error: the working directory was deleted; change to a directory that exists\n"
+    )
+
+
 def test_exit_with_ends_the_same_after_a_second_interrupt():
     code = """
 import atexit, signal, time
@@ -233,7 +243,7 @@ command_line.exit_with(lambda: time.sleep(60))
         output = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         output += process.stderr.read()
-    assert output == "interrupted; go on with the same command\n"
+    assert output == "interrupted; resume with the same command\n"
     assert process.returncode == 130
 
 
@@ -251,7 +261,7 @@ def fail_with(error):
         (RecordsError("damaged"), 2, "error: damaged\n"),
         (OSError("no space"), 2, "error: no space\n"),
         (StoppedError(0.0), 0, "stopped by SIGTERM; resume with the same command\n"),
-        (KeyboardInterrupt(), 130, "interrupted; go on with the same command\n"),
+        (KeyboardInterrupt(), 130, "interrupted; resume with the same command\n"),
     ],
 )
 def test_exit_with_gives_one_message_and_an_exit_status(error, code, printed, capsys):

@@ -41,7 +41,7 @@ def test_weights_digest_does_not_depend_on_the_device():
         (
             "classifier",
             {"class_names": "/no/such/names.txt"},
-            r"classifier\.class_names: /no/such/names\.txt cannot be read .* name per line",
+            r"classifier\.class_names: '/no/such/names\.txt' cannot be read; .* name per line",
         ),
     ],
 )
