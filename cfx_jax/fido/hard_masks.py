@@ -15,8 +15,12 @@ import jax.numpy as jnp
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import Problem, classify_infilled, keep_map, succeeds
-from cfx_jax.fido.settings import NUM_SEARCHES, SEARCH_MASKS, SEARCH_STEPS
-from cfx_jax.fido.threshold import ThresholdSearch, smallest_region
+from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
+from cfx_jax.fido.threshold import (
+    ThresholdSearch,
+    limit_connected_search,
+    smallest_region,
+)
 from cfx_jax.generators import Generator
 
 NUM_HARD_MASKS = 32
@@ -137,8 +141,9 @@ def search_and_evaluate(
     total = len(masks.is_full_infill)
     # The last chunk is padded with repeated masks, which are left out of the result.
     padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SEARCH_MASKS]]), masks)
-    # Both searches draw the same masks, so that they differ only in the map.
-    of_searches = [_search_masks(search_key)] * NUM_SEARCHES
+    # The searches draw the same masks, so that they differ only in the map.
+    drawn = _search_masks(search_key)
+    of_searches = [jax.tree.map(lambda a, n=n: a[: n * SEARCH_MASKS], drawn) for n in SEARCH_STEPS]
     all_masks = jax.tree.map(lambda *a: jnp.concatenate(a), *of_searches, padded)
     chunks = _split_chunks(all_masks, SEARCH_MASKS)
     evaluate = _make_evaluator(problem, classifier, generator, law)
@@ -147,9 +152,11 @@ def search_and_evaluate(
         carry: tuple[ThresholdSearch, jax.Array], indexed_chunk: tuple[jax.Array, _MaskBatch]
     ) -> tuple[tuple[ThresholdSearch, jax.Array], jax.Array]:
         (searches, first), (index, chunk) = carry, indexed_chunk
-        active = index // SEARCH_STEPS
+        is_start, limited = index == SEARCH_STEPS[0], limit_connected_search(searches)
+        searches = jax.tree.map(lambda a, b: jnp.where(is_start, a, b), limited, searches)
+        is_search = index < num_steps
+        active = jnp.where(is_search, index >= SEARCH_STEPS[0], len(SEARCH_STEPS)).astype(int)
         search = jax.tree.map(lambda every: every[active], searches)
-        is_search = active < NUM_SEARCHES
         cells = jnp.where(is_search, search.candidate(), smallest_region(searches, size))
         infilled, logits = evaluate(keep_map(cells, problem, law), chunk)
         margins = problem.direction * problem.question.logit_margin(logits, classifier)
@@ -160,7 +167,7 @@ def search_and_evaluate(
         return (searches, jnp.where(index == num_steps, infilled, first)), logits
 
     size = problem.image.shape[0], problem.image.shape[1]
-    num_steps = NUM_SEARCHES * SEARCH_STEPS
+    num_steps = sum(SEARCH_STEPS)
     indices, first = jnp.arange(len(chunks.is_full_infill)), jnp.zeros_like(problem.image)
     carry = searches, first
     (searches, infilled), logits = jax.lax.scan(evaluate_chunk, carry, (indices, chunks))
@@ -186,7 +193,7 @@ def _search_masks(key: jax.Array) -> _MaskBatch:
     def split(key: jax.Array) -> jax.Array:
         return jax.random.split(key, SEARCH_MASKS)
 
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, SEARCH_STEPS))
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, max(SEARCH_STEPS)))
     mask_keys, fill_keys = (jax.vmap(split)(keys[:, i]).reshape(-1) for i in range(2))
     return _MaskBatch(mask_keys, fill_keys, jnp.zeros(len(fill_keys), bool))
 

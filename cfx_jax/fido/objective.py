@@ -48,7 +48,7 @@ from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.resampling import average_cells, smooth_cells
 from cfx_jax.fido.settings import Settings
-from cfx_jax.generators import Generator
+from cfx_jax.generators import Generator, infill_at_half_resolution
 
 SSR = 1.0
 """Direction of the smallest supporting region: keep the prediction with the fewest pixels."""
@@ -174,6 +174,8 @@ def classify_infilled(
     key: jax.Array,
     classifier: Classifier,
     generator: Generator,
+    *,
+    coarse: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Composes the image with its in-fill under each mask and classifies the composites.
 
@@ -184,12 +186,17 @@ def classify_infilled(
         key: random key of the generator.
         classifier: classifies the composites.
         generator: fills the holes; no gradient passes through it.
+        coarse: whether a `scalable` generator fills them at half the resolution.
 
     Returns:
         `(composites [S, H, W, C], logits [S, K])`, float32.
     """
     images = jnp.broadcast_to(problem.image, (len(masks), *problem.image.shape))
-    infills = generator.apply(generator.params, images, jax.lax.stop_gradient(holes), key)
+    holes = jax.lax.stop_gradient(holes)
+    if coarse and generator.scalable:
+        infills = infill_at_half_resolution(generator, images, holes, key)
+    else:
+        infills = generator.apply(generator.params, images, holes, key)
     composites = composite(problem.image, masks, infills)
     return composites, classifier.apply(classifier.params, composites)
 
@@ -327,7 +334,8 @@ def relaxed_objective(
     masks, holes = settings.mask_law.draw(
         mask_key, pixels, settings.num_samples, antithetic=settings.fixed_noise
     )
-    _, logits = classify_infilled(problem, masks, holes, fill_key, classifier, generator)
+    models, coarse = (classifier, generator), settings.coarse_infill
+    _, logits = classify_infilled(problem, masks, holes, fill_key, *models, coarse=coarse)
     mean_evidence = learnt_evidence = jnp.mean(evidence(logits, problem, classifier, settings))
     if settings.margin_cap and settings.warm_start_steps:
         # Where all masks exceed the cap, an image that is easy to classify has no gradient.

@@ -14,7 +14,8 @@ another class (SDR) exceeds `confidence` times the logit margin of the original 
 
 If either of two parts of the image suffices, a thresholded map may contain one part and,
 needlessly, some pixels of the other. A second search therefore uses the connected map (`connect`),
-whose regions all consist of one part; `smallest_region` takes the smaller of the two regions.
+whose regions all consist of one part; `smallest_region` takes the smaller of the two regions. The
+second search starts from the result of the first (`limit_connected_search`).
 
 Differs from the published code, which has a fixed price and uses the learnt map unchanged.
 """
@@ -55,6 +56,7 @@ class ThresholdSearch:
             shift, which is not evaluated.
         high_without_reserve: float32 scalar, smallest evaluated shift that has reached the target
             with a reserve of zero; at first the largest shift.
+        is_reached: bool scalar, whether an evaluated shift has reached the target.
         settings: provides the success target and the sharpness.
     """
 
@@ -64,6 +66,7 @@ class ThresholdSearch:
     low: jax.Array
     high: jax.Array
     high_without_reserve: jax.Array
+    is_reached: jax.Array
     settings: Settings = flax.struct.field(pytree_node=False)
 
     def candidate(self) -> jax.Array:
@@ -95,6 +98,7 @@ class ThresholdSearch:
                 jnp.minimum(self.high_without_reserve, shift),
                 self.high_without_reserve,
             ),
+            is_reached=self.is_reached | is_reached,
         )
 
     def result(self) -> jax.Array:
@@ -104,12 +108,16 @@ class ThresholdSearch:
         happens, for example, if the in-fill alone is predicted as the target, so that SDR cannot
         flip the prediction.
         """
+        return self._shift_cells(self.result_shift())
+
+    def result_shift(self) -> jax.Array:
+        """Returns the shift of `result`, float32 scalar."""
         small_reserve = self.high_without_reserve + _MAX_RESERVE_SHIFT / 2.0
-        return self._shift_cells(jnp.where(self._is_costly(), small_reserve, self.high))
+        return jnp.where(self._is_costly(), small_reserve, self.high)
 
     def has_reached(self) -> jax.Array:
         """Returns whether `result` is a map that reached the target with the reserve, bool."""
-        return (self.high < _MAX_SHIFT) & ~self._is_costly()
+        return self.is_reached & ~self._is_costly()
 
     def _is_costly(self) -> jax.Array:
         return self.high - self.high_without_reserve > _MAX_RESERVE_SHIFT
@@ -130,7 +138,7 @@ def start_searches(
         settings: provides the success target, the confidence, `margin_cap` and the sharpness.
 
     Returns:
-        The two searches over the full interval, with a leading axis `NUM_SEARCHES`.
+        The two searches over the full interval, with a leading axis of 2.
     """
     maps = jnp.stack([cells, direction * connect(direction * cells)])
     margin = jnp.abs(original)
@@ -141,7 +149,34 @@ def start_searches(
         jnp.full(len(maps), value, jnp.float32)
         for value in (-_MAX_SHIFT, _MAX_SHIFT, reserve, direction)
     )
-    return ThresholdSearch(maps, directions, reserves, low, high, high, settings)
+    is_reached = jnp.zeros(len(maps), bool)
+    return ThresholdSearch(maps, directions, reserves, low, high, high, is_reached, settings)
+
+
+def limit_connected_search(searches: ThresholdSearch) -> ThresholdSearch:
+    """Limits the search of the connected map to regions that improve the result of the first.
+
+    The connected map is nowhere larger than the learnt map. Its region at a shift is therefore part
+    of the region of the learnt map, and fails where that fails. Its largest shift is that at which
+    its region has as many cells as the result of the first search.
+
+    Args:
+        searches: the two searches, after the last `update` of the first.
+
+    Returns:
+        The two searches; the interval of the second is limited.
+    """
+    learnt, connected = searches.direction[0] * searches.cells
+    shift = jax.vmap(ThresholdSearch.result_shift)(searches)[0]
+    num_cells = jnp.sum(learnt > -shift)
+    ranked = jnp.sort(connected.ravel(), descending=True)
+    high = -ranked[jnp.minimum(num_cells, ranked.size - 1)]
+    return dataclasses.replace(
+        searches,
+        low=searches.low.at[1].set(jnp.minimum(searches.low[0], high)),
+        high=searches.high.at[1].set(high),
+        high_without_reserve=searches.high_without_reserve.at[1].set(high),
+    )
 
 
 def connect(importance: jax.Array) -> jax.Array:

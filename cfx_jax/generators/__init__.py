@@ -11,6 +11,7 @@ from cfx_jax.generators.checks import (
     one_line,
     to_array,
 )
+from cfx_jax.generators.half_resolution import infill_at_half_resolution
 from cfx_jax.generators.infilling import blend, infill
 from cfx_jax.generators.losses import Loss
 from cfx_jax.generators.mixture import mix
@@ -28,6 +29,7 @@ __all__ = [
     "gated_unet",
     "heuristic",
     "infill",
+    "infill_at_half_resolution",
     "mix",
     "one_line",
     "patch_critic",

@@ -22,6 +22,9 @@ class Generator:
             compiled anew.
         name: name in records and reports.
         origin: SHA-256 as in `cfx_jax.Classifier.origin`.
+        scalable: whether `apply` fills the large holes of an image about as well at half its
+            resolution, as networks for photographs do. With `Settings.coarse_infill`, holes are
+            then filled at half the resolution while a mask is learnt.
 
     Example:
         >>> import jax.numpy as jnp
@@ -36,6 +39,7 @@ class Generator:
     )
     name: str = flax.struct.field(pytree_node=False, default="custom")
     origin: str = flax.struct.field(pytree_node=False, default="")
+    scalable: bool = flax.struct.field(pytree_node=False, default=False)
 
     if TYPE_CHECKING:
         # Flax generates this method at run time, where type checkers do not see it.

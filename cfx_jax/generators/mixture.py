@@ -22,7 +22,8 @@ def mix(generators: Sequence[Generator]) -> Generator:
         generators: at least one generator, all for the same images.
 
     Returns:
-        A `Generator` whose parameters are the tuple of all parameters, with the name `a+b`.
+        A `Generator` whose parameters are the tuple of all parameters, with the name `a+b`. It is
+        `scalable` if all of them are.
 
     Raises:
         ValueError: no generator is given.
@@ -41,6 +42,7 @@ def mix(generators: Sequence[Generator]) -> Generator:
         params=tuple(generator.params for generator in generators),
         apply=_Mixture(tuple(generator.apply for generator in generators)),
         name="+".join(generator.name for generator in generators),
+        scalable=all(generator.scalable for generator in generators),
     )
 
 

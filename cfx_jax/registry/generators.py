@@ -35,6 +35,7 @@ class Network(NamedTuple):
         apply: function of the `Generator`, see `Generator.apply`.
         channels: number of channels of its images.
         image_size: side of the images it is evaluated on, in pixels.
+        scalable: as in `Generator`.
     """
 
     init: Callable[[jax.Array], Any]
@@ -42,6 +43,7 @@ class Network(NamedTuple):
     apply: Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
     channels: int
     image_size: int
+    scalable: bool = False
 
 
 @numerics.jax_config(numerics.API_CONFIG)
@@ -92,7 +94,12 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
     template = jax.eval_shape(network.init, jax.random.key(0))
     file, digest = _packaged(name) if path is None else (local_path(path), None)
     params = _read_network(name, file, template, digest)
-    return Generator(params=jax.device_put(params), apply=network.apply, name=name)
+    return Generator(
+        params=jax.device_put(params),
+        apply=network.apply,
+        name=name,
+        scalable=network.scalable,
+    )
 
 
 def _packaged(name: str) -> tuple[pathlib.Path, str]:
@@ -125,14 +132,13 @@ _HEURISTICS: dict[str, Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Arra
     "random_color": heuristic.random_color,
 }
 
+_GATED_UNET = Network(
+    gated_unet.init, gated_unet.loss, gated_unet.apply, channels=3, image_size=224, scalable=True
+)
 NETWORKS = {
-    "gated_unet": Network(gated_unet.init, gated_unet.loss, gated_unet.apply, 3, 224),
-    "gated_unet_stochastic": Network(
-        functools.partial(gated_unet.init, stochastic=True),
-        gated_unet.loss,
-        gated_unet.apply,
-        3,
-        224,
+    "gated_unet": _GATED_UNET,
+    "gated_unet_stochastic": _GATED_UNET._replace(
+        init=functools.partial(gated_unet.init, stochastic=True)
     ),
     "contextual_attention": Network(
         contextual_attention.init, contextual_attention.loss, contextual_attention.apply, 3, 224

@@ -15,7 +15,13 @@ from cfx_jax.fido.hard_masks import evaluate_hard_masks, search_and_evaluate
 from cfx_jax.fido.objective import SDR, SSR, make_problem
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import get_settings
-from cfx_jax.fido.threshold import ThresholdSearch, connect, smallest_region, start_searches
+from cfx_jax.fido.threshold import (
+    ThresholdSearch,
+    connect,
+    limit_connected_search,
+    smallest_region,
+    start_searches,
+)
 
 SIZE = 32
 KEY = jax.random.key(0)
@@ -152,8 +158,8 @@ def test_assign_status_shows_whether_the_target_is_met(target, status, black):
 def test_settings_num_evaluations_includes_the_search():
     assert get_settings("fast").num_evaluations == 240
     region = get_settings("region", num_steps=10, num_samples=2)
-    assert region.num_evaluations == 20 + 2 * 6 * 8
-    assert get_settings("region").num_evaluations == 336
+    assert region.num_evaluations == 20 + (6 + 4) * 4
+    assert get_settings("region").num_evaluations == 280
 
 
 @pytest.mark.parametrize("reached", [[3.0] * 8, [0.2] * 8, [-1.0] * 8, [3.0] * 7 + [-1.0]])
@@ -161,10 +167,14 @@ def test_search_update_halves_the_interval(reached):
     """The level moves towards more pixels when too few masks suffice; 7 of 8 is below 0.9."""
     settings = get_settings("region")
     search = ThresholdSearch(
-        jnp.zeros((2, 2)), *map(jnp.float32, (1.0, 0.5, -8.0, 8.0, 8.0)), settings
+        jnp.zeros((2, 2)),
+        *map(jnp.float32, (1.0, 0.5, -8.0, 8.0, 8.0)),
+        jnp.asarray(False),
+        settings,
     )
     after = search.update(jnp.asarray(reached))
     expected = (-8.0, 0.0) if reached == [3.0] * 8 else (0.0, 8.0)
+    assert bool(after.is_reached) == (reached == [3.0] * 8)
     assert (float(after.low), float(after.high)) == expected
     assert float(after.high_without_reserve) == (0.0 if min(reached) > 0 else 8.0)
     np.testing.assert_allclose(after.candidate(), 8.0 * np.full((2, 2), sum(expected) / 2))
@@ -218,11 +228,41 @@ def test_smallest_region_takes_one_part_where_it_suffices(
         direction * importance, jnp.float32(direction), jnp.float32(2.0), get_settings("region")
     )
     done = dataclasses.replace(
-        searches, high=jnp.asarray(highs), high_without_reserve=jnp.asarray(plain_highs)
+        searches,
+        high=jnp.asarray(highs),
+        high_without_reserve=jnp.asarray(plain_highs),
+        is_reached=jnp.asarray(highs) < 8.0,
     )
     kept = direction * smallest_region(done, (24, 24)) > 0
     assert bool(kept[0, 0])
     assert bool(kept[5, 5]) != is_connected
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("direction", [SSR, SDR])
+def test_limit_connected_search_ends_at_the_area_of_the_first(direction, seed):
+    importance = np.random.default_rng(seed).normal(size=(9, 9)).astype(np.float32)
+    searches = start_searches(
+        direction * importance, jnp.float32(direction), jnp.float32(2.0), get_settings("region")
+    )
+    first = jax.tree.map(lambda every: every[0], searches)
+    low, high = -0.4, 0.3
+    done = dataclasses.replace(
+        searches,
+        low=searches.low.at[0].set(low),
+        high=searches.high.at[0].set(high),
+        high_without_reserve=searches.high.at[0].set(high),
+    )
+    limited = limit_connected_search(done)
+    jax.tree.map(lambda new, old: np.testing.assert_array_equal(new[0], old[0]), limited, done)
+    connected = np.asarray(connect(jnp.asarray(importance)))
+    num_cells = (importance > -high).sum()
+    assert (connected > -limited.high[1]).sum() <= num_cells
+    # Any larger shift adds a cell too many.
+    assert (connected >= -limited.high[1]).sum() > num_cells
+    assert limited.low[1] == min(low, float(limited.high[1]))
+    assert not limited.is_reached[1]
+    assert first.high == 8.0
 
 
 @pytest.mark.parametrize("objective", ["ssr", "sdr"])
