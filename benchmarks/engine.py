@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,16 @@ from timing import ratio
 from cfx_jax.classifiers import Classifier, log_odds
 from cfx_jax.config import DataConfig
 from cfx_jax.data import open_source, to_floats
-from cfx_jax.fido import DIRECTIONS, MODES, Question, Settings, advance, init, make_problem
+from cfx_jax.fido import (
+    DIRECTIONS,
+    MODES,
+    Question,
+    Settings,
+    advance,
+    init,
+    make_problem,
+    solve,
+)
 from cfx_jax.generators import Generator
 from cfx_jax.registry import load_classifier, load_generator
 from cfx_jax.runs import Images, Solver
@@ -36,13 +46,19 @@ from cfx_jax.runs import Images, Solver
 SIZE = (224, 224)
 BATCH = 8
 STEPS = 5
+# Fields in which the default mode of version 0.2.0 differs from the present one.
+OLD_DEFAULT = {
+    "num_steps": 60, "num_samples": 4, "learning_rate": 0.5, "warmup_steps": 6, "mask_size": 14,
+    "smooth_scale": 1 / 7, "sharpness": 3.0, "warm_start_steps": 0, "prior_weight": 0.0,
+    "confidence": 0.25, "fixed_noise": False, "coarse_infill": False,
+}  # fmt: skip
 
 
 def main() -> None:
     """Runs the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", help="folder of more photographs, with a manifest.csv")
-    parser.add_argument("--max_photos", type=int, default=3, help="of that folder")
+    parser.add_argument("--max_photos", type=int, default=3, help="number of these photographs")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()[0].device_kind}")
@@ -118,6 +134,29 @@ def compare_quality(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"fast is at least as good in {wins} of {len(found[0])} cases"
 
 
+def compare_defaults(_: argparse.Namespace) -> Iterator[str]:
+    """Time of an explanation (SSR, gated_unet): settings / default of version 0.2.0."""
+    pixels, label = _photographs(None, 0)[0][1:]
+    images = jnp.stack([to_floats(jnp.asarray(pixels))] * 2)
+    models = load_classifier("efficientnet_lite0"), load_generator("gated_unet")
+
+    def run(**fields: Any) -> Callable[[], object]:
+        settings = dataclasses.replace(MODES["region"], **fields)
+        problem = make_problem(jax.random.key(0), images[0], Question(label), "ssr")
+        problems = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(images)), problem)
+        solve_both = jax.vmap(functools.partial(solve, settings=settings), in_axes=(0, None, None))
+        return functools.partial(jax.jit(solve_both), problems, *models)
+
+    old = run(**OLD_DEFAULT)
+    variants: dict[str, dict[str, Any]] = {
+        "full in-fill": {"coarse_infill": False},
+        "default": {},
+        "num_steps=48": {"num_steps": 48, "warm_start_steps": 12},
+    }
+    for title, fields in variants.items():
+        yield ratio(run(**fields), old, title, "0.2.0", repeats=3)
+
+
 def measure_demo(_: argparse.Namespace) -> Iterator[str]:
     """Measures the demo in a separate process, including compilation."""
     with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +186,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "import": compare_import,
     "pytorch": compare_with_pytorch,
     "step": compare_step,
+    "defaults": compare_defaults,
     "demo": measure_demo,
     "quality": compare_quality,
 }
@@ -179,7 +219,7 @@ def _network_steps(number: int) -> Callable[[Classifier, Generator | None, jax.A
 
 
 def _photographs(folder: str | None, limit: int) -> list[tuple[str, np.ndarray, int]]:
-    """Names, pixels and labels."""
+    """Returns names, pixels and labels."""
     sources = [(open_source(DataConfig()), "crop", 3)]
     if folder:
         sources.append((open_source(DataConfig(source="folder", path=folder)), "stretch", limit))
