@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier, Normalization
+from cfx_jax.classifiers import Classifier, Normalization, with_fast_convolutions
 
 Apply = Callable[[Any, jax.Array], Any]
 
@@ -22,6 +22,8 @@ def adapt(
     channels_first: bool = False,
 ) -> Classifier:
     """Makes a `Classifier` that normalises and transposes images before `apply`, then casts logits.
+
+    Convolutions of `apply` are replaced by faster ones, see `with_fast_convolutions`.
 
     Args:
         apply: `apply(params, images) -> logits` of the adapted model.
@@ -40,13 +42,15 @@ def adapt(
     """
     _check_params(params)
 
+    fast_apply = with_fast_convolutions(apply)
+
     def adapted(params: Any, images: jax.Array) -> Any:
         if normalization is not None:
             images = normalization(images)
         if channels_first:
             images = jnp.moveaxis(images, -1, 1)
         # Other outputs than an array are passed on, so that the checks can report them.
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), apply(params, images))
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), fast_apply(params, images))
 
     return Classifier(
         params=jax.device_put(params),

@@ -14,6 +14,7 @@ from cfx_jax.classifiers.convnext import ConvNeXt
 from cfx_jax.classifiers.diagnosis import Finding
 from cfx_jax.classifiers.efficientnet_lite import EfficientNetLite
 from cfx_jax.classifiers.ensemble import average
+from cfx_jax.classifiers.fast_convolution import with_fast_convolutions
 from cfx_jax.classifiers.logits import (
     LOGIT_KINDS,
     class_count,
@@ -57,4 +58,5 @@ __all__ = [
     "predict",
     "probabilities",
     "resolve_rank",
+    "with_fast_convolutions",
 ]

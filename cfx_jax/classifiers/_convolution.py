@@ -52,14 +52,28 @@ def conv(
     """
     if images.ndim != 4:
         raise ValueError(f"images are {images.shape}; expected a batch, [N, H, W, C]")
-    side = len(kernel)
-    if side == 1 and not padding:
-        # A matmul: the same arithmetic, faster on CPU and equally fast elsewhere.
-        return images[:, ::stride, ::stride] @ kernel[0, 0]
     pads: _Pads = ((padding or 0,) * 2,) * 2
     if padding is None:
-        sides, strides = (side, side), (stride, stride)
+        sides, strides = kernel.shape[:2], (stride, stride)
         pads = tuple(lax.padtype_to_pads(images.shape[1:3], sides, strides, "SAME"))
+    return convolve(images, kernel, stride, pads)
+
+
+def convolve(images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads) -> jax.Array:
+    """Convolves every window with the kernel; `conv` with any padding.
+
+    Args:
+        images: float `[N, H, W, C]`.
+        kernel: float `[k, k, C, features]`.
+        stride: step of the output grid in both directions.
+        pads: zeros before and after each of the two spatial axes.
+
+    Returns:
+        float `[N, h, w, features]`.
+    """
+    if len(kernel) == 1 and not any(map(any, pads)):
+        # A matmul: the same arithmetic, faster on CPU and equally fast elsewhere.
+        return images[:, ::stride, ::stride] @ kernel[0, 0]
     return _conv(images, kernel, stride, pads)
 
 
