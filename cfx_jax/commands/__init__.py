@@ -1,1 +1,1 @@
-"""Every command: its flags, its exit code and what it shows on the terminal."""
+"""The commands: their flags, exit codes and terminal output."""

@@ -1,4 +1,4 @@
-"""What is logged, on the terminal: the package's logger `cfx_jax`, from level INFO on."""
+"""Terminal output of log messages: those of the package's logger `cfx_jax`, from level INFO."""
 
 import contextlib
 import logging
@@ -14,14 +14,14 @@ _logger = logging.getLogger("cfx_jax")
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Shows what is logged on the standard error, above a progress bar if there is one.
+    """Prints log messages on standard error, above a progress bar if there is one.
 
-    Of several processes the first one shows all of it, the others only warnings.
+    Of several processes, the first prints all messages, the others print only warnings.
     """
     handler, level = _Console(), _logger.level
     _logger.addHandler(handler)
     _logger.setLevel(logging.INFO)
-    # Else absl, which has the root, shows it again.
+    # Otherwise absl, which handles the root logger, would print each message again.
     _logger.propagate = False
     try:
         yield

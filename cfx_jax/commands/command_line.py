@@ -1,4 +1,4 @@
-"""The command line: `--config=FILE [--workdir=DIR] [--config.a.b=value ...]`, and its errors."""
+"""The command line, `--config=FILE [--workdir=DIR] [--config.a.b=value ...]`, and its errors."""
 
 import dataclasses
 import io
@@ -23,10 +23,10 @@ from cfx_jax.runs import StoppedError, StopRequest, cluster, keep_programs
 from cfx_jax.version import __version__
 
 USER_ERROR = 2
-INTERRUPTED = 130  # Convention of shells: 128 plus the number of SIGINT.
-NOT_READ = 141  # The same of SIGPIPE.
+INTERRUPTED = 130  # Shell convention: 128 plus the number of SIGINT.
+NOT_READ = 141  # 128 plus the number of SIGPIPE.
 
-# What the user can mend. Anything else is a fault of the program.
+# Errors that the user can correct. Any other error is a fault of the program.
 _USER_ERRORS = (ConfigError, RecordsError, OSError)
 _FAULT = (
     "This is a fault of cfx_jax {version}, not of your input: please report it with the lines above"
@@ -42,11 +42,11 @@ def run_command(
     """Parses the command line, runs a command and exits: 0, or 2 after one message to stderr.
 
     Args:
-        command: called with the config and the folder of the run.
-        config_type: what `get_config()` of a config file returns.
-        default_name: name of a run without a config file, which has the defaults of `config_type`;
+        command: function of the config and the workdir.
+        config_type: type of the config that `get_config()` of a config file returns.
+        default_name: name of a run without a config file, which uses the defaults of `config_type`;
             "" requires a file.
-        stop: as in `run_main`.
+        stop: stop request, as in `run_main`.
     """
     parsed: list[tuple[Any, str]] = []
 
@@ -64,20 +64,21 @@ def parse_command(
     default_name: str = "",
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> tuple[Any, str, list[str]]:
-    """Reads `--config=FILE --config.a.b=value --workdir=DIR`.
+    """Parses `--config=FILE --config.a.b=value --workdir=DIR`.
 
     Args:
-        argv: arguments of the program, its name first.
-        config_type: as in `run_command`.
-        default_name: as in `run_command`.
-        flag_values: where the flags are defined; those of other flags are read, too.
+        argv: arguments of the program, beginning with its name.
+        config_type: type of the config, as in `run_command`.
+        default_name: name of a run without a config file, as in `run_command`.
+        flag_values: registry to define the flags in; flags that it already contains are parsed,
+            too.
 
     Returns:
-        The config, the folder of the run, and what is left of `argv`. A `~` at the beginning of a
-        path is the home folder.
+        The config, the workdir, and the remaining arguments. A `~` at the beginning of a path is
+        the home folder.
 
     Raises:
-        ConfigError: whatever is wrong with the flags, or with the config file.
+        ConfigError: the flags or the config file are invalid.
     """
     for argument in argv:
         if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
@@ -86,8 +87,8 @@ def parse_command(
     argv, file = find_config(expand_home(argv), known)
     expected = f"the name of one that comes with the package ({known}) or a file like them"
     options: dict[str, Any] = {"flag_values": flag_values, "sys_argv": argv}
-    # ml_collections loads every config file into one module: what an earlier file has defined would
-    # stand for what this one lacks.
+    # ml_collections loads every config file into one module: names that an earlier file defined
+    # would otherwise remain visible in this file.
     sys.modules.pop("config_config", None)
     try:
         if file or not default_name:
@@ -125,18 +126,18 @@ def parse_command(
 
 
 def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
-    """Looks for the file that `--config=FILE` means.
+    """Finds the file that `--config=FILE` means.
 
     Args:
         argv: arguments of the program.
-        known: names of packaged configs, for the message if there is no such file.
+        known: names of packaged configs, for the error message.
 
     Returns:
-        `argv` with the file in place of the name of one that comes with the package, and the file;
-        "" if none is given.
+        `argv` with the path in place of the name of a packaged config, and the path; "" if no
+        config is given.
 
     Raises:
-        ConfigError: there is no such file, nor one of that name.
+        ConfigError: there is neither a file nor a packaged config of this name.
     """
     argv, file = list(argv), ""
     for index, argument in enumerate(argv):
@@ -156,9 +157,9 @@ def find_config(argv: list[str], known: str) -> tuple[list[str], str]:
 
 
 def packaged_configs(config_type: type | None = None) -> dict[str, pathlib.Path]:
-    """Returns the config files that come with the package, by name: all, or those of a type."""
+    """Returns the packaged config files by name; with a type, only those that return it."""
     package = pathlib.Path(__file__).parent.parent
-    # Installed, they are inside the package; in a checkout, next to it.
+    # An installed package contains the configs; in a checkout they are next to it.
     folder = package / "configs"
     folder = folder if folder.is_dir() else package.parent / "configs"
     returns = f"-> {config_type.__name__}:" if config_type else ""
@@ -170,7 +171,7 @@ def packaged_configs(config_type: type | None = None) -> dict[str, pathlib.Path]
 
 
 def expand_home(argv: list[str]) -> list[str]:
-    """Reads `~` after `--flag=` as the home folder, which shells do only at the start of a word."""
+    """Expands `~` after `--flag=` to the home folder; shells do so only at the start of a word."""
     return [
         re.sub(r"(?<==)~[^/=]*(?=/|$)", lambda match: os.path.expanduser(match[0]), argument)
         for argument in argv
@@ -187,7 +188,7 @@ def _expand_fields(config: Any) -> None:
 
 
 def _show_in_help(flag_values: flags.FlagValues) -> None:
-    """Lets --help, which knows the flags of the main module, list those of the package."""
+    """Adds the package's flags to --help, which otherwise lists only those of the main module."""
     for module, defined in flag_values.flags_by_module_dict().items():
         if module.startswith("cfx_jax."):
             for flag in defined:
@@ -195,11 +196,11 @@ def _show_in_help(flag_values: flags.FlagValues) -> None:
 
 
 def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses the flags of the program, returns the arguments left.
+    """Parses the flags of the program and returns the remaining arguments.
 
     Raises:
-        ConfigError: a flag is unknown, missing or cannot be read.
-        SystemExit: with 0, after --help.
+        ConfigError: a flag is unknown, missing or invalid.
+        SystemExit: status 0, after --help.
     """
     _show_in_help(flag_values)
     try:
@@ -227,19 +228,19 @@ def run_main(
     flags_parser: Callable[[list[str]], list[str]] = parse_flags,
     stop: StopRequest | None = None,
 ) -> None:
-    """Parses the flags of the program, calls `main` and exits as `exit_with` does.
+    """Parses the flags of the program, calls `main` and exits through `exit_with`.
 
     Args:
-        main: the command.
-        flags_parser: `argv -> arguments left`.
-        stop: stop request, checked while other processes are joined; None never stops.
+        main: function that runs the command.
+        flags_parser: function `argv -> remaining arguments`.
+        stop: stop request, checked while waiting for other processes; None never stops.
     """
 
     def quiet_main(argv: list[str]) -> None:
         if argv[1:]:
             raise ConfigError(f"unexpected arguments {argv[1:]}; options begin with --")
-        # JAX logs every backend that it does not find. Orbax logs every file it
-        # writes, and shows the stack of an error before it raises it.
+        # JAX logs every backend that it does not find. Orbax logs every file it writes, and the
+        # stack trace of an error before it raises it.
         logging.getLogger("jax").setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.FATAL)
         cluster.resolve_numbers()
@@ -251,22 +252,23 @@ def run_main(
 
 
 def exit_with(main: Callable[[], int | None]) -> None:
-    """Calls the main function of a command, shows what is logged, and exits.
+    """Calls the main function of a command, prints its log messages, and exits.
 
-    The one place where errors become messages. The exit status is what `main` returns, 0 for None;
-    `USER_ERROR` after one message to stderr; 0 after a request to stop, since what is written is
-    whole; `INTERRUPTED` after Ctrl-C; `NOT_READ` when nobody reads what it prints. Any other error
-    is a fault of the program: it ends with a traceback, whose last line says so.
+    Only here are errors turned into messages. The exit status is the result of `main`, with 0 for
+    None; `USER_ERROR` after one message to stderr; 0 after a stop request, since all written data
+    are complete; `INTERRUPTED` after Ctrl-C; `NOT_READ` if the reader of the output has closed the
+    pipe. Any other error is a fault of the program, which ends with a traceback and a note to
+    report it.
 
     Args:
-        main: the command.
+        main: function that runs the command.
     """
-    # The backend of a notebook, which its commands inherit, may not be installed here.
+    # Commands inherit this variable from a notebook, whose backend may not be installed here.
     os.environ["MPLBACKEND"] = "agg"
     _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Else the name of a file ends a command whose terminal has no letters for it.
+            # Otherwise a file name that the terminal cannot encode would end the command.
             stream.reconfigure(errors="backslashreplace")
     try:
         with _terminal.shown():
@@ -275,7 +277,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
             sys.stdout.flush()
             sys.exit(status)
     except BrokenPipeError:
-        # Python writes once more, in the end.
+        # Python flushes stdout once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         cluster.leave(NOT_READ)
     except _USER_ERRORS as error:
@@ -284,7 +286,7 @@ def exit_with(main: Callable[[], int | None]) -> None:
         print(stopped, file=sys.stderr)
         cluster.leave(0, stopped.deadline)
     except KeyboardInterrupt:
-        # Another one, while Python ends, would end it with the stack of whatever is closed then.
+        # A second Ctrl-C while Python shuts down would print a stack trace.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted; resume with the same command", file=sys.stderr)
         cluster.leave(INTERRUPTED)
@@ -307,7 +309,7 @@ def _check_working_directory() -> None:
 def _open_missing_streams() -> None:
     """Opens standard streams that are closed, as after `2>&-`, on the null device.
 
-    Otherwise the next files that are opened would take their numbers, and messages of libraries
+    Otherwise the next files to be opened would get their descriptors, and messages of libraries
     would be written into these files.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -329,7 +331,7 @@ def _leave_after(message: str) -> None:
 
 
 def _outside(error: Exception) -> str:
-    """Returns the message for an error that the machine causes, "" for any other."""
+    """Returns the message for an error caused by the machine; "" for any other error."""
     if isinstance(error, UnicodeError) and (found := sys.getfilesystemencoding()) != "utf-8":
         return f"a name or a text cannot be written in {found}; set PYTHONUTF8=1 ({_line(error)})"
     is_full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

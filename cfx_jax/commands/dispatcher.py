@@ -1,4 +1,4 @@
-"""All commands under one name: `cfx_jax COMMAND ...`."""
+"""Dispatches all commands: `cfx_jax COMMAND ...`."""
 
 import runpy
 import sys
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Hands over to the command that the first argument names."""
+    """Runs the command that the first argument names."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
@@ -40,7 +40,7 @@ def main() -> None:
         sys.exit(_USER_ERROR)
     else:
         sys.argv[1:] = arguments
-        # As `python -m` does it: commands find in `sys.argv[0]` where they come from.
+        # `alter_sys` sets `sys.argv[0]`, as `python -m` does; absl reads the main module from it.
         runpy.run_module(f"cfx_jax.{COMMANDS[name].module}", run_name="__main__", alter_sys=True)
 
 

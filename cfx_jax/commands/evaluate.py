@@ -1,4 +1,4 @@
-"""The command that measures explanations: `python -m cfx_jax.evaluate`."""
+"""Evaluates explanations: `python -m cfx_jax.evaluate`."""
 
 import functools
 
@@ -10,7 +10,7 @@ from cfx_jax.runs import cluster, preemption
 
 
 def main() -> None:
-    """Measures what the command line names, and exits."""
+    """Runs the evaluation that the command line describes, and exits."""
     stop = preemption.listen()
     cluster.define_flags()
     _define_flags()
@@ -28,7 +28,7 @@ def _define_flags() -> None:
 
 
 def _measure(config: EvaluateConfig, workdir: str, stop: preemption.StopRequest) -> None:
-    """Measures, then prints the tables and where they are."""
+    """Evaluates the explanations, then prints the tables and their paths."""
     table = evaluate(config, workdir, flags.FLAGS.records, flags.FLAGS.images, stop)
     if cluster.is_first():
         print(f"{table}\ntables: {workdir}/table.md, .csv, .json, images.csv, *.png")

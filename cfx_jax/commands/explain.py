@@ -34,12 +34,12 @@ def main() -> None:
 
 
 def _no_flags(argv: list[str]) -> list[str]:
-    """Leaves all arguments but the program's name to `parse`."""
+    """Parses only the program's name as absl flags; `parse` reads the other arguments."""
     return command_line.parse_flags(argv[:1])
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the arguments after `cfx_jax explain`; exits if they are wrong."""
+    """Parses the arguments after `cfx_jax explain`; exits if they are invalid."""
     defaults = Config()
     parser = argparse.ArgumentParser(
         prog="cfx_jax explain",
@@ -78,7 +78,7 @@ def _explain(arguments: argparse.Namespace, stop: preemption.StopRequest) -> Non
         except ManifestMismatchError:
             if arguments.workdir:
                 raise
-            continue  # The folder holds other pictures or another question.
+            continue  # The folder contains other pictures or another config.
         break
     print(f"{page.summary(workdir)}\n{place}")
     if arguments.open:
@@ -86,7 +86,7 @@ def _explain(arguments: argparse.Namespace, stop: preemption.StopRequest) -> Non
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    # `pathlib` takes an empty text, such as an unset variable of a shell, as the working directory.
+    # `pathlib` reads an empty path, such as an unset shell variable, as the working directory.
     if not all(arguments.paths):
         raise ConfigError("an empty path; expected pictures or folders, `.` for this folder")
     root, files = _locate([pathlib.Path(path) for path in arguments.paths])
@@ -105,7 +105,7 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 
 def _locate(paths: list[pathlib.Path]) -> tuple[pathlib.Path, tuple[str, ...]]:
-    """Returns the folder that holds all paths, and the pictures inside it; `()` means all."""
+    """Returns the folder that contains all paths, and the pictures in it; `()` means all."""
     if missing := [str(path) for path in paths if not path.exists()]:
         raise ConfigError(f"{missing[0]}: no such file or folder; expected pictures or folders")
     if len(paths) == 1 and paths[0].is_dir():
@@ -123,7 +123,7 @@ def _locate(paths: list[pathlib.Path]) -> tuple[pathlib.Path, tuple[str, ...]]:
 
 
 def _workdirs(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yields the folder to write to, then others for when it holds the results of another call."""
+    """Yields the workdir, then further names in case it contains the results of another call."""
     if arguments.workdir:
         yield arguments.workdir
         return

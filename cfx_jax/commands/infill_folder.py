@@ -1,4 +1,4 @@
-"""The command that in-fills a folder of images: `python -m cfx_jax.infill_folder`."""
+"""Fills the holes of a folder of images: `python -m cfx_jax.infill_folder`."""
 
 import collections
 import logging
@@ -19,11 +19,11 @@ from cfx_jax.generators import Generator, blend
 from cfx_jax.records import local_folder
 from cfx_jax.report import pictures
 
-_SKIPPED = 1  # The exit status where not all images are filled.
+_SKIPPED = 1  # Exit status if some images were skipped.
 
 
 def main() -> None:
-    """Fills the folder that the command line names, and exits."""
+    """In-fills the folder that the command line names, and exits."""
     _define_flags()
     command_line.run_main(_fill)
 
@@ -61,18 +61,18 @@ def infill_folder(
     """Fills the holes of every image of a folder.
 
     Args:
-        generator: what fills.
+        generator: generator that fills the holes.
         images: folder of images.
         masks: folder of masks.
-        output: folder to write to, made when missing.
+        output: folder to write to, created if missing.
         seed: random seed for stochastic generators.
 
     Returns:
-        What was wrong with the images that were skipped.
+        The reasons why images were skipped, one per image.
 
     Raises:
-        ConfigError: there is no image, two have one name for what would be written, or the output
-            lies among the images or masks.
+        ConfigError: there is no image, two images would be written to the same file, or the output
+            would be inside the folder of images or masks.
         OSError: the output cannot be written.
     """
     _check_output(images, masks, output)
@@ -108,7 +108,7 @@ def infill_folder(
 
 
 def _check_output(images: pathlib.Path, masks: pathlib.Path, output: pathlib.Path) -> None:
-    """Raises `ConfigError` if what is written would be read, or would replace what is read."""
+    """Raises `ConfigError` if the output would overwrite, or be read as, images or masks."""
     for folder in ("infilled", "sheets"):
         for read in (images, masks):
             config = DataConfig(source="folder", path=str(read))
@@ -120,10 +120,10 @@ def _to_floats(image: Image.Image) -> np.ndarray:
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:
-    """Reads a mask `[H, W, 1]` in [0, 1]; of two values the larger one is 1.
+    """Reads a mask `[H, W, 1]` in [0, 1]; of only two values, the larger becomes 1.
 
     Raises:
-        UnreadableImageError: it is no image, or its values are not those of a mask.
+        UnreadableImageError: the file is not an image, or its values are invalid for a mask.
     """
     with reading(f"mask {path}"), open_file(path) as image:
         if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""The command that explains a dataset: `python -m cfx_jax.main`."""
+"""Explains a dataset: `python -m cfx_jax.main`."""
 
 import functools
 
@@ -16,7 +16,7 @@ def main() -> None:
 
 
 def _explain(config: Config, workdir: str, stop: preemption.StopRequest) -> None:
-    """Runs the config and writes its gallery, then prints the table and the paths."""
+    """Runs the config, writes its gallery, then prints the table and the paths."""
     place = page.run_with_page(config, workdir, stop)
     if cluster.is_first():
         print(f"{page.summary(workdir)}\nrecords: {workdir}/records.zarr\nreport:  {place}")

@@ -1,4 +1,4 @@
-"""The command that trains an in-filling generator: `python -m cfx_jax.train`."""
+"""Trains an in-filling generator: `python -m cfx_jax.train`."""
 
 from cfx_jax.commands import command_line
 from cfx_jax.records import local_folder
@@ -11,5 +11,5 @@ def main() -> None:
 
 
 def _train(config: TrainConfig, workdir: str) -> None:
-    """Trains, or continues training, and prints the path of the weights."""
+    """Trains, or resumes training, and prints the path of the weights."""
     print(f"weights: {train(config, local_folder(workdir))}")

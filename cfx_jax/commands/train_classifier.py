@@ -1,4 +1,4 @@
-"""The command that trains a small classifier: `python -m cfx_jax.train_classifier`."""
+"""Trains a small classifier: `python -m cfx_jax.train_classifier`."""
 
 from cfx_jax.commands import command_line
 from cfx_jax.records import local_folder
@@ -11,6 +11,6 @@ def main() -> None:
 
 
 def _train(config: TrainClassifierConfig, workdir: str) -> None:
-    """Trains and prints where the weights are and how good they are."""
+    """Trains and prints the held-out accuracy and the path of the weights."""
     path, accuracy = train_classifier(config, local_folder(workdir))
     print(f"held-out accuracy: {accuracy:.2%}\nweights: {path}")

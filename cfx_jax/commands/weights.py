@@ -1,4 +1,4 @@
-"""Looks into a weights file: `python -m cfx_jax.weights inspect FILE`."""
+"""Inspects a weights file: `python -m cfx_jax.weights inspect FILE`."""
 
 import argparse
 import sys
