@@ -46,13 +46,13 @@ class _Requests(NamedTuple):
     """Images with their targets and objectives, axes `[devices, rows, ...]`; or a single row.
 
     Attributes:
-        pixels: uint8 `[..., H, W, C]`.
-        targets: int32, classes to explain; below 0 a rank, see `cfx_jax.runs.jobs.Images`.
-        identities: uint32, folded into the key of the run.
-        objectives: int32, index in `DIRECTIONS`.
-        allowed: bool `[..., H, W]`, pixels that the region may contain; None = all.
-        earlier: bool `[..., R, H, W]`, regions found before, empty ones in addition; None if one
-            region is searched for.
+        pixels: pixel values, uint8 `[..., H, W, C]`.
+        targets: classes to explain, int32; below 0 a rank, see `cfx_jax.runs.jobs.Images`.
+        identities: integers that are folded into the key of the run, uint32.
+        objectives: index in `DIRECTIONS`, int32.
+        allowed: pixels that the region may contain, bool `[..., H, W]`; None = all.
+        earlier: regions found before, padded with empty regions, bool `[..., R, H, W]`; None if
+            only one region is searched for.
     """
 
     pixels: Any
@@ -74,7 +74,7 @@ class Devices:
     """The devices of one run, with its models; arrays on them have axes `[devices, rows, ...]`.
 
     Attributes:
-        idle_meter: measures how long the devices are idle; assign a new one to start again.
+        idle_meter: meter of the idle time of the devices; assign a new one to restart it.
         rows_per_device: number of images per device in the programs compiled last; 0 before
             `compile`.
         steps_per_call: number of optimiser steps per call of `advance`.
@@ -137,7 +137,7 @@ class Devices:
         """Compiles the two long programs, in place of those compiled before.
 
         Args:
-            rows_per_device: images on one device at once, at least 1.
+            rows_per_device: number of images on one device, at least 1.
 
         Returns:
             Bytes that the larger of the two programs takes on one device, parameters included,
@@ -149,7 +149,7 @@ class Devices:
         blank = Images(np.zeros(self._shape, np.uint8), np.int32(0), np.uint32(0), allowed)
         requests = self._collect([Task(blank, _OBJECTIVES[0], lambda _: None)])
         problem, state = self._begin(requests, self._shard(np.ones(1, bool)), self._shared)
-        # Compile both at once: Python traces `advance` while XLA, on another core, compiles
+        # Compile both concurrently: Python traces `advance` while XLA, on another core, compiles
         # `finish`.
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile") as threads:
             finish = self._finish.lower(state, requests, self._shared, *self._models)
@@ -165,7 +165,7 @@ class Devices:
 
         Args:
             tasks: one task per row; rows that are not fresh may repeat the task of another row.
-            is_fresh: bool `[num_rows]`, marks the rows that begin.
+            is_fresh: marks of the rows that begin, bool `[num_rows]`.
             others: problem and state of the other rows, which continue; None if none is active.
 
         Returns:
@@ -198,7 +198,7 @@ class Devices:
         Args:
             tasks: at most `num_rows` tasks.
             states: state of each task, NumPy arrays.
-            targets: class to explain of each task, an int scalar each.
+            targets: class to explain of each task, int scalars.
 
         Returns:
             An `Explanation` of all rows, on the devices.

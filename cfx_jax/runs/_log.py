@@ -13,7 +13,7 @@ _logger = logging.getLogger("cfx_jax")
 
 
 class RunLog(logging.Handler):
-    """Appends messages to the file `log` of a run's folder, from `begin` on.
+    """Handler that appends messages to the file `log` of a run's folder, from `begin` on.
 
     Earlier messages, from the loading of models, are kept until `begin`, so a rejected run leaves
     no file. Of several hosts, host h > 0 writes `log-h`. A file in a bucket cannot be appended to:

@@ -21,8 +21,8 @@ def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
 
     Args:
         solver: solver to compile; afterwards it is compiled for the size found.
-        most: images per device in a unit of work, the largest batch to try.
-        limit: bytes that the programs may take on a device; None takes its free memory.
+        most: largest batch to try, the number of images per device in a unit of work.
+        limit: memory that the programs may take on a device, in bytes; None = its free memory.
 
     Returns:
         Bytes that the programs take; more than the limit if a single image already needs more.
@@ -41,8 +41,8 @@ def compile_to_fit(solver: Solver, most: int, limit: int | None = None) -> int:
 def compile_or_halve(solver: Solver, size: int) -> int:
     """Compiles the programs of a solver for `size` images on a device.
 
-    Some compilers, and loading a program, need device memory, too: each time it runs out, half as
-    many images are tried, down to one.
+    Some compilers, and the loading of a program, also need device memory. Each time it runs out,
+    the batch size is halved, down to 1.
 
     Returns:
         Bytes that the programs take on a device.
@@ -95,5 +95,5 @@ def smaller_batch(size: int, needed: int, limit: int) -> int:
 
 
 def even_batch(size: int, most: int) -> int:
-    """Returns the smallest batch size that gives as many batches of `most` images as `size`."""
+    """Returns the smallest batch size that splits `most` images into as many batches as `size`."""
     return math.ceil(most / math.ceil(most / size))

@@ -30,7 +30,7 @@ def describe_progress(workdir: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or an array is damaged, or the folder is not that of a run.
+        RecordsError: the manifest or an array is damaged, or the folder does not belong to a run.
     """
     run = Explanations(workdir)
     done = run.complete
@@ -71,8 +71,8 @@ def find_problems(workdir: str | os.PathLike[str]) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or the metadata of an array are damaged, or the folder is not
-            that of a run.
+        RecordsError: the manifest or the metadata of an array are damaged, or the folder does not
+            belong to a run.
     """
     run = Explanations(workdir)
     yield from _metadata_problems(Storage(workdir), [field.name for field in run.fields])

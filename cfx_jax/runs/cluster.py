@@ -74,7 +74,8 @@ def join(stop: preemption.StopRequest) -> None:
         stop: stop request, checked while waiting for the others.
 
     Raises:
-        ConfigError: the flags do not fit together, the others do not answer, or JAX has no device.
+        ConfigError: the flags are inconsistent, the other processes do not respond, or JAX has no
+            device.
         StoppedError: the command was requested to stop.
     """
     stop.check()
@@ -91,19 +92,19 @@ def join(stop: preemption.StopRequest) -> None:
         stop.goes_last = _others() != [] and distributed.global_state.process_id == 0
     try:
         jax.local_devices()
-    except Exception as error:  # Without a plugin for the platform it has no message.
+    except Exception as error:  # Its message is empty if the platform has no plugin.
         raise ConfigError(_no_device(error)) from error
 
 
 def _connect(
     plain: tuple[str | None, int | None, int | None], seconds: float, stop: preemption.StopRequest
 ) -> None:
-    """Joins in a separate thread: JAX ignores signals meanwhile, and aborts when it gives up."""
+    """Joins in a separate thread, because JAX meanwhile ignores signals and aborts on a timeout."""
     joined: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def initialize() -> None:
         try:
-            # In whole seconds, and longer than the wait below.
+            # The timeout is in whole seconds, and longer than the wait below.
             jax.distributed.initialize(*plain, initialization_timeout=int(seconds) + 600)
             joined.set_result(None)
         except Exception as error:
@@ -205,8 +206,8 @@ def is_first() -> bool:
 def devices_for(classifier: Classifier) -> list[jax.Device]:
     """Returns the local devices that a classifier can be mapped over.
 
-    These are all local devices, or only the first one if JAX calls the model back on the host: two
-    devices that wait for such calls may block each other.
+    These are all local devices, or only the first device if JAX calls the model back on the host:
+    two devices that wait for such calls may block each other.
 
     Args:
         classifier: the model to explain.
@@ -251,7 +252,7 @@ def wait_for_units(
 
 
 def poll(stop: preemption.StopRequest) -> Iterator[None]:
-    """Yields at once, and then after increasing pauses, to poll files that hosts share.
+    """Yields immediately, and then after increasing pauses, to poll files that hosts share.
 
     Raises:
         StoppedError: the run was requested to stop.
@@ -266,7 +267,7 @@ def poll(stop: preemption.StopRequest) -> Iterator[None]:
 
 
 def _others() -> list[int]:
-    """Returns the indices of the other processes that this one has joined."""
+    """Returns the indices of the other processes that this process has joined."""
     state = distributed.global_state
     return [index for index in range(state.num_processes) if index != state.process_id]
 
@@ -285,9 +286,10 @@ def _have_signalled(event: str) -> bool:
 
 
 def wait_for_others(stop: preemption.StopRequest) -> None:
-    """Waits until all processes have called it; process 0 may still write shared files.
+    """Waits until all processes have called this function; process 0 may still write shared files.
 
-    Otherwise the others would wait in JAX, which ends a process that waits for over five minutes.
+    Otherwise the other processes would wait in JAX, which ends a process that waits for over five
+    minutes.
 
     Args:
         stop: stop request, checked meanwhile.
@@ -310,7 +312,7 @@ def leave(code: int, deadline: float | None = None) -> None:
 
     Args:
         code: exit status.
-        deadline: `time.monotonic()` until which process 0 of several stays at most; by default
+        deadline: latest `time.monotonic()` at which process 0 of several ends; by default
             `GRACE_SECONDS` from now.
     """
     if not jax.distributed.is_initialized():
@@ -328,7 +330,7 @@ def leave(code: int, deadline: float | None = None) -> None:
 
 
 def _outstay_others(deadline: float) -> None:
-    """Waits until all processes have left, and the time that the last of them takes to end."""
+    """Waits until all processes have left, and until the last of them has had time to end."""
     while not _have_signalled("left"):
         if time.monotonic() > deadline:
             return

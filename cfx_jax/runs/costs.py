@@ -10,15 +10,15 @@ from cfx_jax.runs.explanations import Explanations
 def describe_cost(run: Explanations) -> str:
     """Describes the cost of a run, over the units whose time was measured.
 
-    The speed is that of all processes together; for a run resumed on other machines it is the
-    average. Compilation does not count, nor do units that were lost when the run was killed.
+    The speed is that of all processes together, the average for a run resumed on other machines.
+    Compilation and units that were lost when the run was killed do not count.
 
     Args:
         run: reader of the run, finished or not.
 
     Returns:
-        A line such as `400 images, 2.8 images/s, 143 device-seconds, 672 evaluations an image`, of
-        all objectives together. If no time is known, only its last part; "" if nothing is known.
+        One line for all objectives together, such as `400 images, 2.8 images/s, 143 device-seconds,
+        672 evaluations an image`. If no time is known, only its last part; "" if nothing is known.
     """
     # An image with several classes to explain gives several examples.
     what = "image" if run.option("top_classes") is None else "example"
@@ -44,7 +44,7 @@ def _times(run: Explanations, what: str) -> list[str]:
 
 
 def _evaluations(run: Explanations) -> int:
-    """Returns the evaluations per example, a mean where images may stop early."""
+    """Returns the number of evaluations per example, the mean if images may stop early."""
     return round(sum(_evaluations_of(run, objective) for objective in run.objectives))
 
 
@@ -59,7 +59,7 @@ def _evaluations_of(run: Explanations, objective: str) -> float:
     if searches > 1 and run.complete.any():
         statuses = np.stack([run.read_result(name, "status") for name in names])
         readable = run.complete & (statuses[0] != Status.UNREADABLE)
-        # The last search is the first one that found no region.
+        # The last search is the first search that found no region.
         made = np.minimum(np.sum(statuses == Status.OK, axis=0) + 1, len(names))[readable]
         searches = float(np.mean(made)) if made.size else 0.0
     return searches * run.settings.count_evaluations(steps)

@@ -62,7 +62,7 @@ _STATUS = {
 }
 # The range of float16 ends here; the probability rounds to 0 or 1 long before.
 _LARGEST_LOGIT = 6e4
-_MAX_NAMED = 4  # fields, in an error
+_MAX_NAMED = 4  # Number of fields to name in an error.
 
 
 def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> list[Field]:
@@ -71,7 +71,7 @@ def make_fields(config: Config, ids: Sequence[str], size: tuple[int, int]) -> li
     Args:
         config: configuration of the run.
         ids: ids of all examples; the longest sets the number of bytes per id.
-        size: `(H, W)` of the images.
+        size: size of the images, `(H, W)`.
 
     Returns:
         The fields of the records.
@@ -178,13 +178,13 @@ def make_values(
 
 
 class Explanations(RecordReader):
-    """Reads a run's explanations, also while the run is still writing them.
+    """Reader of a run's explanations, also while the run is still writing them.
 
     Attributes:
         objectives: learnt objectives, in order.
         results: names of the results, in order: each objective, and its alternatives.
-        status_names: names of the statuses, by their number.
-        class_names: names of the classes, by their index; empty if the classifier has none.
+        status_names: names of the statuses, by number.
+        class_names: names of the classes, by index; empty if the classifier has none.
         settings: settings that the masks were learnt with.
         has_pictures: whether photographs and in-fills are stored.
         has_steps: whether images may have taken fewer steps than the settings allow.
@@ -199,8 +199,8 @@ class Explanations(RecordReader):
 
         Raises:
             FileNotFoundError: there is no run in the folder.
-            RecordsError: the manifest or an array is damaged, or the records are not those of a
-                run of explanations.
+            RecordsError: the manifest or an array is damaged, or the records do not belong to a run
+                of explanations.
         """
         super().__init__(workdir)
         self.objectives = tuple(self.manifest.get("objectives") or ())
@@ -227,14 +227,14 @@ class Explanations(RecordReader):
         """Returns a field of a result for the examples `[start:stop]`.
 
         Args:
-            objective: one of `results`.
-            name: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"`, `"steps"` or one of
-                `SCALARS` or `TOP`.
+            objective: name of the result, one of `results`.
+            name: name of the field: `"status"`, `"mask_logits"`, `"trace"`, `"infilled"`, `"steps"`
+                or a key of `SCALARS` or `TOP`.
             start: first example, as in a Python slice.
-            stop: one past the last example, as in a Python slice.
+            stop: end of the range, exclusive, as in a Python slice.
 
         Returns:
-            `[stop - start, ...]`; 0 or NaN where an example is not computed.
+            Values `[stop - start, ...]`; 0 or NaN where an example is not computed.
 
         Raises:
             KeyError: the run has no such field.
@@ -247,7 +247,7 @@ class Explanations(RecordReader):
         return self.manifest.get("config", {}).get("explain", {}).get(name)
 
     def status_name(self, code: int) -> str:
-        """Returns the name of a status, or a text for an unknown one."""
+        """Returns the name of a status, or a text for an unknown status."""
         known = 0 <= code < len(self.status_names)
         return self.status_names[code] if known else f"unknown status {code}"
 

@@ -8,9 +8,9 @@ import jax
 
 
 class IdleMeter:
-    """Measures an upper bound of the time in which the devices are idle.
+    """Meter of an upper bound of the time in which the devices are idle.
 
-    The host observes a program only in `check` and when it starts the next one. A program found
+    The host observes a program only in `check` and when it starts the next program. A program found
     done may have ended right after the host last saw it run.
     """
 

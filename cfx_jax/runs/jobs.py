@@ -17,14 +17,14 @@ _Results = dict[str, list[Explanation | None]]
 
 
 class Images(NamedTuple):
-    """Images with the target and identity of each, with a leading axis n, or one without it.
+    """Images with their targets and identities, with a leading axis n; or one image without it.
 
     Attributes:
-        pixels: uint8 `[n, H, W, C]`, scaled to [0, 1] on the devices.
-        targets: int32 `[n]`, classes to explain; -1 takes the predicted class, -2 the next, ...
-        identities: uint32 `[n]`; the key of an image is that of the run with its identity folded
-            in, so results do not depend on the position of an image.
-        allowed: bool `[n, H, W]`, pixels that the region may contain; None = all.
+        pixels: pixel values, uint8 `[n, H, W, C]`, scaled to [0, 1] on the devices.
+        targets: classes to explain, int32 `[n]`; -1 = the predicted class, -2 = the next, ...
+        identities: integers, uint32 `[n]`, that are folded into the key of the run to get the key
+            of each image, so results do not depend on the position of an image.
+        allowed: pixels that the region may contain, bool `[n, H, W]`; None = all.
     """
 
     pixels: Any
@@ -39,7 +39,7 @@ class Task:
 
     Attributes:
         image: image, target and identity, without a leading axis.
-        objective: `"ssr"` or `"sdr"`.
+        objective: objective to learn, `"ssr"` or `"sdr"`.
         deliver: callback that receives the `Explanation`, NumPy arrays without a leading axis.
         earlier: regions of the same image and objective that were found before, bool `[H, W]` each.
         steps: number of steps taken or skipped, as last read by the host.
@@ -57,7 +57,7 @@ class Task:
 
 
 class Jobs(Generic[Tag]):
-    """Splits jobs into tasks; takes a job only when its first task is needed.
+    """Queue that splits jobs into tasks; it takes a job only when its first task is needed.
 
     Example:
         >>> two = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, int), np.arange(2))
@@ -77,13 +77,13 @@ class Jobs(Generic[Tag]):
         objectives: Sequence[str],
         alternatives: int = 1,
     ) -> None:
-        """Takes no job yet.
+        """Prepares the queue; no job is taken yet.
 
         Args:
             jobs: pairs of a tag that identifies a job, and its images.
             objectives: objectives to learn for every image, in order.
-            alternatives: number of regions to search for each image and objective. A further one
-                is searched for once the one before it is found.
+            alternatives: number of regions to search for per image and objective. Each further
+                search begins when the previous region is found.
         """
         self._objectives = objectives
         self._alternatives = alternatives
@@ -93,11 +93,11 @@ class Jobs(Generic[Tag]):
 
     @property
     def has_further(self) -> bool:
-        """Whether a result that was delivered has led to another task."""
+        """Whether a delivered result has led to another task."""
         return bool(self._further)
 
     def take(self, limit: int) -> list[Task]:
-        """Returns the next tasks, fewer than `limit` where there are no more."""
+        """Returns the next tasks, fewer than `limit` if there are no more."""
         further = [self._further.popleft() for _ in range(min(limit, len(self._further)))]
         return further + list(itertools.islice(self._tasks, limit - len(further)))
 

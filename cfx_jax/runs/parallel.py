@@ -1,4 +1,4 @@
-"""Maps batches over all local devices: padding, the leading device axis, and the only `pmap`.
+"""Maps batches over all local devices: padding, the leading device axis, and all calls of `pmap`.
 
 Images that are explained are independent, so there is no axis name and no collective: each device
 runs the batch program on its own rows, and results do not depend on the number of devices. Only
@@ -28,16 +28,18 @@ def map_over_devices(
 
     Args:
         function: pure function of ONE image; it is vmapped over the rows of a device and mapped
-            over the devices. Its positional arguments are first the mapped, then the shared ones.
+            over the devices. Its positional arguments are first the mapped, then the shared
+            arguments.
         devices: local devices to use.
         num_mapped: number of leading arguments that differ per image.
         num_shared: number of trailing arguments that are the same for all images (parameters).
 
     Returns:
-        A function of the same arguments. The mapped ones, and the results, have leading axes
-        `[num_devices, rows_per_device]`, see `shard`; the shared ones have a leading axis of
-        devices, see `replicate`: they are on their devices already, and no call moves them.
-        It compiles once per shape; `lower(*arguments).compile()` compiles ahead of the first call.
+        A function of the same arguments. Mapped arguments and results have leading axes
+        `[num_devices, rows_per_device]`, see `shard`. Shared arguments have a leading axis of
+        devices, see `replicate`; they are on the devices already, so no call moves them. The
+        function compiles once per shape; `lower(*arguments).compile()` compiles it before the first
+        call.
     """
     rows = jax.vmap(function, in_axes=(0,) * num_mapped + (None,) * num_shared)
     return jax.pmap(rows, devices=list(devices))
@@ -62,7 +64,7 @@ def train_over_devices(
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies every leaf to every device; the result has a leading axis of devices."""
-    # Models such as PyTorch's and the blur have no leaves; JAX cannot map an empty tree over hosts.
+    # PyTorch models and the blur have no leaves; JAX cannot map an empty tree over hosts.
     if not jax.tree.leaves(tree):
         return tree
     copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=list(devices))
@@ -113,7 +115,7 @@ def shard(batch: Any, num_devices: int, rows_per_device: int) -> Any:
     Args:
         batch: pytree of arrays `[n, ...]`, `1 <= n <= num_devices * rows_per_device`.
         num_devices: length of the first axis of the result.
-        rows_per_device: length of its second axis.
+        rows_per_device: length of the second axis of the result.
 
     Returns:
         The same tree with arrays `[num_devices, rows_per_device, ...]`.

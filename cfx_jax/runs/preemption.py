@@ -1,7 +1,7 @@
-"""Handles SIGTERM, as pre-emption sends it: requests a stop, and ends the process after a while.
+"""Handles SIGTERM, the signal of pre-emption: requests a stop, and later ends the process.
 
 Python runs a signal handler only between two steps of the main thread, which may be compiling for a
-minute. A separate thread receives the signal at once.
+minute. A separate thread receives the signal immediately.
 """
 
 import functools
@@ -12,17 +12,17 @@ import threading
 import time
 
 GRACE_SECONDS = 7.0
-"""Time between the signal and the end of a process that did not stop by itself."""
-# Additional seconds for process 0: without it JAX ends the others with a stack dump, and they may
-# receive the signal later, by more than a second while they compile on a busy machine.
+"""Time between the signal and the end of a process that has not stopped before."""
+# Additional seconds for process 0. JAX ends the other processes with a stack dump when process 0 is
+# lost, and they may receive the signal over a second later while they compile on a busy machine.
 _LONGER = 2.0
 
 
 class StoppedError(Exception):
-    """A run that stopped on request; its message explains how to resume.
+    """Error for a run that stopped on request; its message explains how to resume.
 
     Attributes:
-        deadline: `time.monotonic()` at which the process is ended if it is still running.
+        deadline: value of `time.monotonic()` at which the process is ended if it is still running.
     """
 
     def __init__(self, deadline: float, num_written: int = 1) -> None:
@@ -35,7 +35,8 @@ class StopRequest:
     """The state of a request to stop the run.
 
     Attributes:
-        deadline: `time.monotonic()` at which the process is ended; infinite before the request.
+        deadline: value of `time.monotonic()` at which the process is ended; infinite before the
+            request.
         num_written: units of work that this process has written; the writer increments it.
         goes_last: whether other processes need this one, so that it is ended later.
     """
@@ -55,9 +56,9 @@ class StopRequest:
 def listen() -> StopRequest:
     """Handles SIGTERM from now until the process ends; call it from the main thread.
 
-    A launcher may start the process with SIGTERM blocked, so that none is lost while Python starts:
-    an earlier signal is received now. The handler stays after the run, so that a signal during the
-    clean-up causes no error either.
+    A launcher may start the process with SIGTERM blocked, so that no signal is lost while Python
+    starts; that signal is received now. The handler stays after the run, so that a signal during
+    the clean-up causes no error.
 
     Returns:
         The `StopRequest`, which the run checks regularly. A process that is still running

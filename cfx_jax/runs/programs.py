@@ -16,8 +16,8 @@ def keep_programs() -> None:
 
     The folder is `~/.cache/cfx_jax`, or below `XDG_CACHE_HOME`. JAX's own settings take precedence:
     `JAX_COMPILATION_CACHE_DIR=DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false` turns
-    the cache off. If the folder cannot be made, this is logged and there is no cache. Call it
-    before anything is compiled.
+    the cache off. If the folder cannot be created, a message is logged and nothing is cached. Call
+    this function before anything is compiled.
     """
     values = jax.config.values
     given = values["jax_compilation_cache_dir"]
@@ -27,7 +27,7 @@ def keep_programs() -> None:
     try:
         folder = pathlib.Path(given or pathlib.Path(base).expanduser() / "cfx_jax" / _machine())
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # No home, or nothing can be written there.
+    except (OSError, RuntimeError) as error:  # There is no home folder, or it is not writable.
         _logger.info("compiled programs are not kept: %s", error)
         jax.config.update("jax_compilation_cache_dir", None)
         return

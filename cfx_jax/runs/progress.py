@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a widget in a notebook, elsewhere a line every half minute."""
+"""Progress: a bar on a terminal, a widget in a notebook, or else a line every 30 seconds."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ _IS_WIDGET = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
 _BAR = "{bar}" if _IS_WIDGET else "{bar:24}"
 
 
-# Errors of a standard error that is None, as in a service, an object without `isatty`, or closed.
+# Errors of a standard error stream that is None, as in a service, lacks `isatty`, or is closed.
 _NO_STREAM = (AttributeError, ValueError)
 
 
@@ -26,16 +26,16 @@ def _is_terminal() -> bool:
 
 
 class Bar(tqdm):
-    """The bar of tqdm, or lines where a bar cannot be redrawn."""
+    """Progress bar of tqdm, which prints lines where a bar cannot be redrawn."""
 
     def __init__(self, **options: Any) -> None:
-        """Starts the clock; `options` are those of tqdm."""
+        """Starts the clock; `options` are passed to tqdm."""
         self._in_lines = not (_IS_WIDGET or _is_terminal())
         self._next_line = 0.0
         super().__init__(**options, file=io.StringIO() if self._in_lines else sys.stderr)
 
     def display(self, msg: str | None = None, pos: int | None = None, **state: Any) -> None:
-        """Draws the bar, or prints its line if that is due; `state` is that of a widget."""
+        """Draws the bar, or prints a line if one is due; `state` is passed to a widget."""
         if not self._in_lines:
             super().display(msg, pos, **state)
         elif msg is None and time.monotonic() >= self._next_line:
@@ -51,7 +51,7 @@ class Bar(tqdm):
 
 
 class ProgressBar:
-    """Counts optimiser steps of single images, and images done."""
+    """Progress bar that counts optimiser steps of single images, and images done."""
 
     def __init__(self, num_images: int, steps_per_image: int, shown: bool) -> None:
         """Starts the clock.
@@ -83,10 +83,10 @@ class ProgressBar:
         self._describe(f"{objective_name.upper()} objective {objective:.2f}")
 
     def finish_images(self, num_images: int) -> None:
-        """Counts images as done, those without a step (unreadable ones) too."""
+        """Counts images as done, including unreadable images, which take no steps."""
         self._images_done += num_images
         missing = self._images_done * self._steps_per_image - self._bar.n
-        # Negative where steps of later images are counted already.
+        # Negative if steps of later images are counted already.
         self._bar.update(max(0, missing))
         self._describe("written")
 

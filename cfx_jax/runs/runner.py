@@ -61,7 +61,7 @@ def run(
 ) -> None:
     """Explains every example of a dataset and writes its records.
 
-    If several processes call it at once (`jax.process_count()`), each explains its share of the
+    If several processes call it together (`jax.process_count()`), each explains its share of the
     units, and all return when all units are complete.
 
     Args:
@@ -158,7 +158,7 @@ def run(
 
 
 def open_examples(config: Config, classifier: Classifier) -> data.Source:
-    """Opens the examples of a run: each image once for each class to explain.
+    """Opens the examples of a run, one per image and class to explain.
 
     Args:
         config: configuration of the run; its sections `data` and `explain` are read.
@@ -166,7 +166,7 @@ def open_examples(config: Config, classifier: Classifier) -> data.Source:
             size.
 
     Raises:
-        ConfigError: the data are missing, or the classifier lacks the class to explain.
+        ConfigError: the data are missing, or the classifier has no such class.
     """
     source, explain = data.open_source(config.data, classifier), config.explain
     if not explain.target and explain.top_classes is None:
@@ -216,7 +216,7 @@ def _open_records(
 def _find_units(
     writer: RecordWriter, reader: RecordReader, source: data.Source
 ) -> dict[int, range]:
-    """Returns the units that this host has to explain; rejects data that have changed."""
+    """Returns the units that this host must explain; rejects data that have changed."""
     now = {"label": source.label, "digest": source.digest}
     for unit in check_same_data(reader, source.ids, now):
         writer.forget(unit)
@@ -224,7 +224,7 @@ def _find_units(
 
 
 def _check_readable(reader: RecordReader, config: Config) -> None:
-    """Raises `ConfigError` where no image of a run could be read."""
+    """Raises `ConfigError` if no image of a run could be read."""
     status = reader.read(f"{config.explain.objectives[0]}_status")
     if (status == Status.UNREADABLE).all():
         raise ConfigError(
@@ -261,8 +261,8 @@ def _explain(
                 del units[examples.unit]
         except jax.errors.JaxRuntimeError as error:
             size = half_batch(solver.per_device_batch_size, error)
-        # Compile outside of `except`, where the error, and the arrays of the batch to which it
-        # refers, are released.
+        # Compile after `except`, when the error, and the arrays of the batch to which it refers,
+        # are released.
         if units:
             compile_or_halve(solver, size)
     _logger.info("devices idle for at most %.1f %% of the time", 100 * solver.idle_share)
@@ -271,7 +271,7 @@ def _explain(
 def _name_targets(
     loaded: Iterable[Examples], classifier: Classifier, contrast: int | None, mask_size: int
 ) -> _Jobs:
-    """Yields examples with their images and targets; rejects labels that are no class.
+    """Yields examples with their images and targets; rejects labels that are not classes.
 
     Logs images that are unreadable or without an allowed cell, the check of the classifier and, at
     the end, the number of targets that equal the contrast.
@@ -315,7 +315,7 @@ def _name_targets(
 
 
 class _Writing:
-    """Writes units in a separate thread, so that no device waits for a disk."""
+    """Writer of units in a separate thread, so that no device waits for a disk."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from cfx_jax.records import ManifestMismatchError, RecordReader, RecordsError
 from cfx_jax.runs import cluster
 
 _logger = logging.getLogger(__name__)
-# What has changed if a digest differs, by the name of its field.
+# Changes that a differing digest indicates, by the name of its field.
 _OTHERS = {"digest": "other bytes", "content": "other bytes, label or boxes"}
 _MAX_NAMED = 5
 # The threads mostly wait for a disk.
@@ -30,7 +30,7 @@ def check_same_data(
     remedy: str = "Put the former data back, choose another --workdir, or delete this one to start "
     "over.",
 ) -> list[int]:
-    """Compares the complete units of this host (on the first host all) with the current data.
+    """Compares the complete units of this host with the data; the first host compares all units.
 
     Args:
         reader: reader of records of examples with these ids.
@@ -67,7 +67,7 @@ def check_same_data(
 
 
 def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
-    """Describes the first recorded example whose id differs from that of the current data.
+    """Describes the first recorded example whose id differs in the current data.
 
     Args:
         workdir: folder of a run.
@@ -79,7 +79,7 @@ def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
     try:
         reader = RecordReader(workdir)
         recorded = zip(reader.ids(), reader.complete.tolist(), strict=True)
-    except (KeyError, RecordsError):  # No ids, or damaged ones.
+    except (KeyError, RecordsError):  # There are no ids, or they are damaged.
         return ""
     for index, (before, is_complete) in enumerate(recorded):
         after = ids[index] if index < len(ids) else "none"
@@ -91,7 +91,7 @@ def name_other_id(workdir: str | os.PathLike[str], ids: Sequence[str]) -> str:
 def _compare(
     reader: RecordReader, unit: int, now: Mapping[str, Callable[[int], int]]
 ) -> tuple[list[tuple[int, str]], list[int]]:
-    """Returns the examples of a unit that differ, with the reasons, and the newly readable ones."""
+    """Returns the examples that differ, with the reasons, and the newly readable examples."""
     start, stop = reader.unit_range(unit)
     try:
         stored = {name: reader.read(name, start, stop).tolist() for name in now}

@@ -1,6 +1,6 @@
 """The host loop of an optimisation: a batch on all local devices, each image in a place (row).
 
-As soon as an image is done, the next one takes its place, so no place stays empty while other
+As soon as an image is done, the next image takes its place, so no place stays empty while other
 images take more steps. The host dispatches one compiled program ahead: while it prepares images and
 reads results, the devices already run the next program.
 
@@ -59,7 +59,7 @@ class _Learnt(NamedTuple):
 
 
 class Solver:
-    """Explains images on all local devices with programs compiled once for the whole run.
+    """Solver of images on all local devices, with programs compiled once for the whole run.
 
     Example:
         >>> import jax, numpy as np, cfx_jax
@@ -93,11 +93,11 @@ class Solver:
         Args:
             key: random key of the run.
             classifier: the model to explain.
-            generator: fills the holes.
+            generator: model that fills the holes.
             settings: hyper-parameters, the same for every image.
-            objectives: `"ssr"`, `"sdr"` or both, in the order in which they are solved.
+            objectives: objectives, `"ssr"`, `"sdr"` or both, in the order in which they are solved.
             shape: shape `(H, W, C)` of every image.
-            devices: local devices to use; None takes all.
+            devices: local devices to use; None = all.
             contrast: class k of the question "why the target rather than k?"; None for the question
                 "why the target?".
             has_allowed: whether the images come with the pixels that a region may contain.
@@ -130,7 +130,7 @@ class Solver:
         """Compiles the programs, in place of those compiled before.
 
         Args:
-            per_device_batch_size: images optimised together on one device, at least 1.
+            per_device_batch_size: number of images optimised together on one device, at least 1.
 
         Returns:
             Memory on one device, in bytes, of the larger of the programs `advance` and `finish`,
@@ -146,11 +146,11 @@ class Solver:
         """Solves jobs; images of the next job take the places of images that are done.
 
         Args:
-            jobs: for each job, any tag, which is returned with the results, and n >= 0 images.
+            jobs: pairs of any tag, which is returned with the results, and n >= 0 images.
             on_progress: function called after every few steps with the name of the objective, the
                 number of steps taken or skipped since its last call, summed over the images, and
-                the mean value of the objective of these images. Values that are not finite are
-                left out; without any finite value the mean is NaN.
+                the mean value of the objective of these images. The mean excludes values that are
+                not finite; it is NaN if no value is finite.
 
         Yields:
             In the order of the jobs, the tag and a dict from the name of a result (an objective, or
@@ -172,7 +172,7 @@ class Solver:
         while not is_over:
             self._fill(pool, queue)
             call = self._call(pool)
-            # The devices are busy with this call, so the host can read the results of the last one.
+            # The devices are busy with this call, so the host can read results of the last call.
             learnt += self._check_done(pool, last, on_progress) if last else []
             while finished:
                 self._deliver(*finished.popleft())
@@ -204,7 +204,7 @@ class Solver:
         pool.problem, pool.state = self._devices.begin(tasks, is_fresh, others)
 
     def _call(self, pool: _Pool) -> _Call | None:
-        """Dispatches the next steps of a pool; None if it is empty."""
+        """Dispatches the next steps of a pool; returns None if the pool is empty."""
         tasks = {place: task for place, task in enumerate(pool.tasks) if task}
         if not tasks or pool.problem is None or pool.state is None:
             return None
