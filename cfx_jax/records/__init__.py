@@ -1,6 +1,6 @@
 """A store of arrays in units: atomic, resumable, locked, on a local disk or in a bucket.
 
-It knows fields and units, and nothing of what they mean; see `store`.
+The package handles fields and units independently of their meaning; see `store`.
 """
 
 from cfx_jax.records.arrays import STORE

@@ -16,14 +16,14 @@ STORE = "records.zarr"
 def open_arrays(
     storage: Storage, layout: Layout, create: bool, missing_is_an_error: bool = False
 ) -> dict[str, Any]:
-    """Opens one TensorStore per field, and `complete`, concurrently."""
+    """Opens the TensorStore of each field, and of `complete`, concurrently."""
     opening = {
         field.name: ts.open(
             {
                 "driver": "zarr3",
                 "kvstore": storage.kvstore(f"{STORE}/{field.name}"),
                 "metadata": layout.array_metadata(field),
-                # So a missing chunk is a lost chunk.
+                # Every written chunk is stored, so a missing chunk is a lost chunk.
                 "store_data_equal_to_fill_value": field.name != COMPLETE,
                 "fill_missing_data_reads": not missing_is_an_error,
             },
@@ -50,10 +50,10 @@ def open_arrays(
 def write_group(
     storage: Storage, layout: Layout, ids: Sequence[str], attributes: Mapping[str, Any]
 ) -> None:
-    """Writes the Zarr group of the arrays, with a text description of each, once.
+    """Writes the Zarr group of the arrays and their text descriptions, unless it exists.
 
     Args:
-        storage: the run's folder, where the arrays are opened.
+        storage: the run's folder, which contains the arrays.
         layout: layout of the store.
         ids: ids of all examples, the coordinate of the example axis; an empty sequence omits it.
         attributes: attributes of the Zarr group.
@@ -66,7 +66,7 @@ def write_group(
         place = f"{STORE}/{field.name}/zarr.json"
         content = json.loads(storage.read(place) or b"{}")
         if field.attributes:
-            # Not when the array is created: TensorStore would refuse an array without attributes.
+            # Add them after creation, because TensorStore would refuse an array without attributes.
             content["attributes"] = dict(field.attributes)
             storage.write(place, json.dumps(content).encode())
         metadata[field.name] = content

@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 class Costs:
-    """Writes and reads the cost of units; a cost that cannot be written or read is NaN.
+    """Writer and reader of the cost of units; a cost that cannot be written or read is NaN.
 
     Example:
         >>> import tempfile
@@ -42,7 +42,7 @@ class Costs:
     """
 
     def __init__(self, storage: Storage, num_units: int) -> None:
-        """Opens and creates nothing yet."""
+        """Prepares the specification; nothing is opened or created yet."""
         self._spec = {
             "driver": "zarr3",
             "kvstore": storage.kvstore(_STORE),
@@ -63,14 +63,14 @@ class Costs:
         self._array: Any = None
 
     def write(self, unit: int, cost: Cost) -> None:
-        """Writes the cost of a unit; errors of the disk are ignored."""
+        """Writes the cost of a unit; disk errors are ignored."""
         with contextlib.suppress(ValueError):
             if self._array is None:
                 self._array = ts.open(self._spec, open=True, create=True).result()
             self._array[unit].write(np.asarray(cost, np.float32)).result()
 
     def read(self) -> np.ndarray:
-        """Returns the cost of each unit, float32 `[num_units, 3]`, NaN if it is unknown."""
+        """Returns the cost of each unit, float32 `[num_units, 3]`; NaN if it is unknown."""
         try:
             return ts.open(self._spec, open=True).result().read().result()
         except ValueError:

@@ -14,21 +14,21 @@ COMPLETE = "complete"
 """Name of the array that marks the computed examples."""
 
 EXAMPLE = "example"
-"""Name of the axis of examples, and of the texts that are its coordinate."""
+"""Name of the example axis, and of the array of ids that is its coordinate."""
 
 _CODECS = [{"name": "zstd", "configuration": {"level": 3, "checksum": True}}]
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One value kept per example.
+    """A value stored per example.
 
     Attributes:
-        name: a lower-case identifier, the name of the array.
+        name: name of the array, a lower-case identifier.
         dtype: NumPy name of a bool, integer or floating type, such as "float16".
         shape: shape of one example's value, without the example axis.
-        dims: names of the axes in `shape`; `("{name}_0", "{name}_1", ...)` when left out. Fields
-            may share a name only where they share the size.
+        dims: names of the axes in `shape`; by default `("{name}_0", "{name}_1", ...)`. Fields may
+            share an axis name only if they share its size.
         attributes: JSON values by name, for readers of the store; not compared on resumption.
     """
 
@@ -68,13 +68,13 @@ def encode_ids(ids: Sequence[str], width: int) -> np.ndarray:
 
     Args:
         ids: N ids.
-        width: bytes kept per id.
+        width: number of bytes per id.
 
     Returns:
-        uint8 `[N, width]`.
+        Encoded ids, uint8 `[N, width]`.
 
     Raises:
-        ValueError: an id is longer than `width` bytes, or cannot be one, see `find_id_problem`.
+        ValueError: an id is longer than `width` bytes, or is unusable, see `find_id_problem`.
     """
     encoded = np.zeros((len(ids), width), np.uint8)
     for row, text in zip(encoded, ids, strict=True):
@@ -89,7 +89,7 @@ def encode_ids(ids: Sequence[str], width: int) -> np.ndarray:
 
 
 def find_id_problem(text: str) -> str:
-    """Returns why a text cannot be read back as the id of an example, or ""."""
+    """Returns the reason why a text cannot be read back as the id of an example, or ""."""
     if not text:
         return "has no id"
     if text.endswith("\0"):
@@ -130,7 +130,7 @@ def encode_texts(texts: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
         "attributes": {},
         "dimension_names": [EXAMPLE],
     }
-    # No time stamp, so that several processes write the same bytes.
+    # The header has no time stamp, so that several processes write the same bytes.
     return gzip.compress(chunk, 6, mtime=0), metadata
 
 
@@ -176,7 +176,7 @@ class Layout:
         sizes = {EXAMPLE: self.num_examples}
         for field in self.fields:
             for dim, size in zip(field.dims, field.shape, strict=True):
-                # xarray refuses an axis of two sizes, and one named as a field.
+                # xarray refuses an axis with two sizes, and an axis with the name of a field.
                 if dim in (EXAMPLE, COMPLETE, *names) or sizes.setdefault(dim, size) != size:
                     raise ValueError(
                         f"field {field.name!r}: the axis name {dim!r} (size {size}) is taken by a "
@@ -185,7 +185,7 @@ class Layout:
 
     @property
     def num_units(self) -> int:
-        """Number of units; the last one may be shorter."""
+        """Number of units; the last unit may be shorter."""
         return math.ceil(self.num_examples / self.unit_size)
 
     def unit_range(self, unit: int) -> tuple[int, int]:
@@ -226,7 +226,7 @@ class Layout:
         """Undoes `to_json`.
 
         Raises:
-            ValueError: an entry is missing or wrong.
+            ValueError: an entry is missing or invalid.
         """
         try:
             fields = tuple(

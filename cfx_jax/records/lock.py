@@ -1,4 +1,4 @@
-"""Keeps two runs from writing to one folder on a local disk at once."""
+"""Prevents two runs from writing to one folder on a local disk at the same time."""
 
 import errno
 import fcntl
@@ -8,13 +8,13 @@ import time
 from cfx_jax.records.storage import RecordsError, Storage
 
 _FOLDER = ".locks"
-# Seconds to retry the own lock: a probe by another process lasts microseconds.
+# Seconds to retry the lock of this host: a probe by another process lasts microseconds.
 _PATIENCE = 0.5
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class RunLock:
-    """A lock that each host of a run keeps; the kernel releases it however the process ends.
+    """A lock held by each host of a run; the kernel releases it even if the process is killed.
 
     Host h of n locks its own file, `h-of-n`: a second run with as many hosts finds it locked. The
     host then checks that no file of a run with another number of hosts is locked. Each run locks
@@ -62,7 +62,7 @@ def is_locked(storage: Storage) -> bool | None:
 def _is_locked(path: os.PathLike[str]) -> bool:
     file = os.open(path, os.O_RDONLY)
     try:
-        # A shared lock, so that a probe does not take another probe for a run.
+        # A shared lock, so that a probe does not mistake another probe for a run.
         return not _lock(file, fcntl.LOCK_SH)
     finally:
         os.close(file)

@@ -13,13 +13,13 @@ from typing import Any
 from cfx_jax.records.storage import RecordsError, Storage
 
 _NAME = "manifest.json"
-# Differs between a run and its resumption; never compared.
+# This key differs between a run and its resumption, so it is never compared.
 _INFORMATIVE = ("environment",)
 _MAX_DIFFERENCES = 20
 
 
 class ManifestMismatchError(RecordsError):
-    """The folder contains a run with other settings."""
+    """Error for a folder that contains a run with other settings."""
 
 
 def claim_folder(
@@ -28,12 +28,12 @@ def claim_folder(
     layout: dict[str, Any],
     informative: Collection[str] = (),
 ) -> None:
-    """Writes the manifest of a new run, or checks that the existing one describes this run.
+    """Writes the manifest of a new run, or checks that an existing manifest describes this run.
 
     Args:
-        storage: the run's folder, made when missing.
-        manifest: JSON values that describe the run. Its key "environment" is informative: not
-            compared, and kept as the first run wrote it.
+        storage: the run's folder, created if missing.
+        manifest: JSON values that describe the run. Its key "environment" is not compared; the
+            value of the first run is kept.
         layout: JSON values that describe the store; compared like the rest.
         informative: paths of values of the manifest that are not compared either, such as
             `config.explain.mode`.
@@ -41,9 +41,9 @@ def claim_folder(
     Raises:
         ManifestMismatchError: the folder contains a run with another manifest or layout; the
             message lists the differences.
-        RecordsError: the folder contains something else than a run.
-        ValueError: the manifest contains other than JSON values, or has a key "records".
-        OSError: the folder cannot be made or written.
+        RecordsError: the folder contains something other than a run.
+        ValueError: the manifest contains values other than JSON values, or has a key "records".
+        OSError: the folder cannot be created or written.
     """
     content = _as_json(manifest) | {"records": layout}
     try:
@@ -52,12 +52,12 @@ def claim_folder(
     except OSError as error:
         reason = f"cannot write into workdir {storage} ({_reason(error)}); choose another --workdir"
         raise OSError(error.errno, reason) from error
-    # Also after writing: of several processes that start at once, one has written it.
+    # Compare also after writing, because another process may have written the manifest first.
     _compare(storage, _read(storage), content, informative)
 
 
 def read_manifest(storage: Storage) -> tuple[dict[str, Any], Any]:
-    """Reads what `claim_folder` wrote.
+    """Reads the manifest that `claim_folder` wrote.
 
     Args:
         storage: the run's folder.
@@ -97,7 +97,7 @@ def _check_writable(storage: Storage) -> None:
 
 
 def _create(storage: Storage, content: dict[str, Any]) -> None:
-    # In this order: another process that starts now makes the manifest before the store.
+    # Check the store first: a process that starts now creates the manifest before the store.
     has_store = storage.read("records.zarr/zarr.json") is not None
     if storage.read(_NAME) is not None:
         return
@@ -118,7 +118,7 @@ def _compare(
 ) -> None:
     if not any(_differences(stored, now, {*_INFORMATIVE, *informative})):
         return
-    # Including the informative keys, which may explain why the rest differs.
+    # List the paths in `informative` too, which may explain why the rest differs.
     found = [f"{place}: {what}" for place, what in _differences(stored, now, _INFORMATIVE)]
     if len(found) > _MAX_DIFFERENCES:
         found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]

@@ -14,11 +14,11 @@ _S3_RETRIES = 4
 
 
 class RecordsError(ValueError):
-    """A folder that cannot be used as the records of a run: foreign or damaged."""
+    """Error for a folder that cannot be used as the records of a run: foreign or damaged."""
 
 
 class Storage:
-    """Reads and writes whole files atomically: a file has its old or its new content.
+    """Folder whose files are read and written atomically: a file has its old or its new content.
 
     Attributes:
         location: the folder, as it was given; the path of a `file://` address.
@@ -49,7 +49,7 @@ class Storage:
             self._spec = {"driver": "file", "path": f"{self.root}/"}
         try:
             self._files = ts.KvStore.open(self._spec).result()
-        except ValueError as error:  # The name of a bucket is not allowed.
+        except ValueError as error:  # The name of the bucket is invalid.
             raise RecordsError(f"{self.location}: {str(error).splitlines()[0]}") from error
 
     def __str__(self) -> str:
@@ -64,30 +64,30 @@ class Storage:
         return self._spec | {"path": f"{self._spec['path']}{name}/"}
 
     def read(self, name: str) -> bytes | None:
-        """Returns the content of a file, None if there is none.
+        """Returns the content of a file; None if it does not exist.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         found = self._result(self._files.read(name), "read", name)
         return bytes(found.value) if found.state == "value" else None
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, and creates its folders; returns when it is durably stored.
+        """Writes a file, and creates its folders; returns when the file is durably stored.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         self._result(self._files.write(name, data), "write", name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a file only if there is none; of several calls at once, one succeeds.
+        """Writes a file only if it does not exist; of several concurrent calls, one succeeds.
 
         Returns:
-            Whether this call has written it.
+            Whether this call has written the file.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be read or written.
         """
         found = self._result(self._files.read(name), "read", name)
         if found.state == "value":
@@ -96,10 +96,10 @@ class Storage:
         return bool(self._result(stamp, "write", name).generation)
 
     def names(self, folder: str) -> list[str]:
-        """Lists the files in a folder, `data/`, and in those below it.
+        """Lists the files in a folder, such as `data/`, and in its sub-folders.
 
         Raises:
-            OSError: it cannot be listed.
+            OSError: the folder cannot be listed.
         """
         # "0" follows "/", so the range has all names that begin with the folder.
         found = ts.KvStore.KeyRange(folder, folder[:-1] + "0")
@@ -107,10 +107,10 @@ class Storage:
         return [name.decode() for name in listed]
 
     def remove(self, name: str) -> None:
-        """Removes a file, if there is one.
+        """Removes a file if it exists.
 
         Raises:
-            OSError: it cannot be removed.
+            OSError: the file cannot be removed.
         """
         self._result(self._files.write(name, None), "remove", name)
 
@@ -122,10 +122,10 @@ class Storage:
 
 
 def local_folder(location: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of a folder that has to be on a local disk, also for a `file://` address.
+    """Returns the path of a folder that must be on a local disk, also for a `file://` address.
 
     Raises:
-        RecordsError: it is in a bucket, or of an unknown kind.
+        RecordsError: the folder is in a bucket, or the address is of an unknown kind.
     """
     path = _without_scheme(os.fspath(location))
     if "://" in path:
@@ -155,8 +155,8 @@ def _bucket_spec(location: str) -> dict[str, Any]:
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
     spec: dict[str, Any] = {"driver": _DRIVERS[scheme], "bucket": bucket, "path": prefix}
     if scheme == "s3":
-        # TensorStore reads the credentials itself, but not these variables. It tries 32 times to
-        # reach a server, which takes minutes where the name of the server is wrong.
+        # TensorStore reads the credentials itself, but not these variables. By default it tries 32
+        # times to reach a server, which takes minutes if the name of the server is wrong.
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         options = {"endpoint": os.environ.get("AWS_ENDPOINT_URL"), "aws_region": region}
         spec |= {name: value for name, value in options.items() if value}

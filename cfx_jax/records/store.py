@@ -4,12 +4,12 @@ A run's folder (`workdir`, on a local disk or in a bucket) contains
 
     manifest.json   description of the run, as given to the writer, plus "records": the layout
     records.zarr/   Zarr v3 group, flat: one array per field, `[num_examples, *field.shape]`
-    costs.zarr/     the time that units took, which is not a result; see `costs`
+    costs.zarr/     computing time of each unit, which is not a result; see `costs`
 
 and can be read without this package: `zarr.open_group` and `xarray.open_zarr` open it, with ids as
 the coordinate `example`.
 
-The unit of work is a block of `unit_size` consecutive examples (the last one may be shorter). A
+The unit of work is a block of `unit_size` consecutive examples (the last unit may be shorter). A
 unit is one Zarr chunk in every array, and is written once. The array `complete`
 (uint8 `[num_examples]`, 1 = computed) is written last, after every other chunk of the unit has
 reached the disk, so a process killed at any moment leaves each unit complete or absent. A unit with
@@ -38,11 +38,11 @@ _UNITS_IN_CHECKING = 8
 
 
 class RecordWriter:
-    """Writes a run's results unit by unit; opening the same folder again resumes the run.
+    """Writer of a run's results, unit by unit; opening the same folder again resumes the run.
 
     Several hosts of a run may write to one folder: host h of n owns the units u with u % n == h.
-    Two runs may not: on a local disk the second one is refused while the first one lives. In a
-    bucket there is no lock: both write the same chunks, and no unit is torn.
+    Two runs may not: on a local disk, the second run is refused while the first is running. A
+    bucket has no lock; there, both runs write the same chunks, and each unit stays consistent.
 
     Example:
         with RecordWriter(workdir, {"config": config}, fields, 1000, unit_size=32) as writer:
@@ -70,21 +70,21 @@ class RecordWriter:
         Args:
             workdir: the run's folder, created if missing.
             manifest: JSON values that describe the run. Its key "environment" (versions, start
-                time, devices) is informative: not compared, and kept as the first run wrote it.
+                time, devices) is not compared; the value of the first run is kept.
             fields: fields of an example.
             num_examples: length of the example axis.
             unit_size: number of examples computed and written together.
             host: index of this host.
             num_hosts: number of hosts of this run.
-            ids: ids of all examples; a new store keeps them as the coordinate `example`.
+            ids: ids of all examples; a new store contains them as the coordinate `example`.
             attributes: JSON values for readers, written when a store is created.
-            informative: as in `claim_folder`.
+            informative: paths of values that are not compared, as in `claim_folder`.
 
         Raises:
             ManifestMismatchError: the folder contains a run with another manifest or other fields.
-            RecordsError: the folder is not that of a run, or another run writes to it.
-            ValueError: an argument is unusable.
-            OSError: the folder cannot be made or written.
+            RecordsError: the folder does not belong to a run, or another run is writing to it.
+            ValueError: an argument is invalid.
+            OSError: the folder cannot be created or written.
         """
         if not 0 <= host < num_hosts:
             raise ValueError(f"host must be in [0, {num_hosts}), got {host}")
@@ -115,7 +115,7 @@ class RecordWriter:
     def missing_units(self) -> list[int]:
         """Returns the units of this host that are absent, in order.
 
-        It checks all chunks of the complete units; damaged units become absent.
+        All chunks of the complete units are checked; damaged units become absent.
         """
         done = _find_complete(self._arrays, self._layout)
         owned = range(self._host, self._layout.num_units, self._num_hosts)
@@ -146,7 +146,8 @@ class RecordWriter:
         Raises:
             ValueError: a field is missing, unknown or of another shape or dtype, or the unit is
                 complete already, or belongs to another host. Nothing has been written.
-            OSError: the disk is full, or gone. The unit is absent; all others are safe.
+            OSError: the disk is full or unavailable. The unit is absent; all other units are
+                intact.
         """
         start, stop = self._layout.unit_range(unit)
         checked = self._layout.check(values, stop - start)
@@ -181,7 +182,7 @@ class RecordWriter:
 
 
 class RecordReader:
-    """Reads a run's results, also while the run is still writing them.
+    """Reader of a run's results, also while the run is still writing them.
 
     Attributes:
         location: the folder, as it was given.
@@ -210,13 +211,13 @@ class RecordReader:
 
     @property
     def complete(self) -> np.ndarray:
-        """Which examples are computed by now, bool `[num_examples]`."""
+        """Marks of the examples computed so far, bool `[num_examples]`."""
         units = _find_complete(self._arrays, self._layout)
         return np.repeat(units, self._layout.unit_size)[: self.num_examples]
 
     @property
     def complete_units(self) -> list[int]:
-        """The units computed by now, in order."""
+        """Indices of the units computed so far, in order."""
         return np.flatnonzero(_find_complete(self._arrays, self._layout)).tolist()
 
     @property
@@ -228,7 +229,7 @@ class RecordReader:
         """Reads every chunk of every complete unit.
 
         Yields:
-            Each complete unit, with its problems by field name; none if it is sound.
+            Each complete unit, with its problems by field name; no problems if it is intact.
         """
         return find_damage(self._storage, self._layout, self.complete_units)
 
@@ -240,12 +241,12 @@ class RecordReader:
         """Returns the examples `[start:stop]` of a field.
 
         Args:
-            name: a field of the run.
+            name: name of the field.
             start: first example, as in a Python slice.
-            stop: one past the last example, as in a Python slice.
+            stop: end of the range, exclusive, as in a Python slice.
 
         Returns:
-            `[stop - start, *field.shape]`; 0 or NaN where an example is not computed.
+            Values `[stop - start, *field.shape]`; 0 or NaN where an example is not computed.
 
         Raises:
             KeyError: the run has no such field.
@@ -265,7 +266,7 @@ class RecordReader:
             ) from error
 
     def ids(self, start: int | None = None, stop: int | None = None) -> list[str]:
-        """Returns the ids of the examples `[start:stop]`, '' where one is not computed."""
+        """Returns the ids of the examples `[start:stop]`, '' for examples that are not computed."""
         return decode_ids(self.read("id", start, stop))
 
 
@@ -275,7 +276,7 @@ def find_damage(
     """Reads all chunks of units, without a cache.
 
     Yields:
-        Each unit, with its problems by field name; none if it is sound.
+        Each unit, with its problems by field name; no problems if it is intact.
     """
     arrays = open_arrays(storage, layout, create=False, missing_is_an_error=True) if units else {}
     reading: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
@@ -300,7 +301,7 @@ def _wait(unit: int, futures: dict[str, Any]) -> tuple[int, dict[str, str]]:
 
 
 def _find_complete(arrays: Mapping[str, Any], layout: Layout) -> np.ndarray:
-    """Reads which units are complete, bool `[num_units]`."""
+    """Returns a mark for each complete unit, bool `[num_units]`."""
     marks, ranges = arrays[COMPLETE], [layout.unit_range(unit) for unit in range(layout.num_units)]
     try:
         return np.logical_and.reduceat(marks.read().result(), [start for start, _ in ranges])
