@@ -1,4 +1,4 @@
-"""Example sources and this host's batches of them, decoded ahead of the devices."""
+"""Sources of examples, and batches of them for this host, decoded ahead of the devices."""
 
 from cfx_jax.data.demo import demo_images
 from cfx_jax.data.digests import UNREADABLE

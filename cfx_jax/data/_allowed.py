@@ -1,4 +1,4 @@
-"""The pixels that a region may contain: a picture for all images, or one for each."""
+"""The pixels that a region may contain: one picture for all images, or one per image."""
 
 import dataclasses
 import pathlib
@@ -17,10 +17,10 @@ def add_allowed(source: Source, location: str) -> Source:
 
     Args:
         source: the examples.
-        location: a picture, or a folder with a picture for each id; suffixes may differ.
+        location: path of a picture, or of a folder with one picture per id; suffixes may differ.
 
     Raises:
-        ConfigError: there is no such picture or folder, or the folder lacks a picture.
+        ConfigError: the path does not exist, or the folder has no picture for an image.
     """
     path = pathlib.Path(location)
     if not path.exists():
@@ -38,7 +38,7 @@ def add_allowed(source: Source, location: str) -> Source:
 
 
 def _find_files(source: Source, folder: pathlib.Path) -> Callable[[int], pathlib.Path]:
-    """Returns a function from an index to the file in the folder that has the name of its id."""
+    """Returns a function from an index to the file in the folder that is named like its id."""
     files: dict[str, str] = {}
     for file in list_images(folder).images:
         if (other := files.setdefault(_stem(file), file)) != file:
@@ -57,7 +57,7 @@ def _find_files(source: Source, folder: pathlib.Path) -> Callable[[int], pathlib
 
 
 def _escaped(name: str) -> str:
-    # Two forms of a name look the same.
+    # Two Unicode forms of a name look the same.
     return ascii(name)[1:-1]
 
 

@@ -31,7 +31,7 @@ def open_npz(config: DataConfig, classes: Classes) -> Source:
         classes: classes that the labels refer to.
 
     Returns:
-        A `Source`; its ids are those of the file, or else the positions of the images in it.
+        A `Source`; its ids come from the file, or else are the positions of the images in it.
 
     Raises:
         ConfigError: the file cannot be read, or an array has an unexpected shape, type or range.
@@ -160,7 +160,7 @@ def _read_npz(
 
 def _may_be_labels(name: str) -> bool:
     words = re.findall("[^\\W_]+", name.casefold())
-    # Such an array describes the classes, not the images.
+    # An array with one of these words in its name describes the classes, not the images.
     if any(re.match("name|weight", word) for word in words):
         return False
     return words[:1] == ["y"] or any(

@@ -37,7 +37,7 @@ _UNKNOWN = {"nan", "na", "n/a", "<na>", "#n/a", "nat", "none", "null", "nil", "u
 
 
 def open_folder(config: DataConfig, classes: Classes) -> Source:
-    """Opens a folder of images, or a single image, and logs what is read and what is not.
+    """Opens a folder of images, or a single image, and logs the files that are read and ignored.
 
     Args:
         config: the `data` section; `path`, `split` and `class_folders` are read.
@@ -48,7 +48,7 @@ def open_folder(config: DataConfig, classes: Classes) -> Source:
         A `Source`; its ids are the paths of the files inside the folder.
 
     Raises:
-        ConfigError: there is no such folder, or its table or class folders cannot be used.
+        ConfigError: the folder does not exist, or its table or class folders cannot be used.
     """
     root = find_folder(config)
     table = _find_table(root)
@@ -268,7 +268,7 @@ def _take_split(rows: Sequence[Row], split: str, table: pathlib.Path) -> list[Ro
 
 
 def _locate(name: str, roots: set[str], there: set[str]) -> str:
-    """Returns the path, relative to the folder, of a file that a table lists, as `./a.png`."""
+    """Returns the path, relative to the folder, of a file that a table lists, such as `./a.png`."""
     path = posixpath.normpath(name)
     for root in roots:
         if path.startswith(root + os.sep):
@@ -309,7 +309,7 @@ def _read_labels(rows: Sequence[Row], classes: Classes) -> list[int | str]:
 
 
 def _read_label(row: Row, classes: Classes) -> int | str:
-    # Where some are missing, pandas writes whole numbers as 3.0.
+    # If some labels are missing, pandas writes whole numbers as 3.0.
     text = re.sub(r"^(-?[0-9]+)\.0+$", r"\1", row.label)
     if text in ("", str(UNKNOWN_LABEL)):
         return UNKNOWN_LABEL
@@ -330,7 +330,7 @@ def _read_label(row: Row, classes: Classes) -> int | str:
 
 
 def _name_rows(rows: Sequence[Row], files: Sequence[str], labels: Sequence[int | str]) -> list[str]:
-    """Returns an id for each row: its file, and its label where the file has several."""
+    """Returns one id per row: its file, with its label if the file has several labels."""
     labels_of: dict[str, set[int | str]] = {}
     for row, file, label in zip(rows, files, labels, strict=True):
         known = labels_of.setdefault(file, set())

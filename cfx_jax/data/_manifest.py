@@ -29,7 +29,7 @@ _OTHER_KINDS = {
 # Accepted names of each column, without case, spaces and punctuation; also those of Hugging Face.
 _COLUMNS = {"file": "file", "filename": "file", "label": "label", "boxes": "boxes",
             "split": "split"}  # fmt: skip
-# Similar names: an error, because such a column may be one of ours, or something else.
+# Similar names are an error, because such a column may be one of ours or something else.
 _ALIKE: dict[str, set[str]] = {
     "file": {"path", "image", "img", "name", "id"},
     "label": {"class", "classes", "target", "category", "y", "truth", "groundtruth", "synset",
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def read_manifest(path: pathlib.Path) -> list[Row]:
-    """Reads a table in UTF-8, whatever its delimiter and the spelling of its columns.
+    """Reads a table in UTF-8, with any delimiter and any spelling of its column names.
 
     Args:
         path: path of the table. Columns other than `file` (or `file_name`), `label`, `boxes` and
@@ -74,7 +74,7 @@ def read_manifest(path: pathlib.Path) -> list[Row]:
 
     Raises:
         ConfigError: the file is not UTF-8 text or not a table, has no column `file`, has a column
-            whose name is similar to one of ours, or a row does not fit the columns.
+            whose name is similar to a known name, or a row does not fit the columns.
     """
     text = _read_text(path)
     if not text.strip():
@@ -123,10 +123,10 @@ def _read_text(path: pathlib.Path) -> str:
 def _split_cells(
     path: pathlib.Path, text: str
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Returns the names of the columns, and line number and cells of each row.
+    """Returns the column names, and the line number and cells of each row.
 
-    The delimiter comes from a first line such as `sep=;`, as Excel writes it, or else it is the one
-    with which the header has most of our columns.
+    The delimiter is read from a first line such as `sep=;`, which Excel writes. Otherwise it is the
+    delimiter with which the header has most of our columns.
     """
     separator = re.match(r"sep=(.)(?=[\r\n])", text, re.IGNORECASE)
     text = text[separator.end() :] if separator else text
@@ -134,7 +134,7 @@ def _split_cells(
     def num_known(delimiter: str) -> int:
         try:
             _, names = next(_read_rows(path, text, delimiter), (0, []))
-        except ConfigError:  # With this delimiter a quoted cell does not end.
+        except ConfigError:  # With this delimiter, a quoted cell does not end.
             return -1
         return len({_COLUMNS.get(_fold(name)) for name in names} - {None})
 
@@ -204,7 +204,7 @@ def _near_column(name: str) -> str | None:
     for column, others in _ALIKE.items():
         if name in others or column in name:
             return column
-    # `class_id`, `target_name`.
+    # Names such as `class_id` and `target_name`.
     for column, others in _ALIKE.items():
         if any(len(other) > 2 and name.startswith(other) for other in others):
             return column

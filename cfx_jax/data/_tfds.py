@@ -18,7 +18,7 @@ from cfx_jax.data.source import UNKNOWN_LABEL, Source, no_boxes
 
 _logger = logging.getLogger(__name__)
 
-# Records kept in memory: more than the threads that read them.
+# Number of records kept in memory, more than there are threads that read them.
 _MAX_KEPT = 64
 
 
@@ -30,7 +30,7 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
         classes: classes that the names of its labels refer to.
 
     Returns:
-        A `Source`; its ids name the dataset, its version, the split and the number in the split.
+        A `Source`; each id consists of dataset, version, split and number in the split.
 
     Raises:
         ConfigError: the dataset is missing or damaged; the message explains how to prepare it.
@@ -50,14 +50,14 @@ def open_tfds(config: DataConfig, classes: Classes) -> Source:
             f"{', '.join(builder.info.features)}"
         )
     version = builder.info.full_name
-    # Numbered in the whole split, so that a slice of it has the same ids.
+    # Number the examples in the whole split, so that a slice of it has the same ids.
     ids = [
         f"{version}/{part.splitname}/{index}"
         for part in parts
         for index in range(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
     ]
     features = _read_features(builder.info.features)
-    # Images stay undecoded: we decode them, so that a broken one fails only its own example.
+    # Do not decode images here, so that a damaged image fails only its own example.
     decoders = {"image": tfds.decode.SkipDecoding()}
 
     # Successive calls for one example read its record only once.

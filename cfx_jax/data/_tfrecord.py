@@ -24,13 +24,13 @@ class TFRecordError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file and which of its records to take: `take` of them after the first `skip`.
+    """A file and a range of its records: `take` records after the first `skip`.
 
     Attributes:
         path: path of the file, on a local disk.
         num_records: number of records that the file should contain.
-        skip: at least 0.
-        take: at most `num_records - skip`.
+        skip: number of records to skip, at least 0.
+        take: number of records to take, at most `num_records - skip`.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Shard:
 
 
 class TFRecords:
-    """The records of several files by number, from any thread."""
+    """Thread-safe access, by number, to the records of several files."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         """Finds the position of each record; reads only the headers.
@@ -65,8 +65,8 @@ class TFRecords:
     def __getitem__(self, index: int) -> bytes:
         """Reads a record.
 
-        The checksum of its bytes is not verified: in Python that takes longer than decoding the
-        image in them, and the decoder notices damage, too.
+        The checksum of the bytes is not verified: in Python this takes longer than decoding the
+        image, and the decoder detects damage too.
 
         Raises:
             TFRecordError: the file has become shorter.
@@ -74,8 +74,8 @@ class TFRecords:
         """
         offset, length = map(int, self._spans[index])
         path = self._paths[self._path_of[index]]
-        # Opened each time: threads share no position, and a dataset may have more files than a
-        # process may keep open.
+        # Open the file each time: threads share no position, and a dataset may have more files than
+        # a process may keep open.
         with open(path, "rb") as file:
             file.seek(offset)
             record = file.read(length)
@@ -85,7 +85,7 @@ class TFRecords:
 
 
 def _find_records(shard: Shard) -> np.ndarray:
-    """Returns offset and length of the bytes of each record taken, int64 `[take, 2]`."""
+    """Returns the offset and length of the bytes of each record taken, int64 `[take, 2]`."""
     spans, offset = [], 0
     with open(shard.path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,7 +1,7 @@
-"""Black and white of pictures with more than 8 bits, from the header of the file.
+"""Finds black and white of pictures with more than 8 bits in the header of the file.
 
-The mode that Pillow decodes to does not determine them: 12-bit TIFF files become 16-bit greys
-without scaling, and files of 16 bits whose 0 is white are not inverted. Pictures whose pixels
+The mode that Pillow decodes to does not determine them: it decodes 12-bit TIFF files to 16-bit
+greys without scaling, and does not invert 16-bit files whose 0 is white. Pictures whose pixels
 Pillow decodes wrongly are refused.
 """
 
@@ -20,7 +20,7 @@ _JPEG2000_HEAD = 2**20
 
 
 class GreyScale(NamedTuple):
-    """The values of black and white in a decoded picture; white may be the smaller one.
+    """The values of black and white in a decoded picture; white may be the smaller value.
 
     Attributes:
         black: value of black.
@@ -42,7 +42,7 @@ class GreyScale(NamedTuple):
 
 
 def find_scale(image: Image.Image, white: int | None = None) -> GreyScale | None:
-    """Finds black and white of an opened picture in the header of its file.
+    """Returns the values of black and white of an opened picture, from the header of its file.
 
     Args:
         image: opened image, not yet decoded.
@@ -54,9 +54,9 @@ def find_scale(image: Image.Image, white: int | None = None) -> GreyScale | None
         bits.
 
     Raises:
-        ValueError: the value of white is unknown: values are floats, signed or 32-bit integers, or
-            `white` is given for a picture of 16-bit colours, of which Pillow reads 8 bits. Or
-            Pillow decodes the pixels wrongly.
+        ValueError: the value of white is unknown, or Pillow decodes the pixels wrongly. White is
+            unknown if values are floats, signed or 32-bit integers, or if `white` is given for a
+            picture of 16-bit colours, of which Pillow reads 8 bits.
     """
     _refuse_wrongly_decoded(image)
     if image.format == "PPM" and image.mode == "I":
@@ -89,7 +89,7 @@ def find_scale(image: Image.Image, white: int | None = None) -> GreyScale | None
 
 
 def largest_of_16_bits(image: Image.Image) -> int:
-    """Decodes an opened picture and returns its largest value of 16 bits; 0 for other depths."""
+    """Decodes an opened picture and returns its largest 16-bit value; 0 for other depths."""
     if has_16_bit_colours(image):
         if image.format == "PPM" and _ppm_maximum(image) != _MAX:
             return 0
@@ -113,7 +113,7 @@ def has_16_bit_colours(image: Image.Image) -> bool:
 
 
 def scale_transparency(image: Image.Image) -> None:
-    """Scales the transparent colour of an opened PNG picture like the decoder its pixels.
+    """Scales the transparent colour of an opened PNG picture in the same way as its pixels.
 
     Pillow reads the colour as it is stored, but scales greys of 2 and 4 bits up to 8 bits, and
     colours of 16 bits down to 8.
@@ -160,7 +160,7 @@ def _refuse_wrongly_decoded(image: Image.Image) -> None:
 
 
 def _ppm_maximum(image: Image.Image) -> int:
-    # The decoder of other maxima than 65535 gets the maximum as its last argument.
+    # Unless the maximum is 65535, it is the last argument of Pillow's decoder.
     tile: Any = getattr(image, "tile", None)
     arguments = tile[0].args
     return int(arguments[-1]) if isinstance(arguments, tuple) else _MAX

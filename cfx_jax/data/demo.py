@@ -9,7 +9,7 @@ from cfx_jax.data.sources import open_source
 def demo_images(size: int = 224) -> tuple[np.ndarray, np.ndarray]:
     """Returns the three pictures of the demo: a cup of espresso, a motorcycle and a traffic light.
 
-    Two are photographs of scikit-image, the traffic light is drawn.
+    Two of them are photographs of scikit-image; the traffic light is drawn.
 
     Args:
         size: height and width of the images, in pixels.

@@ -12,13 +12,13 @@ _BLOCK = 16 * 1024
 
 
 def digest(*parts: bytes) -> int:
-    """Digests bytes.
+    """Computes the digest of bytes.
 
     Args:
         parts: bytes to digest, as if they were concatenated.
 
     Returns:
-        1 to 2**64 - 1.
+        Digest, 1 to 2**64 - 1.
     """
     content = hashlib.blake2b(digest_size=8)
     for part in parts:
@@ -27,21 +27,22 @@ def digest(*parts: bytes) -> int:
 
 
 def digest_array(array: np.ndarray) -> int:
-    """Digests the values of an array, with its type and shape."""
+    """Computes the digest of the values, type and shape of an array."""
     return digest(f"{array.dtype.str} {array.shape}".encode(), array.tobytes())
 
 
 def digest_file(path: str | os.PathLike[str]) -> int:
-    """Digests the size of a file and its first, middle and last 16 KiB, in about 20 microseconds.
+    """Computes the digest of a file's size and of its first, middle and last 16 KiB.
 
-    Any change of a compressed image moves or changes what comes after it. In a file of more than
-    48 KiB without compression, a change of a few pixels may go unseen.
+    This takes about 20 microseconds. Any change of a compressed image moves or changes the bytes
+    after it. In an uncompressed file of more than 48 KiB, a change of a few pixels may remain
+    undetected.
 
     Args:
         path: path of the file, on a local disk.
 
     Returns:
-        1 to 2**64 - 1; `UNREADABLE` if the file cannot be read.
+        Digest, 1 to 2**64 - 1; `UNREADABLE` if the file cannot be read.
     """
     try:
         # Opening a pipe would wait for ever.

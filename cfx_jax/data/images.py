@@ -37,17 +37,17 @@ _TURNS = {
 
 
 class Resize(NamedTuple):
-    """How to resize an image; functions that accept a rule alone use the other defaults.
+    """Options for resizing an image; a function that accepts only a rule uses the other defaults.
 
     `cover` keeps the aspect ratio: it scales the image until it covers the size in both directions,
-    and cuts out the centre. `crop` does the same but scales by another `1 / crop`. `stretch`
-    scales the whole image to the size, whatever its aspect ratio.
+    and cuts out the centre. `crop` does the same after scaling by a further `1 / crop`. `stretch`
+    scales the whole image to the size and ignores its aspect ratio.
 
     Attributes:
-        rule: `crop`, `cover` or `stretch`.
+        rule: name of the rule, `crop`, `cover` or `stretch`.
         crop: share of the scaled side that the rule `crop` keeps; the published protocol resizes
             the short side to 256 and cuts out 224.
-        interpolation: one of `cfx_jax.classifiers.INTERPOLATIONS`.
+        interpolation: name of the interpolation, one of `cfx_jax.classifiers.INTERPOLATIONS`.
     """
 
     rule: str = "crop"
@@ -56,11 +56,11 @@ class Resize(NamedTuple):
 
 
 class UnreadableImageError(ValueError):
-    """An image cannot be decoded; its example gets a status, and the run continues."""
+    """Error for an image that cannot be decoded; its example gets a status, and the run goes on."""
 
 
 class _Silence:
-    """Ignores Pillow's warnings while any thread is inside.
+    """Context manager that ignores Pillow's warnings while any thread is inside.
 
     `warnings.catch_warnings` alone is not thread-safe: on exit, a thread may restore the filters
     that another thread has set.
@@ -96,7 +96,7 @@ def reading(name: str) -> Iterator[None]:
         name: name of the image, for messages.
 
     Raises:
-        UnreadableImageError: anything was raised inside.
+        UnreadableImageError: an error was raised inside the block.
     """
     try:
         # Pillow warns of images that it can still read: odd metadata, sizes within our limit.
@@ -124,7 +124,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     try:
         return Image.open(path)
     except Image.DecompressionBombError:
-        # Pillow refuses so many pixels, but we decode a large JPEG at a smaller scale.
+        # Pillow refuses this number of pixels, but we decode a large JPEG at a smaller scale.
         with contextlib.suppress(SyntaxError):
             return JpegImagePlugin.JpegImageFile(path)
         raise
@@ -147,7 +147,7 @@ def to_rgb(image: Image.Image, white: int | None = None) -> Image.Image:
     Raises:
         ValueError: there are too many pixels, the value of white is unknown (see `find_scale`), or
             all pixels are transparent; the header is checked before pixels are decoded.
-        Exception: of any type, if the pixels are damaged. Call it inside `reading`.
+        Exception: the pixels are damaged; its type varies, so call this function inside `reading`.
     """
     _limit_pixels(image)
     scale = find_scale(image, white)
@@ -161,7 +161,7 @@ def to_rgb(image: Image.Image, white: int | None = None) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         if layer.getchannel("A").getbbox() is None:
-            # Only white would be left; the colours below may still be the picture.
+            # Only white would remain, although the colours below may be the picture.
             raise ValueError("all its pixels are transparent; save it without an alpha channel")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
@@ -169,7 +169,7 @@ def to_rgb(image: Image.Image, white: int | None = None) -> Image.Image:
 
 
 def _limit_pixels(image: Image.Image) -> None:
-    """Makes Pillow decode a JPEG of too many pixels at a half, a quarter or an eighth."""
+    """Makes Pillow decode a JPEG with too many pixels at a half, a quarter or an eighth."""
     width, height = image.size
     if width * height > _MAX_PIXELS:
         fits = [d for d in (2, 4) if math.ceil(width / d) * math.ceil(height / d) <= _MAX_PIXELS]
@@ -188,14 +188,15 @@ def to_grey(image: Image.Image) -> Image.Image:
 
 
 def to_floats(pixels: Array) -> Array:
-    """Scales 8-bit pixels to [0, 1], on the host or, as JAX arrays, on the device they are on.
+    """Scales 8-bit pixels to [0, 1], on the host or, for JAX arrays, on their device.
 
     Args:
-        pixels: uint8, of any shape.
+        pixels: pixel values of any shape, uint8.
 
     Returns:
-        float32 `pixels / 255`, correctly rounded. (Compilers replace a division by a constant by a
-        multiplication with its rounded reciprocal, which changes the last bit of half the values.)
+        float32 `pixels / 255`, correctly rounded. (Compilers replace the division by a constant
+        with a multiplication by its rounded reciprocal, which changes the last bit of half the
+        values.)
 
     Raises:
         ValueError: the pixels are not uint8.
@@ -210,11 +211,11 @@ def fit(image: Image.Image, size: tuple[int, int], resize: str | Resize) -> np.n
 
     Args:
         image: image of mode RGB or L.
-        size: `(H, W)` to return.
+        size: size of the result, `(H, W)`.
         resize: a `Resize`, or its rule alone.
 
     Returns:
-        uint8 `[H, W, C]`, C = 3 for RGB or 1 for L.
+        Pixels, uint8 `[H, W, C]`, C = 3 for RGB or 1 for L.
 
     Raises:
         ValueError: the rule is unknown.
@@ -236,13 +237,13 @@ def fit_boxes(
     Boxes are not clamped: parts that `fit` cuts off lie outside of `0 0 W H`.
 
     Args:
-        boxes: `[k, 4]`, `x0 y0 x1 y1` in pixels of the upright image.
-        image_size: `(H, W)` of that image.
-        size: `(H, W)` of the fitted image.
-        resize: as in `fit`.
+        boxes: boxes, `[k, 4]`, `x0 y0 x1 y1` in pixels of the upright image.
+        image_size: size of the upright image, `(H, W)`.
+        size: size of the fitted image, `(H, W)`.
+        resize: a `Resize`, or its rule alone.
 
     Returns:
-        float32 `[k, 4]` in pixels of the fitted image.
+        Boxes, float32 `[k, 4]`, in pixels of the fitted image.
 
     Raises:
         ValueError: the boxes have another shape, or the rule is unknown.
@@ -262,17 +263,18 @@ def upright_boxes(fractions: np.ndarray, image: Image.Image) -> np.ndarray:
     """Converts relative boxes of the stored pixels to pixels of the upright image.
 
     Args:
-        fractions: `[k, 4]`, `x0 y0 x1 y1` as fractions of width and height, before EXIF rotation.
+        fractions: boxes, `[k, 4]`, `x0 y0 x1 y1` as fractions of width and height, before EXIF
+            rotation.
         image: opened image; it need not be decoded.
 
     Returns:
-        float32 `[k, 4]` in pixels of the upright image.
+        Boxes, float32 `[k, 4]`, in pixels of the upright image.
     """
     orientation = 1
-    with contextlib.suppress(Exception):  # As `to_rgb` does with damaged metadata.
+    with contextlib.suppress(Exception):  # `to_rgb` ignores damaged metadata, too.
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     is_swapped, is_x_reversed, is_y_reversed = _TURNS.get(orientation, (False, False, False))
-    # Pillow turns the size of a TIFF file already when it is opened.
+    # Pillow already swaps the size of a TIFF file when it opens it.
     tags = getattr(image, "tag_v2", {})
     stored_width = tags.get(TiffImagePlugin.IMAGEWIDTH, image.width)
     stored_height = tags.get(TiffImagePlugin.IMAGELENGTH, image.height)

@@ -59,10 +59,11 @@ class Classes:
         Names are compared without regard to case; `_` equals a space.
 
         Args:
-            text: `281`, `n02123045`, `n02123045-tabby`, `tabby, tabby cat` or `tabby_cat`.
+            text: number, synset or name, such as `281`, `n02123045`, `n02123045-tabby`,
+                `tabby, tabby cat` or `tabby_cat`.
 
         Raises:
-            ValueError: it is ambiguous, or the number of a class that does not exist.
+            ValueError: the text is ambiguous, or is the number of a class that does not exist.
         """
         named = self._named(text)
         if _NUMBER.fullmatch(text):
@@ -82,13 +83,13 @@ class Classes:
         if named:
             return named[0]
         synset = _SYNSET.fullmatch(text)
-        # Networks with 1,000 classes are assumed to have the order of ImageNet, whatever the names.
+        # Networks with 1,000 classes are assumed to have the order of ImageNet for any names.
         if synset and self.count in (None, _NUM_IMAGENET):
             return _synsets().get(synset[1].lower())
         return None
 
     def explain_unknown(self, text: str) -> str:
-        """Returns an error message for a text that is no class, with an example of a valid one."""
+        """Returns an error message for a text that is not a class, with an example of a class."""
         if not self.names:
             known = "no class is known by a name" if self.count is None else self._range()
             return (
@@ -105,7 +106,7 @@ class Classes:
     def number(self, names: Sequence[str], where: str) -> list[int]:
         """Maps the class names of a dataset to class numbers, and logs the mapping.
 
-        Each name is looked up with `find`. If none is found, the names are assumed to be all
+        Each name is looked up with `find`. If no name is found, the names are assumed to be all
         classes in their order.
 
         Args:
@@ -113,11 +114,11 @@ class Classes:
             where: name of the dataset, for messages.
 
         Returns:
-            The class of each.
+            Class number of each name.
 
         Raises:
-            ConfigError: only some are found, one is ambiguous, two refer to the same class, or
-                none is found and their number is not that of the classifier.
+            ConfigError: only some names are found, a name is ambiguous, two names refer to the same
+                class, or none is found and their number differs from that of the classifier.
         """
         try:
             numbers = [self.find(name) for name in names]
@@ -187,7 +188,7 @@ class Classes:
         return "classes" if self.count is None else f"classes 0 to {self.count - 1}"
 
     def _named(self, text: str) -> tuple[int, ...]:
-        """Returns the classes with this name or synonym; a single one if it is the exact name."""
+        """Returns the classes with this name or synonym; only one if it is the exact name."""
         numbers = self._index.get(_fold(text), ())
         if len(numbers) > 1:
             whole = tuple(number for number in numbers if self.names[number] == text)
@@ -210,7 +211,7 @@ def find_class(text: str, classifier: Classifier, num_classes: int) -> int:
     Args:
         text: Name, number or ImageNet synset of the class.
         classifier: Classifier whose class names are searched.
-        num_classes: Number of its classes.
+        num_classes: Number of classes of the classifier.
 
     Raises:
         ConfigError: no class, or more than one, has this name or number.

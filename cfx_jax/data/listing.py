@@ -1,4 +1,4 @@
-"""Lists the images of a folder, and counts the files that are not read, with the reason."""
+"""Lists the images of a folder, and counts the files that are not read, by reason."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ class Listing:
 
     Attributes:
         images: paths relative to the folder, sorted by name.
-        not_read: kind of other file -> number of files of this kind.
+        not_read: number of other files by their kind.
         tables: paths, relative to the folder, of files that may be tables of images.
     """
 
@@ -88,21 +88,21 @@ def is_run(path: pathlib.Path) -> bool:
 
 
 def match_forms(names: Iterable[str], there: Collection[str], where: str) -> dict[str, str]:
-    """Finds the files of names that have another Unicode form than the names.
+    """Finds files whose names differ from the given names only in their Unicode form.
 
     File systems and archives of macOS decompose letters (NFD), most other programs compose them
-    (NFC): the name looks the same, and the file is not found.
+    (NFC). Both forms look the same, but the file is not found under the other form.
 
     Args:
         names: names to find.
         there: names of the files that exist.
-        where: place of the names, for messages.
+        where: source of the names, for messages.
 
     Returns:
-        Name -> name of its file, of each name that differs from it in nothing but the form.
+        For each name that differs from its file's name only in the form, the name of the file.
 
     Raises:
-        ConfigError: two files have a name of the same form.
+        ConfigError: two files have names that differ only in the form.
     """
     missing = set(names).difference(there)
     files: dict[str, set[str]] = {}
@@ -119,7 +119,7 @@ def match_forms(names: Iterable[str], there: Collection[str], where: str) -> dic
 
 
 def describe_not_read(not_read: collections.Counter[str]) -> str:
-    """Describes how many files are not read, and of which kinds."""
+    """Describes the number of files that are not read, and their kinds."""
     not_read = +not_read
     most = not_read.most_common(_NUM_SHOWN)
     kinds = [f"{count} {kind}" for kind, count in most]
@@ -140,7 +140,7 @@ def _walk(
     # Links come last: a target inside the root is listed under its own name.
     waiting = collections.deque([root])
     while waiting:
-        # Unlike `rglob`, `os.walk` needs no access to the disk to tell files from folders.
+        # Unlike `rglob`, `os.walk` needs no access to the disk to distinguish files from folders.
         for path, folders, names in os.walk(waiting.popleft(), onerror=note):
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:

@@ -11,9 +11,9 @@ import numpy as np
 from cfx_jax.data.images import Resize, UnreadableImageError
 from cfx_jax.data.source import Source
 
-# While a unit is explained, the next one waits, and the one after it is decoded.
+# While a unit is explained, the next unit waits, and the unit after it is decoded.
 _UNITS_AHEAD = 2
-# Label, digest, the image or a message why it is unreadable, and the allowed pixels.
+# Label, digest, the image or the reason why it is unreadable, and the allowed pixels.
 _Loaded = tuple[int, int, np.ndarray | str, np.ndarray | None]
 
 
@@ -24,13 +24,13 @@ class Examples:
     Attributes:
         unit: index of the unit.
         ids: ids of all n examples.
-        labels: int32 `[n]`, `UNKNOWN_LABEL` where there is none.
-        targets: int32 `[n]`, classes to explain; values below 0 are ranks, see `Source.target`.
-        digests: uint64 `[n]`, digests of the content, see `Source.digest`.
-        pixels: uint8 `[m, H, W, C]`, images of the readable examples.
-        readable: int `[m]`, rows of the readable examples.
+        labels: class of each example, int32 `[n]`; `UNKNOWN_LABEL` if it is unknown.
+        targets: classes to explain, int32 `[n]`; values below 0 are ranks, see `Source.target`.
+        digests: digests of the content, uint64 `[n]`, see `Source.digest`.
+        pixels: images of the readable examples, uint8 `[m, H, W, C]`.
+        readable: rows of the readable examples, int `[m]`.
         problems: one message for each unreadable example.
-        allowed: bool `[m, H, W]`, pixels that the regions may contain; None = all.
+        allowed: pixels that the regions may contain, bool `[m, H, W]`; None = all.
     """
 
     unit: int
@@ -45,7 +45,7 @@ class Examples:
 
     @property
     def identities(self) -> np.ndarray:
-        """uint32 `[m]`, checksum of the id of each readable example, whatever its position."""
+        """Checksums of the ids of the readable examples, uint32 `[m]`, independent of position."""
         checksums = [zlib.crc32(self.ids[row].encode()) for row in self.readable]
         return np.asarray(checksums, np.uint32)
 
@@ -64,8 +64,8 @@ def load_units(
     Args:
         source: the examples.
         units: pairs of the index of a unit and the range of its examples.
-        shape: `(H, W, C)` of the images, C = 3 for RGB or 1 for grey.
-        resize: as in `Source.load`.
+        shape: shape of the images, `(H, W, C)`, C = 3 for RGB or 1 for grey.
+        resize: resizing rule, as in `Source.load`.
 
     Yields:
         `Examples` of each unit.

@@ -18,22 +18,22 @@ def check_output_folder(
     *,
     is_of_run: bool = False,
 ) -> None:
-    """Checks that results are not written into the folder of the images, nor around it.
+    """Checks that results are not written into the folder of the images, nor into a parent of it.
 
-    Pictures of results would be read as images by the next command, and whoever deletes a folder of
-    results would delete the images in it. Two cases are harmless, because those pictures are never
+    The next command would read pictures of results as images, and deleting a folder of results
+    would delete the images in it. Two cases are allowed, because the pictures in them are never
     read: the folder of a run inside the folder of the images, which every listing skips; and, if
-    the config names its images one by one, any folder that contains none of them.
+    the config names its images individually, any folder that contains none of them.
 
     Args:
         config: the `data` section.
         output: folder to write to; an address in a bucket is always accepted.
         option: option that gives the folder, for the message.
-        is_of_run: whether it becomes the folder of a run, which listings skip.
+        is_of_run: whether `output` is the folder of a run, which listings skip.
 
     Raises:
-        ConfigError: the folder is, contains or lies inside the folder of the images, through
-            symbolic links, too.
+        ConfigError: the folder is, contains or is inside the folder of the images; symbolic links
+            are followed.
     """
     location = Storage(output).root
     if config.source != "folder" or not os.path.exists(config.path) or location is None:
@@ -57,12 +57,12 @@ def check_output_folder(
 def check_output_folder_of_run(
     manifest: Mapping[str, Any], output: str | os.PathLike[str], option: str
 ) -> None:
-    """Does the same as `check_output_folder` for the images of a run.
+    """Checks, like `check_output_folder`, that results are not mixed with the images of a run.
 
     Args:
         manifest: manifest of the run.
-        output: as in `check_output_folder`.
-        option: as in `check_output_folder`.
+        output: folder to write to, as in `check_output_folder`.
+        option: option that gives the folder, as in `check_output_folder`.
 
     Raises:
         ConfigError: as in `check_output_folder`.
@@ -76,12 +76,12 @@ def check_output_folder_of_run(
 def _find_problem(
     config: DataConfig, read: pathlib.Path, written: pathlib.Path, is_of_run: bool
 ) -> str:
-    """Returns why a folder inside the folder of the images is not skipped, or ""."""
+    """Returns the reason why a folder inside the folder of the images would be read, or ""."""
     above = [path for path in written.parents if path.is_relative_to(read) and path != read]
     if is_run(written) or any(map(is_run, above)):
         return ""
-    # With class folders, only runs directly in the folder are no classes.
+    # With class folders, listings skip only runs that are directly in the folder.
     if not is_of_run or (config.class_folders and above):
         return "lies inside the folder of the images"
-    # As the folder of a run, these would no longer be read.
+    # Listings would skip these images once this is the folder of a run.
     return "contains images" if written.is_dir() and list_images(written).images else ""

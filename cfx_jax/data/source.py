@@ -22,18 +22,19 @@ class Source:
 
     Attributes:
         name: name of the data in reports.
-        ids: unique id of each example.
-        label: index -> class index, `UNKNOWN_LABEL` where the data have none.
+        ids: unique ids, one per example.
+        label: index -> class index, `UNKNOWN_LABEL` if the data have no label.
         boxes: index -> boxes around the object, float32 `[k, 4]`, `x0 y0 x1 y1` in pixels of the
-            image that `decode` returns; k = 0 where the data have none. Raises
+            image that `decode` returns; k = 0 if the data have no box. Raises
             `UnreadableImageError` if it needs the size of the image and cannot read it.
         open_image: index -> undecoded PIL image.
         open_allowed: index -> undecoded PIL image of the pixels that a region may contain, white;
             None = all pixels.
         target: index -> class to explain; a value below 0 is a rank, -1 = the most likely class.
             None takes `label`, so an unknown label (-1) means the most likely class.
-        digest: index -> 64-bit digest of what `open_image` reads, which detects changed content
-            under the same id, see `cfx_jax.data.digests`; `UNREADABLE` if it cannot be read.
+        digest: index -> 64-bit digest of the data that `open_image` reads, which detects changed
+            content under the same id, see `cfx_jax.data.digests`; `UNREADABLE` if it cannot be
+            read.
         white: value of white in grey images of more than 8 bits; None = the largest value of the
             depth of each file.
     """
@@ -57,7 +58,7 @@ class Source:
         return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
 
     def content(self, index: int) -> int:
-        """Digests one example: its image, label and boxes.
+        """Computes the digest of one example: its image, label and boxes.
 
         Args:
             index: position in `ids`.
@@ -74,15 +75,15 @@ class Source:
         return digest(f"{image} {self.label(index)} {boxes.tolist()}".encode())
 
     def load(self, index: int, size: tuple[int, int], resize: str | images.Resize) -> np.ndarray:
-        """Decodes and resizes one example, as the functions of `cfx_jax` expect it.
+        """Decodes and resizes one example to floats, the input of the functions of `cfx_jax`.
 
         Args:
             index: position in `ids`.
-            size: `(H, W)` to return.
-            resize: `crop`, `cover` or `stretch`, or a `cfx_jax.data.Resize` with more options.
+            size: size of the result, `(H, W)`.
+            resize: rule `crop`, `cover` or `stretch`, or a `cfx_jax.data.Resize` with more options.
 
         Returns:
-            float32 `[H, W, 3]` in [0, 1].
+            Image, float32 `[H, W, 3]` in [0, 1].
 
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
@@ -96,11 +97,11 @@ class Source:
 
         Args:
             index: position in `ids`.
-            shape: `(H, W, C)` to return, C = 3 for RGB or 1 for grey.
-            resize: as in `load`.
+            shape: shape of the result, `(H, W, C)`, C = 3 for RGB or 1 for grey.
+            resize: resizing rule, as in `load`.
 
         Returns:
-            uint8 `[H, W, C]`.
+            Image, uint8 `[H, W, C]`.
 
         Raises:
             UnreadableImageError: the bytes are not an image that can be decoded.
@@ -112,11 +113,11 @@ class Source:
 
         Args:
             index: position in `ids`.
-            size: `(H, W)` of the loaded image.
-            resize: as in `load`.
+            size: size of the loaded image, `(H, W)`.
+            resize: resizing rule, as in `load`.
 
         Returns:
-            bool `[H, W]`; True where the picture is white, or lighter than mid-grey.
+            Allowed pixels, bool `[H, W]`; True where the picture is lighter than mid-grey.
 
         Raises:
             UnreadableImageError: the picture cannot be decoded, has transparent pixels, or has
@@ -143,15 +144,15 @@ class Source:
     def fitted_boxes(
         self, index: int, size: tuple[int, int], resize: str | images.Resize
     ) -> np.ndarray:
-        """Returns the boxes of one example in the loaded image; decodes nothing.
+        """Returns the boxes of one example in the loaded image, without decoding it.
 
         Args:
             index: position in `ids`.
-            size: `(H, W)` of the loaded image.
-            resize: as in `load`.
+            size: size of the loaded image, `(H, W)`.
+            resize: resizing rule, as in `load`.
 
         Returns:
-            float32 `[k, 4]` in pixels of the loaded image, not clamped to it.
+            Boxes, float32 `[k, 4]`, in pixels of the loaded image, not clamped to it.
 
         Raises:
             UnreadableImageError: the bytes are not an image.
@@ -168,7 +169,7 @@ class Source:
 
         Args:
             index: position in `ids`.
-            channels: 3 for RGB or 1 for grey.
+            channels: number of channels, 3 for RGB or 1 for grey.
 
         Returns:
             A PIL image of mode RGB or L.

@@ -32,13 +32,13 @@ _BUNDLED = {
     "motorcycle_left.png": ((400, 160, 690, 450), 665),
     "traffic_light.png": ((0, 0, 256, 256), 920),
 }
-# Images that are measured for the warning of dark images, and the brightest value that is dark.
+# Number of images measured for the warning about dark images, and the largest dark value.
 _NUM_MEASURED = 8
 _DARK = 2**14 - 1
 
 
 def check_there(config: DataConfig) -> None:
-    """Checks that the data exist, so that no models are loaded in vain.
+    """Checks that the data exist, before models are loaded.
 
     Args:
         config: the `data` section.
@@ -60,7 +60,7 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
     Args:
         config: the `data` section.
         classifier: classifier whose classes the labels refer to. Class names are mapped to its
-            classes, and labels that are none of them are rejected; None accepts any number.
+            classes, and other labels are rejected; None accepts any number.
 
     Returns:
         A `Source` with at least one example.
@@ -89,7 +89,7 @@ def open_source(config: DataConfig, classifier: Classifier | None = None) -> Sou
 
 
 def _warn_if_dark(source: Source) -> None:
-    """Warns if a few images of 16 bits use a quarter of the values at most.
+    """Warns if a sample of 16-bit images uses at most a quarter of the values.
 
     Cameras store 10 to 14 bits in 16: the largest value of the depth is then not white.
     """
@@ -119,7 +119,7 @@ def _warn_if_dark(source: Source) -> None:
 
 
 def resize_for(config: DataConfig, classifier: Classifier) -> images.Resize:
-    """Returns how a run resizes images to the size of its classifier.
+    """Returns the options with which a run resizes images to the size of its classifier.
 
     Args:
         config: the `data` section; its `resize` is the rule.
