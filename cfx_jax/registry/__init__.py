@@ -1,4 +1,4 @@
-"""Loading classifiers and generators, with their weights, by name."""
+"""Loads classifiers and generators, with their weights, by name."""
 
 from cfx_jax.registry.classifiers import is_loadable, load_classifier
 from cfx_jax.registry.generators import NETWORKS, Network, load_generator

@@ -1,4 +1,4 @@
-"""Loading classifiers, with their weights, by name."""
+"""Loads classifiers, with their weights, by name."""
 
 import dataclasses
 import functools
@@ -52,23 +52,23 @@ def load_classifier(
             `"convnext_tiny"` to `"convnext_large"`, `"mnist_cnn"`; or of a user-defined function,
             `"package.module:function"` or `"path/to/file.py:function"`, that returns a model of any
             kind that `cfx_jax.adapters.as_classifier` supports.
-        weights: path of a file or folder in a published layout or in that of cfx_jax, or
+        weights: path of a file or folder in a published layout or the layout of cfx_jax, or
             `hf://owner/name[/file]`; the head of the file determines the number of classes. With
             the suffix `#PLACE`, such as `best.pth#state_dict_ema`, only the arrays below that place
-            are used. None takes the weights of an installed package, if there is one.
-        class_names: one name per class, two for a head of one logit; None takes the names in the
+            are used. None = the weights of an installed package, if there is one.
+        class_names: one name per class, two for a head of one logit; None = the names in the
             `config.json` next to the weights, or those of the data set of the published weights, if
             their number fits.
-        normalization: `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or your own
-            `Normalization`; None takes that of the `config.json` or `preprocessor_config.json` next
+        normalization: name `"imagenet"`, `"symmetric"` (to [-1, 1]), `"mnist"`, `"none"` or your
+            own `Normalization`; None = that of the `config.json` or `preprocessor_config.json` next
             to the weights, or of the published weights.
 
     Returns:
         A `Classifier` whose parameters are on the default device.
 
     Raises:
-        ValueError: a name is unknown (the known ones are listed), the file does not contain this
-            network, or the number of class names differs from that of the classes.
+        ValueError: a name is unknown (the known names are listed), the file does not contain this
+            network, or the number of class names differs from the number of classes.
         FileNotFoundError: the weights file does not exist.
 
     Example:
@@ -122,7 +122,7 @@ def load_classifier(
 
 
 def is_loadable(name: str) -> bool:
-    """Returns whether a name is that of an architecture or of a user-defined function."""
+    """Returns whether a name refers to an architecture or to a user-defined function."""
     return name in ARCHITECTURES or named.is_named(name)
 
 
@@ -211,7 +211,7 @@ def _scaling_fields(crop: float | None, interpolation: str) -> dict[str, Any]:
 def _known_class_names(
     architecture: Architecture, preprocessing: Preprocessing, num_classes: int
 ) -> tuple[str, ...]:
-    """Returns the names next to the weights, or the published ones, whose number fits, or ()."""
+    """Returns the names next to the weights, or the published names, whose number fits, or ()."""
     published = class_names_file.read_packaged(architecture.class_names)
     return next((n for n in (preprocessing.class_names, published) if len(n) == num_classes), ())
 

@@ -1,4 +1,4 @@
-"""Loading generators, with their weights, by name."""
+"""Loads generators, with their weights, by name."""
 
 import functools
 import os
@@ -34,7 +34,7 @@ class Network(NamedTuple):
         loss: training loss, a `cfx_jax.generators.Loss`.
         apply: function of the `Generator`, see `Generator.apply`.
         channels: number of channels of its images.
-        image_size: side of the images it is evaluated on, in pixels.
+        image_size: side of the images that the network is evaluated on, in pixels.
         scalable: as in `Generator`.
     """
 
@@ -58,14 +58,14 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
             a user-defined function, as for `load_classifier`, see `cfx_jax.adapters.as_generator`.
         weights: path or `hf://owner/name[/file]` of the `weights.safetensors` of a training. For
             the contextual attention also a checkpoint in the published layout (.safetensors or
-            .pth), trained with the original or with its PyTorch port, according to the name. None
-            takes the packaged weights.
+            .pth), trained with the original or with its PyTorch port, according to the name. None =
+            the packaged weights.
 
     Returns:
         A `Generator` whose parameters are on the default device.
 
     Raises:
-        ValueError: the name is unknown (the known ones are listed), the network has no packaged
+        ValueError: the name is unknown (the known names are listed), the network has no packaged
             weights, or the file does not contain this network.
         FileNotFoundError: the weights file does not exist.
 
@@ -103,7 +103,7 @@ def load_generator(name: str, weights: str | os.PathLike[str] | None = None) -> 
 
 
 def _packaged(name: str) -> tuple[pathlib.Path, str]:
-    """Returns the path of the weights that come with the package, and their SHA-256."""
+    """Returns the path of the packaged weights, and their SHA-256."""
     if name not in _PACKAGED:
         raise ValueError(
             f"generator {name!r} has no packaged weights: train it with python -m cfx_jax.train, "
@@ -119,7 +119,7 @@ def _read_network(
     if not name.startswith("contextual_attention"):
         return read_params(path, template, digest)
     arrays = read_weights(path).arrays
-    # The published names contain dots, those of cfx_jax do not.
+    # The published names contain dots, names of cfx_jax do not.
     if any("." in key for key in arrays):
         return contextual_attention_weights.params_from_arrays(arrays)
     return read_params(path, template)
@@ -157,7 +157,7 @@ NETWORKS |= {
         ("vae_digits", vae.DIGITS, 28),
     )
 }
-# The same layout of weights, computed like the PyTorch port; see that module.
+# The weights have the same layout, but the network computes like the PyTorch port; see its module.
 NETWORKS["contextual_attention_pytorch"] = NETWORKS["contextual_attention"]._replace(
     apply=functools.partial(contextual_attention.apply, port=True)
 )

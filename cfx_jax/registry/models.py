@@ -1,4 +1,4 @@
-"""The models of a run: loaded from a config, and identified by digests."""
+"""Loads the models of a run from a config, and identifies them by digests."""
 
 import dataclasses
 import hashlib
@@ -23,12 +23,12 @@ _AnyConfig = TypeVar("_AnyConfig", bound=Config)
 def load_models(
     config: Config, classifier: Classifier | None = None, generator: Generator | None = None
 ) -> tuple[Classifier, Generator]:
-    """Loads the models that a config names, unless they are given, in the configured precision.
+    """Loads the models that a config names, unless passed as objects, in the configured precision.
 
     Args:
         config: config of a run; uses `classifier`, `generator` and `precision`.
-        classifier: replaces the classifier that the config names.
-        generator: replaces the generator that the config names.
+        classifier: object to use instead of the classifier that the config names.
+        generator: object to use instead of the generator that the config names.
 
     Returns:
         The classifier and the generator.
@@ -49,11 +49,11 @@ def load_models(
 
 
 def resolve_precision(config: _AnyConfig) -> _AnyConfig:
-    """Replaces the precision `auto` of a config by that for the backend, and logs it.
+    """Replaces the precision `auto` of a config by the precision for the backend, and logs it.
 
     Args:
-        config: config of a run or an evaluation. The backend must be initialised: the hosts of a
-            pod have joined.
+        config: config of a run or an evaluation. The backend must be initialised, so the hosts of a
+            pod must have joined.
 
     Returns:
         The config with precision `float32` or `bfloat16`.
@@ -74,19 +74,18 @@ def resolve_precision(config: _AnyConfig) -> _AnyConfig:
 def name_given_models(
     config: Config, classifier: Classifier | None, generator: Generator | None
 ) -> Config:
-    """Replaces the sections of models that are passed as objects by sections with only their names.
+    """Replaces the config sections of models that are passed as objects by their names.
 
     Args:
         config: config of a run.
-        classifier: replaces the classifier that the config names; None keeps that one.
-        generator: replaces the generator that the config names; None keeps that one.
+        classifier: object that replaces the classifier of the config; None = no replacement.
+        generator: object that replaces the generator of the config; None = no replacement.
 
     Returns:
         The config with the names of the given models.
 
     Raises:
-        ConfigError: an object is not a model, or the config has settings for the classifier that is
-            replaced.
+        ConfigError: an object is not a model, or the config has settings for a replaced classifier.
     """
     for given, expected in ((classifier, Classifier), (generator, Generator)):
         if given is not None and not isinstance(given, expected):
@@ -105,7 +104,7 @@ def name_given_models(
 def identity(model: Classifier | Generator) -> dict[str, Any]:
     """Returns the identity of a model for a manifest: its name and the digest of its weights.
 
-    For a model that a user-defined function builds, also the digest of its `origin`.
+    A model that a user-defined function builds is also identified by the digest of its `origin`.
     """
     digest = getattr(model, "host_weights", "") or weights_digest(model.params)
     fields: dict[str, Any] = {"name": model.name, "weights_digest": digest}
@@ -121,7 +120,7 @@ def weights_digest(params: Any) -> str:
     """Returns the SHA-256 of a parameter tree: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
-        # Models of Flax NNX have random keys for their dropout.
+        # Models of Flax NNX have random keys for their dropout layers.
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())

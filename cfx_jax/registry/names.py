@@ -1,4 +1,4 @@
-"""Look-up of names and paths that a user passes."""
+"""Looks up names and paths that a user passes."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ def look_up(kind: str, table: Mapping[str, Any], name: str, more: Iterable[str] 
         The entry.
 
     Raises:
-        ValueError: the name is unknown; the known ones are listed.
+        ValueError: the name is unknown; the message lists the known names.
     """
     if name not in table:
         known = ", ".join(sorted({*table, *more}))

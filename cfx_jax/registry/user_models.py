@@ -1,4 +1,4 @@
-"""User-defined models: built by a named function, and checked before a run starts."""
+"""Builds user-defined models with a named function, and checks models before a run starts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,10 +25,11 @@ def build(
     """Calls a user-defined function and adapts the model that it returns.
 
     Args:
-        name: `package.module:function` or `path/to/file.py:function`.
+        name: name of the function, `package.module:function` or `path/to/file.py:function`.
         weights: argument of the function; None calls it without an argument.
         adapt: converts the result of the function to a `Classifier` or a `Generator`.
-        example_inputs: function of the model that returns inputs for `apply`, without parameters.
+        example_inputs: function of the model that returns the inputs of `apply`, without
+            parameters.
 
     Returns:
         The model, with its `origin`.
@@ -59,7 +60,7 @@ def check_class_names(class_names: Sequence[str], num_classes: int, place: str) 
         place: name of the classifier, or path of its weights, for the message.
 
     Raises:
-        ValueError: their number differs.
+        ValueError: the number of names differs from the number of classes.
     """
     if len(class_names) != num_classes:
         raise ValueError(
@@ -86,16 +87,16 @@ def check_models(classifier: Classifier, generator: Generator, explain: ExplainC
 
     Args:
         classifier: the model to explain; its image size and channels determine the images.
-        generator: fills images of that shape.
+        generator: model that fills images of that shape.
         explain: config of the explanations; its masks must not be finer than the images, and its
             contrast must be a class.
 
     Raises:
-        ConfigError: the models or settings do not fit together, or a user-defined model raises an
+        ConfigError: the models or settings are incompatible, or a user-defined model raises an
             error or returns in-fills outside of [0, 1].
     """
     shape, settings, contrast = image_shape(classifier), explain.settings(), explain.contrast
-    # A batch and a single image, since both occur.
+    # Trace a batch and a single image, since both occur.
     batch, one = (jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in (2, 1))
     masks = jax.ShapeDtypeStruct((2, *shape[:2], 1), jnp.float32)
     _trace(classifier, "", classifier.apply, batch)
@@ -146,7 +147,7 @@ def _trace(
 
 
 def _find_constants(apply: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Returns the arrays that a function has closed over; [] if it cannot be traced."""
+    """Returns the arrays that a function closes over; [] if it cannot be traced."""
     try:
         return list(jax.make_jaxpr(apply)(*arguments).consts)
     except Exception:  # The error is reported where the model is first called.
