@@ -1,4 +1,4 @@
-"""Adapters that make a `Classifier` of a trained model of another library or a plain function.
+"""Adapts a trained model of another library, or a plain function, to a `Classifier`.
 
 The libraries are optional: each is imported only when its adapter is called.
 
@@ -9,8 +9,8 @@ The libraries are optional: each is imported only when its adapter is called.
     print(classifier.check(images))  # Common faults.
     explanation = cfx_jax.explain(key, classifier, generator, images)
 
-Reuse the `Classifier`: every call of an adapter makes a new `apply`, for which programs are
-compiled anew.
+Reuse the `Classifier`: every call of an adapter creates a new `apply`, for which programs are
+compiled again.
 """
 
 from cfx_jax.adapters import named

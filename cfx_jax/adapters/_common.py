@@ -1,4 +1,4 @@
-"""Common part of all adapters: normalisation, layout and type of the images."""
+"""The common part of all adapters: normalisation, layout and type of the images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,12 +21,12 @@ def adapt(
     normalization: Normalization | None,
     channels_first: bool = False,
 ) -> Classifier:
-    """Makes a `Classifier` that normalises and transposes images before `apply`, then casts logits.
+    """Builds a `Classifier` that normalises and transposes images before `apply`, and casts logits.
 
     Convolutions of `apply` are replaced by faster ones, see `with_fast_convolutions`.
 
     Args:
-        apply: `apply(params, images) -> logits` of the adapted model.
+        apply: function `apply(params, images) -> logits` of the adapted model.
         params: parameters, any pytree.
         name: name in records and reports.
         class_names: one name per class, or empty.
@@ -38,7 +38,7 @@ def adapt(
         A `Classifier` for images `[N, H, W, C]` in [0, 1] with float32 logits.
 
     Raises:
-        ValueError: a parameter is no array of numbers.
+        ValueError: a parameter is not an array of numbers.
     """
     _check_params(params)
 
@@ -49,7 +49,7 @@ def adapt(
             images = normalization(images)
         if channels_first:
             images = jnp.moveaxis(images, -1, 1)
-        # Other outputs than an array are passed on, so that the checks can report them.
+        # Outputs other than an array are passed on, so that the checks can report them.
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), fast_apply(params, images))
 
     return Classifier(
@@ -65,9 +65,9 @@ def check_instance(model: Any, kind: type[Any], name: str) -> None:
     """Raises a ValueError unless a model is an instance of its library's class of modules.
 
     Args:
-        model: the model that was passed.
-        kind: the class of modules.
-        name: full name of that class, for the message.
+        model: model that was passed.
+        kind: class of modules of the library.
+        name: full name of this class, for the message.
     """
     if isinstance(model, kind):
         return

@@ -1,4 +1,4 @@
-"""Adapter of Equinox models."""
+"""Adapts Equinox models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,14 +24,14 @@ def from_equinox(
     """Adapts an Equinox model that takes one image; a copy is put into inference mode.
 
     Args:
-        model: `model(image) -> logits [K]`, before softmax, or `model(image, state) -> (logits,
-            state)` if `state` is given.
+        model: function `model(image) -> logits [K]`, before softmax, or `model(image, state) ->
+            (logits, state)` if `state` is given.
         state: state of a model from `equinox.nn.make_with_state`, for example with `BatchNorm`.
-        name: name in records and reports; empty takes that of the class.
-        class_names: as in `from_function`.
-        image_size: as in `from_function`.
-        normalization: as in `from_function`.
-        channels_first: whether the model takes `[C, H, W]`, as the layers of Equinox do.
+        name: name in records and reports; "" = the name of the class.
+        class_names: one name per class, as in `from_function`.
+        image_size: image size `(H, W)`, as in `from_function`.
+        normalization: normalisation of the images, as in `from_function`.
+        channels_first: whether the model takes `[C, H, W]`, like the layers of Equinox.
         **kwargs: arguments of every call of the model, for example `key=None`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Adapter of plain functions."""
+"""Adapts plain functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,20 +21,20 @@ def from_function(
     """Adapts a function that returns logits.
 
     Args:
-        function: `function(params, images) -> logits [N, K]` if `params` are given, else
-            `function(images) -> logits`. Arrays that it closes over are constants of every compiled
-            program, so pass large weights as `params`.
+        function: function `function(params, images) -> logits [N, K]` if `params` are given, else
+            `function(images) -> logits`. Arrays that it closes over become constants of every
+            compiled program, so pass large weights as `params`.
         params: any pytree of arrays, or None.
         name: name in records and reports.
         class_names: one name per class, or empty.
-        image_size: image size `(H, W)` it was trained for, or None for any size.
-        normalization: normalisation it was trained with; None passes images in [0, 1] unchanged.
+        image_size: image size `(H, W)` used in training, or None for any size.
+        normalization: normalisation used in training; None passes images in [0, 1] unchanged.
 
     Returns:
         A `Classifier` for images `[N, H, W, C]` in [0, 1].
 
     Raises:
-        ValueError: `function` cannot be called, or a parameter is no array.
+        ValueError: `function` cannot be called, or a parameter is not an array.
 
     Example:
         >>> import jax.numpy as jnp

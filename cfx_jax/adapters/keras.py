@@ -1,4 +1,4 @@
-"""Adapter of Keras models."""
+"""Adapts Keras models."""
 
 import inspect
 from collections.abc import Sequence
@@ -21,24 +21,24 @@ def from_keras(
 ) -> Classifier:
     """Adapts a Keras 3 model, called with `training=False`.
 
-    Keras has to run on JAX: set the environment variable `KERAS_BACKEND=jax` before it is first
+    Keras must run on JAX: set the environment variable `KERAS_BACKEND=jax` before it is first
     imported. Most published Keras models end in a softmax: build them with
-    `classifier_activation=None`. Some include their normalisation and expect images in [0, 255]:
-    pass `Normalization(mean=(0.0,), std=(1 / 255,))`.
+    `classifier_activation=None`. For models that include their normalisation and expect images in
+    [0, 255], pass `Normalization(mean=(0.0,), std=(1 / 255,))`.
 
     Args:
         model: a built model that returns logits, before softmax.
-        name: name in records and reports; empty takes that of the model.
-        class_names: as in `from_function`.
-        image_size: as in `from_function`.
-        normalization: as in `from_function`.
+        name: name in records and reports; "" = the name of the model.
+        class_names: one name per class, as in `from_function`.
+        image_size: image size `(H, W)`, as in `from_function`.
+        normalization: normalisation of the images, as in `from_function`.
         channels_first: whether the model takes `[N, C, H, W]`.
 
     Returns:
         A `Classifier` whose parameters are a snapshot of the variables of the model.
 
     Raises:
-        ValueError: Keras runs on another backend, or the model is no built instance.
+        ValueError: Keras runs on another backend, or the model is not a built instance.
     """
     import keras
 
@@ -56,7 +56,7 @@ def from_keras(
         "trainable": [variable.value for variable in model.trainable_variables],
         "non_trainable": [variable.value for variable in model.non_trainable_variables],
     }
-    # `call` may have no argument `training`; its layers are then in inference mode by default.
+    # `call` may have no argument `training`; then its layers are in inference mode by default.
     has_training = "training" in inspect.signature(model.call).parameters
     mode = {"training": False} if has_training else {}
 

@@ -1,4 +1,4 @@
-"""Adapter of Flax Linen modules."""
+"""Adapts Flax Linen modules."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,18 +24,18 @@ def from_linen(
     Args:
         module: module that returns logits, before softmax.
         variables: variable collections, `params` and for example `batch_stats`.
-        name: name in records and reports; empty takes that of the class.
-        class_names: as in `from_function`.
-        image_size: as in `from_function`.
-        normalization: as in `from_function`.
+        name: name in records and reports; "" = the name of the class.
+        class_names: one name per class, as in `from_function`.
+        image_size: image size `(H, W)`, as in `from_function`.
+        normalization: normalisation of the images, as in `from_function`.
         **kwargs: arguments of the module, for example `train=False` or `deterministic=True`.
 
     Returns:
         A `Classifier` whose parameters are all the variables.
 
     Raises:
-        ValueError: `module` is no instance of `nn.Module`, or `variables` are no dict, have no
-            collection `params` or no values.
+        ValueError: `module` is not an instance of `nn.Module`, or `variables` is not a dict, or has
+            no collection `params` or no values.
     """
     from flax import linen
 

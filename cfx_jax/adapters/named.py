@@ -1,6 +1,6 @@
-"""User-defined functions by name: `package.module:function` or `path/to/file.py:function`.
+"""Calls user-defined functions by name: `package.module:function` or `path/to/file.py:function`.
 
-The code of a named function runs with all rights of the user who names it. No other code is run.
+The code of the function runs with all rights of the user who names it. No other code is run.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from cfx_jax.generators import one_line
 
 
 def is_named(name: str) -> bool:
-    """Returns whether a name is that of a function, such as `package.module:function`."""
+    """Returns whether a name refers to a function, such as `package.module:function`."""
     return ":" in name
 
 
@@ -28,7 +28,8 @@ def build(name: str, weights: str | None = None) -> Any:
     """Calls a function by its name and returns its result.
 
     Args:
-        name: `package.module:function`, the syntax of entry points, or `path/to/file.py:function`.
+        name: name of the function, `package.module:function` as in entry points, or
+            `path/to/file.py:function`.
         weights: argument of the function; None calls it without an argument.
 
     Returns:
@@ -36,7 +37,7 @@ def build(name: str, weights: str | None = None) -> Any:
 
     Raises:
         ValueError: the function does not exist, is asynchronous, takes other arguments, raises,
-            exits the program or returns None; the message states which, in one line.
+            exits the program or returns None; the message states the cause in one line.
 
     Example:
         >>> build("builtins:dict")
@@ -68,14 +69,14 @@ def origin(name: str, weights: str | None, constants: Iterable[Any]) -> str:
     """Returns the SHA-256 of the sources of a model that a named function builds.
 
     The sources are the file of the function and the files that it imports from the same folder, the
-    weights file that is passed to the function, and arrays that the model has closed over. Numbers
-    that it has closed over are not covered; only a model with its weights in `params` is compared
+    weights file that is passed to the function, and arrays that the model closes over. Numbers that
+    the model closes over are not covered; only a model with its weights in `params` is compared
     completely.
 
     Args:
-        name: as in `build`.
-        weights: as in `build`.
-        constants: arrays that the model has closed over.
+        name: name of the function, as in `build`.
+        weights: argument of the function, as in `build`.
+        constants: arrays that the model closes over.
 
     Returns:
         The digest in hexadecimal.
@@ -96,7 +97,7 @@ def origin(name: str, weights: str | None, constants: Iterable[Any]) -> str:
 
 
 def _source_files(home: ModuleType | None) -> set[pathlib.Path]:
-    """Returns the files of a module and of all modules of its folder that it imports."""
+    """Returns the files of a module and of all modules in its folder that it imports."""
     files: dict[str, pathlib.Path] = {}
     waiting = [home]
     while waiting:
@@ -138,7 +139,7 @@ def _find(name: str) -> Callable[..., Any]:
 
 
 def _import_module(name: str, module: str) -> ModuleType:
-    # As with `python -m`, modules in the working directory can be imported.
+    # As with `python -m`, allow modules in the working directory.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -151,7 +152,7 @@ def _import_file(name: str, file: str) -> ModuleType:
     path = pathlib.Path(file).expanduser().resolve()
     if not path.is_file():
         raise ValueError(f"{name}: there is no file {path}")
-    # The key is the path, so that two files of the same name are two modules, each run once.
+    # The key is the path, so that two files with the same name are two modules, each run once.
     key = f"cfx_jax_named_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     if key in sys.modules:
         return sys.modules[key]

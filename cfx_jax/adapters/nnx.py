@@ -1,4 +1,4 @@
-"""Adapter of Flax NNX modules."""
+"""Adapts Flax NNX modules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,21 +18,21 @@ def from_nnx(
     normalization: Normalization | None = None,
     **kwargs: Any,
 ) -> Classifier:
-    """Adapts a `flax.nnx` module, a copy of which is put into evaluation mode.
+    """Adapts a `flax.nnx` module; a copy is put into evaluation mode.
 
     Args:
         model: model that returns logits, before softmax; it is not changed.
-        name: name in records and reports; empty takes that of the class.
-        class_names: as in `from_function`.
-        image_size: as in `from_function`.
-        normalization: as in `from_function`.
+        name: name in records and reports; "" = the name of the class.
+        class_names: one name per class, as in `from_function`.
+        image_size: image size `(H, W)`, as in `from_function`.
+        normalization: normalisation of the images, as in `from_function`.
         **kwargs: arguments of every call of the model.
 
     Returns:
         A `Classifier` whose parameters are the state of the model.
 
     Raises:
-        ValueError: it is no instance of `nnx.Module`, or its parameters have no values.
+        ValueError: the model is not an instance of `nnx.Module`, or its parameters have no values.
     """
     from flax import nnx
 
@@ -42,8 +42,8 @@ def from_nnx(
     graph, state = nnx.split(model)
 
     def apply(state: Any, images: jax.Array) -> Any:
-        # A new model with variables of its own in every trace, so that a call may change them, and
-        # the changes are dropped.
+        # Each trace gets a new model with its own variables, so that a call may change them; the
+        # changes are dropped.
         return nnx.merge(graph, state, copy=True)(images, **kwargs)
 
     name = name or type(model).__name__

@@ -1,4 +1,4 @@
-"""Adapting a model of any supported library by its type."""
+"""Adapts a model of any supported library by its type."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ from cfx_jax.classifiers import Classifier, Normalization
 from cfx_jax.generators import Generator, one_line
 
 _logger = logging.getLogger(__name__)
-# Values for inference of the usual arguments by which a Linen module switches training on.
+# Values for inference of the usual arguments that switch a Linen module to training.
 _INFERENCE = {"train": False, "training": False, "is_training": False, "deterministic": True}
 _WITH_PARAMETERS = (("flax.nnx", "Module"), ("keras", "Model"), ("torch", "nn.Module"))
 _EXPECTED = (
@@ -32,16 +32,16 @@ _EXPECTED = (
 
 
 class Known(NamedTuple):
-    """Known properties of a model that it does not contain; None or empty if unknown.
+    """Properties of a model that the model itself does not contain; None or empty if unknown.
 
     Attributes:
-        image_size: image size `(H, W)` it was trained for.
+        image_size: image size `(H, W)` used in training.
         channels: number of channels C of its images.
-        normalization: normalisation it was trained with.
+        normalization: normalisation used in training.
         class_names: one name per class.
         logits: kind of the logits, see `Classifier.logits`.
-        crop: share of the side of the scaled image that it uses, see `Classifier.crop`.
-        interpolation: filter that its images were scaled with, see `Classifier.interpolation`.
+        crop: share of the side of the scaled image that the model uses, see `Classifier.crop`.
+        interpolation: filter used to scale images in training, see `Classifier.interpolation`.
     """
 
     image_size: tuple[int, int] | None = None
@@ -61,11 +61,11 @@ def as_classifier(model: Any, known: Known, *, name: str = "") -> Classifier:
             model, an Equinox module or `(module, state)`, a `torch.nn.Module`, a function of images
             `[N, H, W, C]`, or a pair `(function of params and images, params)`.
         known: known properties of the model. The image size of a Keras model is read from it.
-        name: name in records and reports; empty takes that of the model or of its class.
+        name: name in records and reports; "" = the name of the model or of its class.
 
     Returns:
-        A `Classifier`. A model that is one already gets the known properties; it includes its
-        normalisation.
+        A `Classifier`. If the model is already a `Classifier`, it gets the known properties; it
+        includes its normalisation.
 
     Raises:
         ValueError: the type of the model is not supported, a property is missing, or a
@@ -92,7 +92,7 @@ def as_generator(model: Any, *, name: str = "") -> Generator:
         model: a `Generator`, a function of images `[N, H, W, C]`, masks `[N, H, W, 1]` (1 = keep)
             and a key, a pair `(function of params and these three, params)`, or a pair
             `(flax.linen.Module of these three, variables)`.
-        name: name in records and reports; empty takes that of the model or of its class.
+        name: name in records and reports; "" = the name of the model or of its class.
 
     Returns:
         A `Generator`.
@@ -240,7 +240,7 @@ def _check_arrays(params: Any) -> None:
         name = f"params{jax.tree_util.keystr(path)}"
         if not isinstance(leaf, (jax.Array, np.ndarray, float, int)):
             raise ValueError(f"{name} is a {type(leaf).__name__}; expected arrays")
-        # Types that are not numbers: objects, strings, times, records. bfloat16 is of kind V, too.
+        # Kinds that are not numbers: objects, strings, times, records. bfloat16 also has kind V.
         if isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "OSUMmT" or leaf.dtype.names):
             raise ValueError(f"{name} is an array of {leaf.dtype}; expected numbers")
 

@@ -1,4 +1,4 @@
-"""Adapter of PyTorch modules, which JAX calls back on the host."""
+"""Adapts PyTorch modules, which JAX calls back on the host."""
 
 import contextlib
 import dataclasses
@@ -27,14 +27,14 @@ def from_torch(
     normalization: Normalization | None = None,
     channels_first: bool = True,
 ) -> Classifier:
-    """Adapts a PyTorch module that cannot be ported: JAX calls it back on the host.
+    """Adapts a PyTorch module that cannot be ported; JAX calls it back on the host.
 
-    Slower than a port: images and gradients pass through the host, and the backward pass repeats
-    the forward pass. PyTorch computes on the device of the module. The weights stay in the module
-    and are not parameters of the `Classifier`, so compiled programs use changed weights. Calls are
-    made one at a time, from threads of JAX; meanwhile do not train the module or put it back into
-    training mode. With several simulated CPU devices, use one: a program on all of them (`pmap`)
-    may wait forever.
+    This is slower than a port: images and gradients pass through the host, and the backward pass
+    repeats the forward pass. PyTorch computes on the device of the module. The weights stay in the
+    module and are not parameters of the `Classifier`, so compiled programs use changed weights. JAX
+    calls the module from its own threads, one call at a time; meanwhile do not train the module or
+    put it back into training mode. With several simulated CPU devices, use only one, because a
+    program on all of them (`pmap`) may wait forever.
 
     Args:
         module: module that returns logits `[N, num_classes]`, before softmax, of any floating type,
@@ -42,10 +42,10 @@ def from_torch(
             into evaluation mode, unless it is exported, and gets a copy of the images, in the type
             of its largest weights.
         num_classes: number of classes K, at least 2.
-        name: name in records and reports; empty takes that of the class.
-        class_names: as in `from_function`.
-        image_size: as in `from_function`.
-        normalization: as in `from_function`.
+        name: name in records and reports; "" = the name of the class.
+        class_names: one name per class, as in `from_function`.
+        image_size: image size `(H, W)`, as in `from_function`.
+        normalization: normalisation of the images, as in `from_function`.
         channels_first: whether the module takes `[N, C, H, W]`.
 
     Returns:
@@ -53,7 +53,7 @@ def from_torch(
         on zeros, and reports an exception of the module as a `ValueError` in one line.
 
     Raises:
-        ValueError: it is no module, for example a state dict or an exported program.
+        ValueError: `module` is not a module, for example a state dict or an exported program.
     """
     import torch
 
@@ -64,7 +64,7 @@ def from_torch(
     dtype = max(weights, key=lambda tensor: tensor.numel()).dtype
 
     def classify(images: Any) -> Any:
-        # A copy, not a leaf tensor: the module may change its input in place.
+        # A copy that is not a leaf tensor, because the module may change its input in place.
         output = module(images.to(device, dtype, copy=True))
         return _find_logits(output, torch.Tensor, num_classes)
 
@@ -92,14 +92,14 @@ def evaluation_mode(module: Any) -> None:
     """Puts a PyTorch module into evaluation mode, unless it is exported.
 
     Raises:
-        ValueError: it is no module.
+        ValueError: the object is not a module.
     """
     if not callable(getattr(module, "eval", None)):
         raise ValueError(
             f"a {type(module).__name__} is no torch.nn.Module; expected one: load a state dict "
             "into its module, and call module() of an exported program"
         )
-    # The mode of a module of `torch.export` is that in which it was exported.
+    # A module of `torch.export` keeps the mode in which it was exported.
     with contextlib.suppress(NotImplementedError):
         module.eval()
 
@@ -163,8 +163,8 @@ def _host_classifier(
         num_classes: number of classes K.
 
     Returns:
-        `apply(params, images) -> logits` that ignores its parameters. Axes of `vmap` are merged
-        into the batch, so that the host is called once for any number of axes.
+        Function `apply(params, images) -> logits` that ignores its parameters. Axes of `vmap` are
+        merged into the batch, so that the host is called once for any number of axes.
     """
     lock = threading.Lock()
     tried: set[tuple[tuple[int, ...], ...]] = set()
@@ -173,7 +173,7 @@ def _host_classifier(
         function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: Any
     ) -> np.ndarray:
         lead = arrays[0].shape[:-3]
-        # Converted before the lock is taken, since the conversion may wait for other JAX threads.
+        # Convert before taking the lock, since the conversion may wait for other JAX threads.
         folded = [np.asarray(array) for array in arrays]
         folded = [array.reshape(-1, *array.shape[len(lead) :]) for array in folded]
         expected = (len(folded[0]), *tail)
@@ -195,7 +195,7 @@ def _host_classifier(
     def on_host(
         function: Callable[..., np.ndarray], tail: tuple[int, ...], *arrays: jax.Array
     ) -> jax.Array:
-        # First called outside of a program: an error inside one comes with pages of traceback.
+        # First call outside of a program, since an error inside a program has pages of traceback.
         shapes = tuple(array.shape[1:] for array in arrays)
         if shapes not in tried:
             call(function, tail, *(np.zeros((1, *shape), np.float32) for shape in shapes))
