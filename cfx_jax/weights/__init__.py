@@ -1,4 +1,4 @@
-"""Published weights: reads files without running code in them and converts them to parameters."""
+"""Reads published weights, without running code in the files, and converts them to parameters."""
 
 from cfx_jax.weights import class_names, contextual_attention
 from cfx_jax.weights.architectures import ARCHITECTURES, Architecture, packaged_weights

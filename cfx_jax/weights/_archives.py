@@ -31,13 +31,13 @@ def read_npz_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError: the file is damaged, declares more than it can contain, or has an array that is
-            not numeric, such as pickled Python objects; the message names it.
+            not numeric, such as pickled Python objects; the message names the array.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         try:
             return _read_members(file)
-        except Exception as error:  # zipfile raises many types for damage, some undocumented
+        except Exception as error:  # zipfile raises many types for damage, some undocumented.
             text = f"{os.fspath(path)}: not a complete .npz file of numbers: {error}"
             raise ValueError(text) from error
 
@@ -47,7 +47,7 @@ def _read_members(file: BinaryIO) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-        # Members may overlap in a forged directory.
+        # Members may overlap in a forged archive directory.
         if sum(info.compress_size for info in members) > size:
             raise ValueError("the declared sizes of the members exceed the file")
         _check_expansion(sum(info.file_size for info in members), size)
@@ -55,7 +55,7 @@ def _read_members(file: BinaryIO) -> dict[str, np.ndarray]:
             name = info.filename.removesuffix(".npy")
             if name in arrays:
                 raise ValueError(f"two arrays are named {name!r}")
-            # Other methods decompress without a bound; NumPy writes only these two.
+            # Other methods decompress without a limit; NumPy writes only these two.
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"array {name!r} has compression method {info.compress_type}")
             with archive.open(info) as member:
@@ -98,19 +98,19 @@ def _check_dtype(name: str, dtype: np.dtype) -> np.dtype:
 def read_orbax_arrays(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads all arrays and numbers of an Orbax checkpoint by their dotted path in the tree.
 
-    Orbax stores a tree as Zarr arrays and a description in JSON, which are read directly: Orbax
-    itself prints the stacks of its threads for a damaged file.
+    Orbax stores a tree as Zarr arrays and a description in JSON. Both are read directly, because
+    Orbax itself prints the stacks of its threads for a damaged file.
 
         read_orbax_arrays("checkpoints/1000")  # {"params.conv.kernel": ..., "step": ...}
 
     Args:
-        folder: folder of one tree, or of a step or a run that contains one tree.
+        folder: folder of one tree, or of a step or a run that contains a single tree.
 
     Returns:
-        Arrays by dotted name; strings in the tree are left out.
+        Arrays by dotted name, without the strings of the tree.
 
     Raises:
-        ValueError: there is no checkpoint, more than one, or a damaged one.
+        ValueError: there is no checkpoint, there are several, or the checkpoint is damaged.
     """
     folder = _find_tree(pathlib.Path(folder).absolute())
     try:
@@ -118,13 +118,13 @@ def read_orbax_arrays(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         _check_expansion(sum(map(_declared_bytes, stores.values())), stored)
         return {name: store.read().result() for name, store in stores.items()}
-    except Exception as error:  # From TensorStore, pages long, or from JSON without a tree.
+    except Exception as error:  # From TensorStore, with pages of text, or JSON without a tree.
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{folder}: not a complete Orbax checkpoint: {text}") from error
 
 
 def _find_tree(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the folder of a tree: itself, or the only one at most two levels below."""
+    """Returns the folder of a tree: the given folder, or the only tree at most two levels below."""
     patterns = ("_METADATA", "*/_METADATA", "*/*/_METADATA")
     trees = [file.parent for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not trees:
@@ -138,9 +138,9 @@ def _find_tree(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _open_stores(folder: pathlib.Path, description: Any) -> dict[str, ts.TensorStore]:
-    """Opens the Zarr arrays of a tree by name, without reading their numbers."""
+    """Opens the Zarr arrays of a tree by name, without reading their values."""
     in_database = (folder / "manifest.ocdbt").exists()
-    context = ts.Context()  # opens the database once
+    context = ts.Context()  # A shared context opens the database only once.
     stores: dict[str, ts.TensorStore] = {}
     for entry in description["tree_metadata"].values():
         kind = entry["value_metadata"]

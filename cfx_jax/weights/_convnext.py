@@ -11,7 +11,8 @@ class _Names(NamedTuple):
     """Names of the layers in one library.
 
     `{s}` is the number of a stage, `{even}` and `{odd}` are `2 s` and `2 s + 1`, and `{b}` is the
-    number of a block in its stage. Names of layers of a block are appended to that of the block.
+    number of a block in its stage. Names of layers of a block are appended to the name of the
+    block.
     """
 
     stem: str

@@ -24,8 +24,8 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
     """Downloads a weights file once; later calls use the cache of huggingface_hub.
 
     Args:
-        address: `hf://owner/name/file`, or `hf://owner/name` for its `model.safetensors` or else
-            the only weights file of the repository.
+        address: address `hf://owner/name/file`, or `hf://owner/name` for its `model.safetensors` or
+            else the only weights file of the repository.
         suffixes: suffixes of the weights files that can be read.
 
     Returns:
@@ -41,7 +41,7 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
     if match is None:
         raise ValueError(f"{address}: expected hf://owner/name or hf://owner/name/file")
     try:
-        import huggingface_hub.errors  # an optional extra
+        import huggingface_hub.errors  # An optional dependency.
     except ImportError as error:
         raise ValueError(
             f"{address}: fetching weights needs the package huggingface_hub, which is not "
@@ -51,7 +51,7 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
         return _fetch(huggingface_hub, match[1], match[2] or "", suffixes)
     except ValueError as error:
         raise ValueError(f"{address}: {error}") from error
-    except Exception as error:  # From the hub, its HTTP library or the disk, some pages long.
+    except Exception as error:  # From the hub, its HTTP library or the disk; some fill pages.
         text = " ".join(str(error).split())[:300]
         raise OSError(f"{address}: cannot be fetched: {text}") from error
 
@@ -59,7 +59,7 @@ def download(address: str, suffixes: tuple[str, ...]) -> pathlib.Path:
 def _fetch(hub: Any, repository: str, file: str, suffixes: tuple[str, ...]) -> pathlib.Path:
     try:
         path = pathlib.Path(hub.hf_hub_download(repository, file or _DEFAULT_FILE))
-    except hub.errors.LocalEntryNotFoundError:  # The hub cannot be reached: no list of files.
+    except hub.errors.LocalEntryNotFoundError:  # The hub cannot be reached, so there is no list.
         raise
     except hub.errors.EntryNotFoundError:
         if file:

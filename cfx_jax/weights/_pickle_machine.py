@@ -1,7 +1,7 @@
 """Interprets the pickle of a PyTorch checkpoint; nothing in it is imported, called or run.
 
 A pickle is a program for a stack machine. This machine supports the opcodes for data and the few
-callables that make tensors, and builds inert values for them. Every other object becomes an
+callables that create tensors, and builds inert values for them. Every other object becomes an
 `Opaque` with its name. Names that could run code are refused.
 """
 
@@ -42,11 +42,11 @@ _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opco
 
 
 class WeightsFormatError(ValueError):
-    """The file is damaged, truncated or not a PyTorch checkpoint."""
+    """Error for a file that is damaged, truncated or not a PyTorch checkpoint."""
 
 
 class UnsafePickleError(ValueError):
-    """The file refers to a name that could run code; nothing was run."""
+    """Error for a file that refers to a name that could run code; nothing was run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Tensor:
 
 @dataclasses.dataclass(eq=False)
 class Dict:
-    """Entries of a dict in file order; not hashed, since chosen keys can make hashing slow."""
+    """Entries of a dict in file order; not hashed, since malicious keys can make hashing slow."""
 
     ordered: bool = False
     entries: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
@@ -90,7 +90,7 @@ class Dict:
 
 @dataclasses.dataclass(eq=False)
 class Opaque(Dict):
-    """Placeholder for an object that is not made: the name of its class or of its factory.
+    """Placeholder for an object that is not created: the name of its class or of its factory.
 
     `entries` are the entries of a dict-like object, `state` is the state with its attributes.
     """
@@ -100,13 +100,13 @@ class Opaque(Dict):
 
 
 class Pickled(NamedTuple):
-    """Content of one pickle.
+    """The content of one pickle.
 
     Attributes:
-        value: the value that it builds, made of `Dict`, `Opaque`, `Tensor`, `TorchStorage`,
+        value: value that the pickle builds, made of `Dict`, `Opaque`, `Tensor`, `TorchStorage`,
             `Global` and the Python types list, tuple, str, bytes, bytearray, int, float, bool and
             None. A `Dict` or a list may contain itself.
-        storages: all storages that it refers to, by key.
+        storages: all storages that the pickle refers to, by key.
     """
 
     value: Any
@@ -114,7 +114,7 @@ class Pickled(NamedTuple):
 
 
 def interpret(stream: io.BytesIO) -> Pickled:
-    """Interprets the pickle at the position of a stream and moves the position behind its STOP.
+    """Interprets the pickle at the position of a stream and moves the position after its STOP.
 
     Args:
         stream: bytes, which need not be trusted.
@@ -124,7 +124,7 @@ def interpret(stream: io.BytesIO) -> Pickled:
 
     Raises:
         WeightsFormatError: the pickle is damaged, or of a kind that torch does not write.
-        UnsafePickleError: it refers to a name that could run code, given in the message.
+        UnsafePickleError: the pickle refers to a name that could run code; the message contains it.
     """
     machine = _Machine(stream)
     return Pickled(machine.run(), machine.storages)
@@ -186,7 +186,7 @@ class _Machine:
         self._memo[len(self._memo) if slot is None else slot] = self._stack[-1]
 
     def _extend(self, items: list[Any]) -> None:
-        if not isinstance(self._stack[-1], Opaque):  # a deque, a set
+        if not isinstance(self._stack[-1], Opaque):  # For example a deque or a set.
             _expect(self._stack[-1], list, "a list to append to").extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
@@ -234,7 +234,7 @@ class _Machine:
 
 
 def _read_name(stream: io.BytesIO) -> tuple[str, str]:
-    """Reads module and name from one line each; the reader of pickletools decodes backslashes."""
+    """Reads module and name from one line each; pickletools would decode backslashes in them."""
     lines = [stream.readline(), stream.readline()]
     if not lines[1].endswith(b"\n"):
         raise ValueError("a name without end")
@@ -268,7 +268,7 @@ _TENSOR_FACTORIES = (
 
 
 def _call(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Returns an inert value in place of the result of a callable."""
+    """Returns an inert value that replaces the result of a callable."""
     match name, arguments:
         case "builtins.getattr", (Global(owner), str(attribute)):  # Some enums are saved like this.
             return _make_global(f"{owner}.{attribute}")
@@ -287,7 +287,7 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
             "torch._utils._rebuild_tensor_v2",
             (TorchStorage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata),
         ) if len(size) == len(stride) <= _MAX_DIMENSIONS:
-            # Metadata marks a lazy conjugation or negation: the values differ from the stored ones.
+            # Metadata marks a lazy conjugation or negation: the values differ from stored values.
             if any(not isinstance(entry, Dict) or entry.entries for entry in metadata):
                 raise WeightsFormatError("a lazily conjugated or negated tensor; save its clone()")
             size, stride = tuple(map(_index, size)), tuple(map(_index, stride))
@@ -297,7 +297,7 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
             return Opaque(name=f"tensor of {dtype}")
     if name in _TENSOR_FACTORIES:
         raise WeightsFormatError(f"{name} with invalid arguments")
-    # Functions that make an object of the class in their first argument.
+    # These functions create an object of the class in their first argument.
     is_factory = name.rpartition(".")[2] in ("_reconstructor", "_reconstruct")
     made = arguments[0] if is_factory and arguments else None
     return Opaque(name=made.name if isinstance(made, Global) else name)

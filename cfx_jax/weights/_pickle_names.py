@@ -1,9 +1,9 @@
 """Names that a pickle may refer to: types of data, but nothing that could run code.
 
 Nothing is ever imported or called by its name, so the safety of reading a file does not depend on
-this list. The list decides which files are refused with a warning to the user: a training script
-saves its arguments and paths, which is no reason to refuse a file, but a file that refers to
-`os.system` was made to do harm elsewhere.
+this list. The list decides which files are refused with a warning to the user. A training script
+may save its arguments and paths, which is no reason to refuse a file, but a file that refers to
+`os.system` was made to do harm.
 """
 
 import _compat_pickle
@@ -60,9 +60,9 @@ _LOADERS = re.compile(
 
 
 def is_data(name: str) -> bool:
-    """Returns whether a dotted name is that of data, or of a user-defined class or function.
+    """Returns whether a dotted name refers to data, or to a user-defined class or function.
 
-    Names of the standard library must be listed as data, names of other packages must not be listed
+    Names of the standard library must be listed as data; names of other packages must not be listed
     as loaders.
     """
     module, _, attribute = name.rpartition(".")

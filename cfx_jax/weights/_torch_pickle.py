@@ -1,7 +1,8 @@
 """Reads the tensors of a PyTorch checkpoint without torch and without running its pickle.
 
-A checkpoint is a pickle, that is, a program, which `_pickle_machine` interprets without running it.
-This module reads the file format around it. Both layouts that `torch.save` writes are supported:
+A checkpoint is a pickle and therefore a program, which `_pickle_machine` interprets without running
+it. This module reads the file format around it. Both layouts that `torch.save` writes are
+supported:
 
     zip      `<name>/data.pkl` and one stored member `<name>/data/<key>` per storage
     legacy   pickles of magic number, protocol, system, object and storage keys, one after
@@ -43,11 +44,12 @@ _MAX_REPEATED_BYTES = 2**26  # A tensor with stride 0 can be larger than the fil
 
 
 class Checkpoint(NamedTuple):
-    """Content of a weights file.
+    """The content of a weights file.
 
     Attributes:
         arrays: arrays by name; the names of nested dicts are joined by dots.
-        opaque: class names of the objects in place of arrays, by name; the objects are not made.
+        opaque: class names, by name, of the objects in place of arrays; the objects are not
+            created.
         preprocessing: properties from the config files next to the weights.
     """
 
@@ -59,10 +61,9 @@ class Checkpoint(NamedTuple):
 def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads every tensor of a PyTorch checkpoint by its dotted name.
 
-    Neither torch nor the pickle of the file is run. Nested dicts give names such as
-    `state_dict.conv.weight`, and so do the modules of a pickled network; other values are left out.
-    Tensors that share a storage share memory, and a tensor saved with permuted axes is a strided
-    view.
+    Neither torch nor the pickle of the file is run. Nested dicts, and the modules of a pickled
+    network, give names such as `state_dict.conv.weight`; other values are ignored. Tensors that
+    share a storage share memory, and a tensor saved with permuted axes is a strided view.
 
         arrays = read_torch_checkpoint("efficientnet-lite0.pth").arrays
         arrays["_fc.weight"].shape  # (1000, 1280)
@@ -76,7 +77,7 @@ def read_torch_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
         WeightsFormatError: the file is damaged, truncated or not a PyTorch checkpoint of tensors.
-        UnsafePickleError: the file refers to a name that could run code, given in the message.
+        UnsafePickleError: the file refers to a name that could run code; the message contains it.
         OSError: the file cannot be read.
     """
     data = pathlib.Path(path).read_bytes()
@@ -112,7 +113,7 @@ def _read_legacy(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
         )
     if interpret(stream).value != _PROTOCOL:
         raise WeightsFormatError(f"unknown protocol of the legacy layout; expected {_PROTOCOL}")
-    interpret(stream)  # Sizes of C types: elements are little-endian in all versions.
+    interpret(stream)  # Sizes of C types, which are not needed: elements are always little-endian.
     root, described = interpret(stream)
     keys = interpret(stream).value
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
@@ -168,7 +169,8 @@ def _zip_members(data: bytes) -> dict[str, bytes]:
                 for info in infos
             ):
                 raise WeightsFormatError("compressed members; torch.save stores them uncompressed")
-            # Members may overlap in a forged directory: together they must fit the file.
+            # Members may overlap in a forged archive directory, but together they must fit the
+            # file.
             if sum(info.file_size for info in infos) > len(data):
                 raise WeightsFormatError(
                     "the declared sizes of the members exceed the file; it is damaged"
@@ -178,14 +180,14 @@ def _zip_members(data: bytes) -> dict[str, bytes]:
             return {info.filename: archive.read(info) for info in infos}
     except WeightsFormatError:
         raise
-    except Exception as error:  # zipfile raises many types for damage, some undocumented
+    except Exception as error:  # zipfile raises many types for damage, some undocumented.
         raise WeightsFormatError(f"damaged zip file ({error}); expected torch.save's") from error
 
 
 def _iterate_values(root: Dict) -> Iterator[tuple[str, Tensor | Opaque]]:
     """Yields names and values of nested dicts in file order.
 
-    Without recursion, since the file determines the depth.
+    The walk is not recursive, since the file determines the depth.
     """
     visited = others = 0
     walks = [("", _entries(root))]

@@ -10,7 +10,7 @@ from cfx_jax.weights.layout import Layer, conv, dense
 
 
 def resnet(network: ResNet) -> list[Layer]:
-    """Returns the layout of a ResNet in torchvision, and in timm, which adds deep stems."""
+    """Returns the layout of a ResNet in torchvision, and in timm, which also has deep stems."""
     last = len(network.stem_features) - 1
     layers = [
         conv(f"stem_{i}", f"conv1.{3 * i}", "bn1" if i == last else f"conv1.{3 * i + 1}")
@@ -34,21 +34,21 @@ def resnet(network: ResNet) -> list[Layer]:
 
 
 RESNET_VARIANTS = ({"stem_features": (32, 32, 64)}, {"pooled_downsample": True})
-"""Fields that follow from the names of the arrays."""
+"""Alternative fields, which follow from the names of the arrays."""
 
 
 def infer_resnet_fields(
     network: ResNet, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]
 ) -> ResNet:
-    """Sets the widths of a deep stem.
+    """Sets the widths of a deep stem from the shapes of its kernels.
 
     Args:
-        network: the network with its variant fields.
+        network: network with its variant fields.
         arrays: arrays by the path of the parameter in our network.
         arguments: arguments of timm.
 
     Returns:
-        The network with `stem_features` of the arrays.
+        The network with the `stem_features` of the arrays.
     """
     del arguments
     kernels = [arrays.get(f"stem_{index}/kernel") for index in range(len(network.stem_features))]

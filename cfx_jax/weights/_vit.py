@@ -17,7 +17,7 @@ VARIANTS = (
     {"distilled": True},
     {"registers": 4},
 )
-"""Fields that follow from the names of the arrays."""
+"""Alternative fields, which follow from the names of the arrays."""
 
 
 # Side of the images that published networks are fine-tuned with.
@@ -30,7 +30,7 @@ def infer_fields(
     """Sets the fields that follow from the shapes of arrays or from the arguments of timm.
 
     Args:
-        network: the network with its variant fields.
+        network: network with its variant fields.
         arrays: arrays by the path of the parameter in our network.
         arguments: arguments of timm.
 
@@ -64,14 +64,15 @@ def infer_fields(
 def find_ambiguity(
     network: ViT, params: Mapping[str, Any], arguments: Mapping[str, Any], published_size: int
 ) -> str:
-    """Returns why position embeddings do not determine the network, or "".
+    """Returns the reason why position embeddings do not determine the network, or "".
 
-    n^2 embeddings are those of a square of n x n patches whose other tokens have none, or of the
-    tokens and a rectangle: with one class token always that of (n - 1) x (n + 1) patches.
+    n^2 embeddings may be those of n x n patches, with none for the other tokens, or those of a
+    rectangle of patches and the other tokens. With one class token, (n - 1) x (n + 1) patches
+    always fit.
 
     Args:
-        network: the network with its inferred fields.
-        params: its parameters.
+        network: network with its inferred fields.
+        params: parameters of the network.
         arguments: arguments of timm.
         published_size: side of the images that the network is usually trained with.
     """
@@ -93,7 +94,7 @@ def find_ambiguity(
 
 
 def _token_positions(network: ViT, arguments: Mapping[str, Any]) -> tuple[bool, ...]:
-    """Returns whether the tokens may have position embeddings, the likelier case first."""
+    """Returns whether the tokens have position embeddings: the possible answers, likelier first."""
     if not network.num_tokens:
         return (True,)
     stated = arguments.get("no_embed_class")
@@ -101,7 +102,7 @@ def _token_positions(network: ViT, arguments: Mapping[str, Any]) -> tuple[bool, 
 
 
 def _stated_grid(network: ViT, arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns rows and columns of patches of the stated image size, (0, 0) if it is unknown."""
+    """Returns the rows and columns of patches of the stated image size; (0, 0) if it is unknown."""
     size = arguments.get("img_size")
     sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(sides) != 2 or any(type(side) is not int or side % network.patch for side in sides):
@@ -165,7 +166,7 @@ def transformers(
     trunk: str = "vit",
     heads: tuple[str, str] = ("classifier", "distillation_classifier"),
 ) -> list[Layer]:
-    """Returns the layout of transformers, which projects queries, keys and values separately."""
+    """Returns the layout of transformers, with separate projections of queries, keys and values."""
     embeddings = f"{trunk}.embeddings"
     tokens = ("cls_token", "distillation_token", "register_tokens")
     layers = [
@@ -197,9 +198,9 @@ def deit(network: ViT) -> list[Layer]:
 
 
 def npz(network: ViT) -> list[Layer]:
-    """Returns the layout of the JAX original, whose attention has an axis for its heads.
+    """Returns the layout of the JAX original, whose attention arrays have an axis for the heads.
 
-    The files with a `pre_logits` layer, for the classes of ImageNet-21k, are another network.
+    Files with a `pre_logits` layer, for the classes of ImageNet-21k, belong to another network.
     """
     positions = "Transformer/posembed_input/pos_embedding"
     layers = [
@@ -227,7 +228,7 @@ def npz(network: ViT) -> list[Layer]:
 def _embeddings(
     network: ViT, positions: str, tokens: tuple[str, str, str], prefix: str = ""
 ) -> Layer:
-    """Returns the layer of position embeddings and of the tokens that the network has."""
+    """Returns the layer of the position embeddings and of the tokens that the network has."""
     sources = {"position_embedding": f"{prefix}{positions}"}
     counts = (network.class_token, network.distilled, network.registers)
     parameters = ("class_token", "distilled_token", "registers")

@@ -1,4 +1,4 @@
-"""Classifiers that can be loaded by name, and the layouts in which their weights are published."""
+"""Classifiers that can be loaded by name, and the published layouts of their weights."""
 
 import functools
 import importlib
@@ -41,7 +41,7 @@ class PublishedLayout(NamedTuple):
 
     Attributes:
         name: publisher of the layout.
-        layers: function of the network that returns its layers; the last one is the classifier.
+        layers: function of the network that returns its layers; the last layer is the classifier.
         normalization: normalisation that networks in this layout were trained with, unless the user
             passes another.
         fields: fields of the module that differ from its defaults in this layout.
@@ -61,20 +61,20 @@ class Architecture(NamedTuple):
 
     Attributes:
         module: Flax module with the published number of classes.
-        image_size: side of the images it is trained on, in pixels.
+        image_size: side of the images that the network is trained on, in pixels.
         layouts: published layouts of its weights.
         channels: number of channels of its images.
         class_names: file in this folder with the class names of the published weights.
-        packaged: `module:Class` of an installable package whose `get_model_file_path()` returns the
-            path of the weights, or "".
+        packaged: class `module:Class` of an installable package whose `get_model_file_path()`
+            returns the path of the weights, or "".
         aliases: regular expression for the names of this network in timm.
         arguments: values of arguments of timm that lead to this network, by name.
         variants: alternative values of fields, which follow from the names of the arrays; each is
-            compared on top of those before it.
+            compared in addition to the accepted variants before it.
         infer_fields: function `(module, arrays, arguments) -> module` that sets the remaining
             fields, from arrays by the path of our parameter and from arguments of timm.
-        find_ambiguity: function `(module, params, arguments, image_size) -> text` that returns why
-            the weights do not determine the module, or "".
+        find_ambiguity: function `(module, params, arguments, image_size) -> text` that returns the
+            reason why the weights do not determine the module, or "".
     """
 
     module: Module
@@ -92,7 +92,7 @@ class Architecture(NamedTuple):
     find_ambiguity: Callable[..., str] = lambda *_: ""
 
     def sizes(self, module: Module, preprocessing: Preprocessing) -> tuple[int, int]:
-        """Returns the image size `(H, W)`: of the module, of the config files, or the default."""
+        """Returns the image size `(H, W)` of the module, the config files, or else the default."""
         fixed = getattr(module, "image_size", None)
         if isinstance(fixed, tuple):
             return fixed
@@ -104,11 +104,11 @@ class Architecture(NamedTuple):
         """Returns the tree of shapes of the parameters."""
         size = self.sizes(module, Preprocessing())
         images = jax.ShapeDtypeStruct((1, *size, self.channels), np.float32)
-        key = jax.eval_shape(jax.random.key, 0)  # A shape, since a key would initialise a device.
+        key = jax.eval_shape(jax.random.key, 0)  # A shape, because a key would initialise a device.
         return jax.eval_shape(module.init, key, images)["params"]
 
 
-_AVERAGED = ("avg", "fast", "fastavg")  # Three names of one function.
+_AVERAGED = ("avg", "fast", "fastavg")  # Three names of the same function.
 _RELU = types.MappingProxyType(
     {"global_pool": _AVERAGED, "act_layer": ("relu",), "hidden_act": ("relu",)}
 )
@@ -252,7 +252,7 @@ ARCHITECTURES |= {
             "depths": ([3, 3, depth, 3],),
             "dims": ([width, 2 * width, 4 * width, 8 * width],),
             "hidden_act": ("gelu",),
-            "layer_norm_eps": (1e-12,),  # Of the last norm only, where the value is irrelevant.
+            "layer_norm_eps": (1e-12,),  # Applies to the last norm only, where it is irrelevant.
             "global_pool": _AVERAGED,
             "output_stride": (32,),
         },
@@ -309,7 +309,7 @@ def _own_layers(
 for _name, _architecture in ARCHITECTURES.items():
     _first = _architecture.layouts[0]
     _is_vit = _architecture.layouts == _VIT
-    # The layout of timm has all variants.
+    # The layout of timm contains all variants.
     _published = _vit.timm if _is_vit else _first.layers
     _own_layouts = [
         PublishedLayout(

@@ -23,12 +23,12 @@ def read(path: str) -> list[str]:
             a JSON list of names, or a JSON object `{"0": "tench", ...}`.
 
     Returns:
-        The names, at least one.
+        At least one name.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is not text, a line between others is empty, the numbers are not
-            0, 1, 2, ..., or the JSON has another form.
+        ValueError: the file is not text, an empty line is between others, the numbers are not 0, 1,
+            2, ..., or the JSON has another form.
     """
     content = pathlib.Path(path).read_bytes()
     # Editors may add a byte order mark at the start and empty lines at the end.
@@ -51,7 +51,7 @@ def read(path: str) -> list[str]:
 def read_packaged(file: str) -> tuple[str, ...]:
     """Returns the class names of a packaged file, in the order of the labels.
 
-    ImageNet-1k: WordNet lemmas.
+    The names of ImageNet-1k are WordNet lemmas.
     """
     text = importlib.resources.files("cfx_jax.weights").joinpath(file)
     return tuple(text.read_text(encoding="utf-8").splitlines())
@@ -69,7 +69,7 @@ def _without_numbers(lines: list[str]) -> list[str]:
 
 
 def _without_last_numbers(lines: list[str]) -> list[str]:
-    """Sorts lines such as `tench 0`; a number is part of the name unless the rest differ."""
+    """Sorts lines such as `tench 0`; keeps the numbers if the names without them repeat."""
     pairs = [(match[2], match[1]) for line in lines if (match := _NUMBER_LAST.fullmatch(line))]
     names = {int(number): name for number, name in pairs}
     are_indices = sorted(names) == list(range(len(lines))) and len(lines) > 1

@@ -26,8 +26,9 @@ numbers. Every layer has a `.conv.weight` `[out, in, k, k]` and a `.conv.bias` `
     conv16             16  32  3   allconv16            16  32  3
     conv17              3  16  3   allconv17             3  16  3
 
-The weights converted from TensorFlow are loaded into a module that has this network as its field
-`netG`, so their names may start with `netG.`; unverified, because they were not available.
+Weights converted from TensorFlow are loaded into a module that contains this network as its field
+`netG`, so their names may start with `netG.`. This is not verified, because these weights were not
+available.
 """
 
 from collections.abc import Mapping, Sequence

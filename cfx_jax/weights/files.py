@@ -28,10 +28,11 @@ def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
     The format is detected from the content, for any file name.
 
     Args:
-        path: path of a safetensors file, of the `.safetensors.index.json` of several ones, of an
-            `.npz` file, or of a file written by `torch.save`; a folder with one of them, or of an
-            Orbax checkpoint; or `hf://owner/name[/file]` for a file on the Hugging Face hub. With
-            the suffix `#PLACE`, such as `best.pth#state_dict_ema`, only the arrays below it.
+        path: path of a safetensors file, of the `.safetensors.index.json` of several files, of an
+            `.npz` file, or of a file written by `torch.save`; or of a folder with one of them, or
+            of an Orbax checkpoint; or `hf://owner/name[/file]` for a file on the Hugging Face hub.
+            With the suffix `#PLACE`, such as `best.pth#state_dict_ema`, only the arrays below that
+            place are read.
 
     Returns:
         Arrays under the joined names of nested dicts, class names of objects in place of arrays,
@@ -69,7 +70,7 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the local path of a weights file; an `hf://` address is downloaded.
 
     Raises:
-        ValueError: the path is an address of another kind.
+        ValueError: the path is an address other than `hf://`.
         OSError: the file cannot be downloaded.
     """
     text = os.fspath(path)
@@ -92,9 +93,9 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
         head = file.read(_HEAD_BYTES)
     if not head.strip(b"\0"):
         raise ValueError(f"{given}: {'zeros only' if head else 'an empty file'}; download it again")
-    # safetensors starts with the length of its header; the first bytes of JSON would be far too
-    # large a length. Checked before the other formats, since the lowest bytes of the length may be
-    # the first bytes of another format: one of 32 lengths ends with 0x80.
+    # A safetensors file starts with the length of its header; the first bytes of JSON would be far
+    # too large a length. Check this before the other formats, since the lowest bytes of the length
+    # may be the first bytes of another format: one of 32 lengths ends with 0x80.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
         return Checkpoint(read_arrays(path))
     if (found := recognise(path)) and found.for_weights:
@@ -109,11 +110,11 @@ def _read(path: pathlib.Path, given: str) -> Checkpoint:
 
 
 def _read_archive(path: pathlib.Path, given: str) -> Checkpoint:
-    """Reads a zip file, which NumPy and torch write."""
+    """Reads a zip file written by NumPy or torch."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception as error:  # zipfile raises many types for damage, some undocumented
+    except Exception as error:  # zipfile raises many types for damage, some undocumented.
         raise ValueError(
             f"{given}: damaged or incomplete, for example by an interrupted download: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Finds the network that the arrays of a file belong to, and converts them to its parameters."""
+"""Finds the network that fits the arrays of a file, and converts the arrays to its parameters."""
 
 import logging
 import re
@@ -21,7 +21,7 @@ class Loaded(NamedTuple):
     Attributes:
         module: Flax module with the number of classes of the file.
         params: parameters of the module.
-        normalization: normalisation of its images.
+        normalization: normalisation of the images.
     """
 
     module: Module
@@ -53,14 +53,14 @@ def build_network(
 ) -> Loaded:
     """Finds the layout of the arrays of a file and converts them to parameters.
 
-    The number of classes is that of the file. Of several layouts the one with the most agreeing
+    The file determines the number of classes. Of several layouts, the layout with the most matching
     names is used. The prefix of the arrays in the file and the ignored arrays are logged.
 
     Args:
         name: name of the architecture.
         arrays: arrays of the file by name, possibly within the wrapper of a training script.
-        opaque: Python class of each object in the file that is not a plain array, by its name.
-        preprocessing: known properties of the weights; they override those of the layout.
+        opaque: Python class of each object in the file that is not a plain array, by name.
+        preprocessing: known properties of the weights; they override properties of the layout.
 
     Returns:
         The network with its weights.
@@ -80,7 +80,7 @@ def build_network(
     place = place._replace(found=rename_head(layout, architecture.module, place.found))
     inner = {name: arrays[key] for name, key in place.found.items() if key in arrays}
     module = select_variant(architecture, layout, inner, preprocessing)
-    # An error of JAX is no fault of the file.
+    # An error of JAX is not a fault of the file, so it is raised outside of `try`.
     template = architecture.template(module)
     try:
         params = params_from_arrays(inner, layout.layers(module), template)
@@ -183,8 +183,8 @@ def select_variant(
 ) -> Module:
     """Returns the variant of a network that the arrays of a layout belong to.
 
-    Its fields come from the layout, from the names and shapes of the arrays and from the known
-    properties. The number of classes is that of the head, if the arrays contain it.
+    Its fields follow from the layout, the names and shapes of the arrays and the known properties.
+    The number of classes is that of the head, if the arrays contain a head.
     """
     module = architecture.module.clone(**layout.fields)
     for fields in architecture.variants:
@@ -216,16 +216,16 @@ def _count_differing(layout: PublishedLayout, module: Module, arrays: _Arrays) -
 def rename_head(
     layout: PublishedLayout, module: Module, found: Mapping[str, str]
 ) -> dict[str, str]:
-    """Renames a dense head with another name than the published one, for example after a dropout.
+    """Renames a dense head with an unpublished name, for example after a dropout layer.
 
     Args:
-        layout: layout of the names.
-        module: the network.
+        layout: layout that defines the published names.
+        module: network without weights.
         found: names in the file by published name.
 
     Returns:
-        The same names, with the published name for the head. The head is the only dense layer with
-        a common name of a head, possibly followed by a number, that is not another layer.
+        The same names, with the published name for the head. The head is the only dense layer that
+        has a common name of a head, possibly followed by a number, and is not another layer.
     """
     layers = layout.layers(module)
     sources = layers[-1].sources
@@ -238,7 +238,7 @@ def rename_head(
 
 
 def _heads(layers: Sequence[Layer], names: Iterable[str]) -> list[str]:
-    """Returns the names of kernels that seem to be a head and belong to no layer."""
+    """Returns the names of kernels that look like a head and belong to no layer."""
     expected = published_names(layers)
     stem, _, kernel = layers[-1].sources["kernel"].rpartition(".")
     pattern = re.compile(rf"({re.escape(stem)}|{_HEADS})(\.\d+)?\.{kernel}")

@@ -1,4 +1,4 @@
-"""Recognises files and folders of other formats by their content, whatever their name."""
+"""Recognises files and folders of other formats by their content, for any file name."""
 
 import os
 import pathlib
@@ -12,14 +12,15 @@ _DOWNLOAD = "download the file itself"
 
 
 class Format(NamedTuple):
-    """A format that is recognised, with advice where it is not accepted.
+    """A format that can be recognised, with advice for uses that do not accept it.
 
     Attributes:
         pattern: regular expression that matches the first bytes of a file, or the name of a member
             of a zip archive or of a folder.
-        name: what the file is, with its article.
-        for_weights: how to convert it to weights that are accepted; "" = it is accepted.
-        for_arrays: how to convert it to an .npz file of images; "" = as `for_weights`.
+        name: description of the file, with its article.
+        for_weights: advice on converting the file to accepted weights; "" = it is accepted.
+        for_arrays: advice on converting the file to an .npz file of images; "" = like
+            `for_weights`.
     """
 
     pattern: str
@@ -157,10 +158,10 @@ _FOLDERS = (
 
 
 def recognise(path: str | os.PathLike[str]) -> Format | None:
-    """Returns the format of a file or a folder, None if it is unknown, damaged or not there.
+    """Returns the format of a file or folder; None if it is unknown, damaged or missing.
 
     Args:
-        path: path of the file, whose first bytes decide, or of the folder.
+        path: path of the file, whose first bytes determine the format, or of the folder.
     """
     try:
         if os.path.isdir(path):
@@ -170,7 +171,7 @@ def recognise(path: str | os.PathLike[str]) -> Format | None:
         if head.startswith(b"PK"):
             with zipfile.ZipFile(path) as archive:
                 return _find(_MEMBERS, archive.namelist())
-    except Exception:  # zipfile raises many types for damage, some undocumented
+    except Exception:  # zipfile raises many types for damage, some undocumented.
         return None
     text = head.decode("latin-1")
     return next((f for f in _FILES if re.match(f.pattern, text, re.IGNORECASE | re.DOTALL)), None)

@@ -1,4 +1,4 @@
-"""Lists the content of a weights file, and finds the known network closest to it."""
+"""Lists the content of a weights file, and finds the closest known network."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,13 @@ _MAX_LISTED = 5  # Number of listed arrays of each kind of difference.
 
 
 class Match(NamedTuple):
-    """Comparison of a file with one layout of one architecture.
+    """The comparison of a file with one layout of one architecture.
 
     Attributes:
         architecture: name of the architecture.
         layout: name of the layout.
-        num_classes: number of classes of the head of the file, or the published number without one.
+        num_classes: number of classes of the head of the file; without a head, the published
+            number.
         num_arrays: number of arrays of the layout.
         differences: differences between the file and the layout.
         ignored: names of arrays in the file that do not belong to the network.
@@ -71,13 +72,13 @@ def describe(path: str | os.PathLike[str]) -> str:
 
 
 def find_closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
-    """Finds the layouts that are closest to the arrays, with any number of classes.
+    """Finds the layouts that are closest to the arrays, for any number of classes.
 
     Args:
         arrays: arrays of a file by name, possibly within the wrapper of a training script.
 
     Returns:
-        All layouts in which every array agrees, or else the one with the most agreeing arrays;
+        All layouts in which every array agrees, or else the layout with the most agreeing arrays;
         empty if no name is known.
     """
     candidates = [
@@ -88,7 +89,7 @@ def find_closest(arrays: Mapping[str, np.ndarray]) -> list[Match]:
     best = max(overlap for overlap, _, _ in candidates)
     if best == 0.0:
         return []
-    # Names alone distinguish most networks, whereas shapes need a trace of the network.
+    # Names alone distinguish most networks; comparing shapes requires a trace of the network.
     matches = [_match(name, layout, arrays) for score, name, layout in candidates if score == best]
     exact = [match for match in matches if not any(match.differences)]
     return exact or [max(matches, key=lambda match: match.num_agreeing)]
@@ -164,5 +165,5 @@ def _list_names(kind: str, arrays: Sequence[str]) -> list[str]:
 
 
 def _printable(name: str) -> str:
-    """Returns the name with control characters escaped, so that it cannot affect the terminal."""
+    """Returns a name with control characters escaped, so that it cannot affect the terminal."""
     return name if name.isprintable() else ascii(name)

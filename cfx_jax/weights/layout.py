@@ -1,7 +1,7 @@
-"""Published layouts of weights: the correspondence of arrays in a file to parameters of a network.
+"""Published layouts of weights, which map arrays in a file to parameters of a network.
 
-A layout is a list of `Layer`s. It determines, with the shapes of the parameters, the names and
-shapes that a file must have, so that missing and unexpected arrays are both reported.
+A layout is a list of `Layer`s. With the shapes of the parameters, it determines the names and
+shapes of the arrays in a file, so that missing and unexpected arrays are both reported.
 
     layers = [conv("conv1", "conv1", norm="bn1"), dense("classifier", "fc")]
     params = params_from_arrays(arrays, layers, template)
@@ -20,13 +20,13 @@ from cfx_jax.weights.unsupported import describe_unsupported
 
 _Shape = tuple[int, ...]
 _NORM = ("weight", "bias", "running_mean", "running_var")
-# Counts the batches of the training, which inference does not need.
+# Array that counts the batches of the training, which inference does not need.
 _IGNORED = "num_batches_tracked"
 # Parts of array names that wrappers of modules add, at any position.
 _WRAPPERS = re.compile(
     r"(?<![^./])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# If several places have the same names, those of an optimizer are never used, and those of a weight
+# If several places have the same names, the state of an optimizer is never used, and a weight
 # average only on request.
 _OPTIMIZER = re.compile(r"(?<![^./])opt(_state|imizers?|imizer_states?)?[./]")
 _AVERAGE = re.compile(r"(?<![^./])(\w+_)?(ema|averaged?|swa|shadow)(_\w+)?[./]")
@@ -34,17 +34,17 @@ _MAX_SHOWN = 5  # Number of differing arrays in an error message.
 
 
 class Layer(NamedTuple):
-    """One layer of a network and its published arrays.
+    """A layer of a network and its published arrays.
 
     Attributes:
         path: path of the layer in the parameters of the network, for example `block_0/conv1`.
         sources: name of the published array for each parameter of the layer.
         to_param: function that converts a published array to the axes of the parameter.
-        shape: function that maps the shape of the parameter to that of the published array.
+        shape: function that maps the shape of the parameter to the shape of the published array.
         norm: name of the batch normalisation to fold into the layer, or "".
-        epsilon: constant added to the variance by that normalisation.
-        shares: number of published layers that form this layer, concatenated along the last axis in
-            the order of the layout.
+        epsilon: constant that this normalisation adds to the variance.
+        shares: number of published layers that are concatenated to this layer along the last axis,
+            in the order of the layout.
     """
 
     path: str
@@ -57,12 +57,12 @@ class Layer(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """Differences between the arrays of a file and the expected ones; empty if they agree.
+    """Differences between the arrays of a file and the expected arrays; empty if they agree.
 
     Attributes:
         missing: names of expected arrays that the file does not contain.
         unexpected: names of arrays that are only in the file.
-        wrong: description of each array with another shape, or that is not floating.
+        wrong: descriptions of the arrays with another shape, or with a type that is not floating.
     """
 
     missing: list[str]
@@ -123,12 +123,12 @@ def published_names(layers: Sequence[Layer]) -> set[str]:
 
 
 class Place(NamedTuple):
-    """Place of a network in a file that a training script saved.
+    """The place of a network in a file that a training script saved.
 
     Attributes:
-        found: names in the file by published name, of all arrays at that place.
-        prefix: common prefix of those names in the file, without wrappers of modules.
-        others: prefixes of further places with equally many arrays, such as a weight average.
+        found: names in the file, by published name, of all arrays at this place.
+        prefix: common prefix of these names in the file, without wrappers of modules.
+        others: prefixes of further places with the same number of arrays, such as a weight average.
     """
 
     found: dict[str, str]
@@ -146,7 +146,7 @@ def find_place(names: Sequence[str], published: Container[str], number: int) -> 
 
     Returns:
         The place, without wrappers of modules. It is the whole file if less than half of the
-        smaller set, expected or present, has an expected name.
+        expected or of the present arrays, whichever are fewer, have an expected name.
     """
     plain = {_WRAPPERS.sub("", name): name for name in names}
     if len(plain) < len(names):
@@ -181,7 +181,7 @@ def params_from_arrays(
     """Converts published arrays to the parameters of a network.
 
     Args:
-        arrays: arrays by name, without wrapper.
+        arrays: arrays by name, without wrappers.
         layers: layout of the arrays.
         template: tree of the parameters, of arrays or `jax.ShapeDtypeStruct`.
 
@@ -209,7 +209,7 @@ def params_from_arrays(
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape]) -> None:
-    """Compares the arrays of a file with those expected.
+    """Compares the arrays of a file with the expected arrays.
 
     Raises:
         ValueError: arrays are missing, unexpected, of another shape or not floating; the message
@@ -231,7 +231,7 @@ def abbreviate(names: Sequence[str]) -> str:
 
 
 def compare_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, _Shape]) -> Differences:
-    """Compares the arrays of a file with the expected shapes; ignores counts of batches."""
+    """Compares the arrays of a file with the expected shapes; ignores `num_batches_tracked`."""
     named = {name for name in arrays if not name.endswith(_IGNORED)}
     wrong = [
         f"{name} {arrays[name].shape} instead of {shape}"

@@ -1,4 +1,4 @@
-"""Parameters of networks as safetensors files: arrays, a card of their training, and a digest."""
+"""Safetensors files of parameters, with a description of their training and a digest."""
 
 import hashlib
 import json
@@ -39,12 +39,12 @@ def encode_params(params: Any, card: Mapping[str, Any]) -> bytes:
     arrays = {}
     for name, value in traverse_util.flatten_dict(params, sep=_SEPARATOR).items():
         with np.errstate(over="ignore"):
-            # safetensors writes the memory of an array without regard to its order.
+            # safetensors writes the memory of an array regardless of its order.
             arrays[name] = np.asarray(value, np.float32).astype(np.float16, order="C")
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} contains values that are not finite in float16")
-    # Arrays are sorted and the card has a single entry (safetensors shuffles entries), so that
-    # equal parameters make equal files.
+    # Sort the arrays and store the card as a single entry (safetensors shuffles entries), so that
+    # equal parameters give equal files.
     metadata = {_CARD: json.dumps(card, sort_keys=True)}
     return bytes(save(dict(sorted(arrays.items())), metadata=metadata))
 
@@ -52,12 +52,12 @@ def encode_params(params: Any, card: Mapping[str, Any]) -> bytes:
 def read_params(
     path: str | os.PathLike[str], template: Any, digest: str | None = None
 ) -> dict[str, Any]:
-    """Reads a file that `encode_params` made for a network.
+    """Reads a file that `encode_params` created for a network.
 
     Args:
         path: path of the file.
         template: tree of the parameters of the network, of arrays or `jax.ShapeDtypeStruct`.
-        digest: expected SHA-256 of the file; None accepts any.
+        digest: expected SHA-256 of the file; None accepts any digest.
 
     Returns:
         Nested dict of float32 arrays with the names and shapes of the template.
@@ -98,7 +98,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with safe_open(os.fspath(path), framework="numpy") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}
-    except AttributeError as error:  # From NumPy, for a missing type, such as 8-bit floats.
+    except AttributeError as error:  # NumPy has no such type, for example 8-bit floats.
         raise ValueError(
             f"{os.fspath(path)} has arrays of {error.name}, a type that is not read; save them as "
             "float32 or float16"
@@ -113,11 +113,11 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def read_shards(index: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads all arrays of the safetensors files in the folder of their index by name.
+    """Reads all arrays, by name, of the safetensors files that an index in their folder lists.
 
     Raises:
         FileNotFoundError: the index or one of the files is missing.
-        ValueError: one of them is damaged, or their arrays differ from those of the index.
+        ValueError: a file is damaged, or the arrays differ from those in the index.
     """
     arrays: dict[str, np.ndarray] = {}
     for shard, names in shard_names(index).items():
@@ -129,7 +129,7 @@ def read_shards(index: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def shard_names(index: str | os.PathLike[str]) -> dict[str, set[str]]:
-    """Reads an index and returns the names of the arrays of each file.
+    """Reads an index and returns the names of the arrays in each file.
 
     Raises:
         FileNotFoundError: the index does not exist.

@@ -26,7 +26,7 @@ _RESAMPLING = (
 # Arguments of networks that timm may store outside of `model_args`.
 _ARGUMENTS = ("global_pool", "in_chans", "output_stride", "act_layer")
 _TRANSFORMERS_KEYS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
-# One of these is in every `config.json` of a network, apart from `architecture`.
+# Every `config.json` of a network contains one of these keys or `architecture`.
 _KEYS = ("model_type", "pretrained_cfg", "input_size", "label_names", "id2label")
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Preprocessing(NamedTuple):
 
 
 def read_preprocessing(folder: pathlib.Path) -> Preprocessing:
-    """Reads the two files in a folder, if they exist.
+    """Reads the two config files in a folder, if they exist.
 
     A value that is invalid or not supported is ignored with a warning.
     """
@@ -139,7 +139,7 @@ def _normalization(
     if not is_known or len(mean) != len(std) or min(std) <= 0:
         _warn_ignored("mean and std", f"{mean} and {std}")
         return None
-    # Images are in [0, 1] here, but start in [0, 255] in transformers.
+    # Images are in [0, 1] here, but in [0, 255] in transformers before rescaling.
     factor: Any = preprocessor.get("rescale_factor", 1 / 255)
     if preprocessor.get("do_rescale") is False:
         factor = 1.0
@@ -202,7 +202,7 @@ def _arguments(timm: Mapping[str, Any]) -> dict[str, Any]:
         arguments["in_chans"] = input_size[0]
     arguments |= {name: timm[name] for name in _ARGUMENTS if name in timm}
     arguments |= given if isinstance(given, dict) else {}
-    # In timm, None stands for the default.
+    # In timm, None means the default.
     return {name: value for name, value in arguments.items() if value is not None}
 
 

@@ -8,7 +8,7 @@ USE_OWN_MODEL = (
     "examples/torch_model.py)"
 )
 
-# Names of arrays from which the weights of a network are computed -> what to do.
+# Names of arrays from which the weights of a network are computed -> description and remedy.
 _UNMERGED = {
     r"(^|\.)(lora_\w+|base_layer)\.": "adapters of PEFT: save what "
     "model.merge_and_unload() returns",
@@ -45,7 +45,7 @@ _UNSUPPORTED = {
 
 
 def describe_unsupported(differing: Iterable[str]) -> str:
-    """Returns the kind of unsupported weights and what to do with them, or "".
+    """Returns the kind of unsupported weights and a remedy, or "".
 
     Args:
         differing: names of arrays that are only in the file, and descriptions of other differences.
