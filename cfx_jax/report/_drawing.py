@@ -13,18 +13,18 @@ from cfx_jax.report.examples import ReportUnit
 from cfx_jax.report.folder import GalleryFolder
 from cfx_jax.runs import TOP, Explanations
 
-_GREY = 128  # in the place of pictures there are none of
+_GREY = 128  # Colour of missing pictures.
 _THREADS = 4
-_MAX_STEPS = 200  # of a trace that are drawn
+_MAX_STEPS = 200  # Maximum number of drawn steps of a trace.
 _DIGITS, _MOST_DIGITS = 5, 9
-_BINS = 10  # of the probabilities of cells
+_BINS = 10  # Number of histogram bins for the probabilities of cells.
 
 
 class Drawing:
-    """Draws the examples of a run.
+    """Drawing of the examples of a run.
 
     Attributes:
-        tiles: kinds of the pictures that lie side by side in a file, in order.
+        tiles: kinds of the pictures in a strip, from left to right.
         geometry: geometry of each strip, see `draw_strip`; empty before the first strip.
         map_size: height and width of the maps that outlines are traced in.
     """
@@ -41,7 +41,7 @@ class Drawing:
         """Draws the first examples of a unit.
 
         Returns:
-            By row, of those with a picture or a trace: the place of the picture, and the details.
+            For each readable row, the place of its picture ("" = none) and its details.
         """
         if not count:
             return {}
@@ -66,14 +66,14 @@ class Drawing:
                 unit.indices[row], masks, {name: of[row] for name, of in read.items()}
             )
 
-        # Encoding lets other threads go on.
+        # Encoding releases the interpreter lock, so several threads are faster.
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             return dict(zip(readable, pool.map(draw_one, readable), strict=True))
 
     def _draw(
         self, index: int, masks: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
     ) -> tuple[str, dict[str, Any]]:
-        """Draws an example, of what the records hold of it; returns its place and details."""
+        """Draws an example from its records; returns the place of its picture and its details."""
         objectives, photo = self._run.results, values.get("image")
         maps = {
             objective: pictures.map_importance(
@@ -100,7 +100,7 @@ class Drawing:
         maps: Mapping[str, np.ndarray],
         values: Mapping[str, np.ndarray],
     ) -> str:
-        """Writes the pictures of an example; returns their place, "" where there is nothing."""
+        """Writes the pictures of an example; returns their place, "" if there are none."""
         if photo is None and not maps:
             return ""
         some = photo if photo is not None else next(iter(maps.values()))
@@ -123,7 +123,7 @@ class Drawing:
 
 
 def round_digits(value: float) -> float | None:
-    """Returns a number with five digits for a file of JSON, None where it is not finite."""
+    """Rounds a number to five digits for JSON; returns None if it is not finite."""
     return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 
 
@@ -146,7 +146,7 @@ def _displayed(value: float) -> tuple[str, ...]:
 
 
 def _count_cells(logits: np.ndarray) -> list[int]:
-    """Counts the cells of a mask by their probability of being kept; none where none is learnt."""
+    """Returns a histogram of the keep probabilities of a mask's cells; [] if no mask is learnt."""
     if np.isnan(logits).any():
         return []
     counts, _ = np.histogram(expit(logits.astype(np.float32)), _BINS, (0, 1))
@@ -154,12 +154,12 @@ def _count_cells(logits: np.ndarray) -> list[int]:
 
 
 def _top(classes: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[list[float | None]]:
-    """Lists of each class its number and its probabilities, before and after."""
+    """Lists the number of each class, and its probabilities before and after in-filling."""
     rows = zip(classes.tolist(), before.tolist(), after.tolist(), strict=True)
     return [[number, *map(round_for_display, of)] for number, *of in rows if number >= 0]
 
 
 def _thin(trace: np.ndarray) -> list[float | None]:
-    """A trace with fewer steps, its last one among them."""
+    """Returns a trace of at most `_MAX_STEPS` steps, including the last step."""
     stride = -(-len(trace) // _MAX_STEPS)
     return [round_digits(value) for value in trace[::-1][::stride][::-1].tolist()]

@@ -1,4 +1,4 @@
-"""Facts about whole runs in the gallery: their main settings, and where several runs differ."""
+"""The main settings of runs in the gallery, and the differences between several runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,19 +11,19 @@ _FACTS = {
     "Mode": "config.explain.mode",
     "Seed": "config.seed",
 }
-# They change no number of a run.
+# Config sections that do not change the results of a run.
 _NO_MATTER = ("batch", "report")
 
 
 def list_facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
-    """Lists the settings worth a line, of those the manifest has, and what a run costs.
+    """Lists the main settings of a run in its manifest, its progress and its cost.
 
     Args:
-        run: with its manifest.
-        computed: number of its examples that are computed.
+        run: reader of the run.
+        computed: number of computed examples.
 
     Returns:
-        Labels and values.
+        Pairs of a label and a value.
     """
     facts = []
     for label, path in _FACTS.items():
@@ -39,14 +39,14 @@ def list_facts(run: Explanations, computed: int) -> list[tuple[str, Any]]:
 
 
 def list_differences(runs: Sequence[Explanations]) -> list[tuple[str, list[str]]]:
-    """Lists in what the configs of runs differ, less what changes no number.
+    """Lists the differences between the configs of runs that may change results.
 
     Args:
         runs: runs that the gallery compares.
 
     Returns:
-        Paths of fields, as `explain.mode`, and the value of each run; "default" where a config says
-        none.
+        Paths of fields, such as `explain.mode`, and the value of each run; "default" if a config
+        sets no value.
     """
     configs = [dict(_flatten(run.manifest.get("config") or {})) for run in runs]
     settings, used_by_none = [run.manifest["settings"] for run in runs], object()
@@ -55,14 +55,14 @@ def list_differences(runs: Sequence[Explanations]) -> list[tuple[str, list[str]]
         values = [config.get(name) for config in configs]
         used = [of.get(name.removeprefix("explain."), used_by_none) for of in settings]
         if used_by_none not in used and used.count(used[0]) == len(used):
-            continue  # A number of one run's mode that another spells out.
+            continue  # All runs use the same value, which only some configs set explicitly.
         if name.partition(".")[0] not in _NO_MATTER and any(v != values[0] for v in values):
             found.append((name, ["default" if v in (None, "") else str(v) for v in values]))
     return found
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the fields of a config with their paths, `explain.mode`."""
+    """Yields the fields of a config with their paths, such as `explain.mode`."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{name}.")

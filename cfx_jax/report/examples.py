@@ -13,19 +13,19 @@ from cfx_jax.runs import CLASSES, SCALARS, Explanations
 
 OBJECTIVES = {"ssr": "smallest supporting region", "sdr": "smallest deletion region"}
 NUMBERS = (*SCALARS, "entropy")
-"""Numbers of a result; the entropy is that of the cells of its mask, in bits a cell."""
+"""Numbers of a result; `entropy` is the entropy of the mask cells, in bits per cell."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportUnit:
-    """A unit of a run, less its pictures.
+    """A unit of a run, without its pictures.
 
     Attributes:
         indices: indices of the examples in the run.
         ids: ids of the examples.
-        classes: `label`, `target` and `prediction`, -1 where one is not known.
-        results: by objective, `status` and each of `NUMBERS`, `[n]`.
-        masks: by objective, logits of keeping a cell, `[n, h, w]`; NaN where none is learnt.
+        classes: class indices by name (`label`, `target` and `prediction`); -1 if unknown.
+        results: values of `status` and of each of `NUMBERS`, `[n]`, by objective.
+        masks: logits of keeping a cell, `[n, h, w]`, by objective; NaN where no mask is learnt.
     """
 
     indices: range
@@ -36,7 +36,7 @@ class ReportUnit:
 
 
 def read_units(run: Explanations) -> Iterator[ReportUnit]:
-    """Yields the units that are computed, in order: no more than one of them is in memory."""
+    """Yields the computed units in order; only one unit is in memory at a time."""
     for number in run.complete_units:
         start, stop = run.unit_range(number)
         masks, results = {}, {}
@@ -95,6 +95,6 @@ def class_name(run: Explanations, number: int) -> str:
 
 
 def rather(run: Explanations) -> str:
-    """Returns ` rather than CLASS` where the question of a run has a contrast."""
+    """Returns ` rather than CLASS` if the question of a run has a contrast, else ""."""
     contrast = run.option("contrast")
     return "" if contrast is None else f" rather than {class_name(run, contrast)}"

@@ -1,4 +1,4 @@
-"""A run's numbers as one table, and its masks as pictures, for other programs and people."""
+"""Exports a run's numbers as a table, and its masks as pictures."""
 
 import csv
 import os
@@ -19,28 +19,28 @@ _LONGEST_NAME = 80
 def export_table(
     workdir: str | os.PathLike[str], folder: str | os.PathLike[str], kind: str = "parquet"
 ) -> pathlib.Path:
-    """Writes a table with one row for each example that is computed.
+    """Writes a table with one row per computed example.
 
-    Its columns are `id`, the classes by number and, where they have some, by name, and every number
-    that is kept of each objective, statuses by name.
+    Its columns are `id`, the classes by number and, if known, by name, and all stored numbers of
+    each objective, with statuses by name.
 
     Args:
         workdir: the run's folder.
-        folder: where to write, on a local disk; made when missing.
-        kind: `"parquet"` or `"csv"`.
+        folder: folder to write to, on a local disk; created if missing.
+        kind: format of the table, `"parquet"` or `"csv"`.
 
     Returns:
         Path of the table, `explanations.parquet` or `explanations.csv`.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or a chunk is damaged, or of something else than a run.
-        FileExistsError: there is a table already.
+        RecordsError: the manifest or a chunk is damaged, or does not belong to a run.
+        FileExistsError: the table exists already.
     """
     run = Explanations(workdir)
     path = pathlib.Path(folder) / f"explanations.{kind}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made here and now, so that nothing that is there is overwritten.
+    # Create the file exclusively, so that no existing table is overwritten.
     with path.open("xb"):
         pass
     try:
@@ -52,18 +52,18 @@ def export_table(
 
 
 def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
-    """Draws every mask that was learnt, over its photograph if the records keep it.
+    """Draws every learnt mask, over its photograph if the records contain it.
 
     Args:
         workdir: the run's folder.
-        folder: where to write, on a local disk; made when missing.
+        folder: folder to write to, on a local disk; created if missing.
 
     Returns:
-        How many `INDEX-ID-OBJECTIVE.png` were written.
+        Number of files `INDEX-ID-OBJECTIVE.png` that were written.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        RecordsError: the manifest or a chunk is damaged, or of something else than a run.
+        RecordsError: the manifest or a chunk is damaged, or does not belong to a run.
     """
     run, folder = Explanations(workdir), pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +86,12 @@ def export_pictures(workdir: str | os.PathLike[str], folder: str | os.PathLike[s
 
 
 def _parts(run: Explanations) -> Iterator[tuple[int, int]]:
-    """The examples of each complete unit: no more of them is in memory at once."""
+    """Returns the example ranges of the complete units, to read one unit at a time."""
     return (run.unit_range(unit) for unit in run.complete_units)
 
 
 def _columns(run: Explanations, start: int, stop: int) -> dict[str, list[Any]]:
-    """The rows of a part of the table, by column."""
+    """Returns the rows of a part of the table, by column."""
     columns: dict[str, list[Any]] = {"id": run.ids(start, stop)}
     names = dict(enumerate(run.class_names))
     for name in CLASSES:
@@ -126,5 +126,5 @@ def _write_parquet(path: pathlib.Path, run: Explanations) -> None:
 
 
 def _safe(text: str) -> str:
-    """An id as a part of a file name; the index before it keeps names apart."""
+    """Returns an id as part of a file name; the index before it keeps file names unique."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-_LONGEST_NAME:]

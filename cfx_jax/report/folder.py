@@ -9,7 +9,7 @@ from cfx_jax.records import Storage
 PAGE = "index.html"
 _MARK = "data/cfx_jax.txt"
 _SAYS = b"A gallery of cfx_jax: python -m cfx_jax.report writes its files anew.\n"
-# In every index.html that this program has written.
+# Every index.html that this program writes contains this tag.
 _OURS = b'<meta name="generator" content="cfx_jax">'
 _PARTS = re.compile(r"data/\d+/(rows|details)-\d+\.js|images/\d+/\d+/\d+\.webp")
 
@@ -39,7 +39,8 @@ class GalleryFolder(Storage):
         Args:
             location: location of the folder.
             taken: names of the files next to index.html.
-            check: called before each file is drawn and written; raise in it to end the writing.
+            check: function called before each file is drawn and written; an exception in it ends
+                the writing.
 
         Raises:
             FileExistsError: there are files with these names that do not belong to a gallery.
@@ -54,7 +55,7 @@ class GalleryFolder(Storage):
         is_ours = self.read(_MARK) is not None if page is None else _OURS in page
         if not is_ours:
             self._refuse_to_take((PAGE, *taken))
-        # Only existing files: another gallery that is being written meanwhile keeps its files.
+        # Only files that exist now, so that another gallery written meanwhile keeps its files.
         self._earlier = {*self.names("data/"), *self.names("images/")} if is_ours else set()
         self._earlier = {name for name in self._earlier if _PARTS.fullmatch(name)}
 
@@ -68,7 +69,7 @@ class GalleryFolder(Storage):
 
     @property
     def num_pictured(self) -> int:
-        """Number of examples with pictures in the existing gallery, the least over its runs."""
+        """Number of examples with pictures in the existing gallery, the minimum over its runs."""
         found = re.findall(rb'"pictured": ?(\d+)', self.read(PAGE) or b"")
         return min(map(int, found), default=0)
 
@@ -77,13 +78,13 @@ class GalleryFolder(Storage):
         self.write(_MARK, _SAYS)
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file of this gallery, unless `check` ends it."""
+        """Writes a file of this gallery, unless `check` raises."""
         self.check()
         super().write(name, data)
         self._earlier.discard(name)
 
     def clear(self) -> None:
-        """Removes files of an earlier gallery that this one has not written."""
+        """Removes files of an earlier gallery that this gallery has not written."""
         for name in sorted(self._earlier):
             self.remove(name)
         self._earlier.clear()

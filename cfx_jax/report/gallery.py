@@ -1,4 +1,4 @@
-"""The gallery of runs: records -> a folder that opens in a browser, no accelerator, no server.
+"""Writes the gallery of runs: a folder to open in a browser, without accelerator or server.
 
     index.html              the document, with the first 100 examples for use without JavaScript
     *.js, gallery.css       scripts and styles; nothing is loaded from elsewhere
@@ -64,22 +64,23 @@ def write_gallery(
     max_images: int | None = None,
     check: Callable[[], None] | None = None,
 ) -> str:
-    """Writes the gallery of runs, of all they have computed so far.
+    """Writes the gallery of all results that runs have computed so far.
 
     Args:
         workdirs: the runs' folders. Examples with the same id are displayed together.
-        output: folder to write to, made when missing, on a local disk or in a bucket. A
-            gallery that lies there is replaced.
+        output: folder to write to, created if missing, on a local disk or in a bucket. An existing
+            gallery is replaced.
         max_images: number of computed examples of each run, from the first on, whose pictures are
-            drawn; None draws all.
-        check: called between files; raise in it to end the writing. The previous gallery stays.
+            drawn; None = all.
+        check: function called between files; an exception in it ends the writing, and the previous
+            gallery remains.
 
     Returns:
-        Place of `index.html` in `output`.
+        Location of `index.html` in `output`.
 
     Raises:
         FileNotFoundError: there is no run in a folder.
-        RecordsError: a manifest or a chunk is damaged, or of something else than a run.
+        RecordsError: a manifest or a chunk is damaged, or does not belong to a run.
         ValueError: `max_images` is negative, or `output` is empty.
         FileExistsError: `output` contains files of another program with names of our files.
         OSError: `output` cannot be written.
@@ -117,14 +118,14 @@ def write_gallery(
 def open_folder(
     output: str | os.PathLike[str], check: Callable[[], None] | None = None
 ) -> GalleryFolder:
-    """Looks at the folder of a gallery; nothing is written.
+    """Inspects the folder of a gallery; nothing is written.
 
     Args:
-        output: as in `write_gallery`.
-        check: as in `write_gallery`.
+        output: folder of the gallery, as in `write_gallery`.
+        check: function called between files, as in `write_gallery`.
 
     Raises:
-        FileExistsError: it contains files of another program with names of our files.
+        FileExistsError: the folder contains files of another program with names of our files.
         ValueError: `output` is empty.
     """
     return GalleryFolder(output, (*_ASSETS, _SCALE), check)
@@ -135,11 +136,11 @@ class _Run:
     """The content of the gallery for one run.
 
     Attributes:
-        data: for the scripts.
-        listed: the first examples, for the static list.
+        data: data for the scripts.
+        listed: first examples, for the static list.
         counts: number of examples with each status that occurs.
-        facts: settings worth a line.
-        settings: parts of the manifest, as texts.
+        facts: main settings, as labels and values.
+        settings: parts of the manifest, as titles and texts.
     """
 
     data: dict[str, Any]
@@ -216,7 +217,7 @@ def _warn_of_strangers(runs: Sequence[Explanations]) -> None:
 
 
 class _Parts:
-    """Writes rows to numbered files, in order, so many indices a file."""
+    """Writer of rows, in order, to numbered files with `size` indices per file."""
 
     def __init__(self, storage: Storage, name: str, size: int) -> None:
         self._storage, self._name, self._size = storage, name, size
@@ -225,14 +226,14 @@ class _Parts:
         self.written: list[int] = []
 
     def add(self, index: int, row: dict[str, Any]) -> None:
-        """Takes a row over; indices grow."""
+        """Adds a row; indices must increase."""
         if index // self._size != self._part:
             self.close()
             self._part = index // self._size
         self._rows.append(row)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining rows."""
         if not self._rows:
             return
         columns = {key: [row[key] for row in self._rows] for key in self._rows[0]}
@@ -244,7 +245,7 @@ class _Parts:
 
 
 def _row(unit: ReportUnit, row: int) -> dict[str, Any]:
-    """The values that the gallery can search, filter and sort by."""
+    """Returns the values of an example by which the gallery can search, filter and sort."""
     found: dict[str, Any] = {"index": unit.indices[row], "id": unit.ids[row]}
     found |= {name: unit.classes[name][row] for name in CLASSES}
     for objective, columns in unit.results.items():
@@ -254,7 +255,7 @@ def _row(unit: ReportUnit, row: int) -> dict[str, Any]:
 
 
 def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """Returns, for each status that occurs, its meaning and how often each objective has it."""
+    """Returns the meaning of each status that occurs, and its count for each objective."""
     occurring = set().union(*counts.values())
     order = [*run.status_names, *sorted(occurring - {*run.status_names})]
     return [
@@ -269,7 +270,7 @@ def _count(run: Explanations, counts: Mapping[str, Mapping[str, int]]) -> list[d
 
 
 def _names(workdirs: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Names runs by their folders: the last parts of their paths that tell them apart."""
+    """Names runs by the shortest ends of their paths that differ."""
     paths = [pathlib.PurePath(os.path.abspath(workdir)).parts for workdir in workdirs]
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_ROWS = 16
-_SIDE = 2.6  # inches
+_SIDE = 2.6  # Side of a panel, in inches.
 _DPI = 120
 
 
@@ -27,23 +27,23 @@ def figure(
     *,
     class_names: Sequence[str] = (),
 ) -> "Figure":
-    """Draws explanations: before, what matters, after; a row each.
+    """Draws each explanation as a row: original image, saliency and in-filled image.
 
     Args:
         explanation: explanation of one image, or of N images; the first 16 are drawn.
-        images: that were explained, `[N, H, W, C]` in [0, 1], without N for one; None draws the map
-            without them.
-        class_names: by number of a class.
+        images: explained images, `[N, H, W, C]` in [0, 1], without N for a single image; None omits
+            them.
+        class_names: names of the classes, by number.
 
     Returns:
-        A `matplotlib.figure.Figure`, which notebooks show: the image with its probability, the
-        saliency over it with a line around the region that holds half of its mass, and the image
-        in-filled under a hard mask with its probability.
+        A `matplotlib.figure.Figure`, which notebooks display. Each row has the image and its
+        probability, the saliency with an outline around half of its mass, and the image in-filled
+        under a hard mask and its probability.
 
     Raises:
-        TypeError: it is no `Explanation`.
-        ValueError: there is none in it, or there are not as many images as explanations, or they
-            are of another size or not in [0, 1].
+        TypeError: `explanation` is not an `Explanation`.
+        ValueError: it contains no explanation, the number of images differs from the number of
+            explanations, or the images have another size or are not in [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, cfx_jax
@@ -72,7 +72,7 @@ def figure(
         one = jax.tree.map(lambda leaf, row=row: leaf[row], found)
         photo = None if images is None else pictures.to_pixels(np.nan_to_num(images[row]))
         _draw_row(axes[row], one, photo, class_names)
-    # Notebooks show a figure of pyplot only, which keeps it until it is closed.
+    # Notebooks display only figures of pyplot, which keeps figures until they are closed.
     drawn._repr_png_ = lambda: _encode(drawn)
     return drawn
 
@@ -119,7 +119,7 @@ def _draw_row(
     panels.append((infilled, f"→ in-filled\n{after}"))
     for axis, (picture, title) in zip(axes, panels, strict=True):
         axis.imshow(picture, origin="upper")
-        # A name may hold a dollar, which is no formula.
+        # A dollar sign in a class name does not start a formula.
         axis.set_title(title, fontsize=9, parse_math=False)
         axis.axis("off")
 

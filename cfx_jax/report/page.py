@@ -36,13 +36,13 @@ def run_with_page(
     *,
     classifier: Classifier | None = None,
 ) -> str:
-    """Does the same as `cfx_jax.run`, and writes the gallery of the run.
+    """Runs a config like `cfx_jax.run`, and writes the gallery of the run.
 
     Args:
         config: configuration of the run.
         workdir: folder of the run.
-        stop: as in `cfx_jax.run`; a stop does not wait for the gallery.
-        classifier: as in `cfx_jax.run`.
+        stop: stop request, as in `cfx_jax.run`; a stop does not wait for the gallery.
+        classifier: replaces the classifier of the config, as in `cfx_jax.run`.
 
     Returns:
         Path of `report/index.html` in `workdir`; "" on all processes of a run except the first.
@@ -53,7 +53,7 @@ def run_with_page(
         OSError: `workdir` cannot be written, or its `report` contains files of another program.
         StoppedError: the run was requested to stop.
     """
-    # On all processes, so that all raise the same error; the first one names the folder of the run.
+    # Check on all processes, so that all raise the same error. The first check names the workdir.
     Storage(workdir)
     open_folder(_place(workdir))
     if not cluster.is_first():
@@ -78,10 +78,11 @@ def write_report(
     """Writes the gallery of a run, with all results computed so far.
 
     Args:
-        workdir: the run's folder, as `RecordWriter` made it.
-        max_images: number of computed examples, from the first on, whose pictures are drawn; None
-            draws all. The numbers cover all examples. An existing gallery never loses pictures.
-        check: called between files; raise in it to end the writing, see `write_gallery`.
+        workdir: the run's folder, written by `RecordWriter`.
+        max_images: number of computed examples, from the first on, whose pictures are drawn; None =
+            all. The numbers cover all examples. An existing gallery never loses pictures.
+        check: function called between files; an exception in it ends the writing, see
+            `write_gallery`.
 
     Returns:
         Path of `report/index.html` in `workdir`.
@@ -112,7 +113,7 @@ def kept_fresh(
 
     Args:
         workdir: the run's folder; it need not exist yet.
-        max_images: as in `write_report`.
+        max_images: number of examples whose pictures are drawn, as in `write_report`.
         stop: stop request of the run.
     """
     ended = threading.Event()
@@ -127,7 +128,7 @@ def kept_fresh(
 
 
 class _EndedError(Exception):
-    """The run has ended, or is requested to stop."""
+    """Error raised when the run has ended or is requested to stop."""
 
 
 def _write_now_and_then(
@@ -166,7 +167,7 @@ def summary(workdir: str | os.PathLike[str]) -> str:
     """Returns the table of a run as text: class, probability and log-odds, area, status.
 
     Args:
-        workdir: the run's folder, as `RecordWriter` made it.
+        workdir: the run's folder, written by `RecordWriter`.
 
     Returns:
         One line for each computed example and objective, at most 40, and a line with the count.

@@ -1,6 +1,6 @@
-"""Pictures of what was learnt and measured, and the one way from a picture to a file.
+"""Draws pictures and plots of explanations and evaluations, and encodes pictures as files.
 
-Saliency maps are `[H, W]` in [0, 1], 1 = important, whatever the objective; pictures are uint8
+Saliency maps are `[H, W]` in [0, 1], 1 = important, for both objectives; pictures are uint8
 `[H, W, 3]`, plots `[H, W, 4]`.
 """
 
@@ -21,18 +21,18 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _COLORMAP = "inferno"
-_COLOR_SHARE = 0.55  # of the colour in the overlay; the rest is the grey photo
+_COLOR_SHARE = 0.55  # Share of the colour in the overlay; the rest is the grey photo.
 _SMALLEST_PICTURE = 224
-_GAP = 4  # white pixels between the images of a sheet
-_MIN_WIDTH = 112  # smaller images of a sheet are enlarged to this
-_LARGEST_TILE = 1024  # larger pictures of a strip are made smaller to this
-_WEBP_BLOCK = 16  # pixels that share a colour, or a prediction, with their neighbours
-_HALF = 0.5  # of the mass of a map, outlined
-_STRIDE = 3  # pixels between the points of an outline
+_GAP = 4  # White pixels between the images of a sheet.
+_MIN_WIDTH = 112  # Smaller images of a sheet or strip are enlarged to this or more.
+_LARGEST_TILE = 1024  # Larger pictures of a strip are reduced to this.
+_WEBP_BLOCK = 16  # Side of a WebP block, whose pixels share colours and predictions.
+_HALF = 0.5  # Share of the mass of a map that its outline contains.
+_STRIDE = 3  # Pixels between the points of an outline.
 
 
 def plain_text(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Makes a function draw without LaTeX, which the settings of Matplotlib may ask for."""
+    """Makes a function draw without LaTeX, even if the settings of Matplotlib enable it."""
 
     @functools.wraps(function)
     def draw(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -45,7 +45,7 @@ def plain_text(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def encode_png(picture: np.ndarray) -> bytes:
-    """Encodes a picture or a plot."""
+    """Encodes a picture or a plot as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -59,7 +59,7 @@ def encode_webp(picture: np.ndarray) -> bytes:
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns float `[H, W, 3]` or `[H, W, 1]` in [0, 1] as a picture."""
+    """Converts a float image `[H, W, 3]` or `[H, W, 1]` in [0, 1] to a picture."""
     pixels = np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
@@ -67,16 +67,16 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
 def draw_saliency(
     logits: np.ndarray, objective: str, photo: np.ndarray | None, law: MaskLaw
 ) -> np.ndarray:
-    """Draws a learnt mask, and around the region that holds half of its mass a line.
+    """Draws a learnt mask, with an outline around the region with half of its mass.
 
     Args:
-        logits: `[h, w]`, of keeping a cell.
-        objective: `"ssr"` or `"sdr"`.
-        photo: uint8 `[H, W, 3]`, or None for the map alone.
+        logits: logits of keeping a cell, `[h, w]`.
+        objective: objective of the mask, `"ssr"` or `"sdr"`.
+        photo: photograph, uint8 `[H, W, 3]`; None draws the map alone.
         law: mask law of the learnt mask.
 
     Returns:
-        A picture of the size of the photograph; without one at least 224 pixels wide.
+        A picture with the size of the photograph, else with at least 224 pixels on the longer side.
     """
     importance = map_importance(logits, objective, photo, law)
     return draw_edge(overlay(importance, photo), half_region(importance))
@@ -88,36 +88,37 @@ def map_importance(
     """Maps a learnt mask to importance at the pixels of its photograph.
 
     Args:
-        logits: `[h, w]`, of keeping a cell.
-        objective: `"ssr"` or `"sdr"`.
-        photo: `[H, W, 3]`; None for whole cells, at least 224 pixels of them.
+        logits: logits of keeping a cell, `[h, w]`.
+        objective: objective of the mask, `"ssr"` or `"sdr"`.
+        photo: photograph, `[H, W, 3]`; None enlarges whole cells to at least 224 pixels on the
+            longer side.
         law: mask law of the learnt mask.
 
     Returns:
-        float `[H, W]` in [0, 1].
+        Importance, float `[H, W]` in [0, 1].
     """
     if photo is not None:
         return saliency(logits, objective, (photo.shape[0], photo.shape[1]), law)
     factor = max(1, -(-_SMALLEST_PICTURE // max(logits.shape)))
     height, width = (factor * length for length in logits.shape)
-    # Without blocks, since nothing says how large one is beside a cell.
+    # Without blocks, because the size of a block relative to a cell is unknown.
     return saliency(logits, objective, (height, width), dataclasses.replace(law, block_size=1))
 
 
 def half_region(importance: np.ndarray) -> np.ndarray:
-    """Returns the smallest region that holds half of the mass of a map `[H, W]`, bool `[H, W]`.
+    """Returns the smallest region with half of the mass of a map `[H, W]`, bool `[H, W]`.
 
-    Pixels of one importance are in it together; it is empty where the map has no mass.
+    Pixels of equal importance are included together; the region is empty if the map has no mass.
     """
     return importance >= _half_level(importance)
 
 
 def draw_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Draws a white line on the inner side of a region's boundary, a dark one on the outer side."""
+    """Draws a white line inside the boundary of a region, and a dark line outside of it."""
     from scipy import ndimage
 
     width = max(1, round(max(region.shape) / _SMALLEST_PICTURE))
-    # The outside of the picture counts as region: an outline along its edge has no meaning.
+    # The outside of the picture counts as region, so that no line is drawn along its edge.
     inner = region & ~ndimage.binary_erosion(region, iterations=width, border_value=1)
     outer = ndimage.binary_dilation(region, iterations=width) & ~region
     drawn = picture.copy()
@@ -126,17 +127,17 @@ def draw_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def trace_outline(importance: np.ndarray) -> str:
-    """Returns the boundary of `half_region` as the path of an SVG, in half pixels."""
+    """Returns the boundary of `half_region` as an SVG path, in half pixels."""
     from skimage import measure
 
     level = _half_level(importance)
     if not np.isfinite(level):
         return ""
-    # A line runs between pixels of either side, and along the edge of the picture.
+    # The line runs between the pixels of both sides; padding continues it along the picture's edge.
     lines = measure.find_contours(np.pad(importance, 1), level - 1e-9)
     path = ""
     for line in lines:
-        # The contour has a point per pixel; a third of them, to half a pixel, looks the same.
+        # The contour has one point per pixel; a third of them, to half a pixel, looks the same.
         points = np.rint(2 * line[::_STRIDE, ::-1] - 1).astype(int)
         steps = np.diff(points, axis=0).ravel().tolist()
         path += f"M{points[0, 0]} {points[0, 1]}l{' '.join(map(str, steps))}z" if steps else ""
@@ -144,7 +145,7 @@ def trace_outline(importance: np.ndarray) -> str:
 
 
 def overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
-    """Colours a map `[H, W]` on the fixed scale [0, 1], over the grey photo if there is one."""
+    """Colours a map `[H, W]` on the fixed scale [0, 1], over the grey photo if it is given."""
     import matplotlib
 
     colors = matplotlib.colormaps[_COLORMAP](importance)[..., :3]
@@ -155,15 +156,17 @@ def overlay(importance: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
 
 
 def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Lays pictures of one size side by side, so that the gallery loads one file per example.
+    """Places pictures of equal size side by side, so that the gallery loads one file per example.
 
     Args:
-        tiles: uint8 `[H, W, 3]`. Small ones are enlarged pixel by pixel, large ones made smaller.
+        tiles: pictures, uint8 `[H, W, 3]`. Small pictures are enlarged by whole pixels, large
+            pictures are reduced.
 
     Returns:
-        A picture, and of each tile in it height, width, distance to the next one and the columns
-        before it: tiles go on with their outer columns to whole blocks of WebP, so that none is
-        mixed with the next one, in the file or where the gallery scales it.
+        The picture, and the geometry of its tiles: height, width, distance from tile to tile, and
+        number of padding columns before a tile. Tiles are padded with their outer columns to whole
+        blocks of WebP, so that adjacent tiles do not mix, neither in the file nor when the gallery
+        scales it.
     """
     height, width = tiles[0].shape[:2]
     scale = max(-(-_MIN_WIDTH // width), 1)
@@ -173,7 +176,7 @@ def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int,
         share = _LARGEST_TILE / max(height, width)
         height, width = max(1, round(share * height)), max(1, round(share * width))
         tiles = [np.asarray(Image.fromarray(tile).resize((width, height))) for tile in tiles]
-    # At least one column on either side.
+    # Pad by at least one column on either side.
     padding = 2 + (-width - 2) % _WEBP_BLOCK
     before = padding // 2
     tiles = [np.pad(tile, ((0, 0), (before, padding - before), (0, 0)), "edge") for tile in tiles]
@@ -181,11 +184,11 @@ def draw_strip(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int,
 
 
 def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: MaskLaw) -> np.ndarray:
-    """Maps mask logits `[h, w]` to importance at the pixels, as `Explanation.saliency` does.
+    """Maps mask logits `[h, w]` to importance at the pixels, like `Explanation.saliency`.
 
-    In NumPy, so that a gallery needs no accelerator and no compilation for each image size.
+    It uses NumPy, so that a gallery needs no accelerator and no compilation per image size.
     """
-    # Beyond 30 a probability is 0 or 1 to float32, and infinities would not interpolate.
+    # Beyond 30, a probability is 0 or 1 in float32; infinite logits could not be interpolated.
     most = 30.0 * law.sharpness
     logits = np.clip(logits.astype(np.float32), -most, most)
     cells = logits if law.is_random else expit(logits)
@@ -194,7 +197,7 @@ def saliency(logits: np.ndarray, objective: str, size: tuple[int, int], law: Mas
 
 
 def _enlarge(rows: np.ndarray, cells: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    # In one thread: BLAS takes several for a product so flat, and is twenty times slower.
+    # `einsum` uses one thread; for this thin product BLAS uses several and is 20 times slower.
     return np.asarray(np.einsum("yw,xw->yx", rows @ cells, columns))
 
 
@@ -206,10 +209,11 @@ def draw_scale(over_photo: bool) -> np.ndarray:
 
 
 def draw_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Lays images of one size out on white, small ones enlarged.
+    """Arranges images of equal size on white; small images are enlarged.
 
     Args:
-        rows: rows of pictures, float `[H, W, 3]` or `[H, W, 1]` in [0, 1], as many in each row.
+        rows: rows of pictures, float `[H, W, 3]` or `[H, W, 1]` in [0, 1]; all rows have equal
+            length.
 
     Returns:
         A picture.
@@ -235,7 +239,8 @@ def draw_curves(
     """Plots the mean deletion and insertion curves of each method.
 
     Args:
-        scores: by method, `deletion` and `insertion` `[N, G, P]`, probabilities of the target.
+        scores: curves `deletion` and `insertion` of each method, `[N, G, P]`, probabilities of the
+            target.
         infills: names of the G generators that fill the holes.
 
     Returns:
@@ -263,10 +268,10 @@ def draw_curves(
 
 @plain_text
 def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Plots the maps of some images, a row each, a column for each method.
+    """Plots the maps of some images, with one row per image and one column per method.
 
     Args:
-        maps: by method, `[n, h, w]` in [0, 1].
+        maps: maps by method, `[n, h, w]` in [0, 1].
 
     Returns:
         A plot.
@@ -284,7 +289,7 @@ def draw_maps(maps: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _half_level(importance: np.ndarray) -> float:
-    """The least importance in the smallest region with half of the mass; infinite without mass."""
+    """Returns the least importance in the region with half of the mass; infinite without mass."""
     ordered = np.sort(importance, axis=None)[::-1]
     mass = np.cumsum(ordered)
     if not mass[-1] > 0:
@@ -293,7 +298,7 @@ def _half_level(importance: np.ndarray) -> float:
 
 
 def make_figure(width: float, height: float, **options: Any) -> Any:
-    """Makes a figure of so many inches that no window and no global state knows of."""
+    """Creates a figure, with its size in inches, outside of windows and pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained", **options)

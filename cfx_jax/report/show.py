@@ -1,4 +1,4 @@
-"""Numbers of explanations as text, and explanations as an HTML table for notebooks."""
+"""Formats numbers of explanations as text, and explanations as an HTML table for notebooks."""
 
 import dataclasses
 import html
@@ -53,15 +53,15 @@ def number(value: Scalar) -> str:
 
 
 def to_html(explanation: Explanation) -> str:
-    """Formats explanations as a table with a small saliency map each.
+    """Formats explanations as an HTML table with a small saliency map in each row.
 
     Args:
         explanation: explanation of one image, or of images with any number of leading axes.
 
     Returns:
-        HTML of the first ten, the number of further ones, and the meaning of each failure. Fields
-        that are None are `n/a`. Without values, as inside `jit`, or with leading axes that differ
-        between the fields, HTML of the shape and type of each field.
+        HTML of the first ten explanations, the number of further explanations, and the meaning of
+        each failure. Fields that are None are `n/a`. If fields have no values, as inside `jit`, or
+        different leading axes, HTML of the shape and type of each field.
     """
     if not _can_show(explanation):
         return _shapes(explanation)
@@ -142,7 +142,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "success_rate": percent,
     "stability": number,
 }
-"""Fields in the columns of the table after the map, scalars, and their formats."""
+"""Scalar fields in the columns of the table after the map, and their formats."""
 
 
 def _name(status: Status) -> str:
