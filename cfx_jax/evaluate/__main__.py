@@ -1,4 +1,4 @@
-"""Measures explanations: `python -m cfx_jax.evaluate --records=DIR ... | --config=FILE`."""
+"""Evaluates explanations: `python -m cfx_jax.evaluate --records=DIR ... | --config=FILE`."""
 
 from cfx_jax.commands.evaluate import main
 

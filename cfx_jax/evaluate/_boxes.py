@@ -9,26 +9,27 @@ from cfx_jax.config import ConfigError
 from cfx_jax.data import Resize, Source
 
 _logger = logging.getLogger(__name__)
-# Boxes are drawn by hand: share of the width or height by which one may reach beyond its image.
+# Share of the width or height by which a hand-drawn box may reach beyond its image.
 _OVERHANG = 0.5
 
 
 def find_boxes(
     source: Source, indices: Sequence[int], size: tuple[int, int], resize: str | Resize
 ) -> list[np.ndarray]:
-    """Returns the boxes of some examples; warns of those that lie beyond their image.
+    """Returns the boxes of some examples; warns of boxes that are outside or far beyond the image.
 
     Args:
         source: the examples.
         indices: positions of examples that can be read.
-        size: `(H, W)` of the fitted images.
-        resize: as in `Source.load`.
+        size: size of the fitted images, `(H, W)`.
+        resize: resizing rule, as in `Source.load`.
 
     Returns:
         Boxes of each example, float32 `[k, 4]` in pixels of the fitted image, not clamped to it.
 
     Raises:
-        ConfigError: all boxes lie in [0, 1], so they are shares of the image instead of pixels.
+        ConfigError: all coordinates are in [0, 1], so they are shares of the image instead of
+            pixels.
     """
     given = {index: boxes for index in indices if len(boxes := source.boxes(index))}
     if given:

@@ -41,7 +41,7 @@ def measure_maps(
     """Measures maps of any scale.
 
     Args:
-        maps: float `[m, H, W]`, larger = more important.
+        maps: saliency maps, float `[m, H, W]`, larger = more important.
         images: images of the maps.
         boxes: true boxes of each image, float `[k, 4]`.
         scorer: scorer, which runs the classifier.
@@ -74,7 +74,8 @@ def measure_regions(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, 
     """Measures the regions above the fixed threshold `REGION_THRESHOLD`, which is not tuned.
 
     Args:
-        maps: float `[m, H, W]` in [0, 1]: probabilities, or the result of `to_unit_range`.
+        maps: saliency maps, float `[m, H, W]` in [0, 1]: probabilities, or the result of
+            `to_unit_range`.
         boxes: true boxes of each image, float `[k, 4]`.
 
     Returns:
@@ -97,7 +98,7 @@ def to_unit_range(maps: np.ndarray) -> np.ndarray:
 
 
 def _shrink(maps: np.ndarray) -> np.ndarray:
-    """Averages maps `[m, H, W]` over `_MAP_SIZE` x `_MAP_SIZE` cells, or enlarges smaller ones."""
+    """Averages maps `[m, H, W]` over `_MAP_SIZE` x `_MAP_SIZE` cells, or enlarges smaller maps."""
     rows, columns = (
         (np.arange(_MAP_SIZE) * length // _MAP_SIZE).astype(int) for length in maps.shape[1:]
     )

@@ -1,13 +1,14 @@
-"""Decides which units the hosts of an evaluation measure: the first host decides for all of them.
+"""Agrees on the units that the hosts of an evaluation measure; the first host decides.
 
 Runs may continue while they are measured. If each host decided alone, a host could wait forever for
 units that no other host has seen, so the hosts agree through two kinds of files:
 
-    snapshot.json   units that the first host saw, and a mark: written again by each evaluation
+    snapshot.json   units that were ready on the first host, and a mark; new for each evaluation
     finished-H      mark of the last snapshot of which host H has measured all its own units
 
 The first host finishes last. A snapshot belongs to an earlier evaluation if the first host has
-finished it, or if this host finished it before it was started: the first host will write a new one.
+finished it, or if this host had finished it before it was started. In both cases the first host
+will write a new snapshot.
 """
 
 import json
@@ -22,7 +23,7 @@ from cfx_jax.runs import StopRequest, cluster
 
 
 class Snapshot:
-    """The snapshot of an evaluation, as one of its hosts sees it.
+    """The snapshot of an evaluation on one of its hosts.
 
     Example:
         snapshot = Snapshot(folder)
@@ -43,12 +44,13 @@ class Snapshot:
         """Waits for the other hosts, before and after units are measured.
 
         Args:
-            seen: units that this host finds ready to measure; only those of the first host count.
+            seen: units that this host can measure; only the units of the first host count.
             stop: stop request, checked while waiting.
 
         Yields:
-            Units to measure. The first host gets `seen`, once. The others get those of a snapshot,
-            usually once, and again if the first snapshot belonged to an interrupted evaluation.
+            Units to measure. The first host gets `seen`, once. The others get the units of a
+            snapshot, usually once, and again if the first snapshot belonged to an interrupted
+            evaluation.
 
         Raises:
             StoppedError: the evaluation was requested to stop.
@@ -73,7 +75,7 @@ class Snapshot:
                 self.finish()
 
     def finish(self) -> None:
-        """Signals to the other hosts that this one has measured the units of the last snapshot."""
+        """Signals to the other hosts that this host has measured the units of the last snapshot."""
         self._storage.write(f"finished-{self._host}", self._mark.encode())
 
     def _finished(self, host: int) -> str:

@@ -29,18 +29,18 @@ _logger = logging.getLogger(__name__)
 
 
 def open_runs(folders: Sequence[str]) -> list[Learnt]:
-    """Opens runs whose masks are measured.
+    """Opens runs whose masks are evaluated.
 
     Args:
         folders: folders of the runs, finished or not; the last part of a path names a run.
 
     Returns:
-        Each objective of each run.
+        One part for each objective of each run.
 
     Raises:
-        ConfigError: two runs have one name.
+        ConfigError: two runs have the same name.
         FileNotFoundError: there is no run in a folder.
-        RecordsError: a folder holds something else, or is damaged.
+        RecordsError: a folder contains something other than a run, or is damaged.
     """
     names = [pathlib.PurePath(folder).name for folder in folders]
     if len(set(names)) < len(names):
@@ -62,23 +62,23 @@ def open_runs(folders: Sequence[str]) -> list[Learnt]:
 def adopt(
     config: EvaluateConfig, stored: dict[str, Any], images_path: str, has_classifier: bool
 ) -> EvaluateConfig:
-    """Takes data, classifier, precision, mask and unit size from the manifest of a run.
+    """Replaces data, classifier, precision, mask and unit size of a config by those of a run.
 
     Args:
         config: configuration of the evaluation; a warning lists fields that differ from the run.
         stored: config of the run.
         images_path: current path of the images; "" = unchanged.
-        has_classifier: whether the caller gives the classifier in Python.
+        has_classifier: whether the caller passes the classifier as an object.
 
     Returns:
         The config with the data, classifier, precision, mask and unit size of the run.
 
     Raises:
-        ConfigError: the run had a classifier given in Python, which is missing now, or the images
-            do not exist.
+        ConfigError: the run explains a classifier object, which is missing now, or the images do
+            not exist.
         RecordsError: the run is of another version.
     """
-    # For a model given in Python, the manifest contains only a name.
+    # For a model object, the manifest contains only a name.
     name = stored["classifier"]["name"]
     if not has_classifier and not registry.is_loadable(name):
         raise ConfigError(
@@ -110,14 +110,14 @@ def adopt(
 
 
 def _read_section(kind: type[_Section], stored: dict[str, Any], name: str) -> _Section:
-    """Reads a section of the config of a run, whose fields are those of this version."""
+    """Reads a section of the config of a run, which must have the fields of this version."""
     known = {field.name for field in dataclasses.fields(kind)}
     if other := known ^ stored[name].keys():
         raise RecordsError(
             f"the config of the run lacks, or has in addition, {', '.join(sorted(other))} in its "
             f"section {name}; expected a run of this version: repeat it in another --workdir"
         )
-    # JSON has lists for tuples.
+    # JSON stores tuples as lists.
     values: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in stored[name].items()
     }
@@ -125,7 +125,7 @@ def _read_section(kind: type[_Section], stored: dict[str, Any], name: str) -> _S
 
 
 def _name_unused(config: EvaluateConfig, adopted: EvaluateConfig) -> list[str]:
-    """Names the fields that a config sets, but whose values the run replaces."""
+    """Returns the names of the fields that a config sets, but whose values the run replaces."""
     named_fields = []
     for section in ("data", "classifier", "explain"):
         given, default, taken = (
@@ -205,7 +205,7 @@ class Study:
             "curve_steps": config.curve_steps,
             "environment": cluster.environment(),
         }
-        # Computed once per image, for all parts.
+        # Compute the digest of each image once, for all parts.
         content = functools.cache(source.content)
         resize = data.resize_for(config.data, classifier)
         return cls(config, source, shape, resize, scorer, models, manifest, learnt, content)
@@ -247,7 +247,7 @@ class Study:
 def _without_unsupported(
     config: EvaluateConfig, classifier: Classifier, shape: tuple[int, int, int]
 ) -> EvaluateConfig:
-    """Leaves out the methods that cannot explain a classifier, and logs them."""
+    """Removes the methods that cannot explain a classifier, and logs them."""
     possible = []
     for name in config.baselines:
         if reason := unsupported_reason(name, classifier, shape):
@@ -270,7 +270,7 @@ def _check_same(learnt: Sequence[Learnt], manifest: dict[str, Any], source: data
     remedy = (
         "Give the path of the former data with --images, or explain these in another --workdir."
     )
-    # Read once for all runs.
+    # Read each label and digest once, for all runs.
     now = {"label": functools.cache(source.label), "digest": functools.cache(source.digest)}
     for records in {part.run: part.records for part in learnt}.values():
         check_same_data(records, source.ids, now, remedy)

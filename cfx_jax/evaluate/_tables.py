@@ -1,4 +1,4 @@
-"""The stores of an evaluation -> tables and plots; no accelerator needed.
+"""Writes tables and plots from the stores of an evaluation; no accelerator is needed.
 
 All numbers are over the images that all methods have measured, so that methods are compared on the
 same images; each mean has a 95 % interval over images. `table.json` contains all numbers,
@@ -24,11 +24,11 @@ from cfx_jax.records import RecordReader, RecordsError, Storage
 from cfx_jax.report import pictures
 
 _IMAGES = "images"
-_BLOCK = 64  # Images whose maps are compared at once.
+_BLOCK = 64  # Number of images whose maps are compared together.
 _IMAGES_SHOWN = 8
 BOXES = ("whole", "centre", "truth")
 _CENTRE_BOX = "box: centre"
-_Columns = dict[str, dict[str, np.ndarray]]  # by method and metric, float [N]
+_Columns = dict[str, dict[str, np.ndarray]]  # By method and metric, float [N].
 
 
 def write_tables(
@@ -100,11 +100,11 @@ def _read_methods(
     transfer_classifiers: Sequence[str],
     learnt: Sequence[Learnt],
 ) -> tuple[dict[str, _Columns], dict[str, dict[str, np.ndarray]]]:
-    """Reads one method after the other, and keeps only one number per image and metric.
+    """Reads the methods one at a time, and keeps only one number per image and metric.
 
     Returns:
-        The columns of the table of each subset, and the means over images `[1, ...]` that the plots
-        need of each method.
+        The columns of the table of each subset, and for each method the means over images
+        `[1, ...]` that the plots need.
     """
     objectives = {part.name: part.objective for part in learnt}
     subsets = _subsets(photos)
@@ -161,7 +161,7 @@ def _columns(
     infills: Sequence[str],
     transfer_classifiers: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """Returns one number per image for each metric, float `[N]`, NaN where there is none."""
+    """Returns one number per image for each metric, float `[N]`; NaN if it is missing."""
     columns = {
         "error": values["error"],
         "official_error": localisation.official_errors(values["error"], is_top_1),
@@ -180,13 +180,13 @@ def _columns(
             columns[f"transfer_{name}"] = values["classifier_transfer_success_rate"][:, index]
             region_success = values["classifier_transfer_region_success"][:, index]
             columns[f"region_transfer_{name}"] = region_success
-    # Not all methods have these.
+    # Not all methods have these metrics.
     others = ("half_error", "parts", "box_share", *LEARNT_METRICS, *SANITY_METRICS)
     return columns | {name: values[name] for name in others if name in values}
 
 
 def _control_boxes(photos: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns number of images, mean and interval, by control box and metric."""
+    """Returns the number of images, mean and interval, by control box and metric."""
     boxes = {}
     for box in BOXES:
         crops = {"error": photos.get(f"{box}_error"), "crop": photos[f"{box}_crop"]}
@@ -207,7 +207,7 @@ def _intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _differences(
     columns: Mapping[str, _Columns], photos: Mapping[str, np.ndarray], learnt: Sequence[Learnt]
 ) -> list[dict[str, Any]]:
-    """Returns differences on the same images: between runs of an objective, and to the centre.
+    """Returns paired differences: between runs of the same objective, and to the centre.
 
     The centre is the method `centre` for metrics of maps, and the centre box for metrics of boxes.
     """
@@ -221,7 +221,7 @@ def _differences(
     pairs += [(name, _CENTRE_BOX) for name in columns["all"]]
     rows = []
     for subset, chosen in _subsets(photos).items():
-        # The centre box is the same however the boxes of the maps are drawn.
+        # The centre box does not depend on the maps, so all errors have the same value.
         box = dict.fromkeys(("error", "half_error", "smooth_error"), photos["centre_error"][chosen])
         box["crop"] = photos["centre_crop"][chosen]
         methods = columns[subset] | {_CENTRE_BOX: box}
@@ -248,7 +248,7 @@ def _agreement(
         for span in _blocks(rows):
             both = (readers[part.name].read("map", *span) for part in (ours, theirs))
             blocks.append(masks.rank_agreement(*both))
-        # The blocks run over all examples from the first row to the last one.
+        # The blocks run over all examples from the first row to the last row.
         values = np.concatenate(blocks)[rows - rows[0]]
         values = values[np.isfinite(values)]
         if len(values):

@@ -70,7 +70,7 @@ def transfer_to_classifiers(
         problem: the image, its question and its objective.
         pixels: the mask distribution at the pixels.
         classifiers: k classifiers with which the masks were not learnt.
-        generator: fills the holes.
+        generator: model that fills the holes.
         law: mask law under which the masks were learnt.
 
     Returns:
@@ -95,18 +95,18 @@ def evaluate_region(
     others: Sequence[Classifier],
     generator: Generator,
 ) -> jax.Array:
-    """Evaluates one fixed region with the classifier it was learnt with and with others.
+    """Evaluates one fixed region with the explained classifier and with other classifiers.
 
     Args:
         problem: the image, its question and its objective.
-        region: bool `[H, W]`, what SSR keeps and SDR drops.
+        region: pixels that SSR keeps and SDR drops, bool `[H, W]`.
         classifier: the explained model, with which the region was learnt; its result is never NaN.
         others: k classifiers with which the region was not learnt.
-        generator: fills the holes.
+        generator: model that fills the holes.
 
     Returns:
-        1 where the region succeeds, else 0, float32 `[1 + k]`, the explained classifier first; NaN
-        for one of the others that does not predict the target on the original image.
+        Success of the region, 1 or 0, float32 `[1 + k]`, the explained classifier first; NaN for
+        another classifier that does not predict the target on the original image.
     """
     mask = jnp.where(problem.direction == SSR, region, ~region)
     success = _succeeds(

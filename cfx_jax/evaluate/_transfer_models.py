@@ -15,12 +15,12 @@ from cfx_jax.generators import Generator, check_fills
 
 
 class EvaluationModels(NamedTuple):
-    """The models of an evaluation, except the classifier explained.
+    """The models of an evaluation, except the explained classifier.
 
     Attributes:
-        infills: generators for the holes of curves, and of masks that were learnt with another one:
-            grey first, that of the config last.
-        baseline_infill: generator that replaces pixels for other methods.
+        infills: generators that fill the holes of curves, and of masks learnt with another
+            generator: grey first, the generator of the config last.
+        baseline_infill: generator that replaces pixels for the baselines.
         classifiers: transfer classifiers, by their names in the tables.
     """
 
@@ -48,9 +48,9 @@ def load_evaluation_models(
 
     Args:
         config: configuration of the evaluation.
-        classifier: the classifier explained.
+        classifier: the explained classifier.
         generator: the generator that the config names.
-        shape: `(H, W, C)` of the images.
+        shape: shape of the images, `(H, W, C)`.
         given: transfer classifiers in addition to those that the config names.
 
     Returns:
@@ -59,7 +59,7 @@ def load_evaluation_models(
     Raises:
         ConfigError: `baseline_infill` cannot be loaded or does not return pixels, or a transfer
             classifier cannot be loaded, does not accept the images, has other classes, or has the
-            name of another one.
+            name of another transfer classifier.
     """
     try:
         grey = registry.load_generator("grey")
@@ -96,7 +96,7 @@ def _check(
         if other.channels != channels:
             raise ValueError(f"it takes images of {other.channels} channels")
         classes = count_classes(other, images)
-    except Exception as error:  # A network may fail in any way on images that are not its own.
+    except Exception as error:  # A network may fail in any way on images of another kind.
         raise ConfigError(
             f"transfer.classifiers: {name} cannot classify the images of {classifier.name}, "
             f"{height} x {width} with {channels} channels ({str(error).splitlines()[0]}); expected "

@@ -20,7 +20,7 @@ class TransferConfig:
     classifiers: tuple[str, ...] = ()
 
     def sections(self) -> dict[str, ClassifierConfig]:
-        """Returns what to load, by the name in tables: NAME, or the whole text if it repeats."""
+        """Returns the classifiers to load, by their name: NAME, or the whole text if it repeats."""
         found = {text: ClassifierConfig(*text.partition("=")[::2]) for text in self.classifiers}
         names = [section.name for section in found.values()]
         return {
@@ -31,18 +31,18 @@ class TransferConfig:
 
 @dataclasses.dataclass
 class EvaluateConfig(Config):
-    """An evaluation of runs with several generators, and of other methods on the same images.
+    """Config of an evaluation: runs with several generators, and baselines on the same images.
 
     The fields of `Config` define what is explained and how. Its `generator` fills the holes of the
     generative curves, and is one of the in-fills that learnt masks are evaluated with.
 
     Attributes:
         infills: generators to learn masks with, one run each; ignored with `--records`.
-        baselines: other methods, names of `cfx_jax.baselines.METHODS`.
+        baselines: other saliency methods, names of `cfx_jax.baselines.METHODS`.
         baseline_infill: generator that replaces pixels for the baselines.
         curve_steps: number of steps of a deletion or insertion curve.
-        sanity_images: number of images, from the first on, with which baselines are checked: do
-            their maps depend on the weights and on the class? It costs two more maps per image.
+        sanity_images: number of images, from the first on, on which to check whether the maps of
+            baselines depend on the weights and on the class. This costs two more maps per image.
             Runs are not checked, because masks are not learnt again. 0 = none.
         transfer: transfer classifiers.
     """
@@ -55,10 +55,11 @@ class EvaluateConfig(Config):
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
 
     def validate(self) -> None:
-        """Checks every field that can be checked without touching data or weights.
+        """Checks every field that can be checked without reading data or weights.
 
         Raises:
-            ConfigError: names the field, what it was and what it accepts.
+            ConfigError: a field is invalid; the message names it, its value and the accepted
+                values.
         """
         super().validate()
         if unknown := sorted(set(self.baselines) - set(METHODS)):

@@ -1,15 +1,15 @@
-"""An evaluation: runs and other methods on the same images -> stores of numbers -> tables.
+"""Evaluates runs, and baselines on the same images: writes stores of numbers, then tables.
 
-With `--records`, given once for each run, finished or not, the masks of the runs are measured. With
-a config alone, it first does the runs that the config describes, one per in-fill, in folders of the
-workdir. In both cases other methods are measured on the same images. The workdir then contains
+With `--records`, given once for each run, the masks of finished or unfinished runs are evaluated.
+With only a config, the runs that it describes, one per in-fill, are first done in folders of the
+workdir. In both cases, baselines are evaluated on the same images. The workdir then contains
 
     scores/NAME/     records of each method: every number of every image
     table.md, table.csv, table.json, images.csv, *.png
 
-The data flow: `load_units` decodes a unit, the `Scorer` classifies it, each `Part` that lacks it
-measures it, and the `RecordWriter` of the part writes the numbers, so the same command resumes;
-`_tables` reads them back.
+Data flow: `load_units` decodes a unit, the `Scorer` classifies it, each `Part` that has no numbers
+for it measures it, and the `RecordWriter` of the part writes the numbers. So the same command
+resumes an evaluation. Finally, `_tables` reads the numbers.
 """
 
 import contextlib
@@ -48,11 +48,11 @@ def evaluate(
     classifier: Classifier | None = None,
     transfer_classifiers: Sequence[Classifier] = (),
 ) -> str:
-    """Measures runs and other methods on the images of the runs.
+    """Evaluates runs, and baselines on the images of the runs.
 
     Args:
         config: configuration of the evaluation; with `records` its data, classifier, precision,
-            mask and unit size are those of the first run.
+            mask and unit size are taken from the first run.
         workdir: folder of the evaluation, on a local disk or in a bucket; an interrupted
             evaluation in it is resumed.
         records: folders of runs of the same images and classifier; if empty, `config` is run.
@@ -62,11 +62,11 @@ def evaluate(
         transfer_classifiers: transfer classifiers in addition to those of the config.
 
     Returns:
-        The tables as Markdown, of the images that all runs have explained.
+        The tables as Markdown, over the images that all runs have explained.
 
     Raises:
         ConfigError: the config, the data or the weights cannot be used.
-        RecordsError: a folder contains something else than a run, an evaluation of another config,
+        RecordsError: a folder contains something other than a run, an evaluation of another config,
             or results of other data.
         FileNotFoundError: there is no run in a folder of `records`.
         OSError: `workdir` cannot be written.
@@ -148,7 +148,7 @@ class _Store:
 def _measure(
     units: Sequence[int], study: Study, stores: Sequence[_Store], stop: StopRequest
 ) -> None:
-    """Measures units with all parts that lack them; decodes and classifies an image once."""
+    """Measures units with all parts that have not measured them; decodes each image once."""
     size, total = study.config.batch.unit_size, len(study.source)
     lacked = set().union(*(store.missing for store in stores))
     ranges = {
@@ -187,7 +187,7 @@ def _lay_out(
 def _run_all(
     config: EvaluateConfig, workdir: str, stop: StopRequest, classifier: Classifier | None
 ) -> list[str]:
-    """Does, or resumes, the runs of a config; returns their folders."""
+    """Does or resumes the runs of a config, and returns their folders."""
     fields = [field.name for field in dataclasses.fields(Config)]
     folders = []
     for name in config.infills:

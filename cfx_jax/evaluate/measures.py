@@ -1,4 +1,4 @@
-"""The measurements that an evaluation stores: one part for the images, one for each method.
+"""The measurements that an evaluation stores: one part for the images, one part per method.
 
 A part declares its fields and measures a unit of examples. NaN marks missing values: an image
 without a box has no localisation error.
@@ -27,10 +27,10 @@ from cfx_jax.records import Field
 from cfx_jax.runs import Explanations, Images
 
 SANITY_CHECKS = ("weights_agreement", "class_agreement")
-"""Rank correlation of a map with those for shuffled weights and for another class."""
+"""Rank correlations of a map with the maps for shuffled weights and for another class."""
 
 CLASSIFIER_TRANSFER = ("classifier_transfer_success_rate", "classifier_transfer_region_success")
-"""Success with other classifiers, of hard masks and of the region (the thresholded mask)."""
+"""Success with other classifiers: of hard masks, and of the region (the thresholded mask)."""
 
 # Border of the centre box, as a share of the side of the image.
 _CENTRE_BORDER = 33 / 227
@@ -44,7 +44,7 @@ class EvaluationUnit:
         examples: all examples of the unit, readable or not.
         indices: indices of all examples in the data.
         images: pixels, targets and identities.
-        prediction: predictions of the classifier for them.
+        prediction: predictions of the classifier for these images.
         boxes: boxes of each example, float `[k, 4]` in pixels of the fitted image, k >= 0.
     """
 
@@ -82,7 +82,7 @@ class Reference:
         return {"kind": "images"}
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """Predictions, and localisation errors and SM of the control boxes."""
+        """Returns the fields: predictions, and localisation errors and SM of the control boxes."""
         del scorer
         integers = ("label", "target", "prediction", "num_boxes", "is_small")
         floats = ("log_odds", "whole_error", "centre_error")
@@ -93,14 +93,14 @@ class Reference:
         ]
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
-        """Values of the readable examples."""
+        """Returns the values of the readable examples."""
         number = len(unit.boxes)
         height, width = unit.images.pixels.shape[1:3]
         whole = localisation.whole_boxes(number, (height, width))
         border = _CENTRE_BORDER * min(height, width)
         centre = localisation.centre_boxes(number, (height, width), border)
         num_boxes = np.array([len(boxes) for boxes in unit.boxes])
-        # The largest true box; without one the whole image, whose result is set to NaN below.
+        # The largest true box. Without one, use the whole image; its result is set to NaN below.
         truth = np.stack(
             [b[np.argmax(localisation.areas(b))] if len(b) else whole[0] for b in unit.boxes]
         )
@@ -123,13 +123,13 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """Another saliency method.
+    """A baseline, that is, another saliency method.
 
     Attributes:
-        name: a key of `cfx_jax.baselines.METHODS`.
+        name: name of the method, a key of `cfx_jax.baselines.METHODS`.
         infill: name of the generator that replaces pixels for the method.
-        sanity_images: number of examples, from the first on, whose map is compared with those for
-            shuffled weights and for another class.
+        sanity_images: number of examples, from the first on, whose map is compared with the maps
+            for shuffled weights and for another class.
     """
 
     name: str
@@ -146,15 +146,16 @@ class Baseline:
         }
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map, its metrics, and the sanity checks."""
+        """Returns the fields: the map, its metrics, and the sanity checks."""
         checks = [Field(name, "float32") for name in SANITY_CHECKS]
         return [*map_fields(scorer), *(checks if self.sanity_images else [])]
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
-        """Values of the readable examples."""
+        """Returns the values of the readable examples."""
         maps = scorer.attribute(self.name, unit.images)
         values = measure_maps(maps, unit.images, unit.boxes, scorer)
-        # These maps are no probabilities: the threshold 1/2 is applied to their range as [0, 1].
+        # These maps are not probabilities, so the threshold 1/2 applies to their range, scaled to
+        # [0, 1].
         values |= measure_regions(to_unit_range(maps), unit.boxes)
         chosen = unit.indices.start + unit.examples.readable < self.sanity_images
         if chosen.any():
@@ -178,7 +179,7 @@ class Learnt:
     Attributes:
         run: name of the run.
         records: records of the run.
-        objective: `"ssr"` or `"sdr"`.
+        objective: objective of the masks, `"ssr"` or `"sdr"`.
     """
 
     run: str
@@ -196,7 +197,7 @@ class Learnt:
         return {"kind": "learnt", "objective": self.objective, "run": run}
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map, its metrics, and the transfer of the mask to other in-fills and classifiers."""
+        """Returns the fields: the map, its metrics, and the transfer of the mask."""
         by_infill = ((scorer.num_infills,), ("infill",))
         numbers = ("changed_area", "success_rate", "log_odds_infilled", "soft_hard_gap", "entropy")
         by_classifier = ((scorer.num_transfer_classifiers,), ("transfer_classifier",))
@@ -213,7 +214,7 @@ class Learnt:
         ]
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
-        """Values of the readable examples."""
+        """Returns the values of the readable examples."""
         is_explained = self.is_explained(unit)
         cells = self._read("mask_logits", unit).astype(np.float32)
         cells[~is_explained] = 0.0
@@ -227,7 +228,7 @@ class Learnt:
             **measure_maps(maps, unit.images, unit.boxes, scorer),
             **measure_regions(maps, unit.boxes),
             **self._measure_transfer(cells, maps, unit, scorer),
-            # The area that the objective charges: what SSR keeps and SDR drops.
+            # The area that the objective penalises: pixels that SSR keeps and SDR drops.
             "changed_area": kept if self.objective == "ssr" else 1.0 - kept,
             "success_rate": self._read("success_rate", unit),
             "log_odds_infilled": self._read("log_odds_infilled", unit),
@@ -269,12 +270,12 @@ class Learnt:
         return found
 
     def keep_prob(self, start: int, stop: int) -> np.ndarray:
-        """Reads the keep probabilities `[stop - start, h, w]`; NaN where there is no mask."""
+        """Reads the keep probabilities `[stop - start, h, w]`; NaN if there is no mask."""
         logits = self.records.read_result(self.objective, "mask_logits", start, stop)
         return np.asarray(special.expit(logits.astype(np.float32)))
 
     def is_explained(self, unit: EvaluationUnit) -> np.ndarray:
-        """Which readable examples have a mask, bool `[m]`."""
+        """Returns whether each readable example has a mask, bool `[m]`."""
         status = self._read("status", unit)
         explained: np.ndarray = (status != Status.NON_FINITE) & (status != Status.UNREADABLE)
         return explained
@@ -288,10 +289,10 @@ class Learnt:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """Combines the masks of both objectives of a run: what SSR keeps and SDR drops.
+    """The combined masks of both objectives of a run: pixels that SSR keeps and SDR drops.
 
     Formula: `sqrt(keep_ssr * (1 - keep_sdr))` for each cell. Source: Korsch et al., 2023, who learn
-    both together; here each was learnt alone.
+    both masks together; here they are learnt separately.
     """
 
     ssr: Learnt
@@ -307,11 +308,11 @@ class Joint:
         return {"kind": "joint", "run": self.ssr.identity()["run"]}
 
     def fields(self, scorer: Scorer) -> list[Field]:
-        """The map and its metrics."""
+        """Returns the fields: the map and its metrics."""
         return map_fields(scorer)
 
     def measure(self, unit: EvaluationUnit, scorer: Scorer) -> dict[str, np.ndarray]:
-        """Values of the readable examples."""
+        """Returns the values of the readable examples."""
         rows = unit.examples.readable
         span = unit.indices.start, unit.indices.stop
         kept, not_dropped = (part.keep_prob(*span)[rows] for part in (self.ssr, self.sdr))

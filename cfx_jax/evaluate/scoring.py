@@ -68,10 +68,10 @@ class _Models(NamedTuple):
 
 
 class Scorer:
-    """Evaluates images, maps and masks; each program is compiled once.
+    """Evaluator of images, maps and masks; each program is compiled once.
 
     Attributes:
-        num_infills: number of generators for curves, and for masks learnt with another one.
+        num_infills: number of generators for curves, and for masks learnt with another generator.
         num_transfer_classifiers: number of transfer classifiers.
         curve_steps: number of steps of each curve.
     """
@@ -90,15 +90,16 @@ class Scorer:
         """Copies the models to the devices; nothing is compiled yet.
 
         Args:
-            key: random key of the evaluation; each image folds its identity in.
-            classifier: the model explained.
-            infills: generators for the holes of curves, and of masks that were learnt with another
-                one; the last one also fills the masks for transfer classifiers.
-            baseline_infill: generator that replaces pixels for other methods.
+            key: random key of the evaluation, into which the identity of each image is folded.
+            classifier: the explained model.
+            infills: generators that fill the holes of curves, and of masks learnt with another
+                generator; the last one also fills the masks for transfer classifiers.
+            baseline_infill: generator that replaces pixels for the baselines.
             curve_steps: number of steps of each curve.
-            per_device_batch_size: number of images a device evaluates together.
-            transfer_classifiers: classifiers that evaluate masks learnt with another one.
-            contrast: class k of the question "why the target rather than k?"; None for all others.
+            per_device_batch_size: number of images that a device evaluates together.
+            transfer_classifiers: classifiers that evaluate masks learnt with another classifier.
+            contrast: class k of the question "why the target rather than k?"; None for other
+                questions.
         """
         self.num_infills = len(infills)
         self.num_transfer_classifiers = len(transfer_classifiers)
@@ -114,7 +115,7 @@ class Scorer:
             None if contrast is None else jnp.asarray(contrast, jnp.int32),
         )
         self._models = parallel.replicate(models, self._devices)
-        # Copied on first use, because it takes as much memory as the classifier itself.
+        # Copy on first use, because the copy takes as much memory as the classifier itself.
         self._shuffled = functools.cache(
             lambda: self._models._replace(
                 classifier=parallel.replicate(shuffle_weights(key, classifier), self._devices)
@@ -128,15 +129,15 @@ class Scorer:
         return prediction
 
     def crop(self, images: Images, boxes: np.ndarray) -> np.ndarray:
-        """Returns SM `[n]` of a box in each image, `[n, 4]`, see `crop_metric`."""
+        """Returns SM `[n]` of one box per image, `[n, 4]`, see `crop_metric`."""
         crops: np.ndarray = self._run(_crop, {}, images, boxes)
         return crops
 
     def attribute(self, method: str, images: Images, shuffled: bool = False) -> np.ndarray:
-        """Computes maps `[n, H, W]` with another method.
+        """Computes maps `[n, H, W]` with a baseline.
 
         Args:
-            method: name in `cfx_jax.baselines.METHODS`.
+            method: name of the method in `cfx_jax.baselines.METHODS`.
             images: images to explain.
             shuffled: whether the weights of the classifier are shuffled, see `shuffle_weights`.
         """
@@ -169,14 +170,14 @@ class Scorer:
     def transfer(
         self, images: Images, cells: np.ndarray, objective: str, law: MaskLaw, num_masks: int = 8
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Measures success with in-fills that the masks were not learnt with.
+        """Measures success with in-fills with which the masks were not learnt.
 
         Args:
             images: images of the masks.
             cells: cells of the learnt masks, float32 `[n, h, w]`, see `MaskLaw`.
             objective: objective of the masks, `"ssr"` or `"sdr"`.
             law: mask law of the learnt masks.
-            num_masks: number of hard masks drawn for each of G in-fills.
+            num_masks: number of hard masks drawn for each of the G in-fills.
 
         Returns:
             Log-odds of the target and success rate, float32 `[n, G]` each.
@@ -197,7 +198,8 @@ class Scorer:
             law: mask law of the learnt masks.
 
         Returns:
-            Success rate with J classifiers, float32 `[n, J]`; NaN where one is wrong on the image.
+            Success rate with J classifiers, float32 `[n, J]`; NaN where a classifier does not
+            predict the target on the original image.
         """
         rates: np.ndarray = self._run(
             _transfer_to_classifiers, {"objective": objective, "law": law}, images, cells
@@ -213,8 +215,9 @@ class Scorer:
             objective: objective of the regions, `"ssr"` or `"sdr"`.
 
         Returns:
-            1 where the region succeeds, else 0, float32 `[n, 1 + J]`: with the classifier
-            explained, then with J others; NaN where one of these is wrong on the image.
+            Success of the region, 1 or 0, float32 `[n, 1 + J]`: with the explained classifier, then
+            with J others; NaN where one of the others does not predict the target on the original
+            image.
         """
         success: np.ndarray = self._run(_region_success, {"objective": objective}, images, regions)
         return success
@@ -250,7 +253,7 @@ class Scorer:
 
 
 def _scale_and_call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Calls a function of floats in [0, 1] with images of 8 bits."""
+    """Scales 8-bit images to [0, 1], and calls a function with them."""
     return function(
         *(
             value._replace(pixels=to_floats(value.pixels)) if isinstance(value, Images) else value
