@@ -1,4 +1,4 @@
-"""Training of in-filling generators and of small classifiers."""
+"""Trains in-filling generators and small classifiers."""
 
 from cfx_jax.train.classifier import train_classifier
 from cfx_jax.train.config import TrainClassifierConfig, TrainConfig

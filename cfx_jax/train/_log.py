@@ -20,12 +20,12 @@ from cfx_jax.runs import parallel
 from cfx_jax.train.config import TrainConfig
 from cfx_jax.train.quality import Quality, fill_images, heldout_masks, measure_quality
 
-_STEPS_BEHIND = 4  # More than the steps that the training starts before it waits for one.
-_SHEET_IMAGES = 2  # Images of each kind of mask on the sheet.
+_STEPS_BEHIND = 4  # More than the number of steps that the training starts ahead.
+_SHEET_IMAGES = 2  # Number of images per kind of mask on the sheet.
 
 
 class Heldout:
-    """Images a training never sees, to measure in-fills on."""
+    """Images that a training never uses, on which in-fills are evaluated."""
 
     def __init__(self, config: TrainConfig) -> None:
         """Reads the images, evenly spaced over the data, and draws their masks.
@@ -44,7 +44,7 @@ class Heldout:
         self._apply = model.apply
 
     def measure(self, params: Any) -> tuple[dict[str, Quality], bytes]:
-        """Fills all holes.
+        """Fills all holes and measures the quality.
 
         Args:
             params: parameters of the generator.
@@ -64,7 +64,7 @@ class Heldout:
 
 
 class TrainLog:
-    """The files of a training; a resumption removes the entries after the last checkpoint."""
+    """Log files of a training; a resumption removes the entries after the last checkpoint."""
 
     def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
         """Opens the files of a training that continues after `first_step`."""
@@ -84,15 +84,15 @@ class TrainLog:
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         """Adds the metrics of a step, with a leading axis of devices; does not wait for them.
 
-        It fetches those of an earlier step: fetching all at once would take as long as several
-        steps of a fast device, which would be idle meanwhile.
+        It fetches the metrics of an earlier step. Fetching all metrics together would take as long
+        as several steps of a fast device, which would be idle meanwhile.
         """
         self._started.append(metrics)
         if len(self._started) > _STEPS_BEHIND:
             self._fetched.append(parallel.unreplicate(self._started.popleft()))
 
     def write_metrics(self, step: int) -> None:
-        """Writes the means of the metrics added since the last time."""
+        """Writes the means of the metrics added since the last call."""
         steps = [*self._fetched, *parallel.unreplicate(list(self._started))]
         self._started.clear()
         self._fetched.clear()
@@ -102,7 +102,7 @@ class TrainLog:
             self._board.add_scalar(f"train/{name}", value, step)
 
     def write_heldout(self, step: int, quality: Mapping[str, Quality], sheet: bytes) -> None:
-        """Writes what `Heldout.measure` returned."""
+        """Writes the result of `Heldout.measure`."""
         rows = [{"step": step, "mask": kind} | q._asdict() for kind, q in quality.items()]
         self._write("heldout.csv", rows)
         for row in rows:

@@ -29,7 +29,7 @@ _EVALUATED_AT_ONCE = 500
 
 
 class Labelled(NamedTuple):
-    """Images uint8 `[N, H, W, C]` and their classes, int32 `[N]`."""
+    """Images, uint8 `[N, H, W, C]`, and their classes, int32 `[N]`."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -39,7 +39,7 @@ class Labelled(NamedTuple):
 def train_classifier(
     config: TrainClassifierConfig, workdir: pathlib.Path
 ) -> tuple[pathlib.Path, float]:
-    """Trains a classifier on cross-entropy with Adam.
+    """Trains a classifier with cross-entropy and Adam.
 
     Args:
         config: configuration of the training.
@@ -136,7 +136,7 @@ def _read(
     apply = NormalizedModule(architecture.module, architecture.layouts[0].normalization)
     blank = jnp.zeros((1, *shape))
     params = jax.eval_shape(architecture.module.init, jax.random.key(0), blank)["params"]
-    # Untrained: it only gives the number of classes, by which class folders are numbered.
+    # The untrained classifier only defines the number of classes, which class folders need.
     untrained = Classifier(params, apply, image_size=shape[:2], channels=shape[2])
     source = data.open_source(config, untrained)
     number = len(source)

@@ -13,29 +13,30 @@ from cfx_jax.config import (
 from cfx_jax.train.step import TrainSettings
 
 MODELS = ("gated_unet", "gated_unet_stochastic", "contextual_attention", "vae", "vae_digits")
-# Architectures without batch normalisation and dropout, so training uses the inference layers.
+# Architectures without batch normalisation and dropout, so that training uses inference layers.
 TRAINED_CLASSIFIERS = ("mnist_cnn",)
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """The training of an in-filling generator.
+    """Config of the training of an in-filling generator.
 
     Attributes:
-        model: one of `MODELS`.
-        data: images to learn from, a folder or a TFDS dataset.
-        heldout: images to measure on, at the size of the model.
+        model: name of the generator, one of `MODELS`.
+        data: images to train on, a folder or a TFDS dataset.
+        heldout: images to evaluate on, resized to the size of the model.
         max_heldout: number of held-out images, evenly spaced over `heldout`.
         crop_size: side of the square crops of a batch, in pixels.
-        batch_size: crops per step, over all devices.
+        batch_size: number of crops per step, over all devices.
         num_steps: number of optimiser steps.
         learning_rate: peak learning rate of Muon.
-        warmup_steps: steps over which the learning rate rises; then it falls along a cosine.
+        warmup_steps: number of steps over which the learning rate rises; then it falls along a
+            cosine.
         ema_decay: decay of the moving average of the parameters.
         feature_weight: weight of the distance between features of EfficientNet-Lite0; 0 omits it.
         adversarial_weight: weight of the adversarial loss; 0 omits it.
-        evaluate_every: steps between two measurements, each with its sheet of samples.
-        checkpoint_every: steps between two checkpoints, the most that a stop can lose.
+        evaluate_every: number of steps between two evaluations, each with a sheet of samples.
+        checkpoint_every: number of steps between two checkpoints; a stop loses at most this many.
         seed: seed of the initial parameters, the crops and the masks.
     """
 
@@ -60,10 +61,11 @@ class TrainConfig:
     seed: int = 0
 
     def validate(self) -> None:
-        """Checks every field that can be checked without touching data.
+        """Checks every field that can be checked without reading data.
 
         Raises:
-            ConfigError: names the field, what it was and what it accepts.
+            ConfigError: a field is invalid; the message names it, its value and the accepted
+                values.
         """
         check_choice("model", self.model, MODELS)
         check_data("data", self.data)
@@ -79,7 +81,7 @@ class TrainConfig:
             raise ConfigError(str(error)) from error
 
     def settings(self) -> TrainSettings:
-        """The hyper-parameters of a step.
+        """Returns the hyper-parameters of the training.
 
         Raises:
             ValueError: a value is out of range.
@@ -90,15 +92,15 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class TrainClassifierConfig:
-    """The training of a small classifier.
+    """Config of the training of a small classifier.
 
     Attributes:
-        name: one of `TRAINED_CLASSIFIERS`.
-        data: labelled images to learn from.
-        heldout: labelled images to measure the accuracy on.
-        batch_size: images per step.
+        name: name of the architecture, one of `TRAINED_CLASSIFIERS`.
+        data: labelled images to train on.
+        heldout: labelled images on which the accuracy is measured.
+        batch_size: number of images per step.
         num_steps: number of optimiser steps.
-        learning_rate: initial learning rate of Adam; falls along a cosine to zero.
+        learning_rate: initial learning rate of Adam, which falls along a cosine to zero.
         seed: seed of the initial parameters and of the order of the images.
     """
 
@@ -115,10 +117,11 @@ class TrainClassifierConfig:
     seed: int = 0
 
     def validate(self) -> None:
-        """Checks every field that can be checked without touching data.
+        """Checks every field that can be checked without reading data.
 
         Raises:
-            ConfigError: names the field, what it was and what it accepts.
+            ConfigError: a field is invalid; the message names it, its value and the accepted
+                values.
         """
         check_choice("name", self.name, TRAINED_CLASSIFIERS)
         check_data("data", self.data)

@@ -1,7 +1,7 @@
 """Random crops to train on, decoded on the host ahead of the devices.
 
 The crops of step t depend only on (seed, t, row), so a resumed training has the same crops as an
-undisturbed one, whether crops are cut on the host or, see `photographs`, on the devices.
+uninterrupted training, whether they are cut on the host or on the devices (see `photographs`).
 """
 
 import collections
@@ -41,12 +41,12 @@ class Crops:
     """
 
     def __init__(self, source: Source, size: int, channels: int, seed: int) -> None:
-        """Stores the arguments; decodes nothing yet.
+        """Stores the arguments; nothing is decoded yet.
 
         Args:
-            source: images of any size; those smaller than a crop are enlarged.
+            source: images of any size; images smaller than a crop are enlarged.
             size: side of a crop in pixels.
-            channels: 3, or 1 for grey.
+            channels: number of channels, 3, or 1 for grey.
             seed: random seed of all draws.
         """
         self.source = source
@@ -56,15 +56,15 @@ class Crops:
         self.unreadable: dict[str, str] = {}
 
     def batches(self, first_step: int, last_step: int, num_rows: int) -> Iterator[np.ndarray]:
-        """Yields the batches of the steps `first_step` up to, not including, `last_step`.
+        """Yields the batches of the steps from `first_step` up to, but not including, `last_step`.
 
         Args:
-            first_step: at least 0.
-            last_step: at least `first_step`.
-            num_rows: crops in a batch.
+            first_step: first step, at least 0.
+            last_step: end of the range of steps, at least `first_step`.
+            num_rows: number of crops in a batch.
 
         Yields:
-            uint8 `[num_rows, size, size, channels]`.
+            Crops, uint8 `[num_rows, size, size, channels]`.
 
         Raises:
             ConfigError: none of the images can be decoded.
@@ -83,7 +83,7 @@ class Crops:
                 pool.shutdown(cancel_futures=True)
 
     def on_devices(self, batch: np.ndarray) -> np.ndarray | jax.Array:
-        """Returns the crops of a sharded batch, which here consists of crops already."""
+        """Returns a sharded batch unchanged, because it already consists of crops."""
         return batch
 
     def crop(self, step: int, row: int) -> np.ndarray:
@@ -101,7 +101,7 @@ class Crops:
         return np.random.default_rng((self._seed, step, row))
 
     def draw(self, rng: np.random.Generator, image_size: tuple[int, int]) -> Window:
-        """Draws a window in a photograph of `(width, height)`."""
+        """Draws a window in a photograph of size `(width, height)`."""
         left, top = (int(rng.integers(side - self.size + 1)) for side in image_size)
         return Window(left, top, self.channels == 3 and bool(rng.random() < 0.5))
 

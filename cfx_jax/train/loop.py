@@ -31,7 +31,7 @@ from cfx_jax.weights import encode_params
 
 LOG_EVERY = 50
 _logger = logging.getLogger(__name__)
-# Steps started before the host waits for an earlier one, so that devices never wait for the host.
+# Steps started before the host waits for an earlier step, so that devices never wait for the host.
 _STEPS_AHEAD = 2
 
 
@@ -39,8 +39,8 @@ _STEPS_AHEAD = 2
 def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains a generator, from its last checkpoint if there is one.
 
-    A training that is stopped and called again ends with the weights of an undisturbed training on
-    the same devices.
+    A training that is stopped and called again ends with the weights of an uninterrupted training
+    on the same devices.
 
     Args:
         config: configuration of the training.
@@ -71,7 +71,8 @@ def train(config: TrainConfig, workdir: pathlib.Path) -> pathlib.Path:
             for step, state, metrics in _take_steps(config, saved, drawn):
                 log.add(metrics)
                 is_checkpoint = _is_due(config, step, config.checkpoint_every)
-                # Otherwise a mean over steps before and after a checkpoint would lose a part.
+                # Write at checkpoints, too: a resumed training would average over only some of the
+                # steps.
                 if is_checkpoint or _is_due(config, step, LOG_EVERY):
                     log.write_metrics(step)
                 if _is_due(config, step, config.evaluate_every):
@@ -96,8 +97,8 @@ def _take_steps(
         crops: crops to train on.
 
     Yields:
-        The number of steps started, and the state and the metrics after them: both have a leading
-        axis of devices, and may still be computed.
+        The number of steps started, and the state and metrics after them, with a leading axis of
+        devices; the devices may still be computing them.
     """
     devices = jax.local_devices()
     if config.batch_size % len(devices):
@@ -137,7 +138,8 @@ def _is_due(config: TrainConfig, step: int, every: int) -> bool:
 
 
 def _checkpoints(workdir: pathlib.Path) -> ocp.CheckpointManager:
-    # Saved in the background; an older one is deleted only when a newer one is complete.
+    # Checkpoints are saved in the background; an old one is deleted only when a newer one is
+    # complete.
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
     return ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
 
@@ -158,12 +160,12 @@ def _restore(checkpoints: ocp.CheckpointManager, config: TrainConfig) -> TrainSt
 
 
 def _save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState) -> None:
-    # One array of all numbers: if many arrays are written at once, each failure after the first
+    # Save all numbers as one array: if several arrays are written, each failure after the first
     # prints a traceback.
     numbers, _ = ravel_pytree(state)
     try:
         checkpoints.save(step, args=ocp.args.ArraySave(numbers))
-    except Exception as error:  # Maybe of the previous save, which ended in the background.
+    except Exception as error:  # It may come from the previous save, which ended later.
         raise OSError(
             f"cannot save a checkpoint into {checkpoints.directory} ({error}); the last complete "
             "one is kept, and the same command resumes from it"
@@ -171,7 +173,7 @@ def _save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState) -> N
 
 
 def _manifest(config: TrainConfig, source: data.Source) -> dict[str, Any]:
-    """Returns what identifies a training; only `environment` may differ when it is resumed."""
+    """Returns the values that identify a training; only `environment` may differ on resumption."""
     fields = dataclasses.asdict(config)
     for name in ("heldout", "max_heldout", "evaluate_every", "checkpoint_every"):
         del fields[name]

@@ -24,7 +24,7 @@ KINDS = {
 }
 LEAST_KEEP, MOST_KEEP = 0.05, 0.95
 COARSEST_GRID, FINEST_GRID = 7, 56
-# Kinds that in-fills are measured with: the first masks of an explanation, and larger holes.
+# Kinds on which in-fills are evaluated: the first masks of an explanation, and larger holes.
 HELDOUT_KINDS = ("noise_50", "noise_20", "blocks_50", "strokes_30", "square")
 SQUARE_SIDE = 96 / 224
 MAX_RECTANGLES = 3
@@ -41,18 +41,18 @@ def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
     - `blocks`: the same for the cells of a grid of 7 x 7 to 56 x 56;
     - `rectangles`: one to three holes, each of 10 to 60 % of either side;
     - `strokes`: two to six holes along the path of a brush;
-    - `product`: kept where two masks of the kinds above both keep.
+    - `product`: pixels are kept where two masks of the kinds above both keep them.
 
     Args:
         key: JAX random key.
-        kind: one of `KINDS`.
-        size: `(H, W)`.
+        kind: kind of mask, one of `KINDS`.
+        size: image size `(H, W)`.
 
     Returns:
-        float32 `[H, W, 1]` of zeros and ones, 1 = keep. All pixels may have the same value.
+        Mask, float32 `[H, W, 1]` of zeros and ones, 1 = keep. All pixels may have the same value.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: the kind is unknown.
 
     Example:
         >>> keys = jax.random.split(jax.random.key(0), 4)
@@ -68,15 +68,15 @@ def sample(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
 def sample_mixture(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Draws a mask of a random kind, with the frequencies of `KINDS`.
 
-    Under `jax.vmap` all kinds are computed for each mask and one is chosen; on a CPU `jax.lax.map`
-    over the keys computes only that one.
+    Under `jax.vmap`, all kinds are computed for each mask and one kind is selected; on a CPU,
+    `jax.lax.map` over the keys computes only the selected kind.
 
     Args:
         key: JAX random key.
-        size: `(H, W)`.
+        size: image size `(H, W)`.
 
     Returns:
-        float32 `[H, W, 1]` of zeros and ones, 1 = keep.
+        Mask, float32 `[H, W, 1]` of zeros and ones, 1 = keep.
     """
     share_key, key = jax.random.split(key)
     first, second = _draw_pair(key, size)
@@ -85,23 +85,23 @@ def sample_mixture(key: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def sample_heldout(key: jax.Array, kind: str, size: tuple[int, int]) -> jax.Array:
-    """Draws a mask of a kind that in-fills are measured with.
+    """Draws a mask of a kind on which in-fills are evaluated.
 
     - `noise_50`, `noise_20`: each pixel is kept independently with probability 0.5 or 0.2;
     - `blocks_50`: the same with 0.5 for the cells of a 56 x 56 grid;
-    - `strokes_30`: of 32 draws of strokes the one whose holes are closest to 30 % of the image;
+    - `strokes_30`: the best of 32 draws of strokes, with holes closest to 30 % of the image;
     - `square`: a hole in the centre, 96 pixels wide in an image of 224.
 
     Args:
         key: JAX random key.
-        kind: one of `HELDOUT_KINDS`.
-        size: `(H, W)`.
+        kind: kind of mask, one of `HELDOUT_KINDS`.
+        size: image size `(H, W)`.
 
     Returns:
-        float32 `[H, W, 1]` of zeros and ones, 1 = keep.
+        Mask, float32 `[H, W, 1]` of zeros and ones, 1 = keep.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: the kind is unknown.
     """
     if kind in ("noise_50", "noise_20"):
         kept = jax.random.bernoulli(key, int(kind[-2:]) / 100, size)
@@ -133,7 +133,7 @@ def _draw_pair(key: jax.Array, size: tuple[int, int]) -> jax.Array:
         choice = jax.random.categorical(choice_key, jnp.log(shares))
         return jax.lax.switch(choice, samplers, key)
 
-    # A loop, because every kind is compiled once instead of twice.
+    # A loop compiles every kind once instead of twice.
     return jax.lax.map(draw, jax.random.split(key))
 
 
@@ -184,7 +184,7 @@ def _rectangles(key: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _strokes(key: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Fills every pixel within a brush's radius of a path that turns a little at each step.
+    """Draws strokes: holes within a brush radius of paths that turn slightly at each step.
 
     Lengths are in units of the image's shorter side.
     """
@@ -192,7 +192,7 @@ def _strokes(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     path = (MAX_STROKES, STROKE_SEGMENTS)
     extent = jnp.asarray(size) / min(size)
     start = jax.random.uniform(start_key, (MAX_STROKES, 1, 2)) * extent
-    # A first turn this wide gives a nearly uniform direction.
+    # The first turn has a large spread, so that the initial direction is nearly uniform.
     turns = jax.random.normal(turn_key, path) * jnp.where(jnp.arange(path[1]) == 0, 6.0, 0.7)
     angles = jnp.cumsum(turns, axis=1)
     steps = jax.random.uniform(step_key, path, minval=0.05, maxval=0.2)
@@ -232,9 +232,10 @@ def _grid_size(key: jax.Array, coarsest: int) -> jax.Array:
 
 
 def _stretch(cells: jax.Array, limit: int) -> jax.Array:
-    """Returns bilinear weights `[limit, limit]` that stretch the first `cells` cells over all.
+    """Returns bilinear weights `[limit, limit]` that stretch the first `cells` cells to all cells.
 
-    The weights in `cfx_jax.fido.resampling` need sizes known before tracing; here `cells` is drawn.
+    The weights in `cfx_jax.fido.resampling` need sizes known before tracing; here `cells` is
+    random.
     """
     position = jnp.linspace(0.0, 1.0, limit) * (cells - 1)
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(limit)))

@@ -1,7 +1,8 @@
 """Keeps all photographs of a training on every device, and cuts crops there.
 
-Each channel is one row of bytes: photograph after photograph, line by line, each at its own size.
-Nothing is scaled, cut or padded to a common size, so crops equal those of the host byte for byte.
+Each channel is one array of bytes that contains all photographs in sequence, line by line, at their
+original sizes. Nothing is scaled, cut or padded to a common size, so crops equal the crops of the
+host byte for byte.
 """
 
 import concurrent.futures
@@ -28,7 +29,7 @@ _DECODED_AHEAD = 64
 
 
 class MemoryCrops:
-    """Crops as `Crops` draws them, cut on the devices."""
+    """The same crops as in `Crops`, but cut on the devices."""
 
     def __init__(
         self,
@@ -40,8 +41,8 @@ class MemoryCrops:
 
         Args:
             crops: crops to draw.
-            photographs: uint8 `[H, W, C]`, one for each image of the source; None for an image that
-                cannot be decoded, which the next one replaces.
+            photographs: pixels of each image of the source, uint8 `[H, W, C]`; None for an image
+                that cannot be decoded, which the next image replaces.
             devices: devices, each of which gets all photographs.
 
         Raises:
@@ -55,7 +56,7 @@ class MemoryCrops:
         self._sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in decoded]
         ends = itertools.accumulate(width * height for width, height in self._sizes)
         self._starts = [0, *ends]
-        # Photograph that is drawn for each image of the source: its own, or the next one.
+        # The photograph drawn for each image of the source: its own, or the next one.
         next_one = np.searchsorted(readable, np.arange(len(photographs)))
         self._drawn = (next_one % len(readable)).tolist()
         self._planes = parallel.replicate(
@@ -92,7 +93,7 @@ def load_crops(crops: Crops, num_draws: int, devices: Sequence[jax.Device]) -> C
 
     Args:
         crops: crops to draw.
-        num_draws: number of crops left to draw.
+        num_draws: number of crops that remain to be drawn.
         devices: devices that train.
 
     Returns:
@@ -117,12 +118,13 @@ def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Arr
     """Cuts out one crop.
 
     Args:
-        window: int32 `[3]`: index of the first pixel, pixels per line, whether it is mirrored.
+        window: position of the crop, int32 `[3]`: index of its first pixel, pixels per line, and
+            whether the crop is mirrored.
         planes: pixels of all photographs, uint8 `[all pixels]` for each channel.
         size: side of the crop in pixels.
 
     Returns:
-        uint8 `[size, size, channels]`.
+        Crop, uint8 `[size, size, channels]`.
 
     Example:
         >>> cut(jnp.asarray([1, 3, 0]), [jnp.arange(9, dtype=jnp.uint8)], size=2)[..., 0].tolist()
@@ -130,7 +132,7 @@ def cut(window: jax.Array, planes: Sequence[jax.Array], *, size: int) -> jax.Arr
     """
     first, width, mirrored = window
     starts = first + width * jnp.arange(size)
-    # Whole lines: a gather of single bytes is slow on TPU.
+    # Slice whole lines, because a gather of single bytes is slow on TPU.
     lines = [
         jax.vmap(lambda start, plane=plane: jax.lax.dynamic_slice(plane, (start,), (size,)))(starts)
         for plane in planes

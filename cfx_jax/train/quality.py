@@ -1,4 +1,4 @@
-"""Measures in-fills where the truth is known: PSNR, L1 and SSIM on fixed kinds of masks."""
+"""Measures in-fills against the original images: PSNR, L1 and SSIM on fixed kinds of masks."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from cfx_jax.generators import Generator, infill
 from cfx_jax.runs import parallel
 from cfx_jax.train import masks
 
-_ROWS = 8  # Images filled at once.
+_ROWS = 8  # Number of images filled together.
 
 
 class Quality(NamedTuple):
-    """Means over images.
+    """Quality of in-fills, as means over images.
 
     Attributes:
-        psnr: `-10 log10(mean squared error inside the hole)`, in dB, values in [0, 1].
+        psnr: `-10 log10(mean squared error inside the hole)`, in dB, for values in [0, 1].
         l1: mean absolute error inside the hole.
         ssim: structural similarity (Wang et al. 2004, as scikit-image computes it) of the whole
             image with its hole filled.
@@ -29,14 +29,14 @@ class Quality(NamedTuple):
 
 
 def heldout_masks(num_images: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Returns the masks that in-fills are measured with; they are always the same.
+    """Returns the fixed masks on which in-fills are evaluated.
 
     Args:
         num_images: number n of masks of each kind.
-        size: `(H, W)`.
+        size: image size `(H, W)`.
 
     Returns:
-        Kind -> float32 `[n, H, W, 1]`, 1 = keep.
+        Masks by kind, float32 `[n, H, W, 1]`, 1 = keep.
     """
     drawn = {}
     for number, kind in enumerate(masks.HELDOUT_KINDS):
@@ -55,11 +55,11 @@ def fill_images(generator: Generator, images: np.ndarray, mask: np.ndarray) -> n
 
     Args:
         generator: generator that fills the holes.
-        images: float32 `[N, H, W, C]` in [0, 1].
-        mask: float32 `[N, H, W, 1]`, 1 = keep.
+        images: images, float32 `[N, H, W, C]` in [0, 1].
+        mask: masks, float32 `[N, H, W, 1]`, 1 = keep.
 
     Returns:
-        float32 `[N, H, W, C]`: kept pixels of the image, in-fill elsewhere.
+        Filled images, float32 `[N, H, W, C]`: kept pixels of the image, in-fill elsewhere.
     """
     batches = parallel.slices((images, mask), _ROWS)
     filled = [
@@ -70,12 +70,12 @@ def fill_images(generator: Generator, images: np.ndarray, mask: np.ndarray) -> n
 
 
 def measure_quality(infilled: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Quality:
-    """Compares filled images with the truth.
+    """Compares filled images with the original images.
 
     Args:
-        infilled: float32 `[N, H, W, C]` in [0, 1].
-        images: float32 `[N, H, W, C]` in [0, 1], the truth.
-        mask: float32 `[N, H, W, 1]`, 1 = keep; each with a hole.
+        infilled: filled images, float32 `[N, H, W, C]` in [0, 1].
+        images: original images, float32 `[N, H, W, C]` in [0, 1].
+        mask: masks, float32 `[N, H, W, 1]`, 1 = keep; each has a hole.
 
     Returns:
         Means over the images.
@@ -88,7 +88,7 @@ def measure_quality(infilled: np.ndarray, images: np.ndarray, mask: np.ndarray) 
         structural_similarity(ours, theirs, channel_axis=-1, data_range=1.0)
         for ours, theirs in zip(infilled, images, strict=True)
     ]
-    # A hole filled without error has no PSNR: use an error of one 8-bit step.
+    # A hole filled without error has no finite PSNR, so use at least the error of one 8-bit step.
     psnr = -10.0 * np.log10(np.maximum(squared, 255.0**-2))
     return Quality(float(psnr.mean()), float(absolute.mean()), float(np.mean(similarity)))
 
@@ -101,11 +101,11 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     features here, so values are only comparable with each other).
 
     Args:
-        first: float `[N, D]`.
-        second: float `[M, D]`.
+        first: features of the first set, float `[N, D]`.
+        second: features of the second set, float `[M, D]`.
 
     Returns:
-        At least 0; 0 for equal means and covariances.
+        Distance, at least 0; 0 for equal means and covariances.
     """
     first, second = first.astype(np.float64), second.astype(np.float64)
     covariances = [np.atleast_2d(np.cov(features, rowvar=False)) for features in (first, second)]

@@ -1,8 +1,8 @@
 """Trains an in-filling generator: one step on the rows of one device.
 
 Images are float32 `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]`, 1 = keep. All random numbers of
-step t depend on (key, t, row of the batch) only, so a training that is stopped and restored
-continues like an undisturbed one.
+step t depend only on (key, t, row of the batch), so a training that is stopped and restored
+continues like an uninterrupted training.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ _FEATURE_STAGES = (1, 2, 4)
 _CLIP_NORM = 1.0
 # Learning rate of Adam, for biases and for the critic, relative to that of Muon.
 _ADAM_SHARE = 0.1
-# Muon's steps have the same length however small the gradient is: without decay kernels only grow,
-# and a training without decay diverged after 1250 steps.
+# Muon's steps have the same length for any gradient, so kernels only grow without decay: a training
+# without decay diverged after 1250 steps.
 _WEIGHT_DECAY = 0.1
 
 
@@ -36,8 +36,9 @@ class TrainSettings:
 
     Attributes:
         num_steps: number of optimiser steps.
-        learning_rate: peak learning rate of Muon; rises linearly, then follows a cosine to zero.
-        warmup_steps: number of steps of the rise.
+        learning_rate: peak learning rate of Muon, which rises linearly, then follows a cosine to
+            zero.
+        warmup_steps: number of steps over which the learning rate rises.
         ema_decay: decay of the moving average of the parameters, which is the final result.
         feature_weight: weight of the feature loss; 0 omits it.
         adversarial_weight: weight of the adversarial loss; 0 omits it.
@@ -70,7 +71,7 @@ class TrainSettings:
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a training, as in a checkpoint.
+    """The state of a training, as stored in a checkpoint.
 
     Attributes:
         step: number of steps taken, int32 scalar.
@@ -115,9 +116,9 @@ def init_state(key: jax.Array, params: Any, channels: int, settings: TrainSettin
 
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """Returns Muon for the kernels and Adam for the rest, with warm-up and a cosine decay.
+    """Returns Muon for kernels and Adam for other parameters, with warm-up and a cosine decay.
 
-    On this task Muon reached in 100 steps what Adam at its best rate reached in 300.
+    On this task, 100 steps of Muon were as good as 300 steps of Adam at its best rate.
     """
     schedule = _schedule(settings)
     optimizer = muon(
@@ -130,7 +131,7 @@ def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
 
 
 def make_critic_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """Returns Adam without momentum, after a clipping of the gradient."""
+    """Returns Adam without momentum, after clipping of the gradient."""
     schedule = _schedule(settings)
     return optax.chain(
         optax.clip_by_global_norm(_CLIP_NORM),
@@ -151,7 +152,7 @@ def train_step(
     """Takes one step on this device's rows; gradients are averaged over `DEVICE_AXIS`.
 
     It minimises `loss + feature_weight * feature + adversarial_weight * adversarial`; the last two
-    are computed on the composite of kept pixels and in-fill.
+    terms are computed on the composite of kept pixels and in-fill.
 
     Args:
         state: state of the training, the same on every device.
@@ -163,7 +164,7 @@ def train_step(
         settings: hyper-parameters.
 
     Returns:
-        `(state, metrics)`, metrics being scalars by name; the same on every device.
+        `(state, metrics)`, equal on every device; the metrics are scalars by name.
     """
     keys = _row_keys(key, state.step, rows)
     height, width = pixels.shape[1:3]
@@ -189,7 +190,7 @@ def train_step(
     terms, gradient = jax.lax.pmean((terms, gradient), DEVICE_AXIS)
     updates, optimizer = make_optimizer(settings).update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    # The average forgets faster in early steps, so that the random start does not linger in it.
+    # A faster decay in early steps removes the random initial parameters from the average.
     decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = optax.incremental_update(params, state.ema, 1.0 - decay)
     terms["gradient_norm"] = optax.tree.norm(gradient)
@@ -202,14 +203,15 @@ def train_step(
 
 
 def feature_distance(classifier_params: Any, infilled: jax.Array, images: jax.Array) -> jax.Array:
-    """Compares the features of EfficientNet-Lite0 of two batches of RGB images.
+    """Computes the distance between EfficientNet-Lite0 features of two batches of RGB images.
 
-    `mean over stages of sum |f(infilled) - f(images)| / sum |f(images)|`: relative, so that no
-    stage outweighs another. After Johnson et al., "Perceptual Losses for Real-Time Style Transfer",
-    ECCV 2016; differs from them by the absolute, relative error.
+    Formula: `mean over stages of sum |f(infilled) - f(images)| / sum |f(images)|`. The error is
+    relative, so that no stage outweighs another. Source: Johnson et al., "Perceptual Losses for
+    Real-Time Style Transfer", ECCV 2016. Differs from it in that the error is absolute and
+    relative.
 
     Returns:
-        float32 scalar, 0 where the batches agree.
+        Distance, float32 scalar; 0 if the batches are equal.
     """
     theirs, ours = (
         efficientnet_lite.features(classifier_params, batch) for batch in (images, infilled)
@@ -257,7 +259,7 @@ def _schedule(settings: TrainSettings) -> optax.Schedule:
 
 
 def _matrices(params: Any) -> Any:
-    """Returns how Muon reads each parameter as a matrix: only kernels, not biases."""
+    """Returns the axes by which Muon reads each kernel as a matrix; None for biases."""
 
     def dimensions(leaf: jax.Array) -> MuonDimensionNumbers | None:
         if leaf.ndim < 2:
