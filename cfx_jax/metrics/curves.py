@@ -1,9 +1,9 @@
 """Deletion and insertion curves: predictions while pixels are replaced in the order of a map.
 
-One primitive: some pixels are kept, the rest is in-filled, and the result is classified. With the
-generator `grey` these are the curves with a fixed value; with a network they are the generative
-curves, whose images stay close to the training data of the classifier. All functions take ONE
-image: `vmap` them.
+Each step keeps some pixels, in-fills the rest, and classifies the result. With the generator
+`grey`, pixels are replaced by a fixed value; with a network, the curves are called generative, and
+the images stay close to the training data of the classifier. All functions take ONE image: `vmap`
+them.
 
 Arrays: image float32 `[H, W, C]` in [0, 1]; map `[H, W]`, larger = more important.
 """
@@ -50,8 +50,8 @@ def deletion_curve(
     Args:
         key: random key for this image, for stochastic generators.
         classifier: the model to explain.
-        generator: replaces pixels.
-        image: float32 `[H, W, C]` in [0, 1].
+        generator: model that replaces pixels.
+        image: image, float32 `[H, W, C]` in [0, 1].
         question: question about the image, for example `Question(target)`.
         importance: saliency map, float `[H, W]`; ties are broken row by row.
         num_steps: number of steps from the whole image to none of it.
@@ -79,13 +79,13 @@ def insertion_curve(
     from a blurred image.
 
     Args:
-        key: as in `deletion_curve`.
-        classifier: as in `deletion_curve`.
-        generator: fills the pixels that are not inserted yet.
-        image: as in `deletion_curve`.
-        question: as in `deletion_curve`.
-        importance: as in `deletion_curve`.
-        num_steps: as in `deletion_curve`.
+        key: random key for this image, as in `deletion_curve`.
+        classifier: the model to explain.
+        generator: model that fills the pixels that are not inserted yet.
+        image: image, float32 `[H, W, C]` in [0, 1].
+        question: question about the image, for example `Question(target)`.
+        importance: saliency map, float `[H, W]`; ties are broken row by row.
+        num_steps: number of steps from none of the image to the whole image.
 
     Returns:
         A `Curve` of `num_steps + 1` points, from no pixel kept to all.
@@ -101,7 +101,7 @@ def curve_area(probability: np.ndarray | jax.Array) -> np.ndarray:
         probability: probabilities at P >= 2 equidistant steps, float `[..., P]`, see `Curve`.
 
     Returns:
-        float `[...]` in [0, 1].
+        Area, float `[...]` in [0, 1].
     """
     steps = np.shape(probability)[-1] - 1
     return np.asarray(np.trapezoid(probability, axis=-1) / steps)
@@ -138,12 +138,12 @@ def crop_metric(
 
     Args:
         classifier: the model to explain.
-        image: float32 `[H, W, C]` in [0, 1].
+        image: image, float32 `[H, W, C]` in [0, 1].
         question: question about the image, for example `Question(target)`.
-        box: float `[4]`, `x0 y0 x1 y1` in pixels; an empty box is replaced by the whole image.
+        box: box, float `[4]`, `x0 y0 x1 y1` in pixels; an empty box is replaced by the whole image.
 
     Returns:
-        float32 scalar.
+        SM, float32 scalar.
     """
     height, width = image.shape[:2]
     limits = jnp.asarray([width, height, width, height], jnp.float32)
@@ -170,7 +170,7 @@ def _curve(
     importance: jax.Array,
     kept: jax.Array,
 ) -> Curve:
-    """Classifies the image with the most important pixels kept, a share `kept` at each point."""
+    """Computes the curve that keeps the most important pixels, in the shares `kept`."""
     problem = make_problem(key, image, question, "ssr")
     rank = rank_pixels(importance)
 
@@ -179,7 +179,7 @@ def _curve(
         _, logits = classify_infilled(problem, mask, mask, problem.key, classifier, generator)
         return logits[0]
 
-    # One after another, so that the memory does not depend on the number of points.
+    # Classify the points in sequence, so that the memory does not depend on their number.
     logits = jax.lax.map(classify_kept, kept)
     evidence = question.log_odds(logits, classifier)
     return Curve(kept, evidence, jax.nn.sigmoid(evidence))

@@ -2,7 +2,7 @@
 
 Maps are float `[N, H, W]`, larger = more important. Boxes are float `x0 y0 x1 y1` in pixels of the
 map; the coordinates are those of edges, so that the first pixel is `0 0 1 1`. An image has any
-number of true boxes `[k, 4]`; without a true box its number is NaN. Published numbers differ in
+number of true boxes `[k, 4]`; without a true box its metrics are NaN. Published numbers differ in
 their protocol, so compare methods with these functions, not with numbers from elsewhere.
 """
 
@@ -23,7 +23,7 @@ def above_mean(maps: np.ndarray) -> np.ndarray:
     Source: Dabkowski and Gal, NeurIPS 2017, for maps without a natural threshold.
 
     Args:
-        maps: float `[N, H, W]`.
+        maps: saliency maps, float `[N, H, W]`.
 
     Returns:
         True where a map is above its mean; nowhere for a flat map.
@@ -37,7 +37,7 @@ def above_share(maps: np.ndarray, share: float) -> np.ndarray:
     """Thresholds each map at a share of its range, bool `[N, H, W]`.
 
     Args:
-        maps: float `[N, H, W]`.
+        maps: saliency maps, float `[N, H, W]`.
         share: threshold in [0, 1); 0 is the lowest value of a map, 1 the highest.
 
     Returns:
@@ -56,11 +56,11 @@ def smooth(maps: np.ndarray) -> np.ndarray:
     objects too large.
 
     Args:
-        maps: float `[N, H, W]`.
+        maps: saliency maps, float `[N, H, W]`.
 
     Returns:
-        float `[N, H, W]`, each map blurred by a Gaussian of `SMOOTHING` of its shorter side, with
-        reflection at the border.
+        Blurred maps, float `[N, H, W]`. The standard deviation of the Gaussian is `SMOOTHING` of
+        the shorter side of a map; the border is reflected.
     """
     sigma = SMOOTHING * min(maps.shape[1:])
     blurred: np.ndarray = ndimage.gaussian_filter(maps, (0.0, sigma, sigma))
@@ -73,10 +73,10 @@ def tight_boxes(regions: np.ndarray) -> np.ndarray:
     Pixels that share an edge are connected. The first of several largest parts is used.
 
     Args:
-        regions: bool `[N, H, W]`.
+        regions: regions, bool `[N, H, W]`.
 
     Returns:
-        float `[N, 4]`; `0 0 0 0` for an empty region.
+        Boxes, float `[N, 4]`; `0 0 0 0` for an empty region.
 
     Example:
         >>> region = np.zeros((1, 5, 5), bool)
@@ -104,7 +104,7 @@ def best_overlap(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
         truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` in [0, 1], higher is better; NaN where k = 0.
+        Overlap, float `[N]` in [0, 1]; higher is better; NaN where k = 0.
 
     Raises:
         ValueError: true boxes have another shape.
@@ -125,11 +125,11 @@ def localisation_errors(boxes: np.ndarray, truths: Sequence[np.ndarray]) -> np.n
     Source: weakly supervised localisation, ILSVRC. Lower is better.
 
     Args:
-        boxes: one box per image, float `[N, 4]`, such as those of `tight_boxes`.
+        boxes: one box per image, float `[N, 4]`, such as the result of `tight_boxes`.
         truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` of zeros and ones; NaN where k = 0.
+        Errors, float `[N]` of zeros and ones; NaN where k = 0.
 
     Raises:
         ValueError: true boxes have another shape.
@@ -145,11 +145,11 @@ def official_errors(errors: np.ndarray, is_top_1: np.ndarray) -> np.ndarray:
 
     Args:
         errors: result of `localisation_errors`, float `[N]`.
-        is_top_1: float `[N]`, 1 where the label is predicted, 0 where another class is predicted,
-            NaN without a label.
+        is_top_1: correctness of the prediction, float `[N]`: 1 where the label is predicted, 0
+            where another class is predicted, NaN without a label.
 
     Returns:
-        float `[N]` of zeros and ones; NaN where an input is NaN.
+        Errors, float `[N]` of zeros and ones; NaN where an input is NaN.
     """
     worse: np.ndarray = np.maximum(errors, 1.0 - is_top_1)
     return worse
@@ -161,12 +161,12 @@ def found_at_shares(
     """Returns whether the box of each map is found at each threshold, see `max_box_accuracy`.
 
     Args:
-        maps: float `[N, H, W]`.
+        maps: saliency maps, float `[N, H, W]`.
         truths: true boxes of each image, float `[k, 4]`.
         shares: S thresholds, each a `share` of `above_share`.
 
     Returns:
-        float `[N, S]` of zeros and ones; NaN where k = 0.
+        Hits, float `[N, S]` of zeros and ones; NaN where k = 0.
 
     Raises:
         ValueError: true boxes have another shape.
@@ -181,15 +181,15 @@ def found_at_shares(
 def max_box_accuracy(found: np.ndarray) -> np.ndarray:
     """Computes MaxBoxAcc: whether boxes are found at the best threshold of the method.
 
-    Higher is better. Source: Choe et al., CVPR 2020; a method is not evaluated at a threshold
-    chosen for another one. Differs from it in that the box is that of the largest part that is
-    connected by edges.
+    Higher is better. Source: Choe et al., CVPR 2020; no method is evaluated at a threshold chosen
+    for another method. Differs from it in that the box surrounds the largest part that is connected
+    by edges.
 
     Args:
         found: result of `found_at_shares`, float `[N, S]`.
 
     Returns:
-        float `[N]`, the column with the highest mean.
+        Hits, float `[N]`, the column with the highest mean.
     """
     is_known = ~np.isnan(found).all(axis=1)
     best = int(np.argmax(found[is_known].mean(axis=0))) if is_known.any() else 0
@@ -198,18 +198,18 @@ def max_box_accuracy(found: np.ndarray) -> np.ndarray:
 
 
 def pointing_hits(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Computes the pointing game: 1 where the maximum of a map lies in a true box.
+    """Computes the pointing game: 1 where the maximum of a map is in a true box.
 
     Higher is better. Source: Zhang et al., ECCV 2016. Differs from it in that there is no margin
     around the box. If several pixels have the maximum, their mean position counts, so that a flat
     map points at the centre.
 
     Args:
-        maps: float `[N, H, W]`.
+        maps: saliency maps, float `[N, H, W]`.
         truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` of zeros and ones; NaN where k = 0.
+        Hits, float `[N]` of zeros and ones; NaN where k = 0.
 
     Raises:
         ValueError: true boxes have another shape.
@@ -230,11 +230,11 @@ def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
     `sum(m b) / sum(m)`, recall `sum(m b) / sum(b)`, and twice their product over their sum.
 
     Args:
-        maps: float `[N, H, W]` in [0, 1].
+        maps: saliency maps, float `[N, H, W]` in [0, 1].
         truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` in [0, 1]; 0 for a map of zeros, NaN where k = 0.
+        Scores, float `[N]` in [0, 1]; 0 for a map of zeros, NaN where k = 0.
 
     Raises:
         ValueError: true boxes have another shape.
@@ -249,17 +249,17 @@ def f1_scores(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def box_shares(maps: np.ndarray, truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Computes the share of the mass of a map that lies in the true boxes; higher is better.
+    """Computes the share of the mass of a map inside the true boxes; higher is better.
 
-    Formula: `sum(m b) / sum(m)`, where the map b is the covered share of each pixel by the union of
-    the boxes. For a flat map this is the share of the image that the boxes cover.
+    Formula: `sum(m b) / sum(m)`, where b is the share of each pixel that the union of the boxes
+    covers. For a flat map this is the share of the image that the boxes cover.
 
     Args:
-        maps: float `[N, H, W]`, at least 0.
+        maps: saliency maps, float `[N, H, W]`, at least 0.
         truths: true boxes of each image, float `[k, 4]`.
 
     Returns:
-        float `[N]` in [0, 1]; NaN where k = 0, or where a map is 0 everywhere.
+        Shares, float `[N]` in [0, 1]; NaN where k = 0, or where a map is 0 everywhere.
 
     Raises:
         ValueError: true boxes have another shape.
@@ -300,7 +300,7 @@ def _rasterise(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _iterate_boxed(truths: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the index and the true boxes of each image that has any."""
+    """Yields the index and the true boxes of each image that has a true box."""
     for index, true in enumerate(truths):
         if np.ndim(true) != 2 or np.shape(true)[1] != 4:
             raise ValueError(f"truths[{index}] has shape {np.shape(true)}; expected boxes [k, 4]")

@@ -17,7 +17,7 @@ def posterior_entropy(keep_prob: np.ndarray) -> np.ndarray:
         keep_prob: keep probability of cells or pixels, float `[N, h, w]`.
 
     Returns:
-        float `[N]` in [0, 1].
+        Entropy, float `[N]` in [0, 1].
     """
     p = np.asarray(keep_prob, float)
     entropy: np.ndarray = (special.entr(p) + special.entr(1.0 - p)).mean(axis=(1, 2)) / np.log(2.0)
@@ -30,10 +30,10 @@ def count_parts(regions: np.ndarray) -> np.ndarray:
     Pixels that share an edge are connected, as for `localisation.tight_boxes`.
 
     Args:
-        regions: bool `[N, H, W]`.
+        regions: regions, bool `[N, H, W]`.
 
     Returns:
-        float `[N]`, whole numbers; 0 for an empty region.
+        Counts, float `[N]`, whole numbers; 0 for an empty region.
 
     Example:
         >>> count_parts(np.eye(3, dtype=bool)[None]).tolist()
@@ -46,13 +46,14 @@ def total_variation(maps: np.ndarray) -> np.ndarray:
     """Computes the mean absolute difference of neighbouring pixels; lower = smoother.
 
     Source: the penalty of BBMP (Fong and Vedaldi, 2017) with exponent 1, as a mean so that maps of
-    different sizes compare. Uniform noise in [0, 1] has 1/3, a checkerboard of zeros and ones 1.
+    different sizes can be compared. It is 1/3 for uniform noise in [0, 1], and 1 for a checkerboard
+    of zeros and ones.
 
     Args:
-        maps: float `[N, H, W]`.
+        maps: saliency maps, float `[N, H, W]`.
 
     Returns:
-        float `[N]`, at least 0.
+        Variation, float `[N]`, at least 0.
     """
     maps = np.asarray(maps, float)
     differences = [np.abs(np.diff(maps, axis=axis)).reshape(len(maps), -1) for axis in (1, 2)]
@@ -63,27 +64,28 @@ def total_variation(maps: np.ndarray) -> np.ndarray:
 def rank_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Computes the Spearman correlation of two maps per image.
 
-    1 = the same order of pixels, 0 = unrelated. The scales of the maps do not matter. One use is to
-    compare the maps of one method with two generators.
+    1 = the same order of pixels, 0 = unrelated. The scales of the maps do not matter. For example,
+    it compares the maps of one method with two generators.
 
     Args:
-        first: float `[N, H, W]`.
-        second: float `[N, H, W]`.
+        first: first map of each image, float `[N, H, W]`.
+        second: second map of each image, float `[N, H, W]`.
 
     Returns:
-        float `[N]` in [-1, 1]; NaN where one of the maps is flat.
+        Correlation, float `[N]` in [-1, 1]; NaN where one of the maps is flat.
 
     Raises:
         ValueError: the shapes differ.
     """
-    # Imported here: it takes as long as JAX, and every run and report imports this module.
+    # Imported here, because it takes as long to import as JAX, and every run and report imports
+    # this module.
     from scipy import stats
 
     if np.shape(first) != np.shape(second):
         raise ValueError(
             f"the maps have shapes {np.shape(first)} and {np.shape(second)}; expected the same"
         )
-    # From SciPy 1.18 on ranks keep the type of the maps; in half precision their squares overflow.
+    # From SciPy 1.18 on, ranks keep the type of the maps; in half precision their squares overflow.
     flat = [np.asarray(maps, float).reshape(len(maps), -1) for maps in (first, second)]
     ranks = [stats.rankdata(maps, axis=1) for maps in flat]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
@@ -100,7 +102,8 @@ def restart_variance(keep_prob: np.ndarray) -> np.ndarray:
         keep_prob: R >= 2 masks of each image, learnt with different seeds, float `[R, N, h, w]`.
 
     Returns:
-        float `[N]`, unbiased over restarts; at most 1/2, and at most 1/4 for many restarts.
+        Variance, float `[N]`, unbiased over restarts; at most 1/2, and at most 1/4 for many
+        restarts.
 
     Raises:
         ValueError: there is only one restart.

@@ -1,13 +1,13 @@
-"""Sanity checks: does a map depend on the weights of the classifier, and on the target?
+"""Sanity checks: whether a map depends on the weights of the classifier and on the target.
 
 A method whose maps stay the same when the weights are shuffled explains the image, not the
 classifier. Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018. A check is the
 `rank_agreement` of two maps of an image: 1 = the map does not depend on the change, near 0 = it
 does.
 
-Differs from the paper in that all weights are shuffled together, the last stage of its cascade;
-that the values of each array are permuted instead of drawn anew, which keeps their scale for any
-initialisation; and that another target is explained, instead of training on shuffled labels.
+Differs from the paper in three points. All weights are shuffled together, which is the last stage
+of its cascade. The values of each array are permuted instead of drawn again, which keeps their
+scale for any initialisation. Another target is explained, instead of training on shuffled labels.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def shuffle_weights(key: jax.Array, classifier: Classifier) -> Classifier:
         classifier: the original classifier.
 
     Returns:
-        The classifier with other parameters of the same shapes.
+        The classifier with permuted parameters.
     """
     leaves, treedef = jax.tree.flatten(classifier.params)
     shuffled = [
@@ -37,7 +37,7 @@ def shuffle_weights(key: jax.Array, classifier: Classifier) -> Classifier:
 
 
 def draw_other_class(key: jax.Array, target: jax.Array, num_classes: int) -> jax.Array:
-    """Draws one of the classes other than the target, all equally likely.
+    """Draws one of the classes other than the target, all with equal probability.
 
     Args:
         key: random key for this image.
@@ -45,6 +45,6 @@ def draw_other_class(key: jax.Array, target: jax.Array, num_classes: int) -> jax
         num_classes: number of classes K >= 2.
 
     Returns:
-        int32 scalar in [0, K).
+        Class, int32 scalar in [0, K).
     """
     return (target + jax.random.randint(key, (), 1, num_classes)) % num_classes

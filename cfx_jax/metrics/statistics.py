@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Numbers that the bootstrap draws per batch, so that memory does not grow with the images.
+# Number of values that the bootstrap draws per batch, so that memory does not grow with the images.
 _BATCH_NUMBERS = 2**20
 
 
@@ -34,7 +34,7 @@ def bootstrap(values: np.ndarray, num_draws: int = 2000, seed: int = 0) -> Inter
         An `Interval`.
 
     Raises:
-        ValueError: there is no value, or one is not finite.
+        ValueError: there is no value, or a value is not finite.
 
     Example:
         >>> str(bootstrap(np.ones(10)))
@@ -75,8 +75,8 @@ def paired_difference(
     Args:
         first: one number per image, float `[N]`.
         second: numbers of the same images in the same order, float `[N]`.
-        num_draws: as in `bootstrap`.
-        seed: as in `bootstrap`.
+        num_draws: number of resamples, as in `bootstrap`.
+        seed: random seed of the draws, as in `bootstrap`.
 
     Returns:
         An `Interval`.
