@@ -58,7 +58,7 @@ def unsupported_reason(method: str, classifier: Classifier, shape: tuple[int, in
     """Returns the reason why a method cannot explain a classifier, without running either.
 
     Args:
-        method: a key of `METHODS`.
+        method: name of the method, a key of `METHODS`.
         classifier: the model to explain.
         shape: image shape `(H, W, C)`.
 
@@ -88,21 +88,21 @@ def attribute(
     """Explains a batch of images by a baseline method.
 
     Args:
-        method: a key of `METHODS`.
+        method: name of the method, a key of `METHODS`.
         key: random key or seed for the whole batch; a checksum of the pixels is folded in for
             each image, as in `explain`.
         classifier: the model to explain.
-        generator: replaces pixels, for methods that do so.
-        images: float32 `[N, H, W, C]` in [0, 1].
-        targets: int `[N]`, classes to explain; None takes the predicted classes.
-        contrast: as in `cfx_jax.explain`.
-        score: as in `cfx_jax.explain`.
+        generator: model that replaces pixels, for methods that do so.
+        images: images, float32 `[N, H, W, C]` in [0, 1].
+        targets: classes to explain, int `[N]`; None = the predicted classes.
+        contrast: class to contrast with the target, as in `cfx_jax.explain`.
+        score: function of the logits, as in `cfx_jax.explain`.
 
     Returns:
-        float32 `[N, H, W]`, larger = more important, on the scale of the method.
+        Saliency maps, float32 `[N, H, W]`, larger = more important, on the scale of the method.
 
     Raises:
-        ValueError: the method is unknown (the known ones are listed), or an argument has the wrong
+        ValueError: the method is unknown (the known names are listed), or an argument has the wrong
             shape, type or range.
 
     Example:
@@ -130,7 +130,7 @@ def _attribute(
     generator: Generator,
     method: str,
 ) -> jax.Array:
-    # One image after another, since a method may need a thousand evaluations per image.
+    # Explain images in sequence, since a method may need a thousand evaluations per image.
     return jax.lax.map(
         lambda example: METHODS[method](Case(example[0], classifier, generator, *example[1:])),
         (keys, images, questions),

@@ -15,9 +15,9 @@ class Case(NamedTuple):
     Attributes:
         key: random key, for methods that draw.
         classifier: the model to explain.
-        generator: replaces pixels, for methods that do so.
-        image: float32 `[H, W, C]` in [0, 1].
-        question: the class to explain, and against which other.
+        generator: model that replaces pixels, for methods that do so.
+        image: image, float32 `[H, W, C]` in [0, 1].
+        question: class to explain, and the class to contrast it with, if any.
     """
 
     key: jax.Array

@@ -1,4 +1,4 @@
-"""Maps that ignore the classifier: controls that every method has to beat."""
+"""Maps that ignore the classifier: controls that every method should outperform."""
 
 import jax
 import jax.numpy as jnp

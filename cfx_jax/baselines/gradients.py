@@ -49,7 +49,7 @@ def grad_cam(case: Case) -> jax.Array:
 
     Formula: `relu(sum_k a_k A_k)`, where A_k are the last feature maps `[h, w]` that a Flax module
     of the classifier returns before pooling, and a_k is the mean gradient of the logit over A_k.
-    For convolutional networks in Flax Linen; a transformer has no such maps.
+    It supports convolutional networks in Flax Linen; transformers have no such maps.
 
     Raises:
         ValueError: no module of the classifier returns maps.
@@ -97,8 +97,8 @@ def find_last_maps(
     """Finds the last feature maps of a classifier, without running it.
 
     Args:
-        classifier: a model in Flax Linen.
-        images: float32 `[N, H, W, C]`, or their shape.
+        classifier: model in Flax Linen.
+        images: images, float32 `[N, H, W, C]`, or their shape.
 
     Returns:
         `(index, shape)`: the index of the last feature maps in the order of calls, and their shape
@@ -113,7 +113,7 @@ def find_last_maps(
         shapes.append(maps.shape)
         return maps
 
-    # A new function for each call, since JAX would take a cached trace and record no shapes.
+    # A new function for each call, since JAX would reuse a cached trace and record no shapes.
     with nn.intercept_methods(_intercept_maps(record_shape)):
         jax.eval_shape(lambda p, x: classifier.apply(p, x), classifier.params, images)
     if not shapes:

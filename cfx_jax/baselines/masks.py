@@ -10,10 +10,10 @@ from cfx_jax.fido import AREAS, MODES, get_settings, make_problem, solve, solve_
 def bbmp_ssr(case: Case) -> jax.Array:
     """Returns the deterministic mask that preserves the decision (Fong and Vedaldi, 2017).
 
-    Mode `bbmp` of `explain` with the lambda of mode `fast`: with the lambda of `bbmp`, chosen for
-    more confident classifiers, the optimum of SDR is often to change nothing. The in-fill has to
-    differ from the image in kept pixels, too, as a blurred image does: the mask starts by keeping
-    everything, and the gradient is zero where the in-fill equals the image.
+    This is mode `bbmp` of `explain` with the lambda of mode `fast`. The lambda of `bbmp` was chosen
+    for more confident classifiers; with it, the optimum of SDR is often to change nothing. The
+    in-fill must also differ from the image in kept pixels, like a blurred image: the mask starts by
+    keeping everything, and the gradient is zero where the in-fill equals the image.
     """
     return _bbmp(case, "ssr")
 
