@@ -1,4 +1,4 @@
-"""Image classifiers: pure `apply(params, images) -> logits`, normalisation included."""
+"""Image classifiers: pure functions `apply(params, images) -> logits`, with normalisation."""
 
 from cfx_jax.classifiers import efficientnet_lite
 from cfx_jax.classifiers.alexnet import LAYERS, AlexNet

@@ -36,16 +36,16 @@ _MAX_MATMUL_KERNEL = 3
 def conv(
     images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = 0
 ) -> jax.Array:
-    """Convolves every window with the kernel.
+    """Convolves images with a kernel.
 
     Args:
-        images: float `[N, H, W, C]`.
-        kernel: float `[k, k, C, features]`.
+        images: images, float `[N, H, W, C]`.
+        kernel: kernel, float `[k, k, C, features]`.
         stride: step of the output grid in both directions.
-        padding: zeros on each side, or None for SAME as TensorFlow defines it.
+        padding: number of zeros on each side, or None for SAME as TensorFlow defines it.
 
     Returns:
-        float `[N, h, w, features]`.
+        Feature maps, float `[N, h, w, features]`.
 
     Raises:
         ValueError: the images do not have four axes.
@@ -128,7 +128,7 @@ def _on_cpu(
 def _convolve(
     images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads, transposed: bool = False
 ) -> jax.Array:
-    """Convolves; with `transposed` slowly, but its transpose, the input gradient, is fast."""
+    """Convolves; with `transposed` slowly, but then the transpose, the input gradient, is fast."""
     axes = "HWIO"
     if transposed:
         kernel, axes = jnp.swapaxes(kernel, 2, 3), "HWOI"
@@ -149,14 +149,14 @@ def _multiply_windows(images: jax.Array, kernel: jax.Array) -> jax.Array:
 def _fold_strides(
     images: jax.Array, kernel: jax.Array, stride: int, pads: _Pads
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns images and a kernel whose convolution without padding or stride is the same."""
+    """Returns images and a kernel with the same convolution, without padding or stride."""
     side = len(kernel)
     kernel_pad = -side % stride  # Pads the kernel to a multiple of the stride.
     kernel = jnp.pad(kernel, ((0, kernel_pad), (0, kernel_pad), (0, 0), (0, 0)))
     image_pads = [(0, 0, 0)]
     for length, (low, high) in zip(images.shape[1:3], pads, strict=True):
         steps = max((length + low + high - side) // stride, -1)  # -1: the image has no window.
-        # The padding is negative where the last pixels belong to no window.
+        # The padding is negative if the last pixels belong to no window.
         image_pads.append((low, steps * stride + len(kernel) - low - length, 0))
     images = lax.pad(images, jnp.zeros((), images.dtype), [*image_pads, (0, 0, 0)])
     return _fold(images, stride), jnp.moveaxis(_fold(jnp.moveaxis(kernel, 3, 0), stride), 0, 3)

@@ -22,16 +22,16 @@ from jax import lax
 def depthwise_conv(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolves every channel with its own `k x k` kernel, SAME padding.
 
-    The derivative is written by hand: autodiff would transpose a strided slice, which scatters.
-    Gathering from the padded cotangent computes the same sum and vectorises.
+    The derivative is written by hand, because autodiff would transpose a strided slice to a
+    scatter. Gathering from the padded cotangent computes the same sum and can be vectorised.
 
     Args:
-        images: float `[N, H, W, C]`.
-        kernel: float `[k, k, 1, C]`.
+        images: images, float `[N, H, W, C]`.
+        kernel: kernel, float `[k, k, 1, C]`.
         stride: step of the output grid in both directions.
 
     Returns:
-        float `[N, ceil(H / stride), ceil(W / stride), C]`.
+        Feature maps, float `[N, ceil(H / stride), ceil(W / stride), C]`.
     """
     return lax.platform_dependent(
         images,
@@ -90,7 +90,7 @@ def _same_padding(size: int, k: int, stride: int) -> tuple[int, tuple[int, int]]
 # Jitted separately, so that its k * k terms are traced only once for all layers of a shape.
 @partial(jax.jit, static_argnames="stride")
 def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """out[y, x] = sum_ij kernel[i, j] * padded[stride * y + i, stride * x + j]."""
+    """Computes `out[y, x] = sum_ij kernel[i, j] * padded[stride * y + i, stride * x + j]`."""
     k = kernel.shape[0]
     (out_h, pad_h), (out_w, pad_w) = (_same_padding(n, k, stride) for n in images.shape[1:3])
 

@@ -31,7 +31,7 @@ LAYERS = (
 
 
 class AlexNet(nn.Module):
-    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+    """Network from normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
     Attributes:
         hidden_features: width of the two dense layers before the last.

@@ -1,4 +1,4 @@
-"""`Classifier`, the interface between the engine and the model it explains."""
+"""`Classifier`, the interface between the engine and the explained model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,31 +22,32 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 class Classifier:
     """An image classifier as a frozen value, a pytree whose leaves are its parameters.
 
-    The leaves of `params` are the only leaves, everything else is static: a `Classifier` passes
-    through `jit`, `vmap` and `pmap` as an argument, and its weights are never constants of a
-    compiled program.
+    The leaves of `params` are the only leaves; all other fields are static. So a `Classifier` can
+    be an argument of `jit`, `vmap` and `pmap`, and its weights are never constants of a compiled
+    program.
 
     Attributes:
         params: parameters, any pytree.
-        apply: pure `apply(params, images) -> logits`. `images` is float32 `[N, H, W, C]` in
-            [0, 1]; `apply` includes the normalisation. `logits` is float32 `[N, num_classes]`
-            BEFORE softmax or sigmoid. Compiled programs are cached by the identity of the function:
-            pass the same function to every call (a module-level one, not a new lambda each time).
+        apply: pure function `apply(params, images) -> logits`. `images` is float32 `[N, H, W, C]`
+            in [0, 1]; `apply` includes the normalisation. `logits` is float32 `[N, num_classes]`
+            BEFORE softmax or sigmoid. Compiled programs are cached by the identity of the function,
+            so pass the same function to every call (a module-level function, not a new lambda each
+            time).
         name: name in records and reports.
         class_names: one name per class, or empty.
-        image_size: image size `(H, W)` it was trained for, or None for any size.
-        channels: number of channels C of its images, 3 for RGB or 1 for grey.
-        crop: share of the side of the scaled image that remains after the central crop it was
-            trained or measured with. Dataset runs use it, and `interpolation`, to bring images to
-            `image_size`.
-        interpolation: filter that the images were scaled with, one of `INTERPOLATIONS`.
+        image_size: image size `(H, W)` used in training, or None for any size.
+        channels: number of channels C of the images, 3 for RGB or 1 for grey.
+        crop: share of the side of the scaled image that the central crop of the training or
+            evaluation keeps. Dataset runs resize images to `image_size` with this crop and
+            `interpolation`.
+        interpolation: filter that scales the images, one of `INTERPOLATIONS`.
         logits: kind of the logits. `"softmax"`: at least two classes that exclude each other.
             `"sigmoid"`: independent yes/no classes, or one logit of a binary classifier with the
             classes 1 and 0.
         host_weights: SHA-256 of the weights of a model that JAX calls back on the host, which are
-            not in `params`; "" for a model computed by JAX. Dataset runs use such a model on one
+            not in `params`; "" for a model computed by JAX. Dataset runs use a host model on one
             device of each process.
-        origin: SHA-256 of everything besides `params` that defines a model built by a user-defined
+        origin: SHA-256 of the sources, besides `params`, of a model built by a user-defined
             function; "" for other models.
 
     Example:
@@ -86,12 +87,12 @@ class Classifier:
 
     @numerics.jax_config(numerics.API_CONFIG)
     def check(self, images: jax.Array | np.ndarray) -> tuple[Finding, ...]:
-        """Checks the classifier for common faults, by four calls on one or two images.
+        """Checks the classifier for common faults, with four calls on one or two images.
 
         The checks cover outputs of a wrong shape, probabilities instead of logits, active dropout
         or batch statistics, outputs that do not depend on the image or expect it in [0, 255],
         values and gradients that are not finite, and gradients that are zero. An exception raised
-        by the classifier is a finding, too, and so are images with their channels first.
+        by the classifier, and images with channels first, are findings, too.
 
         Args:
             images: real images, float `[N, H, W, C]` in [0, 1]; the first two are used.
@@ -117,7 +118,7 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class _TwoLogits:
-    """Converts the single logit z of a binary classifier to the two equivalent logits `[0, z]`."""
+    """Conversion of the single logit z of a binary classifier to the equivalent logits `[0, z]`."""
 
     apply: Callable[[Any, jax.Array], Any]
 
@@ -136,8 +137,8 @@ class Normalization:
         mean: mean of each channel, in the order RGB for every `channel_order`; a single number
             applies to all channels.
         std: standard deviation of each channel, in the same format as `mean`.
-        channel_order: `"rgb"`, or `"bgr"` for a network that takes blue first: the channels are
-            reversed after the normalisation.
+        channel_order: order `"rgb"`, or `"bgr"` for a network that takes blue first: the channels
+            are reversed after the normalisation.
     """
 
     mean: tuple[float, ...]
@@ -161,7 +162,7 @@ NORMALIZATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class NormalizedModule:
-    """`apply(params, images) -> logits` of a Flax module, preceded by its normalisation.
+    """Function `apply(params, images) -> logits` of a Flax module, preceded by its normalisation.
 
     Two instances with equal fields are equal and share compiled programs.
     """

@@ -27,7 +27,8 @@ class ConvNeXtBlock(nn.Module):
         """Maps `[N, H, W, C]` to the same shape."""
         channels = images.shape[-1]
         hidden = Depthwise(KERNEL, name="depthwise")(images)
-        # Flattened to rows of channels: XLA on CPU multiplies matrices faster than 4-D arrays.
+        # Flatten to rows of channels, because XLA on CPU multiplies matrices faster than 4-D
+        # arrays.
         hidden = nn.LayerNorm(EPSILON, name="norm")(hidden.reshape(-1, channels))
         hidden = gelu(nn.Dense(EXPANSION * channels, name="mlp_in")(hidden))
         hidden = nn.Dense(channels, name="mlp_out")(hidden)
@@ -36,11 +37,11 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+    """Network from normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
     Attributes:
-        stage_sizes: blocks in each stage; every stage after the first halves the resolution.
-        features: channels of each stage.
+        stage_sizes: number of blocks in each stage; stages after the first halve the resolution.
+        features: number of channels in each stage.
         num_classes: number of classes.
     """
 

@@ -1,12 +1,12 @@
-"""Diagnosis of common faults of a classifier: its output, its noise, its gradient.
+"""Diagnosis of common faults in the outputs, the noise and the gradient of a classifier.
 
 The diagnosis takes four calls of one compiled program on one or two images, an image of noise and
 a black image.
 
 Log-probabilities are not a fault: the objective is the log-odds of a class, which do not change
 when a constant is added to all logits of an image, and the logarithm of a softmax is the logits
-minus such a constant. Probabilities are a fault: used as logits they bound the log-odds to a range
-of 2, too little compared with the penalty on the mask.
+minus such a constant. Probabilities are a fault: used as logits, they limit the log-odds to a range
+of 2, which is too small compared with the penalty on the mask.
 """
 
 import functools
@@ -25,9 +25,9 @@ _MAX_IMAGES = 2
 _MAX_CHANNELS = 4
 # Largest difference of two computations of the same logits on any device, as a share of the range.
 _SAME_LOGITS = 0.01
-# Change of logits in nats that is too small for the expected range, or clearly present. On
-# photographs the logits of EfficientNet-Lite0 differ by about 10 from those of a black image, and
-# by 0.06 once the photographs are divided by 255.
+# Changes of logits, in nats, that are too small for the expected range, or clearly present. The
+# logits of EfficientNet-Lite0 for photographs differ by about 10 from the logits for a black image,
+# and by 0.06 if the photographs are divided by 255.
 _TOO_SMALL_CHANGE, _CLEAR_CHANGE = 0.25, 2.5
 _NO_TRAINING = (
     "switch off dropout and the batch statistics of normalisation (train=False, "
@@ -36,11 +36,11 @@ _NO_TRAINING = (
 
 
 class Finding(NamedTuple):
-    """One fault of a classifier.
+    """A fault of a classifier.
 
     Attributes:
-        problem: the fault, and what was expected.
-        advice: what to do about it.
+        problem: the fault, and the expected property.
+        advice: remedy of the fault.
     """
 
     problem: str
@@ -76,7 +76,7 @@ def diagnose(
     """Checks a classifier for common faults.
 
     Args:
-        apply: `apply(params, images) -> logits`.
+        apply: function `apply(params, images) -> logits`.
         params: parameters of the classifier.
         images: real images, float `[N, H, W, C]` in [0, 1]; the first two are used.
         class_names: one name per class, or empty.
@@ -114,7 +114,7 @@ def diagnose(
 
 
 def _readable_images(images: Any) -> tuple[jax.Array, list[Finding]]:
-    """Returns float32 images `[N, H, W, C]` in [0, 1], and findings on the given ones."""
+    """Returns float32 images `[N, H, W, C]` in [0, 1], and findings on the given images."""
     given = np.asarray(images)
     if given.ndim != 4 or 0 in given.shape or given.dtype.kind not in "fiub":
         raise ValueError(
@@ -216,7 +216,8 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
     batch = jnp.concatenate([images, noise, jnp.zeros_like(noise)])
     shuffled = jnp.concatenate([batch[-2:-1], batch[-2::-1]])
     findings = []
-    # New jit functions: the cache of a module-level one would keep the model in memory for ever.
+    # New jit functions, because the cache of a module-level function would keep the model in
+    # memory.
     try:
         program = jax.jit(functools.partial(_logits_and_gradient, apply))
         logits, gradient = jax.device_get(program(params, batch))
@@ -232,7 +233,7 @@ def _run(apply: Apply, params: Any, images: jax.Array) -> tuple[_Outputs, list[F
     again, moved, scaled = (
         jax.device_get(program(params, rows)[0]) for rows in (batch, shuffled, 255.0 * batch)
     )
-    # In the order of `batch`, without the black image.
+    # Restore the order of `batch`, without the black image.
     moved = moved[:0:-1]
     gradient = None if gradient is None else gradient[: len(images)]
     return _Outputs(logits, again, moved, scaled, gradient), findings
@@ -281,7 +282,7 @@ def _response_findings(outputs: _Outputs) -> Iterator[Finding]:
             "check for an input that is not used, or for weights that are all zero",
         )
         return
-    # Noise is left out: networks respond to it even if their response to images is that to black.
+    # Noise is excluded, because networks respond to it even if images give the logits of black.
     rows = [*range(len(logits) - 2), -1]
     change, wider = (np.max(np.ptp(values[rows], axis=0)) for values in (logits, scaled))
     if change < _TOO_SMALL_CHANGE and wider > _CLEAR_CHANGE:

@@ -1,4 +1,4 @@
-"""Averaging several classifiers into one, to explain what they have in common."""
+"""Averages several classifiers into one, to explain the evidence that they have in common."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,17 +14,17 @@ def average(classifiers: Sequence[Classifier]) -> Classifier:
     """Combines classifiers into one whose logits are the mean of their log-probabilities.
 
     Formula: `logits(k | x) = mean_m log p_m(k | x)`, or for sigmoid logits, which are log-odds, the
-    mean of the logits. A mask learnt with the average has to convince all classifiers: evidence
-    that only one of them responds to counts little.
+    mean of the logits. A mask learnt with the average must convince all classifiers; evidence that
+    affects only one classifier counts little.
 
     Args:
         classifiers: at least one classifier, all with the same channels, class names and kind of
-            logits. All of them get images of the size of the first. Different numbers of classes
-            raise an error when the average is called.
+            logits. All classifiers get images of the size of the first classifier. Different
+            numbers of classes raise an error when the average is called.
 
     Returns:
         A `Classifier` whose parameters are the tuple of all parameters. Its name joins all names;
-        the other fields are those of the first.
+        the other fields are taken from the first classifier.
 
     Raises:
         ValueError: no classifier is given, or they differ in one of these fields.

@@ -10,14 +10,14 @@ LOGIT_KINDS = ("softmax", "sigmoid")
 def log_odds(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Computes `log p(c) - log sum_{k != c} p(k)` from logits, finite even for p(c) near 0 or 1.
 
-    Equals `logits[c] - logsumexp(logits[k != c])`; the normaliser of the softmax cancels.
+    This equals `logits[c] - logsumexp(logits[k != c])`; the normaliser of the softmax cancels.
 
     Args:
-        logits: float32 `[..., K]`, K >= 2.
+        logits: logits, float32 `[..., K]`, K >= 2.
         target: class c, int32 scalar, or `[..., 1]` for one class per row.
 
     Returns:
-        float32 `[...]`.
+        Log-odds, float32 `[...]`.
     """
     is_target = jnp.arange(logits.shape[-1]) == target
     others = jax.nn.logsumexp(logits, axis=-1, where=~is_target)
@@ -28,11 +28,11 @@ def logit_margin(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Computes `logits[c] - max_{k != c} logits[k]`: above 0 where c is predicted.
 
     Args:
-        logits: float32 `[..., K]`, K >= 2.
+        logits: logits, float32 `[..., K]`, K >= 2.
         target: class c, int32 scalar, or `[..., 1]` for one class per row.
 
     Returns:
-        float32 `[...]`, at least `log_odds`.
+        Logit margin, float32 `[...]`, at least `log_odds`.
     """
     is_target = jnp.arange(logits.shape[-1]) == target
     others = jnp.max(logits, axis=-1, where=~is_target, initial=-jnp.inf)
@@ -43,11 +43,11 @@ def logit(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Returns `logits[c]`; for the single logit z of a binary classifier z if c = 1, -z if c = 0.
 
     Args:
-        logits: float32 `[..., K]`.
+        logits: logits, float32 `[..., K]`.
         target: class c, int32 scalar, or `[..., 1]` for one class per row.
 
     Returns:
-        float32 `[...]`.
+        Logit, float32 `[...]`.
     """
     num_logits = logits.shape[-1]
     if num_logits == 1:
@@ -65,10 +65,10 @@ def resolve_rank(logits: jax.Array, target: jax.Array) -> jax.Array:
 
     Args:
         logits: logits of one image, float32 `[K]`.
-        target: int32 scalar, a class, or a rank if below 0.
+        target: class, or rank if below 0, int32 scalar.
 
     Returns:
-        int32 scalar, a class.
+        Class, int32 scalar.
     """
     if logits.shape[-1] == 1:
         logits = jnp.concatenate([-logits, logits])
@@ -81,11 +81,11 @@ def probabilities(logits: jax.Array, kind: str) -> jax.Array:
     """Computes the probability of every class.
 
     Args:
-        logits: float32 `[..., K]`.
+        logits: logits, float32 `[..., K]`.
         kind: kind of the logits, one of `LOGIT_KINDS`.
 
     Returns:
-        float32 `[..., K]`, or `[..., 2]` for a single logit.
+        Probabilities, float32 `[..., K]`, or `[..., 2]` for a single logit.
     """
     if kind == "softmax":
         return jax.nn.softmax(logits)
@@ -98,10 +98,10 @@ def predict(logits: jax.Array) -> jax.Array:
     """Returns the class of the largest logit; for a single logit, class 1 where it is above 0.
 
     Args:
-        logits: float32 `[..., K]`.
+        logits: logits, float32 `[..., K]`.
 
     Returns:
-        int32 `[...]`.
+        Classes, int32 `[...]`.
     """
     if logits.shape[-1] == 1:
         return (logits[..., 0] > 0).astype(jnp.int32)

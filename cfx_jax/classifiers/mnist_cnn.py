@@ -9,7 +9,7 @@ IMAGE_SIZE = 28
 
 
 class MnistCNN(nn.Module):
-    """Maps normalised grey images `[N, 28, 28, 1]` to logits `[N, num_classes]`."""
+    """Network from normalised grey images `[N, 28, 28, 1]` to logits `[N, num_classes]`."""
 
     num_classes: int = 10
 

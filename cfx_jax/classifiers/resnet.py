@@ -18,10 +18,11 @@ class ResNetBlock(nn.Module):
     """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
 
     Attributes:
-        features: channels inside the block; the output of a bottleneck has four times as many.
+        features: number of channels inside the block; the output of a bottleneck has four times as
+            many.
         stride: stride of the block.
         bottleneck: whether the block is a bottleneck.
-        pooled_downsample: see `ResNet`.
+        pooled_downsample: whether the shortcut averages pixels, see `ResNet`.
     """
 
     features: int
@@ -54,17 +55,17 @@ class ResNetBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+    """Network from normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
     Attributes:
-        stage_sizes: blocks in each stage; every stage after the first halves the resolution and
-            doubles the channels.
+        stage_sizes: number of blocks in each stage; every stage after the first halves the
+            resolution and doubles the channels.
         bottleneck: whether the blocks are bottlenecks.
         num_classes: number of classes.
-        stem_features: channels of the 3x3 convolutions of a deep stem; () for a stem of one 7x7
-            convolution.
+        stem_features: number of channels of each 3x3 convolution of a deep stem; () for a stem of
+            one 7x7 convolution.
         pooled_downsample: whether shortcuts that halve the resolution average 2x2 pixels, instead
-            of taking one of them.
+            of selecting one of them.
     """
 
     stage_sizes: tuple[int, ...]

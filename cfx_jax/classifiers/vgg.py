@@ -1,4 +1,4 @@
-"""VGG for inference; variants with batch normalisation are the same network with it folded in.
+"""VGG for inference; batch normalisation, if any, is folded into the convolutions.
 
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", ICLR 2015.
@@ -14,7 +14,7 @@ VGG19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 class VGG(nn.Module):
-    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+    """Network from normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
     Attributes:
         stages: channels of the 3x3 convolutions of each stage; a stage ends with a 2x2 max pool.

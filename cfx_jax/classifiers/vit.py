@@ -21,8 +21,8 @@ class ViTBlock(nn.Module):
         heads: number of attention heads, which share the channels evenly.
         mlp_dim: width of the hidden layer of the MLP.
         epsilon: constant added to the variance by the layer norms.
-        tanh_gelu: see `ViT`.
-        layer_scale: see `ViT`.
+        tanh_gelu: whether the GELU is approximated by a tanh, see `ViT`.
+        layer_scale: whether the two branches are scaled per channel, see `ViT`.
     """
 
     heads: int
@@ -50,17 +50,17 @@ class ViTBlock(nn.Module):
 
 
 class ViT(nn.Module):
-    """Maps normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
+    """Network from normalised RGB images `[N, H, W, 3]` to logits `[N, num_classes]`.
 
-    H and W are multiples of the patch. For images of another size than `image_size` the position
-    embeddings are resized, as in the JAX original, see `resize_positions`.
+    H and W are multiples of the patch. For images of a size other than `image_size`, the position
+    embeddings are resized as in the JAX original, see `resize_positions`.
 
     Attributes:
         patch: side of a patch in pixels.
         dim: width of a token.
         depth: number of blocks.
         heads: number of heads of each attention.
-        mlp_dim: width of the hidden layer of each MLP; None means `4 * dim`.
+        mlp_dim: width of the hidden layer of each MLP; None = `4 * dim`.
         num_classes: number of classes.
         image_size: side, or `(height, width)`, in pixels, of the images that the position
             embeddings belong to, multiples of the patch.
@@ -75,7 +75,7 @@ class ViT(nn.Module):
         layer_scale: whether the two branches of a block are scaled per channel (Touvron et al.,
             ICCV 2021).
         mean_pool: whether the head gets the mean of the patches instead of the class token.
-        norm_pooled: whether the last normalisation comes after that mean.
+        norm_pooled: whether the last normalisation follows this mean.
     """
 
     patch: int
@@ -182,16 +182,17 @@ def resize_positions(
 ) -> jax.Array:
     """Resizes position embeddings to another grid of patches.
 
-    Bilinear with aligned corners, as in the JAX original (`scipy.ndimage.zoom` of order 1).
+    The interpolation is bilinear with aligned corners, as in the JAX original (`scipy.ndimage.zoom`
+    of order 1).
 
     Args:
         positions: position embeddings `[1, T + n * m, dim]`: T tokens, then the patches row by row.
         num_tokens: number T of tokens that precede the patches.
         grid: size of the new grid of patches, `(height, width)`.
-        trained: size `(n, m)` of the grid they were trained with; None = square.
+        trained: size `(n, m)` of the grid used in training; None = square.
 
     Returns:
-        `[1, T + height * width, dim]`; the first T embeddings are unchanged.
+        Position embeddings `[1, T + height * width, dim]`; the first T are unchanged.
     """
     first, patches = positions[:, :num_tokens], positions[0, num_tokens:]
     trained = trained or (math.isqrt(len(patches)),) * 2
@@ -220,7 +221,7 @@ def attention(qkv: jax.Array, heads: int, count: int) -> jax.Array:
         count: number of query tokens.
 
     Returns:
-        `[N, count, dim]`, with concatenated heads.
+        Attention output `[N, count, dim]`, with concatenated heads.
     """
     batch, tokens, width = qkv.shape
     q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, -1), (2, 3), (0, 2))
