@@ -1,4 +1,4 @@
-"""In-fill models: pure `apply(params, images, mask, key) -> infill`, and their losses."""
+"""In-fill models: pure functions `apply(params, images, mask, key) -> infill`, and their losses."""
 
 from cfx_jax.generators import contextual_attention, gated_unet, heuristic, patch_critic, vae
 from cfx_jax.generators.base import Generator

@@ -35,13 +35,13 @@ def attend(
     keep each pixel independently with probability 1/2.
 
     Args:
-        foreground: float32 `[N, h, w, C]`, h and w even.
-        background: float32, the shape of `foreground`.
+        foreground: features to rebuild, float32 `[N, h, w, C]`, h and w even.
+        background: features to copy from, float32, the shape of `foreground`.
         mask: binary mask, float32 `[N, h, w, 1]`, 1 = keep.
         port: whether to compute like the PyTorch port.
 
     Returns:
-        float32, the shape of `foreground`.
+        Rebuilt features, float32, the shape of `foreground`.
 
     Raises:
         ValueError: the shapes differ, or h or w is odd.

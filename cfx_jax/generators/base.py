@@ -13,15 +13,15 @@ class Generator:
 
     Attributes:
         params: parameters, any pytree; `()` for a heuristic.
-        apply: pure `apply(params, images, mask, key) -> infill`. `images` and `infill` are float32
-            `[N, H, W, C]` in [0, 1]; `mask` is float32 `[N, H, W, 1]`, exactly 1 (keep) or 0
-            (fill); `key` is a JAX random key, ignored by deterministic generators. The caller
+        apply: pure function `apply(params, images, mask, key) -> infill`. `images` and `infill` are
+            float32 `[N, H, W, C]` in [0, 1]; `mask` is float32 `[N, H, W, 1]`, exactly 1 (keep) or
+            0 (fill); `key` is a JAX random key, ignored by deterministic generators. The caller
             computes the composite `mask * images + (1 - mask) * infill`. While a mask is learnt, it
-            is soft in the composite, so kept pixels of `infill` count, too: return the image there,
+            is soft in the composite, so kept pixels of `infill` count, too; return the image there,
             or an in-fill. Pass the same function to every call, since every new function is
-            compiled anew.
+            compiled again.
         name: name in records and reports.
-        origin: SHA-256 as in `cfx_jax.Classifier.origin`.
+        origin: SHA-256 of the sources of the model, as in `cfx_jax.Classifier.origin`.
         scalable: whether `apply` fills the large holes of an image about as well at half its
             resolution, as networks for photographs do. With `Settings.coarse_infill`, holes are
             then filled at half the resolution while a mask is learnt.

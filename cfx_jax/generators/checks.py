@@ -1,6 +1,6 @@
 """Checks of user-provided random keys, images, masks and in-fills.
 
-Shapes and types are always checked; values only outside a trace, where they are known.
+Shapes and types are always checked; values are checked only outside of a trace.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _OVERSHOOT = 0.1
 # Squares along each side of the checkerboard mask of `check_fills`.
 _NUM_SQUARES = 4
 _KEY_IMPL = "threefry2x32"
-# JAX reads 32 bits of a seed: a larger one would draw the numbers of a smaller one.
+# JAX reads 32 bits of a seed: a larger seed would draw the numbers of a smaller seed.
 _MAX_SEED = 2**32 - 1
 
 
@@ -25,7 +25,7 @@ def check_key(key: Any) -> jax.Array:
     """Checks a random key, and returns it as a key of the implementation `threefry2x32`.
 
     Other implementations, such as `rbg`, draw numbers that depend on the batch under `vmap`. Their
-    keys are converted: `jax.random.key(0)` gives the same key whatever the default implementation.
+    keys are converted: `jax.random.key(0)` gives the same key for any default implementation.
 
     Args:
         key: a key of `jax.random.key`, a legacy key of `jax.random.PRNGKey`, or a seed, a whole
@@ -35,7 +35,7 @@ def check_key(key: Any) -> jax.Array:
         The key, a scalar.
 
     Raises:
-        ValueError: it is anything else, for example an array of several keys.
+        ValueError: the key is anything else, for example an array of several keys.
     """
     if isinstance(key, int | np.integer) and not isinstance(key, bool) and 0 <= key <= _MAX_SEED:
         # `jax.random.key` would add the setting `jax_random_seed_offset`.
@@ -67,8 +67,8 @@ def to_array(name: str, values: Any) -> jax.Array | np.ndarray:
         A JAX array, or a NumPy array in the byte order of this machine.
 
     Raises:
-        ValueError: NumPy cannot convert it, the result does not consist of numbers, or values of a
-            masked array are masked.
+        ValueError: NumPy cannot convert the values, the result does not consist of numbers, or
+            values of a masked array are masked.
     """
     if isinstance(values, jax.Array):
         return values
@@ -93,7 +93,7 @@ def to_array(name: str, values: Any) -> jax.Array | np.ndarray:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns type and message of an exception of user-defined code, in one line."""
+    """Returns the type and message of an exception of user-defined code, in one line."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[:300]}"
 
@@ -178,7 +178,7 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
     """Checks the shape and the type of a generator's in-fills without running it.
 
     Raises:
-        ValueError: the shape is not that of the images, or the type is not real.
+        ValueError: the shape differs from that of the images, or the type is not real.
     """
     mask = jax.ShapeDtypeStruct((*images.shape[:3], 1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -209,8 +209,8 @@ def check_infills(generator: Generator, images: jax.Array) -> None:
 def check_fills(generator: Generator, shape: tuple[int, ...]) -> None:
     """Checks the in-fills of a user-defined generator on two images; does nothing inside a trace.
 
-    Every pixel of the in-fill is checked: under the soft masks of learning, kept pixels are blended
-    with the in-fill, too.
+    Every pixel of the in-fill is checked, because under the soft masks of learning, kept pixels are
+    blended with the in-fill, too.
 
     Args:
         generator: the generator; it runs once, unless it belongs to this package.
@@ -244,7 +244,7 @@ def _fill(generator: Generator, images: jax.Array, mask: jax.Array) -> jax.Array
 
 
 def _is_from_package(apply: Any) -> bool:
-    """Returns whether an `apply` function, or all those that it wraps, belong to this package."""
+    """Returns whether an `apply` function, or every function that it wraps, is of this package."""
     inner = [getattr(apply, name) for name in ("func", "apply") if hasattr(apply, name)]
     inner += getattr(apply, "applies", ())
     if inner:
@@ -256,8 +256,8 @@ def check_range(generator: Generator, infilled: jax.Array) -> None:
     """Checks the range of the finite pixels of in-filled images; traced values pass unchecked.
 
     Args:
-        generator: the generator that made the in-fills.
-        infilled: in-filled images, float32 `[N, H, W, C]`; other pixels are within [0, 1].
+        generator: generator of the in-fills.
+        infilled: in-filled images, float32 `[N, H, W, C]`; kept pixels are within [0, 1].
 
     Raises:
         ValueError: a pixel is beyond [0, 1] by more than 0.1.

@@ -1,12 +1,12 @@
 """The network with contextual attention (DeepFill v1), the CA in-fill of the FIDO paper.
 
 Arrays are channels-last, images and in-fills `[N, H, W, 3]` RGB in [0, 1], masks `[N, H, W, 1]`
-with 1 = keep. A coarse network fills the holes; a fine one corrects the fill with two branches:
+with 1 = keep. A coarse network fills the holes; a fine network corrects the fill with two branches:
 dilated convolutions, and an attention that copies kept patches (Yu et al., "Generative Image
 Inpainting with Contextual Attention", CVPR 2018).
 
-Weights were published twice, for two implementations with the same layers and shapes that differ
-in:
+Weights were published twice, for two implementations with the same layers and shapes that differ as
+follows:
 
     difference                              original (TensorFlow)   port=True (PyTorch port)
     channels                                BGR                     RGB
@@ -17,10 +17,10 @@ in:
 The FIDO paper used the original. Original weights that were converted to the layout of the port
 need `port=False`: with `port=True` users report misaligned fills and grey borders.
 
-Differs from both: every image of a batch has its own mask in the attention, where both use the
-mask of the first image. Unverified, because the weights were not available: that the conversion
-kept the order of the channels, and that the weights of the port were trained with the last of its
-three patch norms.
+Differs from both in that the attention uses the mask of each image of a batch, instead of the mask
+of the first image. Two assumptions are unverified, because the weights were not available: the
+conversion kept the order of the channels, and the weights of the port were trained with the last of
+its three patch norms.
 """
 
 from functools import partial
@@ -45,7 +45,7 @@ MAX_DISTANCE = 64
 
 
 class ContextualAttentionNet(nn.Module):
-    """Predicts the holes of a masked image, first coarsely and then refined.
+    """Network that predicts the holes of a masked image, first coarsely and then refined.
 
     Parameters are float32: 3.6e6, and 2.6e10 multiply-adds for an image of 256 x 256. They are
     named as in the published weights, `coarse_generator` and `fine_generator` with `conv1` and so
@@ -59,11 +59,11 @@ class ContextualAttentionNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Predicts every pixel, including the kept ones.
+        """Predicts every pixel, including kept pixels.
 
         Args:
-            images: float32 `[N, H, W, 3]` RGB in [0, 1], H and W multiples of 8; pixels in holes
-                are ignored but must be finite.
+            images: RGB images, float32 `[N, H, W, 3]` in [0, 1], H and W multiples of 8; pixels in
+                holes are ignored but must be finite.
             mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
 
         Returns:
@@ -87,7 +87,7 @@ class ContextualAttentionNet(nn.Module):
 
 
 class _Coarse(nn.Module):
-    """Predicts all pixels from the known ones, both in [-1, 1]."""
+    """Network that predicts all pixels from the known pixels, all in [-1, 1]."""
 
     port: bool
 
@@ -102,7 +102,7 @@ class _Coarse(nn.Module):
 
 
 class _Fine(nn.Module):
-    """Refines pixels in [-1, 1] whose holes have the coarse fill."""
+    """Network that refines pixels in [-1, 1], with the coarse fill in the holes."""
 
     port: bool
 
@@ -200,18 +200,18 @@ def apply(
 
     Images are resized to 256 x 256 bilinearly with aligned corners and rounded to integers from 0
     to 255; masks are resized in the same way and rounded. The fill of the network is truncated to
-    integers, kept pixels are restored, and the result is resized to the size of the images. Not
-    differentiable.
+    integers, kept pixels are restored, and the result is resized to the size of the images. The
+    result is not differentiable.
 
     Args:
-        params: parameters from `init`, or published ones.
-        images: float32 `[N, H, W, 3]` RGB in [0, 1], any size.
+        params: parameters from `init`, or published parameters.
+        images: RGB images of any size, float32 `[N, H, W, 3]` in [0, 1].
         mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
         key: ignored, since the network is deterministic.
         port: whether to compute like the PyTorch port, for weights trained with it.
 
     Returns:
-        float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
+        In-fills, float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
 
     Raises:
         ValueError: the images do not have 3 channels.
@@ -269,8 +269,8 @@ def loss(
     The term of a stage is the mean absolute error inside the holes, weighted by `0.9**(d - 1)`,
     plus the mean absolute error of the kept pixels, per image and then averaged. d is the
     city-block distance to the nearest kept pixel, at most 64. Inside a rectangle it is the distance
-    to the nearest side, as in the published weights. Unlike those, the weights here are normalised;
-    otherwise a large hole would weigh less than a small one.
+    to the nearest side, as in the published weights. Unlike there, the weights are normalised here;
+    otherwise a large hole would weigh less than a small hole.
 
     Args:
         params: parameters from `init`.
@@ -301,7 +301,7 @@ def _normalise(weights: jax.Array) -> jax.Array:
 
 
 def _distance_to_kept(mask: jax.Array) -> jax.Array:
-    """Returns the city-block distance of each pixel to the nearest kept one, at most 64."""
+    """Returns the city-block distance of each pixel to the nearest kept pixel, at most 64."""
     distance = MAX_DISTANCE * (1.0 - mask)
     for axis in (1, 2):
         position = jax.lax.broadcasted_iota(mask.dtype, mask.shape, axis)

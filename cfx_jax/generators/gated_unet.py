@@ -2,13 +2,14 @@
 
 Arrays are channels-last, images and in-fills `[N, H, W, C]` in [0, 1], masks `[N, H, W, 1]` with
 1 = keep. The fill interpolates the kept pixels at every scale (`push_pull`), so the network learns
-only the residual, and an untrained network already interpolates. At the end a few learnt linear
-filters run one after another at full resolution, and kept pixels are restored before each, as in an
-iterative solver of a differential equation: they make the residual continuous with kept neighbours.
+only the residual, and an untrained network already interpolates. At the end, a few learnt linear
+filters run in sequence at full resolution, and kept pixels are restored before each filter, as in
+an iterative solver of a differential equation. The filters make the residual continuous with kept
+neighbours.
 
 Every 3 x 3 convolution of the U-Net is gated, `features * sigmoid(gate)`, so that the network
 learns where its input is valid (Yu et al., "Free-Form Image Inpainting with Gated Convolution",
-ICCV 2019). Differences: a residual on the fill, skips that are added, no normalisation.
+ICCV 2019). Differs from it in a residual on the fill, added skips and no normalisation.
 """
 
 from typing import Any, cast
@@ -22,7 +23,7 @@ from cfx_jax.generators.losses import hole_l1
 GREY = 0.5
 IMAGE_CHANNELS = 3
 # Features at 1/2, 1/4, 1/8 and 1/16 of the resolution. The U-Net does not run at full resolution,
-# where a convolution of 8 channels takes as long on CPU as one of 48 at half of it.
+# where a convolution of 8 channels takes as long on CPU as one of 48 channels at half resolution.
 WIDTHS = (24, 48, 88, 112)
 DILATIONS = (2, 4)
 SIZE_MULTIPLE = 2 ** len(WIDTHS)
@@ -30,7 +31,7 @@ NUM_FILTERS = 4
 
 
 class GatedUNet(nn.Module):
-    """Corrects the multi-scale fill of a masked image.
+    """Network that corrects the multi-scale fill of a masked image.
 
     Parameters are float32: 1.14e6, and 1.18e9 multiply-adds for an image of 224 x 224.
 
@@ -46,13 +47,14 @@ class GatedUNet(nn.Module):
         """Fills holes.
 
         Args:
-            images: float32 `[N, H, W, 3]` in [0, 1], any size; pixels in holes are ignored.
-            mask: float32 `[N, H, W, 1]`, 1 = keep.
+            images: images of any size, float32 `[N, H, W, 3]` in [0, 1]; pixels in holes are
+                ignored.
+            mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
             key: random key of the noise; ignored unless stochastic.
 
         Returns:
-            float32 `[N, H, W, 3]`, [0, 1] up to rounding, kept pixels unchanged; for an untrained
-            network the multi-scale fill.
+            Filled images, float32 `[N, H, W, 3]`, in [0, 1] up to rounding; kept pixels are
+            unchanged. An untrained network returns the multi-scale fill.
         """
         height, width = images.shape[1:3]
         # Padding beyond the border counts as a hole.
@@ -77,13 +79,13 @@ class GatedUNet(nn.Module):
                 kernel_init=nn.initializers.zeros,
                 name=f"filter_{index}",
             )(filled)
-            # Clipped to the range of pixels: a chain of linear filters may grow without bound.
+            # Clip to the range of pixels, because a chain of linear filters may grow without bound.
             filled = kept + hole * jnp.clip(filled + change, -GREY, 1.0 - GREY)
         return unfold(filled)[:, :height, :width] + GREY
 
 
 class UNet(nn.Module):
-    """Maps folded inputs to a folded residual, both at half the resolution of the image."""
+    """Network from folded inputs to a folded residual, both at half the resolution of the image."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -157,13 +159,13 @@ def apply(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> ja
 
     Args:
         params: trained parameters.
-        images: float32 `[N, H, W, C]` in [0, 1], any size; C is 3, or 1 for grey images, which are
-            filled as grey RGB images.
+        images: images of any size, float32 `[N, H, W, C]` in [0, 1]; C is 3, or 1 for grey images,
+            which are filled as grey RGB images.
         mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
-        key: random key of the noise of a stochastic network; ignored by others.
+        key: random key of the noise of a stochastic network; ignored by other networks.
 
     Returns:
-        float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
+        In-fills, float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
 
     Raises:
         ValueError: the images have neither 1 nor 3 channels.
@@ -192,12 +194,12 @@ def apply(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> ja
 def push_pull(kept: jax.Array, mask: jax.Array) -> jax.Array:
     """Fills holes from the finest scale at which a pixel is kept nearby.
 
-    Going up the pyramid, a coarse pixel is the mean of the kept ones among its 2 x 2 pixels, and is
-    kept if any of them is. Going down, holes get the bilinearly upsampled coarser image, then the
-    mean of their four neighbours. The fill is zero if nothing is kept.
+    On the way up the pyramid, a coarse pixel is the mean of the kept pixels among its 2 x 2 pixels,
+    and is kept if any of them is kept. On the way down, holes get the bilinearly upsampled coarser
+    image, then the mean of their four neighbours. The fill is zero if no pixel is kept.
 
     Args:
-        kept: float `[N, H, W, C]`, any size, zero in the holes.
+        kept: kept pixels, float `[N, H, W, C]`, any size, zero in the holes.
         mask: binary mask `[N, H, W, 1]`, 1 = keep.
 
     Returns:
@@ -217,7 +219,7 @@ def push_pull(kept: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _network(params: Any) -> GatedUNet:
-    """Returns the network that fits the parameters: a stochastic one has a larger stem."""
+    """Returns the network that fits the parameters; a stochastic network has a larger stem."""
     inputs = params["unet"]["stem"]["conv"]["kernel"].shape[2]
     return GatedUNet(stochastic=inputs > 4 * (IMAGE_CHANNELS + 1))
 
@@ -238,8 +240,9 @@ def _mean_of_neighbours(images: jax.Array) -> jax.Array:
 def double(images: jax.Array) -> jax.Array:
     """Upsamples `[N, H, W, C]` to `[N, 2H, 2W, C]`: bilinear, half-pixel centres.
 
-    Equal to `jax.image.resize(images, shape, "linear")`, which multiplies with dense matrices: with
-    it the network takes 1.1 times as long on CPU (forward, 8 x 224 x 224, medians of 25 pairs).
+    The result equals `jax.image.resize(images, shape, "linear")`, which multiplies with dense
+    matrices; with that function, the network takes 1.1 times as long on CPU (forward, 8 x 224 x
+    224, medians of 25 pairs).
     """
     return _double_axis(_double_axis(images, 1), 2)
 

@@ -24,7 +24,7 @@ def grey(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax
 
 
 def local_mean(params: Any, images: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-    """Fills with the mean of the KEPT pixels in a 15 x 15 window; grey where none is kept.
+    """Fills with the mean of the KEPT pixels in a 15 x 15 window; grey where no pixel is kept.
 
     `infill[y, x] = sum(mask * images) / sum(mask)` over the window, clipped at the border.
     """
@@ -71,8 +71,8 @@ def _mean_colour(channels: int) -> np.ndarray:
 def _separable(images: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
     """Applies `rows [H, H]` down and `columns [W, W]` across every channel.
 
-    Two matrix products are fast on every backend; a windowed reduction is a naive loop on CPU.
-    Full precision, because TPUs round the operands to bfloat16 by default.
+    Two matrix products are fast on every backend, whereas a windowed reduction is a naive loop on
+    CPU. They use full precision, because TPUs round the operands to bfloat16 by default.
     """
     return jnp.einsum(
         "ih,nhwc,jw->nijc", rows, images, columns, precision=jax.lax.Precision.HIGHEST

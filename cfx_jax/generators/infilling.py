@@ -1,4 +1,4 @@
-"""In-filling the holes of images without explaining them."""
+"""Fills the holes of images without explaining them."""
 
 from typing import TypeVar
 
@@ -29,21 +29,21 @@ def infill(
 ) -> jax.Array:
     """Fills the holes of images with a generator.
 
-    Computes `mask * images + (1 - mask) * generator(images, round(mask))`, as while a mask is
-    learnt.
+    Computes `mask * images + (1 - mask) * generator(images, round(mask))`, as in the learning of a
+    mask.
 
     Args:
         key: random key or seed, for stochastic generators.
         generator: generator from `cfx_jax.load_generator`, or your own.
-        images: float32 `[N, H, W, C]` in [0, 1].
-        mask: float32 `[N, H, W, 1]` in [0, 1], 1 = keep, 0 = fill.
+        images: images, float32 `[N, H, W, C]` in [0, 1].
+        mask: masks, float32 `[N, H, W, 1]` in [0, 1], 1 = keep, 0 = fill.
 
     Returns:
-        float32 `[N, H, W, C]`. A mask of ones returns the image, a mask of zeros the fully
-        in-filled image.
+        In-filled images, float32 `[N, H, W, C]`. A mask of ones returns the image, a mask of zeros
+        the fully in-filled image.
 
     Raises:
-        ValueError: an argument is invalid; the message names what was expected and what to do.
+        ValueError: an argument is invalid; the message contains the expected value and a remedy.
 
     Example:
         >>> import cfx_jax, jax, jax.numpy as jnp
@@ -71,11 +71,11 @@ def blend(images: Array, mask: Array, infills: Array | float) -> Array:
     """Computes the composite `mask * images + (1 - mask) * infills`.
 
     Args:
-        images: float `[..., H, W, C]`, a JAX or NumPy array.
-        mask: float `[..., H, W, 1]` in [0, 1], 1 = keep.
-        infills: float array with the shape of `images`, or one number.
+        images: images, float `[..., H, W, C]`, a JAX or NumPy array.
+        mask: masks, float `[..., H, W, 1]` in [0, 1], 1 = keep.
+        infills: in-fills, a float array with the shape of `images`, or one number.
 
     Returns:
-        Float array with the shape and class of `images`.
+        Composite, a float array with the shape and class of `images`.
     """
     return mask * images + (1.0 - mask) * infills

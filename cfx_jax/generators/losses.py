@@ -17,13 +17,13 @@ def hole_l1(infills: jax.Array, images: jax.Array, mask: jax.Array) -> jax.Array
     """Computes the mean absolute error inside the holes of each image, averaged over images.
 
     Args:
-        infills: float32 `[N, H, W, C]`.
+        infills: in-fills, float32 `[N, H, W, C]`.
         images: true images, float32 `[N, H, W, C]`.
-        mask: float32 `[N, H, W, 1]`, 1 = keep.
+        mask: binary masks, float32 `[N, H, W, 1]`, 1 = keep.
 
     Returns:
-        float32 scalar. The area of a hole counts as at least 5 % of the image, because the mean
-        error of a smaller hole is mostly noise.
+        Loss, float32 scalar. The area of a hole counts as at least 5 % of the image, because the
+        mean error of a smaller hole is mostly noise.
     """
     holes = 1.0 - mask
     error = jnp.mean(jnp.abs(infills - images), axis=-1, keepdims=True) * holes

@@ -1,4 +1,4 @@
-"""Mixing several generators into one, so that a mask does not exploit a single in-fill."""
+"""Mixes several generators into one, so that a mask does not exploit a single in-fill."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""The adversarial critic of the training: scores how real each patch of an image is.
+"""The adversarial critic of the training, which scores the realism of each patch of an image.
 
 A PatchGAN with spectral normalisation, for the hinge loss `relu(1 - real) + relu(1 + infilled)`
 (Yu et al., "Free-Form Image Inpainting with Gated Convolution", ICCV 2019, section 3.4). Differs
-from it: four convolutions of at most 128 features instead of six of 256.
+from it in four convolutions of at most 128 features instead of six of 256.
 """
 
 from typing import Any, cast
@@ -15,15 +15,15 @@ _CRITIC_WIDTHS = (32, 64, 128, 128)
 
 
 class PatchCritic(nn.Module):
-    """Maps images and masks to one score per patch; a patch is about 60 pixels wide."""
+    """Network from images and masks to one score per patch; a patch is about 60 pixels wide."""
 
     @nn.compact
     def __call__(self, images: jax.Array, mask: jax.Array, *, update: bool) -> jax.Array:
-        """Scores `[N, H, W, C]` with mask `[N, H, W, 1]`: float32 `[N, H / 16, W / 16, 1]`.
+        """Scores every patch, float32 `[N, H / 16, W / 16, 1]`.
 
         Args:
-            images: float32 `[N, H, W, C]` in [0, 1].
-            mask: float32 `[N, H, W, 1]`, 1 = keep, an input that marks the holes.
+            images: images, float32 `[N, H, W, C]` in [0, 1].
+            mask: masks, float32 `[N, H, W, 1]`, 1 = keep, an input that marks the holes.
             update: whether to take one step of the power iteration that estimates spectral norms.
         """
         hidden = jnp.concatenate([2.0 * images - 1.0, mask], axis=-1)
@@ -49,12 +49,12 @@ def score(
 
     Args:
         variables: variables from `init`.
-        images: float32 `[N, H, W, C]` in [0, 1].
-        mask: float32 `[N, H, W, 1]`, 1 = keep.
+        images: images, float32 `[N, H, W, C]` in [0, 1].
+        mask: masks, float32 `[N, H, W, 1]`, 1 = keep.
         update: whether to take a step of the power iteration.
 
     Returns:
-        `(scores, variables)`, float32 `[N, H / 16, W / 16, 1]`, higher = more real.
+        `(scores, variables)`; scores are float32 `[N, H / 16, W / 16, 1]`, higher = more real.
     """
     scores, changed = PatchCritic().apply(
         variables, images, mask, update=update, mutable=["batch_stats"] if update else []

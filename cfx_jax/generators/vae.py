@@ -5,15 +5,15 @@ Arrays are channels-last, images and in-fills `[N, H, W, C]` in [0, 1], masks `[
 resolution is drawn from its Gaussian, and the decoder maps it and the features of the encoder to an
 image.
 
-Trained by the evidence lower bound of the pixels x in the holes given the kept pixels k,
+It is trained with the evidence lower bound of the pixels x in the holes given the kept pixels k,
 
     log p(x | k) >= E_q(z | x, k) [log p(x | z, k)] - KL(q(z | x, k) || p(z | k)),
 
 with a second encoder q that also gets the pixels in the holes and is needed only in training.
 Differs from the VAE of Chang et al., ICLR 2019, whose single encoder never gets these pixels and is
-regularised towards N(0, 1): there no term relates a draw to one of several plausible images, so the
-draws are noise around their mean. After Ivanov et al., "Variational Autoencoder with Arbitrary
-Conditioning", ICLR 2019.
+regularised towards N(0, 1). There, no term relates a draw to one of several plausible images, so
+the draws are noise around their mean. Source: Ivanov et al., "Variational Autoencoder with
+Arbitrary Conditioning", ICLR 2019.
 """
 
 from typing import Any, NamedTuple, cast
@@ -94,7 +94,7 @@ class Gaussian(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Maps images to a Gaussian over the latent map, and to features at each resolution."""
+    """Network from images to a Gaussian over the latent map, and to features at each resolution."""
 
     widths: tuple[int, ...]
     latent_features: int
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps a latent map and the features of the kept pixels to a folded residual."""
+    """Network from a latent map and the features of the kept pixels to a folded residual."""
 
     widths: tuple[int, ...]
     outputs: int
@@ -146,8 +146,8 @@ def loss(
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Computes the negative evidence lower bound per hidden value.
 
-    `mean over images of (sum over holes of |x - mean| / b + KL) / (number of hidden values)`, where
-    the number counts as at least 5 % of all values.
+    Formula: `mean over images of (sum over holes of |x - mean| / b + KL) / (number of hidden
+    values)`, where the number counts as at least 5 % of all values.
 
     Args:
         params: parameters from `init`.
@@ -184,16 +184,16 @@ def apply(
 
     Args:
         params: trained parameters.
-        images: float32 `[N, H, W, C]` in [0, 1], any size.
+        images: images of any size, float32 `[N, H, W, C]` in [0, 1].
         mask: binary mask, float32 `[N, H, W, 1]`, 1 = keep.
         key: random key, from which a separate key is derived for each image.
         architecture: architecture of the network.
 
     Returns:
-        float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
+        In-fills, float32, the shape of `images`, in [0, 1], equal to `images` where the mask keeps.
 
     Raises:
-        ValueError: images have another number of channels than the network.
+        ValueError: the images have another number of channels than the network.
 
     Example:
         >>> import jax
@@ -219,7 +219,7 @@ def apply(
 def gaussian_kl(first: Gaussian, second: Gaussian) -> jax.Array:
     """Computes `KL(first || second)` of batches of Gaussians, summed over all but the first axis.
 
-    `log(s2 / s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2` for each number.
+    Formula: `log(s2 / s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2` for each number.
     """
     difference = second.log_std - first.log_std
     spread = jnp.exp(-2.0 * difference)
@@ -231,7 +231,7 @@ def _draw(key: jax.Array, distribution: Gaussian) -> jax.Array:
     """Draws each image with a separate key, so that it does not depend on the rest of the batch."""
     mean, log_std = distribution
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(mean)))
-    # Drawn in float32 for any type of the network, so that the draw is the same.
+    # Draw in float32 for any type of the network, so that the draws are the same.
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], jnp.float32))(keys)
     noise = noise.astype(mean.dtype)
     return mean + jnp.exp(log_std) * noise
