@@ -1,8 +1,8 @@
 """Explains image classifiers in JAX by learning which region of an image decides.
 
 For every image a Bernoulli mask is learnt. The region outside of the mask is in-filled by a
-generative model. The mask either keeps the smallest region that preserves the decision (SSR), or
-drops the smallest region whose in-filling changes it (SDR).
+generative model. The mask either keeps the smallest region that preserves the prediction (SSR), or
+drops the smallest region whose in-filling flips it (SDR).
 """
 
 import importlib

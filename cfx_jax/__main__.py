@@ -1,6 +1,6 @@
-"""All commands under one name: `cfx_jax COMMAND ...`, or `python -m cfx_jax COMMAND ...`.
+"""Dispatches all commands: `cfx_jax COMMAND ...`, or `python -m cfx_jax COMMAND ...`.
 
-Each is handed its arguments as they are, and `cfx_jax COMMAND --help` is its own help.
+The arguments after COMMAND are passed to the command; `cfx_jax COMMAND --help` shows its help.
 """
 
 from cfx_jax.commands.dispatcher import main

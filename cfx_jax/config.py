@@ -24,34 +24,34 @@ _MAX_WHITE = 2**16 - 1
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the field and what it accepts."""
+    """Error for a config that cannot run; the message names the field and its accepted values."""
 
 
 @dataclasses.dataclass
 class DataConfig:
-    """Where the images come from.
+    """The source of the images.
 
     Attributes:
-        source: `bundled` (the demo pictures), `folder`, `npz` or `tfds`.
-        path: the image folder or a single image, the .npz file, or the TFDS data directory ("" =
-            the default of TFDS). A folder may contain a manifest.csv with the columns `file`,
-            `label`, `boxes` and `split`. An .npz file contains `images` `[N, H, W]`,
-            `[N, H, W, 1]` or `[N, H, W, 3]`, uint8 or floats in [0, 1], and may contain `labels`
-            and `ids`; the names `x` and `y` are read, too. See docs/data.md.
+        source: kind of source: `bundled` (the demo pictures), `folder`, `npz` or `tfds`.
+        path: path of the image folder or a single image, of the .npz file, or of the TFDS data
+            directory ("" = the default of TFDS). A folder may contain a manifest.csv with the
+            columns `file`, `label`, `boxes` and `split`. An .npz file contains `images`
+            `[N, H, W]`, `[N, H, W, 1]` or `[N, H, W, 3]`, uint8 or floats in [0, 1], and may
+            contain `labels` and `ids`; the names `x` and `y` are read, too. See docs/data.md.
         name: name of the TFDS dataset.
         split: split to explain. TFDS: the split's name; folder: the rows of manifest.csv with this
             `split`; .npz file: the arrays that end in `_SPLIT`, such as `x_train` and `y_train`.
-        resize: `crop` (short side to the size over `classifier.crop`, centre crop), `cover` (short
-            side to the size, centre crop) or `stretch`.
-        files: images of the folder to explain, as paths inside it, without labels; () explains all
-            images, with the labels of the folder.
+        resize: resizing rule: `crop` (short side to the size over `classifier.crop`, centre crop),
+            `cover` (short side to the size, centre crop) or `stretch`.
+        files: images of the folder to explain, as paths inside it, without labels; () = all images,
+            with the labels of the folder.
         class_folders: whether sub-folders of the image folder are classes, named by class number,
             ImageNet synset or class name; if no name is one of these, the sub-folders are numbered
             in the order of their names.
-        max_examples: number of examples to explain, the first ones; None explains all.
-        allowed: picture whose white pixels the region may contain, for all images; or a folder that
-            has such a picture for each image, with the path of the image inside `path` and any
-            suffix of a picture; "" = all pixels.
+        max_examples: number of examples to explain, from the first on; None = all.
+        allowed: path of a picture whose white pixels the region may contain, for all images; or of
+            a folder with one picture per image, named like the image inside `path`, with any suffix
+            of a picture; "" = all pixels.
         white: value of white in grey images with more than 8 bits, for example 4095 for 12 bits
             stored in 16; larger values are white, too. None = the largest value of the file's
             depth.
@@ -74,24 +74,25 @@ class ClassifierConfig:
     """The classifier to explain.
 
     Attributes:
-        name: name of the architecture; or your own function that builds it,
+        name: name of the architecture; or your own function that builds the classifier,
             `package.module:function` or `path/to/file.py:function`, see `examples/`.
-        weights: path of its weights ("" = the packaged ones).
+        weights: path of the weights ("" = the packaged weights).
         class_names: path of a text file with one class name per line, or number and name, or of a
             JSON file ("" = the published names).
-        normalization: a name of `cfx_jax.classifiers.NORMALIZATIONS` ("" = the published one).
-        image_size: side of the square that images are resized to; None = the size the classifier
-            was trained with.
+        normalization: name of the normalisation, a key of `cfx_jax.classifiers.NORMALIZATIONS`
+            ("" = the published normalisation).
+        image_size: side of the square that images are resized to; None = the size used in training.
         channels: number of image channels of your own classifier, 3 or 1; None = its own value.
         mean: mean of each channel, red first, for `(images - mean) / std` with images in [0, 1]; an
             alternative to `normalization`.
         std: standard deviation of each channel, with `mean`.
-        channel_order: `rgb`, or `bgr` for a network that expects blue first.
-        crop: central share of the resized image's side that is kept, with `data.resize=crop`;
-            None = the value in the config file next to the weights, else 0.875.
+        channel_order: order of the channels: `rgb`, or `bgr` for a network that expects blue first.
+        crop: share of the resized image's side that the central crop keeps, with
+            `data.resize=crop`; None = the value in the config file next to the weights, else 0.875.
         interpolation: resizing filter, `bicubic`, `bilinear`, `lanczos`, `hamming`, `box` or
             `nearest` ("" = the value in the config file next to the weights, else bicubic).
-        logits: `softmax` or `sigmoid`, see `cfx_jax.Classifier` ("" = the classifier's own value).
+        logits: kind of the logits, `softmax` or `sigmoid`, see `cfx_jax.Classifier` ("" = the
+            classifier's own value).
     """
 
     name: str = "efficientnet_lite0"
@@ -108,7 +109,7 @@ class ClassifierConfig:
     logits: str = ""
 
     def validate(self) -> None:
-        """Raises `ConfigError` for a field that no classifier has."""
+        """Raises `ConfigError` for a value that is invalid for every classifier."""
         if self.normalization:
             check_choice("classifier.normalization", self.normalization, tuple(NORMALIZATIONS))
         if self.logits:
@@ -152,8 +153,8 @@ class GeneratorConfig:
 
     Attributes:
         name: name of a packaged generator, several names joined by `+`, or your own function that
-            builds a generator, given like that of the classifier.
-        weights: path of the weights ("" = the packaged ones).
+            builds a generator, named as for the classifier.
+        weights: path of the weights ("" = the packaged weights).
     """
 
     name: str = "gated_unet"
@@ -162,16 +163,17 @@ class GeneratorConfig:
 
 @dataclasses.dataclass
 class _Goal:
-    """What to learn.
+    """The explanations to learn.
 
     Attributes:
-        objective: `ssr`, `sdr` or `both`.
-        mode: `region`, `fast`, `paper` or `bbmp`, see `cfx_jax.fido.settings.MODES`.
-        target: class to explain in every image, by name or number; "" explains the label, or the
-            predicted class where there is no label.
+        objective: objective to learn: `ssr`, `sdr` or `both`.
+        mode: mode of the settings: `region`, `fast`, `paper` or `bbmp`, see
+            `cfx_jax.fido.settings.MODES`.
+        target: class to explain in every image, by name or number; "" = the label, or the predicted
+            class if there is no label.
         contrast: class k, for "why the target rather than k?"; None explains the target alone.
         top_classes: number of most likely classes to explain in each image, as examples with the
-            ids `ID#1`, `ID#2`, ...; None explains one class, see `target`.
+            ids `ID#1`, `ID#2`, ...; None = one class, see `target`.
     """
 
     objective: str = "both"
@@ -195,7 +197,7 @@ class _Goal:
         )
 
     def settings(self) -> Settings:
-        """The settings of the mode with this section's overrides.
+        """Returns the settings of the mode with this section's overrides.
 
         Raises:
             ValueError: a value is out of range or the mode is unknown.
@@ -238,9 +240,9 @@ class BatchConfig:
     """Batch size and size of the units that are written.
 
     Attributes:
-        per_device_batch_size: number of images optimised together on one device; None plans it
+        per_device_batch_size: number of images optimised together on one device; None chooses it
             from the memory of the device and of the compiled programs.
-        unit_size: number of images written together, and lost at most when a run is stopped. A
+        unit_size: number of images written together; a stopped run loses at most this many. A
             multiple of the number of devices of a host keeps all of them busy.
     """
 
@@ -264,16 +266,17 @@ class ReportConfig:
 
 @dataclasses.dataclass
 class Config:
-    """A whole run. The defaults are the demo: three pictures, both objectives.
+    """The config of a run. The defaults are the demo: three pictures, both objectives.
 
     Attributes:
-        seed: seed of all random numbers; together with the id of an image it fixes the image's key.
+        seed: seed of all random numbers; the key of an image follows from the seed and the image's
+            id.
         precision: precision of the networks: `float32`, `bfloat16`, or `auto`, which is bfloat16 on
             accelerators and float32 on CPU.
-        data: where the images come from.
+        data: source of the images.
         classifier: the classifier to explain.
         generator: the model that fills holes.
-        explain: what to learn, and the settings.
+        explain: explanations to learn, and their settings.
         batch: batch size and size of the units that are written.
         report: the gallery of the run.
     """
@@ -288,10 +291,11 @@ class Config:
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
 
     def validate(self) -> None:
-        """Checks every field that can be checked without touching data or weights.
+        """Checks every field that can be checked without reading data or weights.
 
         Raises:
-            ConfigError: names the field, what it was and what it accepts.
+            ConfigError: a field is invalid; the message names it, its value and the accepted
+                values.
         """
         check_data("data", self.data)
         self.classifier.validate()
@@ -324,11 +328,11 @@ def check_field(config: Any, path: str) -> None:
     """Checks that a config has a field.
 
     Args:
-        config: a dataclass of dataclasses.
-        path: names joined by dots, for example `explain.num_steps`.
+        config: config, a dataclass of dataclasses.
+        path: path of the field, names joined by dots, for example `explain.num_steps`.
 
     Raises:
-        ConfigError: it has none; the message lists those it has there.
+        ConfigError: there is no such field; the message lists the known fields.
     """
     section = config
     for name in path.split("."):
@@ -363,9 +367,9 @@ def check_data(section: str, config: DataConfig) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raises `ConfigError` for a seed that JAX would not take as it is."""
+    """Raises `ConfigError` for a seed that JAX would change or refuse."""
     check_at_least("seed", seed, 0)
-    # JAX reads 32 bits: a larger seed would draw the noise of a smaller one, or fail.
+    # JAX reads 32 bits: a larger seed would draw the noise of a smaller seed, or fail.
     if seed > _MAX_SEED:
         raise ConfigError(f"seed is {seed}; expected at most {_MAX_SEED}")
 
@@ -377,6 +381,6 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_at_least(field: str, value: int, minimum: int) -> None:
-    """Raises `ConfigError` for a value that is no whole number of at least the minimum."""
+    """Raises `ConfigError` for a value that is not a whole number of at least the minimum."""
     if type(value) is not int or value < minimum:
         raise ConfigError(f"{field} is {value!r}; expected a whole number of at least {minimum}")

@@ -1,6 +1,7 @@
 """Explains a dataset: `python -m cfx_jax.main --config=FILE [--workdir=DIR] [--config.a.b=...]`.
 
-Several processes share a run with `--distributed`, or `--coordinator_address` and its companions.
+Several processes share a run with `--distributed`, or with `--coordinator_address`,
+`--num_processes` and `--process_id`.
 """
 
 from cfx_jax.commands.main import main

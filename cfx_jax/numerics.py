@@ -1,4 +1,4 @@
-"""Settings of JAX that change results or end programs, and the values under which we compute."""
+"""Settings of JAX that change results or end programs, and the values that the package uses."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ API_CONFIG: dict[str, Any] = {
     "jax_numpy_rank_promotion": "allow",
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
-    # Masks that only fill up a batch repeat the keys of others.
+    # Masks that only pad a batch repeat the keys of other masks.
     "jax_debug_key_reuse": False,
     # Forbidden pixels have an infinite price.
     "jax_debug_infs": False,
@@ -49,7 +49,7 @@ def jax_config(settings: dict[str, Any]) -> Callable[[Callable[_P, _R]], Callabl
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with contextlib.ExitStack() as stack:
-                # Arguments of NumPy are moved to the device.
+                # NumPy arguments are moved to the device.
                 stack.enter_context(jax.transfer_guard("allow"))
                 for name, value in settings.items():
                     stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
