@@ -2,7 +2,7 @@
 
     python -m cfx_jax.main --config=configs/demo.py [--workdir=runs/demo]
 
-Takes a minute and a half on a 2-core CPU, with 48 of the 120 steps of the default, and needs no
+Takes less than a minute on a 2-core CPU, with 48 of the 120 steps of the default, and needs no
 download. It learns the smallest region that keeps the prediction (SSR) and the smallest region
 whose in-filling flips it (SDR), and ends with a table and a gallery for a browser.
 """
