@@ -19,7 +19,7 @@ DOCS = pathlib.Path(__file__).parent
 SOURCE = DOCS / "tutorial.py"
 PAGE = DOCS / "tutorial.md"
 PICTURES = DOCS / "images"
-_HEAD = "---\nhide: [navigation]\n---\n\n<!-- Made of tutorial.py by make_tutorial.py. -->\n\n"
+HEAD = "---\nhide: [navigation]\n---\n\n<!-- Made of tutorial.py by make_tutorial.py. -->\n\n"
 _SECONDS = 1200  # time limit of a cell
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parts = []
     for cell in notebook.cells:
         parts += [write_source(cell), *write_outputs(cell)]
-    PAGE.write_text(_HEAD + "\n\n".join(parts) + "\n", "utf-8")
+    PAGE.write_text(HEAD + "\n\n".join(parts) + "\n", "utf-8")
 
 
 def run(notebook: Any) -> Any:

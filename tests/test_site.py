@@ -77,12 +77,16 @@ def test_site_documents_every_public_name_once(site):
 
 
 def test_tutorial_page_is_built_from_its_source(tutorial):
-    page = tutorial.PAGE.read_text()
-    place = 0
+    page, place, rest = tutorial.PAGE.read_text(), 0, ""
     for cell in jupytext.read(tutorial.SOURCE).cells:
-        found = page.find(tutorial.write_source(cell), place)
+        source = tutorial.write_source(cell)
+        found = page.find(source, place)
         assert found >= 0, f"python docs/make_tutorial.py: {cell.source}"
-        place = found
+        rest += page[place:found]
+        place = found + len(source)
+    # Besides the source, the page has only a head, outputs and pictures.
+    rest = re.sub(r"```text\n.*?\n```|^!\[[^\n]*\)$", "", rest + page[place:], flags=re.DOTALL | re.M)
+    assert rest.removeprefix(tutorial.HEAD).strip() == ""
     pictures = set(re.findall(r"\]\(images/(tutorial_\w+\.webp)\)", page))
     assert pictures == {path.name for path in tutorial.PICTURES.glob("tutorial_*")}
     assert len(pictures) == 5
