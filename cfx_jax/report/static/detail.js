@@ -1,5 +1,5 @@
 "use strict";
-// One example: its pictures, numbers and traces, of one result or of several side by side.
+// The detail view of an example: pictures, numbers and traces of one result, or of several side by side.
 
 const COLORS = ["#2f81f7", "#d9730d", "#1a9e57", "#b454d0", "#c9a200", "#d1344b"];
 const PLOT = { width: 540, height: 200, left: 48, right: 8, top: 8, bottom: 26 };
@@ -13,15 +13,15 @@ class Detail {
     this.hasOutline = true;
   }
 
-  /** Shows an example, of a view. */
+  /** Displays an example as a view selects it. */
   show(view, n) {
     const { model } = this;
     const selected = [view.result, view.with].map((key) => model.result(key)).filter(Boolean);
     const results = (selected.length > 1 ? selected : model.results).filter((r) => model.rows[r.run][n] >= 0);
     const run = model.home(model.result(view.result), n);
-    // A run that could not read the image explains nothing of it.
+    // A run that could not read the image has no explanation of it.
     const first = results.find((r) => model.at(r.run, "target", n) >= 0) ?? { run };
-    // Runs that say different things of the example say them on their own cards.
+    // If runs differ in the data of the example, each card has the data of its run.
     const areAlike = results.every((r) => !model.asksElse(first, r, n) && !model.differs("prediction", first.run, r.run, n));
     Object.assign(this, { n, results, run, areAlike });
     this.title = this.#title(first);
@@ -42,7 +42,7 @@ class Detail {
     return cfx.make("bdi", {}, kind === "target" ? model.question(run, n) : model.className(run, kind, n));
   }
 
-  /** The classes explained, each once; a mark between them says that they are not the same. */
+  /** The explained classes, each listed once; a mark between two classes means that they differ. */
   #title(first) {
     const { model, n, results } = this;
     const others = results.filter((result) => model.asksElse(first, result, n));
@@ -52,7 +52,7 @@ class Detail {
     return cfx.make("h1", { id: "detail-title", tabIndex: -1, title }, ...words);
   }
 
-  /** Shows the original in the place of what is in-filled, or the other way round. */
+  /** Switches between the in-filled image and the original. */
   toggle() {
     this.showsOriginal = !this.showsOriginal;
     this.#apply();
@@ -76,7 +76,7 @@ class Detail {
     });
     const opacity = cfx.make("label.choice", { htmlFor: "opacity" }, "Saliency ", this.slider);
     const outline = cfx.make("label.choice", {}, this.outline, "Outline half of the importance");
-    // Tools of what there is: a map, and a photograph below it and beside it.
+    // Only controls for what exists: a map, a photograph below it, a photograph beside it.
     const drawn = this.results.filter((result) => this.model.hasMask(result, this.n));
     outline.hidden = !drawn.length;
     opacity.hidden = this.swap.hidden = !drawn.some((result) => this.model.runs[result.run].has_photos);
@@ -171,7 +171,7 @@ class Detail {
       const index = this.model.at(result.run, "index", n);
       const name = `data/${result.run}/details-${Math.floor(index / run.details_in_part)}`;
       const part = await cfx.load(name).catch((error) => missing.add(error.message) && null);
-      if (this.n !== n) return; // Another example is shown by now.
+      if (this.n !== n) return; // Another example is displayed by now.
       if (!part) continue;
       const row = part.index.indexOf(index);
       traces.push([result.label, part[`${result.objective}_trace`][row], part[`${result.objective}_steps`][row]]);
@@ -179,12 +179,12 @@ class Detail {
       this.#addOutline(result, part[`${result.objective}_outline`][row]);
       this.#addTop(result, part[`${result.objective}_top`][row]);
     }
-    const said = [...missing].map((message) => cfx.make("p.bad", { role: "alert" }, message));
-    this.traces.replaceChildren(...said, ...plotTraces(traces), ...plotCells(cells), ...keys(traces));
+    const warnings = [...missing].map((message) => cfx.make("p.bad", { role: "alert" }, message));
+    this.traces.replaceChildren(...warnings, ...plotTraces(traces), ...plotCells(cells), ...keys(traces));
     this.#apply();
   }
 
-  /** Bars of the likeliest classes, before and after. */
+  /** Bars of the most probable classes, before and after. */
   #addTop(result, top) {
     if (!top.length) return;
     const bar = (kind, share) => {
@@ -198,7 +198,7 @@ class Detail {
         cfx.make("div", {}, bar("before", before), bar("after", after))),
     );
     const card = this.element.querySelector(`[data-result="${result.key}"]`);
-    // Of the same class the bar above may say another number: both are said to be what they are.
+    // The bar above may have another number for the same class, so both are labelled.
     card.append(cfx.make("p.soft.note", {}, "Most likely classes: mean probabilities. Above: the probability of the mean log-odds."),
       cfx.make("ol.top", { "aria-label": "Most likely classes, before and after" }, ...rows));
   }
@@ -211,18 +211,18 @@ class Detail {
   }
 }
 
-/** Text of a probability. */
+/** Formats a probability. */
 function percent(share) {
   return share === null ? "n/a" : `${cfx.round(100 * share, 1)} %`;
 }
 
-/** Lines of the objective at each step. */
+/** Plots the objective at each step. */
 function plotTraces(traces) {
   const finite = traces.flatMap(([, trace]) => trace).filter((value) => value !== null);
   if (!finite.length) return [];
   const low = Math.min(...finite), high = Math.max(...finite);
   const { width, height, left, right, top, bottom } = PLOT;
-  // Of images that stopped early the lines are shorter.
+  // Images that stopped early have shorter lines.
   const longest = Math.max(...traces.map(([, , steps]) => steps));
   const x = (at, count, steps) => left + ((width - left - right) * (at / Math.max(1, count - 1)) * steps) / longest;
   const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
@@ -241,7 +241,7 @@ function plotTraces(traces) {
   return [...drawPlot("Objective at each step", words, ends, lines), cfx.make("p.soft.note", {}, note)];
 }
 
-/** Bars of how many cells of a mask are kept with which probability: the learnt distribution. */
+/** Plots a histogram of the keep probabilities of the cells: the learnt distribution. */
 function plotCells(cells) {
   if (!cells.length) return [];
   const shares = cells.map(([name, counts]) => [name, counts.map((count) => count / counts.reduce((a, b) => a + b))]);
@@ -272,7 +272,7 @@ function drawPlot(title, words, { high, low, below }, marks) {
   return [cfx.make("h2", {}, title), drawing];
 }
 
-/** Which result has which colour in the plots. */
+/** The legend: the colour of each result in the plots. */
 function keys(named) {
   const marks = named.map(([name], line) => {
     const mark = cfx.make("i");

@@ -1,8 +1,8 @@
 "use strict";
-// The page: controls, the view that they and the address hold, and which part of it is shown.
+// The page: its controls, and the view that the controls and the address determine.
 
 const VIEWS = { grid: "Pictures", table: "Table" };
-// As in gallery.css.
+// The same number as in gallery.css.
 const NARROW = matchMedia("(max-width: 40rem)");
 const NO_FILTERS = { status: [], target: "", label: "", predicted: "", find: "", differ: false };
 
@@ -19,27 +19,27 @@ class Gallery {
     this.#show();
   }
 
-  /** The view in the address; what it does not say, or says wrongly, is as at first. */
+  /** Reads the view from the address; missing and invalid parts have their initial values. */
   #read() {
     const { model } = this;
-    const said = new URLSearchParams(location.hash.slice(1));
-    const known = (name, choices, otherwise) => (choices.includes(said.get(name)) ? said.get(name) : otherwise);
+    const parameters = new URLSearchParams(location.hash.slice(1));
+    const known = (name, choices, otherwise) => (choices.includes(parameters.get(name)) ? parameters.get(name) : otherwise);
     const keys = model.results.map((result) => result.key);
     const result = known("result", keys, keys[0]);
     const others = keys.filter((key) => key !== result);
-    const isAlone = said.get("with") === "none";
+    const isAlone = parameters.get("with") === "none";
     const other = isAlone ? "" : known("with", others, model.partner(model.result(result))?.key ?? "");
-    const place = model.placeOf.get(said.get("at"));
+    const place = model.placeOf.get(parameters.get("at"));
     return {
       result,
       with: other,
       isAlone,
-      status: (said.get("status") ?? "").split(",").filter((name) => model.isStatus(name)),
-      target: said.get("target") ?? "",
-      label: said.get("label") ?? "",
+      status: (parameters.get("status") ?? "").split(",").filter((name) => model.isStatus(name)),
+      target: parameters.get("target") ?? "",
+      label: parameters.get("label") ?? "",
       predicted: known("predicted", ["right", "wrong"], ""),
-      find: said.get("find") ?? "",
-      differ: other !== "" && said.get("differ") === "1",
+      find: parameters.get("find") ?? "",
+      differ: other !== "" && parameters.get("differ") === "1",
       sort: known("sort", this.#sorts(other).map(([name]) => name), "data"),
       order: known("order", ["up", "down"], "up"),
       view: known("view", Object.keys(VIEWS), "grid"),
@@ -48,23 +48,23 @@ class Gallery {
   }
 
   #address(view) {
-    const said = new URLSearchParams();
+    const parameters = new URLSearchParams();
     const { at, differ, isAlone, status, ...texts } = view;
     for (const [name, value] of Object.entries(texts)) {
       const isAtFirst = { sort: "data", order: "up", view: "grid", result: this.model.results[0].key }[name] === value;
-      if (value && !isAtFirst) said.set(name, value);
+      if (value && !isAtFirst) parameters.set(name, value);
     }
-    // Only what somebody chose: another goal may have what lies beside it.
-    if (isAlone) said.set("with", "none");
-    if (status.length) said.set("status", status.join(","));
-    if (differ) said.set("differ", "1");
-    if (at !== undefined) said.set("at", this.model.ids[at]);
-    return `#${said}`;
+    // Only a comparison that was chosen: the default one depends on the result.
+    if (isAlone) parameters.set("with", "none");
+    if (status.length) parameters.set("status", status.join(","));
+    if (differ) parameters.set("differ", "1");
+    if (at !== undefined) parameters.set("at", this.model.ids[at]);
+    return `#${parameters}`;
   }
 
-  /** Changes a part of the view; typing adds no steps to the history. */
+  /** Changes a part of the view; typing adds no entries to the history. */
   #change(part, isTyping = false) {
-    // At once rather than by the event of a new address: a second change would be of the old view.
+    // Not by the event of a new address, since a second change would start from the old view.
     history[isTyping ? "replaceState" : "pushState"](null, "", this.#address({ ...this.view, ...part }));
     this.#show();
   }
@@ -158,7 +158,7 @@ class Gallery {
     return [["data", "Order of the data"], ["id", "Id"], ["target", "Target"], ["status", "Status"], ...numbers, ...differences];
   }
 
-  /** Another goal keeps what is compared: two runs, or two objectives of one. */
+  /** Selects another result; keeps the kind of comparison: two runs, or two objectives of one run. */
   #aim(key) {
     const { model, view } = this;
     const [result, other] = [view.result, view.with].map((of) => model.result(of));
@@ -171,7 +171,7 @@ class Gallery {
     this.#change({ sort: name, order: isSame && this.view.order === "up" ? "down" : "up" });
   }
 
-  /** The controls, folded away at first where they would fill the screen. */
+  /** Makes the controls; on small screens they are collapsed at first. */
   #finder() {
     this.finder = cfx.make("details.finder", {}, cfx.make("summary", {}, "Choose, sort and find"), this.#controls());
     const unfold = () => (this.finder.open = !NARROW.matches);
@@ -199,7 +199,7 @@ class Gallery {
 
   #names() {
     const names = cfx.make("datalist", { id: "targets" });
-    // Only once somebody searches: there may be thousands.
+    // Only when the field is used, because there may be thousands.
     this.element.addEventListener("focusin", (event) => {
       if (event.target.name === "target" && names.of !== this.view.result) {
         names.of = this.view.result;
@@ -209,7 +209,7 @@ class Gallery {
     return names;
   }
 
-  /** Sets the controls to the view. */
+  /** Sets the controls according to the view. */
   #fill() {
     const { model, view, controls } = this;
     const results = model.results.map(({ key, label }) => [key, label]);
@@ -263,7 +263,7 @@ async function main() {
     document.getElementById("gallery").hidden = false;
     cfx.gallery = new Gallery(model);
   } catch (error) {
-    // The list without scripts is still there.
+    // The static list is still displayed.
     listed.hidden = false;
     listed.prepend(cfx.make("p.bad", { role: "alert" }, error.message));
     throw error;

@@ -1,17 +1,17 @@
 "use strict";
-// The list of examples, as a grid of pictures or as a table: only what is in view is on the page.
+// The list of examples, as a grid of pictures or as a table; the page contains only its visible part.
 
-const ROW = 36; // pixels, of a table
-const WIDE = { id: 18, target: 15, status: 11, number: 7.25 }; // rem, of columns of a table
-const TEXT = 62; // pixels below the picture of a card
+const ROW = 36; // height of a row of the table, in pixels
+const WIDE = { id: 18, target: 15, status: 11, number: 7.25 }; // widths of the columns of the table, in rem
+const TEXT = 62; // height of the text below the picture of a card, in pixels
 const LEAST_CARD = 165;
-const AROUND = 3; // rows kept on either side of what is in view
+const AROUND = 3; // rows kept above and below the visible part
 const MOST_PRINTED = 500;
 
 class List {
   constructor(model, open) {
     this.model = model;
-    this.open = open; // (example) => address of its view
+    this.open = open; // maps an example to the address of its view
     this.scroller = cfx.make("div.scroller", { onscroll: () => this.#ask(), onkeydown: (e) => this.#key(e) });
     this.cut = cfx.make("p.summary", { hidden: true });
     new ResizeObserver(() => this.#layOut()).observe(this.scroller);
@@ -22,7 +22,7 @@ class List {
     this.drawn = new Map();
   }
 
-  /** Shows examples in order; scrolls to the first, or to the one that was open. */
+  /** Displays examples in order; scrolls to the first, or to the one that was open. */
   show(view, shown, onSort) {
     Object.assign(this, { view, shown, onSort });
     this.result = this.model.result(view.result);
@@ -41,7 +41,7 @@ class List {
     this.drawn.get(this.current)?.querySelector("a")?.focus();
   }
 
-  /** Paper cannot be scrolled: all is on the page while it is printed, or as much as is sensible. */
+  /** While the page is printed, it contains the whole list, up to a limit. */
   #print(isPrinting) {
     this.isPrinting = isPrinting && !this.scroller.hidden;
     this.cut.hidden = !this.isPrinting || this.shown.length <= MOST_PRINTED;
@@ -73,7 +73,7 @@ class List {
       const kind = name in WIDE ? "" : ".number";
       return cfx.make(`th${kind}`, { scope: "col", "aria-sort": sorted || undefined, title: label }, button);
     });
-    // A value that two runs have is listed twice.
+    // A value of two runs takes the place of two.
     const wide = this.#columns().map(([name]) => (WIDE[name] ?? WIDE.number) * (this.other && ["target", "status"].includes(name) ? 1.8 : 1));
     const columns = wide.map((rem) => {
       const column = cfx.make("col");
@@ -123,7 +123,7 @@ class List {
     });
   }
 
-  /** Brings what is in view, and a little around it, onto the page, in order; takes the rest off. */
+  /** Updates the page: adds the visible part and a few rows around it, in order; removes the rest. */
   #draw() {
     if (!this.rowHeight) return;
     const [first, last] = this.#range();
@@ -198,7 +198,7 @@ class List {
     return card;
   }
 
-  /** Classes explained: one name, or two with a mark between them where they differ. */
+  /** The explained class, or two classes with a mark between them if they differ. */
   #targets(n) {
     const { model, result, other } = this;
     const name = (words) => cfx.make("bdi", {}, words);
@@ -206,7 +206,7 @@ class List {
     return [name(model.question(result.run, n)), " ≠ ", name(model.question(other.run, n))];
   }
 
-  /** The line of names of a card; two names lie below the pictures that are of them. */
+  /** The line of names of a card; each of two names is below its picture. */
   #names(n) {
     const [first, , second] = this.#targets(n);
     if (!second) return cfx.make("span.name", {}, first);
@@ -233,7 +233,7 @@ class List {
     return cfx.make("tr", { "aria-rowindex": place + 2 }, ...cells);
   }
 
-  /** One link of the list can be reached by Tab; the arrow keys move on from it. */
+  /** Tab reaches one link of the list; the arrow keys move to the others. */
   #mark(place) {
     const link = (at) => this.drawn.get(at)?.querySelector("a");
     if (link(this.current)) link(this.current).tabIndex = -1;
@@ -263,7 +263,7 @@ class List {
   }
 }
 
-/** Tells the whole text of what may be cut. */
+/** Adds the whole text as a tooltip, since the text may be truncated. */
 function withTitle(element) {
   element.title = element.textContent;
   return element;

@@ -1,6 +1,6 @@
 "use strict";
-// What there is to show: parts of data, the columns of all examples, filters and orders of them.
-// Nothing here touches the page.
+// The data: loading its parts, the columns of all examples, filtering and sorting. This file does not
+// change the page.
 const cfx = (window.cfx = {});
 
 cfx.NUMBERS = {
@@ -13,7 +13,7 @@ cfx.NUMBERS = {
   entropy: { label: "Entropy", short: "entropy" },
 };
 
-// A part of data is a script that calls this: a page that is a file may read no other files.
+// Each part of the data is a script that calls this function, because a page opened as a file cannot read other files.
 const waiting = new Map();
 window.cfx_part = (name, value) => {
   waiting.get(name).resolve(value);
@@ -21,7 +21,7 @@ window.cfx_part = (name, value) => {
 };
 const parts = new Map();
 
-/** Loads a part once; the promise is rejected where its file is missing or cut short. */
+/** Loads a part once; the promise is rejected if its file is missing or truncated. */
 cfx.load = (name) => {
   if (!parts.has(name)) {
     parts.set(
@@ -43,7 +43,7 @@ cfx.load = (name) => {
   return parts.get(name);
 };
 
-/** Reads the rows of all runs and brings examples of one id together. */
+/** Reads the rows of all runs and joins them by id. */
 cfx.open = async (runs) => {
   const tables = await Promise.all(
     runs.map(async (run, r) => {
@@ -53,7 +53,7 @@ cfx.open = async (runs) => {
         for (const name of Object.keys(part)) (table[name] ??= []).push(part[name]);
       for (const name of Object.keys(table)) {
         const values = table[name].flat();
-        // Where there is no number is NaN: it fails every comparison, and is sorted last.
+        // A missing number is NaN: it fails every comparison and is sorted last.
         const isNumber = name !== "id";
         table[name] = isNumber ? Float64Array.from(values, (v) => v ?? NaN) : values;
       }
@@ -67,7 +67,7 @@ class Model {
   constructor(runs, tables) {
     this.runs = runs;
     this.tables = tables;
-    // Examples in the order of the first run, then what only later ones have; by run their rows.
+    // Examples in the order of the first run, then those that only later runs have; their rows by run.
     if (runs.length === 1) {
       this.ids = tables[0].id;
       this.rows = [Int32Array.from(this.ids, (_, row) => row)];
@@ -93,7 +93,7 @@ class Model {
     );
     this.placeOf = new Map();
     for (let n = this.size - 1; n >= 0; n--) this.placeOf.set(this.ids[n], n);
-    // Made on first use.
+    // Computed on first use.
     this.lowerIds = null;
     this.counts = new Map();
   }
@@ -102,12 +102,12 @@ class Model {
     return this.results.find((result) => result.key === key);
   }
 
-  /** What lies beside a result unless somebody says: the same objective of another run. */
+  /** The default comparison of a result: the same objective of another run. */
   partner(result) {
     return this.results.find((r) => r.run !== result.run && r.objective === result.objective);
   }
 
-  /** What lies beside another goal as `other` lies beside `result`; undefined where there is none. */
+  /** The result that compares with `goal` as `other` compares with `result`; undefined if there is none. */
   besideAsBefore(goal, result, other) {
     const isOfTwo = other.run !== result.run;
     const run = !isOfTwo ? goal.run : other.run !== goal.run ? other.run : result.run;
@@ -116,7 +116,7 @@ class Model {
     return this.results.find((r) => r.run === run && r.key !== goal.key && isSame(r.objective) === isPair);
   }
 
-  /** A column of a run at an example; NaN where the run has no such example. */
+  /** The value of a column of a run for an example; NaN if the run lacks the example. */
   at(run, name, n) {
     const row = this.rows[run][n];
     return row < 0 ? NaN : this.tables[run][name][row];
@@ -136,37 +136,37 @@ class Model {
     return this.at(run, "pictured", n) === 1;
   }
 
-  /** Whether a mask was learnt, of which there is a picture. */
+  /** Whether a mask was learnt, and a picture of it exists. */
   hasMask(result, n) {
     return this.hasPicture(result.run, n) && !Number.isNaN(this.value(result, "entropy", n));
   }
 
-  /** The run that says what an example is: that of the goal, or the first that knows the example. */
+  /** The run that describes an example: that of the result, or the first run with the example. */
   home(result, n) {
     return this.rows[result.run][n] >= 0 ? result.run : this.rows.findIndex((rows) => rows[n] >= 0);
   }
 
-  /** The name of the class that a run has as an example's `target`, `label` or `prediction`. */
+  /** The name of the `target`, `label` or `prediction` of an example in a run. */
   className(run, name, n) {
     return this.nameOf(run, this.at(run, name, n));
   }
 
-  /** The name of a class; a page that was cut short may have rows of classes that it cannot name. */
+  /** The name of a class; a truncated page may have classes without names. */
   nameOf(run, number) {
     return this.runs[run].classes[number] ?? (number >= 0 ? `class ${number}` : "not known");
   }
 
-  /** What the log-odds of an example are of. */
+  /** The meaning of the log-odds of an example. */
   question(run, n) {
     return this.className(run, "target", n) + this.runs[run].rather;
   }
 
-  /** Whether two runs name different classes of an example; what one does not know differs not. */
+  /** Whether two runs differ in a class of an example; a class that one run lacks is no difference. */
   differs(name, one, two, n) {
     const [first, second] = [one, two].map((run) => this.at(run, name, n));
     if (!(first >= 0 && second >= 0)) return false;
     const names = [one, two].map((run) => this.className(run, name, n));
-    // Of a classifier that has no names there are numbers alone.
+    // A classifier without class names has numbers only.
     return first !== second || (names[0] !== names[1] && !names.includes(`class ${first}`));
   }
 
@@ -177,7 +177,7 @@ class Model {
     return isAskedOfBoth && (this.differs("target", run, other.run, n) || this.runs[run].rather !== this.runs[other.run].rather);
   }
 
-  /** What another result has more of than a result; of the log-odds of different classes, nothing. */
+  /** The difference of two results; none for log-odds of different classes. */
   difference(result, other, name, n) {
     if (cfx.NUMBERS[name].isOfTarget && this.asksElse(result, other, n)) return NaN;
     return this.value(other, name, n) - this.value(result, name, n);
@@ -188,12 +188,12 @@ class Model {
     return cfx.format(name, this.difference(result, other, name, n), true);
   }
 
-  /** Whether there is such a status: of any run, since a view of one may be taken to another. */
+  /** Whether any run has this status, since a view of one run may be applied to another. */
   isStatus(name) {
     return name === "absent" || /^unknown status -?\d+$/.test(name) || this.runs.some((run) => run.statuses.includes(name));
   }
 
-  /** How many examples have each status of a result, in the order of the statuses. */
+  /** The number of examples per status of a result, in the order of the statuses. */
   countStatuses(result) {
     if (!this.counts.has(result.key)) {
       const counts = new Map();
@@ -215,7 +215,7 @@ class Model {
     return [...names].sort();
   }
 
-  /** The examples that a view shows, in its order. */
+  /** The examples of a view, in its order. */
   select(view) {
     const result = this.result(view.result);
     const keep = this.#filters(view, result);
@@ -232,7 +232,7 @@ class Model {
     }
     for (const name of ["target", "label"]) {
       if (!view[name]) continue;
-      // Of a few thousand names rather than of all examples.
+      // Compares a few thousand names instead of all examples.
       const matching = this.runs.map(
         (run) =>
           new Set(
@@ -249,7 +249,7 @@ class Model {
     if (view.predicted) {
       tests.push((n) => {
         const [label, prediction] = ["label", "prediction"].map((name) => this.at(result.run, name, n));
-        // Of an image that cannot be read nothing is predicted, so nothing is mistaken.
+        // An unreadable image has no prediction, so it cannot be misclassified.
         return label >= 0 && prediction >= 0 && (label === prediction) === (view.predicted === "right");
       });
     }
@@ -265,7 +265,7 @@ class Model {
     return tests;
   }
 
-  /** What examples are sorted by: a number, or a text. */
+  /** The sort key of an example: a number or a text. */
   sortKey(view, result = this.result(view.result)) {
     const other = this.result(view.with);
     if (view.sort === "id") return (n) => this.ids[n];
@@ -284,7 +284,7 @@ class Model {
     const keys = found.map(key);
     const sign = view.order === "down" ? -1 : 1;
     const order = found.map((_, place) => place);
-    // Without a number last, whatever the direction; ties in the order of the data.
+    // Examples without a number come last in both directions; ties keep the order of the data.
     const compare = (i, j) => {
       const a = keys[i], b = keys[j];
       if (a < b) return -sign;
@@ -301,7 +301,7 @@ function matches(name, text) {
 
 cfx.letter = (run) => String.fromCharCode(65 + (run % 26));
 
-/** A number with some decimals; what lies in the middle of two rounds to even, as in Python. */
+/** Rounds a number to some decimals, half to even, as Python does. */
 cfx.round = (value, digits) => {
   if (Math.abs(value) > 1e15) return String(value);
   const [, whole, shown, rest] = Math.abs(value).toFixed(20).match(`^(\\d+)\\.(\\d{${digits}})(\\d*)$`);
@@ -309,12 +309,12 @@ cfx.round = (value, digits) => {
   return (value < 0 ? "−" : "") + (isMiddle ? `${whole}.${shown}` : Math.abs(value).toFixed(digits));
 };
 
-/** A number as a text: shares in percent, the sign of log-odds and of differences shown. */
+/** Formats a number: shares in percent, log-odds and differences with their sign. */
 cfx.format = (name, value, isDifference = false) => {
   const { share, signed } = cfx.NUMBERS[name];
   if (!Number.isFinite(value)) return "n/a";
   const sign = (signed || isDifference) && value >= 0 ? "+" : "";
-  // Differences of shares are points, and no share of a share.
+  // Differences of shares are in percentage points.
   return sign + (share ? `${cfx.round(100 * value, 1)} ${isDifference ? "pp" : "%"}` : cfx.round(value, 2));
 };
 

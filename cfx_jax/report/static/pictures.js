@@ -1,7 +1,7 @@
 "use strict";
-// Elements of a page, and pictures cut out of the file of an example.
+// Elements of the page, and pictures cropped from the file of an example.
 
-/** Makes an element; texts are set as texts, so that no name of a file or class is read as HTML. */
+/** Makes an element; strings are added as text, so that names of files and classes are never parsed as HTML. */
 cfx.make = (tag, properties = {}, ...children) => {
   const [name, ...classes] = tag.split(".");
   const element = document.createElement(name);
@@ -53,7 +53,7 @@ cfx.tile = (model, run, n, kind, alt, layer = "") => {
   return tile;
 };
 
-/** A saliency map over its grey photograph, where there is one; or why there is none. */
+/** A saliency map over its grey photograph, if there is one, or the reason why there is no map. */
 cfx.saliency = (model, result, n, alt) => {
   const run = model.runs[result.run];
   if (!model.hasMask(result, n)) {
