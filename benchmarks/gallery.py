@@ -161,7 +161,7 @@ def measure(page: str) -> None:
         for words, view in QUESTIONS.items():
             print(f"  {words}: {ask(tab, address, view)}", flush=True)
         tab.goto(f"{address}#")
-        print(f"  scrolled to the end: {tab.evaluate(_SCROLL):.0f} ms a step")
+        print(f"  scrolled to the end: {tab.evaluate(_SCROLL):.0f} ms per step")
         browser.close()
 
 

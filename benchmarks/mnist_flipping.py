@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_digits", type=int, default=100)
     parser.add_argument("--skip", type=int, default=0, help="so many eights, to choose settings on")
     parser.add_argument("--num_steps", type=int, default=300)
-    parser.add_argument("--num_samples", type=int, default=64, help="masks a step")
+    parser.add_argument("--num_samples", type=int, default=64, help="masks per step")
     parser.add_argument("--learning_rate", type=float, default=0.01)
     parser.add_argument("--initial_keep", type=float, default=0.5, help="of FIDO, at the start")
     parser.add_argument("--only", default="", help="regular expression of the methods, else all")

@@ -85,7 +85,8 @@ def test_tutorial_page_is_built_from_its_source(tutorial):
         rest += page[place:found]
         place = found + len(source)
     # Besides the source, the page has only a head, outputs and pictures.
-    rest = re.sub(r"```text\n.*?\n```|^!\[[^\n]*\)$", "", rest + page[place:], flags=re.DOTALL | re.M)
+    outputs = re.compile(r"```text\n.*?\n```|^!\[[^\n]*\)$", re.DOTALL | re.MULTILINE)
+    rest = outputs.sub("", rest + page[place:])
     assert rest.removeprefix(tutorial.HEAD).strip() == ""
     pictures = set(re.findall(r"\]\(images/(tutorial_\w+\.webp)\)", page))
     assert pictures == {path.name for path in tutorial.PICTURES.glob("tutorial_*")}

@@ -337,7 +337,7 @@ def _outside(error: Exception) -> str:
     is_full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     if is_full or isinstance(error, MemoryError):
         return (
-            "out of memory; expected a smaller batch, fewer masks a step, or a device with more of "
-            f"it ({_line(error)[:200]})"
+            "out of memory; expected a smaller batch, fewer masks per step, or a larger device "
+            f"({_line(error)[:200]})"
         )
     return ""

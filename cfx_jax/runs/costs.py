@@ -18,12 +18,12 @@ def describe_cost(run: Explanations) -> str:
 
     Returns:
         One line for all objectives together, such as `400 images, 2.8 images/s, 143 device-seconds,
-        672 evaluations an image`. If no time is known, only its last part; "" if nothing is known.
+        560 evaluations per image`. If no time is known, only its last part; "" if nothing is known.
     """
     # An image with several classes to explain gives several examples.
     what = "image" if run.option("top_classes") is None else "example"
     each = _evaluations(run)
-    parts = [*_times(run, what), *([f"{each:,} evaluations an {what}"] if each else [])]
+    parts = [*_times(run, what), *([f"{each:,} evaluations per {what}"] if each else [])]
     return ", ".join(parts)
 
 

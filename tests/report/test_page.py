@@ -237,7 +237,7 @@ def test_page_shows_numbers_and_names(page):
     for text in ("Mode fast", "Seed 7", "Computed 4 of 5 examples"):
         assert text in page.text()
     # Two objectives of 20 steps with 4 masks each; the writer took no times.
-    assert "Cost 160 evaluations an image" in page.text()
+    assert "Cost 160 evaluations per image" in page.text()
     assert "Not computed yet 1" in page.text()
 
 

@@ -119,7 +119,7 @@ def test_records_commands_describe_each_result(several):
     assert "SSR 3: 3 no_alternative" in text
     settings = several.settings
     # Three searches for each image, the last of which finds nothing.
-    assert f"{3 * settings.num_evaluations:,} evaluations an image" in describe_cost(several)
+    assert f"{3 * settings.num_evaluations:,} evaluations per image" in describe_cost(several)
     assert not list(find_problems(several.location))
     assert [line.split()[3:5] for line in summary(several.location).splitlines()[2:4]] == [
         ["SSR", "98.2"], ["SSR", "2"],
@@ -150,7 +150,7 @@ def test_describe_cost_counts_the_searches_made(photos, tmp_path):
     found = sum((records.read_result(name, "status") == 0).sum() for name in records.results)
     assert found == 4
     mean = round((3 + 2 + 2) / 3 * records.settings.num_evaluations)
-    assert f"{mean:,} evaluations an image" in describe_cost(records)
+    assert f"{mean:,} evaluations per image" in describe_cost(records)
 
 
 def test_run_names_images_without_an_allowed_cell(photos, tmp_path, caplog):

@@ -18,7 +18,7 @@ def test_describe_progress_of_a_finished_run(make_run):
         "5 of 5 examples done (100.0%), 3 of 3 units",
         "SSR: 2 ok, 1 misclassified, 1 non_finite, 1 unreadable",
         "SDR: 2 ok, 1 not_flipped, 1 not_preserved, 1 unreadable",
-        "cost: 6 evaluations an image",
+        "cost: 6 evaluations per image",
         "2 failed:",
         "  café ☕.png",
         "  =1+1",
@@ -34,7 +34,7 @@ def test_describe_progress_of_a_run_in_progress(make_run):
         "1 of 5 examples done (20.0%), 1 of 3 units; a run is writing to it now",
         "SSR: 1 ok",
         "SDR: 1 not_preserved",
-        "cost: 6 evaluations an image",
+        "cost: 6 evaluations per image",
     ]
     assert "writing" not in describe_progress(run)
 
@@ -62,7 +62,7 @@ def test_find_problems_checks_the_texts_of_ids(content, make_run):
 def test_describe_progress_of_a_run_without_records(make_run):
     lines = describe_progress(make_run(units=[])).splitlines()
     assert lines == ["0 of 5 examples done (0.0%), 0 of 3 units", "SSR: nothing yet",
-                     "SDR: nothing yet", "cost: 6 evaluations an image"]  # fmt: skip
+                     "SDR: nothing yet", "cost: 6 evaluations per image"]  # fmt: skip
 
 
 def test_describe_progress_counts_many_failures(tmp_path):

@@ -25,16 +25,16 @@ ALL = {0: Cost(2.0, 2, 1), 1: Cost(1.5, 2, 1), 2: Cost(0.5, 2, 1)}
     ("settings", "explain", "costs", "line"),
     [
         ({"success_target": 0.9}, {}, ALL,
-         "5 images, 1.2 images/s, 8 device-seconds, 672 evaluations an image"),
+         "5 images, 1.2 images/s, 8 device-seconds, 560 evaluations per image"),
         ({}, {"top_classes": 3}, ALL,
-         "5 examples, 1.2 examples/s, 8 device-seconds, 480 evaluations an example"),
+         "5 examples, 1.2 examples/s, 8 device-seconds, 480 evaluations per example"),
         # Two processes at once, then one alone with more devices.
         ({}, {}, {0: Cost(4.0, 1, 2), 1: Cost(4.0, 1, 2), 2: Cost(6.0, 4, 1)},
-         "5 images, 0.5 images/s, 32 device-seconds, 480 evaluations an image"),
+         "5 images, 0.5 images/s, 32 device-seconds, 480 evaluations per image"),
         # Times of two units could not be written.
         ({}, {}, {2: Cost(2000.0, 1, 1)},
-         "1 of 5 images, 0.0005 images/s, 2,000 device-seconds, 480 evaluations an image"),
-        ({}, {}, {}, "480 evaluations an image"),
+         "1 of 5 images, 0.0005 images/s, 2,000 device-seconds, 480 evaluations per image"),
+        ({}, {}, {}, "480 evaluations per image"),
     ],
 )  # fmt: skip
 def test_describe_cost_of_a_run(make_run, settings, explain, costs, line):
@@ -72,6 +72,6 @@ def test_run_times_every_unit_once(tmp_path):
     assert costs[:, 1:].tolist() == [[jax.local_device_count(), 1]] * 3
     line = describe_cost(Explanations(tmp_path))
     assert line.startswith("3 images, ")
-    assert line.endswith(" device-seconds, 2 evaluations an image")
+    assert line.endswith(" device-seconds, 2 evaluations per image")
     cfx_jax.run(config, tmp_path, classifier=classifier)
     np.testing.assert_array_equal(Costs(Storage(tmp_path), 3).read(), costs)

@@ -223,9 +223,9 @@ def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path
         assert not (trace == 0).any()
     run_of_two = Explanations(tmp_path / "two")
     taken = [run_of_two.read_result(objective, "steps")[readable] for objective in ("ssr", "sdr")]
-    mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks a step.
+    mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks per step.
     search = 2 * sum(SEARCH_STEPS) * SEARCH_MASKS
-    assert describe_cost(run_of_two).endswith(f"{mean + search} evaluations an image")
+    assert describe_cost(run_of_two).endswith(f"{mean + search} evaluations per image")
     for field in found[0].fields:
         first, second = (reader.read(field.name) for reader in found)
         np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3, err_msg=field.name)

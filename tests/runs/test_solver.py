@@ -204,7 +204,7 @@ def test_solver_refuses_streaming_before_compiling(models, images):
 
 @pytest.fixture(scope="module")
 def patient(models):
-    """Two images a device, on two devices, which take no more steps than they need."""
+    """Two images per device, on two devices, which take no more steps than they need."""
     settings = get_settings("fast", mask_size=6, num_steps=60, patience=5)
     return make_solver(models, settings, ["ssr", "sdr"], batch_size=2, num_devices=2)
 
