@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfx_jax.classifiers import Classifier, Normalization, with_fast_convolutions
+from cfx_jax.classifiers import Classifier, Normalization
 
 Apply = Callable[[Any, jax.Array], Any]
 
@@ -22,8 +22,6 @@ def adapt(
     channels_first: bool = False,
 ) -> Classifier:
     """Builds a `Classifier` that normalises and transposes images before `apply`, and casts logits.
-
-    Convolutions of `apply` are replaced by faster ones, see `with_fast_convolutions`.
 
     Args:
         apply: function `apply(params, images) -> logits` of the adapted model.
@@ -42,15 +40,13 @@ def adapt(
     """
     _check_params(params)
 
-    fast_apply = with_fast_convolutions(apply)
-
     def adapted(params: Any, images: jax.Array) -> Any:
         if normalization is not None:
             images = normalization(images)
         if channels_first:
             images = jnp.moveaxis(images, -1, 1)
         # Outputs other than an array are passed on, so that the checks can report them.
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), fast_apply(params, images))
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), apply(params, images))
 
     return Classifier(
         params=jax.device_put(params),

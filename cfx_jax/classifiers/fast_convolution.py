@@ -2,9 +2,10 @@
 
 In a compiled loop on CPU, XLA takes several times as long for the input gradient of a convolution
 as outside of the loop, see `cfx_jax.classifiers._convolution`. The networks of this package call
-that module. A network of another library gets the same speed by `with_fast_convolutions`.
+that module. Explanations of other networks get the same speed by `with_fast_convolutions`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ def with_fast_convolutions(apply: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def fast(*arguments: Any) -> Any:
-        traced, shapes = jax.make_jaxpr(apply, return_shape=True)(*arguments)
+        # A new function for each call: a cached trace could contain constants of an earlier one.
+        new_apply = functools.partial(apply)
+        traced, shapes = jax.make_jaxpr(new_apply, return_shape=True)(*arguments)
         if not _has_convolution(traced.jaxpr):
             return apply(*arguments)
         outputs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(arguments))

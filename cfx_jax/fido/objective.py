@@ -43,7 +43,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfx_jax.classifiers import Classifier
+from cfx_jax.classifiers import Classifier, with_fast_convolutions
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.resampling import average_cells, smooth_cells
@@ -198,7 +198,8 @@ def classify_infilled(
     else:
         infills = generator.apply(generator.params, images, holes, key)
     composites = composite(problem.image, masks, infills)
-    return composites, classifier.apply(classifier.params, composites)
+    classify = with_fast_convolutions(classifier.apply)
+    return composites, classify(classifier.params, composites)
 
 
 def total_variation(probabilities: jax.Array) -> jax.Array:

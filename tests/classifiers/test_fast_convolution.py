@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx_jax import adapters
 from cfx_jax.classifiers import fast_convolution
 from cfx_jax.classifiers.fast_convolution import with_fast_convolutions
 
@@ -137,24 +136,3 @@ def test_with_fast_convolutions_returns_what_a_function_without_them_returns():
     assert with_fast_convolutions(lambda x: {"a": x})(2.0) == {"a": 2.0}
     with pytest.raises(TypeError, match="not a valid JAX type"):
         with_fast_convolutions(function)(1.0, jnp.ones(3))
-
-
-@pytest.mark.parametrize("library", ["function", "linen"])
-def test_adapters_replace_convolutions(library, replaced):
-    import flax.linen as nn
-
-    class Network(nn.Module):
-        @nn.compact
-        def __call__(self, images):
-            return nn.Dense(3)(nn.relu(nn.Conv(5, (3, 3))(images)).mean((1, 2)))
-
-    module, images = Network(), draw(2, 8, 8, 3)
-    variables = module.init(jax.random.key(0), images)
-    classifier = (
-        adapters.from_linen(module, variables)
-        if library == "linen"
-        else adapters.from_function(lambda v, x: module.apply(v, x), variables)
-    )
-    logits = classifier.apply(classifier.params, images)
-    np.testing.assert_allclose(logits, module.apply(variables, images), atol=1e-5)
-    assert replaced == [(2, 8, 8, 3)]

@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +11,14 @@ from scipy import ndimage
 from scipy.special import expit
 
 from cfx_jax import Classifier
-from cfx_jax.classifiers import log_odds, logit_margin
+from cfx_jax.classifiers import fast_convolution, log_odds, logit_margin
 from cfx_jax.fido import objective
-from cfx_jax.fido.objective import make_problem
+from cfx_jax.fido.objective import classify_infilled, make_problem
 from cfx_jax.fido.question import Question
 from cfx_jax.fido.settings import MODES, get_settings
 
-# Says what its logits mean, and is never called.
-UNASKED = Classifier(params=(), apply=None)
+# Gives the kind of its logits, and is never called.
+SOFTMAX = Classifier(params=(), apply=None)
 
 
 @pytest.mark.parametrize("logits", [[200.0, -200.0], [-3e4, 3e4, 0.0], [90.0, 0.0, 0.0]])
@@ -156,6 +157,31 @@ def test_relaxed_objective_gradient_equals_finite_differences(
             np.testing.assert_allclose(jnp.vdot(gradient, direction), numeric, rtol=1e-4)
 
 
+def test_classify_infilled_replaces_the_convolutions_of_any_classifier(monkeypatch, fill_half):
+    """A module of another library; its logits stay the same."""
+    shapes, convolve = [], fast_convolution.convolve
+
+    def record(images, *arguments):
+        shapes.append(images.shape)
+        return convolve(images, *arguments)
+
+    monkeypatch.setattr(fast_convolution, "convolve", record)
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(3)(nn.relu(nn.Conv(5, (3, 3))(images)).mean((1, 2)))
+
+    module, image = Network(), jax.random.uniform(jax.random.key(1), (8, 8, 3))
+    classifier = Classifier(module.init(jax.random.key(0), image[None]), module.apply)
+    problem = make_problem(jax.random.key(0), image, Question(1), "ssr")
+    masks = jnp.ones((2, 8, 8, 1)).at[1, :4].set(0.0)
+    models = classifier, fill_half
+    composites, logits = classify_infilled(problem, masks, masks, problem.key, *models)
+    assert shapes == [(2, 8, 8, 3)]
+    np.testing.assert_allclose(logits, module.apply(classifier.params, composites), atol=1e-5)
+
+
 @pytest.mark.parametrize(("logits", "expected"), [([2.0, 5.0, 4.0], 1.0), ([2.0, 1.0, 4.0], -3.0)])
 def test_logit_margin_is_the_lead_over_the_next_class(logits, expected):
     assert float(logit_margin(jnp.asarray(logits), 1)) == expected
@@ -176,9 +202,9 @@ def test_logit_margin_is_the_lead_over_the_next_class(logits, expected):
 def test_evidence_is_capped_at_the_margin(name, logit_margin, expected, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     logits = jnp.asarray([[0.0, logit_margin]])
-    found = objective.evidence(logits, problem, UNASKED, get_settings("paper", margin_cap=2.0))
+    found = objective.evidence(logits, problem, SOFTMAX, get_settings("paper", margin_cap=2.0))
     np.testing.assert_allclose(found, [expected])
-    without = objective.evidence(logits, problem, UNASKED, get_settings("paper"))
+    without = objective.evidence(logits, problem, SOFTMAX, get_settings("paper"))
     np.testing.assert_allclose(
         without, [logit_margin if name == "ssr" else -logit_margin], rtol=1e-6
     )
@@ -191,7 +217,7 @@ def test_evidence_is_capped_at_the_margin(name, logit_margin, expected, images):
 def test_succeeds_when_the_decision_is_kept_or_changed(name, logit_margin, expected, images):
     problem = make_problem(jax.random.key(0), images[0], Question(1), name)
     assert (
-        bool(objective.succeeds(jnp.asarray([[0.0, logit_margin]]), problem, UNASKED)[0])
+        bool(objective.succeeds(jnp.asarray([[0.0, logit_margin]]), problem, SOFTMAX)[0])
         == expected
     )
 
