@@ -40,8 +40,8 @@ def test_infill_at_half_resolution_is_close_to_the_full_one():
     image = jnp.asarray(cfx_jax.demo_images(64)[0][:1])
     mask = jnp.ones((1, 64, 64, 1)).at[:, 24:40, 24:40].set(0.0)
     generator = cfx_jax.load_generator("gated_unet")
-    full = generator.apply(generator.params, image, mask, KEY)
-    half = infill_at_half_resolution(generator, image, mask, KEY)
+    full = jax.jit(generator.apply)(generator.params, image, mask, KEY)
+    half = jax.jit(infill_at_half_resolution)(generator, image, mask, KEY)
     hole = mask[..., 0] == 0
     distance = float(jnp.abs(half - full)[hole].mean())
     assert distance < 0.3 * float(jnp.abs(full - 0.45)[hole].mean())
