@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from cfx_jax.classifiers import Classifier
 from cfx_jax.fido.masks import KeepMap, MaskLaw
 from cfx_jax.fido.objective import Problem, classify_infilled, keep_map, succeeds
-from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
+from cfx_jax.fido.settings import SEARCH_STEPS
 from cfx_jax.fido.threshold import (
     ThresholdSearch,
     limit_connected_search,
@@ -138,14 +138,14 @@ def search_and_evaluate(
         The cells of the smallest region found, float32 `[h, w]`, and their `HardMaskResult`.
     """
     masks = _evaluation_masks(key, NUM_HARD_MASKS, full_infill_key)
-    total = len(masks.is_full_infill)
+    total, chunk_size = len(masks.is_full_infill), searches.settings.num_search_masks
     # The last chunk is padded with repeated masks, which are left out of the result.
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % SEARCH_MASKS]]), masks)
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[: -total % chunk_size]]), masks)
     # The searches draw the same masks, so that they differ only in the map.
-    drawn = _search_masks(search_key)
-    of_searches = [jax.tree.map(lambda a, n=n: a[: n * SEARCH_MASKS], drawn) for n in SEARCH_STEPS]
+    drawn = _search_masks(search_key, chunk_size)
+    of_searches = [jax.tree.map(lambda a, n=n: a[: n * chunk_size], drawn) for n in SEARCH_STEPS]
     all_masks = jax.tree.map(lambda *a: jnp.concatenate(a), *of_searches, padded)
-    chunks = _split_chunks(all_masks, SEARCH_MASKS)
+    chunks = _split_chunks(all_masks, chunk_size)
     evaluate = _make_evaluator(problem, classifier, generator, law)
 
     def evaluate_chunk(
@@ -189,9 +189,9 @@ def _evaluation_masks(
     return _MaskBatch(mask_keys, fill_keys, jnp.arange(len(fill_keys)) >= num_masks)
 
 
-def _search_masks(key: jax.Array) -> _MaskBatch:
+def _search_masks(key: jax.Array, num_masks: int) -> _MaskBatch:
     def split(key: jax.Array) -> jax.Array:
-        return jax.random.split(key, SEARCH_MASKS)
+        return jax.random.split(key, num_masks)
 
     keys = jax.vmap(jax.random.split)(jax.random.split(key, max(SEARCH_STEPS)))
     mask_keys, fill_keys = (jax.vmap(split)(keys[:, i]).reshape(-1) for i in range(2))

@@ -10,8 +10,9 @@ from cfx_jax.fido.masks import MaskLaw, Relaxation
 
 SEARCH_STEPS = (6, 4)
 """Steps of the threshold searches of the learnt map and of its connected map."""
-SEARCH_MASKS = 4
-"""Hard masks drawn in each step of a threshold search."""
+# Smallest `confidence` at which a step of a threshold search draws 4 hard masks; below, it draws 8.
+# Without a reserve, 4 masks are too few: docs/benchmarks.md, known smallest regions.
+_CONFIDENCE_OF_FEW_MASKS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Settings:
             prediction. If it is above 0, lambda is adapted to each image, and a threshold search
             finds the smallest region that succeeds, see `cfx_jax.fido.optimisation.adapt_price`
             and `cfx_jax.fido.threshold`; 0 = a fixed lambda and no search, as published. Each step
-            of the search draws 4 hard masks, so that 0.9 means all of them; the status is that of
-            32 others.
+            of the search draws `num_search_masks` hard masks, 4 or 8, so that 0.9 means all of
+            them; the status is that of 32 others.
         sharpness: factor by which the logits are multiplied after learning, if there is a
             `success_target`. The larger it is, the less hard masks differ from the region.
         confidence: reserve of the threshold search, as a share of the logit margin of the original
@@ -230,13 +231,18 @@ class Settings:
         )
 
     @property
+    def num_search_masks(self) -> int:
+        """Number of hard masks in each step of a threshold search; more if the reserve is small."""
+        return 4 if self.confidence >= _CONFIDENCE_OF_FEW_MASKS else 8
+
+    @property
     def num_evaluations(self) -> int:
         """Largest number of evaluations for one region, without the hard-mask evaluation."""
         return round(self.count_evaluations(self.num_steps))
 
     def count_evaluations(self, num_steps: float) -> float:
         """Returns `num_evaluations` for another number of steps, such as a mean over images."""
-        num_search = sum(SEARCH_STEPS) * SEARCH_MASKS if self.success_target else 0
+        num_search = sum(SEARCH_STEPS) * self.num_search_masks if self.success_target else 0
         return num_steps * self.num_samples + num_search
 
 

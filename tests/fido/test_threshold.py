@@ -160,6 +160,8 @@ def test_settings_num_evaluations_includes_the_search():
     region = get_settings("region", num_steps=10, num_samples=2)
     assert region.num_evaluations == 20 + (6 + 4) * 4
     assert get_settings("region").num_evaluations == 280
+    # A small reserve takes more masks per step.
+    assert get_settings("region", confidence=0.25).num_evaluations == 240 + (6 + 4) * 8
 
 
 @pytest.mark.parametrize("reached", [[3.0] * 8, [0.2] * 8, [-1.0] * 8, [3.0] * 7 + [-1.0]])

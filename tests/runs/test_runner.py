@@ -33,7 +33,7 @@ from cfx_jax.config import (
 )
 from cfx_jax.config import ClassifierConfig as Named
 from cfx_jax.fido.explanation import Status
-from cfx_jax.fido.settings import SEARCH_MASKS, SEARCH_STEPS
+from cfx_jax.fido.settings import SEARCH_STEPS
 from cfx_jax.records import RecordReader, RecordWriter
 from cfx_jax.records.manifest import ManifestMismatchError
 from cfx_jax.report import page as report
@@ -224,7 +224,7 @@ def test_run_with_patience_records_the_steps_of_each_image(run, folder, tmp_path
     run_of_two = Explanations(tmp_path / "two")
     taken = [run_of_two.read_result(objective, "steps")[readable] for objective in ("ssr", "sdr")]
     mean = round(2 * float(np.sum(np.mean(taken, 1))))  # Two masks per step.
-    search = 2 * sum(SEARCH_STEPS) * SEARCH_MASKS
+    search = 2 * sum(SEARCH_STEPS) * run_of_two.settings.num_search_masks
     assert describe_cost(run_of_two).endswith(f"{mean + search} evaluations per image")
     for field in found[0].fields:
         first, second = (reader.read(field.name) for reader in found)
