@@ -24,7 +24,10 @@ ALL = {0: Cost(2.0, 2, 1), 1: Cost(1.5, 2, 1), 2: Cost(0.5, 2, 1)}
 @pytest.mark.parametrize(
     ("settings", "explain", "costs", "line"),
     [
+        # Two objectives, each with 10 search steps: of 8 masks without a reserve, of 4 with one.
         ({"success_target": 0.9}, {}, ALL,
+         "5 images, 1.2 images/s, 8 device-seconds, 640 evaluations per image"),
+        ({"success_target": 0.9, "confidence": 1.0}, {}, ALL,
          "5 images, 1.2 images/s, 8 device-seconds, 560 evaluations per image"),
         ({}, {"top_classes": 3}, ALL,
          "5 examples, 1.2 examples/s, 8 device-seconds, 480 evaluations per example"),
